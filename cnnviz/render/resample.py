@@ -1,0 +1,99 @@
+"""From a map's own cells to the pixels of the upright input image.
+
+A map of h x w cells covers evenly the rectangle of the image that the network saw: the centre of cell (i, j)
+lies at ``x0 + (j + 0.5) * (x1 - x0) / w`` and ``y0 + (i + 0.5) * (y1 - y0) / h``. Values are read at pixel
+centres (x + 0.5, y + 0.5), which is what ``align_corners=False`` means. Both axes are independent, so the whole
+is two small matrix products: ``out = Ry @ raw @ Rx.T``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.errors import ImageError
+
+Rect = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels of the upright input image: what the network saw. May reach outside by padding."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A map at the size of the input image.
+
+    Attributes:
+        values: [H, W] float32 in the map's own unit; 0 outside ``seen``.
+        seen: x0, y0, x1, y1, half-open, in pixels: what the network saw, clipped to the image.
+        signed: Whether negative values have a meaning (they speak against the target).
+    """
+
+    values: NDArray[np.float32]
+    seen: tuple[int, int, int, int]
+    signed: bool
+
+
+def place(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int], *, signed: bool) -> Placed:
+    """Lay a map over the image: bilinear where cells are larger than pixels, area average where smaller.
+
+    No minimum is subtracted and nothing is quantised: a value keeps its unit. Beyond the centres of the border
+    cells the border value goes on. A pixel counts as seen when its centre lies in ``rect``.
+
+    Args:
+        raw: [h, w] values of the cells.
+        rect: The part of the image that the cells cover.
+        size: (W, H) of the image.
+        signed: Passed on to the result.
+
+    Raises:
+        ImageError: ``raw`` holds NaN or infinity, which interpolation would smear over the picture.
+        ValueError: ``raw`` is no [h, w] map, or ``rect`` does not touch the image.
+    """
+    if raw.ndim != 2 or raw.size == 0:
+        raise ValueError(f"expected a map [h, w], got shape {raw.shape}")
+    if not np.isfinite(raw).all():
+        raise ImageError("not-finite", "the map holds NaN or infinity (an overflow, often of --precision fp16)")
+    (width, height), (x0, y0, x1, y1) = size, rect
+    left, right = _seen(x0, x1, width)
+    top, bottom = _seen(y0, y1, height)
+    rows = _weights(raw.shape[0], float(y0), float(y1), top, bottom)
+    columns = _weights(raw.shape[1], float(x0), float(x1), left, right)
+    inside = rows @ (np.asarray(raw, dtype=np.float32) @ columns.T)
+    if (left, top, right, bottom) == (0, 0, width, height):
+        return Placed(inside, (0, 0, width, height), signed)
+    values = np.zeros((height, width), dtype=np.float32)
+    values[top:bottom, left:right] = inside
+    return Placed(values, (left, top, right, bottom), signed)
+
+
+def _seen(start: float, stop: float, length: int) -> tuple[int, int]:
+    """The half-open range of pixels whose centres lie in [start, stop); of a sliver, those that it touches."""
+    if not (math.isfinite(start) and math.isfinite(stop) and max(start, 0.0) < min(stop, float(length))):
+        raise ValueError(f"[{start}, {stop}] does not touch an image of {length} pixels")
+    first, last = max(0, math.ceil(start - 0.5)), min(length, math.ceil(stop - 0.5))
+    if first < last:
+        return first, last
+    return max(0, math.floor(start)), min(length, math.ceil(stop))
+
+
+# The images of a folder often share a size: their weights are then made once.
+@lru_cache(maxsize=64)
+def _weights(cells: int, start: float, stop: float, first: int, last: int) -> NDArray[np.float32]:
+    """[last - first, cells] weights of one axis; every row sums to 1."""
+    pixels = np.arange(first, last, dtype=np.float64)
+    pitch = (stop - start) / cells
+    if pitch >= 1.0:
+        position = np.clip((pixels + 0.5 - start) / pitch - 0.5, 0.0, cells - 1.0)
+        weights = np.maximum(0.0, 1.0 - np.abs(position[:, None] - np.arange(cells)))
+    else:
+        edges = start + pitch * np.arange(cells + 1)
+        upper = np.minimum(pixels[:, None] + 1.0, edges[None, 1:])
+        lower = np.maximum(pixels[:, None], edges[None, :-1])
+        weights = np.maximum(0.0, upper - lower)
+        weights /= weights.sum(axis=1, keepdims=True)
+    result = weights.astype(np.float32)
+    result.setflags(write=False)
+    return result
