@@ -2,8 +2,8 @@
 
 A map of h x w cells covers evenly the rectangle of the image that the network saw: the centre of cell (i, j)
 lies at ``x0 + (j + 0.5) * (x1 - x0) / w`` and ``y0 + (i + 0.5) * (y1 - y0) / h``. Values are read at pixel
-centres (x + 0.5, y + 0.5), which is what ``align_corners=False`` means. Both axes are independent, so the whole
-is two small matrix products: ``out = Ry @ raw @ Rx.T``.
+centres (x + 0.5, y + 0.5), which is what ``align_corners=False`` means. Both axes are independent, so the
+whole is two small matrix products: ``out = Ry @ raw @ Rx.T``.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Placed:
 def place(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int], *, signed: bool) -> Placed:
     """Lay a map over the image: bilinear where cells are larger than pixels, area average where smaller.
 
-    No minimum is subtracted and nothing is quantised: a value keeps its unit. Beyond the centres of the border
-    cells the border value goes on. A pixel counts as seen when its centre lies in ``rect``.
+    No minimum is subtracted and nothing is quantised: a value keeps its unit. Beyond the centres of the
+    border cells the border value goes on. A pixel counts as seen when its centre lies in ``rect``.
 
     Args:
         raw: [h, w] values of the cells.
@@ -55,7 +55,7 @@ def place(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int], *, signed
     if raw.ndim != 2 or raw.size == 0:
         raise ValueError(f"expected a map [h, w], got shape {raw.shape}")
     if not np.isfinite(raw).all():
-        raise ImageError("not-finite", "the map holds NaN or infinity (an overflow, often of --precision fp16)")
+        raise ImageError("not-finite", "the map holds NaN or infinity (often an overflow of fp16)")
     (width, height), (x0, y0, x1, y1) = size, rect
     left, right = _seen(x0, x1, width)
     top, bottom = _seen(y0, y1, height)
@@ -70,7 +70,7 @@ def place(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int], *, signed
 
 
 def _seen(start: float, stop: float, length: int) -> tuple[int, int]:
-    """The half-open range of pixels whose centres lie in [start, stop); of a sliver, those that it touches."""
+    """The half-open range of pixels with their centres in [start, stop); of a sliver, all it touches."""
     if not (math.isfinite(start) and math.isfinite(stop) and max(start, 0.0) < min(stop, float(length))):
         raise ValueError(f"[{start}, {stop}] does not touch an image of {length} pixels")
     first, last = max(0, math.ceil(start - 0.5)), min(length, math.ceil(stop - 0.5))

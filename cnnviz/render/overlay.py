@@ -1,0 +1,159 @@
+"""A map as colours on its image, and as a grey picture of its own.
+
+``out = (1 - alpha) * image + alpha * colour``, never divided by its own maximum, so the brightness of the
+image does not vary with the map. An unsigned map is divided by its maximum (zero stays zero, no minimum is
+subtracted), a signed one is symmetric about zero in a diverging colour map. What the network did not see is
+dark grey behind a thin frame, and a map that is zero everywhere leaves the image grey: neither looks cold.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.errors import CnnvizError
+from cnnviz.render.colormap import NEUTRAL, SIGNED_DEFAULT, colormap, is_diverging
+from cnnviz.render.resample import Placed
+
+_UNSEEN_BRIGHTNESS = 0.35
+_UNSEEN_FRAME = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Style:
+    """How maps are drawn.
+
+    Attributes:
+        colormap: A name of :data:`cnnviz.render.colormap.COLORMAPS`. A signed map drawn with one that has no
+            neutral middle takes :data:`~cnnviz.render.colormap.SIGNED_DEFAULT` instead.
+        alpha: Share of the colour in the blend, 0 to 1.
+        limits: The values drawn in the first and the last colour; None takes those of each map. A signed map
+            takes the larger magnitude of the two on both sides.
+    """
+
+    colormap: str = "turbo"
+    alpha: float = 0.5
+    limits: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        colormap(self.colormap)
+        if not 0.0 <= self.alpha <= 1.0:
+            raise CnnvizError(f"alpha is {self.alpha}, expected 0 to 1", "0 is the image, 1 the map alone.")
+        if self.limits is not None:
+            low, high = self.limits
+            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+                raise CnnvizError(f"limits are {low}, {high}, expected two numbers, the smaller one first")
+
+
+def limits_of(placed: Placed) -> tuple[float, float]:
+    """The map's own drawing limits: (0, max) unsigned, (-m, m) with m = max |v| signed, (0, 0) when flat."""
+    high = float(placed.values.max())
+    if placed.signed:
+        high = max(high, -float(placed.values.min()))
+        return (-high, high) if high > 0.0 else (0.0, 0.0)
+    return 0.0, max(high, 0.0)
+
+
+def is_flat(placed: Placed) -> bool:
+    """Whether there is nothing to draw: no value above zero, nor (signed) below it."""
+    return limits_of(placed)[1] == 0.0
+
+
+def drawn_colormap(placed: Placed, style: Style) -> str:
+    """The name of the colour map that this map is drawn with."""
+    return SIGNED_DEFAULT if placed.signed and not is_diverging(style.colormap) else style.colormap
+
+
+def drawn_limits(placed: Placed, style: Style) -> tuple[float, float]:
+    """The values that are drawn in the first and the last colour."""
+    if style.limits is None:
+        return limits_of(placed)
+    low, high = style.limits
+    if placed.signed:
+        high = max(abs(low), abs(high))
+        low = -high
+    return low, high
+
+
+def overlay(rgb: NDArray[np.uint8], placed: Placed, style: Style) -> NDArray[np.uint8]:
+    """The map's colours blended into its image.
+
+    Args:
+        rgb: [H, W, 3], the upright input image.
+        placed: The map at that size.
+
+    Returns:
+        [H, W, 3]. With ``alpha`` 1 the peak has exactly the colour map's last colour.
+    """
+    if rgb.shape != (*placed.values.shape, 3):
+        raise ValueError(f"image {rgb.shape} and map {placed.values.shape} differ in size")
+    rgb = np.ascontiguousarray(rgb)
+    x0, y0, x1, y1 = placed.seen
+    inside = np.s_[y0:y1, x0:x1]
+    if is_flat(placed):
+        blended = _grey(rgb[inside], 1.0)
+    else:
+        name = drawn_colormap(placed, style)
+        levels = _levels(placed.values[inside], drawn_limits(placed, style), is_diverging(name))
+        colours = cv2.applyColorMap(levels, colormap(name).reshape(256, 1, 3))
+        blended = _u8(cv2.addWeighted(rgb[inside], 1.0 - style.alpha, colours, style.alpha, 0.0))
+    if blended.shape == rgb.shape:
+        return blended
+    out = _grey(rgb, _UNSEEN_BRIGHTNESS)
+    line = max(1, round(max(rgb.shape) / 600))
+    # The frame lies in the unseen part, so that it covers nothing that was explained.
+    out[max(0, y0 - line) : y1 + line, max(0, x0 - line) : x1 + line] = _UNSEEN_FRAME
+    out[inside] = blended
+    return out
+
+
+def heatmap_image(placed: Placed, style: Style) -> NDArray[np.uint8]:
+    """The map as an 8-bit grey picture, [H, W].
+
+    Unsigned: 255 * v / max, zero stays 0. Signed: 128 + 127 * v / max |v|. With ``style.limits`` those limits
+    instead. Outside of what was seen, and for a flat map: 0, or 128 when signed.
+    """
+    neutral = NEUTRAL if placed.signed else 0
+    out = np.full(placed.values.shape, neutral, dtype=np.uint8)
+    if not is_flat(placed):
+        x0, y0, x1, y1 = placed.seen
+        limits = drawn_limits(placed, style)
+        out[y0:y1, x0:x1] = _levels(placed.values[y0:y1, x0:x1], limits, placed.signed)
+    return out
+
+
+def _levels(values: NDArray[np.float32], limits: tuple[float, float], centred: bool) -> NDArray[np.uint8]:
+    """Values as entries of a colour table: low to 0, high to 255; when centred: -m, 0, m to 1, 128, 255."""
+    low, high = limits
+    if centred:
+        span, offset, gain = max(abs(low), abs(high)), NEUTRAL, 127.0
+        shifted = values
+    else:
+        span, offset, gain = high - low, 0, 255.0
+        shifted = values if low == 0.0 else values - np.float32(low)
+    if span <= 0.0:
+        return np.where(shifted > 0.0, offset + int(gain), offset).astype(np.uint8)
+    # Divided first: 255 / span would overflow for the tiny maxima that half precision leaves.
+    scaled = np.divide(shifted, np.float32(span))
+    np.clip(scaled, -1.0 if centred else 0.0, 1.0, out=scaled)
+    scaled *= np.float32(gain)
+    np.rint(scaled, out=scaled)
+    if offset:
+        scaled += np.float32(offset)
+    return scaled.astype(np.uint8)
+
+
+def _grey(rgb: NDArray[np.uint8], brightness: float) -> NDArray[np.uint8]:
+    """The image without colour, times a factor, still [h, w, 3]."""
+    grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
+    if brightness != 1.0:
+        grey = cv2.convertScaleAbs(grey, alpha=brightness)
+    return _u8(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB))
+
+
+def _u8(image: object) -> NDArray[np.uint8]:
+    return np.asarray(image, dtype=np.uint8)
