@@ -1,0 +1,254 @@
+"""The panel: image, heatmap and overlay side by side, one row a target.
+
+With the five best classes as rows this is the "top-5 predictions" figure of Zhou et al., "Learning Deep
+Features for Discriminative Localization", CVPR 2016. Every row has its own colour bar, because every map has
+its own unit; the bar says which values are drawn in which colour.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from cnnviz.render.colormap import NEUTRAL, colormap, is_diverging
+from cnnviz.render.grid import fit, paste, resize
+from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, is_flat, overlay
+from cnnviz.render.resample import Placed
+
+_MARGIN, _GAP, _ROW_GAP = 24, 12, 26
+_CAPTION, _HEADING = 30, 28
+_BAR, _BAR_WIDTH = 16, 108
+_LEAST_CELL = (150, 110)
+_LEAST_SIDE = 240
+_INK, _SOFT, _LINE, _FILL = (28, 30, 34), (112, 117, 124), (216, 219, 223), (66, 105, 208)
+_TITLE_SIZE, _LABEL_SIZE, _SMALL_SIZE = 20, 17, 13
+_PROBABILITY_BAR = (72, 8)
+
+# What Unicode does not decompose into letters that the font has.
+_PLAIN = {
+    **dict.fromkeys("‐‑‒–—−", "-"), **dict.fromkeys("‘’‚", "'"), **dict.fromkeys("“”„", '"'),
+    "×": "x", "ß": "ss", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe",
+}  # fmt: skip
+
+_Colour = tuple[int, int, int]
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One explained target of the image.
+
+    Attributes:
+        label: The class as people call it; any text.
+        probability: 0 to 1, or None when the model has none.
+        placed: The map at the image's size.
+        method: What made the map.
+    """
+
+    label: str
+    probability: float | None
+    placed: Placed
+    method: str
+
+
+def panel(
+    rgb: NDArray[np.uint8], rows: Sequence[PanelRow], style: Style, title: str = ""
+) -> NDArray[np.uint8]:
+    """The figure on white.
+
+    Args:
+        rgb: [H, W, 3], the upright input image.
+        rows: At least one target, in the order of the figure.
+        title: Written above; none when empty.
+
+    Returns:
+        [height, width, 3]. The pictures' longer side is at most 480 pixels (less with more rows), whatever
+        the size of the image; small images are enlarged to 240.
+    """
+    if not rows:
+        raise ValueError("a panel needs at least one row")
+    shown = _shown_size((rgb.shape[1], rgb.shape[0]), len(rows))
+    cell = max(shown[0], _LEAST_CELL[0]), max(shown[1], _LEAST_CELL[1])
+    top = _MARGIN + (_CAPTION + 6 if title else 0)
+    step = _CAPTION + cell[1] + _ROW_GAP
+    width = 2 * _MARGIN + 3 * cell[0] + 2 * _GAP + _GAP + _BAR_WIDTH
+    height = top + _HEADING + len(rows) * step - _ROW_GAP + _MARGIN
+    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+    small = resize(rgb, shown)
+    lefts = [_MARGIN + column * (cell[0] + _GAP) for column in range(4)]
+    tops = [top + _HEADING + index * step + _CAPTION for index in range(len(rows))]
+    for row, y in zip(rows, tops, strict=True):
+        pictures = (small, *_drawn(small, row.placed, style))
+        for x, picture in zip(lefts, pictures, strict=False):
+            paste(canvas, picture, (x, y), cell)
+        _paint_bar(canvas, (lefts[3], y), cell[1], row.placed, style)
+    page = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(page)
+    if title:
+        _write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE_SIZE, _INK, width - 2 * _MARGIN)
+    for x, heading in zip(lefts, ("image", "heatmap", "overlay"), strict=False):
+        _write(draw, (x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
+    for row, y in zip(rows, tops, strict=True):
+        _write_caption(draw, row, (_MARGIN, y - _CAPTION), 3 * cell[0] + 2 * _GAP)
+        _write_bar(draw, (lefts[3], y), cell[1], row.placed, style)
+    return np.array(page, dtype=np.uint8)
+
+
+def _shown_size(size: tuple[int, int], rows: int) -> tuple[int, int]:
+    """(W, H) of a picture in the panel: smaller the more rows there are, enlarged when tiny."""
+    most = 480 if rows == 1 else 400 if rows <= 3 else 320
+    longest = min(most, max(_LEAST_SIDE, *size))
+    return fit(size, (longest, longest))
+
+
+def _drawn(small: NDArray[np.uint8], placed: Placed, style: Style) -> tuple[NDArray[np.uint8], ...]:
+    """Heatmap in colour, and overlay, drawn at the panel's size so that lines stay thin."""
+    height, width = small.shape[:2]
+    own = replace(style, limits=drawn_limits(placed, style))
+    if placed.values.shape != (height, width):
+        shrinks = width < placed.values.shape[1]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        scale = np.array([width / placed.values.shape[1], height / placed.values.shape[0]] * 2)
+        x0, y0, x1, y1 = (round(float(edge)) for edge in np.array(placed.seen) * scale)
+        # A seen part of less than a pixel of the panel is still one pixel of it.
+        x0, y0 = min(x0, width - 1), min(y0, height - 1)
+        values = np.zeros((height, width), dtype=np.float32)
+        cv2.resize(placed.values, (width, height), dst=values, interpolation=method)
+        placed = Placed(values, (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), placed.signed)
+    return overlay(small, placed, replace(own, alpha=1.0)), overlay(small, placed, own)
+
+
+def _paint_bar(
+    canvas: NDArray[np.uint8], corner: tuple[int, int], height: int, placed: Placed, style: Style
+) -> None:
+    """The colour bar, last colour on top: the part of the colour map that the limits use."""
+    x, y = corner
+    if is_flat(placed):
+        canvas[y : y + height, x : x + _BAR] = _LINE
+        return
+    name = drawn_colormap(placed, style)
+    first = 0
+    if is_diverging(name):
+        # An unsigned map uses the upper half, from the neutral colour on.
+        first = 1 if placed.signed else NEUTRAL
+    entries = np.rint(np.linspace(255, first, height)).astype(np.intp)
+    canvas[y : y + height, x : x + _BAR] = colormap(name)[entries][:, None]
+
+
+def _write_bar(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], height: int, placed: Placed, style: Style
+) -> None:
+    """The values at the ends of the bar (and at zero), and on signed maps what the two sides mean."""
+    x, y = corner[0] + _BAR + 8, corner[1]
+    width = _BAR_WIDTH - _BAR - 8
+    if is_flat(placed):
+        _write(draw, (x, y - 3), "0 everywhere", _SMALL_SIZE, _SOFT, width)
+        return
+    low, high = drawn_limits(placed, style)
+    bottom, middle = y + height - 14, y + height // 2 - 8
+    _write(draw, (x, y - 3), _number(high), _SMALL_SIZE, _INK, width)
+    _write(draw, (x, bottom), _number(low), _SMALL_SIZE, _INK, width)
+    if placed.signed:
+        _write(draw, (x, middle), "0", _SMALL_SIZE, _INK, width)
+        _write(draw, (x, y + 13), "for", _SMALL_SIZE, _SOFT, width)
+        _write(draw, (x, bottom - 16), "against", _SMALL_SIZE, _SOFT, width)
+
+
+def _write_caption(draw: ImageDraw.ImageDraw, row: PanelRow, corner: tuple[int, int], width: int) -> None:
+    """Label and probability on the left, the method on the right."""
+    x, y = corner
+    method = _fitted(row.method, _SMALL_SIZE, width // 3)
+    used = _font(_SMALL_SIZE).getlength(method)
+    draw.text((x + width - used, y + 6), method, font=_font(_SMALL_SIZE), fill=_SOFT)
+    figure = "" if row.probability is None else _percent(row.probability)
+    room = width - int(used) - 20
+    if figure:
+        room -= int(_font(_LABEL_SIZE).getlength(figure)) + _PROBABILITY_BAR[0] + 30
+    x += _write(draw, (x, y), row.label, _LABEL_SIZE, _INK, max(room, 60)) + 14
+    if row.probability is None:
+        return
+    length, thickness = _PROBABILITY_BAR
+    bar_top = y + 8
+    draw.rectangle((x, bar_top, x + length - 1, bar_top + thickness - 1), fill=_LINE)
+    filled = round(length * min(max(row.probability, 0.0), 1.0))
+    if filled:
+        draw.rectangle((x, bar_top, x + filled - 1, bar_top + thickness - 1), fill=_FILL)
+    draw.text((x + length + 8, y), figure, font=_font(_LABEL_SIZE), fill=_SOFT)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, size: int, fill: _Colour, width: int
+) -> int:
+    """Write text, shortened to ``width`` pixels; returns the pixels it took."""
+    fitted = _fitted(text, size, width)
+    draw.text(corner, fitted, font=_font(size), fill=fill)
+    return int(_font(size).getlength(fitted))
+
+
+def _fitted(text: str, size: int, width: int) -> str:
+    """The text as the font can write it, with an ellipsis where ``width`` pixels end it."""
+    text = printable(text)
+    font = _font(size)
+    if font.getlength(text) <= width:
+        return text
+    # No glyph is narrower than a pixel: nothing beyond that many characters can fit.
+    text = text[: max(0, width)]
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def printable(text: str) -> str:
+    """The text in characters that the font has: accents dropped where it must be, ``?`` for the rest.
+
+    Control characters and runs of white space become single spaces.
+    """
+    words = " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
+    return "".join(_glyphs(character) for character in words)
+
+
+@cache
+def _glyphs(character: str) -> str:
+    if _has_glyph(character):
+        return character
+    if unicodedata.category(character) in ("Mn", "Cf"):
+        return ""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", character) if unicodedata.category(c) != "Mn")
+    plain = _PLAIN.get(character, plain)
+    return plain if plain and all(_has_glyph(c) for c in plain) else "?"
+
+
+@cache
+def _has_glyph(character: str) -> bool:
+    if unicodedata.category(character) == "Cs":
+        return False
+    # U+FFFF is no character, so what is drawn for it is the font's sign for "missing".
+    font = _font(_LABEL_SIZE)
+    mask, missing = font.getmask(character), font.getmask("\uffff")
+    return character == " " or (mask.size, bytes(mask)) != (missing.size, bytes(missing))
+
+
+@cache
+def _font(size: int) -> _Font:
+    return ImageFont.load_default(size)
+
+
+def _number(value: float) -> str:
+    return "0" if value == 0.0 else f"{value:.3g}"
+
+
+def _percent(probability: float) -> str:
+    """Two digits that tell 99.96 % from certainty and 0.04 % from nothing."""
+    percent = 100.0 * probability
+    if 99.9 < percent < 100.0:
+        return "> 99.9 %"
+    if 0.0 < percent < 0.1:
+        return "< 0.1 %"
+    return f"{percent:.1f} %"
