@@ -1,0 +1,261 @@
+"""index.html: the gallery of a run, written card by card while the run goes on.
+
+``begin`` + one ``card`` a record + ``end``. The page needs nothing but the images beside it: its style is
+inline, it has no script, and its Content-Security-Policy forbids any. Names and labels are untrusted: every
+text is escaped, and what a page cannot show (control characters, bytes that are no UTF-8) is spelled out.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+_POLICY = (
+    "default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'; "
+    "script-src 'none'; base-uri 'none'; form-action 'none'"
+)
+
+_STYLE = """
+:root { color-scheme: light dark; --page: #f5f6f7; --card: #fff; --ink: #1c1e22; --soft: #646a73;
+  --line: #e1e4e8; --fill: #4269d0; --bad: #b42318;
+  --shade: 0 1px 2px rgb(0 0 0 / .06), 0 2px 8px rgb(0 0 0 / .05); }
+@media (prefers-color-scheme: dark) { :root { --page: #131417; --card: #1c1e22; --ink: #e8eaed;
+  --soft: #9aa1ab; --line: #31353b; --fill: #7d9cf0; --bad: #ff8a7a; --shade: none; } }
+* { box-sizing: border-box; }
+body { margin: 0; padding: 2rem clamp(1rem, 4vw, 3rem) 4rem; background: var(--page); color: var(--ink);
+  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.5rem; margin: 0 0 .4rem; letter-spacing: -.01em; overflow-wrap: anywhere; }
+code { font: .87em/1.4 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+header p { margin: 0 0 1rem; color: var(--soft); }
+.summary { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; margin: 0 0 1.6rem; padding: .9rem 0;
+  border: solid var(--line); border-width: 1px 0; }
+.summary dt { color: var(--soft); font-size: .8rem; }
+.summary dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.2rem;
+  align-items: start; }
+article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow: hidden;
+  box-shadow: var(--shade); }
+article.failed { border-color: var(--bad); }
+.text { padding: .8rem 1rem 1rem; }
+h2 { font-size: .95rem; font-weight: 600; margin: 0; overflow-wrap: anywhere; }
+.facts { margin: .1rem 0 0; color: var(--soft); font-size: .83rem; overflow-wrap: anywhere; }
+.error { margin: .6rem 0 0; color: var(--bad); overflow-wrap: anywhere; white-space: pre-wrap; }
+figure { margin: 0; border-bottom: 1px solid var(--line); }
+figure a { display: block; background: color-mix(in srgb, var(--ink) 6%, var(--card)); }
+figure img { display: block; width: 100%; height: auto; max-height: 21rem; object-fit: contain; }
+figcaption { padding: .7rem 1rem .8rem; font-size: .86rem; }
+figcaption strong { font-weight: 600; overflow-wrap: anywhere; }
+.scores { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .3rem 0 0; color: var(--soft);
+  font-size: .8rem; font-variant-numeric: tabular-nums; }
+.scores div { display: flex; gap: .35rem; } .scores dd { margin: 0; color: var(--ink); }
+.links { margin: .35rem 0 0; font-size: .8rem; } .links a { color: var(--fill); margin-right: .8rem; }
+.predictions { list-style: none; margin: .7rem 0 0; padding: 0; font-size: .86rem; }
+.predictions li { display: grid; grid-template-columns: 1fr 4.5rem 3.6rem; gap: .6rem; align-items: center;
+  padding: .12rem 0; }
+.predictions span:first-child { overflow-wrap: anywhere; }
+.bar { height: .45rem; border-radius: 3px; background: var(--line); overflow: hidden; }
+.bar i { display: block; height: 100%; background: var(--fill); }
+.number { text-align: right; color: var(--soft); font-variant-numeric: tabular-nums; }
+"""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What stands above the cards.
+
+    Attributes:
+        title: Of the page.
+        command: The command line that was typed.
+        model: The model in words.
+        summary: Pairs of name and value.
+    """
+
+    title: str
+    command: str
+    model: str
+    summary: Sequence[tuple[str, str]]
+
+
+def begin(gallery: Gallery) -> str:
+    """The page up to the first card."""
+    pairs = "".join(
+        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>\n" for name, value in gallery.summary
+    )
+    summary = f'<dl class="summary">\n{pairs}</dl>\n' if pairs else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{html.escape(_POLICY)}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="referrer" content="no-referrer">\n'
+        f"<title>{_text(gallery.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<header>\n"
+        f"<h1>{_text(gallery.title)}</h1>\n"
+        f"<p><code>{_text(gallery.command)}</code><br>{_text(gallery.model)}</p>\n{summary}</header>\n<main>\n"
+    )
+
+
+def card(record: Mapping[str, object]) -> str:
+    """One record of the run: its overlays with scores, its predictions, or its error.
+
+    Fields that a record lacks are left out; it is otherwise as in records.jsonl.
+    """
+    error = record.get("error")
+    explanations = _mappings(record.get("explanations"))
+    figures = "".join(_figure(explanation, record) for explanation in explanations)
+    size = _size(record)
+    facts = [f"{size[0]} × {size[1]}"] if size else []
+    if record.get("label") is not None:
+        facts.append(f"labelled {_text(record['label'])}")
+    failed, reason = "", ""
+    if error:
+        failed = ' class="failed"'
+        said = f"{error.get('type', '')}: {error.get('message', '')}" if isinstance(error, Mapping) else error
+        reason = f'<p class="error">{_text(said)}</p>\n'
+    return (
+        f'<article{failed}>\n{figures}<div class="text">\n<h2>{_text(record.get("path", ""))}</h2>\n'
+        + (f'<p class="facts">{" · ".join(facts)}</p>\n' if facts else "")
+        + reason
+        + _predictions(_mappings(record.get("predictions")))
+        + "</div>\n</article>\n"
+    )
+
+
+def end() -> str:
+    """What closes the page."""
+    return "</main>\n</body>\n</html>\n"
+
+
+def _figure(explanation: Mapping[str, object], record: Mapping[str, object]) -> str:
+    """One explanation: its picture, linked to the file, the class that it explains, and the scores."""
+    found = explanation.get("files")
+    files: Mapping[str, object] = found if isinstance(found, Mapping) else {}
+    target = explanation.get("target")
+    label, probability = "", None
+    if isinstance(target, Mapping):
+        label, probability = _text(_name(target)), _number(target.get("probability"))
+    sure = "" if probability is None else f" {_percent(probability)}"
+    method = _text(explanation.get("method", ""))
+    picture = ""
+    shown = next((kind for kind in ("overlay", "panel", "heatmap") if kind in files), None)
+    if shown is not None:
+        # Known sizes keep the page from jumping while pictures come in.
+        known = None if shown == "panel" else _size(record)
+        size = f' width="{known[0]}" height="{known[1]}"' if known else ""
+        link = _link(files[shown])
+        picture = (
+            f'<a href="{link}"><img src="{link}" loading="lazy" decoding="async"{size} '
+            f'alt="{method} {_text(shown)} for {label}"></a>\n'
+        )
+    others = "".join(f'<a href="{_link(path)}">{_text(kind)}</a>' for kind, path in files.items())
+    links = f'<p class="links">{others}</p>\n' if others else ""
+    return (
+        f"<figure>\n{picture}<figcaption><strong>{label}</strong>{sure}"
+        f'<p class="facts">{method} at {_text(explanation.get("layer", "the input"))}</p>\n'
+        f"{_scores(explanation.get('scores'))}{links}</figcaption>\n</figure>\n"
+    )
+
+
+def _scores(scores: object) -> str:
+    if not isinstance(scores, Mapping) or not scores:
+        return ""
+    if scores.get("flat"):
+        return '<p class="facts">the map is zero everywhere</p>\n'
+    pairs = "".join(
+        f"<div><dt>{_text(str(name).replace('_', ' '))}</dt><dd>{_value(value)}</dd></div>"
+        for name, value in scores.items()
+        if value is not None
+    )
+    return f'<dl class="scores">{pairs}</dl>\n'
+
+
+def _predictions(predictions: Iterable[Mapping[str, object]]) -> str:
+    lines = []
+    for prediction in predictions:
+        probability = _number(prediction.get("probability"))
+        bar, number = "<span></span>", ""
+        if probability is not None:
+            width = 100.0 * min(max(probability, 0.0), 1.0)
+            bar = f'<span class="bar"><i style="width:{width:.1f}%"></i></span>'
+            number = _percent(probability)
+        lines.append(
+            f'<li><span>{_text(_name(prediction))}</span>{bar}<span class="number">{number}</span></li>\n'
+        )
+    return f'<ul class="predictions">\n{"".join(lines)}</ul>\n' if lines else ""
+
+
+def _name(target: Mapping[str, object]) -> object:
+    """The label of a class, or its index where it has none."""
+    label = target.get("label")
+    return label if label not in (None, "") else f"class {target.get('class_index', '?')}"
+
+
+def _mappings(value: object) -> list[Mapping[str, object]]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list | tuple) else []
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _size(record: Mapping[str, object]) -> tuple[int, int] | None:
+    width, height = _number(record.get("width")), _number(record.get("height"))
+    return None if width is None or height is None else (int(width), int(height))
+
+
+def _percent(probability: float) -> str:
+    """One decimal, but never a 0 or a 100 that is none."""
+    percent = 100.0 * probability
+    if 99.9 < percent < 100.0:
+        return "&gt; 99.9 %"
+    return "&lt; 0.1 %" if 0.0 < percent < 0.1 else f"{percent:.1f} %"
+
+
+def _value(value: object) -> str:
+    """A score in three digits; a list of them in commas."""
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(item) for item in value)
+    return f"{value:.3g}" if isinstance(value, float) else _text(value)
+
+
+def _text(value: object) -> str:
+    """Any value as text of a page or of a quoted attribute."""
+    return html.escape(printable(str(value)), quote=True)
+
+
+def printable(text: str) -> str:
+    r"""The text with everything spelled out that a page cannot show, or that would hide what it says.
+
+    Bytes that were no UTF-8 become ``\xe9``, control characters ``\n``, ``\x1b`` and the like, marks that
+    turn the direction of writing ``\u202e``.
+    """
+    return "".join(_spelled(character) for character in text)
+
+
+def _spelled(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in _TURNING:
+        return character.encode("unicode_escape").decode("ascii")
+    return character
+
+
+_TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+
+
+def _link(path: object) -> str:
+    """A path relative to the page as a URL: its bytes, percent-encoded, so that no name is markup."""
+    text = str(path)
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError:
+        raw = text.encode("utf-8", "surrogatepass")
+    link = quote(raw.replace(os.sep.encode(), b"/"))
+    # "//host/x" would name another server.
+    return f".{link}" if link.startswith("/") else link
