@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from timm.data import config as timm_config
 from timm.data.transforms_factory import create_transform
-from timm.data import config as timm_config
-from timm.data.transforms_factory import create_transform
 from torchvision.models import get_weight
 
 from cnnviz.errors import CnnvizError, ImageError

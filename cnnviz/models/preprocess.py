@@ -3,9 +3,10 @@
 The weights' own transform is repeated on bytes, 3 to 15 times faster than Pillow and equal to it but for its
 rounding: one count of 255 apart in about half a per cent of the values, two in one of ten thousand. Where
 Pillow 13 runs its vertical pass first (portraits narrower than 2:5; one axis grows and the other shrinks) the
-rounding between the passes differs in a quarter of the values, still by one count almost always. Beside it the
-rectangle of the image that fills the network's input is kept, so that a map drawn on a centre crop lands where
-it belongs.
+rounding between the passes differs in a quarter of the values, still by one count almost always.
+
+Beside it the rectangle of the image that fills the network's input is kept, so that a map drawn on a centre
+crop lands where it belongs.
 
 Two coordinate systems occur, both with edge coordinates (a pixel ``i`` covers ``[i, i + 1]``):
 network pixels of the input tensor, and pixels of the upright image.
@@ -283,7 +284,6 @@ def _input_size(asked: Sequence[int] | None, old: tuple[int, int, int]) -> tuple
             "give --input-size 224, 224,320 (height, width) or 1,224,224 (channels, height, width)",
         )
     channels = int(asked[0]) if len(asked) == 3 else old[0]
-    _check_channels(channels)
     _check_channels(channels)
     return channels, int(asked[-1 if len(asked) == 1 else -2]), int(asked[-1])
 
