@@ -196,9 +196,9 @@ def _fitted(text: str, size: int, width: int) -> str:
     """The text as the font can write it, with an ellipsis where ``width`` pixels end it."""
     text = printable(text)
     font = _font(size)
-    if font.getlength(text) <= width:
-        return text
     # No glyph is narrower than a pixel: nothing beyond that many characters can fit.
+    if len(text) <= width and font.getlength(text) <= width:
+        return text
     text = text[: max(0, width)]
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
