@@ -143,6 +143,17 @@ def test_the_peak_of_a_plateau_is_in_the_middle_of_its_largest_region(
     assert map_scores(raw, whole(raw))["peak"] == expected
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1.9])
+def test_the_last_bits_of_interpolation_do_not_move_a_peak(value: float) -> None:
+    raw = np.zeros((7, 7), dtype=np.float32)
+    raw[1:5, 2:6] = value
+    scores = map_scores(raw, place(raw, (0.0, 0.0, 331.0, 247.0), (331, 247), signed=False))
+    peak = scores["peak"]
+    assert isinstance(peak, list)
+    assert peak[0] + 0.5 == pytest.approx(4 * 331 / 7, abs=1.0)
+    assert peak[1] + 0.5 == pytest.approx(3 * 247 / 7, abs=1.0)
+
+
 @pytest.mark.parametrize(("width", "height"), [(300, 120), (120, 300), (200, 200)])
 @pytest.mark.parametrize("corner", [(0, 0), (0, 6), (6, 0), (6, 6)])
 def test_a_hot_corner_of_a_crop_peaks_in_its_cell_of_the_image(
