@@ -1,0 +1,41 @@
+"""cnnviz: shows why a convolutional network said what it said, and tests that it looked where it should.
+
+    import cnnviz
+    model = cnnviz.load_model("resnet50", weights=None)
+    result = cnnviz.explain(model, batch, method="gradcam")
+
+Names are imported on first use, so that ``cnnviz --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cnnviz.api import Explanation, Model, explain, load_model, methods
+    from cnnviz.errors import CnnvizError, ImageError
+
+_HOMES = {
+    "Explanation": "cnnviz.api",
+    "Model": "cnnviz.api",
+    "explain": "cnnviz.api",
+    "load_model": "cnnviz.api",
+    "methods": "cnnviz.api",
+    "CnnvizError": "cnnviz.errors",
+    "ImageError": "cnnviz.errors",
+}
+
+__all__ = ["CnnvizError", "Explanation", "ImageError", "Model", "__version__", "explain", "load_model", "methods"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cnnviz' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,224 @@
+"""The Python interface: ``load_model``, ``explain``, ``methods``."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cnnviz import catalog
+from cnnviz.engine import runtime as rt
+from cnnviz.engine.session import INPUT_LAYER, Session, SessionOptions, open_session, prepare
+from cnnviz.engine.targets import make_target
+from cnnviz.errors import CnnvizError, nearest
+from cnnviz.methods.heatmap import Heatmap, upsample
+from cnnviz.models import preprocess
+from cnnviz.models.layers import LayerRef, reference, stages
+from cnnviz.models.load import LoadedModel, load, unwrap
+from cnnviz.settings import COMPILE_MODES, ModelSpec, check_choice
+
+TargetLike = None | int | Sequence[int] | Tensor | Callable[[Tensor], Tensor]
+# Of explain's options, those that belong to the pass and not to the method.
+_GENERAL = ("score", "output", "activation")
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Result of :func:`explain`.
+
+    Attributes:
+        raw: The method's own output, unscaled float32: [N, h, w] for CAM methods at the layer's resolution,
+            [N, 3, H, W] for input gradients, [N, rows, cols] for occlusion.
+        maps: [N, H, W] float32 at the input's resolution.
+        target: LongTensor [N], the class explained (for a function as target: the predicted class).
+        logits: [N, K] float32.
+        layer: The target layer's name, or None.
+        facts: What the method states about this pass.
+    """
+
+    raw: Tensor
+    maps: Tensor
+    target: Tensor
+    logits: Tensor
+    layer: str | None
+    facts: dict[str, Any]
+
+
+class Model:
+    """A loaded network. It keeps what was prepared for each (layer, precision, device, compilation).
+
+    Attributes:
+        module: The network, in evaluation mode with frozen parameters.
+        labels: Class names by index.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.module: nn.Module = loaded.module
+        self.labels: tuple[str, ...] = loaded.labels
+        self._sessions: dict[tuple[Any, ...], Session] = {}
+
+    def __repr__(self) -> str:
+        return f"Model({self.loaded.name!r}, weights={self.loaded.weights!r}, classes={self.loaded.num_classes})"
+
+    def transform(self, image: Any) -> Tensor:
+        """A picture as the network wants it: PIL image or uint8 array [H, W, 3] -> float32 [C, H, W]."""
+        rgb = np.ascontiguousarray(image.convert("RGB") if hasattr(image, "convert") else image, dtype=np.uint8)
+        if rgb.ndim != 3 or rgb.shape[2] != 3:
+            raise CnnvizError(f"An image has shape [H, W, 3]; got {list(rgb.shape)}.", "Convert it to RGB first.")
+        pixels, _ = preprocess.prepare(rgb, self.loaded.preprocess)
+        return preprocess.normalize(pixels[None], self.loaded.preprocess)[0]
+
+    def layers(self) -> list[LayerRef]:
+        """The convolutional stages that ``layer=-1``, ``-2`` ... name, input first; the last is the default."""
+        session = self.session(SessionOptions(), rt.resolve("cpu"), self.loaded.preprocess.input_size)
+        if session.graph is None:
+            return list(session.layers)
+        graph = session.graph
+        return [reference(graph, node) for node in stages(graph, self.loaded.name)]
+
+    def session(self, options: SessionOptions, runtime: rt.Runtime, probe: tuple[int, ...]) -> Session:
+        """The session for these options, prepared at the first call."""
+        key = (options, str(runtime.device), runtime.precision, probe)
+        if key not in self._sessions:
+            self._sessions[key] = prepare(self.module, self.loaded.name, probe, runtime, options)
+        return self._sessions[key]
+
+
+def load_model(name: str = "efficientnet_lite0", *, weights: str | None = "DEFAULT", **options: Any) -> Model:
+    """Load a network.
+
+    Args:
+        name: As ``--model``: a torchvision model, ``timm/NAME``, ``package.module:factory`` or ``file.py:factory``.
+        weights: ``"DEFAULT"``, a weights-enum member, or None for random (seeded) ones.
+        options: The other model options by their long names: ``checkpoint``, ``num_classes``, ``labels``,
+            ``input_size``, ``mean``, ``std``, ``resize``, ``no_crop``, ``trust_checkpoint``, ``seed``.
+
+    Raises:
+        CnnvizError: Unknown model or option, or weights that cannot be had; the message says what to do.
+    """
+    known = ModelSpec.__dataclass_fields__
+    for option in options:
+        if option not in known:
+            raise CnnvizError(f"load_model has no option {option!r}.", nearest(option, known))
+    return Model(load(ModelSpec(model=name, weights="none" if weights is None else weights, **options)))
+
+
+def methods() -> list[dict[str, Any]]:
+    """Every method: name, one-line description, family, reference and options."""
+    return [
+        {
+            "name": spec.name,
+            "summary": spec.summary,
+            "family": spec.family,
+            "paper": spec.paper,
+            "command": spec.command,
+            "signed": spec.signed,
+            "class_specific": spec.class_specific,
+            "options": {p.name: {"default": p.default, "help": p.help, "choices": p.choices} for p in spec.params},
+        }
+        for spec in catalog.all_methods()
+    ]
+
+
+def explain(
+    model: Model | nn.Module,
+    batch: Tensor,
+    method: str = "gradcam",
+    target: TargetLike = None,
+    layer: str | int | Sequence[str] | None = None,
+    precision: str = "fp32",
+    device: str | torch.device | None = None,
+    compile: str = "off",
+    **method_options: Any,
+) -> Explanation:
+    """Explain a batch.
+
+    Args:
+        model: What :func:`load_model` returned (keeps what it prepared), or any ``nn.Module`` (left as found: same
+            mode, same ``requires_grad``, no hooks, no gradients, also after an exception).
+        batch: Float tensor [N, C, H, W], already preprocessed.
+        method: A name of :func:`methods`.
+        target: None for the predicted class; a class index; one index an image (list or LongTensor [N]); or
+            ``function(output [N, K]) -> [N]``.
+        layer: Module path, negative stage index, or several; None for the tensor that feeds the head.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
+        device: Where to compute; None for where the module is.
+        compile: ``off``, ``on`` or ``auto`` (on where a compiler is).
+        method_options: The method's options, and ``score``, ``output``, ``activation``.
+
+    Raises:
+        CnnvizError: Unknown method, option, layer or class; wrong shapes.
+    """
+    spec = catalog.find_method(method)
+    general = {key: method_options.pop(key) for key in _GENERAL if key in method_options}
+    params = spec.resolve_params(method_options)
+    _check_batch(batch)
+    with _session(model, batch, spec, _layers(layer), (precision, device, compile, general.get("output"))) as session:
+        run = session.forward(batch)
+        with rt.scope():
+            chosen, indices = make_target(
+                target,
+                run.logits,
+                general.get("score", "logit"),
+                general.get("activation") or session.final_activation or "softmax",
+            )
+            heatmap: Heatmap = spec.load()(run, chosen, params)
+        size = (int(batch.shape[2]), int(batch.shape[3]))
+        maps = heatmap.maps if heatmap.maps is not None else upsample(heatmap.values, size)
+        return Explanation(
+            raw=heatmap.values.detach().float().cpu(),
+            maps=maps.detach().float().cpu(),
+            target=indices.clone(),
+            logits=run.logits.detach().float().cpu(),
+            layer=session.layers[0].name if session.layers else None,
+            facts=dict(heatmap.facts),
+        )
+
+
+def _check_batch(batch: Tensor) -> None:
+    if not isinstance(batch, Tensor) or batch.dim() != 4 or not batch.is_floating_point():
+        what = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
+        raise CnnvizError(
+            f"explain takes a float tensor [N, C, H, W], already preprocessed; got {what}.",
+            "model.transform(image) makes one image; stack them with torch.stack.",
+        )
+    if batch.shape[0] == 0:
+        raise CnnvizError("The batch is empty.", "Pass at least one image.")
+
+
+def _layers(layer: str | int | Sequence[str] | None) -> tuple[str, ...]:
+    if layer is None:
+        return ()
+    return (str(layer),) if isinstance(layer, (str, int)) else tuple(str(name) for name in layer)
+
+
+@contextlib.contextmanager
+def _session(
+    model: Model | nn.Module,
+    batch: Tensor,
+    spec: catalog.MethodSpec,
+    layers: tuple[str, ...],
+    how: tuple[str, str | torch.device | None, str, str | None],
+) -> Iterator[Session]:
+    precision, device, compile_mode, output = how
+    check_choice(compile_mode, COMPILE_MODES, "compile")
+    probe = tuple(int(size) for size in batch.shape[1:])
+    wanted = (INPUT_LAYER,) if spec.space == "input" else layers
+    module = model.module if isinstance(model, Model) else unwrap(model)
+    here = next((p.device for p in module.parameters()), batch.device)
+    runtime = rt.resolve(str(device or here), precision)
+    compiled = compile_mode == "on" or (compile_mode == "auto" and rt.compiler_here(runtime.device))
+    options = SessionOptions(wanted, output, compiled, int(batch.shape[0]) if compiled else 16)
+    if isinstance(model, Model):
+        yield model.session(options, runtime, probe)
+        return
+    private = compiled or runtime.precision != "fp32" or runtime.device != here
+    name = type(module).__name__
+    with open_session(module, name, probe, runtime, SessionOptions(wanted, output, compiled, private=private)) as opened:
+        yield opened

@@ -1,0 +1,196 @@
+"""Rewrites of a private copy of the network that leave its values alone and make it faster.
+
+``without_in_place`` makes the data flow explicit: a tensor that somebody captured must not change afterwards.
+``fold_batch_norm`` merges a batch normalisation into the convolution before it. In evaluation mode
+
+    BN(W * x + b) = (g W) * x + g (b - mean) + beta,    g = gamma / sqrt(var + eps),
+
+which is exact up to rounding. Captured tensors are protected: nothing is folded across them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from cnnviz.models.graph import ACTIVATION_NAMES, IN_PLACE_FUNCTIONS, function_name
+
+_IN_PLACE_METHODS = {"relu_": "relu", "add_": "add", "mul_": "mul", "sub_": "sub", "div_": "div", "clamp_": "clamp",
+                     "sigmoid_": "sigmoid", "tanh_": "tanh"}  # fmt: skip
+
+
+def without_in_place(module: fx.GraphModule) -> None:
+    """Replace in-place operations by ones that return a new tensor, keeping what later readers see.
+
+    After ``y = relu_(x)`` a later reader of ``x`` sees ``y``; so its reads are redirected to ``y``.
+    """
+    order = {node: index for index, node in enumerate(module.graph.nodes)}
+    for node in list(module.graph.nodes):
+        if not _make_functional(module, node):
+            continue
+        source = node.args[0] if node.args else node.kwargs.get("input")
+        if isinstance(source, fx.Node):
+            later = [user for user in source.users if order[user] > order[node]]
+            for user in later:
+                user.replace_input_with(source, node)
+    module.recompile()
+
+
+def _make_functional(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Make one node return a new tensor. True when it worked in place before."""
+    if node.op == "call_module":
+        target = module.get_submodule(str(node.target))
+        if getattr(target, "inplace", False) is True and type(target).__module__.startswith("torch.nn"):
+            _set_submodule(module, str(node.target), _copy_with(target, inplace=False))
+            return not isinstance(target, nn.modules.dropout._DropoutNd)
+        # The module may have been replaced at its first call already.
+        return bool(getattr(target, "_cnnviz_was_in_place", False))
+    if node.op == "call_method" and str(node.target) in _IN_PLACE_METHODS:
+        node.target = _IN_PLACE_METHODS[str(node.target)]
+        return True
+    if node.op == "call_function":
+        if node.target in IN_PLACE_FUNCTIONS:
+            node.target = IN_PLACE_FUNCTIONS[node.target]
+            return True
+        if node.kwargs.get("inplace") is True and "dropout" not in function_name(node):
+            node.kwargs = {**node.kwargs, "inplace": False}
+            return True
+    return False
+
+
+def _copy_with(module: nn.Module, *, inplace: bool) -> nn.Module:
+    """A shallow copy of an activation module with another ``inplace``; the user's module is not touched."""
+    twin = module.__new__(type(module))
+    twin.__dict__ = {**module.__dict__}
+    twin.__dict__["inplace"] = inplace
+    twin.__dict__["_cnnviz_was_in_place"] = not isinstance(module, nn.modules.dropout._DropoutNd)
+    return twin
+
+
+def _set_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(root.get_submodule(parent), name, module)
+
+
+def add_submodule(root: fx.GraphModule, hint: str, module: nn.Module) -> str:
+    """Register a new module under a fresh flat name and return it."""
+    name, count = hint, 0
+    while hasattr(root, name):
+        count += 1
+        name = f"{hint}_{count}"
+    root.add_module(name, module)
+    return name
+
+
+def fold_batch_norm(module: fx.GraphModule, protected: Collection[fx.Node]) -> int:
+    """Fold every evaluation-mode batch normalisation that directly follows a convolution. Returns how many.
+
+    Args:
+        module: The private copy, rewritten in place (new convolutions are registered beside the old).
+        protected: Nodes whose values must stay as they are.
+    """
+    folded = 0
+    for node in list(module.graph.nodes):
+        norm = _batch_norm(module, node)
+        if norm is None:
+            continue
+        source = node.args[0]
+        if not isinstance(source, fx.Node) or source in protected or len(source.users) != 1:
+            continue
+        conv = foldable_convolution(module, source)
+        if conv is None or calls_of(module, source) != 1:
+            continue
+        source.target = add_submodule(module, f"{source.name}_folded", _folded(conv, norm))
+        node.replace_all_uses_with(source)
+        module.graph.erase_node(node)
+        folded += 1
+    module.graph.lint()
+    module.recompile()
+    return folded
+
+
+def calls_of(module: fx.GraphModule, node: fx.Node) -> int:
+    return sum(1 for n in module.graph.nodes if n.op == "call_module" and n.target == node.target)
+
+
+def foldable_convolution(module: fx.GraphModule, node: fx.Node) -> nn.Conv2d | None:
+    """The convolution of a node, when its weight is what it convolves with (no weight standardisation)."""
+    if node.op != "call_module":
+        return None
+    conv = module.get_submodule(str(node.target))
+    if not isinstance(conv, nn.Conv2d) or hasattr(conv, "parametrizations"):
+        return None
+    plain = type(conv).forward is nn.Conv2d.forward or type(conv).__name__ == "Conv2dSame"
+    return conv if plain and not conv._forward_pre_hooks and not conv._forward_hooks else None
+
+
+class _Norm:
+    """The five numbers of a batch normalisation, whichever way it is called."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.mean, self.var = values["running_mean"], values["running_var"]
+        self.weight, self.bias, self.eps = values["weight"], values["bias"], values["eps"]
+
+
+def _batch_norm(module: fx.GraphModule, node: fx.Node) -> _Norm | None:
+    if node.op == "call_module":
+        norm = module.get_submodule(str(node.target))
+        if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.training:
+            return None
+        return _Norm({k: getattr(norm, k) for k in ("running_mean", "running_var", "weight", "bias", "eps")})
+    if node.op == "call_function" and function_name(node) == "batch_norm":
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+        values: dict[str, Any] = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
+        values.update(dict(zip(names, node.args, strict=False)))
+        values.update(node.kwargs)
+        if values["training"] is not False:
+            return None
+        for key in ("running_mean", "running_var", "weight", "bias"):
+            value = values[key]
+            if isinstance(value, fx.Node):
+                if value.op != "get_attr":
+                    return None
+                values[key] = _attribute(module, str(value.target))
+        return _Norm(values) if isinstance(values["running_mean"], torch.Tensor) else None
+    return None
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    value: Any = module
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _folded(conv: nn.Conv2d, norm: _Norm) -> nn.Conv2d:
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.mean, norm.var, norm.eps, norm.weight, norm.bias
+    )
+    twin = conv.__new__(type(conv))
+    twin.__dict__ = {**conv.__dict__, "_parameters": dict(conv._parameters)}
+    twin.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    twin.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return twin
+
+
+def in_place_where_safe(module: fx.GraphModule, kept: Collection[fx.Node]) -> None:
+    """Let activations overwrite a convolution's result that nobody else reads: saves a pass over memory."""
+    for node in module.graph.nodes:
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node) or source in kept or len(source.users) != 1:
+            continue
+        fresh = source.op == "call_module" and isinstance(
+            module.get_submodule(str(source.target)), (nn.Conv2d, nn.BatchNorm2d)
+        )
+        fresh = fresh or source.target in {operator.add, torch.add, torch.cat}
+        if fresh and node.op == "call_module":
+            target = module.get_submodule(str(node.target))
+            if hasattr(target, "inplace") and type(target).__name__.lower() in ACTIVATION_NAMES:
+                name = add_submodule(module, f"{node.name}_in_place", _copy_with(target, inplace=True))
+                node.target = name
+    module.recompile()

@@ -1,0 +1,170 @@
+"""Device, precision and the state of a module while it is explained: the only place that knows them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cnnviz.errors import CnnvizError, nearest
+
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how exactly the network runs.
+
+    Attributes:
+        device: Resolved device.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (resolved, never ``auto``).
+    """
+
+    device: torch.device
+    precision: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return _DTYPES[self.precision]
+
+    @property
+    def tolerance(self) -> float:
+        """Largest accepted deviation of a prepared network from the module itself, relative to the largest value."""
+        return {"fp32": 1e-3, "bf16": 6e-2, "fp16": 2e-2}[self.precision]
+
+
+def resolve(device: str = "auto", precision: str = "fp32") -> Runtime:
+    """Turn the words of the options into a device and a precision that exist here.
+
+    Raises:
+        CnnvizError: The device is not there, or cannot compute in that precision.
+    """
+    where = _device(device)
+    if precision not in PRECISIONS:
+        raise CnnvizError(
+            f"Unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}.",
+            nearest(precision, PRECISIONS),
+        )
+    if precision == "auto":
+        precision = "bf16" if _fast_bf16(where) else "fp32"
+    if precision == "fp16" and where.type == "cpu":
+        raise CnnvizError("fp16 is slow and incomplete on a CPU.", "Use --precision bf16, or --device cuda.")
+    return Runtime(where, precision)
+
+
+def _device(text: str) -> torch.device:
+    if text == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        known = ("auto", "cpu", "cuda", "cuda:0", "mps")
+        raise CnnvizError(f"Unknown device {text!r}; expected one of {', '.join(known)}.", nearest(text, known)) from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise CnnvizError(
+                f"Device {text!r} is not there: this machine has {count} CUDA device(s) that torch can use.",
+                "Use --device cpu, or --device auto.",
+            )
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise CnnvizError("Device 'mps' is not there: it needs macOS on Apple silicon.", "Use --device cpu.")
+    elif device.type not in {"cpu", "cuda", "mps"}:
+        raise CnnvizError(f"Device {text!r} is not supported.", "Use auto, cpu, cuda, cuda:N or mps.")
+    return device
+
+
+def _fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    # Without AVX-512 BF16 or AMX, bf16 is emulated and slower than fp32.
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_flag("avx512_bf16")
+
+
+def _cpu_flag(flag: str) -> bool:
+    return any(flag in name.replace("_is_", "") and bool(getattr(torch.cpu, name)()) for name in dir(torch.cpu))
+
+
+def packable(device: torch.device) -> bool:
+    """Whether oneDNN's packed, fused convolutions can be called here."""
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+def compiler_here(device: torch.device) -> bool:
+    """Whether ``torch.compile`` has what it needs: a C++ compiler, and Triton for CUDA."""
+    compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
+    if device.type == "cuda":
+        with contextlib.suppress(ImportError):
+            import triton  # noqa: F401
+
+            return compiler
+        return False
+    return compiler and device.type == "cpu"
+
+
+@contextlib.contextmanager
+def scope() -> Iterator[None]:
+    """The grad mode in which methods run, whatever the caller's: gradients on, no inference mode, no autocast."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextlib.contextmanager
+def borrowed(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode with frozen parameters, and every flag as found afterwards, also after an exception."""
+    modes = [(m, m.training) for m in module.modules()]
+    grads = [(p, p.requires_grad) for p in module.parameters()]
+    try:
+        for m, _ in modes:
+            m.training = False
+        for p, wanted in grads:
+            if wanted:
+                p.requires_grad_(False)
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        for p, wanted in grads:
+            if wanted:
+                p.requires_grad_(True)
+
+
+def own(tensor: Tensor) -> Tensor:
+    """A tensor that autograd can use, also when it was made under ``torch.inference_mode``."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that a smaller batch may go through."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give cached blocks back after an out-of-memory, so that the smaller batch finds room."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done what was asked: for timing."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def default_batch_size(device: torch.device) -> int:
+    return 64 if device.type == "cuda" else 16

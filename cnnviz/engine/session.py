@@ -1,0 +1,356 @@
+"""A network prepared for explaining: opened once, run on many batches.
+
+    with open_session(module, ...) as session:
+        run = session.forward(pixels)          # one forward pass
+        grads = run.gradients(score(run.logits))   # one backward pass, from the head only
+
+A session works by graph where the network traces, otherwise by hooks. Both give the same numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from cnnviz.engine import runtime as rt
+from cnnviz.engine.compiled import compile_trunk
+from cnnviz.engine.split import Split, cut, usable_preparations
+from cnnviz.engine.tape import Seen, recording, watching
+from cnnviz.errors import CnnvizError
+from cnnviz.models.graph import Graph, trace
+from cnnviz.models.layers import LayerRef, not_spatial, reference, resolve, unknown_layer
+from cnnviz.models.outputs import selector
+
+T = TypeVar("T")
+INPUT_LAYER = "input"
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """What to prepare.
+
+    Attributes:
+        layers: Layer names; empty for the default layer; ``("input",)`` differentiates down to the image.
+        output: Dotted path to the class scores in the network's return value.
+        compile: Compile the trunk.
+        batch_size: Batch to compile for.
+        private: Prepare a private copy (folded, packed); otherwise run the given modules as they are.
+    """
+
+    layers: tuple[str, ...] = ()
+    output: str | None = None
+    compile: bool = False
+    batch_size: int = 16
+    private: bool = True
+
+
+class Pass:
+    """One forward pass over a batch, ready for backward passes from the head.
+
+    Attributes:
+        pixels: The batch [N, C, H, W], normalised, on the device.
+        activations: For each target layer its activation [N, C, h, w]; requires gradients.
+        logits: [N, K] float32, connected to the activations.
+        session: The session that ran it.
+    """
+
+    session: Session
+
+    def __init__(self, pixels: Tensor, activations: tuple[Tensor, ...], logits: Tensor) -> None:
+        self.pixels = pixels
+        self.activations = activations
+        self.logits = logits
+
+    def gradients(self, scores: Tensor) -> tuple[Tensor, ...]:
+        """d(sum of scores)/dA for each target layer, float32.
+
+        Every score depends on its own image only, so the sum's gradient holds each image's own.
+
+        Args:
+            scores: [N], one score an image, computed from ``logits``.
+        """
+        if not scores.requires_grad:
+            raise CnnvizError("The score does not depend on the network's output.", "Compute it from the given output.")
+        return tuple(
+            g.float()
+            for g in torch.autograd.grad(scores.sum(), self.activations, retain_graph=True, materialize_grads=True)
+        )
+
+
+class Session:
+    """A prepared network. Open one with :func:`open_session`."""
+
+    def __init__(
+        self, name: str, run: Callable[[Tensor], Pass], layers: tuple[LayerRef, ...], device: torch.device
+    ) -> None:
+        self.name = name
+        self._run = run
+        self.layers = layers
+        self.device = device
+        self.graph: Graph | None = None
+        self.final_activation: str | None = None
+        self.preparation = "hooks"
+        self.compiled = False
+        self.notes: list[str] = []
+        self._memory: dict[str, Any] = {}
+
+    def remember(self, key: str, make: Callable[[], T]) -> T:
+        """What ``make`` returned the first time: facts about the network that hold for every batch."""
+        if key not in self._memory:
+            self._memory[key] = make()
+        value: T = self._memory[key]
+        return value
+
+    def forward(self, pixels: Tensor) -> Pass:
+        """Run the network once on a normalised batch [N, C, H, W].
+
+        Raises:
+            CnnvizError: The batch has another number of channels or dimensions than the network takes.
+        """
+        if pixels.dim() != 4:
+            raise CnnvizError(f"A batch has shape [N, C, H, W]; got {list(pixels.shape)}.", "Add the batch axis first.")
+        with rt.scope():
+            run = self._run(rt.own(pixels).to(self.device, torch.float32))
+        run.session = self
+        return run
+
+
+@contextlib.contextmanager
+def open_session(
+    module: nn.Module, name: str, probe: tuple[int, ...], runtime: rt.Runtime, options: SessionOptions
+) -> Iterator[Session]:
+    """Prepare ``module`` and hold it in evaluation mode with frozen parameters while the body runs.
+
+    Args:
+        module: The network; left as found afterwards.
+        name: What to call it in messages.
+        probe: Shape (C, H, W) of an input that the network takes.
+        runtime: Device and precision.
+        options: Layers, output, compilation.
+
+    Raises:
+        CnnvizError: Unknown layer, a transformer, a network that does not run on such an input.
+    """
+    with rt.scope(), rt.borrowed(module):
+        yield prepare(module, name, probe, runtime, options)
+
+
+def prepare(
+    module: nn.Module, name: str, probe: tuple[int, ...], runtime: rt.Runtime, options: SessionOptions
+) -> Session:
+    """Like :func:`open_session` for a module that stays in evaluation mode with frozen parameters by itself."""
+    with rt.scope():
+        where = next((p.device for p in module.parameters()), torch.device("cpu"))
+        image = _probe(probe).to(where)
+        select = selector(options.output)
+        _check_runs(module, name, image, select)
+        graph = trace(module, image, select)
+        if graph is None:
+            return _by_hooks(module, name, image, runtime, options)
+        return _by_graph(graph, name, image, runtime, options)
+
+
+def _probe(shape: tuple[int, ...]) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((1, *shape), generator=generator)
+
+
+def _check_runs(module: nn.Module, name: str, image: Tensor, select: Callable[[Any], Any]) -> None:
+    try:
+        with torch.no_grad():
+            value = module(image)
+    except Exception as error:
+        if rt.is_out_of_memory(error):
+            raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CnnvizError(
+            f"{name} cannot run on an input of shape {list(image.shape)}: {first}",
+            "Set --input-size to what the network takes, such as --input-size 3,224,224.",
+        ) from error
+    select(value)
+
+
+def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions) -> Session:
+    if options.layers == (INPUT_LAYER,):
+        layers: tuple[LayerRef, ...] = ()
+        nodes = [graph.input]
+    else:
+        layers = tuple(resolve(graph, layer, name) for layer in options.layers or (None,))
+        nodes = [layer.node for layer in layers if layer.node is not None]
+    reference_split = cut(graph, nodes, runtime, "shared")
+    if options.private:
+        split = _fastest_that_agrees(graph, nodes, image, runtime, reference_split)
+    else:
+        split = reference_split
+    session = Session(name, _graph_runner(split), layers, runtime.device if options.private else image.device)
+    session.graph, session.final_activation, session.preparation = graph, graph.final_activation, split.preparation
+    if options.compile and options.private:
+        _compile(session, graph, split, image, runtime, options)
+    return session
+
+
+def _fastest_that_agrees(
+    graph: Graph, nodes: Sequence[Any], image: Tensor, runtime: rt.Runtime, reference_split: Split
+) -> Split:
+    expected = _graph_runner(reference_split)(image)
+    for preparation in usable_preparations(runtime):
+        try:
+            split = cut(graph, nodes, runtime, preparation)
+            got = _graph_runner(split)(image.to(runtime.device))
+        except Exception as error:
+            if rt.is_out_of_memory(error):
+                raise
+            continue
+        if agrees(got, expected, runtime.tolerance):
+            return split
+    raise CnnvizError(
+        f"In {runtime.precision} on {runtime.device} this network gives other values than in float32.",
+        "Use --precision fp32.",
+    )
+
+
+def agrees(got: Pass, expected: Pass, tolerance: float) -> bool:
+    """Whether two passes have the same logits and activations, relative to their largest value."""
+    pairs = zip((got.logits, *got.activations), (expected.logits, *expected.activations), strict=True)
+    return all(_close(a.detach().float().cpu(), b.detach().float().cpu(), tolerance) for a, b in pairs)
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    if a.shape != b.shape:
+        return False
+    if not bool(torch.isfinite(b).all()):
+        return bool(torch.equal(torch.isfinite(a), torch.isfinite(b)))
+    return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1e-6))
+
+
+def _graph_runner(split: Split) -> Callable[[Tensor], Pass]:
+    def run(pixels: Tensor) -> Pass:
+        source = pixels.to(split.trunk_dtype)
+        if split.preparation not in {"plain", "shared"}:
+            source = source.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            crossing = split.trunk(source)
+        values = [_to_head(value, split, index < split.crossing) for index, value in enumerate(crossing)]
+        logits, *inner = split.head(*values)
+        every = (*values, *inner)
+        return Pass(pixels, tuple(every[i] for i in split.order), _two_dim(logits))
+
+    return run
+
+
+def _to_head(value: Any, split: Split, explained: bool) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach()
+    if value.is_floating_point():
+        value = value.to(split.head_dtype)
+        if explained:
+            value.requires_grad_()
+    return value
+
+
+def _two_dim(logits: Tensor) -> Tensor:
+    """[N, K] float32, also for networks that return [N] or [N, K, 1, 1]."""
+    flat = logits.float()
+    if flat.dim() == 1:
+        return flat.unsqueeze(1)
+    if flat.dim() > 2 and all(size == 1 for size in flat.shape[2:]):
+        return flat.flatten(1)
+    if flat.dim() != 2:
+        raise CnnvizError(
+            f"The explained output has shape {list(flat.shape)}; a classifier's is [N, K].",
+            "Choose the class scores with --output KEY.",
+        )
+    return flat
+
+
+def _compile(
+    session: Session, graph: Graph, split: Split, image: Tensor, runtime: rt.Runtime, options: SessionOptions
+) -> None:
+    """Swap the trunk for a compiled one when that works and gives the same values; say so when it does not."""
+    plain = cut(graph, [layer.node for layer in session.layers if layer.node is not None], runtime, "folded")
+    trunk, reason = compile_trunk(plain.trunk, image, runtime, options.batch_size)
+    if trunk is None:
+        session.notes.append(f"not compiled: {reason}")
+        return
+    compiled = Split(trunk, plain.head, plain.order, plain.crossing, "folded", plain.trunk_dtype, plain.head_dtype)
+    got, expected = _graph_runner(compiled)(image.to(runtime.device)), _graph_runner(split)(image.to(runtime.device))
+    if not agrees(got, expected, runtime.tolerance):
+        session.notes.append("not compiled: the compiled network gave other values")
+        return
+    session._run, session.preparation, session.compiled = _graph_runner(compiled), "compiled", True
+
+
+def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions) -> Session:
+    """Explain by hooks on the module itself, in float32 where it lives."""
+    select = selector(options.output)
+    if options.private and image.device != runtime.device:
+        module = copy.deepcopy(module).to(runtime.device)
+        image = image.to(runtime.device)
+    with torch.no_grad(), watching(module) as seen:
+        module(image)
+    layers = tuple(_hooked_layer(seen, layer, name, image) for layer in options.layers or (None,))
+    wanted = [(layer.name.partition(":")[0], layer.call) for layer in layers]
+
+    def run(pixels: Tensor) -> Pass:
+        with recording(module, wanted) as tape:
+            logits = select(module(pixels))
+        return Pass(pixels, tape.activations(), _two_dim(logits))
+
+    session = Session(name, run, layers, image.device)
+    session.notes.append("the network cannot be traced: hooks are used, without folding or compilation")
+    if runtime.precision != "fp32":
+        session.notes.append(f"{runtime.precision} needs a traced network: float32 is used")
+    return session
+
+
+def _hooked_layer(seen: Sequence[Seen], layer: str | None, name: str, image: Tensor) -> LayerRef:
+    spatial = [s for s in seen if len(s.shape) == 4 and s.shape[2:] != (1, 1)]
+    if layer is None:
+        chosen = _last_feature_map(spatial, name)
+    else:
+        path, _, call = layer.partition(":")
+        calls = [s for s in seen if s.name == path]
+        if not calls:
+            raise unknown_layer(layer, [s.name for s in spatial])
+        chosen = calls[int(call)] if call.isdigit() and int(call) < len(calls) else calls[-1]
+        if len(chosen.shape) != 4:
+            raise not_spatial(layer, chosen.shape)
+    reused = sum(s.name == chosen.name for s in seen) > 1
+    height, width = chosen.shape[2:]
+    return LayerRef(
+        name=f"{chosen.name}:{chosen.call}" if reused else chosen.name,
+        channels=chosen.shape[1],
+        size=(height, width),
+        stride=(image.shape[2] / height, image.shape[3] / width),
+        pre_activation=_followed_by_activation(seen, chosen),
+        call=chosen.call,
+    )
+
+
+def _last_feature_map(spatial: Sequence[Seen], name: str) -> Seen:
+    passive = (nn.Dropout, nn.Dropout2d, nn.Identity)
+    useful = [s for s in spatial if "pool" not in type(s.module).__name__.lower() and not isinstance(s.module, passive)]
+    convolved = any(isinstance(s.module, nn.modules.conv._ConvNd) for s in spatial)
+    attention = any("attention" in type(s.module).__name__.lower() for s in spatial)
+    if not useful or not convolved or attention:
+        raise CnnvizError(
+            f"{name}: no convolutional feature map [N, C, h, w] feeds the head.",
+            "Class activation maps need a convolutional network; name a convolution with --layer.",
+        )
+    return useful[-1]
+
+
+def _followed_by_activation(seen: Sequence[Seen], chosen: Seen) -> bool:
+    after = seen[list(seen).index(chosen) + 1 :]
+    following = next((s for s in after if not chosen.name.startswith(s.name + ".")), None)
+    return following is not None and type(following.module).__module__ == "torch.nn.modules.activation"
+
+
+__all__ = ["INPUT_LAYER", "Pass", "Session", "SessionOptions", "agrees", "open_session", "prepare", "reference"]

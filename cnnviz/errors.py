@@ -1,0 +1,62 @@
+"""What can go wrong, said so that a person can mend it.
+
+Every failure that a user can cause is a :class:`CnnvizError`: one line that names the value and what was
+expected, a second that says what to type next, and the exit code of the process.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_DONE = 0
+EXIT_POLICY_VIOLATED = 1
+EXIT_USAGE = 2
+EXIT_SOME_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+
+class CnnvizError(Exception):
+    """A failure with a remedy.
+
+    Args:
+        message: One line: the value, and what was expected instead.
+        hint: One line: what to do about it. May be empty.
+        exit_code: What the process exits with when nothing else was run.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, exit_code: int = EXIT_USAGE) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class ImageError(CnnvizError):
+    """One input cannot be explained. The run goes on; the record of this input keeps the reason.
+
+    Args:
+        kind: A short stable word for ``error.type`` of the record, such as ``"truncated"``.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message, exit_code=3)
+        self.kind = kind
+
+
+def nearest(value: str, known: Iterable[str], count: int = 3) -> str:
+    """Near matches of ``value`` among ``known`` as a phrase for a hint, or an empty string.
+
+    >>> nearest("restnet50", ["resnet50", "vgg16"])
+    'Did you mean resnet50?'
+    """
+    names = list(known)
+    folded = {name.casefold(): name for name in names}
+    matches = difflib.get_close_matches(value.casefold(), list(folded), n=count, cutoff=0.6)
+    if not matches:
+        return ""
+    found = [folded[match] for match in matches]
+    return f"Did you mean {' or '.join(found)}?"

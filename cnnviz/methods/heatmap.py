@@ -1,0 +1,34 @@
+"""What every method returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Heatmap:
+    """Raw values of a method, unscaled.
+
+    Attributes:
+        values: float32; [N, h, w] at a layer's resolution, [N, C, H, W] for input gradients, [N, rows, cols] for grids.
+        maps: [N, H, W] at the input's resolution when the method defines it itself; otherwise made by
+            :func:`upsample`.
+        facts: What the method states about all images of the batch (goes into the record).
+    """
+
+    values: Tensor
+    maps: Tensor | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def upsample(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """[N, h, w] -> [N, H, W], bilinear with cell centres kept in place.
+
+    ``align_corners=False``: cell j of w covers pixels [j W/w, (j+1) W/w), so its peak stays at its centre.
+    """
+    return F.interpolate(values[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]

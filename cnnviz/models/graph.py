@@ -1,0 +1,349 @@
+"""The network as a graph of tensors, found by running it once symbolically.
+
+Names in ``named_modules`` say what a network owns, not what it does: modules are listed in the order in which
+they were registered, one module may run several times, and functional calls have no name at all. Everything that
+asks "which tensor?" (default layer, split into trunk and head, CAM's head, receptive fields) asks this graph.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_MAX_RETRIES = 64
+
+ACTIVATION_NAMES = frozenset(
+    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu silu_ mish hardswish hardswish_ hardtanh "
+    "hardtanh_ hardsigmoid sigmoid sigmoid_ tanh tanh_ softplus prelu rrelu clamp clamp_ swish hard_swish".split()
+)
+_POOL_NAMES = frozenset(
+    "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d lp_pool2d fractional_max_pool2d "
+    "boolean_dispatch".split()
+)
+_PASSIVE_NAMES = frozenset("dropout dropout2d alpha_dropout stochastic_depth contiguous identity clone".split())
+_POOL_TYPES = (
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.modules.pooling._LPPoolNd,
+)
+_PASSIVE_TYPES = (nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity)
+# These stay one node also when subclassed (a LayerNorm that permutes, a convolution that pads), so that heads can
+# be read and convolutions recognised.
+_LEAF_TYPES = (nn.LayerNorm, nn.Linear, nn.modules.conv._ConvNd)
+
+
+class _Tracer(fx.Tracer):
+    """Symbolic tracer that notes what every module call returned and where tracing failed."""
+
+    def __init__(self, opaque: frozenset[str]) -> None:
+        super().__init__()
+        self.opaque = opaque
+        self.calls: dict[str, list[fx.Node]] = {}
+        self.failed: str | None = None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if module_qualified_name in self.opaque:
+            return True
+        if isinstance(m, _LEAF_TYPES):
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        path = self.path_of_module(m)
+        try:
+            result = super().call_module(m, forward, args, kwargs)
+        except Exception:
+            if self.failed is None:
+                self.failed = path
+            raise
+        if isinstance(result, fx.Proxy):
+            self.calls.setdefault(path, []).append(result.node)
+        return result
+
+
+class _AttentionWatch(TorchDispatchMode):
+    """Notices self-attention by what runs: a softmax over an L x S matrix that then multiplies tokens.
+
+    A softmax over one row (global context) or over branches (selective kernels) is not attention between positions.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+        self._maps: set[tuple[int, int]] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func._schema.name
+        out = func(*args, **(kwargs or {}))
+        if "scaled_dot_product" in name or "multi_head_attention" in name or "transformer_encoder" in name:
+            self.seen = True
+        elif name == "aten::_softmax" and out.dim() >= 2 and min(out.shape[-2:]) > 1:
+            self._maps.add((out.shape[-2], out.shape[-1]))
+        elif name in {"aten::bmm", "aten::baddbmm"}:
+            sides = [tuple(a.shape[1:]) for a in args if isinstance(a, Tensor) and a.dim() == 3]
+            self.seen = self.seen or any(side in self._maps for side in sides)
+        return out
+
+
+@dataclass(eq=False)
+class Graph:
+    """A traced network.
+
+    Attributes:
+        module: The traced module; its submodules are the user's own, shared.
+        calls: Module path to the nodes that its calls returned, in execution order.
+        shapes: Shape of each node whose value is a tensor, at the probe's input size.
+        bundles: Nodes whose value is a tuple or list of tensors.
+        logits: The node that is explained: the chosen output, before a final softmax or sigmoid.
+        final_activation: ``"softmax"``, ``"sigmoid"`` or None: what the network applies to its logits.
+        attention: Whether self-attention ran.
+    """
+
+    module: fx.GraphModule
+    calls: dict[str, list[fx.Node]]
+    shapes: dict[fx.Node, tuple[int, ...]]
+    bundles: set[fx.Node]
+    logits: fx.Node
+    final_activation: str | None
+    attention: bool
+    _chain: list[fx.Node] | None = field(default=None, repr=False)
+
+    @property
+    def input(self) -> fx.Node:
+        return next(node for node in self.module.graph.nodes if node.op == "placeholder")
+
+    def submodule(self, node: fx.Node) -> nn.Module | None:
+        """The module that this node calls, if it is a module call."""
+        return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def inputs_of(self, node: fx.Node) -> list[fx.Node]:
+        """The tensor-valued inputs of a node, seen through tuples of tensors (``chunk``, ``split``)."""
+        found: list[fx.Node] = []
+        for source in node.all_input_nodes:
+            if source in self.shapes:
+                found.append(source)
+            elif source in self.bundles:
+                found.extend(self.inputs_of(source))
+        return found
+
+    def chain(self) -> list[fx.Node]:
+        """The nodes that every path from the image to the logits passes through, in order.
+
+        A node lies on every path when (paths into it) x (paths out of it) = all paths; Python's integers count
+        them exactly, however many a dense network has.
+        """
+        if self._chain is None:
+            order = [n for n in self.module.graph.nodes if n in self.shapes]
+            into = dict.fromkeys(order, 0)
+            into[self.input] = 1
+            for node in order:
+                for source in self.inputs_of(node):
+                    into[node] += into[source]
+            out = dict.fromkeys(order, 0)
+            out[self.logits] = 1
+            for node in reversed(order):
+                for source in self.inputs_of(node):
+                    out[source] += out[node]
+            total = into[self.logits]
+            self._chain = [n for n in order if into[n] and out[n] and into[n] * out[n] == total]
+        return self._chain
+
+    def is_spatial(self, node: fx.Node) -> bool:
+        return len(self.shapes.get(node, ())) == 4
+
+    def is_activation(self, node: fx.Node) -> bool:
+        module = self.submodule(node)
+        if module is not None:
+            return type(module).__module__ == "torch.nn.modules.activation" and not isinstance(
+                module, nn.MultiheadAttention
+            )
+        return function_name(node) in ACTIVATION_NAMES
+
+    def is_pool(self, node: fx.Node) -> bool:
+        module = self.submodule(node)
+        if module is not None:
+            return isinstance(module, _POOL_TYPES)
+        return function_name(node) in _POOL_NAMES or self.is_spatial_mean(node)
+
+    def is_passive(self, node: fx.Node) -> bool:
+        """Dropout, identity and the like: in evaluation the value passes through unchanged."""
+        module = self.submodule(node)
+        if module is not None:
+            return isinstance(module, _PASSIVE_TYPES) or not _changes_values(module)
+        return function_name(node) in _PASSIVE_NAMES
+
+    def is_spatial_mean(self, node: fx.Node) -> bool:
+        """``x.mean((2, 3))`` in any spelling, on a 4-D tensor."""
+        if function_name(node) != "mean" or not node.args:
+            return False
+        source = node.args[0]
+        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        if not isinstance(source, fx.Node) or not isinstance(dims, (list, tuple)):
+            return False
+        return self.is_spatial(source) and {int(d) % 4 for d in dims if isinstance(d, int)} == {2, 3}
+
+    def is_global_pool(self, node: fx.Node) -> bool:
+        """Whether the node collapses all positions of a 4-D map into one."""
+        source = next(iter(self.inputs_of(node)), None)
+        if source is None or not self.is_spatial(source):
+            return False
+        if self.is_spatial_mean(node):
+            return True
+        if not self.is_pool(node):
+            return False
+        module = self.submodule(node)
+        size = getattr(module, "output_size", None)
+        if module is None and "adaptive" in function_name(node):
+            size = node.args[1] if len(node.args) > 1 else node.kwargs.get("output_size")
+        if size is not None:
+            return size == 1 or (isinstance(size, (tuple, list)) and tuple(size) == (1, 1))
+        out, into = self.shapes[node], self.shapes[source]
+        return out[2:] == (1, 1) and into[2:] != (1, 1)
+
+
+def _changes_values(module: nn.Module) -> bool:
+    # timm's DropPath and torchvision's StochasticDepth have no parameters and pass values on in eval mode.
+    return not type(module).__name__.lower().startswith(("droppath", "stochasticdepth", "dropblock"))
+
+
+def function_name(node: fx.Node) -> str:
+    """Plain name of the function or method that a node calls; empty for module calls."""
+    if node.op == "call_method":
+        return str(node.target)
+    if node.op == "call_function":
+        return str(getattr(node.target, "__name__", node.target))
+    return ""
+
+
+class _Prober(fx.Interpreter):
+    """Runs the graph once and keeps the shape of every tensor."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=True)
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.bundles: set[fx.Node] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor) and n.op != "get_attr":
+            self.shapes[n] = tuple(value.shape)
+        elif isinstance(value, (tuple, list)) and any(isinstance(item, Tensor) for item in value):
+            self.bundles.add(n)
+        return value
+
+
+def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Graph | None:
+    """Trace ``module`` (in evaluation mode) and check the trace against the module itself.
+
+    Args:
+        module: The network. It is not changed; the graph shares its submodules.
+        probe: An input [N, C, H, W] that the network accepts; shapes are recorded for it.
+        select: Picks the logits from whatever the network returns (applied to graph nodes here).
+
+    Returns:
+        The graph, or None when the network cannot be traced or its trace computes something else.
+    """
+    traced = _trace_adaptively(module)
+    if traced is None:
+        return None
+    graph_module, calls = traced
+    output = next(n for n in graph_module.graph.nodes if n.op == "output")
+    try:
+        chosen = select(output.args[0])
+    except Exception:
+        return None
+    if not isinstance(chosen, fx.Node):
+        return None
+    prober, watch = _Prober(graph_module), _AttentionWatch()
+    try:
+        with torch.no_grad():
+            with watch:
+                value = prober.run(probe)
+            expected = select(module(probe))
+        same = torch.allclose(select(value), expected, rtol=1e-3, atol=1e-5, equal_nan=True)
+    except Exception:
+        return None
+    if not same:
+        return None
+    graph = Graph(graph_module, calls, prober.shapes, prober.bundles, chosen, None, watch.seen)
+    return _before_final_activation(graph)
+
+
+def _trace_adaptively(module: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]] | None:
+    """Trace; where a submodule resists (control flow on values), keep it as one opaque node and try again."""
+    opaque: frozenset[str] = frozenset()
+    for _ in range(_MAX_RETRIES):
+        tracer = _Tracer(opaque)
+        try:
+            graph = tracer.trace(module)
+            return fx.GraphModule(module, graph), tracer.calls
+        except Exception:
+            failed = tracer.failed
+            if failed is None or failed in opaque:
+                return None
+            # Siblings of the same class resist for the same reason.
+            kind = type(module.get_submodule(failed))
+            opaque |= {name for name, m in module.named_modules() if name and type(m) is kind} | {failed}
+    return None
+
+
+def _before_final_activation(graph: Graph) -> Graph:
+    node = graph.logits
+    name = function_name(node)
+    module = graph.submodule(node)
+    if isinstance(module, (nn.Softmax, nn.LogSoftmax)) or name in {"softmax", "log_softmax"}:
+        kind = "softmax"
+    elif isinstance(module, nn.Sigmoid) or name in {"sigmoid", "sigmoid_"}:
+        kind = "sigmoid"
+    else:
+        return graph
+    graph.logits = graph.inputs_of(node)[0]
+    graph.final_activation = kind
+    return graph
+
+
+def descendants(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """All nodes that use a value of ``nodes``, directly or not (without ``nodes`` unless one uses another)."""
+    seen: set[fx.Node] = set()
+    stack = [user for node in nodes for user in node.users]
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack.extend(node.users)
+    return seen
+
+
+def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """``nodes`` and everything that they are computed from."""
+    seen: set[fx.Node] = set()
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack.extend(node.all_input_nodes)
+    return seen
+
+
+IN_PLACE_FUNCTIONS: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.imul: operator.mul,
+    operator.isub: operator.sub,
+    operator.itruediv: operator.truediv,
+    F.relu_: F.relu,
+    torch.relu_: torch.relu,
+}

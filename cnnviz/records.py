@@ -1,0 +1,95 @@
+"""What a run writes: one record an input, one report a run. Plain data, JSON both ways, no tensors."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = "cnnviz.report/1"
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """A class with its score: a prediction, or the target of an explanation."""
+
+    class_index: int
+    label: str
+    probability: float
+    logit: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One map of one input. ``facts`` are the method's own statements (such as CAM's identity error)."""
+
+    method: str
+    layer: str | None
+    target: ClassScore
+    files: Mapping[str, str]
+    scores: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One input."""
+
+    path: str
+    width: int | None
+    height: int | None
+    label: str | None
+    predictions: tuple[ClassScore, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
+    error: Mapping[str, str] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as the report has it: the facts stand among the other keys."""
+        data = asdict(self)
+        data.update(data.pop("facts"))
+        for row in data["explanations"]:
+            row.update(row.pop("facts"))
+        return data
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Strict JSON on one line: no NaN, non-ASCII escaped, so that any file name survives any reader."""
+    return json.dumps(finite(value), ensure_ascii=True, allow_nan=False, indent=indent)
+
+
+def finite(value: Any) -> Any:
+    """``value`` with every NaN or infinity replaced by null, tuples by lists."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True)
+class RunHeader:
+    """Everything of a report but its images."""
+
+    cnnviz: str
+    command: str
+    options: Mapping[str, Any]
+    model: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """A line of ``records.jsonl``; None when it was cut off while being written."""
+    try:
+        value = json.loads(line)
+    except (ValueError, UnicodeDecodeError):
+        return None
+    return value if isinstance(value, dict) and "path" in value else None

@@ -1,0 +1,204 @@
+"""What a run was asked to do: defaults < configuration file < command line, checked and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cnnviz.errors import CnnvizError, nearest
+
+SAVE_KINDS = ("overlay", "heatmap", "raw", "panel", "none")
+IMAGE_FORMATS = ("png", "jpg", "webp")
+COMPILE_MODES = ("auto", "on", "off")
+ACTIVATIONS = ("auto", "softmax", "sigmoid")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which network, with which weights, labels and preprocessing: the model options by their long names."""
+
+    model: str = "efficientnet_lite0"
+    weights: str = "DEFAULT"
+    checkpoint: str | None = None
+    trust_checkpoint: bool = False
+    num_classes: int | None = None
+    labels: str | None = None
+    input_size: tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    resize: int | None = None
+    no_crop: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """What is explained.
+
+    Attributes:
+        method: Name in the register.
+        params: The method's own options, checked.
+        layers: Layer names; empty for the default.
+        classes: ``--class`` specs; empty for the predicted class.
+        score: ``logit``, ``probability`` or ``log-probability``.
+        output: Dotted path to the class scores in what the network returns.
+        activation: How logits become probabilities; ``auto`` reads it off the network.
+        top: How many predictions a record lists.
+    """
+
+    method: str = "gradcam"
+    params: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ("pred",)
+    score: str = "logit"
+    output: str | None = None
+    activation: str = "auto"
+    top: int = 5
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """Where and how fast."""
+
+    device: str = "auto"
+    precision: str = "fp32"
+    compile: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DrawSettings:
+    """What is drawn. ``limits`` None scales every image by its own maximum."""
+
+    save: tuple[str, ...] = ("overlay", "heatmap")
+    scale: str = "image"
+    colormap: str = "turbo"
+    alpha: float = 0.5
+    image_format: str = "png"
+    png_level: int = 1
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        return parse_scale(self.scale)
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """Where results go and what happens when some are there. ``out`` is ``-`` for one picture on standard output."""
+
+    out: str = "cnnviz-out"
+    resume: bool = False
+    overwrite: bool = False
+    fail_fast: bool = False
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One run of a command that explains images."""
+
+    command: str
+    inputs: tuple[str, ...]
+    model: ModelSpec = field(default_factory=ModelSpec)
+    target: TargetSettings = field(default_factory=TargetSettings)
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+    draw: DrawSettings = field(default_factory=DrawSettings)
+    output: OutputSettings = field(default_factory=OutputSettings)
+    limit: int | None = None
+    nul: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """Every resolved option by its long name, as plain JSON: ``options`` of the report."""
+        flat: dict[str, Any] = {"inputs": list(self.inputs), "limit": self.limit}
+        for part in (self.model, self.target, self.runtime, self.draw, self.output):
+            for name in part.__dataclass_fields__:
+                value = getattr(part, name)
+                if name == "params":
+                    flat.update(value)
+                else:
+                    flat[_LONG_NAMES.get(name, name)] = list(value) if isinstance(value, tuple) else value
+        return flat
+
+
+_LONG_NAMES = {"layers": "layer", "classes": "class"}
+# Options that cannot change a result: a run may be resumed with others.
+FREE_OPTIONS = frozenset(
+    "out resume overwrite fail_fast device compile batch_size workers inputs limit png_level".split()
+)
+
+
+def parse_save(text: str) -> tuple[str, ...]:
+    """``overlay,heatmap`` as a tuple.
+
+    Raises:
+        CnnvizError: An unknown kind, or ``none`` beside others.
+    """
+    kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    for kind in kinds:
+        if kind not in SAVE_KINDS:
+            hint = nearest(kind, SAVE_KINDS) or f"Choose any of {','.join(SAVE_KINDS)}."
+            raise CnnvizError(f"--save {text}: {kind!r} is no kind of file.", hint)
+    if "none" in kinds and len(kinds) > 1:
+        raise CnnvizError(f"--save {text}: 'none' stands alone.", "Leave it out, or use --save none.")
+    if not kinds:
+        raise CnnvizError("--save needs at least one kind.", f"Choose any of {','.join(SAVE_KINDS)}.")
+    return () if kinds == ("none",) else kinds
+
+
+def parse_scale(text: str) -> tuple[float, float] | None:
+    """Limits of ``fixed:a,b``; None for ``image`` and ``run``.
+
+    Raises:
+        CnnvizError: Another word, or limits that are no two growing numbers.
+    """
+    if text in {"image", "run"}:
+        return None
+    kind, _, rest = text.partition(":")
+    parts = rest.split(",")
+    if kind != "fixed" or len(parts) != 2:
+        raise CnnvizError(f"--scale {text}: expected image, run or fixed:a,b.", "For example --scale fixed:0,12.5")
+    low, high = _numbers(parts, f"--scale {text}")
+    if not low < high:
+        raise CnnvizError(f"--scale {text}: the first limit must be below the second.", "For example fixed:0,12.5")
+    return low, high
+
+
+def parse_numbers(text: str, flag: str, counts: tuple[int, ...]) -> tuple[float, ...]:
+    """``a,b,c`` as numbers; ``counts`` are the accepted lengths."""
+    values = _numbers(text.replace("x", ",").split(","), f"{flag} {text}")
+    if len(values) not in counts:
+        raise CnnvizError(
+            f"{flag} {text}: expected {' or '.join(map(str, counts))} numbers, got {len(values)}.",
+            f"For example {flag} {','.join(['1'] * counts[-1])}",
+        )
+    return values
+
+
+def parse_input_size(text: str) -> tuple[int, ...]:
+    """``224``, ``224,320`` (height, width) or ``3,224,224`` as (channels, height, width) or (height, width)."""
+    values = parse_numbers(text, "--input-size", (1, 2, 3))
+    if any(v < 1 or not v.is_integer() for v in values):
+        raise CnnvizError(f"--input-size {text}: sizes are whole numbers above 0.", "For example --input-size 224")
+    sizes = tuple(int(v) for v in values)
+    return (sizes[0], sizes[0]) if len(sizes) == 1 else sizes
+
+
+def _numbers(parts: list[str], what: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in parts)
+    except ValueError:
+        raise CnnvizError(f"{what}: not a number.", "Write numbers with commas between them, such as 0.5,0.5,0.5") from None
+
+
+def check_choice(value: str, choices: tuple[str, ...], flag: str) -> str:
+    """``value`` when it is among ``choices``.
+
+    Raises:
+        CnnvizError: With the near matches.
+    """
+    if value in choices:
+        return value
+    hint = nearest(value, choices) or f"Choose one of {', '.join(choices)}."
+    raise CnnvizError(f"{flag} {value}: expected one of {', '.join(choices)}.", hint)
