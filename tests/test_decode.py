@@ -216,8 +216,7 @@ def test_every_exif_orientation(kind: str, orientation: int) -> None:
         compression = "tiff_lzw" if kind.endswith("LZW") else "raw"
         data = saved(photo(), "TIFF", compression=compression, tiffinfo={274: orientation})
     else:
-        options: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(kind, {})
-        data = saved(photo(), kind, exif=exif, **options)
+        data = saved(photo(), kind, exif=exif, lossless=True, quality=95)
     stored = photo() if kind != "JPEG" else decode(saved(photo(), "JPEG", quality=95)).rgb
     result = decode(data).rgb
     np.testing.assert_array_equal(result, turned(stored, orientation))
@@ -357,7 +356,8 @@ def fuzz_seeds() -> dict[str, bytes]:
     small = photo(12, 16)
     exif = Image.Exif()
     exif[0x0112] = 6
-    animated: dict[str, Any] = {"save_all": True, "append_images": [Image.fromarray(255 - small)], "duration": 20}
+    second = [Image.fromarray(255 - small)]
+    animated: dict[str, Any] = {"save_all": True, "append_images": second, "duration": 20}
     return {
         "jpeg": saved(small, "JPEG", exif=exif), "progressive": saved(small, "JPEG", progressive=True),
         "png": saved(small, "PNG", exif=exif), "apng": saved(small, "PNG", **animated),

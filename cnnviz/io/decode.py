@@ -233,7 +233,8 @@ def _span(values: NDArray[Any], small: tuple[int, ...]) -> float:
 
 def _divide(values: NDArray[Any], span: float) -> NDArray[np.uint8]:
     scaled = np.rint(values.astype(np.float32) * np.float32(255.0 / span))
-    return np.minimum(scaled, 255.0).astype(np.uint8)
+    steps: NDArray[np.uint8] = np.minimum(scaled, 255.0).astype(np.uint8)
+    return steps
 
 
 def _grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,0 +1,322 @@
+"""INPUT arguments to an ordered stream of images, and the bytes of one image.
+
+An INPUT is a file, a folder, a glob, ``-`` (standard input), a ``.txt`` or ``.csv`` list, or a URL that
+fsspec understands. Nothing is opened while listing, and no more than one directory's names are held, so
+that a folder of a million files starts at once and costs no memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import glob
+import itertools
+import os
+import posixpath
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from cnnviz.errors import CnnvizError, ImageError, nearest
+from cnnviz.io.decode import SNIFF_BYTES, sniff
+from cnnviz.io.names import Names, safe_name
+from cnnviz.io.walk import Found, LocalFiles, RemoteFiles, matching, open_remote, said, walk
+
+MAX_FILE_BYTES = 1 << 30
+"""Larger image files are refused before they are read."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(?:://|::)")
+_LOCAL_URL = re.compile(r"^(?:file|local)://(?!.*::)")
+_PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "uri")
+_LABEL_COLUMNS = ("label", "class", "class_index")
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One image to explain, not yet opened.
+
+    Attributes:
+        uri: As found: a path or an fsspec URL. Bytes that are no UTF-8 are kept by ``surrogateescape``.
+        name: Unique safe relative output stem with its suffix, ``/``-separated: never absolute, no ``..``,
+            no control characters, every component at most 135 bytes long.
+        index: Position in input order, from 0.
+        label: From the list that named the image, when it has labels.
+        folder: Name of the folder that holds the file.
+        explicit: The user named this very file (argument, list, standard input).
+    """
+
+    uri: str
+    name: str
+    index: int
+    label: str | None = None
+    folder: str | None = None
+    explicit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How to read the INPUTs: at most ``limit`` images; ``nul``: standard input is NUL-separated."""
+
+    limit: int | None = None
+    nul: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    uri: str
+    name: str  # relative to its root, not yet safe
+    label: str | None = None
+    explicit: bool = False
+
+
+Finder = Callable[[], Iterator[_Found]]
+
+
+def find_images(
+    inputs: Sequence[str], options: SourceOptions = SourceOptions(), stdin: BinaryIO | None = None
+) -> Iterator[ImageRef]:
+    """The images of all INPUTs, in the order given, each folder in sorted order.
+
+    Every regular file of a folder is listed, whatever its suffix; hidden files are passed over. Symlinked
+    folders are followed, each once, and under their real place when that lies in the same folder, so that
+    a loop ends. A path that fails (broken symlink, folder that cannot be listed, entry of a list that does
+    not exist) is listed too, and :func:`read_bytes` says why.
+
+    Args:
+        inputs: INPUT arguments.
+        options: Limit and separator.
+        stdin: What ``-`` reads; the process's standard input when None.
+
+    Raises:
+        CnnvizError: At once, when an INPUT does not exist or matches nothing; later, when a list or a
+            remote folder cannot be read.
+    """
+    inputs = [_LOCAL_URL.sub("", text) for text in inputs]
+    finders = [_finder(text, options, stdin) for text in inputs]
+    found = itertools.chain.from_iterable(finder() for finder in finders)
+    # The names of one walk are unique already: nothing need be remembered for a folder of a million files.
+    walked = len(inputs) == 1 and inputs[0] != "-" and not os.path.isfile(inputs[0])
+    return itertools.islice(_number(found, None if walked else Names()), options.limit)
+
+
+def _number(found: Iterable[_Found], names: Names | None) -> Iterator[ImageRef]:
+    for index, item in enumerate(found):
+        name = safe_name(item.name)
+        if names is not None:
+            name = names.unique(name)
+        yield ImageRef(item.uri, name, index, item.label, _folder(item.uri), item.explicit)
+
+
+def _folder(uri: str) -> str | None:
+    path = "/" + _url_path(uri) if is_url(uri) else os.path.abspath(uri)
+    return os.path.basename(os.path.dirname(path)) or None
+
+
+def is_url(uri: str) -> bool:
+    """Whether this is for fsspec, not a path. A path that exists is a path, whatever it looks like."""
+    return bool(_URL.match(uri)) and not os.path.lexists(uri)
+
+
+def _finder(text: str, options: SourceOptions, stdin: BinaryIO | None) -> Finder:
+    """What lists one INPUT. Runs what can be checked before the first image."""
+    if text == "-":
+        return lambda: _from_lines(_split(stdin or sys.stdin.buffer, b"\0" if options.nul else b"\n"), "")
+    if is_url(text):
+        return _remote(text)
+    if os.path.isdir(text):
+        return lambda: _walked(walk(LocalFiles(), text))
+    if os.path.lexists(text):
+        suffix = os.path.splitext(text)[1].lower()
+        if suffix in (".txt", ".csv"):
+            return lambda: _from_text(text) if suffix == ".txt" else _from_csv(text)
+        return lambda: iter([_Found(text, os.path.basename(text), explicit=True)])
+    if glob.has_magic(text):
+        found = matching(LocalFiles, text, text)
+        return lambda: _walked(found())
+    raise _missing(text)
+
+
+def _missing(text: str) -> CnnvizError:
+    parent, base = os.path.split(text.rstrip("/"))
+    message = f"INPUT {text!r} does not exist"
+    try:
+        with os.scandir(parent or ".") as entries:
+            near = nearest(base, [entry.name for entry in itertools.islice(entries, 10_000)])
+    except (OSError, ValueError):
+        return CnnvizError(message, f"There is no folder {parent!r} that can be read.")
+    return CnnvizError(message, near or "Give an image, a folder, a glob in quotes, a list, a URL, or - .")
+
+
+def _remote(url: str) -> Finder:
+    files, path = open_remote(url)
+    web = url.startswith(("http://", "https://"))
+    magic = "*" in path if web else glob.has_magic(path)
+    if web:  # asking what a page is would fetch it
+        kind = "directory" if path.endswith("/") else "" if magic else "file"
+    else:
+        kind = _remote_kind(files, path, url, magic)
+    if kind == "directory":
+        return lambda: _walked(walk(files, path))
+    if kind == "":
+        found = matching(lambda: files, path, url)
+        return lambda: _walked(found())
+    return lambda: iter([_Found(url, posixpath.basename(_url_path(url)), explicit=True)])
+
+
+def _remote_kind(files: RemoteFiles, path: str, url: str, magic: bool) -> str:
+    """``file``, ``directory``, or empty for a pattern."""
+    try:
+        return str(files.fs.info(path)["type"])
+    except FileNotFoundError:
+        if magic:
+            return ""
+        raise CnnvizError(f"INPUT {url!r} does not exist", "Check the URL.") from None
+    except Exception as error:  # each backend has errors of its own
+        raise CnnvizError(f"INPUT {url!r} cannot be read: {said(error)}", "Check the URL.") from error
+
+
+def _url_path(url: str) -> str:
+    """The path of a URL, without its scheme, query and outer archives."""
+    first = next((segment for segment in url.split("::") if "://" in segment), url)
+    path = first.split("://", 1)[-1]
+    return re.split(r"[?#]", path)[0] if first.startswith("http") else path
+
+
+def _walked(found: Found) -> Iterator[_Found]:
+    return (_Found(uri, name) for uri, name in found)
+
+
+# Lists.
+
+
+def _split(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
+    """Records of a stream, as they arrive."""
+    if separator == b"\n":
+        for line in stream:
+            yield line.rstrip(b"\r\n")
+        return
+    rest = b""
+    while chunk := stream.read(1 << 16):
+        *whole, rest = (rest + chunk).split(separator)
+        yield from whole
+    yield rest
+
+
+def _from_lines(lines: Iterable[bytes], root: str) -> Iterator[_Found]:
+    for line in lines:
+        if line:
+            yield _listed(os.fsdecode(line), root, None)
+
+
+def _listed(entry: str, root: str, label: str | None) -> _Found:
+    """An entry of a list: relative to the list's folder; named by its path from there."""
+    if is_url(entry):
+        return _Found(entry, posixpath.basename(_url_path(entry)), label, explicit=True)
+    path = entry if os.path.isabs(entry) else os.path.join(root, entry)
+    inside = os.path.relpath(path, root or ".") if "\0" not in path else entry
+    outside = inside.split(os.sep, 1)[0] == os.pardir
+    return _Found(path, os.path.abspath(path) if outside else inside, label, explicit=True)
+
+
+def _from_text(path: str) -> Iterator[_Found]:
+    try:
+        with open(path, "rb") as stream:
+            if stream.read(3) != b"\xef\xbb\xbf":
+                stream.seek(0)
+            yield from _from_lines(_split(stream, b"\n"), os.path.dirname(path))
+    except OSError as error:
+        raise _unreadable_list(path, error) from error
+
+
+def _from_csv(path: str) -> Iterator[_Found]:
+    root = os.path.dirname(path)
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            if stream.read(1) != "\ufeff":
+                stream.seek(0)
+            path_at, label_at = 0, 1
+            for number, row in enumerate(csv.reader(stream)):
+                if number == 0 and (columns := _columns(row)):
+                    path_at, label_at = columns
+                elif len(row) > path_at and row[path_at].strip():
+                    label = row[label_at].strip() if len(row) > label_at else ""
+                    yield _listed(row[path_at].strip(), root, label or None)
+    except OSError as error:
+        raise _unreadable_list(path, error) from error
+    except csv.Error as error:
+        raise CnnvizError(f"the list {path!r} is no CSV: {error}", "Use two columns: path,label.") from error
+
+
+def _columns(row: Sequence[str]) -> tuple[int, int] | None:
+    """Columns of path and label, when this row is a header."""
+    cells = [cell.strip().casefold() for cell in row]
+    path_at = next((cells.index(name) for name in _PATH_COLUMNS if name in cells), None)
+    if path_at is None:
+        return None
+    second = 1 if path_at == 0 else 0
+    return path_at, next((cells.index(name) for name in _LABEL_COLUMNS if name in cells), second)
+
+
+def _unreadable_list(path: str, error: OSError) -> CnnvizError:
+    return CnnvizError(f"the list {path!r} cannot be read: {error.strerror}", "Check its permissions.")
+
+
+def read_bytes(ref: ImageRef) -> bytes:
+    """The bytes of one image.
+
+    Of a file whose content is no image, only the first :data:`~cnnviz.io.decode.SNIFF_BYTES` bytes come
+    back, which is enough to see that: a film that lies between the photographs is not read whole.
+
+    Raises:
+        ImageError: Of kind ``missing``, ``broken-symlink``, ``unreadable`` or ``too-large``.
+    """
+    if is_url(ref.uri):
+        return _read_remote(ref.uri)
+    try:
+        mode = os.stat(ref.uri).st_mode
+        if stat.S_ISDIR(mode):
+            os.listdir(ref.uri)  # says why, when it came here because it cannot be listed
+            raise ImageError("unreadable", "a folder, where an image file was expected")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for its writer
+            raise ImageError("unreadable", "no regular file")
+        with open(ref.uri, "rb") as stream:
+            return _read(stream)
+    except ValueError:
+        raise ImageError("missing", "a file name cannot hold a NUL character") from None
+    except OSError as error:
+        raise _unreadable(ref.uri, error) from error
+
+
+def _unreadable(path: str, error: OSError) -> ImageError:
+    if error.errno == errno.ELOOP or (error.errno == errno.ENOENT and os.path.islink(path)):
+        return ImageError("broken-symlink", f"a symbolic link that leads nowhere ({os.readlink(path)!r})")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+        return ImageError("missing", f"there is no such file: {error.strerror}")
+    return ImageError("unreadable", f"cannot be read: {error.strerror or said(error)}")
+
+
+def _read(stream: BinaryIO) -> bytes:
+    head = stream.read(SNIFF_BYTES)
+    if sniff(head) is None:
+        return head
+    rest = stream.read(MAX_FILE_BYTES - len(head) + 1)
+    if len(head) + len(rest) > MAX_FILE_BYTES:
+        raise ImageError("too-large", f"the file has more than {MAX_FILE_BYTES} bytes")
+    return head + rest
+
+
+def _read_remote(url: str) -> bytes:
+    try:
+        files, path = open_remote(url)
+        with files.fs.open(path, "rb") as stream:
+            return _read(stream)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError("missing", "there is no such file") from None
+    except CnnvizError as error:
+        raise ImageError("unreadable", error.message) from error
+    except Exception as error:  # each backend has errors of its own
+        raise ImageError("unreadable", f"cannot be read: {said(error)}") from error
