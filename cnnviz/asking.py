@@ -1,0 +1,149 @@
+"""Which classes are explained for each image: the words of ``--class`` made into class indices."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.io.sources import ImageRef
+from cnnviz.io.tables import read_label_table
+from cnnviz.models.labels import resolve_class
+
+_SLUG = re.compile(r"[^\w.\-]+")
+_SLUG_BYTES = 60
+
+
+class Classes:
+    """Class names by index. One logit is a two-class network: class 1 is the logit, class 0 its negative."""
+
+    def __init__(self, labels: Sequence[str], one_logit: bool) -> None:
+        if one_logit and len(labels) == 1:
+            plain = labels[0] == "class 0"
+            labels = ("class 0", "class 1") if plain else (f"not {labels[0]}", labels[0])
+        self.labels = tuple(labels)
+        slugs = [self._plain_slug(label) for label in self.labels]
+        counts = Counter(slug.casefold() for slug in slugs)
+        # ImageNet has two cranes and two maillots: their files must differ.
+        self._slugs = [
+            f"{slug}-{index}" if counts[slug.casefold()] > 1 else slug for index, slug in enumerate(slugs)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @staticmethod
+    def _plain_slug(label: str) -> str:
+        text = _SLUG.sub("_", label.encode("utf-8", "replace").decode()).strip("._") or "class"
+        return text.encode()[:_SLUG_BYTES].decode(errors="ignore")
+
+    def slug(self, index: int) -> str:
+        """The label as part of a file name: unique, without separators."""
+        return self._slugs[index]
+
+    def resolve(self, text: str) -> int:
+        return resolve_class(text, self.labels)
+
+
+class Asker:
+    """Turns the ``--class`` specs into class indices for each image.
+
+    Args:
+        specs: ``pred``, ``top:K``, ``all``, ``folder``, ``FILE.csv``, an index or a label.
+        classes: The network's classes.
+
+    Raises:
+        CnnvizError: A spec that is none of these (with near matches), before anything is run.
+    """
+
+    def __init__(self, specs: Sequence[str], classes: Classes) -> None:
+        self.classes = classes
+        self._steps = [self._parse(spec.strip()) for spec in specs or ("pred",)]
+        self._table: dict[str, tuple[str, ...]] = {}
+        for kind, value in self._steps:
+            if kind == "table":
+                self._table.update(read_label_table(str(value)))
+
+    def _parse(self, spec: str) -> tuple[str, int | str]:
+        if spec in {"pred", "all", "folder"}:
+            return spec, ""
+        if spec.startswith("top:"):
+            count = spec[4:]
+            if not count.isdigit() or int(count) < 1:
+                raise CnnvizError(f"--class {spec}: expected top:K with K of 1 or more.", "For example --class top:5")
+            return "top", min(int(count), len(self.classes))
+        if spec.lower().endswith(".csv"):
+            return "table", spec
+        return "class", self.classes.resolve(spec)
+
+    def ask(self, ref: ImageRef, logits: Tensor) -> list[int]:
+        """Class indices for one image, each once, in the order asked.
+
+        Args:
+            ref: The image.
+            logits: Its scores by class [K].
+
+        Raises:
+            ImageError: The image has no label, or one that is no class of this network.
+        """
+        found: list[int] = []
+        for kind, value in self._steps:
+            if kind == "pred":
+                found.append(int(logits.argmax()))
+            elif kind == "top":
+                found.extend(_descending(logits)[: int(value)])
+            elif kind == "all":
+                found.extend(range(len(self.classes)))
+            elif kind == "class":
+                found.append(int(value))
+            else:
+                found.extend(self._labelled(text) for text in self._labels_of(ref, kind))
+        return list(dict.fromkeys(found))
+
+    def truth(self, ref: ImageRef) -> str | None:
+        """The ground-truth label of an image where the run knows one, by the network's name for it if it has one."""
+        kinds = [kind for kind, _ in self._steps if kind in {"folder", "table"}]
+        text = ref.label
+        if kinds:
+            try:
+                text = self._labels_of(ref, kinds[0])[0]
+            except ImageError:
+                return ref.label
+        if text is None:
+            return None
+        try:
+            return self.classes.labels[self.classes.resolve(text)]
+        except CnnvizError:
+            return text
+
+    def _labels_of(self, ref: ImageRef, kind: str) -> tuple[str, ...]:
+        if kind == "folder":
+            if ref.folder is None:
+                raise ImageError("no-label", "no folder holds this image, so --class folder has no label for it")
+            return (ref.folder,)
+        for key in (ref.uri, os.path.abspath(ref.uri), ref.name):
+            if key in self._table:
+                return self._table[key]
+        raise ImageError("no-label", "the label table has no row for this image")
+
+    def _labelled(self, text: str) -> int:
+        try:
+            return self.classes.resolve(text)
+        except CnnvizError as error:
+            raise ImageError("unknown-label", error.message) from error
+
+
+def _descending(logits: Tensor) -> list[int]:
+    """Class indices by falling score; the lower index first among equals."""
+    order: list[int] = torch.sort(logits, descending=True, stable=True).indices.tolist()
+    return order
+
+
+def top_classes(scores: Tensor, count: int) -> list[int]:
+    """The ``count`` best classes of one image."""
+    return _descending(scores)[:count]

@@ -1,0 +1,133 @@
+"""One explained image: place the maps on its pixels, measure, draw, encode, write. Runs in the encoder threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.io.sources import ImageRef
+from cnnviz.io.writer import ImageFormat, Store, encode, encode_npz
+from cnnviz.metrics.scores import map_scores
+from cnnviz.models.preprocess import Geometry
+from cnnviz.records import ClassScore, Explanation, Record
+from cnnviz.render.figure import PanelRow, panel
+from cnnviz.render.overlay import Style, heatmap_image, overlay
+from cnnviz.render.resample import Placed, place
+
+HEATMAP_FORMAT = ImageFormat("png", 1)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How maps of a run are drawn and named.
+
+    Attributes:
+        store: The output folder.
+        save: Kinds of files.
+        style: Colours and limits.
+        picture: Format of overlays and panels. Heatmaps are data and always PNG.
+        method: Name of the method, for records and file names.
+        signed: Whether the method's values have a sign.
+        layer: Resolved layer, or None.
+    """
+
+    store: Store
+    save: frozenset[str]
+    style: Style
+    picture: ImageFormat
+    method: str
+    signed: bool
+    layer: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class TargetMap:
+    """One map of one image: ``values`` is drawn [h, w], ``raw`` is stored as it is."""
+
+    target: ClassScore
+    slug: str
+    values: NDArray[np.float32]
+    raw: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """What the model said about one image."""
+
+    ref: ImageRef
+    rgb: NDArray[np.uint8]
+    geometry: Geometry
+    label: str | None
+    predictions: tuple[ClassScore, ...]
+    maps: Sequence[TargetMap]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def draw(done: Explained, how: Drawn) -> Record:
+    """Write the files of one image and return its record.
+
+    Raises:
+        CnnvizError: The output folder cannot be written.
+    """
+    height, width = done.rgb.shape[:2]
+    rows: list[Explanation] = []
+    placed_maps: list[Placed] = []
+    for item in done.maps:
+        placed = place(item.values, done.geometry.rect, (width, height), signed=how.signed)
+        placed_maps.append(placed)
+        scores = map_scores(item.values, placed)
+        files = _write_map(done, item, placed, how)
+        facts = dict(done.facts)
+        if scores.get("flat"):
+            facts["flat_reason"] = _flat_reason(item.values)
+        rows.append(Explanation(how.method, how.layer, item.target, files, scores, facts))
+    if "panel" in how.save and rows:
+        name = _write_panel(done, placed_maps, how)
+        for row in rows:
+            row.files["panel"] = name  # type: ignore[index]
+    seen = placed_maps[0].seen if placed_maps else (0, 0, width, height)
+    return Record(
+        path=done.ref.uri,
+        width=width,
+        height=height,
+        label=done.label,
+        predictions=done.predictions,
+        explanations=tuple(rows),
+        facts={"seen_xywh": [seen[0], seen[1], seen[2] - seen[0], seen[3] - seen[1]]},
+    )
+
+
+def _flat_reason(values: NDArray[np.float32]) -> str:
+    if not values.any():
+        return "the map is zero everywhere: no position of this layer speaks for the class"
+    return "the map is zero on the part of the image that the network saw"
+
+
+def _write_map(done: Explained, item: TargetMap, placed: Placed, how: Drawn) -> dict[str, str]:
+    stem = f"images/{done.ref.name}.{item.slug}.{how.method}"
+    files: dict[str, str] = {}
+    if "overlay" in how.save:
+        files["overlay"] = f"{stem}.overlay.{how.picture.suffix}"
+        how.store.write(files["overlay"], encode(overlay(done.rgb, placed, how.style), how.picture))
+    if "heatmap" in how.save:
+        files["heatmap"] = f"{stem}.heatmap.png"
+        how.store.write(files["heatmap"], encode(heatmap_image(placed, how.style), HEATMAP_FORMAT))
+    if "raw" in how.save:
+        files["raw"] = f"{stem}.raw.npz"
+        rect = np.asarray(done.geometry.rect, dtype=np.float64)
+        how.store.write(files["raw"], encode_npz({"raw": item.raw, "rect": rect}))
+    return files
+
+
+def _write_panel(done: Explained, placed: Sequence[Placed], how: Drawn) -> str:
+    rows = [
+        PanelRow(item.target.label, item.target.probability, map_, how.method)
+        for item, map_ in zip(done.maps, placed, strict=True)
+    ]
+    name = f"images/{done.ref.name}.{how.method}.panel.{how.picture.suffix}"
+    how.store.write(name, encode(panel(done.rgb, rows, how.style, done.ref.name), how.picture))
+    return name

@@ -1,0 +1,159 @@
+"""The run's own files: ``records.jsonl`` while it goes on, ``report.json`` and ``index.html`` at its end.
+
+Records are on disk as soon as an input is finished; what stays in memory is 16 bytes an input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from array import array
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnviz.errors import CnnvizError
+from cnnviz.io.writer import Store
+from cnnviz.records import RunHeader, parse_line, to_json
+from cnnviz.report import html
+from cnnviz.settings import FREE_OPTIONS, OutputSettings
+
+RECORDS, REPORT, INDEX = "records.jsonl", "report.json", "index.html"
+
+
+class Ledger:
+    """Keeps the records of one run.
+
+    Args:
+        store: The output folder.
+        header: What is known before the first image; written at once, so that an interrupted run can be recognised.
+        output: ``--resume`` and ``--overwrite``.
+
+    Raises:
+        CnnvizError: The folder holds another run.
+    """
+
+    def __init__(self, store: Store, header: RunHeader, output: OutputSettings) -> None:
+        self.store = store
+        self.header = header
+        self._done: dict[str, list[int]] = {}
+        self._order = array("q")
+        if output.overwrite:
+            self._clear()
+        elif output.resume:
+            self._take_up()
+        elif not store.is_empty():
+            raise CnnvizError(
+                f"The output folder {store.root} is not empty.",
+                "Use --resume to continue that run, --overwrite to replace it, or -o for another folder.",
+            )
+        self._log = store.open_lines(RECORDS)
+        if not store.exists(REPORT):
+            self._write_report(header)
+
+    def _clear(self) -> None:
+        for record in self._lines():
+            for row in record.get("explanations", ()):
+                for name in row.get("files", {}).values():
+                    self.store.remove(name)
+        for name in (RECORDS, REPORT, INDEX):
+            self.store.remove(name)
+
+    def _take_up(self) -> None:
+        """Keep the finished records of an earlier run; failed inputs are tried again."""
+        before = self.store.read(REPORT)
+        if before is None and self.store.read(RECORDS) is None:
+            return
+        self._check_same_run(before)
+        offset = 0
+        with self.store.stream(RECORDS) as fresh:
+            for line in self._raw_lines():
+                record = parse_line(line)
+                if record is None or record.get("error"):
+                    continue
+                fresh.write(line.rstrip(b"\n") + b"\n")
+                self._done.setdefault(record["path"], []).append(offset)
+                offset += len(line.rstrip(b"\n")) + 1
+
+    def _check_same_run(self, before: bytes | None) -> None:
+        try:
+            report = json.loads(before or b"")
+        except ValueError:
+            raise CnnvizError(
+                f"{self.store.root} has records but no readable {REPORT}.", "Use --overwrite, or -o for another folder."
+            ) from None
+        old = {"command": report.get("command"), **report.get("options", {})}
+        new = {"command": self.header.command, **json.loads(to_json(self.header.options))}
+        for name in new:
+            if name not in FREE_OPTIONS and old.get(name) != new[name]:
+                raise CnnvizError(
+                    f"--resume: the run in {self.store.root} had {name}={old.get(name)!r}, this one has {new[name]!r}.",
+                    "Use the same options, --overwrite, or -o for another folder.",
+                )
+
+    def take(self, path: str) -> bool:
+        """Whether this input was finished by the run that is resumed; its record then keeps its place."""
+        offsets = self._done.get(path)
+        if not offsets:
+            return False
+        self._order.append(offsets.pop(0))
+        return True
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write a finished record. Records arrive in input order."""
+        self._order.append(self._log.append(to_json(record)))
+
+    def close(self, summary: Mapping[str, Any], title: str) -> None:
+        """Write ``report.json`` and ``index.html`` from the records in input order."""
+        self._log.close()
+        self.header = dataclasses.replace(self.header, summary=summary)
+        self._write_report(self.header)
+        gallery = html.Gallery(
+            title=title,
+            command=f"cnnviz {self.header.command}",
+            model=f"{self.header.model.get('name')} ({self.header.model.get('weights')})",
+            summary=[(str(k), str(v)) for k, v in summary.items() if isinstance(v, (int, float, str))],
+        )
+        with self.store.stream(INDEX) as page:
+            page.write(html.begin(gallery).encode("utf-8", "replace"))
+            for line in self._ordered():
+                page.write(html.card(json.loads(line)).encode("utf-8", "replace"))
+            page.write(html.end().encode())
+
+    def abandon(self) -> None:
+        """Remove the run's files again: nothing was explained."""
+        self._log.close()
+        for name in (RECORDS, REPORT, INDEX):
+            self.store.remove(name)
+
+    def _write_report(self, header: RunHeader) -> None:
+        head = to_json(header.to_dict(), indent=2)
+        with self.store.stream(REPORT) as report:
+            report.write(head[: head.rindex("\n}")].encode() + b',\n  "images": [')
+            separator = b"\n"
+            for line in self._ordered():
+                report.write(separator + b"    " + line.rstrip(b"\n"))
+                separator = b",\n"
+            report.write(b"\n  ]\n}\n" if separator != b"\n" else b"]\n}\n")
+
+    def _ordered(self) -> Iterator[bytes]:
+        if not self._order:
+            return
+        stream = self.store.open(RECORDS)
+        if stream is None:
+            return
+        with stream:
+            for offset in self._order:
+                stream.seek(offset)
+                yield stream.readline()
+
+    def _raw_lines(self) -> Iterator[bytes]:
+        stream = self.store.open(RECORDS)
+        if stream is not None:
+            with stream:
+                yield from stream
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        for line in self._raw_lines():
+            record = parse_line(line)
+            if record is not None:
+                yield record
