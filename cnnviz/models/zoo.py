@@ -303,7 +303,8 @@ def reachable(host: str, port: int = 443) -> bool:
     answered = threading.Event()
 
     def knock() -> None:
-        with contextlib.suppress(OSError, ValueError), socket.create_connection((host, port), timeout=_PROBE_SECONDS):
+        with contextlib.suppress(OSError, ValueError):
+            socket.create_connection((host, port), timeout=_PROBE_SECONDS).close()
             answered.set()
 
     thread = threading.Thread(target=knock, daemon=True, name="cnnviz-reachable")
