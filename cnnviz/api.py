@@ -64,13 +64,19 @@ class Model:
         self._sessions: dict[tuple[Any, ...], Session] = {}
 
     def __repr__(self) -> str:
-        return f"Model({self.loaded.name!r}, weights={self.loaded.weights!r}, classes={self.loaded.num_classes})"
+        return (
+            f"Model({self.loaded.name!r}, weights={self.loaded.weights!r}, classes={self.loaded.num_classes})"
+        )
 
     def transform(self, image: Any) -> Tensor:
         """A picture as the network wants it: PIL image or uint8 array [H, W, 3] -> float32 [C, H, W]."""
-        rgb = np.ascontiguousarray(image.convert("RGB") if hasattr(image, "convert") else image, dtype=np.uint8)
+        rgb = np.ascontiguousarray(
+            image.convert("RGB") if hasattr(image, "convert") else image, dtype=np.uint8
+        )
         if rgb.ndim != 3 or rgb.shape[2] != 3:
-            raise CnnvizError(f"An image has shape [H, W, 3]; got {list(rgb.shape)}.", "Convert it to RGB first.")
+            raise CnnvizError(
+                f"An image has shape [H, W, 3]; got {list(rgb.shape)}.", "Convert it to RGB first."
+            )
         pixels, _ = preprocess.prepare(rgb, self.loaded.preprocess)
         return preprocess.normalize(pixels[None], self.loaded.preprocess)[0]
 
@@ -120,7 +126,9 @@ def methods() -> list[dict[str, Any]]:
             "command": spec.command,
             "signed": spec.signed,
             "class_specific": spec.class_specific,
-            "options": {p.name: {"default": p.default, "help": p.help, "choices": p.choices} for p in spec.params},
+            "options": {
+                p.name: {"default": p.default, "help": p.help, "choices": p.choices} for p in spec.params
+            },
         }
         for spec in catalog.all_methods()
     ]
@@ -159,7 +167,9 @@ def explain(
     general = {key: method_options.pop(key) for key in _GENERAL if key in method_options}
     params = spec.resolve_params(method_options)
     _check_batch(batch)
-    with _session(model, batch, spec, _layers(layer), (precision, device, compile, general.get("output"))) as session:
+    with _session(
+        model, batch, spec, _layers(layer), (precision, device, compile, general.get("output"))
+    ) as session:
         run = session.forward(batch)
         with rt.scope():
             chosen, indices = make_target(
@@ -220,5 +230,7 @@ def _session(
         return
     private = compiled or runtime.precision != "fp32" or runtime.device != here
     name = type(module).__name__
-    with open_session(module, name, probe, runtime, SessionOptions(wanted, output, compiled, private=private)) as opened:
+    with open_session(
+        module, name, probe, runtime, SessionOptions(wanted, output, compiled, private=private)
+    ) as opened:
         yield opened

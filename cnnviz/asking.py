@@ -75,7 +75,9 @@ class Asker:
         if spec.startswith("top:"):
             count = spec[4:]
             if not count.isdigit() or int(count) < 1:
-                raise CnnvizError(f"--class {spec}: expected top:K with K of 1 or more.", "For example --class top:5")
+                raise CnnvizError(
+                    f"--class {spec}: expected top:K with K of 1 or more.", "For example --class top:5"
+                )
             return "top", min(int(count), len(self.classes))
         if spec.lower().endswith(".csv"):
             return "table", spec
@@ -124,7 +126,9 @@ class Asker:
     def _labels_of(self, ref: ImageRef, kind: str) -> tuple[str, ...]:
         if kind == "folder":
             if ref.folder is None:
-                raise ImageError("no-label", "no folder holds this image, so --class folder has no label for it")
+                raise ImageError(
+                    "no-label", "no folder holds this image, so --class folder has no label for it"
+                )
             return (ref.folder,)
         for key in (ref.uri, os.path.abspath(ref.uri), ref.name):
             if key in self._table:

@@ -99,7 +99,9 @@ class Explainer:
         target = self.settings.target
         layers = (INPUT_LAYER,) if self.spec.space == "input" else target.layers
         options = SessionOptions(layers, target.output, compile_it, self.batch_size)
-        return prepare(self._loaded.module, self._loaded.name, self.preprocess.input_size, self.runtime, options)
+        return prepare(
+            self._loaded.module, self._loaded.name, self.preprocess.input_size, self.runtime, options
+        )
 
     def _probe(self, count: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -109,7 +111,9 @@ class Explainer:
         """Run the method on a probe, so that a request it cannot meet fails before the run. Returns K."""
         with rt.scope():
             run = self.session.forward(self._probe(1))
-            target = ClassTarget(torch.zeros(1, dtype=torch.long), self.settings.target.score, self.activation)
+            target = ClassTarget(
+                torch.zeros(1, dtype=torch.long), self.settings.target.score, self.activation
+            )
             self.spec.load()(run, target, self.params)
         return int(run.logits.shape[1])
 
@@ -157,7 +161,9 @@ class Explainer:
             memory = rt.is_out_of_memory(error)
             if len(items) == 1:
                 kind = "out-of-memory" if memory else "model"
-                return [_failed(items[0], kind, (str(error).strip().splitlines() or [type(error).__name__])[0])]
+                return [
+                    _failed(items[0], kind, (str(error).strip().splitlines() or [type(error).__name__])[0])
+                ]
         if memory:
             rt.release_memory(self.runtime.device)
             self.batch_size = max(1, len(items) // 2)
@@ -186,7 +192,9 @@ class Explainer:
 
     def _ask(self, item: Loaded, scores: Tensor, usable: bool) -> list[int] | Record:
         if not usable:
-            return _failed(item, "not-finite", f"the network's output is not finite in {self.runtime.precision}")
+            return _failed(
+                item, "not-finite", f"the network's output is not finite in {self.runtime.precision}"
+            )
         try:
             return self.asker.ask(item.ref, scores)
         except ImageError as error:
@@ -200,7 +208,9 @@ class Explainer:
         One forward pass is shared; place k of all images' lists is one backward pass. Images with fewer classes
         repeat their first there, and the result is dropped.
         """
-        found: list[list[tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]]] = [[] for _ in asked]
+        found: list[list[tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]]] = [
+            [] for _ in asked
+        ]
         for place in range(max(len(classes) for classes in asked)):
             indices = [classes[place] if place < len(classes) else classes[0] for classes in asked]
             target = ClassTarget(
@@ -293,5 +303,3 @@ class Explainer:
 def _failed(item: Loaded, kind: str, message: str) -> Record:
     height, width = item.rgb.shape[:2]
     return Record(item.ref.uri, width, height, item.ref.label, error={"type": kind, "message": message})
-
-

@@ -79,7 +79,8 @@ class Ledger:
             report = json.loads(before or b"")
         except ValueError:
             raise CnnvizError(
-                f"{self.store.root} has records but no readable {REPORT}.", "Use --overwrite, or -o for another folder."
+                f"{self.store.root} has records but no readable {REPORT}.",
+                "Use --overwrite, or -o for another folder.",
             ) from None
         old = {"command": report.get("command"), **report.get("options", {})}
         new = {"command": self.header.command, **json.loads(to_json(self.header.options))}

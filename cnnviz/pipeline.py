@@ -91,7 +91,9 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
     if not counts.inputs and not interrupted:
         ledger.abandon()
         over = f" ({counts.passed_over} files are no images)" if counts.passed_over else ""
-        raise CnnvizError(f"No images in {', '.join(settings.inputs)}{over}.", "Name image files, or a folder of them.")
+        raise CnnvizError(
+            f"No images in {', '.join(settings.inputs)}{over}.", "Name image files, or a folder of them."
+        )
     summary = _summary(counts, seconds, explainer, interrupted)
     ledger.close(summary, f"cnnviz {settings.command}")
     code = EXIT_INTERRUPTED if interrupted else EXIT_SOME_FAILED if counts.failed else EXIT_DONE
@@ -122,7 +124,9 @@ def _summary(counts: _Counts, seconds: float, explainer: Explainer, interrupted:
     return summary
 
 
-def _drawn(settings: RunSettings, explainer: Explainer, store: Store, limits: tuple[float, float] | None) -> Drawn:
+def _drawn(
+    settings: RunSettings, explainer: Explainer, store: Store, limits: tuple[float, float] | None
+) -> Drawn:
     draws = settings.draw
     return Drawn(
         store=store,
@@ -138,7 +142,9 @@ def _drawn(settings: RunSettings, explainer: Explainer, store: Store, limits: tu
 def _run_limits(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None) -> tuple[float, float]:
     """Limits of ``--scale run``: a first pass over all inputs that computes maps and draws none."""
     if "-" in settings.inputs:
-        raise CnnvizError("--scale run reads the inputs twice; standard input can be read once.", "Use a list file.")
+        raise CnnvizError(
+            "--scale run reads the inputs twice; standard input can be read once.", "Use a list file."
+        )
     low, high = 0.0, 0.0
 
     def widen(done: Explained) -> Record:
@@ -179,10 +185,14 @@ def _picture(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None
     if not record:
         raise CnnvizError(f"No images in {', '.join(settings.inputs)}.", "Name one image file.")
     if record["error"]:
-        raise CnnvizError(f"{record['path']}: {record['error']['message']}", "Give an image that can be read.")
+        raise CnnvizError(
+            f"{record['path']}: {record['error']['message']}", "Give an image that can be read."
+        )
     names = {name for row in record["explanations"] for name in row["files"].values()}
     if len(names) != 1:
-        raise CnnvizError(f"-o - writes one picture; {len(names)} were asked for.", "Ask for one class with --class.")
+        raise CnnvizError(
+            f"-o - writes one picture; {len(names)} were asked for.", "Ask for one class with --class."
+        )
     summary = _summary(loop.counts, 0.0, explainer, False)
     return RunResult(summary, None, EXIT_DONE, store.read(names.pop()))
 
@@ -225,7 +235,10 @@ class _Loop:
 
     def run(self, ledger: Ledger | None, stdin: BinaryIO | None) -> bool:
         """Go through all inputs. Returns whether Ctrl-C ended it."""
-        with ThreadPoolExecutor(self._workers, "decode") as readers, ThreadPoolExecutor(self._workers, "encode") as writers:
+        with (
+            ThreadPoolExecutor(self._workers, "decode") as readers,
+            ThreadPoolExecutor(self._workers, "encode") as writers,
+        ):
             try:
                 waiting = self._decoded(self._refs(ledger, stdin), readers)
                 for batch in self._batches(waiting):
@@ -284,7 +297,11 @@ class _Loop:
             batch.append(item)
             ready += item.loaded is not None
             size += item.loaded.rgb.nbytes if item.loaded else 0
-            if ready >= self.explainer.batch_size or len(batch) > 4 * self.explainer.batch_size or size > _WAITING_BYTES:
+            if (
+                ready >= self.explainer.batch_size
+                or len(batch) > 4 * self.explainer.batch_size
+                or size > _WAITING_BYTES
+            ):
                 yield batch
                 batch, ready, size = [], 0, 0
         if batch:
@@ -295,7 +312,11 @@ class _Loop:
         results = iter(self.explainer.explain(loaded) if loaded else [])
         for item in batch:
             result: Explained | Record
-            result = next(results) if item.loaded is not None else item.failure or _failed(item.ref, "internal", "")
+            result = (
+                next(results)
+                if item.loaded is not None
+                else item.failure or _failed(item.ref, "internal", "")
+            )
             if isinstance(result, Record):
                 self._finished.append(result)
             else:
@@ -355,4 +376,3 @@ def _decode(ref: ImageRef, explainer: Explainer) -> _Waiting:
 def _failed(ref: ImageRef, kind: str, message: str, done: Explained | None = None) -> Record:
     height, width = done.rgb.shape[:2] if done is not None else (None, None)
     return Record(ref.uri, width, height, ref.label, error={"type": kind, "message": message})
-

@@ -158,10 +158,14 @@ def parse_scale(text: str) -> tuple[float, float] | None:
     kind, _, rest = text.partition(":")
     parts = rest.split(",")
     if kind != "fixed" or len(parts) != 2:
-        raise CnnvizError(f"--scale {text}: expected image, run or fixed:a,b.", "For example --scale fixed:0,12.5")
+        raise CnnvizError(
+            f"--scale {text}: expected image, run or fixed:a,b.", "For example --scale fixed:0,12.5"
+        )
     low, high = _numbers(parts, f"--scale {text}")
     if not low < high:
-        raise CnnvizError(f"--scale {text}: the first limit must be below the second.", "For example fixed:0,12.5")
+        raise CnnvizError(
+            f"--scale {text}: the first limit must be below the second.", "For example fixed:0,12.5"
+        )
     return low, high
 
 
@@ -180,7 +184,9 @@ def parse_input_size(text: str) -> tuple[int, ...]:
     """``224``, ``224,320`` (height, width) or ``3,224,224`` as (channels, height, width) or (height, width)."""
     values = parse_numbers(text, "--input-size", (1, 2, 3))
     if any(v < 1 or not v.is_integer() for v in values):
-        raise CnnvizError(f"--input-size {text}: sizes are whole numbers above 0.", "For example --input-size 224")
+        raise CnnvizError(
+            f"--input-size {text}: sizes are whole numbers above 0.", "For example --input-size 224"
+        )
     sizes = tuple(int(v) for v in values)
     return (sizes[0], sizes[0]) if len(sizes) == 1 else sizes
 
@@ -189,7 +195,9 @@ def _numbers(parts: list[str], what: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in parts)
     except ValueError:
-        raise CnnvizError(f"{what}: not a number.", "Write numbers with commas between them, such as 0.5,0.5,0.5") from None
+        raise CnnvizError(
+            f"{what}: not a number.", "Write numbers with commas between them, such as 0.5,0.5,0.5"
+        ) from None
 
 
 def check_choice(value: str, choices: tuple[str, ...], flag: str) -> str:

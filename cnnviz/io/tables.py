@@ -27,9 +27,13 @@ def read_label_table(path: str) -> dict[str, tuple[str, ...]]:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
             rows = [row for row in csv.reader(stream) if row]
     except (OSError, csv.Error) as error:
-        raise CnnvizError(f"The label table {path} cannot be read: {error}.", "Give a CSV file: path,label") from error
+        raise CnnvizError(
+            f"The label table {path} cannot be read: {error}.", "Give a CSV file: path,label"
+        ) from error
     if not rows or any(len(row) < 2 for row in rows):
-        raise CnnvizError(f"The label table {path} needs two columns in every row.", "Write one image a line: path,label")
+        raise CnnvizError(
+            f"The label table {path} needs two columns in every row.", "Write one image a line: path,label"
+        )
     header = [cell.strip().lower() for cell in rows[0]]
     where = header.index("path") if "path" in header else 0
     what = next((header.index(name) for name in _LABEL_COLUMNS if name in header), 1)

@@ -107,7 +107,12 @@ def _class_maps_then_pool(graph: Graph, features: fx.Node, path: Sequence[fx.Nod
 
 
 def _pointwise(conv: nn.Conv2d) -> bool:
-    return conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding in {(0, 0), "valid"} and conv.stride == (1, 1)
+    return (
+        conv.kernel_size == (1, 1)
+        and conv.groups == 1
+        and conv.padding in {(0, 0), "valid"}
+        and conv.stride == (1, 1)
+    )
 
 
 def _is_relu(graph: Graph, node: fx.Node) -> bool:

@@ -153,7 +153,9 @@ def name_of(graph: Graph, node: fx.Node) -> tuple[str, int]:
     """
     current = node
     while True:
-        owners = [(path, calls.index(current)) for path, calls in graph.calls.items() if current in calls and path]
+        owners = [
+            (path, calls.index(current)) for path, calls in graph.calls.items() if current in calls and path
+        ]
         if owners:
             return min(owners, key=lambda owner: (owner[0].count("."), len(owner[0])))
         upstream = graph.inputs_of(current)
@@ -175,7 +177,8 @@ def reference(graph: Graph, node: fx.Node, name: str | None = None, call: int | 
         channels=shape[1],
         size=(shape[2], shape[3]),
         stride=(source[2] / shape[2], source[3] / shape[3]),
-        pre_activation=any(graph.is_activation(user) for user in node.users) and not graph.is_activation(node),
+        pre_activation=any(graph.is_activation(user) for user in node.users)
+        and not graph.is_activation(node),
         node=node,
         call=chosen,
     )
@@ -201,7 +204,9 @@ def resolve(graph: Graph, layer: str | None, model_name: str) -> LayerRef:
     call = int(suffix) if suffix.isdigit() else None
     calls = graph.calls.get(path)
     if not calls or (suffix and call is None):
-        raise unknown_layer(layer, [p for p, nodes in graph.calls.items() if p and graph.is_spatial(nodes[-1])])
+        raise unknown_layer(
+            layer, [p for p, nodes in graph.calls.items() if p and graph.is_spatial(nodes[-1])]
+        )
     if call is not None and call >= len(calls):
         raise CnnvizError(
             f"{path} runs {len(calls)} time(s); there is no call {call}.",

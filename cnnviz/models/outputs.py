@@ -54,7 +54,9 @@ def _step(value: Any, part: str, key: str) -> Any:
     elif hasattr(value, part):
         return getattr(value, part)
     else:
-        names = list(getattr(value, "_fields", ())) or [n for n in getattr(value, "__dict__", {}) if n[0] != "_"]
+        names = list(getattr(value, "_fields", ())) or [
+            n for n in getattr(value, "__dict__", {}) if n[0] != "_"
+        ]
     hint = nearest(part, names) or f"There is: {', '.join(names) or 'nothing to choose from'}."
     raise CnnvizError(f"--output {key}: {type(value).__name__} has no {part!r}.", hint)
 

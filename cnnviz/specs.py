@@ -1,0 +1,110 @@
+"""What an entry of the register says: types only, no torch import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from cnnviz.errors import CnnvizError, nearest
+
+
+@dataclass(frozen=True)
+class Param:
+    """An option of a method: flag ``--name``, YAML key ``name``, keyword ``name=``."""
+
+    name: str
+    type: str  # "int" | "float" | "bool" | "choice"
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    unit: str = ""
+
+    def check(self, value: Any) -> Any:
+        """The value in this option's type.
+
+        Raises:
+            CnnvizError: Wrong type, out of range, or not among the choices.
+        """
+        if self.type == "bool":
+            if isinstance(value, bool):
+                return value
+            raise CnnvizError(f"{self.name}={value!r}: expected true or false.")
+        if self.type == "choice":
+            if value in self.choices:
+                return value
+            hint = nearest(str(value), self.choices) or f"Choose from {', '.join(self.choices)}."
+            raise CnnvizError(f"{self.name}={value!r}: expected one of {', '.join(self.choices)}.", hint)
+        return self._number(value)
+
+    def _number(self, value: Any) -> int | float:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or (self.type == "int" and not float(value).is_integer())
+        ):
+            raise CnnvizError(
+                f"{self.name}={value!r}: expected {'a whole number' if self.type == 'int' else 'a number'}."
+            )
+        low, high = self.minimum, self.maximum
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise CnnvizError(
+                f"{self.name}={value!r} is out of range: {low} to {'any' if high is None else high}."
+            )
+        return int(value) if self.type == "int" else float(value)
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method that maps one image to one heatmap.
+
+    Attributes:
+        name: As scripts write it (``explain(method=...)``, records, file names).
+        command: Subcommand that runs it; the variants of a command are the entries that share it.
+        entry: ``module:function``, imported on first use: ``(run, target, params) -> Heatmap``.
+        needs: What must hold of the network: ``"gap-head"`` for CAM.
+        space: ``layer``, ``input`` or ``grid``: what the raw map's axes are.
+        signed: Whether raw values below zero have a meaning.
+        class_specific: Whether the map depends on the target class.
+        forward, backward: Passes per image and target, in words.
+    """
+
+    name: str
+    command: str
+    family: str
+    entry: str
+    title: str
+    summary: str
+    paper: str
+    params: tuple[Param, ...] = ()
+    needs: tuple[str, ...] = ()
+    space: str = "layer"
+    signed: bool = False
+    class_specific: bool = True
+    forward: str = "1"
+    backward: str = "0"
+    kind: str = "method"
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function behind the entry."""
+        module, _, function = self.entry.partition(":")
+        loaded: Callable[..., Any] = getattr(import_module(module), function)
+        return loaded
+
+    def resolve_params(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults filled in and values checked.
+
+        Raises:
+            CnnvizError: An unknown option (with near matches) or a bad value.
+        """
+        known = {param.name: param for param in self.params}
+        for name in given:
+            if name not in known:
+                hint = nearest(name, known) or (
+                    f"It takes {', '.join(known)}." if known else "It takes no options."
+                )
+                raise CnnvizError(f"Method {self.name} has no option {name!r}.", hint)
+        return {name: param.check(given.get(name, param.default)) for name, param in known.items()}

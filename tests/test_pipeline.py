@@ -1,0 +1,490 @@
+"""Whole runs over folders: files, records, resume, interruption, bad input, full disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from cnnviz import pipeline
+from cnnviz.errors import CnnvizError
+from cnnviz.io.writer import Store
+from cnnviz.settings import (
+    DrawSettings,
+    ModelSpec,
+    OutputSettings,
+    RunSettings,
+    RuntimeSettings,
+    TargetSettings,
+)
+from tests import tiny_model
+
+TINY = ModelSpec(model=f"{Path(__file__).parent / 'tiny_model.py'}:make", input_size=(3, 64, 64), resize=64)
+ONE = ModelSpec(
+    model=f"{Path(__file__).parent / 'tiny_model.py'}:make_one_logit", input_size=(3, 64, 64), resize=64
+)
+
+
+class Quiet:
+    """A reporter that remembers, and can press Ctrl-C."""
+
+    def __init__(self, interrupt_after: int = 0) -> None:
+        self.rows: list[Mapping[str, Any]] = []
+        self.notes: list[str] = []
+        self.interrupt_after = interrupt_after
+
+    def start(self, total: int | None) -> None: ...
+
+    def advance(self, record: Mapping[str, Any]) -> None:
+        self.rows.append(record)
+        if len(self.rows) == self.interrupt_after:
+            raise KeyboardInterrupt
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def finish(self) -> None: ...
+
+
+def photograph(seed: int, size: tuple[int, int] = (90, 70)) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for index in range(9):
+        place = folder / ("cat" if index % 2 else "dog")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photograph(index)).save(place / f"{index}.png")
+    return folder
+
+
+def settings(inputs: Path | str, out: Path | str, **parts: Any) -> RunSettings:
+    target = parts.pop("target", TargetSettings())
+    output = OutputSettings(str(out), **parts.pop("output", {}))
+    runtime = parts.pop("runtime", RuntimeSettings(batch_size=4))
+    return RunSettings(
+        "gradcam",
+        (str(inputs),),
+        parts.pop("model", TINY),
+        target,
+        runtime,
+        parts.pop("draw", DrawSettings()),
+        output,
+        **parts,
+    )
+
+
+def report(out: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return loaded
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(out)): p.read_bytes() for p in sorted((out / "images").rglob("*")) if p.is_file()
+    }
+
+
+def test_files_and_report_follow_the_contract(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = pipeline.run(
+        settings(photos, out, draw=DrawSettings(save=("overlay", "heatmap", "raw", "panel"))), Quiet()
+    )
+    found = report(out)
+    assert result.exit_code == 0
+    assert found["schema"] == "cnnviz.report/1"
+    assert found["summary"]["inputs"] == found["summary"]["explained"] == 9
+    assert [row["path"] for row in found["images"]] == [str(p) for p in sorted(photos.rglob("*.png"))]
+    lines = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    assert lines == found["images"]
+    for row in found["images"]:
+        made = row["explanations"][0]["files"]
+        assert set(made) == {"overlay", "heatmap", "raw", "panel"}
+        assert all((out / name).is_file() for name in made.values())
+        assert made["overlay"] == f"images/{Path(row['path']).parent.name}/{Path(row['path']).name}." + (
+            f"class_{row['explanations'][0]['target']['class_index']}.gradcam.overlay.png"
+        )
+        assert Image.open(out / made["overlay"]).size == (row["width"], row["height"]) == (90, 70)
+    assert "<html" in (out / "index.html").read_text()
+
+
+def test_raw_values_and_prediction_equal_a_computation_by_hand(photos: Path, tmp_path: Path) -> None:
+    """The file's Grad-CAM against one written out for this network in float64, from the file on disk."""
+    out = tmp_path / "out"
+    pipeline.run(settings(photos, out, draw=DrawSettings(save=("raw", "heatmap"))), Quiet())
+    row = report(out)["images"][4]
+    net = tiny_model.make().double()
+    rgb = np.asarray(Image.open(row["path"]).resize((82, 64), Image.Resampling.BILINEAR))[:, 9:73]
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    x = torch.from_numpy(((rgb / 255 - mean) / std).transpose(2, 0, 1))[None]
+    features = net[:5](x).detach().requires_grad_()
+    logits = net[5:](features)
+    target = int(logits.argmax())
+    (gradient,) = torch.autograd.grad(logits[0, target], features)
+    weights = gradient[0].mean(dim=(1, 2))
+    expected = sum(weights[k] * features[0, k] for k in range(12)).clamp_min(0).detach().numpy()
+    explanation = row["explanations"][0]
+    raw = np.load(out / explanation["files"]["raw"])["raw"]
+    assert explanation["target"]["class_index"] == target
+    # The resize rounds to bytes, now and then by one count differently from Pillow.
+    assert np.abs(raw - expected).max() < 0.02 * expected.max()
+    assert explanation["scores"]["max"] == pytest.approx(expected.max(), rel=0.02)
+    heatmap = np.asarray(Image.open(out / explanation["files"]["heatmap"]))
+    x0, _, width, height = row["seen_xywh"]
+    seen = heatmap[:, x0 : x0 + width] / 255
+    whole = F.interpolate(torch.from_numpy(expected)[None, None], (height, width), mode="bilinear")[
+        0, 0
+    ].numpy()
+    assert np.abs(seen - whole / whole.max()).mean() < 0.02
+
+
+def test_batch_size_and_workers_change_nothing(photos: Path, tmp_path: Path) -> None:
+    one, many = tmp_path / "one", tmp_path / "many"
+    pipeline.run(settings(photos, one, runtime=RuntimeSettings(batch_size=1, workers=1)), Quiet())
+    pipeline.run(settings(photos, many, runtime=RuntimeSettings(batch_size=7, workers=5)), Quiet())
+    for a, b in zip(report(one)["images"], report(many)["images"], strict=True):
+        assert a["path"] == b["path"]
+        assert a["explanations"][0]["scores"]["max"] == pytest.approx(
+            b["explanations"][0]["scores"]["max"], rel=1e-5
+        )
+        assert a["explanations"][0]["scores"]["peak"] == b["explanations"][0]["scores"]["peak"]
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(photos: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    one_at_a_time = RuntimeSettings(batch_size=1, workers=1)
+    pipeline.run(settings(photos, whole, runtime=one_at_a_time), Quiet())
+    result = pipeline.run(settings(photos, parts, runtime=one_at_a_time), Quiet(interrupt_after=3))
+    assert result.exit_code == 130
+    lines = (parts / "records.jsonl").read_bytes().splitlines()
+    assert 3 <= len(lines) < 9
+    assert all(json.loads(line)["error"] is None for line in lines)
+    with (parts / "records.jsonl").open("ab") as stream:
+        stream.write(b'{"path": "cut off in the mid')
+    result = pipeline.run(settings(photos, parts, runtime=one_at_a_time, output={"resume": True}), Quiet())
+    assert result.exit_code == 0
+    assert report(whole)["images"] == report(parts)["images"]
+    assert files(whole) == files(parts)
+    timing = {"seconds", "images_per_second"}
+    first, second = report(whole)["summary"], report(parts)["summary"]
+    assert {k: v for k, v in first.items() if k not in timing} == {
+        k: v for k, v in second.items() if k not in timing
+    }
+
+
+def test_resume_computes_only_what_is_missing_and_failed(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    broken = photos / "dog" / "4.png"
+    good = broken.read_bytes()
+    broken.write_bytes(good[:60])
+    assert pipeline.run(settings(photos, out), Quiet()).exit_code == 3
+    broken.write_bytes(good)
+    again = Quiet()
+    assert pipeline.run(settings(photos, out, output={"resume": True}), again).exit_code == 0
+    assert [row["path"] for row in again.rows] == [str(broken)]
+    assert [row["error"] for row in report(out)["images"]] == [None] * 9
+
+
+def test_another_run_in_the_folder_is_an_error(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pipeline.run(settings(photos, out), Quiet())
+    with pytest.raises(CnnvizError, match="not empty") as caught:
+        pipeline.run(settings(photos, out), Quiet())
+    assert caught.value.exit_code == 2
+    with pytest.raises(CnnvizError, match="had score='logit'"):
+        pipeline.run(
+            settings(photos, out, target=TargetSettings(score="probability"), output={"resume": True}),
+            Quiet(),
+        )
+    before = set(files(out))
+    pipeline.run(
+        settings(photos, out, target=TargetSettings(classes=("2",)), output={"overwrite": True}), Quiet()
+    )
+    after = set(files(out))
+    assert all(".class_2." in name for name in after)
+    assert before - after, "what the other run had drawn is gone"
+
+
+def test_every_class_form(photos: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("cat\ndog\nfish\ncrane\ncrane\n")
+    table = tmp_path / "table.csv"
+    table.write_text(
+        "path,label\n" + "".join(f"photos/{'cat' if i % 2 else 'dog'}/{i}.png,fish\n" for i in range(8))
+    )
+    model = ModelSpec(model=TINY.model, input_size=(3, 64, 64), resize=64, labels=str(labels))
+
+    def explained(*classes: str) -> list[list[int]]:
+        out = tmp_path / f"out-{'-'.join(classes).replace('/', '_').replace(':', '')[-30:]}"
+        pipeline.run(settings(photos, out, model=model, target=TargetSettings(classes=classes)), Quiet())
+        rows = report(out)["images"]
+        for row in rows:
+            names = [n for e in row["explanations"] for n in e["files"].values()]
+            assert len(set(names)) == len(names), "two classes never share a file"
+        return [[e["target"]["class_index"] for e in row["explanations"]] for row in rows]
+
+    ranked = explained("top:5")
+    assert explained("pred") == [row[:1] for row in ranked]
+    assert explained("top:2") == [row[:2] for row in ranked]
+    assert explained("all") == [[0, 1, 2, 3, 4]] * 9
+    assert explained("1") == explained("dog") == [[1]] * 9
+    assert explained("dog", "0", "1") == [[1, 0]] * 9
+    assert explained("folder") == [[0]] * 4 + [[1]] * 5
+    assert explained(str(table)) == [[2]] * 8 + [[]]
+    with pytest.raises(CnnvizError, match="crane"):
+        explained("crane")
+    with pytest.raises(CnnvizError, match="dgo") as caught:
+        explained("dgo")
+    assert "dog" in caught.value.hint
+
+
+def test_a_class_map_is_the_same_alone_or_among_others(photos: Path, tmp_path: Path) -> None:
+    alone, among = tmp_path / "alone", tmp_path / "among"
+    pipeline.run(settings(photos, alone, target=TargetSettings(classes=("3",))), Quiet())
+    pipeline.run(settings(photos, among, target=TargetSettings(classes=("all",))), Quiet())
+    for a, b in zip(report(alone)["images"], report(among)["images"], strict=True):
+        assert a["explanations"][0] == b["explanations"][3]
+
+
+def test_one_logit_is_two_classes(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pipeline.run(settings(photos, out, model=ONE, target=TargetSettings(classes=("0", "1"))), Quiet())
+    for row in report(out)["images"]:
+        zero, one = row["explanations"]
+        assert zero["target"]["logit"] == -one["target"]["logit"]
+        assert zero["target"]["probability"] + one["target"]["probability"] == pytest.approx(1)
+        assert zero["one_logit"]
+        assert zero["scores"]["max"] != one["scores"]["max"]
+
+
+def test_run_scale_makes_pictures_comparable(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pipeline.run(settings(photos, out, draw=DrawSettings(scale="run", save=("heatmap", "raw"))), Quiet())
+    rows = report(out)["images"]
+    maxima = [row["explanations"][0]["scores"]["max"] for row in rows]
+    for row, own in zip(rows, maxima, strict=True):
+        peak = np.asarray(Image.open(out / row["explanations"][0]["files"]["heatmap"])).max()
+        # Between cell centres and pixel centres the largest value may shrink a little.
+        assert peak == pytest.approx(255 * own / max(maxima), abs=8)
+
+
+def test_picture_on_standard_output_is_the_file(photos: Path, tmp_path: Path) -> None:
+    one = photos / "cat" / "1.png"
+    pipeline.run(settings(one, tmp_path / "out"), Quiet())
+    result = pipeline.run(settings(one, "-", draw=DrawSettings(save=("overlay",))), Quiet())
+    assert result.picture == next(data for name, data in files(tmp_path / "out").items() if "overlay" in name)
+    with pytest.raises(CnnvizError, match="one input"):
+        pipeline.run(settings(photos, "-", draw=DrawSettings(save=("overlay",))), Quiet())
+
+
+def _png_of_size(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
+
+
+def bad_folder(folder: Path) -> dict[str, str | None]:
+    """One of each kind of trouble; the expected error by name, None for those that can be explained."""
+    folder.mkdir()
+    rgb = Image.fromarray(photograph(1))
+    good: dict[str, Image.Image] = {
+        "grey.png": rgb.convert("L"),
+        "palette.png": rgb.convert("P", palette=Image.Palette.ADAPTIVE),
+        "rgba.png": rgb.convert("RGBA"),
+        "cmyk.jpg": rgb.convert("CMYK"),
+        "one-pixel.png": rgb.resize((1, 1)),
+        "sixteen.png": Image.fromarray((np.arange(6300, dtype=np.uint16) * 10).reshape(70, 90)),
+        "with space 'quote\" & ümlaut.png": rgb,
+        "new\nline.png": rgb,
+        "<script>alert(1)<.png": rgb,
+        "same.png": rgb,
+        "same.jpg": rgb,
+        "no-suffix": rgb,
+    }
+    for name, image in good.items():
+        image.save(folder / name, format="JPEG" if name.endswith("jpg") else "PNG")
+    rgb.convert("P").save(folder / "transparent.png", transparency=3)
+    rgb.save(folder / "animated.gif", save_all=True, append_images=[rgb.rotate(90)])
+    rgb.save(folder / "animated.webp", save_all=True, append_images=[rgb.rotate(90)])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgb.save(folder / "turned.jpg", exif=exif)
+    rgb.save(os.fsencode(folder) + b"/not-utf8-\xff.png", format="PNG")
+    expected: dict[str, str | None] = dict.fromkeys(
+        [*good, "transparent.png", "animated.gif", "animated.webp", "turned.jpg", "not-utf8-\udcff.png"], None
+    )
+    whole = (folder / "same.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.png").write_text("this is no picture")
+    (folder / "bomb.png").write_bytes(_png_of_size(30000, 30000))
+    (folder / "broken-link.png").symlink_to(folder / "nowhere.png")
+    (folder / "loop").symlink_to(folder)
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    (folder / "README.txt").write_text("passed over")
+    (folder / ".DS_Store").write_bytes(b"\0\1")
+    expected.update(
+        {
+            "truncated.jpg": "truncated",
+            "empty.jpg": "empty",
+            "text.png": "not-an-image",
+            "bomb.png": "too-large",
+            "broken-link.png": "broken-symlink",
+            "loop.png": "",
+        }
+    )
+    return expected
+
+
+def test_bad_input_is_a_row_with_its_reason_or_a_right_result(tmp_path: Path) -> None:
+    folder, out = tmp_path / "bad", tmp_path / "out"
+    expected = bad_folder(folder)
+    before = {str(p) for p in tmp_path.rglob("*")}
+    result = pipeline.run(settings(folder, out), Quiet())
+    rows = {os.path.basename(row["path"]): row for row in report(out)["images"]}
+    assert result.exit_code == 3
+    assert set(rows) == set(expected)
+    for name, kind in expected.items():
+        error = rows[name]["error"]
+        if kind is None:
+            assert error is None, (name, error)
+            assert all((out / path).is_file() for path in rows[name]["explanations"][0]["files"].values())
+        else:
+            assert error, name
+            assert error["message"]
+            assert kind in error["type"], (name, error)
+    assert report(out)["summary"]["passed_over"] >= 1
+    assert (rows["turned.jpg"]["width"], rows["turned.jpg"]["height"]) == (70, 90)
+    page = (out / "index.html").read_text()
+    assert "<script>alert" not in page
+    grown = {str(p) for p in tmp_path.rglob("*")} - before
+    assert all(p.startswith(str(out)) for p in grown), "nothing outside the output folder"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
+def test_unreadable_file_is_a_row(photos: Path, tmp_path: Path) -> None:
+    (photos / "cat" / "1.png").chmod(0)
+    assert pipeline.run(settings(photos, tmp_path / "out"), Quiet()).exit_code == 3
+
+
+def test_empty_folder_and_folder_without_images(tmp_path: Path) -> None:
+    empty, out = tmp_path / "empty", tmp_path / "out"
+    empty.mkdir()
+    with pytest.raises(CnnvizError, match="No images") as caught:
+        pipeline.run(settings(empty, out), Quiet())
+    assert caught.value.exit_code == 2
+    (empty / "notes.txt").write_text("hello")
+    with pytest.raises(CnnvizError, match="1 files are no images"):
+        pipeline.run(settings(empty, out), Quiet())
+    assert not [p for p in out.rglob("*") if p.is_file()]
+
+
+def test_output_that_is_a_file(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(CnnvizError) as caught:
+        pipeline.run(settings(photos, tmp_path / "out"), Quiet())
+    assert caught.value.exit_code == 2
+
+
+def test_full_disk_keeps_what_is_done(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    write, written = Store.write, []
+
+    def filling(self: Store, name: str, data: bytes) -> None:
+        if name.startswith("images/"):
+            written.append(name)
+            if len(written) > 6:
+                raise CnnvizError("the disk is full", "free some") from OSError(errno.ENOSPC, "full")
+        write(self, name, data)
+
+    monkeypatch.setattr(Store, "write", filling)
+    with pytest.raises(CnnvizError, match="full"):
+        pipeline.run(settings(photos, out, runtime=RuntimeSettings(batch_size=1, workers=1)), Quiet())
+    lines = (out / "records.jsonl").read_bytes().splitlines()
+    assert len(lines) == 3
+    monkeypatch.undo()
+    assert pipeline.run(settings(photos, out, output={"resume": True}), Quiet()).exit_code == 0
+    assert report(out)["summary"]["explained"] == 9
+
+
+def test_fail_fast_stops(photos: Path, tmp_path: Path) -> None:
+    (photos / "cat" / "0.png").write_bytes(b"no picture")
+    result = pipeline.run(settings(photos, tmp_path / "out", runtime=RuntimeSettings(batch_size=1, workers=1),
+                                   output={"fail_fast": True}), Quiet())  # fmt: skip
+    assert result.exit_code == 3
+    assert result.summary["inputs"] < 10
+
+
+def test_limit_counts_images(photos: Path, tmp_path: Path) -> None:
+    (photos / "a.txt").write_text("no image")
+    pipeline.run(settings(photos, tmp_path / "out", limit=3), Quiet())
+    assert len(report(tmp_path / "out")["images"]) == 3
+
+
+def test_out_of_memory_halves_the_batch(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cnnviz.engine.session import Session
+
+    forward = Session.forward
+
+    def small(self: Session, pixels: torch.Tensor) -> Any:
+        if pixels.shape[0] > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 TB")
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Session, "forward", small)
+    told = Quiet()
+    result = pipeline.run(settings(photos, tmp_path / "out", runtime=RuntimeSettings(batch_size=8)), told)
+    assert result.exit_code == 0
+    assert any("halved" in text for text in told.notes)
+    plain = tmp_path / "plain"
+    monkeypatch.undo()
+    pipeline.run(settings(photos, plain, runtime=RuntimeSettings(batch_size=2)), Quiet())
+    assert report(plain)["images"] == report(tmp_path / "out")["images"]
+
+
+def test_a_model_that_fails_on_one_image_loses_only_that(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cnnviz.engine.session import Session
+
+    forward = Session.forward
+    shutil.copy(photos / "cat" / "1.png", photos / "cat" / "white.png")
+    Image.new("RGB", (90, 70), "white").save(photos / "cat" / "white.png")
+
+    def allergic(self: Session, pixels: torch.Tensor) -> Any:
+        if bool((pixels.flatten(1).std(dim=1) < 0.3).any()):
+            raise RuntimeError("cannot stand white")
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Session, "forward", allergic)
+    result = pipeline.run(settings(photos, tmp_path / "out"), Quiet())
+    bad = [row for row in report(tmp_path / "out")["images"] if row["error"]]
+    assert result.exit_code == 3
+    assert [os.path.basename(row["path"]) for row in bad] == ["white.png"]
+    assert bad[0]["error"] == {"type": "model", "message": "cannot stand white"}

@@ -1,0 +1,25 @@
+"""A small seeded classifier that commands can load with ``--model tests/tiny_model.py:make``."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def make(num_classes: int = 5) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 5, stride=4, padding=2),
+            nn.BatchNorm2d(8),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(8, 12, 3, stride=2, padding=1),
+            nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(12, num_classes),
+        ).eval()
+
+
+def make_one_logit() -> nn.Module:
+    return make(1)
