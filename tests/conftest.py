@@ -1,0 +1,54 @@
+"""What every test shares: few threads, no downloaded weights, the sample photographs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+_PEERS = ("captum", "pytorch_grad_cam", "torchcam")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything imports torch or the hub's client: both read these once.
+
+    An empty cache and no network: a test that needs weights must bring its own, or it would pass only on the
+    machine of whoever downloaded them.
+    """
+    cache = tempfile.TemporaryDirectory(prefix="cnnviz-test-cache-", ignore_cleanup_errors=True)
+    config.add_cleanup(cache.cleanup)
+    os.environ["TORCH_HOME"] = cache.name
+    os.environ["HF_HOME"] = cache.name
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Comparisons with other packages are skipped, by name, where those are not installed."""
+    missing = [name for name in _PEERS if find_spec(name) is None]
+    if not missing:
+        return
+    skip = pytest.mark.skip(reason=f"needs {', '.join(missing)}: pip install -e '.[test,bench]'")
+    for item in items:
+        if item.get_closest_marker("peers") is not None:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> Iterator[None]:
+    """The same thread count everywhere: sums over threads round the same way, and shared machines stay usable."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def sample_images() -> Path:
+    """The folder of photographs that comes with the source."""
+    return Path(__file__).resolve().parent.parent / "sample_images"
