@@ -228,7 +228,8 @@ def _session(
     if isinstance(model, Model):
         yield model.session(options, runtime, probe)
         return
-    private = compiled or runtime.precision != "fp32" or runtime.device != here
+    inference = any(p.is_inference() for p in module.parameters())
+    private = compiled or inference or runtime.precision != "fp32" or runtime.device != here
     name = type(module).__name__
     with open_session(
         module, name, probe, runtime, SessionOptions(wanted, output, compiled, private=private)

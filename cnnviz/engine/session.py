@@ -198,11 +198,14 @@ def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, optio
 def _fastest_that_agrees(
     graph: Graph, nodes: Sequence[Any], image: Tensor, runtime: rt.Runtime, reference_split: Split
 ) -> Split:
-    expected = _graph_runner(reference_split)(image)
+    # Without gradients: weights made under inference mode may be read, not kept for a backward pass.
+    with torch.no_grad():
+        expected = _graph_runner(reference_split)(image)
     for preparation in usable_preparations(runtime):
         try:
             split = cut(graph, nodes, runtime, preparation)
-            got = _graph_runner(split)(image.to(runtime.device))
+            with torch.no_grad():
+                got = _graph_runner(split)(image.to(runtime.device))
         except Exception as error:
             if rt.is_out_of_memory(error):
                 raise
