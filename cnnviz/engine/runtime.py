@@ -125,7 +125,8 @@ def scope() -> Iterator[None]:
 def borrowed(module: nn.Module) -> Iterator[None]:
     """Evaluation mode with frozen parameters, and every flag as found afterwards, also after an exception."""
     modes = [(m, m.training) for m in module.modules()]
-    grads = [(p, p.requires_grad) for p in module.parameters()]
+    # Parameters made under inference mode take part in no graph, and their flag cannot be set back.
+    grads = [(p, p.requires_grad) for p in module.parameters() if not p.is_inference()]
     try:
         for m, _ in modes:
             m.training = False
