@@ -1,0 +1,135 @@
+"""A file that grows by whole lines, and what a failed write is called."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+from cnnviz.errors import CnnvizError, ImageError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_BLOCK = 1 << 16
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or the user's share of it, is full."""
+    return error.errno in _FULL
+
+
+def failure(error: OSError, name: str, root: str) -> CnnvizError:
+    """A full disk ends the run; anything else is the trouble of this one name (:class:`ImageError`)."""
+    if is_full(error):
+        return CnnvizError(
+            f"the disk is full: {name!r} cannot be written to {root!r} ({error.strerror})",
+            "Free some space, then repeat the command with --resume.",
+        )
+    return ImageError("unwritable", f"{name!r} cannot be written to {root!r}: {error.strerror or error}")
+
+
+class LineLog:
+    """Lines appended to a file, each of them in the file when :meth:`append` returns. Safe in threads.
+
+    A process that was killed may have left half a line at the end: it is cut off, so that the next line
+    does not grow on to it.
+
+    Args:
+        descriptor: Of a file opened to read and append. Closed by :meth:`close`.
+        name: Of the file, for messages.
+        root: Of the output folder, for messages.
+        upload: For a file system that cannot append: called every ``UPLOAD_EVERY`` lines and at the end,
+            with the file complete.
+    """
+
+    UPLOAD_EVERY = 500
+
+    def __init__(
+        self, descriptor: int, name: str, root: str, upload: Callable[[], None] | None = None
+    ) -> None:
+        self._descriptor, self._name, self._root, self._upload = descriptor, name, root, upload
+        self._lock = threading.Lock()
+        self._pending = 0
+        self._closed = False
+        self._end = self._cut_half_line()
+
+    @property
+    def end(self) -> int:
+        """Byte offset at which the next line will begin."""
+        return self._end
+
+    def _cut_half_line(self) -> int:
+        end = os.fstat(self._descriptor).st_size
+        at = end
+        while at:
+            start = max(0, at - _BLOCK)
+            os.lseek(self._descriptor, start, os.SEEK_SET)
+            newline = os.read(self._descriptor, at - start).rfind(b"\n")
+            if newline >= 0:
+                at = start + newline + 1
+                break
+            at = start
+        if at < end:
+            os.ftruncate(self._descriptor, at)
+        return at
+
+    def append(self, text: str) -> int:
+        """Write ``text`` and a newline.
+
+        Args:
+            text: One line. A lone surrogate is written as ``\\udcXX``, which JSON reads back.
+
+        Returns:
+            The byte offset at which the line begins.
+
+        Raises:
+            CnnvizError: The disk is full; the file then ends with the line before.
+        """
+        if "\n" in text:
+            raise ValueError("a line cannot hold a newline")
+        data = text.encode("utf-8", "backslashreplace") + b"\n"
+        with self._lock:
+            start = self._end
+            rest = memoryview(data)
+            try:
+                while rest:
+                    rest = rest[os.write(self._descriptor, rest) :]
+            except OSError as error:
+                os.ftruncate(self._descriptor, start)
+                raise failure(error, self._name, self._root) from error
+            self._end = start + len(data)
+            self._pending += 1
+            if self._upload is not None and self._pending >= self.UPLOAD_EVERY:
+                self._upload()
+                self._pending = 0
+        return start
+
+    def read(self, offset: int) -> str:
+        """The line that begins at a byte offset, without its newline."""
+        found = bytearray()
+        with self._lock:
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+            while b"\n" not in found and (block := os.read(self._descriptor, _BLOCK)):
+                found += block
+        return found.split(b"\n", 1)[0].decode("utf-8")
+
+    def close(self) -> None:
+        """Upload what is left, and close. May be called twice."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                if self._upload is not None:
+                    self._upload()
+            finally:
+                os.close(self._descriptor)
+
+    def __enter__(self) -> LineLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
