@@ -22,7 +22,7 @@ from cnnviz.models.layers import LayerRef, reference, stages
 from cnnviz.models.load import LoadedModel, load, unwrap
 from cnnviz.settings import COMPILE_MODES, ModelSpec, check_choice
 
-TargetLike = None | int | Sequence[int] | Tensor | Callable[[Tensor], Tensor]
+TargetLike = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 # Of explain's options, those that belong to the pass and not to the method.
 _GENERAL = ("score", "output", "activation")
 

@@ -43,7 +43,7 @@ class PackedConv(nn.Module):
         padding = (0, 0) if self.same or isinstance(conv.padding, str) else conv.padding
         self.geometry = (list(padding), list(conv.stride), list(conv.dilation), conv.groups)
         weight = conv.weight.detach().to(dtype)
-        pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight  # type: ignore[attr-defined]
+        pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
         self.weight: Tensor = pack(weight.to_mkldnn(), *self.geometry)
         self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
         self.activation: tuple[str, list[Any], str] = ("none", [], "")
@@ -55,7 +55,7 @@ class PackedConv(nn.Module):
             x = self._pad(x)
         if other is not None:
             name = None if self.activation[0] == "none" else self.activation[0]
-            tail = (self.weight, self.bias, *self.geometry, "add", 1.0, name, [], "")
+            tail: tuple[Any, ...] = (self.weight, self.bias, *self.geometry, "add", 1.0, name, [], "")
             if self.in_place:
                 summed: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(other, x, *tail)
                 return summed

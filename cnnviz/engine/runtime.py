@@ -83,7 +83,7 @@ def _device(text: str) -> torch.device:
 
 def _fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     # Without AVX-512 BF16 or AMX, bf16 is emulated and slower than fp32.
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_flag("avx512_bf16")
 

@@ -86,7 +86,7 @@ def _with_outputs(graph: Graph, targets: Sequence[fx.Node]) -> fx.GraphModule:
 
 def _results(module: fx.GraphModule) -> list[fx.Node]:
     output = next(n for n in module.graph.nodes if n.op == "output")
-    return list(output.args[0])  # type: ignore[arg-type]
+    return list(output.args[0])
 
 
 def _separate(whole: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule, tuple[int, ...], int]:
@@ -147,7 +147,7 @@ def _finish(split: Split, runtime: Runtime) -> None:
         part.delete_all_unused_submodules()
         part.to(device=runtime.device, dtype=dtype)
         if split.preparation != "plain":
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            part.to(memory_format=torch.channels_last)
 
 
 def _has_convolution(module: nn.Module) -> bool:

@@ -94,7 +94,7 @@ def predicted(logits: Tensor) -> Tensor:
 
 
 def make_target(
-    target: None | int | Sequence[int] | Tensor | Callable[[Tensor], Tensor],
+    target: int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None,
     logits: Tensor,
     score: str = "logit",
     activation: str = "softmax",

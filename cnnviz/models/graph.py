@@ -81,7 +81,7 @@ class _AttentionWatch(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen = False
         self._maps: set[tuple[int, int]] = set()
 
@@ -125,7 +125,8 @@ class Graph:
 
     @property
     def input(self) -> fx.Node:
-        return next(node for node in self.module.graph.nodes if node.op == "placeholder")
+        found: fx.Node = next(node for node in self.module.graph.nodes if node.op == "placeholder")
+        return found
 
     def submodule(self, node: fx.Node) -> nn.Module | None:
         """The module that this node calls, if it is a module call."""
