@@ -1,0 +1,145 @@
+"""The command line: wiring, and the one place where an exception becomes an exit code."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+import typer.main
+
+from cnnviz import catalog
+from cnnviz.cli import info, pages
+from cnnviz.cli.console import Console
+from cnnviz.errors import EXIT_INTERRUPTED, CnnvizError, nearest
+
+# Newer Typers bring their own copy of click, older ones import it: take the classes from what both export.
+_ClickException: type[Exception] = next(
+    c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
+)
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": pages.WIDTH}
+
+
+class _Commands(pages.Group):
+    """The commands written by hand, and those of the register, whose options are built only for the one that runs."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*catalog.commands(), *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        specs = catalog.commands().get(cmd_name)
+        if specs is None:
+            return super().get_command(ctx, cmd_name)
+        # For the list of commands: its name and its first line.
+        return _alone(
+            cmd_name, _nothing, help=info.help_of(specs), rich_help_panel=specs[0].family.capitalize()
+        )
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        specs = catalog.commands().get(name)
+        if specs is not None:
+            # Not at the top: the list of commands need not wait for the options of one.
+            from cnnviz.cli import maps
+
+            return name, _alone(name, maps.command_of(name, specs)), args[1:]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            raise CnnvizError(f"No such command: {name}", _hint_for(name, self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+
+def _nothing() -> None: ...
+
+
+def _alone(name: str, function: Callable[..., Any], **more: Any) -> Any:
+    single = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_CONTEXT)
+    single.command(name, cls=pages.Command, **more)(function)
+    return typer.main.get_command(single)
+
+
+def _hint_for(name: str, commands: list[str]) -> str:
+    near = nearest(name, commands)
+    if near:
+        return near
+    if os.path.exists(name) or "://" in name:
+        return f"Say what to do with it: cnnviz gradcam {shlex.quote(name)}"
+    return f"The commands are {', '.join(commands)}; see cnnviz --help"
+
+
+app = typer.Typer(
+    name="cnnviz",
+    cls=_Commands,
+    help="Shows why a convolutional network said what it said, and tests that it looked where it should.",
+    epilog="Try: cnnviz gradcam photos/   (then open cnnviz-out/gradcam/index.html)",
+    context_settings=_CONTEXT,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=info.version, is_eager=True, help="Print the version and end."),
+    ] = False,
+) -> None: ...
+
+
+app.command("methods", cls=pages.Command, rich_help_panel="Information")(info.methods)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; None for those of the process.
+
+    Returns:
+        The exit code of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    console = Console()
+    try:
+        return _run(arguments, console)
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except CnnvizError as error:
+        return console.error(error)
+    except _ClickException as error:
+        return console.error(_from_click(error, arguments))
+    except (KeyboardInterrupt, typer.Abort):
+        return console.interrupted()
+    except BrokenPipeError:
+        return console.broken_pipe()
+    except Exception as error:
+        return console.crash(error)
+
+
+def _run(arguments: list[str], console: Console) -> int:
+    command = typer.main.get_command(app)
+    if "_CNNVIZ_COMPLETE" in os.environ:
+        command.main(arguments, prog_name="cnnviz")
+    # Not command.main: it has an error boundary of its own, which makes an exit code of Ctrl-C and of a broken pipe.
+    with command.make_context("cnnviz", arguments or ["--help"], obj=console) as ctx:
+        code = int(command.invoke(ctx) or 0)
+    return console.interrupted() if code == EXIT_INTERRUPTED else code
+
+
+def _from_click(error: Any, arguments: list[str]) -> CnnvizError:
+    """A usage error with near matches, in the form of our own."""
+    context = getattr(error, "ctx", None)
+    # An option without its value comes without a context.
+    named = arguments[:1] if arguments[0] in catalog.commands() else []
+    path = " ".join(["cnnviz", *named]) if context is None else context.command_path
+    hint = f"See {path} --help"
+    message = " ".join(error.format_message().split())
+    option = getattr(error, "option_name", None)
+    if type(error).__name__ == "NoSuchOption" and context is not None:
+        message = f"No such option: {option}"
+        flags = [flag for param in context.command.params for flag in (*param.opts, *param.secondary_opts)]
+        hint = nearest(str(option), [flag for flag in flags if flag.startswith("--")]) or hint
+    return CnnvizError(message, hint)

@@ -1,0 +1,265 @@
+"""The one place that prints.
+
+Standard output carries what was asked for (a table, JSON, a picture); everything said to a person goes to standard
+error. Nothing is coloured or animated where the stream is no terminal, or when NO_COLOR is set.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from cnnviz.errors import EXIT_INTERRUPTED, CnnvizError
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.progress import Progress, TaskID
+
+TABLE_ROWS = 20
+FAILURES_SHOWN = 5
+
+
+class Outcome(Protocol):
+    """What the console tells about a finished run."""
+
+    @property
+    def summary(self) -> Mapping[str, Any]: ...
+    @property
+    def report(self) -> str | None: ...
+    @property
+    def exit_code(self) -> int: ...
+    @property
+    def picture(self) -> bytes | None: ...
+
+
+def printable(text: object) -> str:
+    """``text`` on one line, with control characters, invisible format characters and surrogates escaped.
+
+    A file name may hold anything: it must neither steer the terminal nor break a line in two.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+class Console:
+    """Where a run's progress and outcome are told. Implements the pipeline's ``Reporter``.
+
+    Attributes:
+        quiet: Errors only.
+        verbose: Every input, and tracebacks of errors.
+        json: Standard output carries the summary as JSON.
+    """
+
+    def __init__(self) -> None:
+        self.quiet = False
+        self.verbose = False
+        self.json = False
+        self._began = 0.0
+        self._count = 0
+        self._rows: list[Mapping[str, Any]] = []
+        self._failures: list[Mapping[str, Any]] = []
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    # Progress of a run.
+
+    def start(self, total: int | None) -> None:
+        """A run begins, with ``total`` inputs if that is known."""
+        self._began = time.perf_counter()
+        if self.quiet or not _is_lively(sys.stderr):
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            console=_rich(sys.stderr),
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=total, rate="")
+        self._progress.start()
+
+    def advance(self, record: Mapping[str, Any]) -> None:
+        """One input is finished."""
+        self._count += 1
+        if len(self._rows) <= TABLE_ROWS:
+            self._rows.append(record)
+        if record.get("error") and len(self._failures) < FAILURES_SHOWN:
+            self._failures.append(record)
+        if self._progress is not None and self._task is not None:
+            rate = self._count / max(time.perf_counter() - self._began, 1e-9)
+            self._progress.update(self._task, advance=1, rate=f"{rate:.1f}/s")
+        if self.verbose and not self.quiet:
+            self._say("  ".join(_row(record)))
+
+    def note(self, text: str) -> None:
+        """A notice or a warning."""
+        if not self.quiet:
+            self._say(f"cnnviz: note: {text}")
+
+    def finish(self) -> None:
+        """No more progress will come."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = self._task = None
+
+    def _say(self, text: str) -> None:
+        if self._progress is not None:
+            from rich.text import Text
+
+            self._progress.console.print(Text(printable(text)), soft_wrap=True)
+        else:
+            _line(sys.stderr, text)
+
+    # Outcome of a run.
+
+    def outcome(self, result: Outcome) -> int:
+        """Tell what came of a run. Returns the exit code of the process."""
+        self.finish()
+        if result.picture is not None:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(result.picture)
+            sys.stdout.buffer.flush()
+        elif self.json:
+            self.data({**result.summary, "report": result.report})
+        if not self.quiet and not self.json and result.picture is None:
+            self._table_or_failures()
+            self._say(closing_line(result))
+        return result.exit_code
+
+    def _table_or_failures(self) -> None:
+        if not _is_terminal(sys.stderr) or len(self._rows) > TABLE_ROWS or self.verbose:
+            if not self.verbose:
+                for record in self._failures:
+                    self.note("  ".join(_row(record)))
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("file", "prediction", "probability", box=None, header_style="bold", pad_edge=False)
+        for record in self._rows:
+            style = "red" if record.get("error") else ""
+            table.add_row(*(Text(printable(cell), style, overflow="fold") for cell in _row(record)))
+        if self._rows:
+            _rich(sys.stderr).print(table)
+
+    # Everything else.
+
+    def text(self, text: str) -> None:
+        """Lines that were asked for, on standard output."""
+        for line in text.split("\n"):
+            _line(sys.stdout, line)
+
+    def data(self, value: Any) -> None:
+        """A JSON value that was asked for, on one line of standard output."""
+        from cnnviz.records import to_json
+
+        _line(sys.stdout, to_json(value))
+
+    def error(self, error: CnnvizError) -> int:
+        """Two lines: what is wrong, and how to mend it. Returns the exit code."""
+        return self._fail(error.message, error.hint, error.exit_code, error)
+
+    def crash(self, error: BaseException) -> int:
+        """An error that nobody foresaw. Returns the exit code."""
+        what = f"internal error: {type(error).__name__}: {error}"
+        return self._fail(
+            what, "run again with -v for the traceback, and report it", CnnvizError("").exit_code, error
+        )
+
+    def _fail(self, message: str, hint: str, exit_code: int, error: BaseException) -> int:
+        self.finish()
+        _line(sys.stderr, f"cnnviz: {message}")
+        if hint:
+            _line(sys.stderr, hint)
+        if self.verbose:
+            import traceback
+
+            for line in "".join(traceback.format_exception(error)).rstrip().split("\n"):
+                _line(sys.stderr, line)
+        return exit_code
+
+    def interrupted(self) -> int:
+        """Ctrl-C. Returns the exit code."""
+        self.finish()
+        _line(sys.stderr, "cnnviz: interrupted; continue with --resume")
+        return EXIT_INTERRUPTED
+
+    def broken_pipe(self) -> int:
+        """The reader of our output went away, as ``| head`` does. Returns the exit code.
+
+        141 is what a shell reports for a program that SIGPIPE ended; 1 and 2 have a meaning of their own here.
+        """
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                # The interpreter flushes once more when it ends, and would complain.
+                os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        return 141
+
+
+def refuse_terminal() -> None:
+    """A picture must not be written to a terminal.
+
+    Raises:
+        CnnvizError: Standard output is one.
+    """
+    if _is_terminal(sys.stdout):
+        raise CnnvizError(
+            "-o - would write a picture to the terminal.",
+            "Send it to a file or a program: -o - > picture.png",
+        )
+
+
+def closing_line(result: Outcome) -> str:
+    """``explained 6 of 7 images in 1.2 s (5.0/s), 1 failed; report: …``."""
+    facts = result.summary
+    inputs, failed = int(facts.get("inputs") or 0), int(facts.get("failed") or 0)
+    text = f"explained {facts.get('explained', 0)} of {inputs} image{'' if inputs == 1 else 's'}"
+    if facts.get("seconds") is not None:
+        text += f" in {float(facts['seconds']):.1f} s"
+    if facts.get("images_per_second") is not None:
+        text += f" ({float(facts['images_per_second']):.1f}/s)"
+    text += f", {failed} failed" if failed else ""
+    passed = int(facts.get("passed_over") or 0)
+    text += f", {passed} other file{'' if passed == 1 else 's'} passed over" if passed else ""
+    return text + (f"; report: {result.report}" if result.report else "")
+
+
+def _row(record: Mapping[str, Any]) -> tuple[str, str, str]:
+    error = record.get("error")
+    if error:
+        return str(record.get("path")), f"{error.get('type')}: {error.get('message')}", ""
+    first = next(iter(record.get("predictions") or ()), None)
+    if first is None:
+        return str(record.get("path")), "", ""
+    return str(record.get("path")), str(first["label"]), f"{float(first['probability']):.3f}"
+
+
+def _line(stream: TextIO, text: str) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    safe = printable(text).encode(encoding, "backslashreplace").decode(encoding)
+    stream.write(f"{safe}\n")
+    stream.flush()
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty()
+
+
+def _is_lively(stream: TextIO) -> bool:
+    """Whether the stream may be animated."""
+    return _is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _rich(stream: TextIO) -> RichConsole:
+    from rich.console import Console as RichConsole
+
+    return RichConsole(file=stream, no_color=bool(os.environ.get("NO_COLOR")), highlight=False)

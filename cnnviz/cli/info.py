@@ -1,0 +1,92 @@
+"""``cnnviz methods`` and ``cnnviz --version``: what is installed, without loading any of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cnnviz import __version__, catalog
+from cnnviz.cli.console import Console
+from cnnviz.specs import MethodSpec
+
+_COLUMNS = ("method", "command", "family", "passes an image", "paper")
+
+
+def methods(
+    ctx: typer.Context,
+    json_: Annotated[bool, typer.Option("--json", help="The whole register as JSON.")] = False,
+) -> int:
+    """List every method: its command, family, cost, paper and options."""
+    console: Console = ctx.obj
+    specs = catalog.all_methods()
+    if json_:
+        console.data([_plain(spec) for spec in specs])
+    else:
+        console.text(_table(specs))
+    return 0
+
+
+def version(ctx: typer.Context, given: bool) -> None:
+    """Print the version and end."""
+    if given and not ctx.resilient_parsing:
+        console: Console = ctx.find_root().obj
+        console.text(f"cnnviz {__version__}")
+        raise typer.Exit
+
+
+def default_variant(specs: tuple[MethodSpec, ...]) -> MethodSpec:
+    """The method that a command runs without ``--variant``: the one called as the command, or the first."""
+    return next((spec for spec in specs if spec.name == spec.command), specs[0])
+
+
+def help_of(specs: tuple[MethodSpec, ...]) -> str:
+    """Text of a command's help page: one line first, which is also what ``cnnviz --help`` shows."""
+    spec = default_variant(specs)
+    return f"{spec.summary}\n\n{spec.paper}."
+
+
+def _plain(spec: MethodSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "command": spec.command,
+        "family": spec.family,
+        "title": spec.title,
+        "summary": spec.summary,
+        "paper": spec.paper,
+        "signed": spec.signed,
+        "class_specific": spec.class_specific,
+        "forward": spec.forward,
+        "backward": spec.backward,
+        "options": {
+            param.name: {
+                "type": param.type,
+                "default": param.default,
+                "help": param.help,
+                "choices": list(param.choices),
+                "minimum": param.minimum,
+                "maximum": param.maximum,
+                "unit": param.unit,
+            }
+            for param in spec.params
+        },
+    }
+
+
+def _table(specs: tuple[MethodSpec, ...]) -> str:
+    rows = [_COLUMNS] + [
+        (
+            spec.name,
+            spec.command,
+            spec.family,
+            f"{spec.forward} forward, {spec.backward} backward",
+            spec.paper,
+        )
+        for spec in specs
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(rows[0], widths, strict=True)).rstrip()]
+    for spec, row in zip(specs, rows[1:], strict=True):
+        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        lines += [f"    --{param.name.replace('_', '-')}  {param.help}" for param in spec.params]
+    return "\n".join(lines)

@@ -1,0 +1,154 @@
+"""Commands that map images, generated from the register: a new method needs no change here."""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+import sys
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from cnnviz import catalog
+from cnnviz.cli.console import Console, refuse_terminal
+from cnnviz.cli.info import default_variant, help_of
+from cnnviz.cli.options import Shared, shared_annotations
+from cnnviz.cli.values import flag_type, from_config, long_name, number
+from cnnviz.errors import CnnvizError, nearest
+from cnnviz.io.config import read_config
+from cnnviz.settings import RunSettings
+from cnnviz.specs import MethodSpec, Param
+
+_TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool}
+
+
+def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
+    """The function behind ``cnnviz NAME``, with a signature from which Typer makes the flags."""
+    annotations = {**shared_annotations(), **_own_annotations(specs)}
+
+    def command(ctx: typer.Context, **values: Any) -> int:
+        console: Console = ctx.obj
+        given = _given(ctx, values, annotations)
+        shared = Shared(**{key: given[key] for key in shared_annotations() if key in given})
+        console.quiet, console.verbose, console.json = shared.quiet, shared.verbose, shared.json_
+        spec = _variant(specs, given.get("variant"))
+        run_settings = _settings(spec, shared, given)
+        if shared.out == "-":
+            refuse_terminal()
+        # Not at the top: it brings torch.
+        from cnnviz.pipeline import run
+
+        stdin = sys.stdin.buffer if "-" in run_settings.inputs else None
+        return console.outcome(run(run_settings, console, stdin))
+
+    _sign(command, annotations)
+    command.__name__ = name
+    command.__doc__ = help_of(specs)
+    return command
+
+
+def _sign(command: Callable[..., int], annotations: Mapping[str, Any]) -> None:
+    defaults = {field: parameter.default for field, parameter in inspect.signature(Shared).parameters.items()}
+    kind = inspect.Parameter.KEYWORD_ONLY
+    flags = {name: flag_type(annotation) for name, annotation in annotations.items()}
+    parameters = [inspect.Parameter("ctx", kind, annotation=typer.Context)]
+    for name, annotation in flags.items():
+        default = defaults.get(name)
+        shown = str(default) if type(default) in (int, float) else default
+        parameters.append(inspect.Parameter(name, kind, annotation=annotation, default=shown))
+    command.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+    command.__annotations__ = {"ctx": typer.Context, **flags, "return": int}
+
+
+def _own_annotations(specs: tuple[MethodSpec, ...]) -> dict[str, Any]:
+    """Options of the methods: the union of their parameters, and ``--variant`` where there is a choice."""
+    panel = f"Options of {specs[0].command}"
+    own: dict[str, Any] = {}
+    if len(specs) > 1:
+        names = ", ".join(spec.name for spec in specs)
+        option = typer.Option(
+            "--variant",
+            metavar="NAME",
+            help=f"{names}. [default: {default_variant(specs).name}]",
+            rich_help_panel=panel,
+        )
+        own["variant"] = Annotated[str | None, option]
+    for spec in specs:
+        for param in spec.params:
+            name = f"{param.name}_" if keyword.iskeyword(param.name) else param.name
+            if name not in shared_annotations():
+                own.setdefault(name, _own_option(param, panel))
+    return own
+
+
+def _own_option(param: Param, panel: str) -> Any:
+    flag = f"--{long_name(param.name)}"
+    if param.type == "bool" and param.default:
+        flag += f"/--no-{long_name(param.name)}"
+    kind: Any = _TYPES.get(param.type, str)
+    metavar = "|".join(param.choices) or (None if kind is bool else "N" if kind is int else "X")
+    option = typer.Option(
+        flag, metavar=metavar, help=_param_help(param), rich_help_panel=panel, show_default=False
+    )
+    return Annotated[kind | None, option]
+
+
+def _param_help(param: Param) -> str:
+    low, high = param.minimum, param.maximum
+    words = [param.help.rstrip(".") + "."]
+    if low is not None and high is not None:
+        words.append(f"{low:g} to {high:g}{f' {param.unit}' if param.unit else ''}.")
+    elif low is not None or high is not None or param.unit:
+        bound = f"{low:g} or more" if low is not None else f"{high:g} or less" if high is not None else "In"
+        words.append(f"{bound}{f' {param.unit}' if param.unit else ''}.")
+    if param.default not in (None, False):
+        words.append(f"[default: {param.default}]")
+    return " ".join(words)
+
+
+def _given(ctx: typer.Context, values: Mapping[str, Any], annotations: Mapping[str, Any]) -> dict[str, Any]:
+    """What the command line says, over what the configuration file says; defaults left out."""
+    said = {}
+    for name, value in values.items():
+        source = ctx.get_parameter_source(name)
+        # By name: the type lives in click, or in Typer's own copy of it.
+        if value is not None and source is not None and source.name == "COMMANDLINE":
+            said[name] = number(value, annotations[name], name)
+    path = said.get("config")
+    return {**(from_config(read_config(path), annotations, path) if path else {}), **said}
+
+
+def _variant(specs: tuple[MethodSpec, ...], name: str | None) -> MethodSpec:
+    by_name = {spec.name: spec for spec in specs}
+    if name is None:
+        return default_variant(specs)
+    if name not in by_name:
+        hint = nearest(name, by_name) or f"Choose one of {', '.join(by_name)}."
+        raise CnnvizError(f"--variant {name}: expected one of {', '.join(by_name)}.", hint)
+    return by_name[name]
+
+
+def _settings(spec: MethodSpec, shared: Shared, given: Mapping[str, Any]) -> RunSettings:
+    names = {
+        long_name(param.name): param.name
+        for each in catalog.commands()[spec.command]
+        for param in each.params
+    }
+    mine = {param.name for param in spec.params}
+    chosen = {
+        names[long_name(key)]: value
+        for key, value in given.items()
+        if long_name(key) in names and (names[long_name(key)] in mine or key not in shared_annotations())
+    }
+    return RunSettings(
+        command=spec.command,
+        inputs=tuple(shared.inputs or ()),
+        model=shared.model_spec(),
+        target=shared.target(spec.name, spec.resolve_params(chosen)),
+        runtime=shared.runtime(),
+        draw=shared.draw(),
+        output=shared.output_settings(spec.command),
+        limit=shared.limit,
+        nul=shared.nul,
+    )

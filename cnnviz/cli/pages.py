@@ -1,0 +1,63 @@
+"""Help pages in plain text, grouped by panel.
+
+Typer's own pages are drawn by rich, which takes longer to import than everything else that ``--help`` does, colours
+files where a CI asks for it, and reads ``[default: …]`` as markup.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer.core
+
+WIDTH = 100
+
+
+def _sections(ctx: Any, formatter: Any, params: list[Any]) -> None:
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for param in params:
+        panel = getattr(param, "rich_help_panel", None)
+        record = param.get_help_record(ctx)
+        if record is not None:
+            name, text = record
+            is_input = param.param_type_name == "argument"
+            heading = panel or ("Input" if is_input else "Options")
+            # Click writes two spaces before a default, and Typer the type after a flag that takes no value.
+            sections.setdefault(heading, []).append(
+                ("INPUT..." if is_input else name.replace(" <bool>", ""), text.replace("  [", " ["))
+            )
+    for heading, rows in sorted(sections.items(), key=lambda item: item[0] == "Options"):
+        with formatter.section(heading):
+            formatter.write_dl(rows)
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose options stand under the headings of their panels."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        _sections(ctx, formatter, self.get_params(ctx))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        inputs = any(param.param_type_name == "argument" for param in self.params)
+        return ["INPUT...", "[OPTIONS]"] if inputs else ["[OPTIONS]"]
+
+
+class Group(typer.core.TyperGroup):
+    """A list of commands under the headings of their panels."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command: Any = self.get_command(ctx, name)
+            panel = getattr(command, "rich_help_panel", None)
+            first_line = (command.help or "").split("\n")[0]
+            sections.setdefault(panel if isinstance(panel, str) else "Commands", []).append(
+                (name, first_line)
+            )
+        for heading, rows in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        self.format_commands(ctx, formatter)
+        _sections(ctx, formatter, self.get_params(ctx))
