@@ -1,0 +1,54 @@
+"""The README against the program: its table, its one-liners, its Python."""
+
+from __future__ import annotations
+
+import functools
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnnviz import catalog
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_is_what_the_register_says() -> None:
+    written = runpy.run_path(str(ROOT / "docs" / "tables.py"))["with_table"](README)
+    assert written == README, "run: python docs/tables.py"
+    for spec in catalog.BUILT_IN:
+        assert f"| {spec.title} | {spec.summary} |" in README
+
+
+def test_linked_files_exist() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def one_liners() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.S)
+    lines = [line.split("  #")[0].partition("COMMAND")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line[line.index("cnnviz ") :] for line in lines if "cnnviz " in line]
+
+
+@functools.cache
+def options_of(command: str) -> set[str]:
+    shown = subprocess.run(
+        [sys.executable, "-m", "cnnviz", command, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    return set(re.findall(r"(?<![\w-])(--?[A-Za-z0-9][\w-]*)", shown))
+
+
+@pytest.mark.parametrize("line", one_liners())
+def test_every_option_in_the_readme_exists(line: str) -> None:
+    words = shlex.split(line.split(">")[0])
+    command = words[1]
+    assert command in {*catalog.commands(), "methods"}
+    for word in words[2:]:
+        if word.startswith("-") and word != "-" and not re.fullmatch(r"-[1-9]", word):
+            assert word in options_of(command), f"{word} in: {line}"
