@@ -124,7 +124,7 @@ def _run(arguments: list[str], console: Console) -> int:
     if "_CNNVIZ_COMPLETE" in os.environ:
         command.main(arguments, prog_name="cnnviz")
     # Not command.main: it has an error boundary of its own, which makes an exit code of Ctrl-C and of a broken pipe.
-    with command.make_context("cnnviz", arguments or ["--help"], obj=console) as ctx:
+    with command.make_context("cnnviz", [*arguments] or ["--help"], obj=console) as ctx:
         code = int(command.invoke(ctx) or 0)
     return console.interrupted() if code == EXIT_INTERRUPTED else code
 
@@ -132,9 +132,10 @@ def _run(arguments: list[str], console: Console) -> int:
 def _from_click(error: Any, arguments: list[str]) -> CnnvizError:
     """A usage error with near matches, in the form of our own."""
     context = getattr(error, "ctx", None)
-    # An option without its value comes without a context.
-    named = arguments[:1] if arguments[0] in catalog.commands() else []
-    path = " ".join(["cnnviz", *named]) if context is None else context.command_path
+    if context is not None:
+        path = context.command_path
+    else:  # An option without its value.
+        path = " ".join(["cnnviz", *arguments[:1]])
     hint = f"See {path} --help"
     message = " ".join(error.format_message().split())
     option = getattr(error, "option_name", None)

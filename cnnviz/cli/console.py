@@ -94,7 +94,7 @@ class Console:
             rate = self._count / max(time.perf_counter() - self._began, 1e-9)
             self._progress.update(self._task, advance=1, rate=f"{rate:.1f}/s")
         if self.verbose and not self.quiet:
-            self._say("  ".join(_row(record)))
+            self._say("  ".join(filter(None, _row(record))))
 
     def note(self, text: str) -> None:
         """A notice or a warning."""
@@ -135,7 +135,7 @@ class Console:
         if not _is_terminal(sys.stderr) or len(self._rows) > TABLE_ROWS or self.verbose:
             if not self.verbose:
                 for record in self._failures:
-                    self.note("  ".join(_row(record)))
+                    self.note("  ".join(filter(None, _row(record))))
             return
         from rich.table import Table
         from rich.text import Text
@@ -262,4 +262,7 @@ def _is_lively(stream: TextIO) -> bool:
 def _rich(stream: TextIO) -> RichConsole:
     from rich.console import Console as RichConsole
 
-    return RichConsole(file=stream, no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
+    # Rich's own reading of NO_COLOR leaves bold and dim.
+    return RichConsole(
+        file=stream, color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False
+    )

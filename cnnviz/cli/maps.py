@@ -21,6 +21,7 @@ from cnnviz.settings import RunSettings
 from cnnviz.specs import MethodSpec, Param
 
 _TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool}
+_METAVARS = {"int": "N", "float": "X", "size": "N|H,W", "text": "TEXT"}
 
 
 def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
@@ -87,7 +88,7 @@ def _own_option(param: Param, panel: str) -> Any:
     if param.type == "bool" and param.default:
         flag += f"/--no-{long_name(param.name)}"
     kind: Any = _TYPES.get(param.type, str)
-    metavar = "|".join(param.choices) or (None if kind is bool else "N" if kind is int else "X")
+    metavar = "|".join(param.choices) or _METAVARS.get(param.type)
     option = typer.Option(
         flag, metavar=metavar, help=_param_help(param), rich_help_panel=panel, show_default=False
     )

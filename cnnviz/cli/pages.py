@@ -47,13 +47,14 @@ class Group(typer.core.TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
-        for name in self.list_commands(ctx):
+        names = self.list_commands(ctx)
+        width = max(map(len, names))
+        for name in names:
             command: Any = self.get_command(ctx, name)
             panel = getattr(command, "rich_help_panel", None)
             first_line = (command.help or "").split("\n")[0]
-            sections.setdefault(panel if isinstance(panel, str) else "Commands", []).append(
-                (name, first_line)
-            )
+            heading = panel if isinstance(panel, str) else "Commands"
+            sections.setdefault(heading, []).append((name.ljust(width), first_line))
         for heading, rows in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)

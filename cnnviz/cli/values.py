@@ -72,17 +72,22 @@ def from_config(data: Mapping[str, Any], annotations: Mapping[str, Any], path: s
         if known[long] in values:
             raise CnnvizError(f"--config {path}: {long!r} is given twice.", "Keep one of the two spellings.")
         if value is not None:
-            values[known[long]] = _typed(value, annotations[known[long]], f"--config {path}: {key}", long)
+            values[known[long]] = _typed(value, annotations[known[long]], f"--config {path}: {key}")
     return values
 
 
-def _typed(value: Any, annotation: Any, where: str, long: str) -> Any:
+def _knows_on_and_off(annotation: Any) -> bool:
+    return {"on", "off"} <= set((get_args(annotation)[1].metavar or "").split("|"))
+
+
+def _typed(value: Any, annotation: Any, where: str) -> Any:
     """A value as YAML reads it, in the type that the flag would give."""
     kind, many = value_type(annotation)
+    if isinstance(value, bool) and _knows_on_and_off(annotation):
+        # A bare on or off is a truth value in YAML 1.1.
+        return "on" if value else "off"
     items = value if isinstance(value, list) else [value]
     for item in items:
-        if isinstance(item, bool) and kind is not bool and long == "compile":
-            continue
         fits: tuple[type, ...] = {float: (int, float), str: (str, int, float)}.get(kind, (kind,))
         if not isinstance(item, fits) or (isinstance(item, bool) and kind is not bool):
             words = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
@@ -99,7 +104,4 @@ def _typed(value: Any, annotation: Any, where: str, long: str) -> Any:
         if kind is not str or not items:
             raise CnnvizError(f"{where}: expected one value, got a list.", "See the command's --help.")
         return ",".join(map(str, items))
-    if long == "compile" and isinstance(value, bool):
-        # A bare on or off is a truth value in YAML 1.1.
-        return "on" if value else "off"
     return kind(value)
