@@ -111,7 +111,7 @@ def _count(settings: RunSettings) -> int | None:
 def _summary(counts: _Counts, seconds: float, explainer: Explainer, interrupted: bool) -> dict[str, Any]:
     fresh = counts.inputs - counts.resumed
     summary: dict[str, Any] = {
-        "inputs": counts.inputs,
+        "inputs": counts.explained + counts.failed if interrupted else counts.inputs,
         "explained": counts.explained,
         "failed": counts.failed,
         "passed_over": counts.passed_over,

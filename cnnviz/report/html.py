@@ -46,7 +46,7 @@ h2 { font-size: .95rem; font-weight: 600; margin: 0; overflow-wrap: anywhere; }
 .facts { margin: .1rem 0 0; color: var(--soft); font-size: .83rem; overflow-wrap: anywhere; }
 .error { margin: .6rem 0 0; color: var(--bad); overflow-wrap: anywhere; white-space: pre-wrap; }
 figure { margin: 0; border-bottom: 1px solid var(--line); }
-figure a { display: block; background: color-mix(in srgb, var(--ink) 6%, var(--card)); }
+figure > a { display: block; background: color-mix(in srgb, var(--ink) 6%, var(--card)); }
 figure img { display: block; width: 100%; height: auto; max-height: 21rem; object-fit: contain; }
 figcaption { padding: .7rem 1rem .8rem; font-size: .86rem; }
 figcaption strong { font-weight: 600; overflow-wrap: anywhere; }
