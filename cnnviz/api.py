@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnnviz import catalog
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import INPUT_LAYER, Session, SessionOptions, open_session, prepare
+from cnnviz.engine.session import FIXED_LAYERS, Session, SessionOptions, open_session, prepare
 from cnnviz.engine.targets import make_target
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.methods.heatmap import Heatmap, upsample
@@ -39,6 +39,8 @@ class Explanation:
         logits: [N, K] float32.
         layer: The target layer's name, or None.
         facts: What the method states about this pass.
+        scores: The method's own figures (for occlusion: window, stride, baseline, positions).
+        arrays: Further arrays of the method by name, [N, ...] each.
     """
 
     raw: Tensor
@@ -47,6 +49,8 @@ class Explanation:
     logits: Tensor
     layer: str | None
     facts: dict[str, Any]
+    scores: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Model:
@@ -93,6 +97,7 @@ class Model:
         key = (options, str(runtime.device), runtime.precision, probe)
         if key not in self._sessions:
             self._sessions[key] = prepare(self.module, self.loaded.name, probe, runtime, options)
+            self._sessions[key].preprocess = self.loaded.preprocess
         return self._sessions[key]
 
 
@@ -188,6 +193,8 @@ def explain(
             logits=run.logits.detach().float().cpu(),
             layer=session.layers[0].name if session.layers else None,
             facts=dict(heatmap.facts),
+            scores=dict(heatmap.scores),
+            arrays={name: array.detach().cpu() for name, array in heatmap.arrays.items()},
         )
 
 
@@ -219,7 +226,7 @@ def _session(
     precision, device, compile_mode, output = how
     check_choice(compile_mode, COMPILE_MODES, "compile")
     probe = tuple(int(size) for size in batch.shape[1:])
-    wanted = (INPUT_LAYER,) if spec.space == "input" else layers
+    wanted = FIXED_LAYERS.get(spec.space, layers)
     module = model.module if isinstance(model, Model) else unwrap(model)
     here = next((p.device for p in module.parameters()), batch.device)
     runtime = rt.resolve(str(device or here), precision)
@@ -230,6 +237,8 @@ def _session(
         return
     inference = any(p.is_inference() for p in module.parameters())
     private = compiled or inference or runtime.precision != "fp32" or runtime.device != here
+    # Hundreds of passes pay for a faster private copy.
+    private = private or spec.space == "grid"
     name = type(module).__name__
     with open_session(
         module, name, probe, runtime, SessionOptions(wanted, output, compiled, private=private)

@@ -46,12 +46,17 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class TargetMap:
-    """One map of one image: ``values`` is drawn [h, w], ``raw`` is stored as it is."""
+    """One map of one image: ``values`` is drawn [h, w], ``raw`` and ``arrays`` are stored as they are.
+
+    ``scores`` are the method's own figures of this map.
+    """
 
     target: ClassScore
     slug: str
     values: NDArray[np.float32]
     raw: NDArray[np.float32]
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +84,7 @@ def draw(done: Explained, how: Drawn) -> Record:
     for item in done.maps:
         placed = place(item.values, done.geometry.rect, (width, height), signed=how.signed)
         placed_maps.append(placed)
-        scores = map_scores(item.values, placed)
+        scores = {**map_scores(item.raw, placed), **item.scores}
         files = _write_map(done, item, placed, how)
         facts = dict(done.facts)
         if scores.get("flat"):
@@ -119,7 +124,7 @@ def _write_map(done: Explained, item: TargetMap, placed: Placed, how: Drawn) -> 
     if "raw" in how.save:
         files["raw"] = f"{stem}.raw.npz"
         rect = np.asarray(done.geometry.rect, dtype=np.float64)
-        how.store.write(files["raw"], encode_npz({"raw": item.raw, "rect": rect}))
+        how.store.write(files["raw"], encode_npz({"raw": item.raw, "rect": rect, **item.arrays}))
     return files
 
 

@@ -18,7 +18,7 @@ from cnnviz import catalog
 from cnnviz.asking import Asker, Classes, top_classes
 from cnnviz.drawing import Explained, TargetMap
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import INPUT_LAYER, Pass, Session, SessionOptions, prepare
+from cnnviz.engine.session import FIXED_LAYERS, Pass, Session, SessionOptions, prepare
 from cnnviz.engine.targets import SCORES, ClassTarget, class_logits, probabilities
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.sources import ImageRef
@@ -33,6 +33,17 @@ _WORTH_COMPILING_SECONDS = 300.0
 _WORTH_MEASURING_INPUTS = 500
 
 Row = Explained | Record
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """What a method made of one image for one target."""
+
+    drawn: NDArray[np.float32]
+    raw: NDArray[np.float32]
+    facts: dict[str, Any]
+    scores: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +108,13 @@ class Explainer:
 
     def _open(self, *, compile_it: bool) -> Session:
         target = self.settings.target
-        layers = (INPUT_LAYER,) if self.spec.space == "input" else target.layers
+        layers = FIXED_LAYERS.get(self.spec.space, target.layers)
         options = SessionOptions(layers, target.output, compile_it, self.batch_size)
-        return prepare(
+        session = prepare(
             self._loaded.module, self._loaded.name, self.preprocess.input_size, self.runtime, options
         )
+        session.preprocess = self.preprocess
+        return session
 
     def _probe(self, count: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -200,17 +213,13 @@ class Explainer:
         except ImageError as error:
             return _failed(item, error.kind, error.message)
 
-    def _maps(
-        self, run: Pass, asked: Sequence[list[int]]
-    ) -> list[list[tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]]]:
+    def _maps(self, run: Pass, asked: Sequence[list[int]]) -> list[list[_Made]]:
         """For each image, for each of its classes: what is drawn, what is stored, what the method states.
 
         One forward pass is shared; place k of all images' lists is one backward pass. Images with fewer classes
         repeat their first there, and the result is dropped.
         """
-        found: list[list[tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]]] = [
-            [] for _ in asked
-        ]
+        found: list[list[_Made]] = [[] for _ in asked]
         for place in range(max(len(classes) for classes in asked)):
             indices = [classes[place] if place < len(classes) else classes[0] for classes in asked]
             target = ClassTarget(
@@ -219,9 +228,13 @@ class Explainer:
             heatmap: Heatmap = self._method(run, target, self.params)
             raw = heatmap.values.detach().float().cpu().numpy()
             drawn = raw if heatmap.maps is None else heatmap.maps.detach().float().cpu().numpy()
+            arrays = {name: array.detach().cpu().numpy() for name, array in heatmap.arrays.items()}
             for image, classes in enumerate(asked):
                 if place < len(classes):
-                    found[image].append((drawn[image], raw[image], dict(heatmap.facts)))
+                    own = {name: array[image] for name, array in arrays.items()}
+                    found[image].append(
+                        _Made(drawn[image], raw[image], dict(heatmap.facts), dict(heatmap.scores), own)
+                    )
         return found
 
     def _row(
@@ -229,13 +242,13 @@ class Explainer:
         item: Loaded,
         classes: Sequence[int],
         scored: tuple[Tensor, Tensor],
-        maps: Sequence[tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]],
+        maps: Sequence[_Made],
     ) -> Row:
         scores, shares = scored
-        if not all(np.isfinite(drawn).all() for drawn, _, _ in maps):
+        if not all(np.isfinite(made.drawn).all() for made in maps):
             return _failed(item, "not-finite", f"the map is not finite in {self.runtime.precision}")
         listed = top_classes(scores, min(self.settings.target.top, len(self.classes)))
-        facts: dict[str, Any] = dict(maps[0][2]) if maps else {}
+        facts: dict[str, Any] = dict(maps[0].facts) if maps else {}
         if self.session.layers:
             facts["pre_activation"] = self.session.layers[0].pre_activation
         if self.one_logit:
@@ -247,8 +260,15 @@ class Explainer:
             label=self.asker.truth(item.ref),
             predictions=tuple(self._scored(index, scores, shares) for index in listed),
             maps=[
-                TargetMap(self._scored(index, scores, shares), self.classes.slug(index), drawn, raw)
-                for index, (drawn, raw, _) in zip(classes, maps, strict=True)
+                TargetMap(
+                    self._scored(index, scores, shares),
+                    self.classes.slug(index),
+                    made.drawn,
+                    made.raw,
+                    made.scores,
+                    made.arrays,
+                )
+                for index, made in zip(classes, maps, strict=True)
             ],
             facts=facts,
         )

@@ -15,7 +15,7 @@ class Param:
     """An option of a method: flag ``--name``, YAML key ``name``, keyword ``name=``."""
 
     name: str
-    type: str  # "int" | "float" | "bool" | "choice"
+    type: str  # "int" | "float" | "bool" | "choice" | "size" (one whole number, or height and width) | "text"
     default: Any
     help: str
     choices: tuple[str, ...] = ()
@@ -38,7 +38,35 @@ class Param:
                 return value
             hint = nearest(str(value), self.choices) or f"Choose from {', '.join(self.choices)}."
             raise CnnvizError(f"{self.name}={value!r}: expected one of {', '.join(self.choices)}.", hint)
+        if self.type == "size":
+            return self._size(value)
+        if self.type == "text":
+            return self._text(value)
         return self._number(value)
+
+    def _size(self, value: Any) -> tuple[int, int]:
+        """(height, width) of ``32``, ``(32, 48)``, ``"32"``, ``"32,48"`` or ``"32x48"``."""
+        parts = value.replace("x", ",").split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (tuple, list)):
+            parts = [parts]
+        try:
+            numbers = [float(part) if isinstance(part, str) else part for part in parts]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (1, 2):
+            raise CnnvizError(
+                f"{self.name}={value!r}: expected a whole number, or height and width.", f"For example {self.name} 32"
+            )
+        height, width = (int(Param(self.name, "int", 0, "", (), self.minimum, self.maximum)._number(n))
+                         for n in (numbers[0], numbers[-1]))
+        return height, width
+
+    def _text(self, value: Any) -> str:
+        if isinstance(value, (tuple, list)) and value and all(isinstance(v, (int, float)) for v in value):
+            return ",".join(f"{v:g}" for v in value)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+        raise CnnvizError(f"{self.name}={value!r}: expected a word.")
 
     def _number(self, value: Any) -> int | float:
         if (

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.compiled import compile_trunk
@@ -26,9 +26,13 @@ from cnnviz.errors import CnnvizError
 from cnnviz.models.graph import Graph, trace
 from cnnviz.models.layers import LayerRef, not_spatial, reference, resolve, unknown_layer
 from cnnviz.models.outputs import selector
+from cnnviz.models.preprocess import Preprocess
 
 T = TypeVar("T")
 INPUT_LAYER = "input"
+OUTPUT_LAYER = "output"
+# Where the network is cut for methods that do not look at a layer, by the space of their maps.
+FIXED_LAYERS: dict[str, tuple[str, ...]] = {"input": (INPUT_LAYER,), "grid": (OUTPUT_LAYER,)}
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class SessionOptions:
     """What to prepare.
 
     Attributes:
-        layers: Layer names; empty for the default layer; ``("input",)`` differentiates down to the image.
+        layers: Layer names; empty for the default layer; ``("input",)`` differentiates down to the image, ``("output",)``
+            needs no gradient at all.
         output: Dotted path to the class scores in the network's return value.
         compile: Compile the trunk.
         batch_size: Batch to compile for.
@@ -66,6 +71,14 @@ class Pass:
         self.pixels = pixels
         self.activations = activations
         self.logits = logits
+        self._memory: dict[Any, Any] = {}
+
+    def remember(self, key: Any, make: Callable[[], T]) -> T:
+        """What ``make`` returned the first time: what several targets of this batch share."""
+        if key not in self._memory:
+            self._memory[key] = make()
+        value: T = self._memory[key]
+        return value
 
     def gradients(self, scores: Tensor) -> tuple[Tensor, ...]:
         """d(sum of scores)/dA for each target layer, float32.
@@ -94,8 +107,11 @@ class Session:
         self.layers = layers
         self.device = device
         self.graph: Graph | None = None
+        self.runtime = rt.Runtime(device, "fp32")
+        self.preprocess: Preprocess | None = None
         self.final_activation: str | None = None
         self.preparation = "hooks"
+        self.nodes: tuple[fx.Node, ...] = ()
         self.compiled = False
         self.notes: list[str] = []
         self._memory: dict[str, Any] = {}
@@ -119,6 +135,11 @@ class Session:
             run = self._run(rt.own(pixels).to(self.device, torch.float32))
         run.session = self
         return run
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """[N, K] of a normalised batch on the session's device, without gradients."""
+        with torch.no_grad():
+            return self._run(pixels).logits
 
 
 @contextlib.contextmanager
@@ -180,6 +201,8 @@ def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, optio
     if options.layers == (INPUT_LAYER,):
         layers: tuple[LayerRef, ...] = ()
         nodes = [graph.input]
+    elif options.layers == (OUTPUT_LAYER,):
+        layers, nodes = (), [_before_classifier(graph)]
     else:
         layers = tuple(resolve(graph, layer, name) for layer in options.layers or (None,))
         nodes = [layer.node for layer in layers if layer.node is not None]
@@ -190,9 +213,17 @@ def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, optio
         split = reference_split
     session = Session(name, _graph_runner(split), layers, runtime.device if options.private else image.device)
     session.graph, session.final_activation, session.preparation = graph, graph.final_activation, split.preparation
+    session.runtime, session.nodes = runtime, tuple(nodes)
     if options.compile and options.private:
         _compile(session, graph, split, image, runtime, options)
     return session
+
+
+def _before_classifier(graph: Graph) -> fx.Node:
+    """The tensor that feeds a last linear layer, which stays in float32; otherwise the logits themselves."""
+    last = graph.submodule(graph.logits)
+    sources = graph.inputs_of(graph.logits)
+    return sources[0] if type(last) is nn.Linear and sources[:1] == graph.chain()[-2:-1] else graph.logits
 
 
 def _fastest_that_agrees(
@@ -277,7 +308,7 @@ def _compile(
     session: Session, graph: Graph, split: Split, image: Tensor, runtime: rt.Runtime, options: SessionOptions
 ) -> None:
     """Swap the trunk for a compiled one when that works and gives the same values; say so when it does not."""
-    plain = cut(graph, [layer.node for layer in session.layers if layer.node is not None], runtime, "folded")
+    plain = cut(graph, session.nodes, runtime, "folded")
     trunk, reason = compile_trunk(plain.trunk, image, runtime, options.batch_size)
     if trunk is None:
         session.notes.append(f"not compiled: {reason}")
@@ -298,7 +329,8 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
         image = image.to(runtime.device)
     with torch.no_grad(), watching(module) as seen:
         module(image)
-    layers = tuple(_hooked_layer(seen, layer, name, image) for layer in options.layers or (None,))
+    named = () if options.layers == (OUTPUT_LAYER,) else options.layers or (None,)
+    layers = tuple(_hooked_layer(seen, layer, name, image) for layer in named)
     wanted = [(layer.name.partition(":")[0], layer.call) for layer in layers]
 
     def run(pixels: Tensor) -> Pass:
@@ -356,4 +388,15 @@ def _followed_by_activation(seen: Sequence[Seen], chosen: Seen) -> bool:
     return following is not None and type(following.module).__module__ == "torch.nn.modules.activation"
 
 
-__all__ = ["INPUT_LAYER", "Pass", "Session", "SessionOptions", "agrees", "open_session", "prepare", "reference"]
+__all__ = [
+    "FIXED_LAYERS",
+    "INPUT_LAYER",
+    "OUTPUT_LAYER",
+    "Pass",
+    "Session",
+    "SessionOptions",
+    "agrees",
+    "open_session",
+    "prepare",
+    "reference",
+]

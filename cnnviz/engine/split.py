@@ -93,13 +93,15 @@ def _separate(whole: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule, tu
     logits, *targets = _results(whole)
     above = descendants(targets)
     in_head = above & ancestors([logits, *targets])
-    if logits not in in_head:
+    if logits not in in_head and logits not in targets:
         raise CnnvizError(
             "The chosen layer does not influence the explained output.",
             "Name another layer with --layer, or another output with --output.",
         )
     outer = list(dict.fromkeys(t for t in targets if t not in above))
     inner = list(dict.fromkeys(t for t in targets if t in above))
+    if logits in targets:  # nothing but the logits is asked for: all is trunk
+        in_head = set()
     used = [n for node in whole.graph.nodes if node in in_head for n in node.all_input_nodes if n not in in_head]
     others = [n for n in dict.fromkeys(used) if n not in outer and n.op != "get_attr"]
     crossing = [*outer, *others]

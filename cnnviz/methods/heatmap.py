@@ -19,11 +19,15 @@ class Heatmap:
         maps: [N, H, W] at the input's resolution when the method defines it itself; otherwise made by
             :func:`upsample`.
         facts: What the method states about all images of the batch (goes into the record).
+        scores: Figures of the method that stand among the scores of each map.
+        arrays: Further arrays, one an image ([N, ...]), stored beside the raw map.
     """
 
     values: Tensor
     maps: Tensor | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def upsample(values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,223 @@
+"""Occlusion: hide one window after another and see how much of the score goes with it.
+
+Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2 and figure 7.
+
+With x the image, b the baseline, and x_w the image whose window w is replaced by b:
+
+    drop(w) = score(x) - score(x_w)
+
+positive where the window mattered. (The paper draws score(x_w) itself, its figure 7b; the drop is that turned over and
+moved to zero.) The value of a pixel is the mean of drop over the windows that cover it; peers sum, which makes
+corners weak because fewer windows cover them.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import ImageColor
+from torch import Tensor
+
+from cnnviz.engine.incremental import Windows, occluded_logits
+from cnnviz.engine.session import Pass
+from cnnviz.engine.targets import ClassTarget, Target, class_logits, probabilities
+from cnnviz.errors import CnnvizError, nearest
+from cnnviz.methods.heatmap import Heatmap
+from cnnviz.models.preprocess import Preprocess
+
+BASELINES = ("zero", "mean", "blur", "noise", "black", "gray")
+
+
+def occlusion(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+    """Occlusion sensitivity.
+
+    Args:
+        run: A forward pass over pixels [N, C, H, W].
+        target: Score [N] of the logits.
+        params: ``window`` and ``stride`` (height, width) in pixels of the network's input; a window is never larger
+            than the image, and the last one is moved inside. ``baseline``: what stands in the window: ``zero`` of the
+            network's input (the mean colour of its training images), the image's ``mean`` colour, its ``blur``, seeded
+            ``noise``, ``black``, ``gray``, or a colour such as ``red``, ``#ff8800`` or ``255,136,0``. ``incremental``:
+            ``auto`` or ``off``. ``classes_map``: keep the most probable class of each position. ``seed``: of ``noise``.
+
+    Returns:
+        Heatmap with values [N, rows, cols], drops in units of the score; maps [N, H, W] in the same units; arrays
+        ``coverage`` [N, H, W] (how many windows cover a pixel) and with ``classes_map`` ``classes`` and
+        ``class_probability`` [N, rows, cols].
+
+    Raises:
+        CnnvizError: An unknown baseline, or a colour for a network whose normalisation is unknown.
+    """
+    pixels = run.pixels.detach()
+    size = (int(pixels.shape[2]), int(pixels.shape[3]))
+    windows = place_windows(size, params["window"], params["stride"])
+    key = ("occlusion", windows, params["baseline"], params["seed"], params["incremental"])
+    fill = baseline(pixels, params["baseline"], windows.size, params["seed"], run.session.preprocess)
+    clean, occluded = run.remember(
+        key, lambda: occluded_logits(run.session, pixels, windows, fill, params["incremental"])
+    )
+    shape = (len(windows.rows), len(windows.cols))
+    drops = score_drops(target, clean, occluded).reshape(-1, *shape)
+    maps, coverage = covering_mean(drops, windows, size)
+    arrays = {"coverage": coverage.expand(len(pixels), -1, -1)}
+    if params["classes_map"]:
+        arrays.update(_most_probable(occluded, shape, getattr(target, "activation", "softmax")))
+    figures = {
+        "window": _shown(windows.size),
+        "stride": _shown(params["stride"]),
+        "baseline": params["baseline"],
+        "positions": list(shape),
+    }
+    return Heatmap(drops, maps, scores=figures, arrays=arrays)
+
+
+def place_windows(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> Windows:
+    """The grid of windows on an image of ``size`` (height, width).
+
+    Windows start every ``stride`` pixels from the first one; where they do not end at the border, one more ends
+    there. So every window lies inside, none is cut, and with a stride up to the window's side every pixel is covered.
+    """
+    side = (min(window[0], size[0]), min(window[1], size[1]))
+    rows, cols = (_starts(size[axis], side[axis], stride[axis]) for axis in (0, 1))
+    return Windows(rows, cols, side)
+
+
+def _starts(length: int, window: int, stride: int) -> tuple[int, ...]:
+    last = length - window
+    return (*range(0, last, stride), last)
+
+
+def score_drops(target: Target, clean: Tensor, occluded: Tensor) -> Tensor:
+    """score(x) - score(x_w): [N, P] of logits [N, K] and [N, P, K]."""
+    count, positions, classes = occluded.shape
+    if isinstance(target, ClassTarget):
+        every = replace(target, indices=target.indices.repeat_interleave(positions))
+        scores = every(occluded.reshape(-1, classes)).reshape(count, positions)
+    else:  # a user's function may rely on the number of images
+        scores = torch.stack([target(occluded[:, p]) for p in range(positions)], dim=1)
+    return (target(clean)[:, None] - scores).detach().float()
+
+
+def covering_mean(drops: Tensor, windows: Windows, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The value of each pixel: the mean over the windows that cover it.
+
+    Args:
+        drops: [N, rows, cols].
+        windows: Where the windows lie.
+        size: Height and width of the image.
+
+    Returns:
+        maps [N, H, W], and the coverage [H, W]: how many windows cover each pixel. Pixels that no window covers (a
+        stride beyond the window) take the value of the window whose centre is nearest; their coverage is 0.
+    """
+    rows = _membership(windows.rows, windows.size[0], size[0]).to(drops.device)
+    cols = _membership(windows.cols, windows.size[1], size[1]).to(drops.device)
+    coverage = (rows > 0).sum(0)[:, None] * (cols > 0).sum(0)[None, :]
+    down, across = rows / rows.sum(0), cols / cols.sum(0)
+    maps = down.T @ drops.double() @ across
+    # A gap along one axis is a gap.
+    seen = _covered(windows.rows, windows.size[0], size[0])[:, None] & _covered(windows.cols, windows.size[1], size[1])
+    return maps.float(), torch.where(seen.to(drops.device), coverage, 0).int()
+
+
+def _membership(starts: tuple[int, ...], window: int, length: int) -> Tensor:
+    """[windows, pixels]: 1 where the window covers the pixel; in gaps 1 for the window whose centre is nearest."""
+    first, pixel = torch.tensor(starts)[:, None], torch.arange(length)
+    inside = (pixel >= first) & (pixel < first + window)
+    nearest_one = F.one_hot((pixel - first - (window - 1) / 2).abs().argmin(0), len(starts)).T.bool()
+    return torch.where(inside.any(0), inside, nearest_one).double()
+
+
+def _covered(starts: tuple[int, ...], window: int, length: int) -> Tensor:
+    first, pixel = torch.tensor(starts)[:, None], torch.arange(length)
+    return ((pixel >= first) & (pixel < first + window)).any(0)
+
+
+def baseline(pixels: Tensor, kind: str, window: tuple[int, int], seed: int, preprocess: Preprocess | None) -> Tensor:
+    """What stands in the windows, [N, C, H, W] in the network's own (normalised) values.
+
+    Mean, blur and noise are made in normalised values: normalisation is affine, so they equal those made in pixels.
+    The blur is Gaussian with a standard deviation of half the window's shorter side (nothing as small as the window
+    survives); the noise is normal with the image's own mean and standard deviation by channel, limited to the image's
+    range, and drawn from the seed and the image's content.
+    """
+    if kind == "zero":
+        return torch.zeros_like(pixels)
+    if kind == "mean":
+        return pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
+    if kind == "blur":
+        return _blur(pixels, min(window) / 2)
+    if kind == "noise":
+        return torch.stack([_noise(image, seed) for image in pixels])
+    colour = _colour(kind, pixels.shape[1])
+    if preprocess is None or len(preprocess.mean) != pixels.shape[1]:
+        raise CnnvizError(
+            f"baseline={kind!r} needs to know how pixels become the network's input.",
+            "Load the network with cnnviz.load_model(...), or use baseline zero, mean, blur or noise.",
+        )
+    mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
+    value = (torch.tensor(colour) * preprocess.scale - mean) / std
+    return value.to(pixels).reshape(1, -1, 1, 1).expand_as(pixels)
+
+
+def _blur(pixels: Tensor, sigma: float) -> Tensor:
+    reach = max(1, math.ceil(3 * sigma))
+    offsets = torch.arange(-reach, reach + 1, device=pixels.device, dtype=pixels.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    flat = pixels.reshape(-1, 1, *pixels.shape[2:])
+    flat = F.conv2d(F.pad(flat, (0, 0, reach, reach), mode="replicate"), kernel.reshape(1, 1, -1, 1))
+    flat = F.conv2d(F.pad(flat, (reach, reach, 0, 0), mode="replicate"), kernel.reshape(1, 1, 1, -1))
+    return flat.reshape(pixels.shape)
+
+
+def _noise(image: Tensor, seed: int) -> Tensor:
+    content = zlib.crc32(image.detach().float().cpu().contiguous().numpy().tobytes())
+    # One number of 32 bits: torch's CPU generator reads no more of a seed.
+    generator = torch.Generator().manual_seed(zlib.crc32(str(seed).encode(), content))
+    drawn = torch.randn(image.shape, generator=generator).to(image)
+    flat = image.flatten(1)
+    mean, std = flat.mean(1)[:, None, None], flat.std(1, correction=0)[:, None, None]
+    low, high = flat.amin(1)[:, None, None], flat.amax(1)[:, None, None]
+    return torch.minimum(torch.maximum(mean + std * drawn, low), high)
+
+
+def _colour(text: str, channels: int) -> tuple[float, ...]:
+    """A colour as 0-255 values, one a channel."""
+    rgb: tuple[float, ...]
+    parts = text.split(",")
+    if text == "gray":
+        rgb = (127.5, 127.5, 127.5)
+    elif len(parts) in (1, 3) and all(part.strip().replace(".", "", 1).isdigit() for part in parts):
+        rgb = tuple(float(part) for part in (parts if len(parts) == 3 else parts * 3))
+    else:
+        try:
+            rgb = tuple(float(v) for v in ImageColor.getrgb(text)[:3])
+        except ValueError:
+            hint = nearest(text, (*BASELINES, *ImageColor.colormap)) or "For example red, #ff8800 or 255,136,0."
+            raise CnnvizError(f"baseline={text!r}: expected {', '.join(BASELINES)}, or a colour.", hint) from None
+    if max(rgb) > 255:
+        raise CnnvizError(f"baseline={text!r}: a colour's values are 0 to 255.", "For example 255,136,0.")
+    if channels == 1:
+        return (0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2],)
+    return rgb
+
+
+def _most_probable(occluded: Tensor, shape: tuple[int, int], activation: str) -> dict[str, Tensor]:
+    """Class and probability at each position (figures 7d and 7e of the paper)."""
+    flat = occluded.reshape(-1, occluded.shape[-1])
+    classes = class_logits(flat).argmax(1)
+    chosen = probabilities(flat, activation).gather(1, classes[:, None])[:, 0]
+    count = occluded.shape[0]
+    return {"classes": classes.reshape(count, *shape), "class_probability": chosen.reshape(count, *shape)}
+
+
+def _shown(size: tuple[int, int]) -> int | list[int]:
+    """As the option was written: one number for a square."""
+    return size[0] if size[0] == size[1] else list(size)
