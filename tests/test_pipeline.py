@@ -91,6 +91,11 @@ def settings(inputs: Path | str, out: Path | str, **parts: Any) -> RunSettings:
     )
 
 
+def pixels(path: Path | str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
 def report(out: Path) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((out / "report.json").read_text())
     return loaded
@@ -121,7 +126,7 @@ def test_files_and_report_follow_the_contract(photos: Path, tmp_path: Path) -> N
         assert made["overlay"] == f"images/{Path(row['path']).parent.name}/{Path(row['path']).name}." + (
             f"class_{row['explanations'][0]['target']['class_index']}.gradcam.overlay.png"
         )
-        assert Image.open(out / made["overlay"]).size == (row["width"], row["height"]) == (90, 70)
+        assert pixels(out / made["overlay"]).shape == (row["height"], row["width"], 3) == (70, 90, 3)
     assert "<html" in (out / "index.html").read_text()
 
 
@@ -131,7 +136,7 @@ def test_raw_values_and_prediction_equal_a_computation_by_hand(photos: Path, tmp
     pipeline.run(settings(photos, out, draw=DrawSettings(save=("raw", "heatmap"))), Quiet())
     row = report(out)["images"][4]
     net = tiny_model.make().double()
-    rgb = np.asarray(Image.open(row["path"]).resize((82, 64), Image.Resampling.BILINEAR))[:, 9:73]
+    rgb = np.asarray(Image.fromarray(pixels(row["path"])).resize((82, 64), Image.Resampling.BILINEAR))[:, 9:73]
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     x = torch.from_numpy(((rgb / 255 - mean) / std).transpose(2, 0, 1))[None]
     features = net[:5](x).detach().requires_grad_()
@@ -146,7 +151,7 @@ def test_raw_values_and_prediction_equal_a_computation_by_hand(photos: Path, tmp
     # The resize rounds to bytes, now and then by one count differently from Pillow.
     assert np.abs(raw - expected).max() < 0.02 * expected.max()
     assert explanation["scores"]["max"] == pytest.approx(expected.max(), rel=0.02)
-    heatmap = np.asarray(Image.open(out / explanation["files"]["heatmap"]))
+    heatmap = pixels(out / explanation["files"]["heatmap"])
     x0, _, width, height = row["seen_xywh"]
     seen = heatmap[:, x0 : x0 + width] / 255
     whole = F.interpolate(torch.from_numpy(expected)[None, None], (height, width), mode="bilinear")[
@@ -280,7 +285,7 @@ def test_run_scale_makes_pictures_comparable(photos: Path, tmp_path: Path) -> No
     rows = report(out)["images"]
     maxima = [row["explanations"][0]["scores"]["max"] for row in rows]
     for row, own in zip(rows, maxima, strict=True):
-        peak = np.asarray(Image.open(out / row["explanations"][0]["files"]["heatmap"])).max()
+        peak = pixels(out / row["explanations"][0]["files"]["heatmap"]).max()
         # Between cell centres and pixel centres the largest value may shrink a little.
         assert peak == pytest.approx(255 * own / max(maxima), abs=8)
 
