@@ -225,7 +225,7 @@ def closing_line(result: Outcome) -> str:
     text = f"explained {facts.get('explained', 0)} of {inputs} image{'' if inputs == 1 else 's'}"
     if facts.get("seconds") is not None:
         text += f" in {float(facts['seconds']):.1f} s"
-    if facts.get("images_per_second") is not None:
+    if facts.get("images_per_second"):
         text += f" ({float(facts['images_per_second']):.1f}/s)"
     text += f", {failed} failed" if failed else ""
     passed = int(facts.get("passed_over") or 0)
