@@ -10,19 +10,17 @@ which is exact up to rounding. Captured tensors are protected: nothing is folded
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Collection
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from cnnviz.models.graph import ACTIVATION_NAMES, IN_PLACE_FUNCTIONS, function_name
-
-_IN_PLACE_METHODS = {"relu_": "relu", "add_": "add", "mul_": "mul", "sub_": "sub", "div_": "div", "clamp_": "clamp",
-                     "sigmoid_": "sigmoid", "tanh_": "tanh"}  # fmt: skip
-
 
 def without_in_place(module: fx.GraphModule) -> None:
     """Replace in-place operations by ones that return a new tensor, keeping what later readers see.
@@ -50,17 +48,41 @@ def _make_functional(module: fx.GraphModule, node: fx.Node) -> bool:
             return not isinstance(target, nn.modules.dropout._DropoutNd)
         # The module may have been replaced at its first call already.
         return bool(getattr(target, "_cnnviz_was_in_place", False))
-    if node.op == "call_method" and str(node.target) in _IN_PLACE_METHODS:
-        node.target = _IN_PLACE_METHODS[str(node.target)]
-        return True
+    if node.op == "call_method":
+        plain = _plain_name(str(node.target))
+        if plain and hasattr(torch.Tensor, plain):
+            node.target = plain
+            return True
     if node.op == "call_function":
-        if node.target in IN_PLACE_FUNCTIONS:
-            node.target = IN_PLACE_FUNCTIONS[node.target]
-            return True
-        if node.kwargs.get("inplace") is True and "dropout" not in function_name(node):
-            node.kwargs = {**node.kwargs, "inplace": False}
-            return True
+        return _make_function_functional(node)
     return False
+
+
+def _plain_name(name: str) -> str:
+    """``relu`` of ``relu_``; empty for names that do not say "in place"."""
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else ""
+
+
+def _make_function_functional(node: fx.Node) -> bool:
+    if node.target in IN_PLACE_FUNCTIONS:
+        node.target = IN_PLACE_FUNCTIONS[node.target]
+        return True
+    name = function_name(node)
+    twin = next((getattr(home, _plain_name(name), None) for home in (F, torch) if _plain_name(name)), None)
+    if twin is not None:
+        node.target = twin
+        return True
+    if "dropout" in name or not callable(node.target):
+        return False
+    try:
+        given = inspect.signature(node.target).bind(*node.args, **node.kwargs)
+    except (TypeError, ValueError):  # built-in functions have no signature, nor an argument ``inplace``
+        return False
+    if given.arguments.get("inplace") is not True:
+        return False
+    given.arguments["inplace"] = False
+    node.args, node.kwargs = tuple(given.args), dict(given.kwargs)
+    return True
 
 
 def _copy_with(module: nn.Module, *, inplace: bool) -> nn.Module:
