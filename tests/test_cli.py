@@ -1,4 +1,4 @@
-"""The command line: what reaches the pipeline, what is printed where, and the exit codes."""
+"""The command line: what reaches the pipeline, and what an error says."""
 
 from __future__ import annotations
 
@@ -7,18 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from cnnviz import __version__, catalog
-from cnnviz.cli import console as console_module
 from cnnviz.cli.app import main
-from cnnviz.cli.console import Console, closing_line, printable
 from cnnviz.errors import CnnvizError
 from cnnviz.settings import (
     DrawSettings,
@@ -28,37 +22,7 @@ from cnnviz.settings import (
     RuntimeSettings,
     TargetSettings,
 )
-from cnnviz.specs import MethodSpec, Param
-
-SUMMARY = {"inputs": 7, "explained": 6, "failed": 1, "seconds": 1.204, "images_per_second": 4.98}
-
-
-@dataclass
-class FakePipeline:
-    """Stands in for ``cnnviz.pipeline``: remembers what it was asked and does what it is told."""
-
-    summary: dict[str, Any] = field(default_factory=lambda: dict(SUMMARY))
-    report: str | None = "cnnviz-out/gradcam/report.json"
-    exit_code: int = 0
-    picture: bytes | None = None
-    records: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    error: BaseException | None = None
-    runs: list[RunSettings] = field(default_factory=list)
-    stdin: Any = None
-
-    def run(self, settings: RunSettings, reporter: Any, stdin: Any = None) -> FakePipeline:
-        self.runs.append(settings)
-        self.stdin = stdin
-        reporter.start(len(self.records))
-        for text in self.notes:
-            reporter.note(text)
-        for record in self.records:
-            reporter.advance(record)
-        if self.error is not None:
-            raise self.error
-        reporter.finish()
-        return self
+from tests.fake_pipeline import FakePipeline
 
 
 @pytest.fixture
@@ -66,14 +30,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     pipeline = FakePipeline()
     monkeypatch.setitem(sys.modules, "cnnviz.pipeline", pipeline)
     return pipeline
-
-
-def record(path: str, label: str = "tiger cat", probability: float = 0.375) -> dict[str, Any]:
-    return {"path": path, "predictions": [{"label": label, "probability": probability}], "error": None}
-
-
-def failed(path: str) -> dict[str, Any]:
-    return {"path": path, "predictions": [], "error": {"type": "truncated", "message": "the file ends early"}}
 
 
 # What reaches the pipeline.
@@ -285,320 +241,6 @@ def test_a_reader_that_went_away_is_no_error(args: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", "cnnviz", *args], stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
-
-
-# What is printed.
-
-
-def test_one_closing_line(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.records = [record("a.jpg")]
-    fake.exit_code = 3
-    assert main(["gradcam", "a.jpg"]) == 3
-    assert capsys.readouterr() == (
-        "",
-        "explained 6 of 7 images in 1.2 s (5.0/s), 1 failed; report: cnnviz-out/gradcam/report.json\n",
-    )
-
-
-def test_the_closing_line_counts_in_english() -> None:
-    one = {"inputs": 1, "explained": 1, "failed": 0, "passed_over": 1, "seconds": 0.0}
-    result = SimpleNamespace(summary=one, report=None, exit_code=0, picture=None)
-    assert closing_line(result) == "explained 1 of 1 image in 0.0 s, 1 other file passed over"
-
-
-def test_notes_and_failures_go_to_standard_error(
-    fake: FakePipeline, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fake.notes = ["compiling takes 9 s\x07"]
-    fake.records = [record("a.jpg"), *(failed(f"{i}.jpg") for i in range(9))]
-    assert main(["gradcam", "a.jpg"]) == 0
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.splitlines()[:-1] == [
-        "cnnviz: note: compiling takes 9 s\\x07",
-        *(f"cnnviz: note: {i}.jpg  truncated: the file ends early" for i in range(5)),
-    ]
-
-
-def test_verbose_prints_every_input(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.records = [record("a\x1b]0;x\x07.jpg"), failed("b.jpg")]
-    assert main(["gradcam", "a.jpg", "-v"]) == 0
-    assert capsys.readouterr().err.splitlines()[:-1] == [
-        "a\\x1b]0;x\\x07.jpg  tiger cat  0.375",
-        "b.jpg  truncated: the file ends early",
-    ]
-
-
-def test_quiet_says_nothing(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.notes, fake.records, fake.exit_code = ["note"], [failed("a.jpg")], 3
-    assert main(["gradcam", "a.jpg", "-q"]) == 3
-    assert capsys.readouterr() == ("", "")
-
-
-def test_json_is_one_object_and_nothing_else(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.summary["gap"] = float("nan")
-    fake.notes, fake.report = ["heard"], "out/caf\udce9/report.json"
-    assert main(["gradcam", "a.jpg", "--json"]) == 0
-    out, err = capsys.readouterr()
-    assert json.loads(out) == {**SUMMARY, "gap": None, "report": "out/caf\udce9/report.json"}
-    assert out.isascii()
-    assert err == "cnnviz: note: heard\n"
-
-
-def test_a_picture_goes_to_standard_output(
-    fake: FakePipeline, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    fake.picture = b"\x89PNG\r\n\x00\xff"
-    assert main(["gradcam", "a.jpg", "-o", "-"]) == 0
-    assert capsysbinary.readouterr() == (b"\x89PNG\r\n\x00\xff", b"")
-    assert fake.runs[0].draw.save == ("overlay",)
-    assert fake.runs[0].output.out == "-"
-    assert main(["gradcam", "a.jpg", "-o", "-", "--save", "panel"]) == 0
-    assert fake.runs[1].draw.save == ("panel",)
-
-
-def test_a_picture_is_refused_by_a_terminal(
-    fake: FakePipeline, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert main(["gradcam", "a.jpg", "-o", "-"]) == 2
-    assert capsys.readouterr().err.startswith("cnnviz: -o - would write a picture to the terminal.\n")
-    assert fake.runs == []
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain é 猫.jpg", "plain é 猫.jpg"),
-        ("a\nb\tc", "a\\nb\\tc"),
-        ("\x1b[2J\x9b", "\\x1b[2J\\x9b"),
-        ("evil\u202egpj.exe", "evil\\u202egpj.exe"),
-        (os.fsdecode(b"\xff"), "\\udcff"),
-    ],
-)
-def test_nothing_printed_can_steer_a_terminal(text: str, shown: str) -> None:
-    assert printable(text) == shown
-
-
-def test_a_narrow_encoding_is_no_obstacle() -> None:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    console_module._line(stream, "猫 é")
-    assert stream.buffer.getvalue() == b"\\u732b \\xe9\n"
-
-
-# In a terminal.
-
-IN_TERMINAL = """
-import sys, time
-from types import SimpleNamespace
-from cnnviz.cli.app import main
-rows = [dict(path=f"{i}[red].jpg", predictions=[dict(label="caf\\u00e9\\x1b[2J", probability=0.5)], error=None)
-        for i in range(int(sys.argv[1]))]
-rows[0] = dict(path="bad.jpg", predictions=[], error=dict(type="empty", message="no bytes"))
-def run(settings, reporter, stdin=None):
-    reporter.start(len(rows))
-    for row in rows:
-        reporter.advance(row)
-    reporter.note("half [bold]way")
-    time.sleep(0.15)
-    reporter.finish()
-    return SimpleNamespace(summary=dict(inputs=len(rows), explained=len(rows) - 1, failed=1), report="r.json",
-                           exit_code=3, picture=None)
-sys.modules["cnnviz.pipeline"] = SimpleNamespace(run=run)
-sys.exit(main(["gradcam", "x", *sys.argv[2:]]))
-"""
-
-
-def in_terminal(count: int, *args: str, **environment: str) -> str:
-    """What a terminal of 100 columns receives on standard error."""
-    pytest.importorskip("pty")
-    master, slave = os.openpty()
-    env = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR"}}
-    env.update({"TERM": "xterm-256color", "COLUMNS": "100", **environment})
-    command = [sys.executable, "-c", IN_TERMINAL, str(count), *args]
-    with subprocess.Popen(command, stderr=slave, stdout=subprocess.PIPE, env=env) as process:
-        os.close(slave)
-        received = b""
-        while True:
-            try:
-                piece = os.read(master, 65536)
-            except OSError:
-                break
-            if not piece:
-                break
-            received += piece
-        assert process.stdout is not None
-        assert process.stdout.read() == b""
-    os.close(master)
-    assert process.returncode == 3
-    return received.decode()
-
-
-def test_a_terminal_sees_a_bar_and_a_table() -> None:
-    text = in_terminal(3)
-    assert "3/3" in text
-    assert "/s" in text
-    assert "cnnviz: note: half [bold]way" in text
-    tail = text[text.rindex("probability") :]
-    assert "1[red].jpg  café\\x1b[2J" in tail
-    assert "empty: no bytes" in tail
-    assert "explained 2 of 3 images, 1 failed; report: r.json" in tail
-
-
-@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
-def test_no_colour_and_no_animation_where_they_are_not_wanted(environment: dict[str, str]) -> None:
-    text = in_terminal(3, **environment)
-    assert "\x1b" not in text
-    assert "3/3" not in text
-    assert "1[red].jpg  café\\x1b[2J" in text
-
-
-def test_many_inputs_get_no_table() -> None:
-    text = in_terminal(21, NO_COLOR="1")
-    assert "probability" not in text
-    assert "cnnviz: note: bad.jpg  empty: no bytes" in text
-
-
-def test_quiet_in_a_terminal() -> None:
-    assert in_terminal(3, "-q") == ""
-
-
-def test_a_total_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    console = Console()
-    console.start(None)
-    console.advance(record("a.jpg"))
-    console.finish()
-    assert "1/?" in terminal.getvalue()
-
-
-# Commands made from the register.
-
-WINDOW = Param("window_size", "int", 32, "Side of the window.", minimum=1, maximum=99, unit="pixels")
-SHARED_PARAM = Param("seed", "int", 0, "Of the noise.")
-EXTRA = (
-    MethodSpec(
-        name="extra",
-        command="extra",
-        family="added by a test",
-        entry="nowhere:f",
-        title="Extra",
-        summary="An added method.",
-        paper="Nobody 2020",
-        params=(WINDOW, Param("flag", "bool", False, "A switch."), SHARED_PARAM),
-    ),
-    MethodSpec(
-        name="extra++",
-        command="extra",
-        family="added by a test",
-        entry="nowhere:g",
-        title="Extra++",
-        summary="Its variant.",
-        paper="Nobody 2021",
-        params=(
-            WINDOW,
-            Param("lambda", "float", 0.5, "Strength", minimum=0.0),
-            Param("kind", "choice", "near", "Which.", choices=("near", "far")),
-            Param("mode", "choice", "on", "Whether.", choices=("on", "off")),
-            Param("grid", "size", 32, "Cells."),
-            Param("smooth", "bool", True, "Smooth the map."),
-        ),
-    ),
-)
-
-
-@pytest.fixture
-def extra(monkeypatch: pytest.MonkeyPatch, fake: FakePipeline) -> Iterator[FakePipeline]:
-    def points(group: str) -> list[Any]:
-        assert group == "cnnviz.methods"
-        return [SimpleNamespace(name=spec.name, load=lambda spec=spec: spec) for spec in EXTRA]
-
-    monkeypatch.setattr(catalog, "entry_points", points)
-    catalog.all_methods.cache_clear()
-    yield fake
-    catalog.all_methods.cache_clear()
-
-
-def test_a_method_of_another_package_is_a_command(extra: FakePipeline) -> None:
-    assert main(["extra", "x.jpg", "--flag", "--window-size", "5", "--seed", "9"]) == 0
-    settings = extra.runs[0]
-    assert settings.command == settings.target.method == "extra"
-    assert settings.target.params == {"window_size": 5, "flag": True, "seed": 9}
-    assert settings.runtime.seed == 9
-    assert settings.output.out == "cnnviz-out/extra"
-
-
-def test_its_variants(extra: FakePipeline) -> None:
-    args = ["--variant", "extra++", "--lambda", "2", "--kind", "far", "--no-smooth"]
-    assert main(["extra", "x.jpg", *args, "--seed", "9"]) == 0
-    assert extra.runs[0].target.method == "extra++"
-    assert extra.runs[0].target.params == {
-        "window_size": 32,
-        "lambda": 2.0,
-        "kind": "far",
-        "smooth": False,
-        "mode": "on",
-        "grid": (32, 32),
-    }
-    assert main(["extra", "x.jpg"]) == 0
-    assert extra.runs[1].target.params == {"window_size": 32, "flag": False, "seed": 0}
-
-
-@pytest.mark.parametrize(
-    ("args", "message", "hint"),
-    [
-        ("--variant extra+", "--variant extra+: expected one of extra, extra++.", "Did you mean extra"),
-        ("--lambda 2", "Method extra has no option 'lambda'.", "It takes window_size, flag, seed."),
-        ("--window-size 100", "window_size=100 is out of range: 1 to 99.", ""),
-        ("--window-size 2.5", "--window-size 2.5: expected a whole number.", "--window-size 1"),
-        ("--variant extra++ --kind fra", "kind='fra': expected one of near, far.", "far"),
-    ],
-)
-def test_a_wrong_value_for_it(
-    extra: FakePipeline, capsys: pytest.CaptureFixture[str], args: str, message: str, hint: str
-) -> None:
-    assert main(["extra", "x.jpg", *args.split()]) == 2
-    first, *rest = capsys.readouterr().err.splitlines()
-    assert first == f"cnnviz: {message}"
-    assert hint in "".join(rest)
-    assert extra.runs == []
-
-
-def test_its_options_stand_in_a_configuration_file(extra: FakePipeline, tmp_path: Path) -> None:
-    path = tmp_path / "c.yaml"
-    path.write_text("variant: extra++\nlambda: 3\nwindow-size: 7\nsmooth: false\nmode: off\ngrid: [4, 6]\n")
-    assert main(["extra", "x.jpg", "--config", str(path), "--window-size", "8"]) == 0
-    assert extra.runs[0].target.params == {
-        "window_size": 8,
-        "lambda": 3.0,
-        "kind": "near",
-        "smooth": False,
-        "mode": "off",
-        "grid": (4, 6),
-    }
-
-
-def test_its_help(extra: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["extra", "--help"]) == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert "An added method." in text
-    assert "--window-size N Side of the window. 1 to 99 pixels. [default: 32]" in text
-    assert "--lambda X Strength. 0 or more. [default: 0.5]" in text
-    assert "--kind near|far Which. [default: near]" in text
-    assert "--grid N|H,W Cells. [default: 32]" in text
-    assert "--variant NAME extra, extra++. [default: extra]" in text
-    assert text.count("--seed") == 1
-    assert main([]) == 0
-    listed = capsys.readouterr().out
-    assert "Added by a test:\n  extra " in listed
-    assert " An added method.\n" in listed
 
 
 # Help, methods, version.

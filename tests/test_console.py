@@ -1,0 +1,216 @@
+"""What is printed where: streams, notes, tables, pictures, colours."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from cnnviz.cli import console as console_module
+from cnnviz.cli.app import main
+from cnnviz.cli.console import Console, closing_line, printable
+from tests.fake_pipeline import SUMMARY, FakePipeline, failed, record
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+    pipeline = FakePipeline()
+    monkeypatch.setitem(sys.modules, "cnnviz.pipeline", pipeline)
+    return pipeline
+
+
+# What is printed.
+
+
+def test_one_closing_line(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.records = [record("a.jpg")]
+    fake.exit_code = 3
+    assert main(["gradcam", "a.jpg"]) == 3
+    assert capsys.readouterr() == (
+        "",
+        "explained 6 of 7 images in 1.2 s (5.0/s), 1 failed; report: cnnviz-out/gradcam/report.json\n",
+    )
+
+
+def test_the_closing_line_counts_in_english() -> None:
+    one = {"inputs": 1, "explained": 1, "failed": 0, "passed_over": 1, "seconds": 0.0}
+    result = SimpleNamespace(summary=one, report=None, exit_code=0, picture=None)
+    assert closing_line(result) == "explained 1 of 1 image in 0.0 s, 1 other file passed over"
+
+
+def test_notes_and_failures_go_to_standard_error(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.notes = ["compiling takes 9 s\x07"]
+    fake.records = [record("a.jpg"), *(failed(f"{i}.jpg") for i in range(9))]
+    assert main(["gradcam", "a.jpg"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[:-1] == [
+        "cnnviz: note: compiling takes 9 s\\x07",
+        *(f"cnnviz: note: {i}.jpg  truncated: the file ends early" for i in range(5)),
+    ]
+
+
+def test_verbose_prints_every_input(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.records = [record("a\x1b]0;x\x07.jpg"), failed("b.jpg")]
+    assert main(["gradcam", "a.jpg", "-v"]) == 0
+    assert capsys.readouterr().err.splitlines()[:-1] == [
+        "a\\x1b]0;x\\x07.jpg  tiger cat  0.375",
+        "b.jpg  truncated: the file ends early",
+    ]
+
+
+def test_quiet_says_nothing(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.notes, fake.records, fake.exit_code = ["note"], [failed("a.jpg")], 3
+    assert main(["gradcam", "a.jpg", "-q"]) == 3
+    assert capsys.readouterr() == ("", "")
+
+
+def test_json_is_one_object_and_nothing_else(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.summary["gap"] = float("nan")
+    fake.notes, fake.report = ["heard"], "out/caf\udce9/report.json"
+    assert main(["gradcam", "a.jpg", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {**SUMMARY, "gap": None, "report": "out/caf\udce9/report.json"}
+    assert out.isascii()
+    assert err == "cnnviz: note: heard\n"
+
+
+def test_a_picture_goes_to_standard_output(
+    fake: FakePipeline, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    fake.picture = b"\x89PNG\r\n\x00\xff"
+    assert main(["gradcam", "a.jpg", "-o", "-"]) == 0
+    assert capsysbinary.readouterr() == (b"\x89PNG\r\n\x00\xff", b"")
+    assert fake.runs[0].draw.save == ("overlay",)
+    assert fake.runs[0].output.out == "-"
+    assert main(["gradcam", "a.jpg", "-o", "-", "--save", "panel"]) == 0
+    assert fake.runs[1].draw.save == ("panel",)
+
+
+def test_a_picture_is_refused_by_a_terminal(
+    fake: FakePipeline, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["gradcam", "a.jpg", "-o", "-"]) == 2
+    assert capsys.readouterr().err.startswith("cnnviz: -o - would write a picture to the terminal.\n")
+    assert fake.runs == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain é 猫.jpg", "plain é 猫.jpg"),
+        ("a\nb\tc", "a\\nb\\tc"),
+        ("\x1b[2J\x9b", "\\x1b[2J\\x9b"),
+        ("evil\u202egpj.exe", "evil\\u202egpj.exe"),
+        (os.fsdecode(b"\xff"), "\\udcff"),
+    ],
+)
+def test_nothing_printed_can_steer_a_terminal(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_a_narrow_encoding_is_no_obstacle() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    console_module._line(stream, "猫 é")
+    assert stream.buffer.getvalue() == b"\\u732b \\xe9\n"
+
+
+# In a terminal.
+
+IN_TERMINAL = """
+import sys, time
+from types import SimpleNamespace
+from cnnviz.cli.app import main
+rows = [dict(path=f"{i}[red].jpg", predictions=[dict(label="caf\\u00e9\\x1b[2J", probability=0.5)], error=None)
+        for i in range(int(sys.argv[1]))]
+rows[0] = dict(path="bad.jpg", predictions=[], error=dict(type="empty", message="no bytes"))
+def run(settings, reporter, stdin=None):
+    reporter.start(len(rows))
+    for row in rows:
+        reporter.advance(row)
+    reporter.note("half [bold]way")
+    time.sleep(0.15)
+    reporter.finish()
+    return SimpleNamespace(summary=dict(inputs=len(rows), explained=len(rows) - 1, failed=1), report="r.json",
+                           exit_code=3, picture=None)
+sys.modules["cnnviz.pipeline"] = SimpleNamespace(run=run)
+sys.exit(main(["gradcam", "x", *sys.argv[2:]]))
+"""
+
+
+def in_terminal(count: int, *args: str, **environment: str) -> str:
+    """What a terminal of 100 columns receives on standard error."""
+    pytest.importorskip("pty")
+    master, slave = os.openpty()
+    env = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR"}}
+    env.update({"TERM": "xterm-256color", "COLUMNS": "100", **environment})
+    command = [sys.executable, "-c", IN_TERMINAL, str(count), *args]
+    with subprocess.Popen(command, stderr=slave, stdout=subprocess.PIPE, env=env) as process:
+        os.close(slave)
+        received = b""
+        while True:
+            try:
+                piece = os.read(master, 65536)
+            except OSError:
+                break
+            if not piece:
+                break
+            received += piece
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+    os.close(master)
+    assert process.returncode == 3
+    return received.decode()
+
+
+def test_a_terminal_sees_a_bar_and_a_table() -> None:
+    text = in_terminal(3)
+    assert "3/3" in text
+    assert "/s" in text
+    assert "cnnviz: note: half [bold]way" in text
+    tail = text[text.rindex("probability") :]
+    assert "1[red].jpg  café\\x1b[2J" in tail
+    assert "empty: no bytes" in tail
+    assert "explained 2 of 3 images, 1 failed; report: r.json" in tail
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
+def test_no_colour_and_no_animation_where_they_are_not_wanted(environment: dict[str, str]) -> None:
+    text = in_terminal(3, **environment)
+    assert "\x1b" not in text
+    assert "3/3" not in text
+    assert "1[red].jpg  café\\x1b[2J" in text
+
+
+def test_many_inputs_get_no_table() -> None:
+    text = in_terminal(21, NO_COLOR="1")
+    assert "probability" not in text
+    assert "cnnviz: note: bad.jpg  empty: no bytes" in text
+
+
+def test_quiet_in_a_terminal() -> None:
+    assert in_terminal(3, "-q") == ""
+
+
+def test_a_total_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    console = Console()
+    console.start(None)
+    console.advance(record("a.jpg"))
+    console.finish()
+    assert "1/?" in terminal.getvalue()

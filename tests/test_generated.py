@@ -1,0 +1,145 @@
+"""Commands made from the register, also for methods of other packages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cnnviz import catalog
+from cnnviz.cli.app import main
+from cnnviz.specs import MethodSpec, Param
+from tests.fake_pipeline import FakePipeline
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+    pipeline = FakePipeline()
+    monkeypatch.setitem(sys.modules, "cnnviz.pipeline", pipeline)
+    return pipeline
+
+
+# Commands made from the register.
+
+WINDOW = Param("window_size", "int", 32, "Side of the window.", minimum=1, maximum=99, unit="pixels")
+SHARED_PARAM = Param("seed", "int", 0, "Of the noise.")
+EXTRA = (
+    MethodSpec(
+        name="extra",
+        command="extra",
+        family="added by a test",
+        entry="nowhere:f",
+        title="Extra",
+        summary="An added method.",
+        paper="Nobody 2020",
+        params=(WINDOW, Param("flag", "bool", False, "A switch."), SHARED_PARAM),
+    ),
+    MethodSpec(
+        name="extra++",
+        command="extra",
+        family="added by a test",
+        entry="nowhere:g",
+        title="Extra++",
+        summary="Its variant.",
+        paper="Nobody 2021",
+        params=(
+            WINDOW,
+            Param("lambda", "float", 0.5, "Strength", minimum=0.0),
+            Param("kind", "choice", "near", "Which.", choices=("near", "far")),
+            Param("mode", "choice", "on", "Whether.", choices=("on", "off")),
+            Param("grid", "size", 32, "Cells."),
+            Param("smooth", "bool", True, "Smooth the map."),
+        ),
+    ),
+)
+
+
+@pytest.fixture
+def extra(monkeypatch: pytest.MonkeyPatch, fake: FakePipeline) -> Iterator[FakePipeline]:
+    def points(group: str) -> list[Any]:
+        assert group == "cnnviz.methods"
+        return [SimpleNamespace(name=spec.name, load=lambda spec=spec: spec) for spec in EXTRA]
+
+    monkeypatch.setattr(catalog, "entry_points", points)
+    catalog.all_methods.cache_clear()
+    yield fake
+    catalog.all_methods.cache_clear()
+
+
+def test_a_method_of_another_package_is_a_command(extra: FakePipeline) -> None:
+    assert main(["extra", "x.jpg", "--flag", "--window-size", "5", "--seed", "9"]) == 0
+    settings = extra.runs[0]
+    assert settings.command == settings.target.method == "extra"
+    assert settings.target.params == {"window_size": 5, "flag": True, "seed": 9}
+    assert settings.runtime.seed == 9
+    assert settings.output.out == "cnnviz-out/extra"
+
+
+def test_its_variants(extra: FakePipeline) -> None:
+    args = ["--variant", "extra++", "--lambda", "2", "--kind", "far", "--no-smooth"]
+    assert main(["extra", "x.jpg", *args, "--seed", "9"]) == 0
+    assert extra.runs[0].target.method == "extra++"
+    assert extra.runs[0].target.params == {
+        "window_size": 32,
+        "lambda": 2.0,
+        "kind": "far",
+        "smooth": False,
+        "mode": "on",
+        "grid": (32, 32),
+    }
+    assert main(["extra", "x.jpg"]) == 0
+    assert extra.runs[1].target.params == {"window_size": 32, "flag": False, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("args", "message", "hint"),
+    [
+        ("--variant extra+", "--variant extra+: expected one of extra, extra++.", "Did you mean extra"),
+        ("--lambda 2", "Method extra has no option 'lambda'.", "It takes window_size, flag, seed."),
+        ("--window-size 100", "window_size=100 is out of range: 1 to 99.", ""),
+        ("--window-size 2.5", "--window-size 2.5: expected a whole number.", "--window-size 1"),
+        ("--variant extra++ --kind fra", "kind='fra': expected one of near, far.", "far"),
+    ],
+)
+def test_a_wrong_value_for_it(
+    extra: FakePipeline, capsys: pytest.CaptureFixture[str], args: str, message: str, hint: str
+) -> None:
+    assert main(["extra", "x.jpg", *args.split()]) == 2
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == f"cnnviz: {message}"
+    assert hint in "".join(rest)
+    assert extra.runs == []
+
+
+def test_its_options_stand_in_a_configuration_file(extra: FakePipeline, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("variant: extra++\nlambda: 3\nwindow-size: 7\nsmooth: false\nmode: off\ngrid: [4, 6]\n")
+    assert main(["extra", "x.jpg", "--config", str(path), "--window-size", "8"]) == 0
+    assert extra.runs[0].target.params == {
+        "window_size": 8,
+        "lambda": 3.0,
+        "kind": "near",
+        "smooth": False,
+        "mode": "off",
+        "grid": (4, 6),
+    }
+
+
+def test_its_help(extra: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["extra", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "An added method." in text
+    assert "--window-size N Side of the window. 1 to 99 pixels. [default: 32]" in text
+    assert "--lambda X Strength. 0 or more. [default: 0.5]" in text
+    assert "--kind near|far Which. [default: near]" in text
+    assert "--grid N|H,W Cells. [default: 32]" in text
+    assert "--variant NAME extra, extra++. [default: extra]" in text
+    assert text.count("--seed") == 1
+    assert main([]) == 0
+    listed = capsys.readouterr().out
+    assert "Added by a test:\n  extra " in listed
+    assert " An added method.\n" in listed
