@@ -1,6 +1,5 @@
 """Rewrites of a private copy of the network that leave its values alone and make it faster.
 
-``without_in_place`` makes the data flow explicit: a tensor that somebody captured must not change afterwards.
 ``fold_batch_norm`` merges a batch normalisation into the convolution before it. In evaluation mode
 
     BN(W * x + b) = (g W) * x + g (b - mean) + beta,    g = gamma / sqrt(var + eps),
@@ -10,93 +9,16 @@ which is exact up to rounding. Captured tensors are protected: nothing is folded
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Collection
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from cnnviz.models.graph import ACTIVATION_NAMES, IN_PLACE_FUNCTIONS, function_name
-
-def without_in_place(module: fx.GraphModule) -> None:
-    """Replace in-place operations by ones that return a new tensor, keeping what later readers see.
-
-    After ``y = relu_(x)`` a later reader of ``x`` sees ``y``; so its reads are redirected to ``y``.
-    """
-    order = {node: index for index, node in enumerate(module.graph.nodes)}
-    for node in list(module.graph.nodes):
-        if not _make_functional(module, node):
-            continue
-        source = node.args[0] if node.args else node.kwargs.get("input")
-        if isinstance(source, fx.Node):
-            later = [user for user in source.users if order[user] > order[node]]
-            for user in later:
-                user.replace_input_with(source, node)
-    module.recompile()
-
-
-def _make_functional(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Make one node return a new tensor. True when it worked in place before."""
-    if node.op == "call_module":
-        target = module.get_submodule(str(node.target))
-        if getattr(target, "inplace", False) is True and type(target).__module__.startswith("torch.nn"):
-            _set_submodule(module, str(node.target), _copy_with(target, inplace=False))
-            return not isinstance(target, nn.modules.dropout._DropoutNd)
-        # The module may have been replaced at its first call already.
-        return bool(getattr(target, "_cnnviz_was_in_place", False))
-    if node.op == "call_method":
-        plain = _plain_name(str(node.target))
-        if plain and hasattr(torch.Tensor, plain):
-            node.target = plain
-            return True
-    if node.op == "call_function":
-        return _make_function_functional(node)
-    return False
-
-
-def _plain_name(name: str) -> str:
-    """``relu`` of ``relu_``; empty for names that do not say "in place"."""
-    return name[:-1] if name.endswith("_") and not name.endswith("__") else ""
-
-
-def _make_function_functional(node: fx.Node) -> bool:
-    if node.target in IN_PLACE_FUNCTIONS:
-        node.target = IN_PLACE_FUNCTIONS[node.target]
-        return True
-    name = function_name(node)
-    twin = next((getattr(home, _plain_name(name), None) for home in (F, torch) if _plain_name(name)), None)
-    if twin is not None:
-        node.target = twin
-        return True
-    if "dropout" in name or not callable(node.target):
-        return False
-    try:
-        given = inspect.signature(node.target).bind(*node.args, **node.kwargs)
-    except (TypeError, ValueError):  # built-in functions have no signature, nor an argument ``inplace``
-        return False
-    if given.arguments.get("inplace") is not True:
-        return False
-    given.arguments["inplace"] = False
-    node.args, node.kwargs = tuple(given.args), dict(given.kwargs)
-    return True
-
-
-def _copy_with(module: nn.Module, *, inplace: bool) -> nn.Module:
-    """A shallow copy of an activation module with another ``inplace``; the user's module is not touched."""
-    twin = module.__new__(type(module))
-    twin.__dict__ = {**module.__dict__}
-    twin.__dict__["inplace"] = inplace
-    twin.__dict__["_cnnviz_was_in_place"] = not isinstance(module, nn.modules.dropout._DropoutNd)
-    return twin
-
-
-def _set_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(root.get_submodule(parent), name, module)
+from cnnviz.models.functional import copy_with
+from cnnviz.models.graph import ACTIVATION_NAMES, function_name
 
 
 def add_submodule(root: fx.GraphModule, hint: str, module: nn.Module) -> str:
@@ -213,6 +135,6 @@ def in_place_where_safe(module: fx.GraphModule, kept: Collection[fx.Node]) -> No
         if fresh and node.op == "call_module":
             target = module.get_submodule(str(node.target))
             if hasattr(target, "inplace") and type(target).__name__.lower() in ACTIVATION_NAMES:
-                name = add_submodule(module, f"{node.name}_in_place", _copy_with(target, inplace=True))
+                name = add_submodule(module, f"{node.name}_in_place", copy_with(target, inplace=True))
                 node.target = name
     module.recompile()

@@ -61,7 +61,6 @@ def cut(graph: Graph, targets: Sequence[fx.Node], runtime: Runtime, preparation:
         whole = copy.deepcopy(whole)
         for parameter in whole.parameters():
             parameter.requires_grad_(False)
-    fold.without_in_place(whole)
     if preparation in {"packed", "folded"}:
         fold.fold_batch_norm(whole, _results(whole)[1:])
     trunk, head, order, crossing = _separate(whole)

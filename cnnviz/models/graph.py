@@ -7,15 +7,15 @@ asks "which tensor?" (default layer, split into trunk and head, CAM's head, rece
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from cnnviz.models.functional import without_in_place
 
 _MAX_RETRIES = 64
 
@@ -257,12 +257,14 @@ def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Gra
         select: Picks the logits from whatever the network returns (applied to graph nodes here).
 
     Returns:
-        The graph, or None when the network cannot be traced or its trace computes something else.
+        The graph, free of in-place operations, or None when the network cannot be traced or its trace computes
+        something else.
     """
     traced = _trace_adaptively(module)
     if traced is None:
         return None
     graph_module, calls = traced
+    without_in_place(graph_module)
     output = next(n for n in graph_module.graph.nodes if n.op == "output")
     try:
         chosen = select(output.args[0])
@@ -341,12 +343,3 @@ def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
             stack.extend(node.all_input_nodes)
     return seen
 
-
-IN_PLACE_FUNCTIONS: dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.imul: operator.mul,
-    operator.isub: operator.sub,
-    operator.itruediv: operator.truediv,
-    F.relu_: F.relu,
-    torch.relu_: torch.relu,
-}

@@ -1,0 +1,105 @@
+"""In-place operations of a traced network made functional.
+
+A tensor that somebody captured must not change afterwards, and the order of reads must not matter: after this the
+graph says all there is about the flow of data.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+IN_PLACE_FUNCTIONS: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.imul: operator.mul,
+    operator.isub: operator.sub,
+    operator.itruediv: operator.truediv,
+    F.relu_: F.relu,
+    torch.relu_: torch.relu,
+}
+
+
+def without_in_place(module: fx.GraphModule) -> None:
+    """Replace in-place operations by ones that return a new tensor, keeping what later readers see.
+
+    After ``y = relu_(x)`` a later reader of ``x`` sees ``y``; so its reads are redirected to ``y``.
+    """
+    order = {node: index for index, node in enumerate(module.graph.nodes)}
+    for node in list(module.graph.nodes):
+        if not _make_functional(module, node):
+            continue
+        source = node.args[0] if node.args else node.kwargs.get("input")
+        if isinstance(source, fx.Node):
+            later = [user for user in source.users if order[user] > order[node]]
+            for user in later:
+                user.replace_input_with(source, node)
+    module.recompile()
+
+
+def _make_functional(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Make one node return a new tensor. True when it worked in place before."""
+    if node.op == "call_module":
+        target = module.get_submodule(str(node.target))
+        if getattr(target, "inplace", False) is True and type(target).__module__.startswith("torch.nn"):
+            _set_submodule(module, str(node.target), copy_with(target, inplace=False))
+            return not isinstance(target, nn.modules.dropout._DropoutNd)
+        # The module may have been replaced at its first call already.
+        return bool(getattr(target, "_cnnviz_was_in_place", False))
+    if node.op == "call_method":
+        plain = _plain_name(str(node.target))
+        if plain and hasattr(torch.Tensor, plain):
+            node.target = plain
+            return True
+    if node.op == "call_function":
+        return _make_function_functional(node)
+    return False
+
+
+def _plain_name(name: str) -> str:
+    """``relu`` of ``relu_``; empty for names that do not say "in place"."""
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else ""
+
+
+def _make_function_functional(node: fx.Node) -> bool:
+    if node.target in IN_PLACE_FUNCTIONS:
+        node.target = IN_PLACE_FUNCTIONS[node.target]
+        return True
+    name = _function_name(node)
+    twin = next((getattr(home, _plain_name(name), None) for home in (F, torch) if _plain_name(name)), None)
+    if twin is not None:
+        node.target = twin
+        return True
+    if "dropout" in name or not callable(node.target):
+        return False
+    try:
+        given = inspect.signature(node.target).bind(*node.args, **node.kwargs)
+    except (TypeError, ValueError):  # built-in functions have no signature, nor an argument ``inplace``
+        return False
+    if given.arguments.get("inplace") is not True:
+        return False
+    given.arguments["inplace"] = False
+    node.args, node.kwargs = tuple(given.args), dict(given.kwargs)
+    return True
+
+
+def copy_with(module: nn.Module, *, inplace: bool) -> nn.Module:
+    """A shallow copy of an activation module with another ``inplace``; the user's module is not touched."""
+    twin = module.__new__(type(module))
+    twin.__dict__ = {**module.__dict__}
+    twin.__dict__["inplace"] = inplace
+    twin.__dict__["_cnnviz_was_in_place"] = not isinstance(module, nn.modules.dropout._DropoutNd)
+    return twin
+
+
+def _set_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(root.get_submodule(parent), name, module)
+
+
+def _function_name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
