@@ -19,14 +19,14 @@ from cnnviz.asking import Asker, Classes, top_classes
 from cnnviz.drawing import Explained, TargetMap
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import FIXED_LAYERS, Pass, Session, SessionOptions, prepare
-from cnnviz.engine.targets import SCORES, ClassTarget, class_logits, probabilities
+from cnnviz.engine.targets import ClassTarget, class_logits, probabilities
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.sources import ImageRef
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.models.load import load
 from cnnviz.models.preprocess import Geometry, normalize
 from cnnviz.records import ClassScore, Record, RunHeader
-from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
+from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, SCORES, RunSettings, check_choice
 
 # Compilation takes about half a minute and saves about a tenth of the time of the packed network on a CPU.
 _WORTH_COMPILING_SECONDS = 300.0

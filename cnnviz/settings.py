@@ -11,6 +11,7 @@ from cnnviz.errors import CnnvizError, nearest
 SAVE_KINDS = ("overlay", "heatmap", "raw", "panel", "none")
 IMAGE_FORMATS = ("png", "jpg", "webp")
 COMPILE_MODES = ("auto", "on", "off")
+SCORES = ("logit", "probability", "log-probability")
 ACTIVATIONS = ("auto", "softmax", "sigmoid")
 
 

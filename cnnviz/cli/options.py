@@ -15,6 +15,7 @@ from cnnviz.settings import (
     ACTIVATIONS,
     COMPILE_MODES,
     IMAGE_FORMATS,
+    SCORES,
     DrawSettings,
     ModelSpec,
     OutputSettings,
@@ -27,7 +28,6 @@ from cnnviz.settings import (
     parse_scale,
 )
 
-SCORES = ("logit", "probability", "log-probability")
 _INPUT, _MODEL, _WHAT, _SPEED, _OUTPUT = "Input", "Model", "What to explain", "Speed", "Output"
 
 

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cnnviz.errors import CnnvizError, nearest
-
-SCORES = ("logit", "probability", "log-probability")
+from cnnviz.settings import SCORES
 
 
 def probabilities(logits: Tensor, activation: str = "softmax") -> Tensor:
