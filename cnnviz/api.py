@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnnviz import catalog
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import FIXED_LAYERS, Session, SessionOptions, open_session, prepare
+from cnnviz.engine.session import Session, SessionOptions, layers_for, open_session, prepare
 from cnnviz.engine.targets import make_target
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.methods.heatmap import Heatmap, upsample
@@ -39,7 +39,8 @@ class Explanation:
         logits: [N, K] float32.
         layer: The target layer's name, or None.
         facts: What the method states about this pass.
-        scores: The method's own figures (for occlusion: window, stride, baseline, positions).
+        scores: The method's own figures (for occlusion: window, stride, baseline, positions); those that differ
+            between images are lists [N].
         arrays: Further arrays of the method by name, [N, ...] each.
     """
 
@@ -173,7 +174,7 @@ def explain(
     params = spec.resolve_params(method_options)
     _check_batch(batch)
     with _session(
-        model, batch, spec, _layers(layer), (precision, device, compile, general.get("output"))
+        model, batch, spec, layers_for(spec, params, _layers(layer)), (precision, device, compile, general.get("output"))
     ) as session:
         run = session.forward(batch)
         with rt.scope():
@@ -193,7 +194,7 @@ def explain(
             logits=run.logits.detach().float().cpu(),
             layer=session.layers[0].name if session.layers else None,
             facts=dict(heatmap.facts),
-            scores=dict(heatmap.scores),
+            scores={k: v.tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()},
             arrays={name: array.detach().cpu() for name, array in heatmap.arrays.items()},
         )
 
@@ -226,21 +227,20 @@ def _session(
     precision, device, compile_mode, output = how
     check_choice(compile_mode, COMPILE_MODES, "compile")
     probe = tuple(int(size) for size in batch.shape[1:])
-    wanted = FIXED_LAYERS.get(spec.space, layers)
     module = model.module if isinstance(model, Model) else unwrap(model)
     here = next((p.device for p in module.parameters()), batch.device)
     runtime = rt.resolve(str(device or here), precision)
     compiled = compile_mode == "on" or (compile_mode == "auto" and rt.compiler_here(runtime.device))
-    options = SessionOptions(wanted, output, compiled, int(batch.shape[0]) if compiled else 16)
+    options = SessionOptions(layers, output, compiled, int(batch.shape[0]) if compiled else 16)
     if isinstance(model, Model):
         yield model.session(options, runtime, probe)
         return
     inference = any(p.is_inference() for p in module.parameters())
     private = compiled or inference or runtime.precision != "fp32" or runtime.device != here
-    # Hundreds of passes pay for a faster private copy.
-    private = private or spec.space == "grid"
+    # Many passes pay for a faster private copy.
+    private = private or spec.forward != "1"
     name = type(module).__name__
     with open_session(
-        module, name, probe, runtime, SessionOptions(wanted, output, compiled, private=private)
+        module, name, probe, runtime, SessionOptions(layers, output, compiled, private=private)
     ) as opened:
         yield opened

@@ -18,7 +18,7 @@ from cnnviz import catalog
 from cnnviz.asking import Asker, Classes, top_classes
 from cnnviz.drawing import Explained, TargetMap
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import FIXED_LAYERS, Pass, Session, SessionOptions, prepare
+from cnnviz.engine.session import Pass, Session, SessionOptions, layers_for, prepare
 from cnnviz.engine.targets import ClassTarget, class_logits, probabilities
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.sources import ImageRef
@@ -108,7 +108,7 @@ class Explainer:
 
     def _open(self, *, compile_it: bool) -> Session:
         target = self.settings.target
-        layers = FIXED_LAYERS.get(self.spec.space, target.layers)
+        layers = layers_for(self.spec, self.params, target.layers)
         options = SessionOptions(layers, target.output, compile_it, self.batch_size)
         session = prepare(
             self._loaded.module, self._loaded.name, self.preprocess.input_size, self.runtime, options
@@ -127,7 +127,9 @@ class Explainer:
             target = ClassTarget(
                 torch.zeros(1, dtype=torch.long), self.settings.target.score, self.activation
             )
-            self.spec.load()(run, target, self.params)
+            heatmap: Heatmap = self.spec.load()(run, target, self.params)
+        for text in (*heatmap.notes, *([self.spec.caveat] if self.spec.caveat else [])):
+            self._note(text)
         return int(run.logits.shape[1])
 
     def _choose_compilation(self, total: int | None) -> None:
@@ -232,9 +234,8 @@ class Explainer:
             for image, classes in enumerate(asked):
                 if place < len(classes):
                     own = {name: array[image] for name, array in arrays.items()}
-                    found[image].append(
-                        _Made(drawn[image], raw[image], dict(heatmap.facts), dict(heatmap.scores), own)
-                    )
+                    scores = {k: float(v[image]) if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
+                    found[image].append(_Made(drawn[image], raw[image], dict(heatmap.facts), scores, own))
         return found
 
     def _row(
@@ -317,7 +318,8 @@ class Explainer:
 
     def facts(self) -> dict[str, Any]:
         """What the summary says of the method."""
-        return {"method": self.spec.name, "class_specific": self.spec.class_specific}
+        said = {"caveat": self.spec.caveat} if self.spec.caveat else {}
+        return {"method": self.spec.name, "class_specific": self.spec.class_specific, **said}
 
 
 def _failed(item: Loaded, kind: str, message: str) -> Record:

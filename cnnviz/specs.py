@@ -22,6 +22,8 @@ class Param:
     minimum: float | None = None
     maximum: float | None = None
     unit: str = ""
+    # Whether another value than the default makes a method in input space look at a layer too.
+    needs_layer: bool = False
 
     def check(self, value: Any) -> Any:
         """The value in this option's type.
@@ -98,6 +100,8 @@ class MethodSpec:
         signed: Whether raw values below zero have a meaning.
         class_specific: Whether the map depends on the target class.
         forward, backward: Passes per image and target, in words.
+        colour: Whether the raw values [C, H, W] are a picture of their own, drawn around grey.
+        caveat: What everybody who looks at these maps should know; told once a run.
     """
 
     name: str
@@ -115,6 +119,12 @@ class MethodSpec:
     forward: str = "1"
     backward: str = "0"
     kind: str = "method"
+    colour: bool = False
+    caveat: str = ""
+
+    def wants_layer(self, params: Mapping[str, Any]) -> bool:
+        """Whether these parameters make a method in input space look at a layer too."""
+        return any(p.needs_layer and params[p.name] != p.default for p in self.params)
 
     def load(self) -> Callable[..., Any]:
         """Import the function behind the entry."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,18 +21,27 @@ from torch import Tensor, fx, nn
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.compiled import compile_trunk
 from cnnviz.engine.split import Split, cut, usable_preparations
-from cnnviz.engine.tape import Seen, recording, watching
+from cnnviz.engine.tape import recording, seen_layer, watching
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph import Graph, trace
-from cnnviz.models.layers import LayerRef, not_spatial, reference, resolve, unknown_layer
+from cnnviz.models.layers import LayerRef, reference, resolve
 from cnnviz.models.outputs import selector
 from cnnviz.models.preprocess import Preprocess
+from cnnviz.specs import MethodSpec
 
 T = TypeVar("T")
 INPUT_LAYER = "input"
 OUTPUT_LAYER = "output"
 # Where the network is cut for methods that do not look at a layer, by the space of their maps.
 FIXED_LAYERS: dict[str, tuple[str, ...]] = {"input": (INPUT_LAYER,), "grid": (OUTPUT_LAYER,)}
+DEFAULT_LAYER = ""
+
+
+def layers_for(spec: MethodSpec, params: Mapping[str, Any], asked: tuple[str, ...]) -> tuple[str, ...]:
+    """The ``layers`` of the session that a method needs: what was asked for, the input, or the input and a layer."""
+    if spec.space == "input" and spec.wants_layer(params):
+        return (INPUT_LAYER, *(asked[:1] or (DEFAULT_LAYER,)))
+    return FIXED_LAYERS.get(spec.space, asked)
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,8 @@ class SessionOptions:
     """What to prepare.
 
     Attributes:
-        layers: Layer names; empty for the default layer; ``("input",)`` differentiates down to the image, ``("output",)``
-            needs no gradient at all.
+        layers: Layer names; empty for the default layer; ``("input",)`` differentiates down to the image (alone, or
+            before layers: ``("input", "")`` is the image and the default layer), ``("output",)`` needs no gradient.
         output: Dotted path to the class scores in the network's return value.
         compile: Compile the trunk.
         batch_size: Batch to compile for.
@@ -60,7 +69,8 @@ class Pass:
 
     Attributes:
         pixels: The batch [N, C, H, W], normalised, on the device.
-        activations: For each target layer its activation [N, C, h, w]; requires gradients.
+        activations: For each target layer its activation [N, C, h, w]; requires gradients. With the input among
+            the layers, the pixels as a leaf stand in its place.
         logits: [N, K] float32, connected to the activations.
         session: The session that ran it.
     """
@@ -111,6 +121,7 @@ class Session:
         self.preprocess: Preprocess | None = None
         self.final_activation: str | None = None
         self.preparation = "hooks"
+        self.split: Split | None = None
         self.nodes: tuple[fx.Node, ...] = ()
         self.compiled = False
         self.notes: list[str] = []
@@ -198,14 +209,13 @@ def _check_runs(module: nn.Module, name: str, image: Tensor, select: Callable[[A
 
 
 def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions) -> Session:
-    if options.layers == (INPUT_LAYER,):
-        layers: tuple[LayerRef, ...] = ()
-        nodes = [graph.input]
-    elif options.layers == (OUTPUT_LAYER,):
-        layers, nodes = (), [_before_classifier(graph)]
+    layers: tuple[LayerRef, ...] = ()
+    if options.layers == (OUTPUT_LAYER,):
+        nodes = [_before_classifier(graph)]
     else:
-        layers = tuple(resolve(graph, layer, name) for layer in options.layers or (None,))
-        nodes = [layer.node for layer in layers if layer.node is not None]
+        layers = tuple(resolve(graph, layer or None, name) for layer in _named(options))
+        nodes = [graph.input] if INPUT_LAYER in options.layers else []
+        nodes += [layer.node for layer in layers if layer.node is not None]
     reference_split = cut(graph, nodes, runtime, "shared")
     if options.private:
         split = _fastest_that_agrees(graph, nodes, image, runtime, reference_split)
@@ -213,10 +223,15 @@ def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, optio
         split = reference_split
     session = Session(name, _graph_runner(split), layers, runtime.device if options.private else image.device)
     session.graph, session.final_activation, session.preparation = graph, graph.final_activation, split.preparation
-    session.runtime, session.nodes = runtime, tuple(nodes)
+    session.runtime, session.nodes, session.split = runtime, tuple(nodes), split
     if options.compile and options.private:
         _compile(session, graph, split, image, runtime, options)
     return session
+
+
+def _named(options: SessionOptions) -> tuple[str, ...]:
+    """The layers beside the input, :data:`DEFAULT_LAYER` when nothing is asked for."""
+    return tuple(layer for layer in options.layers or (DEFAULT_LAYER,) if layer not in {INPUT_LAYER, OUTPUT_LAYER})
 
 
 def _before_classifier(graph: Graph) -> fx.Node:
@@ -273,7 +288,7 @@ def _graph_runner(split: Split) -> Callable[[Tensor], Pass]:
         values = [_to_head(value, split, index < split.crossing) for index, value in enumerate(crossing)]
         logits, *inner = split.head(*values)
         every = (*values, *inner)
-        return Pass(pixels, tuple(every[i] for i in split.order), _two_dim(logits))
+        return Pass(pixels, tuple(every[i] for i in split.order), two_dim(logits))
 
     return run
 
@@ -289,7 +304,7 @@ def _to_head(value: Any, split: Split, explained: bool) -> Any:
     return value
 
 
-def _two_dim(logits: Tensor) -> Tensor:
+def two_dim(logits: Tensor) -> Tensor:
     """[N, K] float32, also for networks that return [N] or [N, K, 1, 1]."""
     flat = logits.float()
     if flat.dim() == 1:
@@ -329,14 +344,18 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
         image = image.to(runtime.device)
     with torch.no_grad(), watching(module) as seen:
         module(image)
-    named = () if options.layers == (OUTPUT_LAYER,) else options.layers or (None,)
-    layers = tuple(_hooked_layer(seen, layer, name, image) for layer in named)
+    layers = tuple(seen_layer(seen, layer or None, name, image) for layer in _named(options))
     wanted = [(layer.name.partition(":")[0], layer.call) for layer in layers]
 
     def run(pixels: Tensor) -> Pass:
+        leaves: tuple[Tensor, ...] = ()
+        source = pixels
+        if INPUT_LAYER in options.layers:
+            leaves = (pixels.detach().requires_grad_(),)
+            source = leaves[0].clone()  # the network may work in place, which a leaf forbids
         with recording(module, wanted) as tape:
-            logits = select(module(pixels))
-        return Pass(pixels, tape.activations(), _two_dim(logits))
+            logits = select(module(source))
+        return Pass(pixels, (*leaves, *tape.activations()), two_dim(logits))
 
     session = Session(name, run, layers, image.device)
     session.notes.append("the network cannot be traced: hooks are used, without folding or compilation")
@@ -345,50 +364,8 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
     return session
 
 
-def _hooked_layer(seen: Sequence[Seen], layer: str | None, name: str, image: Tensor) -> LayerRef:
-    spatial = [s for s in seen if len(s.shape) == 4 and s.shape[2:] != (1, 1)]
-    if layer is None:
-        chosen = _last_feature_map(spatial, name)
-    else:
-        path, _, call = layer.partition(":")
-        calls = [s for s in seen if s.name == path]
-        if not calls:
-            raise unknown_layer(layer, [s.name for s in spatial])
-        chosen = calls[int(call)] if call.isdigit() and int(call) < len(calls) else calls[-1]
-        if len(chosen.shape) != 4:
-            raise not_spatial(layer, chosen.shape)
-    reused = sum(s.name == chosen.name for s in seen) > 1
-    height, width = chosen.shape[2:]
-    return LayerRef(
-        name=f"{chosen.name}:{chosen.call}" if reused else chosen.name,
-        channels=chosen.shape[1],
-        size=(height, width),
-        stride=(image.shape[2] / height, image.shape[3] / width),
-        pre_activation=_followed_by_activation(seen, chosen),
-        call=chosen.call,
-    )
-
-
-def _last_feature_map(spatial: Sequence[Seen], name: str) -> Seen:
-    passive = (nn.Dropout, nn.Dropout2d, nn.Identity)
-    useful = [s for s in spatial if "pool" not in type(s.module).__name__.lower() and not isinstance(s.module, passive)]
-    convolved = any(isinstance(s.module, nn.modules.conv._ConvNd) for s in spatial)
-    attention = any("attention" in type(s.module).__name__.lower() for s in spatial)
-    if not useful or not convolved or attention:
-        raise CnnvizError(
-            f"{name}: no convolutional feature map [N, C, h, w] feeds the head.",
-            "Class activation maps need a convolutional network; name a convolution with --layer.",
-        )
-    return useful[-1]
-
-
-def _followed_by_activation(seen: Sequence[Seen], chosen: Seen) -> bool:
-    after = seen[list(seen).index(chosen) + 1 :]
-    following = next((s for s in after if not chosen.name.startswith(s.name + ".")), None)
-    return following is not None and type(following.module).__module__ == "torch.nn.modules.activation"
-
-
 __all__ = [
+    "DEFAULT_LAYER",
     "FIXED_LAYERS",
     "INPUT_LAYER",
     "OUTPUT_LAYER",
@@ -396,6 +373,7 @@ __all__ = [
     "Session",
     "SessionOptions",
     "agrees",
+    "layers_for",
     "open_session",
     "prepare",
     "reference",

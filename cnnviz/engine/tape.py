@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cnnviz.errors import CnnvizError
+from cnnviz.models.layers import LayerRef, not_spatial, unknown_layer
 
 
 @dataclass
@@ -104,3 +105,51 @@ def watching(module: nn.Module) -> Iterator[list[Seen]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def seen_layer(seen: Sequence[Seen], layer: str | None, name: str, image: Tensor) -> LayerRef:
+    """The layer that a name means among the calls of a probe run; None for the last feature map.
+
+    Raises:
+        CnnvizError: No such layer, or none whose output is a map.
+    """
+    spatial = [s for s in seen if len(s.shape) == 4 and s.shape[2:] != (1, 1)]
+    if layer is None:
+        chosen = _last_feature_map(spatial, name)
+    else:
+        path, _, call = layer.partition(":")
+        calls = [s for s in seen if s.name == path]
+        if not calls:
+            raise unknown_layer(layer, [s.name for s in spatial])
+        chosen = calls[int(call)] if call.isdigit() and int(call) < len(calls) else calls[-1]
+        if len(chosen.shape) != 4:
+            raise not_spatial(layer, chosen.shape)
+    reused = sum(s.name == chosen.name for s in seen) > 1
+    height, width = chosen.shape[2:]
+    return LayerRef(
+        name=f"{chosen.name}:{chosen.call}" if reused else chosen.name,
+        channels=chosen.shape[1],
+        size=(height, width),
+        stride=(image.shape[2] / height, image.shape[3] / width),
+        pre_activation=_followed_by_activation(seen, chosen),
+        call=chosen.call,
+    )
+
+
+def _last_feature_map(spatial: Sequence[Seen], name: str) -> Seen:
+    passive = (nn.Dropout, nn.Dropout2d, nn.Identity)
+    useful = [s for s in spatial if "pool" not in type(s.module).__name__.lower() and not isinstance(s.module, passive)]
+    convolved = any(isinstance(s.module, nn.modules.conv._ConvNd) for s in spatial)
+    attention = any("attention" in type(s.module).__name__.lower() for s in spatial)
+    if not useful or not convolved or attention:
+        raise CnnvizError(
+            f"{name}: no convolutional feature map [N, C, h, w] feeds the head.",
+            "Class activation maps need a convolutional network; name a convolution with --layer.",
+        )
+    return useful[-1]
+
+
+def _followed_by_activation(seen: Sequence[Seen], chosen: Seen) -> bool:
+    after = seen[list(seen).index(chosen) + 1 :]
+    following = next((s for s in after if not chosen.name.startswith(s.name + ".")), None)
+    return following is not None and type(following.module).__module__ == "torch.nn.modules.activation"
