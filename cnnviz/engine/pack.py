@@ -42,6 +42,7 @@ class PackedConv(nn.Module):
         self.kernel = tuple(conv.kernel_size)
         padding = (0, 0) if self.same or isinstance(conv.padding, str) else conv.padding
         self.geometry = (list(padding), list(conv.stride), list(conv.dilation), conv.groups)
+        self.macs = float(conv.weight.numel())  # multiplications for one output position
         weight = conv.weight.detach().to(dtype)
         pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
         self.weight: Tensor = pack(weight.to_mkldnn(), *self.geometry)
@@ -51,27 +52,31 @@ class PackedConv(nn.Module):
         self.in_place = False
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        if self.same:
-            x = self._pad(x)
+        return self.convolve(self.pad(x) if self.same else x, other, self.geometry[0], self.in_place)
+
+    def convolve(self, x: Tensor, other: Tensor | None, padding: list[int], in_place: bool = False) -> Tensor:
+        """The fused operation with another padding; with ``in_place`` the result overwrites ``other``."""
+        geometry = (padding, *self.geometry[1:])
         if other is not None:
             name = None if self.activation[0] == "none" else self.activation[0]
-            tail: tuple[Any, ...] = (self.weight, self.bias, *self.geometry, "add", 1.0, name, [], "")
-            if self.in_place:
+            tail: tuple[Any, ...] = (self.weight, self.bias, *geometry, "add", 1.0, name, [], "")
+            if in_place:
                 summed: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(other, x, *tail)
                 return summed
             result: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(x, other, *tail)
             return result
-        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.geometry, *self.activation)
+        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *geometry, *self.activation)
         return fused
 
-    def _pad(self, x: Tensor) -> Tensor:
-        pads: list[int] = []
+    def same_padding(self, size: int, axis: int) -> tuple[int, int]:
+        """Padding before and after along an axis (0 rows, 1 columns) for an input of ``size``."""
         _, stride, dilation, _ = self.geometry
-        for axis in (1, 0):
-            size = x.shape[2 + axis]
-            span = (self.kernel[axis] - 1) * dilation[axis] + 1
-            total = max((-(-size // stride[axis]) - 1) * stride[axis] + span - size, 0)
-            pads += [total // 2, total - total // 2]
+        span = (self.kernel[axis] - 1) * dilation[axis] + 1
+        total = max((-(-size // stride[axis]) - 1) * stride[axis] + span - size, 0)
+        return total // 2, total - total // 2
+
+    def pad(self, x: Tensor) -> Tensor:
+        pads = [*self.same_padding(x.shape[3], 1), *self.same_padding(x.shape[2], 0)]
         return F.pad(x, pads) if any(pads) else x
 
 

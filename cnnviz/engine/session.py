@@ -90,20 +90,20 @@ class Pass:
         value: T = self._memory[key]
         return value
 
-    def gradients(self, scores: Tensor) -> tuple[Tensor, ...]:
-        """d(sum of scores)/dA for each target layer, float32.
+    def gradients(self, scores: Tensor, places: Sequence[int] | None = None) -> tuple[Tensor, ...]:
+        """d(sum of scores)/dA for each target layer (or for those at ``places``), float32.
 
         Every score depends on its own image only, so the sum's gradient holds each image's own.
 
         Args:
             scores: [N], one score an image, computed from ``logits``.
+            places: Indices into ``activations``; None for all.
         """
         if not scores.requires_grad:
             raise CnnvizError("The score does not depend on the network's output.", "Compute it from the given output.")
-        return tuple(
-            g.float()
-            for g in torch.autograd.grad(scores.sum(), self.activations, retain_graph=True, materialize_grads=True)
-        )
+        wanted = self.activations if places is None else tuple(self.activations[place] for place in places)
+        found = torch.autograd.grad(scores.sum(), wanted, retain_graph=True, materialize_grads=True)
+        return tuple(gradient.float() for gradient in found)
 
 
 class Session:
