@@ -134,6 +134,55 @@ BUILT_IN: tuple[MethodSpec, ...] = (
         backward="steps",
     ),
     MethodSpec(
+        name="guided",
+        command="guided",
+        family="input gradients",
+        entry="cnnviz.methods.guided:guided",
+        title="Guided backpropagation",
+        summary="The gradient at the image with a rule at every ReLU: backprop, deconvnet or guided; times Grad-CAM.",
+        paper="Springenberg et al., Striving for Simplicity: The All Convolutional Net, ICLR workshop 2015",
+        params=(
+            Param(
+                "rule",
+                "choice",
+                "guided",
+                "What a ReLU sends back: the gradient where it was active, the positive gradient, or both conditions.",
+                choices=("backprop", "deconvnet", "guided"),
+            ),
+            Param(
+                "with_gradcam",
+                "bool",
+                False,
+                "Guided Grad-CAM: times the Grad-CAM of the layer.",
+                needs_layer=True,
+            ),
+            Param("strict_rule", "bool", False, "Refuse networks with other activations than ReLUs."),
+            Param(
+                "unit",
+                "int",
+                -1,
+                "Start at this channel of the layer, where it is strongest, instead of at the class; -1: the class.",
+                minimum=-1,
+                needs_layer=True,
+            ),
+            Param(
+                "start",
+                "choice",
+                "activation",
+                "What a unit sends back: its activation (Zeiler & Fergus) or one.",
+                choices=("activation", "one"),
+            ),
+            _REDUCTION,
+        ),
+        space="input",
+        backward="1",
+        colour=True,
+        caveat=(
+            "guided backpropagation and deconvnet hardly depend on the class or on the trained weights (Adebayo et al. "
+            "2018): read them as edges the network can see, not as evidence for a class"
+        ),
+    ),
+    MethodSpec(
         name="occlusion",
         command="occlusion",
         family="perturbation",

@@ -77,13 +77,18 @@ class Explainer:
         check_choice(settings.target.activation, ACTIVATIONS, "--activation")
         check_choice(settings.runtime.compile, COMPILE_MODES, "--compile")
         self.runtime = rt.resolve(settings.runtime.device, settings.runtime.precision)
-        self.batch_size = settings.runtime.batch_size or rt.default_batch_size(self.runtime.device)
+        self.lanes = rt.lanes(self.runtime.device)
+        self.batch_size = settings.runtime.batch_size or self._default_batch_size(total)
         self._loaded = load(settings.model)
         for text in self._loaded.notes:
             note(text)
         self.preprocess = self._loaded.preprocess
         self.session = self._open(compile_it=False)
-        self._choose_compilation(total)
+        if self.session.graph is None:
+            # Hooks sit on the one module: batches must take turns.
+            self.lanes = rt.Lanes(1, self.lanes.count * self.lanes.threads)
+        with rt.threads(self.lanes.threads):
+            self._choose_compilation(total)
         for text in self.session.notes:
             note(text)
         self.activation = settings.target.activation
@@ -94,6 +99,11 @@ class Explainer:
         self.classes = Classes(self._labels(outputs), self.one_logit)
         self.asker = Asker(settings.target.classes, self.classes)
         self._method = self.spec.load()
+
+    def _default_batch_size(self, total: int | None) -> int:
+        """Few inputs are shared out over the lanes."""
+        size = rt.default_batch_size(self.runtime.device)
+        return size if total is None else max(1, min(size, -(-total // self.lanes.count)))
 
     def _labels(self, outputs: int) -> tuple[str, ...]:
         labels = self._loaded.labels
@@ -234,7 +244,7 @@ class Explainer:
             for image, classes in enumerate(asked):
                 if place < len(classes):
                     own = {name: array[image] for name, array in arrays.items()}
-                    scores = {k: float(v[image]) if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
+                    scores = {k: v[image].tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
                     found[image].append(_Made(drawn[image], raw[image], dict(heatmap.facts), scores, own))
         return found
 

@@ -1,0 +1,157 @@
+"""Guided and deconvnet rules: what a rectifier lets through on the way back, as a scoped mode.
+
+With x the input of a rectifier, g the gradient that arrives at its output, and c its upper limit if it has one:
+
+    backprop    g * [0 < x < c]
+    deconvnet   max(g, 0)                       whatever x was
+    guided      max(g, 0) * [0 < x < c]
+
+(Springenberg et al., "Striving for Simplicity: The All Convolutional Net", ICLR workshop 2015, figure 1.) The rule is
+applied inside the autograd node that the rectifier left behind, wherever it came from: a module, a function, a method,
+in place or clamped. A hook on the rectifier's input or output tensor would also catch what flows through the tensor's
+other readers: for y = relu(x) + x at x = (1, -1) deconvnet sends back (2, 2), such a hook (1, 1).
+
+Other activations have no rule in the papers. Here the arriving gradient is rectified at them too (``guided``: and then
+multiplied by the activation's own derivative), and the result is called extended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.utils.hooks import RemovableHandle
+
+from cnnviz.errors import CnnvizError
+
+RULES = ("backprop", "deconvnet", "guided")
+_EXTENDED = {
+    "SiluBackward": "silu",
+    "GeluBackward": "gelu",
+    "HardswishBackward": "hardswish",
+    "LeakyReluBackward": "leaky_relu",
+    "EluBackward": "elu",
+    "CeluBackward": "celu",
+    "SeluBackward": "selu",
+    "MishBackward": "mish",
+    "SoftplusBackward": "softplus",
+    "PreluKernelBackward": "prelu",
+    "RreluWithNoiseBackward": "rrelu",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What stands between a score and the tensors that it is differentiated by.
+
+    Attributes:
+        rectifiers: ReLUs by their names, in every spelling: the papers' rules hold.
+        others: Further activations by their names: the rules are extended to them.
+        hidden: Autograd nodes that cannot be looked into (custom functions, views changed in place) by their names;
+            left alone.
+    """
+
+    rectifiers: Counter[str]
+    others: Counter[str]
+    hidden: Counter[str]
+
+    def rectified(self) -> dict[str, int]:
+        """How many of each were rectified; ``relu`` is always there."""
+        return {"relu": 0, **self.rectifiers, **self.others}
+
+
+@contextlib.contextmanager
+def applied(scores: Tensor, rule: str, *, strict: bool = False) -> Iterator[Found]:
+    """Hold a rule on the graph of ``scores`` while the body differentiates it; gone afterwards.
+
+    Args:
+        scores: Any tensor with a graph.
+        rule: One of :data:`RULES`.
+        strict: Refuse where the papers' rules do not suffice.
+
+    Raises:
+        CnnvizError: ``strict``, and there are activations other than ReLUs, or nodes that cannot be looked into.
+    """
+    found = Found(Counter(), Counter(), Counter())
+    handles: list[RemovableHandle] = []
+    try:
+        for node in _nodes(scores):
+            kind = _rectifier(node)
+            counts = found.rectifiers
+            if kind is None:
+                counts = found.others
+                kind = next((name for start, name in _EXTENDED.items() if node.name().startswith(start)), None)
+            if kind is not None:
+                counts[kind] += 1
+                handles += _hold(node, rule)
+            elif isinstance(node, BackwardCFunction) or node.name() == "CopySlices":
+                found.hidden[node.name()] += 1
+        if strict and (found.others or found.hidden):
+            _refuse(found)
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _nodes(scores: Tensor) -> list[Any]:
+    """Every autograd node that the score was computed by."""
+    # Kept alive while they are looked for: a node's Python object is what tells it from the others.
+    seen: dict[Any, None] = {}
+    stack = [scores.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen[node] = None
+            stack.extend(source for source, _ in node.next_functions)
+    return list(seen)
+
+
+def _rectifier(node: Any) -> str | None:
+    """Name of a function max(x, 0) or min(max(x, 0), c); None for all others."""
+    name = node.name()
+    if name.startswith("ReluBackward"):
+        return "relu"
+    if name.startswith("ThresholdBackward"):
+        return "relu" if node._saved_threshold == 0 else None
+    if name.startswith("HardtanhBackward"):
+        clipped = "relu6" if node._saved_max_val == 6 else "clipped_relu"
+        return clipped if node._saved_min_val == 0 else None
+    if name.startswith("ClampMinBackward0"):
+        return "relu" if node._saved_min == 0 else None
+    if name.startswith("ClampBackward1"):
+        clipped = {None: "relu", 6: "relu6"}.get(node._saved_max, "clipped_relu")
+        return clipped if node._saved_min == 0 else None
+    return None
+
+
+def _hold(node: Any, rule: str) -> list[RemovableHandle]:
+    if rule == "backprop":
+        return []
+    if rule == "guided":
+        return [node.register_prehook(_rectify_arriving)]
+    return [node.register_hook(_send_back_arriving)]
+
+
+def _rectify_arriving(arriving: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(gradient.clamp_min(0) for gradient in arriving)
+
+
+def _send_back_arriving(leaving: tuple[Tensor, ...], arriving: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # The first is the gradient of what is rectified; a PReLU has one of its slope too.
+    return (arriving[0].clamp_min(0), *leaving[1:])
+
+
+def _refuse(found: Found) -> None:
+    names = ", ".join(f"{count} {name}" for name, count in (found.others + found.hidden).items())
+    raise CnnvizError(
+        f"The rules are defined for ReLUs; this network also has {names}.",
+        "Leave --strict-rule out: the gradient is then rectified at those activations too, and called extended.",
+    )
+
+
