@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
+from typing import BinaryIO
 
 from cnnviz.errors import CnnvizError, ImageError
 
@@ -39,14 +40,14 @@ class LineLog:
         descriptor: Of a file opened to read and append. Closed by :meth:`close`.
         name: Of the file, for messages.
         root: Of the output folder, for messages.
-        upload: For a file system that cannot append: called every ``UPLOAD_EVERY`` lines and at the end,
-            with the file complete.
+        upload: For a file system that cannot append: takes the whole file, every ``UPLOAD_EVERY`` lines and
+            at the end.
     """
 
     UPLOAD_EVERY = 500
 
     def __init__(
-        self, descriptor: int, name: str, root: str, upload: Callable[[], None] | None = None
+        self, descriptor: int, name: str, root: str, upload: Callable[[BinaryIO], None] | None = None
     ) -> None:
         self._descriptor, self._name, self._root, self._upload = descriptor, name, root, upload
         self._lock = threading.Lock()
@@ -93,6 +94,7 @@ class LineLog:
             start = self._end
             rest = memoryview(data)
             try:
+                os.lseek(self._descriptor, start, os.SEEK_SET)
                 while rest:
                     rest = rest[os.write(self._descriptor, rest) :]
             except OSError as error:
@@ -100,10 +102,16 @@ class LineLog:
                 raise failure(error, self._name, self._root) from error
             self._end = start + len(data)
             self._pending += 1
-            if self._upload is not None and self._pending >= self.UPLOAD_EVERY:
-                self._upload()
-                self._pending = 0
+            if self._pending >= self.UPLOAD_EVERY:
+                self._send()
         return start
+
+    def _send(self) -> None:
+        if self._upload is not None:
+            with os.fdopen(os.dup(self._descriptor), "rb") as stream:
+                stream.seek(0)
+                self._upload(stream)
+        self._pending = 0
 
     def read(self, offset: int) -> str:
         """The line that begins at a byte offset, without its newline."""
@@ -121,8 +129,7 @@ class LineLog:
                 return
             self._closed = True
             try:
-                if self._upload is not None:
-                    self._upload()
+                self._send()
             finally:
                 os.close(self._descriptor)
 

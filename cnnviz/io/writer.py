@@ -168,7 +168,8 @@ class Store:
         return os.path.join(parent, parts[-1])
 
     def _leaves(self, name: str) -> CnnvizError:
-        return CnnvizError(f"{name!r} is no name within the output folder {self.root!r}", "Remove what links out.")
+        message = f"{name!r} does not lie within the output folder {self.root!r}"
+        return CnnvizError(message, "Remove the link that leads out, or name another folder with --out.")
 
     def write(self, name: str, data: bytes) -> None:
         """Write a whole file, or nothing.
@@ -220,14 +221,15 @@ class Store:
 
     def _put(self, path: str, spool: BinaryIO) -> None:
         protocol = self._remote.protocol
-        names = {protocol} if isinstance(protocol, str) else set(protocol)
-        self._remote.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        atomic = bool(names & _OBJECT_STORES)
-        target = path if atomic else f"{path.rsplit('/', 1)[0]}/{TEMPORARY}{os.getpid()}-{next(self._count)}"
+        target = path
+        if not _OBJECT_STORES & {protocol, *(protocol if isinstance(protocol, tuple) else ())}:
+            parent = path.rsplit("/", 1)[0]
+            self._remote.makedirs(parent, exist_ok=True)
+            target = f"{parent}/{TEMPORARY}{os.getpid()}-{next(self._count)}"
         with self._remote.open(target, "wb") as stream:
             while chunk := spool.read(1 << 22):
                 stream.write(chunk)
-        if not atomic:
+        if target != path:
             self._remote.mv(target, path)
 
     @contextlib.contextmanager
@@ -241,6 +243,11 @@ class Store:
             if full_only and not is_full(error):
                 raise
             raise failure(error, name, self.root) from error
+        except Exception as error:  # each backend has errors of its own
+            if self._remote is None:
+                raise
+            message = f"{name!r} cannot be written to {self.root!r}: {said(error)}"
+            raise CnnvizError(message, "Check the URL and your access to it.") from error
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes; None when there is none."""
@@ -254,12 +261,15 @@ class Store:
         """A file to read from piece by piece; None when there is none."""
         path = self.path(name)
         try:
-            stream: BinaryIO = self._remote.open(path, "rb") if self._remote is not None else open(path, "rb")
+            if self._remote is None:
+                return open(path, "rb")
+            stream: BinaryIO = self._remote.open(path, "rb")
             return stream
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise CnnvizError(f"{path!r} cannot be read: {error.strerror}", "Check its permissions.") from error
+            message = f"{path!r} cannot be read: {error.strerror}"
+            raise CnnvizError(message, "Check its permissions.") from error
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of this name."""
@@ -271,6 +281,7 @@ class Store:
         if self._remote is None:
             with os.scandir(self._base) as entries:
                 return all(entry.name.startswith(TEMPORARY) for entry in entries)
+        self._remote.invalidate_cache()
         try:
             listed = self._remote.ls(self._base, detail=False)
         except FileNotFoundError:
@@ -303,14 +314,11 @@ class Store:
             return LineLog(os.open(path, flags, 0o666), name, self.root)
 
     def _open_remote_lines(self, name: str) -> LineLog:
-        spool = tempfile.TemporaryFile(mode="w+b", buffering=0)  # noqa: SIM115  # lives as long as the log
-        spool.write(self.read(name) or b"")
+        with tempfile.TemporaryFile() as spool:  # the duplicate keeps it alive
+            spool.write(self.read(name) or b"")
+            spool.flush()
+            return LineLog(os.dup(spool.fileno()), name, self.root, lambda lines: self._upload(name, lines))
 
-        def upload() -> None:
-            spool.seek(0)
-            with self._said(name):
-                self._put(self.path(name), spool)
-
-        log = LineLog(os.dup(spool.fileno()), name, self.root, upload)
-        spool.seek(0, os.SEEK_END)
-        return log
+    def _upload(self, name: str, stream: BinaryIO) -> None:
+        with self._said(name):
+            self._put(self.path(name), stream)
