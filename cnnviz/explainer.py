@@ -76,6 +76,10 @@ class Explainer:
         check_choice(settings.target.score, SCORES, "--score")
         check_choice(settings.target.activation, ACTIVATIONS, "--activation")
         check_choice(settings.runtime.compile, COMPILE_MODES, "--compile")
+        if "gradient" in settings.draw.save and self.spec.space != "input":
+            raise CnnvizError(
+                f"--save gradient: {self.spec.name} has no gradient at the image.", "Use it with guided or saliency."
+            )
         self.runtime = rt.resolve(settings.runtime.device, settings.runtime.precision)
         self.lanes = rt.lanes(self.runtime.device)
         self.batch_size = settings.runtime.batch_size or self._default_batch_size(total)
@@ -278,6 +282,7 @@ class Explainer:
                     made.raw,
                     made.scores,
                     made.arrays,
+                    self.spec.colour,
                 )
                 for index, made in zip(classes, maps, strict=True)
             ],

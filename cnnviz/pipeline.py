@@ -1,7 +1,7 @@
 """The one loop: find, decode, run, draw, write.
 
-Decoding and encoding happen in threads while the model runs in the main thread. Every queue is bounded, so memory
-does not grow with the number of inputs, and records are written in input order as soon as they are finished.
+Decoders, the model's lanes and encoders are threads of their own; the main thread hands images on and writes records
+in input order as they are finished. Every queue is bounded, so memory does not grow with the number of inputs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
 from cnnviz.drawing import Drawn, Explained, draw
+from cnnviz.engine import runtime as rt
 from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError, ImageError
-from cnnviz.explainer import Explainer, Loaded
+from cnnviz.explainer import Explainer, Loaded, Row
 from cnnviz.io.decode import IMAGE_SUFFIXES, decode
 from cnnviz.io.sources import ImageRef, SourceOptions, find_images, read_bytes
 from cnnviz.io.writer import ImageFormat, Store
@@ -164,7 +165,7 @@ def _run_limits(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | N
 def _picture(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None) -> RunResult:
     """``-o -``: one input and one map, as the bytes of a picture."""
     if len(settings.draw.save) != 1:
-        raise CnnvizError("-o - writes one picture.", "Say which with --save overlay, heatmap, raw or panel.")
+        raise CnnvizError("-o - writes one picture.", "Say which with --save overlay, heatmap, raw, panel or gradient.")
     store = Store(f"memory://cnnviz-{os.getpid()}")
     record: dict[str, Any] = {}
 
@@ -188,7 +189,8 @@ def _picture(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None
         raise CnnvizError(
             f"{record['path']}: {record['error']['message']}", "Give an image that can be read."
         )
-    names = {name for row in record["explanations"] for name in row["files"].values()}
+    kind = settings.draw.save[0]
+    names = {row["files"][kind] for row in record["explanations"] if kind in row["files"]}
     if len(names) != 1:
         raise CnnvizError(
             f"-o - writes one picture; {len(names)} were asked for.", "Ask for one class with --class."
@@ -230,30 +232,37 @@ class _Loop:
         self.counts = _Counts()
         self._draw = drawn if callable(drawn) else lambda done: draw(done, drawn)
         self._workers = settings.runtime.workers or max(2, os.cpu_count() or 2)
+        self._running: deque[tuple[list[_Waiting], Future[list[Row]] | None]] = deque()
         self._finished: deque[Future[Record] | Record] = deque()
         self._stop = False
 
     def run(self, ledger: Ledger | None, stdin: BinaryIO | None) -> bool:
         """Go through all inputs. Returns whether Ctrl-C ended it."""
+        lanes = self.explainer.lanes
         with (
-            ThreadPoolExecutor(self._workers, "decode") as readers,
-            ThreadPoolExecutor(self._workers, "encode") as writers,
+            rt.threads(lanes.threads),
+            ThreadPoolExecutor(self._workers, "decode", rt.use_threads, (1,)) as readers,
+            ThreadPoolExecutor(lanes.count, "model", rt.use_threads, (lanes.threads,)) as models,
+            ThreadPoolExecutor(self._workers, "encode", rt.use_threads, (1,)) as writers,
         ):
             try:
                 waiting = self._decoded(self._refs(ledger, stdin), readers)
                 for batch in self._batches(waiting):
-                    self._explain(batch, writers)
+                    self._explain(batch, models)
+                    self._hand_over(writers, keep=lanes.count)
                     self._drain(ledger, keep=2 * self.explainer.batch_size)
                     if self._stop:
                         break
+                self._hand_over(writers, keep=0)
                 self._drain(ledger, keep=0)
             except KeyboardInterrupt:
                 readers.shutdown(wait=False, cancel_futures=True)
+                models.shutdown(wait=False, cancel_futures=True)
                 self._drain(ledger, keep=0)
                 return True
             except BaseException:
-                readers.shutdown(wait=False, cancel_futures=True)
-                writers.shutdown(wait=False, cancel_futures=True)
+                for pool in (readers, models, writers):
+                    pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return False
 
@@ -275,7 +284,7 @@ class _Loop:
         size = 1
         for ref in refs:
             ahead.append(readers.submit(_decode, ref, self.explainer))
-            room = max(2, min(2 * self.explainer.batch_size, _WAITING_BYTES // size))
+            room = max(2, min((1 + self.explainer.lanes.count) * self.explainer.batch_size, _WAITING_BYTES // size))
             while len(ahead) > room:
                 done = ahead.popleft().result()
                 size = max(1, done.loaded.rgb.nbytes if done.loaded else size)
@@ -307,20 +316,21 @@ class _Loop:
         if batch:
             yield batch
 
-    def _explain(self, batch: list[_Waiting], writers: ThreadPoolExecutor) -> None:
+    def _explain(self, batch: list[_Waiting], models: ThreadPoolExecutor) -> None:
         loaded = [item.loaded for item in batch if item.loaded is not None]
-        results = iter(self.explainer.explain(loaded) if loaded else [])
-        for item in batch:
-            result: Explained | Record
-            result = (
-                next(results)
-                if item.loaded is not None
-                else item.failure or _failed(item.ref, "internal", "")
-            )
-            if isinstance(result, Record):
-                self._finished.append(result)
-            else:
-                self._finished.append(writers.submit(self._safely, result))
+        self._running.append((batch, models.submit(self.explainer.explain, loaded) if loaded else None))
+
+    def _hand_over(self, writers: ThreadPoolExecutor, keep: int) -> None:
+        """Give the oldest batches to the encoders until at most ``keep`` are with the model."""
+        while len(self._running) > keep:
+            batch, future = self._running.popleft()
+            results = iter(future.result() if future is not None else [])
+            for item in batch:
+                result = next(results) if item.loaded is not None else item.failure
+                if isinstance(result, Explained):
+                    self._finished.append(writers.submit(self._safely, result))
+                elif result is not None:
+                    self._finished.append(result)
 
     def _safely(self, done: Explained) -> Record:
         try:

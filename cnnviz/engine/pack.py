@@ -46,26 +46,47 @@ class PackedConv(nn.Module):
         weight = conv.weight.detach().to(dtype)
         pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
         self.weight: Tensor = pack(weight.to_mkldnn(), *self.geometry)
+        self.wider = self._widened(weight, pack) if self.same and conv.groups > 1 else None
         self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
         self.activation: tuple[str, list[Any], str] = ("none", [], "")
         self.add = False
         self.in_place = False
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        if self.wider is not None and all(
+            after == before + 1 for before, after in (self.same_padding(x.shape[2 + axis], axis) for axis in (0, 1))
+        ):
+            weight, padding = self.wider
+            return self._run(x, other, (weight, padding), self.in_place)
         return self.convolve(self.pad(x) if self.same else x, other, self.geometry[0], self.in_place)
+
+    def _widened(self, weight: Tensor, pack: Any) -> tuple[Tensor, list[int]] | None:
+        """The kernel with a row and a column of zeros in front: it does with symmetric padding p + 1 what the kernel
+        does with p before and p + 1 after, and spares a depthwise convolution the copy into a padded tensor."""
+        if any(k < 2 or s != 2 or d != 1 for k, s, d in zip(self.kernel, *self.geometry[1:3], strict=True)):
+            return None
+        padding = [(k - 2) // 2 + 1 for k in self.kernel]
+        wide = F.pad(weight, (1, 0, 1, 0))
+        return pack(wide.to_mkldnn(), padding, *self.geometry[1:]), padding
 
     def convolve(self, x: Tensor, other: Tensor | None, padding: list[int], in_place: bool = False) -> Tensor:
         """The fused operation with another padding; with ``in_place`` the result overwrites ``other``."""
+        return self._run(x, other, (self.weight, padding), in_place)
+
+    def _run(
+        self, x: Tensor, other: Tensor | None, kernel: tuple[Tensor, list[int]], in_place: bool
+    ) -> Tensor:
+        weight, padding = kernel
         geometry = (padding, *self.geometry[1:])
         if other is not None:
             name = None if self.activation[0] == "none" else self.activation[0]
-            tail: tuple[Any, ...] = (self.weight, self.bias, *geometry, "add", 1.0, name, [], "")
+            tail: tuple[Any, ...] = (weight, self.bias, *geometry, "add", 1.0, name, [], "")
             if in_place:
                 summed: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(other, x, *tail)
                 return summed
             result: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(x, other, *tail)
             return result
-        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *geometry, *self.activation)
+        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *geometry, *self.activation)
         return fused
 
     def same_padding(self, size: int, axis: int) -> tuple[int, int]:
@@ -77,7 +98,19 @@ class PackedConv(nn.Module):
 
     def pad(self, x: Tensor) -> Tensor:
         pads = [*self.same_padding(x.shape[3], 1), *self.same_padding(x.shape[2], 0)]
-        return F.pad(x, pads) if any(pads) else x
+        if not any(pads):
+            return x
+        if min(pads) < 0:
+            return F.pad(x, pads)
+        # F.pad fills the whole result first; only the border needs it.
+        left, right, top, bottom = pads
+        n, channels, height, width = x.shape
+        shape = (n, channels, height + top + bottom, width + left + right)
+        padded = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        padded[:, :, top : top + height, left : left + width] = x
+        for border in (padded[:, :, :top], padded[:, :, top + height :], padded[..., :left], padded[..., left + width :]):
+            border.zero_()
+        return padded
 
 
 def pack(module: fx.GraphModule, kept: Collection[fx.Node], dtype: torch.dtype) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cnnviz.errors import CnnvizError, nearest
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+_MOST_LANES = 4
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -140,6 +141,44 @@ def borrowed(module: nn.Module) -> Iterator[None]:
         for p, wanted in grads:
             if wanted:
                 p.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """How the cores are shared: ``count`` batches at once, each with ``threads`` threads."""
+
+    count: int
+    threads: int
+
+
+def lanes(device: torch.device) -> Lanes:
+    """Batches that run side by side.
+
+    On a CPU several batches with few threads each beat one batch with all: threads of one operation wait for each
+    other at its end, and an encoder that holds one of their cores makes all of them wait.
+    """
+    cores = torch.get_num_threads()
+    if device.type != "cpu":
+        return Lanes(1, cores)
+    count = min(cores, _MOST_LANES)
+    return Lanes(count, max(1, cores // count))
+
+
+def use_threads(count: int) -> None:
+    """Threads of an operation that this thread starts. Every thread of a pool must say so for itself."""
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Like :func:`use_threads` while the body runs."""
+    before = torch.get_num_threads()
+    use_threads(count)
+    try:
+        yield
+    finally:
+        use_threads(before)
 
 
 def own(tensor: Tensor) -> Tensor:

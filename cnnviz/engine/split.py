@@ -71,12 +71,19 @@ def cut(graph: Graph, targets: Sequence[fx.Node], runtime: Runtime, preparation:
 
 
 def _with_outputs(graph: Graph, targets: Sequence[fx.Node]) -> fx.GraphModule:
-    """A graph of the same modules that returns (logits, *targets) and has nothing else."""
+    """A graph of the same modules that returns (logits, *targets) and has nothing else.
+
+    Modules that pass their input on (identity, dropout in evaluation) are left out: they would stand between a
+    convolution and what can be folded or fused into it.
+    """
     wanted = ancestors([graph.logits, *targets])
+    idle = (nn.Identity, nn.modules.dropout._DropoutNd)
     fresh = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in graph.module.graph.nodes:
-        if node in wanted or node.op == "placeholder":
+        if node in wanted and node not in targets and isinstance(graph.submodule(node), idle):
+            env[node] = env[node.all_input_nodes[0]]
+        elif node in wanted or node.op == "placeholder":
             env[node] = fresh.node_copy(node, lambda n: env[n])
             env[node].meta["shape"] = graph.shapes.get(node)
     fresh.output((env[graph.logits], *(env[t] for t in targets)))
