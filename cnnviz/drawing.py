@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ from cnnviz.io.writer import ImageFormat, Store, encode, encode_npz
 from cnnviz.metrics.scores import map_scores
 from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, Explanation, Record
-from cnnviz.render.figure import PanelRow, panel
+from cnnviz.render.figure import PanelRow, PictureRow, panel, picture_panel
+from cnnviz.render.gradient import gradient_image
 from cnnviz.render.overlay import Style, heatmap_image, overlay
 from cnnviz.render.resample import Placed, place
 
 HEATMAP_FORMAT = ImageFormat("png", 1)
+_RULES = {"guided": "guided backpropagation", "deconvnet": "deconvnet", "backprop": "backpropagation"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Drawn:
 class TargetMap:
     """One map of one image: ``values`` is drawn [h, w], ``raw`` and ``arrays`` are stored as they are.
 
-    ``scores`` are the method's own figures of this map.
+    ``scores`` are the method's own figures of this map; ``colour`` says that ``raw`` [C, H, W] is a picture of its own.
     """
 
     target: ClassScore
@@ -57,6 +59,7 @@ class TargetMap:
     raw: NDArray[np.float32]
     scores: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    colour: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +124,9 @@ def _write_map(done: Explained, item: TargetMap, placed: Placed, how: Drawn) -> 
     if "heatmap" in how.save:
         files["heatmap"] = f"{stem}.heatmap.png"
         how.store.write(files["heatmap"], encode(heatmap_image(placed, how.style), HEATMAP_FORMAT))
+    if item.raw.ndim == 3 and ("gradient" in how.save or (item.colour and "heatmap" in how.save)):
+        files["gradient"] = f"{stem}.gradient.{how.picture.suffix}"
+        how.store.write(files["gradient"], encode(_gradient(done, item.raw), how.picture))
     if "raw" in how.save:
         files["raw"] = f"{stem}.raw.npz"
         rect = np.asarray(done.geometry.rect, dtype=np.float64)
@@ -133,6 +139,31 @@ def _write_panel(done: Explained, placed: Sequence[Placed], how: Drawn) -> str:
         PanelRow(item.target.label, item.target.probability, map_, how.method)
         for item, map_ in zip(done.maps, placed, strict=True)
     ]
+    if all(item.colour for item in done.maps):
+        pictures = [PictureRow(row, _pictures(done, item, how)) for row, item in zip(rows, done.maps, strict=True)]
+        figure = picture_panel(pictures, done.ref.name)
+    else:
+        figure = panel(done.rgb, rows, how.style, done.ref.name)
     name = f"images/{done.ref.name}.{how.method}.panel.{how.picture.suffix}"
-    how.store.write(name, encode(panel(done.rgb, rows, how.style, done.ref.name), how.picture))
+    how.store.write(name, encode(figure, how.picture))
     return name
+
+
+def _gradient(done: Explained, raw: NDArray[np.float32]) -> NDArray[np.uint8]:
+    height, width = done.rgb.shape[:2]
+    return gradient_image(raw, done.geometry.rect, (width, height))
+
+
+def _pictures(done: Explained, item: TargetMap, how: Drawn) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Image and gradient; with Grad-CAM the four panels of the Guided Grad-CAM paper."""
+    rule = _RULES.get(str(done.facts.get("rule")), how.method)
+    if "gradcam" not in item.arrays:
+        return [("image", done.rgb), (rule, _gradient(done, item.raw))]
+    height, width = done.rgb.shape[:2]
+    cam = place(item.arrays["gradcam"], done.geometry.rect, (width, height), signed=False)
+    return [
+        ("image", done.rgb),
+        (rule, _gradient(done, item.arrays["gradient"])),
+        ("Grad-CAM", overlay(done.rgb, cam, replace(how.style, limits=None))),
+        (f"{rule.split()[0].capitalize()} Grad-CAM", _gradient(done, item.raw)),
+    ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from cnnviz.errors import CnnvizError, nearest
 
-SAVE_KINDS = ("overlay", "heatmap", "raw", "panel", "none")
+SAVE_KINDS = ("overlay", "heatmap", "raw", "panel", "gradient", "none")
 IMAGE_FORMATS = ("png", "jpg", "webp")
 COMPILE_MODES = ("auto", "on", "off")
 SCORES = ("logit", "probability", "log-probability")

@@ -234,7 +234,7 @@ class Shared:
             "--save",
             panel=_OUTPUT,
             metavar="KINDS",
-            help="Any of overlay,heatmap,raw,panel,none. [default: overlay,heatmap; with -o -: overlay]",
+            help="Any of overlay,heatmap,raw,panel,gradient,none. [default: overlay,heatmap; with -o -: overlay]",
         ),
     ] = None
     scale: Annotated[

@@ -48,7 +48,8 @@ def guided(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
 
     Returns:
         Heatmap with values [N, C, H, W], the signed gradient, and maps [N, H, W] >= 0. Facts: ``rule``, ``rectified``
-        (how many activations of each name), ``extended`` (whether some were no ReLUs), and ``left_alone``.
+        (how many activations of each name), ``extended`` (whether some were no ReLUs), and ``left_alone``. With
+        ``with_gradcam`` the two factors as arrays ``gradient`` [N, C, H, W] and ``gradcam`` [N, H, W].
 
     Raises:
         CnnvizError: ``strict_rule`` on a network with other activations than ReLUs; no such unit.
@@ -61,13 +62,15 @@ def guided(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     with relu_rules.applied(scores, params["rule"], strict=params["strict_rule"]) as found:
         values = run.gradients(scores, (0,))[0]
     facts = {"rule": params["rule"], **_said(found, params["rule"])}
+    arrays = {}
     if params["with_gradcam"]:
-        values = values * gradcam_at_pixels(run, scores)[:, None]
+        cam = gradcam_at_pixels(run, scores)
+        arrays = {"gradient": values, "gradcam": cam}
+        values = values * cam[:, None]
         facts["with_gradcam"] = True
     heatmap = unsigned(values, params["reduction"])
-    return replace(
-        heatmap, facts={**facts, **heatmap.facts}, scores=figures, notes=_notes(found, params["rule"])
-    )
+    facts.update(heatmap.facts)
+    return replace(heatmap, facts=facts, scores=figures, arrays=arrays, notes=_notes(found, params["rule"]))
 
 
 def gradcam_at_pixels(run: Pass, scores: Tensor) -> Tensor:

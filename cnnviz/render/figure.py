@@ -101,6 +101,51 @@ def panel(
     return np.array(page, dtype=np.uint8)
 
 
+@dataclass(frozen=True, eq=False)
+class PictureRow:
+    """A target whose pictures are ready: (heading, [H, W, 3]) each, of one size; the same headings in all rows."""
+
+    row: PanelRow
+    pictures: Sequence[tuple[str, NDArray[np.uint8]]]
+
+
+def picture_panel(rows: Sequence[PictureRow], title: str = "") -> NDArray[np.uint8]:
+    """Ready pictures side by side on white, one row a target: such as the four panels of the Guided Grad-CAM paper.
+
+    Args:
+        rows: At least one target, in the order of the figure.
+        title: Written above; none when empty.
+
+    Returns:
+        [height, width, 3].
+    """
+    if not rows:
+        raise ValueError("a panel needs at least one row")
+    first = rows[0].pictures
+    height, width = first[0][1].shape[:2]
+    shown = _shown_size((width, height), max(len(rows), 2 if len(first) > 3 else 1))
+    cell = max(shown[0], _LEAST_CELL[0]), max(shown[1], _LEAST_CELL[1])
+    top = _MARGIN + (_CAPTION + 6 if title else 0)
+    step = _CAPTION + cell[1] + _ROW_GAP
+    lefts = [_MARGIN + column * (cell[0] + _GAP) for column in range(len(first))]
+    across = lefts[-1] + cell[0] - _MARGIN
+    size = (top + _HEADING + len(rows) * step - _ROW_GAP + _MARGIN, across + 2 * _MARGIN, 3)
+    canvas = np.full(size, 255, dtype=np.uint8)
+    tops = [top + _HEADING + index * step + _CAPTION for index in range(len(rows))]
+    for row, y in zip(rows, tops, strict=True):
+        for x, (_, picture) in zip(lefts, row.pictures, strict=True):
+            paste(canvas, resize(picture, shown), (x, y), cell)
+    page = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(page)
+    if title:
+        _write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE_SIZE, _INK, across)
+    for x, (heading, _) in zip(lefts, first, strict=True):
+        _write(draw, (x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
+    for row, y in zip(rows, tops, strict=True):
+        _write_caption(draw, row.row, (_MARGIN, y - _CAPTION), across)
+    return np.array(page, dtype=np.uint8)
+
+
 def _shown_size(size: tuple[int, int], rows: int) -> tuple[int, int]:
     """(W, H) of a picture in the panel: smaller the more rows there are, enlarged when tiny."""
     most = 480 if rows == 1 else 400 if rows <= 3 else 320

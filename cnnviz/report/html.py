@@ -140,7 +140,7 @@ def _figure(explanation: Mapping[str, object], record: Mapping[str, object]) -> 
     sure = "" if probability is None else f" {_percent(probability)}"
     method = _text(explanation.get("method", ""))
     picture = ""
-    shown = next((kind for kind in ("overlay", "panel", "heatmap") if kind in files), None)
+    shown = next((kind for kind in ("gradient", "overlay", "panel", "heatmap") if kind in files), None)
     if shown is not None:
         # Known sizes keep the page from jumping while pictures come in.
         known = None if shown == "panel" else _size(record)
