@@ -17,7 +17,7 @@ from cnnviz.engine.incremental_plan import Group, make_plan
 from cnnviz.engine.incremental_run import Runner
 from cnnviz.engine.session import Session, two_dim
 
-_BATCH = 64
+_BATCH = 32
 # Share of the plain path's estimated time from which on the plain path is taken.
 _WORTHWHILE = 0.8
 

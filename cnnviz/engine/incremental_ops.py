@@ -58,7 +58,7 @@ class Axis:
         return (count - 1) * self.stride + self.reach + 1
 
 
-Sweeping = Callable[[Tensor, Tensor | None, bool], Tensor]
+Sweeping = Callable[[Tensor, Tensor | None, bool, bool], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,8 @@ class Op:
         inputs: The node's tensor inputs; of a sweep first what it slides over, then what is added to the result.
         axes: Rows and columns of a sweep.
         outside: What a sweep sees outside the map.
-        sweep: (input, summand, padded) -> output; with ``padded`` the operation pads by itself.
+        sweep: (input, summand, padded, over) -> output; with ``padded`` the operation pads by itself, with ``over``
+            it may overwrite the summand.
         work: Multiplications for one output position, all channels; passes over memory count as some.
     """
 
@@ -119,11 +120,11 @@ def _packed(conv: PackedConv, node: fx.Node, source: tuple[int, ...]) -> Op:
         before = list(padding)
     axes = _axes(conv.kernel, stride, before, dilation)
 
-    def sweep(x: Tensor, summand: Tensor | None, padded: bool) -> Tensor:
+    def sweep(x: Tensor, summand: Tensor | None, padded: bool, over: bool) -> Tensor:
         if padded and conv.same:
             x = conv.pad(x)
         pads = list(padding) if padded and not conv.same else [0, 0]
-        return conv.convolve(x, summand, pads)
+        return conv.convolve(x, summand, pads, over or conv.in_place)
 
     work = conv.macs
     return Op("sweep", tuple(a for a in node.args if isinstance(a, fx.Node)), axes, 0.0, sweep, work)
@@ -133,7 +134,7 @@ def _convolution(conv: nn.Conv2d, node: fx.Node) -> Op:
     padding = [int(p) for p in conv.padding]
     axes = _axes(conv.kernel_size, conv.stride, padding, conv.dilation)
 
-    def sweep(x: Tensor, summand: Tensor | None, padded: bool) -> Tensor:
+    def sweep(x: Tensor, summand: Tensor | None, padded: bool, over: bool) -> Tensor:
         pads = padding if padded else 0
         return F.conv2d(x, conv.weight, conv.bias, conv.stride, pads, conv.dilation, conv.groups)
 
@@ -164,7 +165,7 @@ def _pooling(target: nn.Module | None, node: fx.Node) -> Op | None:
         return None
     axes = _axes(kernel, stride, padding, dilation)
 
-    def sweep(x: Tensor, summand: Tensor | None, padded: bool) -> Tensor:
+    def sweep(x: Tensor, summand: Tensor | None, padded: bool, over: bool) -> Tensor:
         pads = padding if padded else (0, 0)
         if maximum:
             return F.max_pool2d(x, kernel, stride, pads, dilation, padded and ceil)

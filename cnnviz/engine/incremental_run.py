@@ -25,7 +25,6 @@ class Value:
 
     tensor: Tensor
     region: Region | None = None
-    fresh: bool = False  # nobody else reads the tensor: it may be overwritten
 
 
 @dataclass(eq=False)
@@ -142,18 +141,31 @@ class _Step:
             inner = self.values[op.inputs[0]]
             held = {op.inputs[0]: inner.tensor}
             return Value(self._call(node, held), region)
-        parts = [self._part(n, region) for n in op.inputs]
         if op.kind == "cat":
-            return Value(torch.cat(parts, dim=1), region)
-        return Value(parts[0] + parts[1], region)
+            return Value(self._cat(node, op, region), region)
+        first, second = (self._part(n, region) for n in op.inputs)
+        return Value(first + second, region)
+
+    def _cat(self, node: fx.Node, op: Op, region: Region) -> Tensor:
+        """Parts laid side by side over what the clean pass has of the whole concatenation: one copy each."""
+        inputs = [self.values[n] for n in op.inputs]
+        if all(_same(value.region, region) for value in inputs):
+            return torch.cat([value.tensor for value in inputs], dim=1)
+        blocks, first = self._fetch(node, region), 0
+        for value in inputs:
+            last = first + value.tensor.shape[1]
+            _paste(blocks[..., first:last], region, value)
+            first = last
+        return self._stacked(blocks)
 
     def _sweep(self, op: Op, region: Region) -> Tensor:
         assert op.axes is not None
         assert op.sweep is not None
         source = op.inputs[0]
         summand = self._part(op.inputs[1], region) if len(op.inputs) > 1 else None
+        fetched = summand is not None and summand is not self.values[op.inputs[1]].tensor
         if region.whole:
-            return op.sweep(self.whole(source), summand, True)
+            return op.sweep(self.whole(source), summand, True, fetched)
         down, across = op.axes
         context = Region(
             tuple(down.context(row) for row in region.rows),
@@ -161,7 +173,7 @@ class _Step:
             down.extent(region.height),
             across.extent(region.width),
         )
-        return op.sweep(self._part(source, context, op.outside), summand, False)
+        return op.sweep(self._part(source, context, op.outside), summand, False, fetched)
 
     def whole(self, node: fx.Node) -> Tensor:
         """The whole value of a node for every window."""
@@ -178,13 +190,20 @@ class _Step:
         assert value.region is not None
         if _same(value.region, region):
             return value.tensor
-        height, width = self.runner.shapes[node][2:]
-        index = _rows_of(region, (height, width), outside)
-        rows = self.clean.rows(node)
-        found = rows.index_select(0, index.to(rows.device))
-        blocks = found.view(len(region.rows), len(region.cols), region.height, region.width, -1)
+        blocks = self._fetch(node, region, outside)
         _paste(blocks, region, value)
-        return blocks.view(self.count, region.height, region.width, -1).permute(0, 3, 1, 2)
+        return self._stacked(blocks)
+
+    def _fetch(self, node: fx.Node, region: Region, outside: float = 0.0) -> Tensor:
+        """A part of the clean map for every window: [rows, cols, h, w, C]."""
+        height, width = self.runner.shapes[node][2:]
+        rows = self.clean.rows(node)
+        found = rows.index_select(0, _rows_of(region, (height, width), outside).to(rows.device))
+        return found.view(len(region.rows), len(region.cols), region.height, region.width, -1)
+
+    def _stacked(self, blocks: Tensor) -> Tensor:
+        """[rows, cols, h, w, C] as [B, C, h, w] in the same memory."""
+        return blocks.view(self.count, *blocks.shape[2:]).permute(0, 3, 1, 2)
 
     def _mean(self, node: fx.Node, source: fx.Node) -> Tensor:
         value: Value = self.values[source]
@@ -194,9 +213,7 @@ class _Step:
             whole: Tensor = self._call(node, held)
             return whole
         height, width = self.runner.shapes[source][2:]
-        index = _rows_of(value.region, (height, width), 0.0)
-        rows = self.clean.rows(source)
-        before = rows.index_select(0, index.to(rows.device)).view(self.count, -1, rows.shape[1]).float().sum(1)
+        before = self._stacked(self._fetch(source, value.region)).float().sum((2, 3))
         difference = (value.tensor.float().sum((2, 3)) - before) / (height * width)
         mean: Tensor = clean.reshape(1, -1).float() + difference
         return mean.to(clean.dtype).reshape(self.count, *clean.shape[1:])
@@ -219,8 +236,8 @@ class _Step:
         return self.runner.call(node, every)
 
 
-def _same(a: Region, b: Region) -> bool:
-    return (a.rows, a.cols, a.height, a.width) == (b.rows, b.cols, b.height, b.width)
+def _same(a: Region | None, b: Region) -> bool:
+    return a is not None and (a.rows, a.cols, a.height, a.width) == (b.rows, b.cols, b.height, b.width)
 
 
 def _rows_of(region: Region, size: tuple[int, int], outside: float) -> Tensor:

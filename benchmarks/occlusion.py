@@ -1,0 +1,147 @@
+"""Occlusion: cnnviz beside captum, in one process.
+
+    python -m benchmarks.occlusion [--models resnet18,...] [--precisions fp32,bf16] [--json FILE]
+
+One image of 224 x 224, a window of 32, a stride of 8 (625 positions), one target logit, random weights with calibrated
+batch normalisation. captum's ``Occlusion`` runs at its best ``perturbations_per_eval`` of those tried. Times are CPU
+seconds of one thread by default, which other users of the machine disturb least; ``--wall`` takes the clock and all
+threads. captum lets the last window hang over the edge; at this size no window does, so the grids are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import captum
+import torch
+import torchvision
+from captum.attr import Occlusion
+from torch import Tensor, nn
+
+import cnnviz
+from cnnviz.engine import runtime
+from cnnviz.engine.incremental import occluded_logits
+from cnnviz.engine.session import OUTPUT_LAYER, SessionOptions, prepare
+from cnnviz.methods.occlusion import place_windows
+
+MODELS = "resnet18,resnet50,vgg16,mobilenet_v2,efficientnet_lite0,densenet121"
+REACH = {
+    "resnet18": (4, 15),
+    "resnet50": (6, 20),
+    "vgg16": (11, 50),
+    "mobilenet_v2": (12, 18),
+    "efficientnet_lite0": (10, 18),
+    "densenet121": (4, 12),
+}
+SIZE, WINDOW, STRIDE, CLASS = 224, 32, 8, 7
+
+
+def network(name: str) -> nn.Module:
+    """A network with random weights whose batch normalisation fits them; the bundled one with its own."""
+    if name == "efficientnet_lite0":
+        return cnnviz.load_model(name).module
+    torch.manual_seed(0)
+    module: nn.Module = getattr(torchvision.models, name)()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None
+    with torch.no_grad():
+        module.train()(torch.randn(8, 3, SIZE, SIZE))
+    return module.eval()
+
+
+def seconds(run: Callable[[], Tensor], clock: Callable[[], float], repeats: int) -> tuple[float, Tensor]:
+    """The best of some runs, and what the last returned."""
+    best, result = float("inf"), torch.empty(0)
+    for _ in range(repeats):
+        began = clock()
+        result = run()
+        best = min(best, clock() - began)
+    return best, result
+
+
+def peer(module: nn.Module, image: Tensor, clock: Callable[[], float], evals: list[int]) -> tuple[float, int]:
+    """captum's time at its best ``perturbations_per_eval``, chosen on a coarser grid."""
+
+    def run(count: int, stride: int) -> Tensor:
+        found: Tensor = Occlusion(module).attribute(
+            image,
+            sliding_window_shapes=(3, WINDOW, WINDOW),
+            strides=(3, stride, stride),
+            target=CLASS,
+            perturbations_per_eval=count,
+        )
+        return found
+
+    with torch.no_grad():
+        trial = {count: seconds(lambda: run(count, 4 * STRIDE), clock, 2)[0] for count in evals}  # noqa: B023
+        best = min(trial, key=lambda count: trial[count])
+        return seconds(lambda: run(best, STRIDE), clock, 1)[0], best
+
+
+def ours(
+    module: nn.Module, name: str, image: Tensor, precision: str, how: str, clock: Callable[[], float]
+) -> tuple[float, Tensor]:
+    """Time of a second call (weights are packed and the windows planned), and the drops."""
+    session = prepare(module, name, (3, SIZE, SIZE), runtime.resolve("cpu", precision), SessionOptions((OUTPUT_LAYER,)))
+    windows = place_windows((SIZE, SIZE), (WINDOW, WINDOW), (STRIDE, STRIDE))
+
+    def run() -> Tensor:
+        with runtime.scope():
+            clean, occluded = occluded_logits(session, image, windows, torch.zeros_like(image), how)
+        return (clean[:, None] - occluded)[0, :, CLASS]
+
+    return seconds(run, clock, 2 if how == "off" else 3)
+
+
+def measure(name: str, precisions: list[str], clock: Callable[[], float], evals: list[int]) -> dict[str, Any]:
+    """One row."""
+    module = network(name)
+    image = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    theirs, best = peer(module, image, clock, evals)
+    row: dict[str, Any] = {"model": name, "captum_s": theirs, "captum_perturbations_per_eval": best}
+    dense, exact = ours(module, name, image, "fp32", "off", clock)
+    row["dense_s"] = dense
+    for precision in precisions:
+        taken, drops = ours(module, name, image, precision, "on", clock)
+        reach = REACH[name][0 if precision == "fp32" else 1]
+        row[precision] = {
+            "s": taken,
+            "times_captum": theirs / taken,
+            "times_dense_fp32": dense / taken,
+            "reach": reach,
+            "largest_difference": float((drops - exact).abs().max() / exact.abs().max()),
+            "correlation": float(torch.corrcoef(torch.stack([drops, exact]))[0, 1]),
+        }
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--precisions", default="fp32,bf16")
+    parser.add_argument("--evals", default="1,4,16", help="perturbations_per_eval to try")
+    parser.add_argument("--wall", action="store_true", help="wall time on all threads")
+    parser.add_argument("--json", help="also write the rows here")
+    args = parser.parse_args()
+    if not args.wall:
+        torch.set_num_threads(1)
+    clock = time.perf_counter if args.wall else time.process_time
+    rows = []
+    for name in args.models.split(","):
+        rows.append(measure(name, args.precisions.split(","), clock, [int(n) for n in args.evals.split(",")]))
+        print(json.dumps(rows[-1]), flush=True)
+    if args.json:
+        machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+        machine.update(captum=captum.__version__, threads=str(torch.get_num_threads()), clock=clock.__name__)
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump({"environment": machine, "rows": rows}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
