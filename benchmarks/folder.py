@@ -51,7 +51,9 @@ class Silent:
 def make_folder(source: Path, folder: Path, count: int) -> None:
     """``count`` different JPEGs of 500x375: crops of the photographs in ``source``, mirrored and re-lit."""
     rng = np.random.default_rng(0)
-    photos = [decode(read_bytes(ref)).rgb for ref in find_images([str(source)]) if ref.uri.lower().endswith(("jpg", "jpeg"))]
+    photos = [
+        decode(read_bytes(ref)).rgb for ref in find_images([str(source)]) if ref.uri.lower().endswith(("jpg", "jpeg"))
+    ]
     folder.mkdir(parents=True)
     for index in range(count):
         rgb = photos[index % len(photos)]
@@ -59,7 +61,9 @@ def make_folder(source: Path, folder: Path, count: int) -> None:
         height, width = (int(side * scale) for side in rgb.shape[:2])
         top, left = rng.integers(0, rgb.shape[0] - height + 1), rng.integers(0, rgb.shape[1] - width + 1)
         crop = rgb[top : top + height, left : left + width, :: (-1 if index % 2 else 1)]
-        crop = cv2.resize(np.ascontiguousarray(crop[:, :: (-1 if index % 3 == 0 else 1)]), SIZE, interpolation=cv2.INTER_AREA)
+        crop = cv2.resize(
+            np.ascontiguousarray(crop[:, :: (-1 if index % 3 == 0 else 1)]), SIZE, interpolation=cv2.INTER_AREA
+        )
         cv2.imwrite(str(folder / f"{index:05d}.jpg"), crop, [cv2.IMWRITE_JPEG_QUALITY, 92])
 
 

@@ -69,19 +69,13 @@ class Model:
         self._sessions: dict[tuple[Any, ...], Session] = {}
 
     def __repr__(self) -> str:
-        return (
-            f"Model({self.loaded.name!r}, weights={self.loaded.weights!r}, classes={self.loaded.num_classes})"
-        )
+        return f"Model({self.loaded.name!r}, weights={self.loaded.weights!r}, classes={self.loaded.num_classes})"
 
     def transform(self, image: Any) -> Tensor:
         """A picture as the network wants it: PIL image or uint8 array [H, W, 3] -> float32 [C, H, W]."""
-        rgb = np.ascontiguousarray(
-            image.convert("RGB") if hasattr(image, "convert") else image, dtype=np.uint8
-        )
+        rgb = np.ascontiguousarray(image.convert("RGB") if hasattr(image, "convert") else image, dtype=np.uint8)
         if rgb.ndim != 3 or rgb.shape[2] != 3:
-            raise CnnvizError(
-                f"An image has shape [H, W, 3]; got {list(rgb.shape)}.", "Convert it to RGB first."
-            )
+            raise CnnvizError(f"An image has shape [H, W, 3]; got {list(rgb.shape)}.", "Convert it to RGB first.")
         pixels, _ = preprocess.prepare(rgb, self.loaded.preprocess)
         return preprocess.normalize(pixels[None], self.loaded.preprocess)[0]
 
@@ -132,9 +126,7 @@ def methods() -> list[dict[str, Any]]:
             "command": spec.command,
             "signed": spec.signed,
             "class_specific": spec.class_specific,
-            "options": {
-                p.name: {"default": p.default, "help": p.help, "choices": p.choices} for p in spec.params
-            },
+            "options": {p.name: {"default": p.default, "help": p.help, "choices": p.choices} for p in spec.params},
         }
         for spec in catalog.all_methods()
     ]
@@ -174,7 +166,11 @@ def explain(
     params = spec.resolve_params(method_options)
     _check_batch(batch)
     with _session(
-        model, batch, spec, layers_for(spec, params, _layers(layer)), (precision, device, compile, general.get("output"))
+        model,
+        batch,
+        spec,
+        layers_for(spec, params, _layers(layer)),
+        (precision, device, compile, general.get("output")),
     ) as session:
         run = session.forward(batch)
         with rt.scope():

@@ -124,9 +124,7 @@ class Explainer:
         target = self.settings.target
         layers = layers_for(self.spec, self.params, target.layers)
         options = SessionOptions(layers, target.output, compile_it, self.batch_size)
-        session = prepare(
-            self._loaded.module, self._loaded.name, self.preprocess.input_size, self.runtime, options
-        )
+        session = prepare(self._loaded.module, self._loaded.name, self.preprocess.input_size, self.runtime, options)
         session.preprocess = self.preprocess
         return session
 
@@ -138,9 +136,7 @@ class Explainer:
         """Run the method on a probe, so that a request it cannot meet fails before the run. Returns K."""
         with rt.scope():
             run = self.session.forward(self._probe(1))
-            target = ClassTarget(
-                torch.zeros(1, dtype=torch.long), self.settings.target.score, self.activation
-            )
+            target = ClassTarget(torch.zeros(1, dtype=torch.long), self.settings.target.score, self.activation)
             heatmap: Heatmap = self.spec.load()(run, target, self.params)
         for text in (*heatmap.notes, *([self.spec.caveat] if self.spec.caveat else [])):
             self._note(text)
@@ -190,9 +186,7 @@ class Explainer:
             memory = rt.is_out_of_memory(error)
             if len(items) == 1:
                 kind = "out-of-memory" if memory else "model"
-                return [
-                    _failed(items[0], kind, (str(error).strip().splitlines() or [type(error).__name__])[0])
-                ]
+                return [_failed(items[0], kind, (str(error).strip().splitlines() or [type(error).__name__])[0])]
         if memory:
             rt.release_memory(self.runtime.device)
             self.batch_size = max(1, len(items) // 2)
@@ -221,9 +215,7 @@ class Explainer:
 
     def _ask(self, item: Loaded, scores: Tensor, usable: bool) -> list[int] | Record:
         if not usable:
-            return _failed(
-                item, "not-finite", f"the network's output is not finite in {self.runtime.precision}"
-            )
+            return _failed(item, "not-finite", f"the network's output is not finite in {self.runtime.precision}")
         try:
             return self.asker.ask(item.ref, scores)
         except ImageError as error:

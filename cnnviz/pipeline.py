@@ -92,9 +92,7 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
     if not counts.inputs and not interrupted:
         ledger.abandon()
         over = f" ({counts.passed_over} files are no images)" if counts.passed_over else ""
-        raise CnnvizError(
-            f"No images in {', '.join(settings.inputs)}{over}.", "Name image files, or a folder of them."
-        )
+        raise CnnvizError(f"No images in {', '.join(settings.inputs)}{over}.", "Name image files, or a folder of them.")
     summary = _summary(counts, seconds, explainer, interrupted)
     ledger.close(summary, f"cnnviz {settings.command}")
     code = EXIT_INTERRUPTED if interrupted else EXIT_SOME_FAILED if counts.failed else EXIT_DONE
@@ -125,9 +123,7 @@ def _summary(counts: _Counts, seconds: float, explainer: Explainer, interrupted:
     return summary
 
 
-def _drawn(
-    settings: RunSettings, explainer: Explainer, store: Store, limits: tuple[float, float] | None
-) -> Drawn:
+def _drawn(settings: RunSettings, explainer: Explainer, store: Store, limits: tuple[float, float] | None) -> Drawn:
     draws = settings.draw
     return Drawn(
         store=store,
@@ -143,9 +139,7 @@ def _drawn(
 def _run_limits(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None) -> tuple[float, float]:
     """Limits of ``--scale run``: a first pass over all inputs that computes maps and draws none."""
     if "-" in settings.inputs:
-        raise CnnvizError(
-            "--scale run reads the inputs twice; standard input can be read once.", "Use a list file."
-        )
+        raise CnnvizError("--scale run reads the inputs twice; standard input can be read once.", "Use a list file.")
     low, high = 0.0, 0.0
 
     def widen(done: Explained) -> Record:
@@ -186,15 +180,11 @@ def _picture(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None
     if not record:
         raise CnnvizError(f"No images in {', '.join(settings.inputs)}.", "Name one image file.")
     if record["error"]:
-        raise CnnvizError(
-            f"{record['path']}: {record['error']['message']}", "Give an image that can be read."
-        )
+        raise CnnvizError(f"{record['path']}: {record['error']['message']}", "Give an image that can be read.")
     kind = settings.draw.save[0]
     names = {row["files"][kind] for row in record["explanations"] if kind in row["files"]}
     if len(names) != 1:
-        raise CnnvizError(
-            f"-o - writes one picture; {len(names)} were asked for.", "Ask for one class with --class."
-        )
+        raise CnnvizError(f"-o - writes one picture; {len(names)} were asked for.", "Ask for one class with --class.")
     summary = _summary(loop.counts, 0.0, explainer, False)
     return RunResult(summary, None, EXIT_DONE, store.read(names.pop()))
 

@@ -1,6 +1,6 @@
 """Writes the README's table of methods from the register.
 
-    python docs/tables.py          # rewrites README.md
+python docs/tables.py          # rewrites README.md
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ BEGIN, END = "<!-- methods: begin (python docs/tables.py) -->", "<!-- methods: e
 
 def methods_table() -> str:
     """The built-in methods as a Markdown table."""
-    rows = ["| command | method | what it shows | passes (forward, backward) | paper |", "| --- | --- | --- | --- | --- |"]
+    rows = [
+        "| command | method | what it shows | passes (forward, backward) | paper |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     shared = {command for command, specs in catalog.commands().items() if len(specs) > 1}
     for spec in catalog.BUILT_IN:
         plain = spec.command not in shared or spec.name == spec.command

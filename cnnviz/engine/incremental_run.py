@@ -59,6 +59,7 @@ class Runner:
         self.source = next(n for n in self.nodes if n.op == "placeholder")
         self.ops: dict[fx.Node, Op] = {}
         self.order: list[fx.Node] = []
+        self.trusted: dict[str, bool] = {}
         self._last_use = {source: node for node in self.nodes for source in node.all_input_nodes}
 
     def clean(self, image: Tensor) -> Clean:

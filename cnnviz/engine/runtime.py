@@ -67,7 +67,9 @@ def _device(text: str) -> torch.device:
         device = torch.device(text)
     except RuntimeError:
         known = ("auto", "cpu", "cuda", "cuda:0", "mps")
-        raise CnnvizError(f"Unknown device {text!r}; expected one of {', '.join(known)}.", nearest(text, known)) from None
+        raise CnnvizError(
+            f"Unknown device {text!r}; expected one of {', '.join(known)}.", nearest(text, known)
+        ) from None
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
@@ -95,7 +97,11 @@ def _cpu_flag(flag: str) -> bool:
 
 def packable(device: torch.device) -> bool:
     """Whether oneDNN's packed, fused convolutions can be called here."""
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    return (
+        device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )
 
 
 def compiler_here(device: torch.device) -> bool:

@@ -141,7 +141,8 @@ def _sub_graph(
 def _finish(split: Split, runtime: Runtime) -> None:
     """Move to the device, set memory format and precision, pack the trunk."""
     trunk, head = split.trunk, split.head
-    assert isinstance(trunk, fx.GraphModule) and isinstance(head, fx.GraphModule)
+    assert isinstance(trunk, fx.GraphModule)
+    assert isinstance(head, fx.GraphModule)
     # A head of pooling and linear layers costs nothing: it stays exact. One with convolutions is most of the
     # network, and its user asked for that precision.
     split.trunk_dtype = runtime.dtype

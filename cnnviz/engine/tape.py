@@ -63,7 +63,8 @@ def _catcher(tape: Tape, layer: str) -> Any:
             return None
         if not isinstance(output, Tensor):
             raise CnnvizError(
-                f"Layer {layer!r} returned {type(output).__name__}, not a tensor.", "Name a layer inside it with --layer."
+                f"Layer {layer!r} returned {type(output).__name__}, not a tensor.",
+                "Name a layer inside it with --layer.",
             )
         activation = output if output.requires_grad else output.detach().requires_grad_()
         tape.caught[layer, call] = activation

@@ -84,7 +84,7 @@ def _class_weights(head: HeadReading, target: ClassTarget, activations: Tensor) 
 def _through_norm(head: HeadReading, weights: Tensor, activations: Tensor) -> Tensor:
     """Row c of the classifier carried back through y = gamma (x - mean) / sigma + beta.
 
-        v = gamma w_c,    J^T w_c = (v - mean(v) - x_hat mean(v x_hat)) / sigma
+    v = gamma w_c,    J^T w_c = (v - mean(v) - x_hat mean(v x_hat)) / sigma
     """
     assert head.norm is not None
     x = _pooled(head, activations)
