@@ -57,7 +57,8 @@ def _cpu() -> str:
     lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     values = {key.strip(): value.strip() for key, value in lines.items()}
     flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in values.get("flags", "")]
-    return f"{values.get('model name', '')} (family {values.get('cpu family')}, model {values.get('model')}; {' '.join(flags)})"
+    kind = f"family {values.get('cpu family')}, model {values.get('model')}"
+    return f"{values.get('model name', '')} ({kind}; {' '.join(flags)})"
 
 
 def _commit() -> str:
