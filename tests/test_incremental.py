@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from cnnviz.engine import incremental, runtime
 from cnnviz.engine.incremental_ops import Axis
+from cnnviz.engine.incremental_run import Runner
 from cnnviz.engine.session import OUTPUT_LAYER, Session, SessionOptions, open_session
 from cnnviz.methods.occlusion import place_windows
 
@@ -237,6 +239,39 @@ def test_a_window_that_changes_nothing_drops_nothing() -> None:
         windows = place_windows(SIZE, (16, 16), (8, 8))
         clean, occluded = incremental.occluded_logits(session, pixels, windows, pixels, "on")
     assert float((clean[:, None] - occluded).abs().max()) < 1e-5
+
+
+def test_increments_that_go_wrong_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, pixels = calibrated(Residual), image()
+    whole = Runner.run
+
+    def wrong(*args: Any) -> Tensor:
+        return whole(*args) * 1.5
+
+    def raises(*args: Any) -> Tensor:
+        raise RuntimeError("shape '[1, 6]' is invalid for input of size 12")
+
+    def memory(*args: Any) -> Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    for broken in (wrong, raises, memory):
+        monkeypatch.setattr(Runner, "run", broken)
+        with open_session(network, "r", (3, *SIZE), runtime.resolve("cpu"), SessionOptions((OUTPUT_LAYER,))) as session:
+            on, off = both_ways(session, pixels, (16, 12), (20, 20))
+        assert torch.equal(on, off)
+
+
+def test_auto_increments_where_it_pays() -> None:
+    """On a large image with small windows; not where every window is most of the image."""
+    network, size = calibrated(Residual), (160, 160)
+    pixels = image(size)
+    with open_session(network, "r", (3, *size), runtime.resolve("cpu"), SessionOptions((OUTPUT_LAYER,))) as session:
+        used = []
+        for window in (10, 150):
+            windows = place_windows(size, (window, window), (5, 5))
+            incremental.occluded_logits(session, pixels, windows, torch.zeros_like(pixels))
+            used.append(session._memory["incremental"].trusted.get(f"incremental (1, 3, 160, 160) {windows}"))
+    assert used == [True, None]
 
 
 @pytest.mark.slow

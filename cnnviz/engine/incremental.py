@@ -2,7 +2,10 @@
 
     clean, occluded = occluded_logits(session, pixels, windows, fill)
 
-The plain path runs the whole network on batches of occluded copies.
+The plain path runs the whole network on batches of occluded copies. The incremental path reruns, at every node of the
+traced network, only the part that a window can change (Nakandala et al., "Incremental and Approximate Inference for
+Faster Occlusion-based Deep CNN Explanations", SIGMOD 2019, without its approximations): the same numbers but for
+rounding.
 """
 
 from __future__ import annotations
@@ -98,6 +101,7 @@ def _incremental(
     key = f"incremental {tuple(image.shape)} {windows}"
     if runner.trusted.get(key) is False:
         return None
+    pair = None
     try:
         pair = _by_groups(session, runner, image, windows, fill, always)
         if pair is not None and key not in runner.trusted:
