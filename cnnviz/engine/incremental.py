@@ -21,6 +21,7 @@ from cnnviz.engine.incremental_run import Runner
 from cnnviz.engine.session import Session, two_dim
 
 _BATCH = 32
+_PLAIN_BATCH = 8
 # Share of the plain path's estimated time from which on the plain path is taken.
 _WORTHWHILE = 0.8
 
@@ -164,7 +165,9 @@ def _patches(hidden: Tensor, windows: Windows, group: Group) -> Tensor:
 
 def _plain(session: Session, image: Tensor, windows: Windows, fill: Tensor) -> tuple[Tensor, Tensor]:
     clean = session.logits(image)
-    size, start, found = 2 * rt.default_batch_size(session.device), 0, []
+    # On a CPU few copies at a time, so that a map is still in the cache when the next layer reads it.
+    size = _PLAIN_BATCH if session.device.type == "cpu" else 2 * rt.default_batch_size(session.device)
+    start, found = 0, []
     while start < len(windows):
         stop = min(start + size, len(windows))
         try:
