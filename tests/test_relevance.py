@@ -1,0 +1,249 @@
+"""Excitation backprop and LRP against dense matrices in float64; what must be conserved."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import cnnviz
+from cnnviz.engine import session
+from cnnviz.errors import CnnvizError
+from tests import kinds_of_networks as kinds
+from tests.oracles import relevance as oracle
+
+BATCH = kinds.images(2, (7, 8))
+WITHOUT_BIAS = ("no bias", "residual, no bias", "concat, no bias")
+RULES = {
+    "epsilon": oracle.Rule("epsilon", epsilon=0.01),
+    "alpha-beta": oracle.Rule("alpha-beta", alpha=2.0),
+    "composite": oracle.Rule("composite", epsilon=1e-6),
+}
+
+
+def close(found: Tensor, expected: object, tolerance: float = 1e-3) -> None:
+    wanted = np.asarray(expected, dtype=np.float64)
+    assert np.abs(wanted).max() > 0
+    np.testing.assert_allclose(found.double().numpy(), wanted, atol=tolerance * np.abs(wanted).max(), rtol=0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_lrp_by_its_formulas(kind: str, rule: str) -> None:
+    how = RULES[rule]
+    options = {"rule": rule, "epsilon": how.epsilon, "alpha": how.alpha}
+    found = cnnviz.explain(kinds.make(kind), BATCH, method="lrp", target=[1, 2], **options)
+    for i, target in enumerate([1, 2]):
+        expected, logit = oracle.relevance(kind, BATCH[i], target, how)
+        close(found.raw[i], expected)
+        close(found.maps[i], expected.sum(0))
+        gap = logit - float(expected.sum())
+        assert found.scores["conservation_gap"][i] == pytest.approx(gap, abs=1e-3 * np.abs(expected).sum())
+    assert sum(found.facts["layers"].values()) == {"residual": 3, "residual, no bias": 3, "concat": 3,
+                                                  "concat, no bias": 3}.get(kind, 4)  # fmt: skip
+
+
+# Alpha 2 beta 1 does not conserve where all that reaches a neuron has one sign, which happens in the third network.
+@pytest.mark.parametrize(
+    ("kind", "rule"), [(k, r) for k in WITHOUT_BIAS for r in RULES if (k, r) != (WITHOUT_BIAS[2], "alpha-beta")]
+)
+def test_lrp_conserves_without_biases(kind: str, rule: str) -> None:
+    found = cnnviz.explain(kinds.make(kind), BATCH, method="lrp", target=2, rule=rule, epsilon=0)
+    logits = found.logits[:, 2]
+    for i in range(2):
+        assert float(found.raw[i].double().sum()) == pytest.approx(float(logits[i]), rel=1e-3)
+        assert abs(found.scores["conservation_gap"][i]) < 1e-3 * abs(float(logits[i]))
+
+
+@pytest.mark.parametrize("kind", ["plain", "functional", "clamp", "max-pool", "residual", "concat", "no bias"])
+def test_lrp_with_epsilon_zero_is_gradient_times_input(kind: str) -> None:
+    network = kinds.make(kind)
+    found = cnnviz.explain(network, BATCH, method="lrp", rule="epsilon", epsilon=0, target=1)
+    plain = cnnviz.explain(network, BATCH, method="gradient_x_input", target=1)
+    close(found.raw, plain.raw, 1e-4)
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_excitation_backprop_by_its_formula(kind: str) -> None:
+    network = kinds.make(kind)
+    # Before its activation, which hands on all it gets.
+    layer = {"Plain": "one", "Residual": "norm", "Concat": "one", "Depthwise": "body.0"}[type(network).__name__]
+    options = {"method": "excitation_backprop", "target": [1, 2], "layer": layer}
+    found = cnnviz.explain(network, BATCH, **options)
+    contrast = cnnviz.explain(network, BATCH, contrastive=True, **options)
+    for i, target in enumerate([1, 2]):
+        win, _ = oracle.relevance(kind, BATCH[i], target, oracle.Rule("excitation"), at="hidden")
+        dual, _ = oracle.relevance(kind, BATCH[i], target, oracle.Rule("dual"), at="hidden")
+        close(found.raw[i], win.sum(0))
+        close(contrast.raw[i], np.maximum(win.sum(0) - dual.sum(0), 0))
+        assert found.scores["conservation_gap"][i] == pytest.approx(1 - win.sum(), abs=1e-4)
+    assert float(found.raw.min()) >= 0
+
+
+@pytest.mark.parametrize("kind", ["no bias", "concat, no bias", "residual, no bias"])
+def test_excitation_backprop_conserves_without_biases(kind: str) -> None:
+    network = kinds.make(kind)
+    for layer in (None, "two", "one"):
+        found = cnnviz.explain(network, BATCH, method="excitation_backprop", target=2, layer=layer)
+        around = kind.startswith(("residual", "concat")) and layer == "two"
+        for i in range(2):
+            total = float(found.raw[i].double().sum())
+            assert (total < 0.999) if around else (total == pytest.approx(1, abs=1e-4))
+            assert found.scores["conservation_gap"][i] == pytest.approx(1 - total, abs=1e-4)
+
+
+def test_contrast_of_two_units_by_hand() -> None:
+    """Two features, class 0 likes the first, class 1 the second: the contrast keeps each class's own."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.ReLU()
+            self.body = nn.Conv2d(1, 2, 1, bias=False)
+            self.head = nn.Linear(2, 2, bias=False)
+            with torch.no_grad():
+                self.body.weight.copy_(torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1))
+                self.head.weight.copy_(torch.tensor([[3.0, -1.0], [-2.0, 1.0]]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.relu(self.body(x)).mean((2, 3)))
+
+    x = torch.tensor([[[[1.0, 3.0, -2.0, 0.0]]]])  # the first feature is (1, 3, 0, 0), the second (0, 0, 2, 0)
+    options = {"method": "excitation_backprop", "target": 0}
+    plain = cnnviz.explain(Net(), x, **options).raw[0, 0]
+    assert plain.tolist() == pytest.approx([0.25, 0.75, 0, 0])
+    contrast = cnnviz.explain(Net(), x, contrastive=True, **options).raw[0, 0]
+    assert contrast.tolist() == pytest.approx([0.25, 0.75, 0, 0])
+    one = cnnviz.explain(Net(), x, method="excitation_backprop", target=1, contrastive=True).raw[0, 0]
+    assert one.tolist() == pytest.approx([0, 0, 1, 0])  # although its logit is negative
+
+
+def test_one_logit_has_a_dual() -> None:
+    class Net(nn.Module):
+        def __init__(self, rows: list[list[float]]) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.head = nn.Linear(4, len(rows), bias=False)
+            self.head.weight = nn.Parameter(torch.tensor(rows))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.relu(self.conv(x)).mean((2, 3)))
+
+    row = [1.0, -2.0, 0.5, 3.0]
+    one, two = Net([row]), Net([[-w for w in row], row])
+    for method, options in (("excitation_backprop", {"contrastive": True}), ("lrp", {}), ("excitation_backprop", {})):
+        found = cnnviz.explain(one, BATCH, method=method, target=[0, 1], **options)
+        close(found.raw, cnnviz.explain(two, BATCH, method=method, target=[0, 1], **options).raw, 1e-4)
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation, a hand-written swish, a layer scale and a group norm: what LRP must still conserve."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 6, 3, padding=1, bias=False)
+        self.squeeze = nn.Conv2d(6, 6, 1)
+        self.gate = nn.Sigmoid()
+        self.scale = nn.Parameter(torch.rand(6, 1, 1) + 0.5)
+        self.norm = nn.GroupNorm(2, 6)
+        self.head = nn.Linear(6, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.one(x))
+        x = x * self.gate(self.squeeze(x.mean((2, 3), keepdim=True)))
+        x = x * torch.sigmoid(x)
+        x = self.norm(x * self.scale) + x
+        return self.head(x.mean((2, 3)))
+
+
+def test_lrp_conserves_through_gates_and_norms() -> None:
+    torch.manual_seed(5)
+    network = Gated().eval()
+    for rule in RULES:
+        found = cnnviz.explain(network, BATCH, method="lrp", rule=rule, epsilon=0, target=[1, 3])
+        for i, target in enumerate([1, 3]):
+            assert float(found.raw[i].double().sum()) == pytest.approx(float(found.logits[i, target]), rel=2e-3)
+
+
+def test_lrp_of_a_difference_of_classes() -> None:
+    network = kinds.make("residual")
+    one, two, both = (
+        cnnviz.explain(network, BATCH, method="lrp", target=target).raw
+        for target in (1, 3, lambda z: z[:, 1] - z[:, 3])
+    )
+    close(both, one - two, 1e-4)
+
+
+@pytest.mark.parametrize(("method", "options"), [("lrp", {}), ("excitation_backprop", {"contrastive": True})])
+def test_a_batch_gives_what_its_images_give_alone(method: str, options: dict[str, object]) -> None:
+    network, batch = kinds.make("residual"), kinds.images(3)
+    together = cnnviz.explain(network, batch, method=method, target=[0, 1, 2], **options)
+    for i in range(3):
+        alone = cnnviz.explain(network, batch[i : i + 1], method=method, target=i, **options)
+        close(together.raw[i], alone.raw[0], 1e-5)
+
+
+@pytest.mark.parametrize("method", ["lrp", "excitation_backprop"])
+def test_what_is_refused(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = kinds.make("plain")
+    with pytest.raises(CnnvizError, match=r"probability|starts at a class"):
+        cnnviz.explain(network, BATCH, method=method, score="probability")
+
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, self.weight - self.weight.mean(), self.bias)
+
+    odd = nn.Sequential(Standardised(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(),
+                        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))  # fmt: skip
+    place = {"layer": "0"} if method == "excitation_backprop" else {}
+    if method == "lrp":
+        with pytest.raises(CnnvizError, match="no rule for Standardised"):
+            cnnviz.explain(odd, BATCH, method=method, **place)
+    monkeypatch.setattr(session, "trace", lambda *args: None)
+    with pytest.raises(CnnvizError, match="cannot be traced"):
+        cnnviz.explain(network, BATCH, method=method)
+
+
+def test_lower_precision_and_flags() -> None:
+    network = kinds.make("residual").train()
+    for method in ("lrp", "excitation_backprop"):
+        exact = cnnviz.explain(network, BATCH, method=method, target=1)
+        rough = cnnviz.explain(network, BATCH, method=method, target=1, precision="bf16")
+        close(rough.raw, exact.raw, 0.05)
+    assert network.training
+    assert all(p.requires_grad and p.grad is None for p in network.parameters())
+
+
+class _Separate(nn.Module):
+    """The plain network with a module of its own for every step, as captum's LRP asks for."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.one, self.two, self.hidden, self.head = network.one, network.two, network.hidden, network.head
+        self.relus = nn.ModuleList([nn.ReLU() for _ in range(3)])
+        self.pool, self.mean = nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relus[1](self.two(self.pool(self.relus[0](self.one(x)))))
+        return self.head(self.relus[2](self.hidden(torch.flatten(self.mean(x), 1))))
+
+
+@pytest.mark.peers
+def test_captum_agrees_on_the_epsilon_rule() -> None:
+    import warnings
+
+    from captum import attr
+
+    network = kinds.make("no bias")
+    found = cnnviz.explain(network, BATCH, method="lrp", rule="epsilon", epsilon=1e-4, target=1)
+    separate = _Separate(network)
+    for module in separate.children():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.rule = attr._utils.lrp_rules.EpsilonRule(1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = attr.LRP(separate).attribute(BATCH.clone(), target=1)
+    close(found.raw, theirs.detach(), 1e-2)
