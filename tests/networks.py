@@ -1,0 +1,515 @@
+"""Seeded networks for the tests: toys that each have one trap, and library networks that are built fast.
+
+A toy comes with the formula of its forward pass, written out without modules of the engine: ``split(network, x)``
+gives the activations of the explained layer and the head as a function of them, in whatever precision they have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Head = Callable[[Tensor], Tensor]
+
+
+class Body(nn.Module):
+    """conv -> ReLU -> conv (the last one, "conv"), and a linear layer "fc" for the mean of its maps."""
+
+    def __init__(self, channels: int = 6, classes: int = 4, groups: int = 1) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 3, stride=2, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=groups)
+        self.fc = nn.Linear(channels, classes)
+
+    def maps(self, x: Tensor) -> Tensor:
+        return self.conv(F.relu(self.stem(x)))
+
+    def pooled(self, a: Tensor) -> Tensor:
+        return self.fc(a.mean((2, 3)))
+
+
+class Plain(Body):
+    """The activation is a module of choice; the middle is called once."""
+
+    def __init__(self, act: nn.Module, **options: int) -> None:
+        super().__init__(**options)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pooled(self.act(self.maps(x)))
+
+
+class FunctionalInPlace(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pooled(F.relu(self.maps(x), inplace=True))
+
+
+class AddInPlace(Body):
+    """``+=`` right after the convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = F.relu(self.stem(x))
+        y = self.conv(low)
+        y += low
+        return self.pooled(F.relu(y))
+
+
+class Residual(Body):
+    """A block whose shortcut goes around the cut, with batch normalisations and one ReLU module for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(6)
+        self.conv2 = nn.Conv2d(6, 6, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(6)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = self.relu(self.stem(x))
+        y = self.relu(self.norm(self.conv(low)))
+        y = self.norm2(self.conv2(y))
+        y += low
+        return self.pooled(self.relu(y))
+
+
+class ConvNorm(Body):
+    """Convolution, batch normalisation, ReLU, twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(6), nn.BatchNorm2d(6, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pooled(F.relu(self.norm2(self.conv(F.relu(self.norm1(self.stem(x)))))))
+
+
+class Concat(Body):
+    def __init__(self) -> None:
+        super().__init__()
+        self.side = nn.Conv2d(6, 2, 1)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = F.relu(self.stem(x))
+        return self.pooled(torch.cat([F.relu(self.conv(low)), torch.sigmoid(self.side(low))], 1))
+
+
+class MaxHead(Body):
+    """Global max pooling before the linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveMaxPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.pool(F.relu(self.maps(x))).flatten(1))
+
+
+class Dense(nn.Module):
+    """As DenseNet ends: the module ``features`` closes with a normalisation, an in-place ReLU function follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.features = nn.Sequential(nn.Conv2d(4, 5, 3, padding=1), nn.BatchNorm2d(5))
+        self.classifier = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.features(self.stem(x)), inplace=True)
+        return self.classifier(torch.flatten(F.adaptive_avg_pool2d(out, (1, 1)), 1))
+
+
+class Reused(Body):
+    """One activation module in the stem and at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pooled(self.act(self.conv(self.act(self.stem(x)))))
+
+
+class Deep(Body):
+    """A head that is not linear: a further convolution, a pooling, two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after = nn.Conv2d(6, 5, 3)
+        self.hidden, self.fc = nn.Linear(5, 7), nn.Linear(7, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.avg_pool2d(torch.relu(self.after(F.relu(self.maps(x)))), 2)
+        return self.fc(torch.tanh(self.hidden(y.mean((2, 3)))))
+
+
+class ValueDependent(Body):
+    """Control flow on values: no symbolic trace exists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.maps(x))
+        if float(y.detach().abs().sum()) < 0:
+            y = -y
+        return self.pooled(y)
+
+
+@dataclass
+class Scores:
+    """What transformers' models return: an object with ``.logits``."""
+
+    logits: Tensor
+    hidden: Tensor
+
+
+class Output(Body):
+    """Returns its class scores in a container of choice."""
+
+    def __init__(self, pack: Callable[[Tensor, Tensor], Any], classes: int = 4) -> None:
+        super().__init__(classes=classes)
+        self.pack = pack
+
+    def forward(self, x: Tensor) -> Any:
+        a = F.relu(self.maps(x))
+        return self.pack(self.pooled(a), a)
+
+
+def calibrate(network: nn.Module, size: tuple[int, int] = (12, 16), count: int = 4) -> nn.Module:
+    """Give every batch normalisation the statistics of what it sees, and weights that are not one and zero.
+
+    With the identity that it starts from, folding it into a convolution would be no test.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+        if norm.affine:
+            with torch.no_grad():
+                norm.weight.uniform_(0.5, 1.5)
+                norm.bias.uniform_(-0.5, 0.5)
+    if norms:
+        with torch.no_grad():
+            network.train()(images(count, size, seed=77))
+    return network.eval()
+
+
+def images(count: int = 3, size: tuple[int, int] = (12, 16), seed: int = 5) -> Tensor:
+    return torch.randn((count, 3, *size), generator=torch.Generator().manual_seed(seed))
+
+
+def _seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(11)
+            network = make()
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    if parameter.dim() > 1:
+                        nn.init.normal_(parameter, std=1.5 / math.sqrt(parameter[0].numel()))
+                    else:
+                        nn.init.uniform_(parameter, -0.3, 0.3)
+            return calibrate(network)
+
+    return build
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A network with one trap.
+
+    Attributes:
+        build: Makes it; the same weights every time.
+        split: (network, x) -> (activations, head): the formula of its forward pass, cut at the layer.
+        layer: What is asked for; None for the default.
+        name: What the layer is called in the result.
+        pre_activation: Whether an activation follows the explained tensor.
+        traces: Whether the network can be traced.
+        hooks: Whether hooks see this tensor (the result of a function outside any module they cannot see).
+        score: Logit of class c from the head's output [N, K].
+    """
+
+    build: Callable[[], nn.Module]
+    split: Callable[[Any, Tensor], tuple[Tensor, Head]]
+    name: str
+    layer: str | None = None
+    pre_activation: bool = False
+    traces: bool = True
+    hooks: bool = True
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+def _after(function: Head) -> Callable[[Any, Tensor], tuple[Tensor, Head]]:
+    return lambda n, x: (function(n.maps(x)), n.pooled)
+
+
+def _before(function: Head) -> Callable[[Any, Tensor], tuple[Tensor, Head]]:
+    return lambda n, x: (n.maps(x), lambda a: n.pooled(function(a)))
+
+
+def _norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Evaluation-mode batch normalisation as a formula."""
+    shape = (1, -1, 1, 1)
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return (x - norm.running_mean.view(shape)) * scale.view(shape) + norm.bias.view(shape)
+
+
+def _iadd(n: AddInPlace, x: Tensor) -> tuple[Tensor, Head]:
+    low = F.relu(n.stem(x))
+    return n.conv(low), lambda a: n.pooled(F.relu(a + low))
+
+
+def _residual(n: Residual, x: Tensor) -> tuple[Tensor, Head]:
+    low = F.relu(n.stem(x))
+    middle = F.relu(_norm(n.norm, n.conv(low)))
+    return F.relu(_norm(n.norm2, n.conv2(middle)) + low), n.pooled
+
+
+def _residual_middle(n: Residual, x: Tensor) -> tuple[Tensor, Head]:
+    low = F.relu(n.stem(x))
+    return n.conv(low), lambda a: n.pooled(F.relu(_norm(n.norm2, n.conv2(F.relu(_norm(n.norm, a)))) + low))
+
+
+def _residual_stem(n: Residual, x: Tensor) -> tuple[Tensor, Head]:
+    def head(low: Tensor) -> Tensor:
+        return n.pooled(F.relu(_norm(n.norm2, n.conv2(F.relu(_norm(n.norm, n.conv(low))))) + low))
+
+    return F.relu(n.stem(x)), head
+
+
+def _conv_norm(n: ConvNorm, x: Tensor) -> tuple[Tensor, Head]:
+    return F.relu(_norm(n.norm2, n.conv(F.relu(_norm(n.norm1, n.stem(x)))))), n.pooled
+
+
+def _conv_norm_conv(n: ConvNorm, x: Tensor) -> tuple[Tensor, Head]:
+    return n.conv(F.relu(_norm(n.norm1, n.stem(x)))), lambda a: n.pooled(F.relu(_norm(n.norm2, a)))
+
+
+def _concat(n: Concat, x: Tensor) -> tuple[Tensor, Head]:
+    low = F.relu(n.stem(x))
+    return torch.cat([F.relu(n.conv(low)), torch.sigmoid(n.side(low))], 1), n.pooled
+
+
+def _concat_branch(n: Concat, x: Tensor) -> tuple[Tensor, Head]:
+    low = F.relu(n.stem(x))
+    return n.conv(low), lambda a: n.pooled(
+        torch.cat([F.relu(a), torch.sigmoid(n.side(low)).expand(len(a), -1, -1, -1)], 1)
+    )
+
+
+def _max_head(n: MaxHead, x: Tensor) -> tuple[Tensor, Head]:
+    return F.relu(n.maps(x)), lambda a: n.fc(a.flatten(2).max(2).values)
+
+
+def _dense(n: Dense, x: Tensor) -> tuple[Tensor, Head]:
+    pre, _ = _dense_pre(n, x)
+    return F.relu(pre), lambda a: n.classifier(a.mean((2, 3)))
+
+
+def _dense_pre(n: Dense, x: Tensor) -> tuple[Tensor, Head]:
+    pre = _norm(n.features[1], n.features[0](n.stem(x)))
+    return pre, lambda a: n.classifier(F.relu(a).mean((2, 3)))
+
+
+def _reused_first(n: Reused, x: Tensor) -> tuple[Tensor, Head]:
+    return F.relu(n.stem(x)), lambda a: n.pooled(F.relu(n.conv(a)))
+
+
+def _deep(n: Deep, x: Tensor) -> tuple[Tensor, Head]:
+    pre, _ = _deep_after(n, x)
+    return pre.clamp_min(0), lambda a: n.fc(torch.tanh(n.hidden(F.avg_pool2d(a, 2).mean((2, 3)))))
+
+
+def _deep_conv(n: Deep, x: Tensor) -> tuple[Tensor, Head]:
+    _, head = _deep_after(n, x)
+    return n.maps(x), lambda a: head(n.after(F.relu(a)))
+
+
+def _deep_after(n: Deep, x: Tensor) -> tuple[Tensor, Head]:
+    def head(a: Tensor) -> Tensor:
+        return n.fc(torch.tanh(n.hidden(F.avg_pool2d(torch.relu(a), 2).mean((2, 3)))))
+
+    return n.after(F.relu(n.maps(x))), head
+
+
+def _silu(x: Tensor) -> Tensor:
+    return x / (1 + torch.exp(-x))
+
+
+def _clip6(x: Tensor) -> Tensor:
+    return x.clamp(0, 6)
+
+
+TOYS: dict[str, Toy] = {
+    "plain": Toy(_seeded(lambda: Plain(nn.ReLU())), _after(F.relu), "act"),
+    "plain, before": Toy(_seeded(lambda: Plain(nn.ReLU())), _before(F.relu), "conv", "conv", True),
+    "in-place module after": Toy(_seeded(lambda: Plain(nn.ReLU(inplace=True))), _before(F.relu), "conv", "conv", True),
+    "in-place module": Toy(_seeded(lambda: Plain(nn.ReLU(inplace=True))), _after(F.relu), "act"),
+    "in-place function after": Toy(_seeded(FunctionalInPlace), _before(F.relu), "conv", "conv", True),
+    "in-place function": Toy(_seeded(FunctionalInPlace), _after(F.relu), "conv", hooks=False),
+    "+= after": Toy(_seeded(AddInPlace), _iadd, "conv", "conv"),
+    "relu6": Toy(_seeded(lambda: Plain(nn.ReLU6())), _after(_clip6), "act"),
+    "relu6 in place after": Toy(_seeded(lambda: Plain(nn.ReLU6(inplace=True))), _before(_clip6), "conv", "conv", True),
+    "silu": Toy(_seeded(lambda: Plain(nn.SiLU())), _after(_silu), "act"),
+    "silu in place after": Toy(_seeded(lambda: Plain(nn.SiLU(inplace=True))), _before(_silu), "conv", "conv", True),
+    "depthwise": Toy(_seeded(lambda: Plain(nn.ReLU6(), groups=6)), _after(_clip6), "act"),
+    "concat": Toy(_seeded(Concat), _concat, "conv", hooks=False),
+    "concat, one branch": Toy(_seeded(Concat), _concat_branch, "conv", "conv", True),
+    "max head": Toy(_seeded(MaxHead), _max_head, "conv", hooks=False),
+    "residual": Toy(_seeded(Residual), _residual, "relu:2"),
+    "residual, middle": Toy(_seeded(Residual), _residual_middle, "conv", "conv"),
+    "residual, block input": Toy(_seeded(Residual), _residual_stem, "relu:0", "relu:0"),
+    "conv and norm": Toy(_seeded(ConvNorm), _conv_norm, "norm2", hooks=False),
+    "conv before norm": Toy(_seeded(ConvNorm), _conv_norm_conv, "conv", "conv"),
+    "dense": Toy(_seeded(Dense), _dense, "features", hooks=False),
+    "dense, features": Toy(_seeded(Dense), _dense_pre, "features", "features", True),
+    "reused": Toy(_seeded(Reused), _after(F.relu), "act:1"),
+    "reused, first call": Toy(_seeded(Reused), _reused_first, "act:0", "act:0"),
+    "deep head": Toy(_seeded(Deep), _deep, "after", hooks=False),
+    "deep head, conv": Toy(_seeded(Deep), _deep_conv, "conv", "conv", True),
+    "deep head, last conv": Toy(_seeded(Deep), _deep_after, "after", "after", True),
+    "untraceable": Toy(_seeded(ValueDependent), _after(F.relu), "act", traces=False),
+    "untraceable, before": Toy(_seeded(ValueDependent), _before(F.relu), "conv", "conv", True, traces=False),
+}
+
+
+def _outputs() -> dict[str, tuple[Callable[[Tensor, Tensor], Any], str | None]]:
+    """How class scores come back, and the --output that finds them (None where nobody need say)."""
+    return {
+        "tensor": (lambda z, a: z, None),
+        "[N, K, 1, 1]": (lambda z, a: z[:, :, None, None], None),
+        "tuple": (lambda z, a: (z, a), None),
+        "list": (lambda z, a: [z, a], None),
+        "second of a tuple": (lambda z, a: (a, z), "1"),
+        "last of a tuple": (lambda z, a: (a, z), "-1"),
+        "dict": (lambda z, a: {"features": a, "logits": z}, None),
+        "dict, out": (lambda z, a: {"aux": a, "out": z}, None),
+        "dict, own key": (lambda z, a: {"features": a, "scores": z}, "scores"),
+        "nested": (lambda z, a: {"heads": [{"scores": z}], "features": a}, "heads.0.scores"),
+        "object": (lambda z, a: Scores(z, a), None),
+        "object, named": (lambda z, a: Scores(a, z), "hidden"),
+    }
+
+
+OUTPUTS = _outputs()
+
+
+def with_output(kind: str) -> nn.Module:
+    pack, _ = OUTPUTS[kind]
+    return _seeded(lambda: Output(pack))()
+
+
+def with_pack(pack: Callable[[Tensor, Tensor], Any], classes: int = 4) -> nn.Module:
+    """A network that returns ``pack(logits, activations)``; the same weights for the same number of classes."""
+    return _seeded(lambda: Output(pack, classes))()
+
+
+def untraceable(classes: int = 4) -> nn.Module:
+    del classes
+    return TOYS["untraceable"].build()
+
+
+# Networks of the libraries -------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _noise() -> Tensor:
+    # A prime length: rows of a weight do not repeat.
+    return torch.rand(1_000_003, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+
+@contextlib.contextmanager
+def _without_init() -> Iterator[None]:
+    """Building a library network spends most of its time on random numbers that ``fill`` replaces."""
+
+    def skip(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return tensor
+
+    names = "uniform_ normal_ trunc_normal_ kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_ orthogonal_"
+    with contextlib.ExitStack() as stack:
+        for name in names.split():
+            stack.enter_context(mock.patch.object(nn.init, name, skip))
+        for name in ("normal_", "uniform_"):
+            stack.enter_context(mock.patch.object(Tensor, name, skip))
+        yield
+
+
+def fill(network: nn.Module) -> nn.Module:
+    """Weights of He's variance and norms that are no identities, cheaper than drawing each; evaluation mode."""
+    noise, start = _noise(), 0
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            size = parameter.numel()
+            begin = start % 1000
+            flat = noise[begin : begin + size] if size <= len(noise) - begin else noise.repeat(-(-size // len(noise)))
+            values = flat[:size].view(parameter.shape)
+            if parameter.dim() > 1:
+                parameter.copy_(values).mul_(math.sqrt(6.0 / max(1, parameter[0].numel())))
+            elif name.endswith("weight"):
+                parameter.copy_(values).mul_(0.3).add_(0.7)
+            else:
+                parameter.copy_(values).mul_(0.2)
+            start += 37
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
+                module.running_mean.copy_(noise[: module.num_features]).mul_(0.2)
+                module.running_var.copy_(noise[: module.num_features]).mul_(0.3).add_(1)
+    return network.eval().requires_grad_(False)
+
+
+def torchvision_network(name: str, classes: int = 12) -> nn.Module:
+    """A torchvision classifier with cheap random weights, in evaluation mode.
+
+    VGG's and AlexNet's hidden layers, most of their numbers, are made narrow.
+    """
+    import torchvision.models as zoo
+
+    options: dict[str, Any] = {"weights": None, "num_classes": classes}
+    if name in {"googlenet", "inception_v3"} or name.startswith("vgg"):
+        options["init_weights"] = False
+    if name in {"googlenet", "inception_v3"}:
+        options["aux_logits"] = True
+    wide = name.startswith("vgg") or name == "alexnet"
+    with _without_init(), mock.patch.object(nn.Linear, "__init__", _narrow) if wide else contextlib.nullcontext():
+        network: nn.Module = zoo.get_model(name, **options)
+    return fill(network)
+
+
+_LINEAR = nn.Linear.__init__
+
+
+def _narrow(self: nn.Linear, inputs: int, outputs: int, *args: Any, **kwargs: Any) -> None:
+    _LINEAR(self, 32 if inputs == 4096 else inputs, 32 if outputs == 4096 else outputs, *args, **kwargs)
+
+
+def timm_network(name: str, classes: int = 12, **options: Any) -> nn.Module:
+    """A timm classifier with cheap random weights, in evaluation mode."""
+    import timm
+
+    with _without_init():
+        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **options)
+    return fill(network)
+
+
+def as_model(network: nn.Module, size: tuple[int, int] = (12, 16), classes: int = 4, name: str = "toy") -> Any:
+    """A network as ``cnnviz.load_model`` hands one over: it keeps private, rewritten copies."""
+    from cnnviz.api import Model
+    from cnnviz.models.load import LoadedModel
+    from cnnviz.models.preprocess import Preprocess
+
+    spec = Preprocess(
+        input_size=(3, *size), resize=None, crop=False, mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="bilinear"
+    )
+    numbers = sum(p.numel() for p in network.parameters())
+    labels = tuple(f"class {i}" for i in range(classes))
+    return Model(LoadedModel(network, spec, labels, name, "factory", None, classes, numbers))
