@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from cnnviz.methods.heatmap import Heatmap, upsample
 from cnnviz.models import preprocess
 from cnnviz.models.layers import LayerRef, reference, stages
 from cnnviz.models.load import LoadedModel, load, unwrap
-from cnnviz.settings import COMPILE_MODES, ModelSpec, check_choice
+from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, ModelSpec, check_choice
 
 TargetLike = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 # Of explain's options, those that belong to the pass and not to the method.
@@ -163,6 +163,8 @@ def explain(
     """
     spec = catalog.find_method(method)
     general = {key: method_options.pop(key) for key in _GENERAL if key in method_options}
+    activation = general.get("activation") or "auto"
+    check_choice(activation, ACTIVATIONS, "activation")
     params = spec.resolve_params(method_options)
     _check_batch(batch)
     with _session(
@@ -178,7 +180,7 @@ def explain(
                 target,
                 run.logits,
                 general.get("score", "logit"),
-                general.get("activation") or session.final_activation or "softmax",
+                (session.final_activation or "softmax") if activation == "auto" else activation,
             )
             heatmap: Heatmap = spec.load()(run, chosen, params)
         size = (int(batch.shape[2]), int(batch.shape[3]))
@@ -237,6 +239,6 @@ def _session(
     private = private or spec.forward != "1"
     name = type(module).__name__
     with open_session(
-        module, name, probe, runtime, SessionOptions(layers, output, compiled, private=private)
+        module, name, probe, runtime, replace(options, private=private)
     ) as opened:
         yield opened

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cnnviz.errors import CnnvizError
-from cnnviz.models.layers import LayerRef, not_spatial, unknown_layer
+from cnnviz.models.layers import LayerRef, not_spatial, stage_at, unknown_call, unknown_layer
 
 
 @dataclass
@@ -116,13 +116,17 @@ def seen_layer(seen: Sequence[Seen], layer: str | None, name: str, image: Tensor
     """
     spatial = [s for s in seen if len(s.shape) == 4 and s.shape[2:] != (1, 1)]
     if layer is None:
-        chosen = _last_feature_map(spatial, name)
+        chosen = _feature_maps(spatial, name)[-1]
+    elif layer.strip().lstrip("-").isdigit() and layer not in {s.name for s in seen}:
+        chosen = stage_at(_feature_maps(spatial, name), int(layer), name)
     else:
         path, _, call = layer.partition(":")
         calls = [s for s in seen if s.name == path]
         if not calls:
             raise unknown_layer(layer, [s.name for s in spatial])
-        chosen = calls[int(call)] if call.isdigit() and int(call) < len(calls) else calls[-1]
+        if call and not (call.isdigit() and int(call) < len(calls)):
+            raise unknown_call(path, call, len(calls))
+        chosen = calls[int(call)] if call else calls[-1]
         if len(chosen.shape) != 4:
             raise not_spatial(layer, chosen.shape)
     reused = sum(s.name == chosen.name for s in seen) > 1
@@ -137,7 +141,8 @@ def seen_layer(seen: Sequence[Seen], layer: str | None, name: str, image: Tensor
     )
 
 
-def _last_feature_map(spatial: Sequence[Seen], name: str) -> Seen:
+def _feature_maps(spatial: Sequence[Seen], name: str) -> list[Seen]:
+    """The last feature map of each resolution, input first."""
     passive = (nn.Dropout, nn.Dropout2d, nn.Identity)
     useful = [s for s in spatial if "pool" not in type(s.module).__name__.lower() and not isinstance(s.module, passive)]
     convolved = any(isinstance(s.module, nn.modules.conv._ConvNd) for s in spatial)
@@ -147,7 +152,8 @@ def _last_feature_map(spatial: Sequence[Seen], name: str) -> Seen:
             f"{name}: no convolutional feature map [N, C, h, w] feeds the head.",
             "Class activation maps need a convolutional network; name a convolution with --layer.",
         )
-    return useful[-1]
+    last = {s.shape[2:]: s for s in useful}
+    return sorted(last.values(), key=useful.index)
 
 
 def _followed_by_activation(seen: Sequence[Seen], chosen: Seen) -> bool:

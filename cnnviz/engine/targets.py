@@ -120,12 +120,15 @@ def make_target(
 
 def _indices(target: Any, logits: Tensor) -> Tensor:
     count, classes = logits.shape[0], class_count(logits)
-    indices = torch.as_tensor(target)
+    try:
+        indices = torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError):
+        raise CnnvizError(
+            f"target={target!r} is no class index.", "Pass for example target=281, or one index for each image."
+        ) from None
     if indices.is_floating_point() or indices.dtype == torch.bool:
         raise CnnvizError(f"Class indices are integers; got {indices.dtype}.", "Pass for example target=281.")
-    indices = indices.long().reshape(-1)
-    if indices.numel() == 1 and not isinstance(target, (list, tuple, Tensor)):
-        indices = indices.expand(count)
+    indices = indices.long().expand(count) if indices.dim() == 0 else indices.long().reshape(-1)
     if indices.numel() != count:
         raise CnnvizError(
             f"{indices.numel()} targets for {count} images.", "Pass one class index, or one for each image."

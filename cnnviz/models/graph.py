@@ -7,6 +7,7 @@ asks "which tensor?" (default layer, split into trunk and head, CAM's head, rece
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ _POOL_NAMES = frozenset(
 _PASSIVE_NAMES = frozenset(
     "dropout dropout2d alpha_dropout stochastic_depth contiguous identity clone".split()
 )
+_RESHAPES = frozenset("flatten view reshape squeeze".split())
 _POOL_TYPES = (
     nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AvgPoolNd,
@@ -306,7 +308,7 @@ def _trace_adaptively(module: nn.Module) -> tuple[fx.GraphModule, dict[str, list
 
 
 def _before_final_activation(graph: Graph) -> Graph:
-    node = graph.logits
+    node = _behind_reshapes(graph, graph.logits)
     name = function_name(node)
     module = graph.submodule(node)
     if isinstance(module, (nn.Softmax, nn.LogSoftmax)) or name in {"softmax", "log_softmax"}:
@@ -318,6 +320,16 @@ def _before_final_activation(graph: Graph) -> Graph:
     graph.logits = graph.inputs_of(node)[0]
     graph.final_activation = kind
     return graph
+
+
+def _behind_reshapes(graph: Graph, node: fx.Node) -> fx.Node:
+    """Back over reshapes that keep every class score, as in ``sigmoid(z).squeeze(1)``."""
+    while isinstance(graph.submodule(node), nn.Flatten) or function_name(node) in _RESHAPES:
+        source = graph.inputs_of(node)
+        if len(source) != 1 or math.prod(graph.shapes[source[0]]) != math.prod(graph.shapes[node]):
+            break
+        node = source[0]
+    return node
 
 
 def descendants(nodes: Iterable[fx.Node]) -> set[fx.Node]:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import fx, nn
 
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.models.graph import Graph
+
+Stage = TypeVar("Stage")
 
 
 @dataclass(frozen=True)
@@ -198,8 +201,8 @@ def resolve(graph: Graph, layer: str | None, model_name: str) -> LayerRef:
     if layer is None:
         return reference(graph, default_node(graph, model_name))
     text = layer.strip()
-    if text.lstrip("-").isdigit():
-        return reference(graph, _stage(graph, int(text), model_name))
+    if text.lstrip("-").isdigit() and text not in graph.calls:  # "3" may be the name of a Sequential's part
+        return reference(graph, stage_at(stages(graph, model_name), int(text), model_name))
     path, _, suffix = text.partition(":")
     call = int(suffix) if suffix.isdigit() else None
     calls = graph.calls.get(path)
@@ -208,10 +211,7 @@ def resolve(graph: Graph, layer: str | None, model_name: str) -> LayerRef:
             layer, [p for p, nodes in graph.calls.items() if p and graph.is_spatial(nodes[-1])]
         )
     if call is not None and call >= len(calls):
-        raise CnnvizError(
-            f"{path} runs {len(calls)} time(s); there is no call {call}.",
-            f"Use {path}:0 to {path}:{len(calls) - 1}.",
-        )
+        raise unknown_call(path, suffix, len(calls))
     chosen = len(calls) - 1 if call is None else call
     node = calls[chosen]
     if not graph.is_spatial(node):
@@ -221,14 +221,18 @@ def resolve(graph: Graph, layer: str | None, model_name: str) -> LayerRef:
     return reference(graph, node, path, chosen)
 
 
-def _stage(graph: Graph, index: int, model_name: str) -> fx.Node:
-    found = stages(graph, model_name)
+def stage_at(found: Sequence[Stage], index: int, model_name: str) -> Stage:
+    """The convolutional stage that a negative index means."""
     if not -len(found) <= index < 0:
         raise CnnvizError(
             f"--layer {index}: {model_name} has {len(found)} convolutional stages.",
             f"Count from the end: -1 (the default) to -{len(found)}.",
         )
     return found[index]
+
+
+def unknown_call(path: str, call: str, count: int) -> CnnvizError:
+    return CnnvizError(f"{path} runs {count} time(s); there is no call {call}.", f"Use {path}:0 to {path}:{count - 1}.")
 
 
 def unknown_layer(layer: str, known: Sequence[str]) -> CnnvizError:
