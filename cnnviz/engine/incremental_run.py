@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from cnnviz.engine.incremental_ops import Op, describe
 from cnnviz.engine.incremental_plan import Group, Region
 from cnnviz.engine.pack import PackedConv
+from cnnviz.models.graph import function_name
 
 
 @dataclass(eq=False)
@@ -59,6 +60,7 @@ class Runner:
         self.source = next(n for n in self.nodes if n.op == "placeholder")
         self.ops: dict[fx.Node, Op] = {}
         self.order: list[fx.Node] = []
+        self.overwriting: set[fx.Node] = set()
         self.trusted: dict[str, bool] = {}
         self._last_use = {source: node for node in self.nodes for source in node.all_input_nodes}
 
@@ -81,8 +83,21 @@ class Runner:
                 if node is not self.source:
                     self.ops[node] = describe(self.trunk, node, shapes)
         self.order = [n for n in self.nodes if n in moved]
+        self.overwriting = {n for n in self.order[1:] if self._overwrites(n)}
         self.shapes = shapes
         return Clean(values)
+
+    def _overwrites(self, node: fx.Node) -> bool:
+        """Whether a ReLU may overwrite its input: a new tensor that nobody else reads."""
+        module = self.trunk.get_submodule(str(node.target)) if node.op == "call_module" else None
+        relu = type(module) is nn.ReLU or (module is None and function_name(node) == "relu")
+        if not relu or self.ops[node].kind != "pointwise":
+            return False
+        source = self.ops[node].inputs[0]
+        if source is self.source or len(source.users) != 1:
+            return False
+        made = self.trunk.get_submodule(str(source.target)) if source.op == "call_module" else None
+        return self.ops[source].kind in {"add", "cat"} or type(made) is nn.BatchNorm2d
 
     def call(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         """The node on whole values, never in place."""
@@ -140,6 +155,8 @@ class _Step:
             return Value(self._sweep(op, region), region)
         if op.kind == "pointwise":
             inner = self.values[op.inputs[0]]
+            if node in self.runner.overwriting:
+                return Value(inner.tensor.relu_(), region)
             held = {op.inputs[0]: inner.tensor}
             return Value(self._call(node, held), region)
         if op.kind == "cat":
