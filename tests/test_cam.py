@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
+from cnnviz.engine import runtime
 from cnnviz.errors import CnnvizError
 from tests import networks as nets
 from tests.oracles import cam as oracle
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """What runs here is too small to share out."""
-    with cnnviz.engine.runtime.threads(1):
+    with runtime.threads(1):
         yield
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz.api import Model
+from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import upsample
@@ -28,7 +29,7 @@ WAYS = ("module", "packed", "folded", "plain", "hooks")
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Toys are too small to share out."""
-    with cnnviz.engine.runtime.threads(1):
+    with rt.threads(1):
         yield
 
 
@@ -317,7 +318,7 @@ def test_several_layers_in_one_pass(asked: tuple[str, ...], hooks: bool, monkeyp
     if hooks:
         monkeypatch.setattr(session, "trace", lambda *args: None)
     network = nets.TOYS["residual"].build()
-    x, runtime = nets.images(), cnnviz.engine.runtime.resolve("cpu")
+    x, runtime = nets.images(), rt.resolve("cpu")
     options = session.SessionOptions(asked, private=False)
     with session.open_session(network, "net", (3, 12, 16), runtime, options) as opened:
         run = opened.forward(x)
@@ -350,7 +351,7 @@ def _residual_by_hand(network: nn.Module, x: Tensor) -> dict[str, Any]:
 def test_gradients_of_some_layers_only() -> None:
     network = nets.TOYS["residual"].build()
     options = session.SessionOptions(("stem", "conv2"), private=False)
-    runtime = cnnviz.engine.runtime.resolve("cpu")
+    runtime = rt.resolve("cpu")
     with session.open_session(network, "net", (3, 12, 16), runtime, options) as opened:
         run = opened.forward(nets.images())
         both = run.gradients(run.logits[:, 0])
@@ -404,7 +405,7 @@ class _WithSideBranch(nets.Body):
 
 @pytest.mark.slow
 def test_compiled_gives_the_same_map() -> None:
-    if not cnnviz.engine.runtime.compiler_here(torch.device("cpu")):
+    if not rt.compiler_here(torch.device("cpu")):
         pytest.skip("no C++ compiler")
     toy = nets.TOYS["residual, middle"]
     network = toy.build().requires_grad_(False)
