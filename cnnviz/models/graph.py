@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -269,7 +270,7 @@ def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Gra
     without_in_place(graph_module)
     output = next(n for n in graph_module.graph.nodes if n.op == "output")
     try:
-        chosen = select(output.args[0])
+        chosen = select(_unpacked(output.args[0]))
     except Exception:
         return None
     if not isinstance(chosen, fx.Node):
@@ -287,6 +288,16 @@ def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Gra
         return None
     graph = Graph(graph_module, calls, prober.shapes, prober.bundles, chosen, None, watch.seen)
     return _before_final_activation(graph)
+
+
+def _unpacked(value: Any) -> Any:
+    """What a network returns, as nodes: a dataclass that it makes is a node itself, its fields are what counts."""
+    if isinstance(value, fx.Node) and value.op == "call_function" and is_dataclass(value.target):
+        return SimpleNamespace(**{name: _unpacked(item) for name, item in value.kwargs.items()})
+    if isinstance(value, dict):
+        return {name: _unpacked(item) for name, item in value.items()}
+    named = hasattr(value, "_fields")
+    return [_unpacked(item) for item in value] if isinstance(value, (list, tuple)) and not named else value
 
 
 def _trace_adaptively(module: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]] | None:
