@@ -1,0 +1,237 @@
+"""Which scalar is explained, what may be asked for, and what several targets cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import cnnviz
+from cnnviz.engine import runtime as rt
+from cnnviz.engine import session
+from cnnviz.engine.targets import (
+    ClassTarget,
+    class_count,
+    class_logits,
+    make_target,
+    predicted,
+    probabilities,
+)
+from cnnviz.errors import CnnvizError
+from tests import networks as nets
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """What runs here is too small to share out."""
+    with rt.threads(1):
+        yield
+
+
+LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 2.0]])
+
+
+def _softmax(row: list[float]) -> list[float]:
+    total = sum(math.exp(z) for z in row)
+    return [math.exp(z) / total for z in row]
+
+
+@pytest.mark.parametrize("target", [2, [2, 2, 2], (2, 2, 2), torch.tensor([2, 2, 2]), torch.tensor(2), np.int64(2)])
+def test_every_way_of_naming_one_class(target: Any) -> None:
+    network = nets.TOYS["plain"].build()
+    found = cnnviz.explain(network, nets.images(), target=target)
+    expected = cnnviz.explain(network, nets.images(), target=lambda z: z[:, 2])
+    assert found.target.tolist() == [2, 2, 2]
+    assert found.target.dtype == torch.int64
+    torch.testing.assert_close(found.raw, expected.raw, rtol=0, atol=0)
+    assert found.raw.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "target", [[3, 0, 1], torch.tensor([3, 0, 1]), np.array([3, 0, 1]), torch.tensor([[3], [0], [1]])]
+)
+def test_one_class_for_each_image(target: Any) -> None:
+    network = nets.TOYS["plain"].build()
+    found = cnnviz.explain(network, nets.images(), target=target)
+    assert found.target.tolist() == [3, 0, 1]
+    for i, index in enumerate([3, 0, 1]):
+        single = cnnviz.explain(network, nets.images(), target=index)
+        torch.testing.assert_close(found.raw[i], single.raw[i], rtol=0, atol=0)
+
+
+def test_none_is_the_predicted_class() -> None:
+    found = cnnviz.explain(nets.TOYS["plain"].build(), nets.images())
+    assert found.target.tolist() == found.logits.argmax(1).tolist()
+
+
+def test_a_function_as_target() -> None:
+    """The gradient is linear: the map for a difference is the difference of the signed maps."""
+    network = nets.TOYS["plain"].build()
+
+    def signed(target: Any) -> Tensor:
+        sides = [cnnviz.explain(network, nets.images(), target=target, counterfactual=c).raw for c in (False, True)]
+        return sides[0] - sides[1]
+
+    contrast = signed(lambda z: z[:, 3] - 2 * z[:, 1])
+    torch.testing.assert_close(contrast, signed(3) - 2 * signed(1), rtol=1e-4, atol=1e-6)
+    assert contrast.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("target", "message", "hint"),
+    [
+        ([1, 2], "2 targets for 3 images", "one for each image"),
+        ([1], "1 targets for 3 images", "one for each image"),
+        (np.array([1]), "1 targets for 3 images", "one for each image"),
+        ([1, 2, 3, 0], "4 targets for 3 images", "one for each image"),
+        (torch.zeros(3, 2, dtype=torch.long), "6 targets for 3 images", "one for each image"),
+        (4, "Class 4 does not exist: the network has 4 classes", "0 to 3"),
+        (-1, "Class -1 does not exist: the network has 4 classes", "0 to 3"),
+        ([0, 1, 99], "Class 99 does not exist: the network has 4 classes", "0 to 3"),
+        (1.0, "integers", "281"),
+        (True, "integers", "281"),
+        ("tabby", "'tabby' is no class index", "281"),
+        ([[1], [2, 3]], "no class index", "281"),
+        (lambda z: z, r"\[3, 4\]; expected one score an image, shape \[3\]", "output"),
+        (lambda z: z.sum(), r"\[\]; expected one score", "output"),
+        (lambda z: 1.0, "float; expected one score", "output"),
+        (lambda z: z.detach()[:, 0], "does not depend", "output"),
+    ],
+)
+def test_wrong_targets(target: Any, message: str, hint: str) -> None:
+    with pytest.raises(CnnvizError, match=message) as raised:
+        cnnviz.explain(nets.TOYS["plain"].build(), nets.images(), target=target)
+    assert hint in raised.value.hint
+    assert raised.value.exit_code == 2
+
+
+def test_wrong_score_and_activation() -> None:
+    network = nets.TOYS["plain"].build()
+    with pytest.raises(CnnvizError, match="probabilty") as raised:
+        cnnviz.explain(network, nets.images(), score="probabilty")
+    assert "probability" in raised.value.hint
+    with pytest.raises(CnnvizError, match="softmx") as raised:
+        cnnviz.explain(network, nets.images(), activation="softmx")
+    assert "softmax" in raised.value.hint
+
+
+def test_one_logit_has_classes_0_and_1_only() -> None:
+    with pytest.raises(CnnvizError, match="Class 2 does not exist: the network has 2 classes"):
+        cnnviz.explain(nets.with_pack(lambda z, a: z, 1), nets.images(), target=2)
+
+
+# Numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_probabilities_by_hand() -> None:
+    expected = [_softmax(row) for row in LOGITS.tolist()]
+    torch.testing.assert_close(probabilities(LOGITS), torch.tensor(expected))
+    sigmoid = [[1 / (1 + math.exp(-z)) for z in row] for row in LOGITS.tolist()]
+    torch.testing.assert_close(probabilities(LOGITS, "sigmoid"), torch.tensor(sigmoid))
+    one = torch.tensor([[2.0], [-1.0]])
+    p = [1 / (1 + math.exp(-2)), 1 / (1 + math.exp(1))]
+    torch.testing.assert_close(probabilities(one), torch.tensor([[1 - p[0], p[0]], [1 - p[1], p[1]]]))
+    assert class_logits(one).tolist() == [[-2, 2], [1, -1]]
+    assert predicted(one).tolist() == [1, 0]
+    assert (class_count(one), class_count(LOGITS)) == (2, 3)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("score", ["logit", "probability", "log-probability"])
+def test_class_scores_by_hand(score: str, activation: str) -> None:
+    indices = torch.tensor([2, 0])
+    p = [_softmax(row)[c] if activation == "softmax" else 1 / (1 + math.exp(-row[c]))
+         for row, c in zip(LOGITS.tolist(), [2, 0], strict=True)]  # fmt: skip
+    expected = {"logit": [0.5, 0.0], "probability": p, "log-probability": [math.log(x) for x in p]}[score]
+    found = ClassTarget(indices, score, activation)(LOGITS)
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_one_logit_scores_by_hand() -> None:
+    one = torch.tensor([[2.0], [-1.0]])
+    p = torch.tensor([1 / (1 + math.exp(2)), 1 / (1 + math.exp(1))])
+    indices = torch.tensor([0, 1])
+    torch.testing.assert_close(ClassTarget(indices)(one), torch.tensor([-2.0, -1.0]))
+    torch.testing.assert_close(ClassTarget(indices, "probability")(one), p)
+    torch.testing.assert_close(ClassTarget(indices, "log-probability")(one), p.log())
+
+
+def test_log_probability_survives_a_hopeless_class() -> None:
+    logits = torch.tensor([[500.0, -500.0]], requires_grad=True)
+    score = ClassTarget(torch.tensor([1]), "log-probability")(logits)
+    (gradient,) = torch.autograd.grad(score.sum(), logits)
+    assert score.tolist() == [-1000.0]
+    assert gradient.tolist() == [[-1.0, 1.0]]
+
+
+def test_the_lowest_of_equal_classes_is_predicted() -> None:
+    assert predicted(torch.tensor([[1.0, 3.0, 3.0]])).tolist() == [1]
+    assert make_target(None, torch.zeros(2, 5))[1].tolist() == [0, 0]
+
+
+# Cost ------------------------------------------------------------------------------------------------------------
+
+
+class _Counts:
+    """Mixed into a layer: how often it runs, and how often a gradient goes through it."""
+
+    forwards = backwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += 1
+        y: Tensor = _Counter.apply(super().forward(x), self)  # type: ignore[misc]
+        return y
+
+
+class _Counter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, owner: _Counts) -> Tensor:
+        ctx.owner = owner
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        ctx.owner.backwards += 1
+        return g, None
+
+
+class _Conv(_Counts, nn.Conv2d):
+    pass
+
+
+class _Linear(_Counts, nn.Linear):
+    pass
+
+
+@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
+def test_several_targets_cost_one_forward_and_one_backward_each(hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if hooks:
+        monkeypatch.setattr(session, "trace", lambda *args: None)
+    trunk, head = _Conv(3, 5, 3), _Linear(5, 4)
+    network = nn.Sequential(trunk, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
+    options = session.SessionOptions(("1",), private=False)
+    with session.open_session(network, "net", (3, 12, 16), rt.resolve("cpu"), options) as opened:
+        before = trunk.forwards, head.forwards
+        run = opened.forward(nets.images())
+        maps = [run.gradients(run.logits[:, k])[0] for k in range(4)]
+    assert (trunk.forwards - before[0], head.forwards - before[1]) == (1, 1)
+    assert (trunk.backwards, head.backwards) == (0, 4)
+    for k, gradient in enumerate(maps):
+        expected = head.weight[k].detach()[None, :, None, None].expand_as(gradient) / gradient[0, 0].numel()
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_below_the_layer_no_graph_is_built() -> None:
+    network = nets.TOYS["residual"].build()
+    options = session.SessionOptions(("conv2",), private=False)
+    with session.open_session(network, "net", (3, 12, 16), rt.resolve("cpu"), options) as opened:
+        run = opened.forward(nets.images())
+    assert run.activations[0].is_leaf
+    assert run.activations[0].requires_grad
