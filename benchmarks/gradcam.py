@@ -8,6 +8,7 @@ Figures are shares of the time of a plain eager fp32 forward pass over the same 
 from __future__ import annotations
 
 import argparse
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import cnnviz
-from benchmarks.timing import in_turns, machine, save
+from benchmarks.timing import in_turns, load, machine, save
 
 MODELS = ("resnet50", "vgg16", "mobilenet_v2", "efficientnet_lite0")
 PLAIN_LAYERS = {"resnet50": "layer4", "vgg16": "features.29", "mobilenet_v2": "features", "efficientnet_lite0": "bn2"}
@@ -105,7 +106,11 @@ def main() -> None:
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     print(machine())
-    rows: list[dict[str, Any]] = []
+    rows = [
+        row
+        for row in load(given.json)
+        if (row["model"], row["batch"]) not in itertools.product(given.models, given.batch)
+    ]
     for name in given.models:
         for count in given.batch:
             times = in_turns(candidates(name, count, compiled=not given.no_compile), given.rounds)

@@ -70,6 +70,14 @@ def _commit() -> str:
         return ""
 
 
+def load(path: str | None) -> list[dict[str, Any]]:
+    """The rows of an earlier run, so that one model can be measured again."""
+    if not path or not Path(path).is_file():
+        return []
+    rows: list[dict[str, Any]] = json.loads(Path(path).read_text())["rows"]
+    return rows
+
+
 def save(path: str | None, rows: list[dict[str, Any]]) -> None:
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -108,7 +108,8 @@ class PackedConv(nn.Module):
         shape = (n, channels, height + top + bottom, width + left + right)
         padded = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         padded[:, :, top : top + height, left : left + width] = x
-        for border in (padded[:, :, :top], padded[:, :, top + height :], padded[..., :left], padded[..., left + width :]):
+        below, right_of = top + height, left + width
+        for border in (padded[:, :, :top], padded[:, :, below:], padded[..., :left], padded[..., right_of:]):
             border.zero_()
         return padded
 
