@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import Pass, Session, two_dim
@@ -264,15 +263,17 @@ def _plain(module: nn.Module) -> bool:
         plain = kind.forward is nn.Linear.forward
     else:
         plain = kind.forward in {nn.Conv2d.forward, nn.ConvTranspose2d.forward} or kind.__name__ == "Conv2dSame"
-    return plain and not hasattr(module, "parametrizations")
+    # Where hooks compute the weight (weight_norm), it is no parameter.
+    return plain and not hasattr(module, "parametrizations") and "weight" in module._parameters
 
 
 def _with_weights(module: nn.Module) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    # A copy of the shell: other threads may run the layer itself at this moment, with its own weights.
     def apply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        given = {"weight": weight}
-        if isinstance(module.bias, Tensor):
-            given["bias"] = torch.zeros_like(module.bias) if bias is None else bias
-        result: Tensor = functional_call(module, given, (x,))
+        twin = module.__new__(type(module))
+        given = torch.zeros_like(module.bias) if bias is None and isinstance(module.bias, Tensor) else bias
+        twin.__dict__ = {**module.__dict__, "_parameters": {"weight": weight, "bias": given}}
+        result: Tensor = twin(x)
         return result
 
     return apply
