@@ -35,7 +35,7 @@ _FUSED: dict[str, tuple[str, list[Any], str]] = {
 class PackedConv(nn.Module):
     """``activation(conv(x))`` or ``activation(conv(x) + other)`` with a packed weight. No gradients."""
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, source: tuple[int, ...] | None = None) -> None:
         super().__init__()
         # "same" as TensorFlow means it: the padding depends on the input's size and may be asymmetric.
         self.same = type(conv).__name__ == "Conv2dSame"
@@ -45,7 +45,9 @@ class PackedConv(nn.Module):
         self.macs = float(conv.weight.numel())  # multiplications for one output position
         weight = conv.weight.detach().to(dtype)
         pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-        self.weight: Tensor = pack(weight.to_mkldnn(), *self.geometry)
+        # oneDNN orders the weight for the input's size: ordered blindly, it would be re-ordered at every call.
+        sized = None if source is None or self.same else list(source)
+        self.weight: Tensor = pack(weight.to_mkldnn(), *self.geometry, sized)
         self.wider = self._widened(weight, pack) if self.same and conv.groups > 1 else None
         self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
         self.activation: tuple[str, list[Any], str] = ("none", [], "")
@@ -127,7 +129,7 @@ def pack(module: fx.GraphModule, kept: Collection[fx.Node], dtype: torch.dtype) 
         conv = foldable_convolution(module, node)
         if conv is None or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             continue
-        fused = PackedConv(conv, dtype)
+        fused = PackedConv(conv, dtype, node.all_input_nodes[0].meta.get("shape"))
         node.target = add_submodule(module, f"{node.name}_packed", fused)
         if node not in kept:
             node = _fuse_addition(module, node, fused, kept)
