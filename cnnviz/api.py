@@ -16,6 +16,7 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import Session, SessionOptions, layers_for, open_session, prepare
 from cnnviz.engine.targets import make_target
 from cnnviz.errors import CnnvizError, nearest
+from cnnviz.methods import listed
 from cnnviz.methods.heatmap import Heatmap, upsample
 from cnnviz.models import preprocess
 from cnnviz.models.layers import LayerRef, reference, stages
@@ -117,19 +118,7 @@ def load_model(name: str = "efficientnet_lite0", *, weights: str | None = "DEFAU
 
 def methods() -> list[dict[str, Any]]:
     """Every method: name, one-line description, family, reference and options."""
-    return [
-        {
-            "name": spec.name,
-            "summary": spec.summary,
-            "family": spec.family,
-            "paper": spec.paper,
-            "command": spec.command,
-            "signed": spec.signed,
-            "class_specific": spec.class_specific,
-            "options": {p.name: {"default": p.default, "help": p.help, "choices": p.choices} for p in spec.params},
-        }
-        for spec in catalog.all_methods()
-    ]
+    return listed()
 
 
 def explain(
