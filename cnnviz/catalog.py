@@ -214,6 +214,13 @@ BUILT_IN: tuple[MethodSpec, ...] = (
             ),
             Param("epsilon", "float", 1e-6, "Added to the denominators of the epsilon rule.", minimum=0),
             Param("alpha", "float", 2.0, "Weight of what speaks for; beta = alpha - 1 speaks against.", minimum=1),
+            Param(
+                "bias",
+                "choice",
+                "absorb",
+                "Biases absorb their share (the paper), or are ignored: their share goes to the inputs.",
+                choices=("absorb", "ignore"),
+            ),
         ),
         space="input",
         signed=True,

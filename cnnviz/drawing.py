@@ -20,6 +20,8 @@ from cnnviz.render.overlay import Style, heatmap_image, overlay
 from cnnviz.render.resample import Placed, place
 
 HEATMAP_FORMAT = ImageFormat("png", 1)
+# Of maps of single pixels a few values are many times as large as the rest; scaled by them a picture shows nothing.
+_OUTLIERS = 99.0
 _RULES = {"guided": "guided backpropagation", "deconvnet": "deconvnet", "backprop": "backpropagation"}
 
 
@@ -86,9 +88,10 @@ def draw(done: Explained, how: Drawn) -> Record:
     placed_maps: list[Placed] = []
     for item in done.maps:
         placed = place(item.values, done.geometry.rect, (width, height), signed=how.signed)
-        placed_maps.append(placed)
+        shown = _without_outliers(placed) if item.raw.ndim == 3 and how.style.limits is None else placed
+        placed_maps.append(shown)
         scores = {**map_scores(item.raw, placed), **item.scores}
-        files = _write_map(done, item, placed, how)
+        files = _write_map(done, item, (placed, shown), how)
         facts = dict(done.facts)
         if scores.get("flat"):
             facts["flat_reason"] = _flat_reason(item.values)
@@ -109,18 +112,27 @@ def draw(done: Explained, how: Drawn) -> Record:
     )
 
 
+def _without_outliers(placed: Placed) -> Placed:
+    """What overlays and panels show of a map of single pixels: cut off at the 99th percentile of its magnitudes."""
+    magnitudes = np.abs(placed.values[placed.values != 0.0])
+    limit = np.float32(np.percentile(magnitudes, _OUTLIERS)) if magnitudes.size else np.float32(0)
+    return replace(placed, values=np.clip(placed.values, -limit, limit))
+
+
 def _flat_reason(values: NDArray[np.float32]) -> str:
     if not values.any():
         return "the map is zero everywhere: no position of this layer speaks for the class"
     return "the map is zero on the part of the image that the network saw"
 
 
-def _write_map(done: Explained, item: TargetMap, placed: Placed, how: Drawn) -> dict[str, str]:
+def _write_map(done: Explained, item: TargetMap, maps: tuple[Placed, Placed], how: Drawn) -> dict[str, str]:
+    """``maps``: as it is, for the heatmap; and as overlays show it."""
+    placed, shown = maps
     stem = f"images/{done.ref.name}.{item.slug}.{how.method}"
     files: dict[str, str] = {}
     if "overlay" in how.save:
         files["overlay"] = f"{stem}.overlay.{how.picture.suffix}"
-        how.store.write(files["overlay"], encode(overlay(done.rgb, placed, how.style), how.picture))
+        how.store.write(files["overlay"], encode(overlay(done.rgb, shown, how.style), how.picture))
     if "heatmap" in how.save:
         files["heatmap"] = f"{stem}.heatmap.png"
         how.store.write(files["heatmap"], encode(heatmap_image(placed, how.style), HEATMAP_FORMAT))

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz import catalog, pipeline
+from cnnviz.drawing import _without_outliers
 from cnnviz.engine import relu_rules, session
 from cnnviz.errors import CnnvizError
 from cnnviz.render.gradient import gradient_image
+from cnnviz.render.resample import Placed
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
 from tests import kinds_of_networks as kinds
 from tests.oracles import guided as oracle
@@ -418,3 +420,13 @@ def test_a_run_writes_the_gradient_and_the_four_panels(tmp_path: Path) -> None:
     assert set(record["explanations"][0]["files"]) == {"gradient"}
     with pytest.raises(CnnvizError, match="no gradient at the image"):
         pipeline.run(settings("gradcam", ("gradient",)), Listening())
+
+
+def test_overlays_of_single_pixels_are_not_scaled_by_outliers() -> None:
+    values = np.full((10, 20), 1.0, dtype=np.float32)
+    values[0, 0] = -1000.0
+    shown = _without_outliers(Placed(values, (0, 0, 20, 10), True))
+    assert shown.values[5, 5] == 1
+    assert shown.values[0, 0] == pytest.approx(-np.percentile(np.abs(values), 99))
+    assert -shown.values[0, 0] < 2
+    assert not _without_outliers(Placed(0 * values, (0, 0, 20, 10), True)).values.any()

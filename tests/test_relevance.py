@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
+from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
+from cnnviz.engine.targets import ClassTarget
 from cnnviz.errors import CnnvizError
+from cnnviz.methods.lrp import lrp
 from tests import kinds_of_networks as kinds
 from tests.oracles import relevance as oracle
 
@@ -55,6 +60,18 @@ def test_lrp_conserves_without_biases(kind: str, rule: str) -> None:
     for i in range(2):
         assert float(found.raw[i].double().sum()) == pytest.approx(float(logits[i]), rel=1e-3)
         assert abs(found.scores["conservation_gap"][i]) < 1e-3 * abs(float(logits[i]))
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "composite"])
+@pytest.mark.parametrize("kind", ["plain", "relu6", "residual", "concat"])
+def test_lrp_that_ignores_biases_conserves(kind: str, rule: str) -> None:
+    found = cnnviz.explain(kinds.make(kind), BATCH, method="lrp", target=2, rule=rule, bias="ignore", epsilon=1e-9)
+    how = oracle.Rule(rule, epsilon=1e-9, ignore_bias=True)
+    for i in range(2):
+        expected, logit = oracle.relevance(kind, BATCH[i], 2, how)
+        close(found.raw[i], expected, 0.01)
+        assert float(expected.sum()) == pytest.approx(logit, rel=1e-4)
+        assert abs(found.scores["conservation_gap"][i]) < 0.01 * float(np.abs(expected).sum())
 
 
 @pytest.mark.parametrize("kind", ["plain", "functional", "clamp", "max-pool", "residual", "concat", "no bias"])
@@ -184,6 +201,24 @@ def test_a_batch_gives_what_its_images_give_alone(method: str, options: dict[str
     for i in range(3):
         alone = cnnviz.explain(network, batch[i : i + 1], method=method, target=i, **options)
         close(together.raw[i], alone.raw[0], 1e-5)
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    network = kinds.make("residual").requires_grad_(False)
+    batch = kinds.images(1, (40, 40))
+    options = session.SessionOptions(("input",))
+    with session.open_session(network, "net", (3, 40, 40), rt.resolve("cpu"), options) as opened:
+
+        def relevance(target: int) -> Tensor:
+            with rt.scope():
+                params = {"rule": "alpha-beta", "epsilon": 1e-6, "alpha": 2.0, "bias": "absorb"}
+                return lrp(opened.forward(batch), ClassTarget(torch.tensor([target])), params).values
+
+        alone = [relevance(k) for k in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(relevance, [0, 1, 2, 3] * 12))
+    for index, found in enumerate(together):
+        close(found, alone[index % 4], 1e-5)
 
 
 @pytest.mark.parametrize("method", ["lrp", "excitation_backprop"])

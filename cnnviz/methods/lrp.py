@@ -13,13 +13,16 @@ negative parts summed with those of the bias:
 
 Batch normalisation is merged into the convolution before it. Elementwise activations hand on all they get, maximum
 pooling gives it to the winner, sums and average pooling share it in proportion, gates (sigmoid factors) take none.
-Biases take their share, which is lost: that and epsilon are what the recorded conservation gap holds; with beta > 0
-also neurons that only inputs of one sign reach, which hand on alpha (or -beta) times what they got.
+Biases take their share, as in the paper, which is lost: that and epsilon are what the recorded conservation gap holds;
+with beta > 0 also neurons that only inputs of one sign reach, which hand on alpha (or -beta) times what they got. In
+deep networks with large (merged) biases the gap can be nearly all of the score; with ``bias=ignore`` biases take
+nothing, and the inputs share all of it; only what reaches a neuron without a suitable input is lost then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -43,7 +46,7 @@ def lrp(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     Args:
         run: A forward pass that starts at the image.
         target: The logit of a class, or a function linear in the logits (such as the difference of two).
-        params: ``rule``, ``epsilon``, ``alpha`` (beta = alpha - 1).
+        params: ``rule``, ``epsilon``, ``alpha`` (beta = alpha - 1), ``bias`` (``absorb`` or ``ignore``).
 
     Returns:
         Heatmap with values [N, C, H, W] and maps [N, H, W] (sum over channels), signed, in units of the score; score
@@ -54,7 +57,7 @@ def lrp(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """
     if isinstance(target, ClassTarget) and target.score != "logit":
         raise CnnvizError("LRP hands back the logit of a class, not its probability.", "Leave --score out.")
-    key = ("lrp", params["rule"], params["epsilon"], params["alpha"])
+    key = ("lrp", *(params[name] for name in ("rule", "epsilon", "alpha", "bias")))
     rules = Rules(partial(_weighted, params))
     propagation = run.remember(key, lambda: propagate(run, rules, "LRP"))
     score = target(propagation.logits)
@@ -68,20 +71,23 @@ def _weighted(
     params: Mapping[str, Any], layer: Weighted, x: Tensor, y: Tensor, propagation: Propagation
 ) -> tuple[Tensor, str]:
     rule = params["rule"]
+    if params["bias"] == "ignore":
+        layer = replace(layer, bias=None)
     if rule == "alpha-beta":
         return _alpha_beta(layer, x, y, params["alpha"]), f"alpha {params['alpha']:g}, beta {params['alpha'] - 1:g}"
     if rule == "composite" and layer.convolution:
         if layer.reads_image:
             return _flat(layer, x, y, propagation), "flat"
         return _alpha_beta(layer, x, y, 1.0), "alpha 1, beta 0"
-    return _epsilon(y, params["epsilon"]), "epsilon"
+    sums = y if params["bias"] == "absorb" else layer.apply(x, layer.weight, None)
+    return _epsilon(sums, y, params["epsilon"]), "epsilon"
 
 
-def _epsilon(y: Tensor, epsilon: float) -> Tensor:
+def _epsilon(sums: Tensor, y: Tensor, epsilon: float) -> Tensor:
+    """``sums``: what the inputs (and the bias, where it takes its share) add up to."""
     if epsilon == 0:
-        return y
-    against = torch.where(y >= 0, epsilon, -epsilon)
-    return y * (y / (y + against)).detach()
+        return scaled(sums, y)
+    return sums * (y / (sums + torch.where(sums >= 0, epsilon, -epsilon))).detach()
 
 
 def _alpha_beta(layer: Weighted, x: Tensor, y: Tensor, alpha: float) -> Tensor:

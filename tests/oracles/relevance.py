@@ -50,6 +50,7 @@ class Rule:
     name: str
     epsilon: float = 1e-6
     alpha: float = 2.0
+    ignore_bias: bool = False
 
     def back(self, layer: Layer, a: Array, out: Array) -> Array:
         """R of the inputs from R of the outputs."""
@@ -61,14 +62,15 @@ class Rule:
             sign = -1 if self.name == "dual" and layer.last else 1
             z = np.maximum(a, 0)[:, None] * np.maximum(sign * layer.weight, 0)
             return (z * divide(out, z.sum(0))).sum(1)
+        bias = 0 * layer.bias if self.ignore_bias else layer.bias
         z = a[:, None] * layer.weight
         if self.name == "composite" and layer.kind == "conv":
             if layer.first:
                 return (layer.reach * divide(out, layer.reach.sum(0))).sum(1)
-            return self._alpha_beta(z, layer.bias, out, 1.0)
+            return self._alpha_beta(z, bias, out, 1.0)
         if self.name == "alpha-beta":
-            return self._alpha_beta(z, layer.bias, out, self.alpha)
-        total = z.sum(0) + layer.bias
+            return self._alpha_beta(z, bias, out, self.alpha)
+        total = z.sum(0) + bias
         return (z / (total + self.epsilon * np.where(total >= 0, 1, -1)) * out).sum(1)
 
     @staticmethod
