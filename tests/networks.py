@@ -208,7 +208,9 @@ def images(count: int = 3, size: tuple[int, int] = (12, 16), seed: int = 5) -> T
     return torch.randn((count, 3, *size), generator=torch.Generator().manual_seed(seed))
 
 
-def _seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """A maker of the same network with the same weights every time; the caller's random state is left alone."""
+
     def build() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(11)
@@ -236,7 +238,6 @@ class Toy:
         pre_activation: Whether an activation follows the explained tensor.
         traces: Whether the network can be traced.
         hooks: Whether hooks see this tensor (the result of a function outside any module they cannot see).
-        score: Logit of class c from the head's output [N, K].
     """
 
     build: Callable[[], nn.Module]
@@ -246,7 +247,6 @@ class Toy:
     pre_activation: bool = False
     traces: bool = True
     hooks: bool = True
-    options: tuple[tuple[str, Any], ...] = ()
 
 
 def _after(function: Head) -> Callable[[Any, Tensor], tuple[Tensor, Head]]:
@@ -351,35 +351,35 @@ def _clip6(x: Tensor) -> Tensor:
 
 
 TOYS: dict[str, Toy] = {
-    "plain": Toy(_seeded(lambda: Plain(nn.ReLU())), _after(F.relu), "act"),
-    "plain, before": Toy(_seeded(lambda: Plain(nn.ReLU())), _before(F.relu), "conv", "conv", True),
-    "in-place module after": Toy(_seeded(lambda: Plain(nn.ReLU(inplace=True))), _before(F.relu), "conv", "conv", True),
-    "in-place module": Toy(_seeded(lambda: Plain(nn.ReLU(inplace=True))), _after(F.relu), "act"),
-    "in-place function after": Toy(_seeded(FunctionalInPlace), _before(F.relu), "conv", "conv", True),
-    "in-place function": Toy(_seeded(FunctionalInPlace), _after(F.relu), "conv", hooks=False),
-    "+= after": Toy(_seeded(AddInPlace), _iadd, "conv", "conv"),
-    "relu6": Toy(_seeded(lambda: Plain(nn.ReLU6())), _after(_clip6), "act"),
-    "relu6 in place after": Toy(_seeded(lambda: Plain(nn.ReLU6(inplace=True))), _before(_clip6), "conv", "conv", True),
-    "silu": Toy(_seeded(lambda: Plain(nn.SiLU())), _after(_silu), "act"),
-    "silu in place after": Toy(_seeded(lambda: Plain(nn.SiLU(inplace=True))), _before(_silu), "conv", "conv", True),
-    "depthwise": Toy(_seeded(lambda: Plain(nn.ReLU6(), groups=6)), _after(_clip6), "act"),
-    "concat": Toy(_seeded(Concat), _concat, "conv", hooks=False),
-    "concat, one branch": Toy(_seeded(Concat), _concat_branch, "conv", "conv", True),
-    "max head": Toy(_seeded(MaxHead), _max_head, "conv", hooks=False),
-    "residual": Toy(_seeded(Residual), _residual, "relu:2"),
-    "residual, middle": Toy(_seeded(Residual), _residual_middle, "conv", "conv"),
-    "residual, block input": Toy(_seeded(Residual), _residual_stem, "relu:0", "relu:0"),
-    "conv and norm": Toy(_seeded(ConvNorm), _conv_norm, "norm2", hooks=False),
-    "conv before norm": Toy(_seeded(ConvNorm), _conv_norm_conv, "conv", "conv"),
-    "dense": Toy(_seeded(Dense), _dense, "features", hooks=False),
-    "dense, features": Toy(_seeded(Dense), _dense_pre, "features", "features", True),
-    "reused": Toy(_seeded(Reused), _after(F.relu), "act:1"),
-    "reused, first call": Toy(_seeded(Reused), _reused_first, "act:0", "act:0"),
-    "deep head": Toy(_seeded(Deep), _deep, "after", hooks=False),
-    "deep head, conv": Toy(_seeded(Deep), _deep_conv, "conv", "conv", True),
-    "deep head, last conv": Toy(_seeded(Deep), _deep_after, "after", "after", True),
-    "untraceable": Toy(_seeded(ValueDependent), _after(F.relu), "act", traces=False),
-    "untraceable, before": Toy(_seeded(ValueDependent), _before(F.relu), "conv", "conv", True, traces=False),
+    "plain": Toy(seeded(lambda: Plain(nn.ReLU())), _after(F.relu), "act"),
+    "plain, before": Toy(seeded(lambda: Plain(nn.ReLU())), _before(F.relu), "conv", "conv", True),
+    "in-place module after": Toy(seeded(lambda: Plain(nn.ReLU(inplace=True))), _before(F.relu), "conv", "conv", True),
+    "in-place module": Toy(seeded(lambda: Plain(nn.ReLU(inplace=True))), _after(F.relu), "act"),
+    "in-place function after": Toy(seeded(FunctionalInPlace), _before(F.relu), "conv", "conv", True),
+    "in-place function": Toy(seeded(FunctionalInPlace), _after(F.relu), "conv", hooks=False),
+    "+= after": Toy(seeded(AddInPlace), _iadd, "conv", "conv"),
+    "relu6": Toy(seeded(lambda: Plain(nn.ReLU6())), _after(_clip6), "act"),
+    "relu6 in place after": Toy(seeded(lambda: Plain(nn.ReLU6(inplace=True))), _before(_clip6), "conv", "conv", True),
+    "silu": Toy(seeded(lambda: Plain(nn.SiLU())), _after(_silu), "act"),
+    "silu in place after": Toy(seeded(lambda: Plain(nn.SiLU(inplace=True))), _before(_silu), "conv", "conv", True),
+    "depthwise": Toy(seeded(lambda: Plain(nn.ReLU6(), groups=6)), _after(_clip6), "act"),
+    "concat": Toy(seeded(Concat), _concat, "conv", hooks=False),
+    "concat, one branch": Toy(seeded(Concat), _concat_branch, "conv", "conv", True),
+    "max head": Toy(seeded(MaxHead), _max_head, "conv", hooks=False),
+    "residual": Toy(seeded(Residual), _residual, "relu:2"),
+    "residual, middle": Toy(seeded(Residual), _residual_middle, "conv", "conv"),
+    "residual, block input": Toy(seeded(Residual), _residual_stem, "relu:0", "relu:0"),
+    "conv and norm": Toy(seeded(ConvNorm), _conv_norm, "norm2", hooks=False),
+    "conv before norm": Toy(seeded(ConvNorm), _conv_norm_conv, "conv", "conv"),
+    "dense": Toy(seeded(Dense), _dense, "features", hooks=False),
+    "dense, features": Toy(seeded(Dense), _dense_pre, "features", "features", True),
+    "reused": Toy(seeded(Reused), _after(F.relu), "act:1"),
+    "reused, first call": Toy(seeded(Reused), _reused_first, "act:0", "act:0"),
+    "deep head": Toy(seeded(Deep), _deep, "after", hooks=False),
+    "deep head, conv": Toy(seeded(Deep), _deep_conv, "conv", "conv", True),
+    "deep head, last conv": Toy(seeded(Deep), _deep_after, "after", "after", True),
+    "untraceable": Toy(seeded(ValueDependent), _after(F.relu), "act", traces=False),
+    "untraceable, before": Toy(seeded(ValueDependent), _before(F.relu), "conv", "conv", True, traces=False),
 }
 
 
@@ -406,17 +406,12 @@ OUTPUTS = _outputs()
 
 def with_output(kind: str) -> nn.Module:
     pack, _ = OUTPUTS[kind]
-    return _seeded(lambda: Output(pack))()
+    return seeded(lambda: Output(pack))()
 
 
 def with_pack(pack: Callable[[Tensor, Tensor], Any], classes: int = 4) -> nn.Module:
     """A network that returns ``pack(logits, activations)``; the same weights for the same number of classes."""
-    return _seeded(lambda: Output(pack, classes))()
-
-
-def untraceable(classes: int = 4) -> nn.Module:
-    del classes
-    return TOYS["untraceable"].build()
+    return seeded(lambda: Output(pack, classes))()
 
 
 # Networks of the libraries -------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ HEADS: dict[str, Any] = {
 
 
 def _made(make: Any) -> nn.Module:
-    return nets._seeded(make)()
+    return nets.seeded(make)()
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -1,0 +1,317 @@
+"""Which tensor is explained: the default of every torchvision and many timm networks, names, indices, refusals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision import models as zoo
+
+import cnnviz
+from cnnviz.engine import runtime as rt
+from cnnviz.engine import session
+from cnnviz.errors import CnnvizError
+from tests import networks as nets
+
+# Above 100 million parameters; smaller siblings of each are walked.
+LARGE = frozenset(
+    "convnext_large efficientnet_v2_l regnet_x_32gf regnet_y_32gf regnet_y_128gf wide_resnet101_2".split()
+)
+TRANSFORMERS = r"vit_|swin_|maxvit"
+ALL = [name for name in zoo.list_models(module=zoo) if name not in LARGE]
+
+# By family: the default layer, the module that the head begins with, and what happens to the map on the way there.
+FAMILIES: dict[str, tuple[str, str, str]] = {
+    r"resnet|resnext|wide_resnet": ("layer4", "fc", "mean"),
+    r"vgg11$": ("features.19", "classifier.0", "pooled"),
+    r"vgg13$": ("features.23", "classifier.0", "pooled"),
+    r"vgg16$": ("features.29", "classifier.0", "pooled"),
+    r"vgg19$": ("features.35", "classifier.0", "pooled"),
+    r"vgg11_bn": ("features.27", "classifier.0", "pooled"),
+    r"vgg13_bn": ("features.33", "classifier.0", "pooled"),
+    r"vgg16_bn": ("features.42", "classifier.0", "pooled"),
+    r"vgg19_bn": ("features.51", "classifier.0", "pooled"),
+    r"alexnet": ("features.11", "classifier.1", "pooled"),
+    r"squeezenet": ("features", "classifier.1", "itself"),
+    r"densenet": ("features", "classifier", "mean"),
+    r"inception_v3": ("Mixed_7c", "fc", "mean"),
+    r"googlenet": ("inception5b", "fc", "mean"),
+    r"mnasnet": ("layers", "classifier.1", "mean"),
+    r"shufflenet": ("conv5", "fc", "mean"),
+    r"mobilenet_v2": ("features", "classifier.1", "mean"),
+    r"mobilenet_v3": ("features", "classifier.0", "mean"),
+    r"efficientnet": ("features", "classifier.1", "mean"),
+    r"convnext": ("features", "classifier.0", "kept mean"),
+    r"regnet": ("trunk_output", "fc", "mean"),
+}
+
+
+def _on_the_way(kind: str, a: Tensor) -> Tensor:
+    """What the head reads of the map, computed here."""
+    if kind == "mean":
+        return a.mean((2, 3))
+    if kind == "kept mean":
+        return a.mean((2, 3), keepdim=True)
+    if kind == "pooled":
+        size = 6 if a.shape[1] == 256 else 7
+        pool = F.max_pool2d(a, 3, 2) if a.shape[1] == 256 else F.max_pool2d(a, 2)
+        return F.adaptive_avg_pool2d(pool, size).flatten(1)
+    return a
+
+
+def _explained(network: nn.Module, name: str, x: Tensor, layer: str = "") -> tuple[Any, Tensor]:
+    """The layer that is found, and the tensor."""
+    options = session.SessionOptions((layer,) if layer else (), private=False)
+    with session.open_session(network, name, tuple(x.shape[1:]), rt.resolve("cpu"), options) as opened:
+        assert opened.graph is not None, "it should trace"
+        return opened.layers[0], opened.forward(x).activations[0].detach()
+
+
+def _watched(network: nn.Module, x: Tensor, name: str, head: str) -> tuple[Tensor, Tensor]:
+    """By hooks of our own: the last output of the named module, and the first input of the head."""
+    outputs: list[Tensor] = []
+    inputs: list[Tensor] = []
+    handles = [
+        network.get_submodule(name).register_forward_hook(lambda m, args, out: outputs.append(out.clone())),
+        network.get_submodule(head).register_forward_pre_hook(lambda m, args: inputs.append(args[0].clone())),
+    ]
+    with torch.no_grad():
+        network(x)
+    for handle in handles:
+        handle.remove()
+    return outputs[-1], inputs[-1]
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if not re.match(TRANSFORMERS, n)])
+def test_default_layer_of_torchvision_networks(name: str) -> None:
+    layer, head, way = next(entry for pattern, entry in FAMILIES.items() if re.match(pattern, name))
+    network = nets.torchvision_network(name)
+    side = {"alexnet": 96, "inception_v3": 128}.get(name, 64)  # so that the last map has positions
+    x = nets.images(1, (side, side))
+    found, a = _explained(network, name, x)
+    out, into = _watched(network, x, layer, head)
+    assert (found.name, found.pre_activation) == (layer, False)
+    assert (found.channels, *found.size) == tuple(a.shape[1:])
+    assert found.stride == (side / a.shape[2], side / a.shape[3])
+    scale = float(a.abs().max())
+    assert torch.isfinite(a).all()
+    assert scale > 1e-3
+    expected = out.clamp_min(0) if name.startswith("densenet") else out
+    torch.testing.assert_close(a, expected, rtol=0, atol=1e-5 * scale)
+    torch.testing.assert_close(_on_the_way(way, a), into, rtol=0, atol=1e-5 * scale)
+
+
+def test_every_torchvision_network_is_walked_or_refused() -> None:
+    walked = {name for name in ALL if any(re.match(pattern, name) for pattern in FAMILIES)}
+    refused = {name for name in ALL if re.match(TRANSFORMERS, name)}
+    assert walked | refused == set(ALL)
+    assert not walked & refused
+    for name in LARGE:
+        family = next(pattern for pattern in FAMILIES if re.match(pattern, name))
+        assert any(re.match(family, sibling) for sibling in walked)
+
+
+# timm ------------------------------------------------------------------------------------------------------------
+
+# A path that ends in a normalisation of timm's (BatchNormAct2d) has the activation inside.
+TIMM: dict[str, str] = {
+    "resnet10t": "layer4", "seresnet33ts": "final_conv", "seresnext26ts": "stages", "resnest14d": "layer4",
+    "ecaresnet26t": "layer4", "gcresnet33ts": "final_conv", "skresnet18": "layer4", "res2next50": "layer4",
+    "resnetv2_50": "norm", "nf_regnet_b0": "final_act", "nfnet_l0": "final_act", "repvgg_a0": "stages",
+    "regnety_002": "s4", "regnetz_005": "final_conv", "gernet_s": "final_conv", "tresnet_m": "body",
+    "tf_efficientnet_lite0": "bn2", "tinynet_e": "bn2", "mixnet_s": "bn2", "fbnetc_100": "bn2", "semnasnet_075": "bn2",
+    "mobilenetv2_035": "bn2", "mobilenetv3_small_050": "blocks.5.0.bn1", "lcnet_035": "blocks",
+    "tf_mobilenetv3_small_minimal_100": "blocks.5.0.bn1", "mobilenetv4_conv_small_035": "blocks.4.0.bn1",
+    "ghostnet_050": "blocks.9.0.bn1", "repghostnet_050": "blocks.9.0.bn1", "hardcorenas_a": "blocks.6.0.bn1",
+    "rexnet_100": "features", "dla46_c": "level5", "hrnet_w18_small": "final_layer", "selecsls42b": "head",
+    "cspresnet50": "stages", "cs3darknet_s": "stages", "darknet17": "stages", "ese_vovnet19b_dw": "stages",
+    "xception41": "blocks", "dpn48b": "features", "hgnetv2_b0": "stages", "densenetblur121d": "features",
+    "convnext_atto": "stages", "convnextv2_atto": "stages", "inception_next_atto": "stages",
+    "poolformer_s12": "stages", "efficientvit_b0": "head.in_conv",
+    "starnet_s1": "norm", "fasternet_t0": "stages", "mobileone_s0": "stages", "repvit_m0_9": "stages",
+    "rdnet_tiny": "dense_stages", "convmixer_768_32": "blocks", "mambaout_femto": "stages", "focalnet_tiny_srf": "norm",
+    "inception_v4": "features", "convformer_s18": "stages",
+}  # fmt: skip
+
+
+def _head_inputs(network: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """``forward_features`` by timm itself, and the inputs of every weighted module that runs after it."""
+    inputs: list[Tensor] = []
+    with torch.no_grad():
+        features = network.forward_features(x).clone()
+        handles = [
+            m.register_forward_pre_hook(lambda m, args: inputs.append(args[0].clone()))
+            for m in network.modules()
+            if isinstance(m, (nn.Linear, nn.Conv2d, nn.LayerNorm))
+        ]
+        network.forward_head(features.clone())
+    for handle in handles:
+        handle.remove()
+    return features, inputs
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_default_layer_of_timm_networks(name: str) -> None:
+    network = nets.timm_network(name)
+    side = 128 if name in {"inception_v4", "selecsls42b"} else 64  # so that the last map has positions
+    x = nets.images(1, (side, side))
+    found, a = _explained(network, name, x)
+    features, inputs = _head_inputs(network, x)
+    assert found.name == TIMM[name]
+    assert not found.pre_activation
+    assert (found.channels, *found.size) == tuple(a.shape[1:])
+    assert torch.isfinite(a).all()
+    scale = float(a.abs().max())
+    assert scale > 1e-4
+
+    def same(found: Tensor, expected: Tensor) -> bool:
+        return found.shape == expected.shape and bool((found - expected).abs().max() <= 1e-5 * scale)
+
+    pooled = a.mean((2, 3))
+    read = any(same(pooled, value.flatten(1)) for value in inputs if value.dim() in (2, 4))
+    assert same(a, features) or read
+    assert read or not any(isinstance(m, nn.AdaptiveAvgPool2d) for m in network.modules())
+
+
+# Refusals --------------------------------------------------------------------------------------------------------
+
+REFUSED: dict[str, Callable[[], nn.Module]] = {
+    "vit_b_16": lambda: nets.torchvision_network("vit_b_16"),
+    "swin_t": lambda: nets.torchvision_network("swin_t"),
+    "swin_v2_t": lambda: nets.torchvision_network("swin_v2_t"),
+    "maxvit_t": lambda: nets.torchvision_network("maxvit_t"),
+    **{
+        f"timm/{name}": (lambda name=name: nets.timm_network(name))  # type: ignore[misc]
+        for name in "deit_tiny_patch16_224 xcit_nano_12_p16_224 mixer_s32_224 resmlp_12_224 mobilevit_xxs "
+        "halonet26t botnet26t_256 coatnet_nano_rw_224 levit_128s pvt_v2_b0 edgenext_xx_small shvit_s1 "
+        "vit_tiny_r_s16_p8_224".split()
+    },
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_transformers_are_refused(name: str) -> None:
+    network = REFUSED[name]()
+    side = 256 if re.search(r"halonet|botnet", name) else 224
+    with pytest.raises(CnnvizError) as raised:
+        cnnviz.explain(network, nets.images(1, (side, side)))
+    assert raised.value.exit_code == 2
+    assert re.search(r"self-attention|no spatial feature map|no convolutional feature map", raised.value.message)
+    assert "--layer" in raised.value.hint
+
+
+def test_a_convolution_of_a_hybrid_may_be_named() -> None:
+    network = nets.timm_network("mobilevit_xxs")
+    found = cnnviz.explain(network, nets.images(1, (64, 64)), target=1, layer="stem.conv")
+    assert found.layer == "stem.conv"
+    assert found.raw.shape == (1, 32, 32)
+
+
+# Names and indices -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
+@pytest.mark.parametrize("index", [-1, "-1", -2, -3, -4])
+def test_negative_indices_count_stages_from_the_end(
+    index: int | str, hooks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if hooks:
+        monkeypatch.setattr(session, "trace", lambda *args: None)
+    network, x = nets.torchvision_network("resnet18"), nets.images(1, (64, 64))
+    name = f"layer{5 + int(index)}"
+    found, named = (cnnviz.explain(network, x, target=1, layer=layer) for layer in (index, name))
+    assert found.layer == name
+    assert torch.equal(found.raw, named.raw)
+
+
+def test_stages_of_a_model() -> None:
+    model = nets.as_model(nets.torchvision_network("resnet18"), (64, 64), 12)
+    assert [(layer.name, layer.size, layer.stride) for layer in model.layers()] == [
+        ("relu", (32, 32), (2.0, 2.0)),
+        ("layer1", (16, 16), (4.0, 4.0)),
+        ("layer2", (8, 8), (8.0, 8.0)),
+        ("layer3", (4, 4), (16.0, 16.0)),
+        ("layer4", (2, 2), (32.0, 32.0)),
+    ]
+
+
+@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
+@pytest.mark.parametrize(
+    ("layer", "message", "hint"),
+    [
+        ("layer44", "There is no layer 'layer44'", "layer4"),
+        ("layer4.1.conv3", "There is no layer", "layer4.1.conv2"),
+        ("zzz", "There is no layer 'zzz'", "layer4"),
+        ("avgpooool", "There is no layer", ""),
+        ("fc", r"Layer 'fc' has output \[1, 12\]", "--layer"),
+        ("-7", "resnet18|ResNet has 5 convolutional stages", "-1 (the default) to -5"),
+        ("0", "ResNet has 5 convolutional stages", "Count from the end"),
+        ("relu:9", "relu runs 1 time", "relu:0"),
+        ("layer1.0.relu:x", "no layer|no call", ""),
+    ],
+)
+def test_wrong_names(layer: str, message: str, hint: str, hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if hooks:
+        monkeypatch.setattr(session, "trace", lambda *args: None)
+    with pytest.raises(CnnvizError, match=message) as raised:
+        cnnviz.explain(nets.torchvision_network("resnet18"), nets.images(1, (64, 64)), layer=layer)
+    assert hint in raised.value.hint
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
+def test_names_that_are_numbers(hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts of a Sequential are called "0", "1", ..."""
+    if hooks:
+        monkeypatch.setattr(session, "trace", lambda *args: None)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), _Mean(), nn.Linear(5, 3))
+    for layer in ("0", "2"):
+        assert cnnviz.explain(network, nets.images(), layer=layer).layer == layer
+    assert cnnviz.explain(network, nets.images()).layer == "3"
+    with pytest.raises(CnnvizError, match=r"Layer '5' has output"):
+        cnnviz.explain(network, nets.images(), layer="5")
+
+
+class _Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+def test_a_pooled_single_cell_is_no_default() -> None:
+    """Global pooling as a module is not the layer, whatever its name and order of registration."""
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(5, 3)
+            self.last_registered_first_used = nn.Conv2d(3, 5, 3)
+            self.body = nn.AdaptiveAvgPool2d(1)
+            self.never_used = nn.Conv2d(5, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body(torch.relu(self.last_registered_first_used(x))).flatten(1))
+
+    found = cnnviz.explain(Odd(), nets.images())
+    assert found.layer == "last_registered_first_used"
+    with pytest.raises(CnnvizError, match="There is no layer 'never_used'"):
+        cnnviz.explain(Odd(), nets.images(), layer="never_used")
+
+
+def test_a_network_without_a_map() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 4))
+    with pytest.raises(CnnvizError, match="no spatial feature map") as raised:
+        cnnviz.explain(network, nets.images())
+    assert "--layer" in raised.value.hint
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """What runs here is too small to share out."""
+    with rt.threads(1):
+        yield

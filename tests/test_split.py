@@ -1,0 +1,205 @@
+"""The network cut into trunk and head: rewritten copies give the same numbers, and what is rewritten is counted."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cnnviz.engine import runtime as rt
+from cnnviz.engine import session
+from cnnviz.engine.pack import PackedConv
+from cnnviz.engine.split import Split, cut
+from cnnviz.errors import CnnvizError
+from cnnviz.models.graph import Graph, trace
+from cnnviz.models.layers import resolve
+from tests import networks as nets
+
+CPU = rt.Runtime(torch.device("cpu"), "fp32")
+PREPARATIONS = ["shared", "plain", "folded", "packed"]
+TRACED = [name for name, toy in nets.TOYS.items() if toy.traces]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """What runs here is too small to share out."""
+    with rt.threads(1):
+        yield
+
+
+def _graph(network: nn.Module, size: tuple[int, int] = (12, 16)) -> Graph:
+    network.requires_grad_(False)
+    found = trace(network, nets.images(1, size), lambda value: value)
+    assert found is not None
+    return found
+
+
+def _run(split: Split, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    run = session._graph_runner(split)(x)
+    return run.logits, run.activations
+
+
+def _parts(split: Split, kind: type[nn.Module]) -> list[nn.Module]:
+    assert isinstance(split.trunk, nn.Module)
+    return [m for m in split.trunk.modules() if isinstance(m, kind)]
+
+
+@pytest.mark.parametrize("preparation", PREPARATIONS)
+@pytest.mark.parametrize("name", TRACED)
+def test_values_equal_the_formula(name: str, preparation: str) -> None:
+    toy = nets.TOYS[name]
+    network = toy.build()
+    graph = _graph(network)
+    layer = resolve(graph, toy.layer, "toy")
+    assert layer.pre_activation is toy.pre_activation
+    split = cut(graph, [layer.node], CPU, preparation)
+    x = nets.images(2)
+    logits, (activation,) = _run(split, x)
+    exact = copy.deepcopy(network).double()
+    a, head = toy.split(exact, x.double())
+    scale = float(a.abs().max())
+    torch.testing.assert_close(activation.double(), a, rtol=0, atol=1e-5 * scale)
+    torch.testing.assert_close(logits.double(), head(a), rtol=0, atol=1e-5 * float(head(a).abs().max()))
+    assert activation.is_leaf
+    assert activation.requires_grad
+    assert split.preparation == preparation
+
+
+def test_normalisations_are_folded_into_convolutions() -> None:
+    """Statistics far from zero and one: two normalisations fewer, four convolutions' numbers the same."""
+    network = nets.TOYS["residual"].build()
+    assert float((network.norm.running_mean.abs() + (network.norm.running_var - 1).abs()).min()) > 1e-3
+    graph = _graph(network)
+    node = resolve(graph, None, "toy").node
+    plain, folded, packed = (cut(graph, [node], CPU, p) for p in ("plain", "folded", "packed"))
+    assert [len(_parts(s, nn.BatchNorm2d)) for s in (plain, folded, packed)] == [2, 0, 0]
+    assert [len(_parts(s, nn.Conv2d)) for s in (plain, folded, packed)] == [3, 3, 0]
+    assert len(_parts(packed, PackedConv)) == 3
+    assert len(_parts(packed, nn.ReLU)) == 0
+
+
+def test_nothing_is_folded_across_the_target() -> None:
+    network = nets.TOYS["conv before norm"].build()
+    graph = _graph(network)
+    split = cut(graph, [resolve(graph, "conv", "toy").node], CPU, "folded")
+    assert isinstance(split.head, nn.Module)
+    assert len(_parts(split, nn.BatchNorm2d)) == 0  # the stem's is folded
+    assert len([m for m in split.head.modules() if isinstance(m, nn.BatchNorm2d)]) == 1  # the target's is not
+
+
+@pytest.mark.parametrize("preparation", ["plain", "folded", "packed"])
+def test_the_network_itself_is_not_touched(preparation: str) -> None:
+    network = nets.TOYS["residual"].build()
+    graph = _graph(network)
+    before = {name: (t.data_ptr(), t.clone()) for name, t in network.state_dict().items()}
+    x = nets.images(2)
+    expected = network(x)
+    split = cut(graph, [resolve(graph, None, "toy").node], CPU, preparation)
+    _run(split, x)
+    for name, t in network.state_dict().items():
+        assert t.data_ptr() == before[name][0]
+        assert torch.equal(t, before[name][1])
+    assert torch.equal(network(x), expected)
+    assert network.relu.inplace is True
+
+
+@pytest.mark.parametrize("preparation", PREPARATIONS)
+@pytest.mark.parametrize("layers", [("stem", "conv2"), ("conv2", "stem", "conv"), ("stem", "stem")])
+def test_several_targets_keep_their_order(layers: tuple[str, ...], preparation: str) -> None:
+    network = nets.TOYS["residual"].build()
+    graph = _graph(network)
+    split = cut(graph, [resolve(graph, layer, "toy").node for layer in layers], CPU, preparation)
+    x = nets.images(2)
+    _, activations = _run(split, x)
+    caught: dict[str, Tensor] = {}
+    handles = [
+        network.get_submodule(layer).register_forward_hook(lambda m, a, out, k=layer: caught.update({k: out.clone()}))
+        for layer in layers
+    ]
+    network(x)
+    for handle in handles:
+        handle.remove()
+    for layer, activation in zip(layers, activations, strict=True):
+        torch.testing.assert_close(activation.detach(), caught[layer], rtol=1e-5, atol=1e-5)
+
+
+def test_branches_around_the_cut_cross_it_as_constants() -> None:
+    network = nets.TOYS["residual"].build()
+    graph = _graph(network)
+    split = cut(graph, [resolve(graph, "conv2", "toy").node], CPU, "shared")
+    with torch.no_grad():
+        crossing = split.trunk(nets.images(1))
+    assert split.crossing == 1
+    assert len(crossing) == 2  # the target, and the shortcut
+
+
+def test_cut_at_the_image() -> None:
+    """Everything is head; the gradient is that of the network."""
+    network = nets.TOYS["residual"].build()
+    graph = _graph(network)
+    x = nets.images(2)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(network(leaf)[:, 1].sum(), leaf)
+    for preparation in PREPARATIONS:
+        logits, (pixels,) = _run(cut(graph, [graph.input], CPU, preparation), x)
+        (found,) = torch.autograd.grad(logits[:, 1].sum(), pixels)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_the_module_itself_runs_when_copies_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rewritten copy is used only when it reproduces the module's own values."""
+    network = nets.TOYS["residual"].build().requires_grad_(False)
+    options = session.SessionOptions()
+    assert session.prepare(network, "toy", (3, 12, 16), CPU, options).preparation == "packed"
+    honest = session.cut
+
+    def spoiled(graph: Any, targets: Any, runtime: Any, preparation: str) -> Split:
+        split = honest(graph, targets, runtime, preparation)
+        if preparation in {"packed", "folded"}:
+            inner = split.trunk
+            split.trunk = lambda pixels: tuple(1.01 * value for value in inner(pixels))
+        return split
+
+    monkeypatch.setattr(session, "cut", spoiled)
+    assert session.prepare(network, "toy", (3, 12, 16), CPU, options).preparation == "plain"
+
+
+def test_a_precision_that_spoils_the_values_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "agrees", lambda *args: False)
+    network = nets.TOYS["plain"].build().requires_grad_(False)
+    runtime = rt.Runtime(torch.device("cpu"), "bf16")
+    with pytest.raises(CnnvizError, match="bf16 on cpu") as raised:
+        session.prepare(network, "toy", (3, 12, 16), runtime, session.SessionOptions())
+    assert "fp32" in raised.value.hint
+
+
+@pytest.mark.parametrize("preparation", ["folded", "packed"])
+@pytest.mark.parametrize("size", [(12, 16), (13, 17), (31, 9)])
+def test_other_sizes_than_the_probes(size: tuple[int, int], preparation: str) -> None:
+    network = nets.TOYS["residual"].build()
+    graph = _graph(network)
+    split = cut(graph, [resolve(graph, None, "toy").node], CPU, preparation)
+    for count in (1, 5):
+        x = nets.images(count, size)
+        logits, _ = _run(split, x)
+        torch.testing.assert_close(logits.detach(), network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5", "regnet_x_400mf"]
+)
+def test_library_networks_are_packed(name: str) -> None:
+    """Every normalisation is gone, and the values are the network's."""
+    network = nets.torchvision_network(name)
+    x = nets.images(2, (64, 64))
+    opened = session.prepare(network, name, (3, 64, 64), CPU, session.SessionOptions())
+    run = opened.forward(x)
+    expected = network(x)
+    torch.testing.assert_close(run.logits.detach(), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    assert opened.preparation == "packed"
+    assert opened.split is not None
+    assert len(_parts(opened.split, nn.BatchNorm2d)) == 0
