@@ -95,6 +95,19 @@ def test_hooks_take_the_last_module_where_a_function_makes_the_tensor(
     close(found.raw, named.raw)
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["module", "model"])
+@pytest.mark.parametrize("name", nets.TOYS)
+def test_a_batch_gives_what_its_images_give_alone(name: str, kept: bool) -> None:
+    toy = nets.TOYS[name]
+    network = toy.build().requires_grad_(False)
+    asked = model_of(network) if kept else network
+    whole = cnnviz.explain(asked, nets.images(), target=CLASSES, layer=toy.layer)
+    signed, _ = _expected(name)
+    for i, index in enumerate(CLASSES):
+        single = cnnviz.explain(asked, nets.images()[i : i + 1], target=index, layer=toy.layer)
+        np.testing.assert_allclose(whole.raw[i], single.raw[0], rtol=0, atol=1e-5 * np.abs(signed[i]).max())
+
+
 @pytest.mark.parametrize("name", ["residual", "conv and norm", "deep head, last conv", "+= after", "silu"])
 def test_bf16_is_close(name: str) -> None:
     """Eight bits of mantissa: within 5 % of the largest value, correlation above 0.999."""

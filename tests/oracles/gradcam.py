@@ -23,7 +23,8 @@ def gradient(score: Callable[[Tensor], Tensor], activations: Array, step: float 
         moved[(2 * number + 1, *place)] -= step
     with torch.no_grad():
         scores = score(torch.from_numpy(moved)).numpy()
-    return ((scores[0::2] - scores[1::2]) / (2 * step)).reshape(activations.shape)
+    found: Array = ((scores[0::2] - scores[1::2]) / (2 * step)).reshape(activations.shape)
+    return found
 
 
 def weighted_sum(activations: Array, gradients: Array) -> Array:
