@@ -1,0 +1,1 @@
+"""The entries of THE register, a file a family; ``cnnviz.catalog`` joins them."""
