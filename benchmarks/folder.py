@@ -25,12 +25,13 @@ import torch
 from benchmarks.timing import machine, save
 from cnnviz import pipeline
 from cnnviz.drawing import draw
-from cnnviz.explainer import Explainer, Loaded
+from cnnviz.explainer import Explainer
 from cnnviz.io.decode import decode
 from cnnviz.io.sources import find_images, read_bytes
 from cnnviz.io.writer import Store
 from cnnviz.models.preprocess import prepare
 from cnnviz.settings import OutputSettings, RunSettings
+from cnnviz.subject import Loaded
 
 SIZE = (500, 375)
 

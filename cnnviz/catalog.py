@@ -15,6 +15,7 @@ from cnnviz.register.activation_maps import ACTIVATION_MAPS
 from cnnviz.register.input_gradients import INPUT_GRADIENTS
 from cnnviz.register.perturbation import PERTURBATION
 from cnnviz.register.relevance import RELEVANCE
+from cnnviz.register.studies import STUDIES
 from cnnviz.specs import MethodSpec, Param
 
 ENTRY_POINT_GROUP = "cnnviz.methods"
@@ -23,13 +24,13 @@ BUILT_IN: tuple[MethodSpec, ...] = (*ACTIVATION_MAPS, *INPUT_GRADIENTS, *RELEVAN
 
 
 @lru_cache(maxsize=1)
-def all_methods() -> tuple[MethodSpec, ...]:
-    """Built-in methods, then those of installed packages, by name.
+def all_entries() -> tuple[MethodSpec, ...]:
+    """Built-in methods and studies, then those of installed packages, by name.
 
     Raises:
         CnnvizError: A package registers something else than a :class:`MethodSpec`, or a name that is taken.
     """
-    found = {spec.name: spec for spec in BUILT_IN}
+    found = {spec.name: spec for spec in (*BUILT_IN, *STUDIES)}
     for point in entry_points(group=ENTRY_POINT_GROUP):
         spec = point.load()
         spec = spec() if callable(spec) else spec
@@ -42,25 +43,46 @@ def all_methods() -> tuple[MethodSpec, ...]:
     return tuple(found.values())
 
 
+def all_methods() -> tuple[MethodSpec, ...]:
+    """The entries that map an image."""
+    return tuple(spec for spec in all_entries() if spec.kind == "method")
+
+
+def find_entry(name: str) -> MethodSpec:
+    """The entry of a method or a study.
+
+    Raises:
+        CnnvizError: Unknown name, with near matches.
+    """
+    return _find(name, all_entries(), "method or study")
+
+
 def find_method(name: str) -> MethodSpec:
     """The entry of a method.
 
     Raises:
         CnnvizError: Unknown name, with near matches.
     """
-    methods = {spec.name: spec for spec in all_methods()}
-    if name in methods:
-        return methods[name]
-    hint = nearest(name, methods) or f"There is: {', '.join(methods)}."
-    raise CnnvizError(f"Unknown method {name!r}.", hint)
+    return _find(name, all_methods(), "method")
+
+
+def _find(name: str, specs: tuple[MethodSpec, ...], what: str) -> MethodSpec:
+    by_name = {spec.name: spec for spec in specs}
+    if name in by_name:
+        return by_name[name]
+    hint = nearest(name, by_name) or f"There is: {', '.join(by_name)}."
+    raise CnnvizError(f"Unknown {what} {name!r}.", hint)
 
 
 def commands() -> dict[str, tuple[MethodSpec, ...]]:
-    """Subcommands and the methods that they run, in the order of the register."""
+    """Subcommands and the methods or the study that they run, in the order of the register."""
     grouped: dict[str, tuple[MethodSpec, ...]] = {}
-    for spec in all_methods():
+    for spec in all_entries():
         grouped[spec.command] = (*grouped.get(spec.command, ()), spec)
     return grouped
 
 
-__all__ = ["BUILT_IN", "ENTRY_POINT_GROUP", "MethodSpec", "Param", "all_methods", "commands", "find_method"]
+__all__ = [
+    "BUILT_IN", "ENTRY_POINT_GROUP", "STUDIES", "MethodSpec", "Param", "all_entries", "all_methods", "commands",
+    "find_entry", "find_method",
+]  # fmt: skip

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from cnnviz.errors import CnnvizError
@@ -18,6 +19,23 @@ from cnnviz.report import html
 from cnnviz.settings import FREE_OPTIONS, OutputSettings
 
 RECORDS, REPORT, INDEX = "records.jsonl", "report.json", "index.html"
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a study adds to the run's own files.
+
+    Attributes:
+        report: Further keys of ``report.json``.
+        figures: ``{"file", "caption"}`` of pictures that stand before the images in ``index.html``.
+        index: Chunks of a page that stands in the place of the gallery; None for the gallery.
+        files: Names of all files that it wrote.
+    """
+
+    report: Mapping[str, Any] = field(default_factory=dict)
+    figures: Sequence[Mapping[str, str]] = ()
+    index: Iterable[bytes] | None = None
+    files: Sequence[str] = ()
 
 
 class Ledger:
@@ -55,8 +73,19 @@ class Ledger:
             for row in record.get("explanations", ()):
                 for name in row.get("files", {}).values():
                     self.store.remove(name)
+        for name in self._noted():
+            self.store.remove(name)
         for name in (RECORDS, REPORT, INDEX):
             self.store.remove(name)
+
+    def _noted(self) -> list[str]:
+        """The files that a study's report lists."""
+        try:
+            report = json.loads(self.store.read(REPORT) or b"{}")
+        except ValueError:
+            return []
+        names = report.get("files", []) if isinstance(report, dict) else []
+        return [name for name in names if isinstance(name, str)]
 
     def _take_up(self) -> None:
         """Keep the finished records of an earlier run; failed inputs are tried again."""
@@ -103,11 +132,17 @@ class Ledger:
         """Write a finished record. Records arrive in input order."""
         self._order.append(self._log.append(to_json(record)))
 
-    def close(self, summary: Mapping[str, Any], title: str) -> None:
+    def close(self, summary: Mapping[str, Any], title: str, extras: Extras | None = None) -> None:
         """Write ``report.json`` and ``index.html`` from the records in input order."""
         self._log.close()
-        self.header = dataclasses.replace(self.header, summary=summary)
+        more = {} if extras is None else {**extras.report, "files": list(extras.files)}
+        self.header = dataclasses.replace(self.header, summary=summary, extra=more)
         self._write_report(self.header)
+        if extras is not None and extras.index is not None:
+            with self.store.stream(INDEX) as page:
+                for chunk in extras.index:
+                    page.write(chunk)
+            return
         gallery = html.Gallery(
             title=title,
             command=f"cnnviz {self.header.command}",
@@ -116,6 +151,8 @@ class Ledger:
         )
         with self.store.stream(INDEX) as page:
             page.write(html.begin(gallery).encode("utf-8", "replace"))
+            for figure in () if extras is None else extras.figures:
+                page.write(html.picture(figure).encode("utf-8", "replace"))
             for line in self._ordered():
                 page.write(html.card(json.loads(line)).encode("utf-8", "replace"))
             page.write(html.end().encode())

@@ -81,9 +81,12 @@ class RunHeader:
     model: Mapping[str, Any]
     environment: Mapping[str, Any]
     summary: Mapping[str, Any]
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self)}
+        data = asdict(self)
+        extra = data.pop("extra")
+        return {"schema": SCHEMA, **data, **extra}
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:

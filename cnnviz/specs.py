@@ -15,7 +15,8 @@ class Param:
     """An option of a method: flag ``--name``, YAML key ``name``, keyword ``name=``."""
 
     name: str
-    type: str  # "int" | "float" | "bool" | "choice" | "size" (one whole number, or height and width) | "text"
+    # "int", "float", "bool", "choice", "size" (one whole number, or height and width), "text", "texts" (repeatable)
+    type: str
     default: Any
     help: str
     choices: tuple[str, ...] = ()
@@ -31,6 +32,10 @@ class Param:
         Raises:
             CnnvizError: Wrong type, out of range, or not among the choices.
         """
+        if value is None and self.default is None:
+            return None
+        if self.type == "texts":
+            return tuple(self._text(item) for item in (value if isinstance(value, (tuple, list)) else (value,)))
         if self.type == "bool":
             if isinstance(value, bool):
                 return value
@@ -87,9 +92,13 @@ class Param:
         return int(value) if self.type == "int" else float(value)
 
 
+# Shared options that mean nothing to a study unless it says so: those of maps, and resuming, which one pass cannot.
+STUDY_LACKS = ("layer", "class_", "score", "save", "scale", "colormap", "alpha", "image_format", "png_level", "resume")
+
+
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method that maps one image to one heatmap.
+    """A method that maps one image to one heatmap, or a study of what the network learned.
 
     Attributes:
         name: As scripts write it (``explain(method=...)``, records, file names).
@@ -100,6 +109,10 @@ class MethodSpec:
         signed: Whether raw values below zero have a meaning.
         class_specific: Whether the map depends on the target class.
         forward, backward: Passes per image and target, in words.
+        kind: ``method``: the entry is a function ``(run, target, params) -> Heatmap``; ``study``: a class
+            (:class:`cnnviz.studies.base.Study`).
+        inputs: ``images``, ``optional`` or ``none``: what a study's command line takes.
+        uses: Shared options of a study's command beside those that :data:`STUDY_LACKS` leaves.
         colour: Whether the raw values [C, H, W] are a picture of their own, drawn around grey.
         caveat: What everybody who looks at these maps should know; told once a run.
     """
@@ -121,6 +134,15 @@ class MethodSpec:
     kind: str = "method"
     colour: bool = False
     caveat: str = ""
+    inputs: str = "images"
+    uses: tuple[str, ...] = ()
+
+    def lacks(self) -> frozenset[str]:
+        """Shared options, by field name, that the command does not have."""
+        if self.kind != "study":
+            return frozenset()
+        idle = {"inputs", "nul", "limit", "fail_fast"} if self.inputs == "none" else set()
+        return frozenset({*STUDY_LACKS, *idle} - set(self.uses))
 
     def wants_layer(self, params: Mapping[str, Any]) -> bool:
         """Whether these parameters make a method in input space look at a layer too."""

@@ -1,4 +1,4 @@
-"""Writes the README's table of methods from the register.
+"""Writes the README's tables of methods and studies from the register.
 
 python docs/tables.py          # rewrites README.md
 """
@@ -11,6 +11,7 @@ from cnnviz import catalog
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- methods: begin (python docs/tables.py) -->", "<!-- methods: end -->"
+STUDIES_BEGIN, STUDIES_END = "<!-- studies: begin (python docs/tables.py) -->", "<!-- studies: end -->"
 
 
 def methods_table() -> str:
@@ -27,11 +28,20 @@ def methods_table() -> str:
     return "\n".join(rows)
 
 
+def studies_table() -> str:
+    """The built-in studies as a Markdown table."""
+    rows = ["| command | what it does | paper |", "| --- | --- | --- |"]
+    rows += [f"| `{spec.command}` | {spec.summary} | {spec.paper} |" for spec in catalog.STUDIES]
+    return "\n".join(rows)
+
+
 def with_table(text: str) -> str:
-    """``text`` with the table between its two markers replaced."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{methods_table()}\n{END}{after}"
+    """``text`` with the tables between their markers replaced."""
+    for begin, table, end in ((BEGIN, methods_table(), END), (STUDIES_BEGIN, studies_table(), STUDIES_END)):
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n{table}\n{end}{after}"
+    return text
 
 
 if __name__ == "__main__":

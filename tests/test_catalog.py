@@ -54,10 +54,10 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def install(*values: Any) -> None:
         points = [_Point(f"point{i}", value) for i, value in enumerate(values)]
         monkeypatch.setattr(catalog, "entry_points", lambda group: points if group == "cnnviz.methods" else [])
-        catalog.all_methods.cache_clear()
+        catalog.all_entries.cache_clear()
 
     yield install
-    catalog.all_methods.cache_clear()
+    catalog.all_entries.cache_clear()
 
 
 @pytest.mark.parametrize("registered", [SPEC, lambda: SPEC], ids=["spec", "function"])

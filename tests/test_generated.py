@@ -65,9 +65,9 @@ def extra(monkeypatch: pytest.MonkeyPatch, fake: FakePipeline) -> Iterator[FakeP
         return [SimpleNamespace(name=spec.name, load=lambda spec=spec: spec) for spec in EXTRA]
 
     monkeypatch.setattr(catalog, "entry_points", points)
-    catalog.all_methods.cache_clear()
+    catalog.all_entries.cache_clear()
     yield fake
-    catalog.all_methods.cache_clear()
+    catalog.all_entries.cache_clear()
 
 
 def test_a_method_of_another_package_is_a_command(extra: FakePipeline) -> None:

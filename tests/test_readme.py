@@ -23,6 +23,8 @@ def test_the_table_is_what_the_register_says() -> None:
     assert written == README, "run: python docs/tables.py"
     for spec in catalog.BUILT_IN:
         assert f"| {spec.title} | {spec.summary} |" in README
+    for spec in catalog.STUDIES:
+        assert f"| `{spec.command}` | {spec.summary} |" in README
 
 
 def test_linked_files_exist() -> None:

@@ -222,7 +222,10 @@ def closing_line(result: Outcome) -> str:
     """``explained 6 of 7 images in 1.2 s (5.0/s), 1 failed; report: …``."""
     facts = result.summary
     inputs, failed = int(facts.get("inputs") or 0), int(facts.get("failed") or 0)
-    text = f"explained {facts.get('explained', 0)} of {inputs} image{'' if inputs == 1 else 's'}"
+    did = "went through" if "study" in facts else "explained"
+    text = f"{did} {facts.get('explained', 0)} of {inputs} image{'' if inputs == 1 else 's'}"
+    if "inputs" not in facts:
+        text = "done"
     if facts.get("seconds") is not None:
         text += f" in {float(facts['seconds']):.1f} s"
     if facts.get("images_per_second"):

@@ -1,4 +1,4 @@
-"""Commands that map images, generated from the register: a new method needs no change here."""
+"""Commands that map or study images, generated from the register: a new entry needs no change here."""
 
 from __future__ import annotations
 
@@ -20,18 +20,22 @@ from cnnviz.io.config import read_config
 from cnnviz.settings import RunSettings
 from cnnviz.specs import MethodSpec, Param
 
-_TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool}
-_METAVARS = {"int": "N", "float": "X", "size": "N|H,W", "text": "TEXT"}
+_TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "texts": list[str]}
+_METAVARS = {"int": "N", "float": "X", "size": "N|H,W", "text": "TEXT", "texts": "TEXT"}
 
 
 def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
     """The function behind ``cnnviz NAME``, with a signature from which Typer makes the flags."""
-    annotations = {**shared_annotations(), **_own_annotations(specs)}
+    lacks = specs[0].lacks()
+    common = {field: annotation for field, annotation in shared_annotations().items() if field not in lacks}
+    annotations = {**common, **_own_annotations(specs, common)}
 
     def command(ctx: typer.Context, **values: Any) -> int:
         console: Console = ctx.obj
         given = _given(ctx, values, annotations)
-        shared = Shared(**{key: given[key] for key in shared_annotations() if key in given})
+        shared = Shared(**{key: given[key] for key in common if key in given})
+        if specs[0].inputs == "images":
+            shared.require_inputs(name)
         console.quiet, console.verbose, console.json = shared.quiet, shared.verbose, shared.json_
         spec = _variant(specs, given.get("variant"))
         run_settings = _settings(spec, shared, given)
@@ -62,7 +66,7 @@ def _sign(command: Callable[..., int], annotations: Mapping[str, Any]) -> None:
     command.__annotations__ = {"ctx": typer.Context, **flags, "return": int}
 
 
-def _own_annotations(specs: tuple[MethodSpec, ...]) -> dict[str, Any]:
+def _own_annotations(specs: tuple[MethodSpec, ...], common: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the methods: the union of their parameters, and ``--variant`` where there is a choice."""
     panel = f"Options of {specs[0].command}"
     own: dict[str, Any] = {}
@@ -78,7 +82,7 @@ def _own_annotations(specs: tuple[MethodSpec, ...]) -> dict[str, Any]:
     for spec in specs:
         for param in spec.params:
             name = f"{param.name}_" if keyword.iskeyword(param.name) else param.name
-            if name not in shared_annotations():
+            if name not in common:
                 own.setdefault(name, _own_option(param, panel))
     return own
 
@@ -103,7 +107,7 @@ def _param_help(param: Param) -> str:
     elif low is not None or high is not None or param.unit:
         bound = f"{low:g} or more" if low is not None else f"{high:g} or less" if high is not None else "In"
         words.append(f"{bound}{f' {param.unit}' if param.unit else ''}.")
-    if param.default not in (None, False):
+    if param.default not in (None, False, ()):
         words.append(f"[default: {param.default}]")
     return " ".join(words)
 

@@ -280,17 +280,20 @@ class Shared:
         check_choice(self.score, SCORES, "--score")
         check_choice(self.image_format, IMAGE_FORMATS, "--image-format")
         parse_scale(self.scale)
-        if not self.inputs:
-            raise CnnvizError(
-                "No INPUT was given.",
-                "Name an image or a folder: cnnviz gradcam photos/ (or 'inputs' in --config)",
-            )
         if self.resume and self.overwrite:
             raise CnnvizError("--resume and --overwrite exclude each other.", "Leave one of them out.")
         if self.out == "-" and (self.json_ or self.resume or self.overwrite):
             raise CnnvizError(
                 "-o - writes a picture to standard output and nothing else.",
                 "Leave out --json, --resume and --overwrite, or give -o a folder.",
+            )
+
+    def require_inputs(self, command: str) -> None:
+        """Raises a CnnvizError when no INPUT was given."""
+        if not self.inputs:
+            raise CnnvizError(
+                "No INPUT was given.",
+                f"Name an image or a folder: cnnviz {command} photos/ (or 'inputs' in --config)",
             )
 
     def model_spec(self) -> ModelSpec:

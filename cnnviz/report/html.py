@@ -40,6 +40,7 @@ main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 
   align-items: start; }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow: hidden;
   box-shadow: var(--shade); }
+article.wide { grid-column: 1 / -1; } article.wide img { max-height: none; width: auto; max-width: 100%; margin: auto; }
 article.failed { border-color: var(--bad); }
 .text { padding: .8rem 1rem 1rem; }
 h2 { font-size: .95rem; font-weight: 600; margin: 0; overflow-wrap: anywhere; }
@@ -106,6 +107,7 @@ def card(record: Mapping[str, object]) -> str:
     error = record.get("error")
     explanations = _mappings(record.get("explanations"))
     figures = "".join(_figure(explanation, record) for explanation in explanations)
+    figures += "".join(_picture(figure) for figure in _mappings(record.get("figures")))
     size = _size(record)
     facts = [f"{size[0]} × {size[1]}"] if size else []
     if record.get("label") is not None:
@@ -121,6 +123,19 @@ def card(record: Mapping[str, object]) -> str:
         + reason
         + _predictions(_mappings(record.get("predictions")))
         + "</div>\n</article>\n"
+    )
+
+
+def picture(figure: Mapping[str, object]) -> str:
+    """A picture of the whole run: ``{"file", "caption"}``; it takes the width of the page."""
+    return f'<article class="wide">\n{_picture(figure)}</article>\n'
+
+
+def _picture(figure: Mapping[str, object]) -> str:
+    link, caption = _link(figure.get("file", "")), _text(figure.get("caption", ""))
+    return (
+        f'<figure>\n<a href="{link}"><img src="{link}" loading="lazy" decoding="async" alt="{caption}"></a>\n'
+        f"<figcaption><strong>{caption}</strong></figcaption>\n</figure>\n"
     )
 
 

@@ -1,0 +1,1 @@
+"""Figures about units and features over many images: computations only, no files, no pictures."""

@@ -1,0 +1,110 @@
+"""What a study is: a command that goes through images once, or makes some, and says what the network learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.engine.session import Pass
+from cnnviz.io.sources import ImageRef
+from cnnviz.io.writer import Store
+from cnnviz.models.load import LoadedModel
+from cnnviz.records import ClassScore
+from cnnviz.settings import RunSettings
+from cnnviz.subject import Loaded, Subject
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """One image of a study.
+
+    Attributes:
+        item: The decoded image.
+        label: Its ground truth, or None.
+        predictions: What the network says of it, best first.
+        seen: What the study made of it.
+    """
+
+    item: Loaded
+    label: str | None
+    predictions: tuple[ClassScore, ...]
+    seen: Any
+
+    @property
+    def ref(self) -> ImageRef:
+        return self.item.ref
+
+    @property
+    def rgb(self) -> NDArray[np.uint8]:
+        return self.item.rgb
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study came to.
+
+    Attributes:
+        summary: Figures that join the run's summary.
+        report: Further keys of ``report.json``.
+        figures: ``{"file", "caption"}`` of pictures that stand before the images in ``index.html``.
+        index: Chunks of a page that stands in the place of the gallery; None for the gallery.
+    """
+
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
+    figures: Sequence[Mapping[str, str]] = ()
+    index: Iterable[bytes] | None = None
+
+
+class Study:
+    """Base of the studies: nothing is seen, nothing is drawn.
+
+    ``observe`` runs in the model's lanes, ``draw`` in the encoder threads, several at once: they keep no state.
+    ``fold`` gets the images one by one in input order, whatever the batches were: what it keeps depends on the inputs
+    alone.
+
+    Args:
+        subject: The network, prepared for ``layers``.
+        params: The study's own options, checked.
+        store: The output folder. Nothing is written to it before ``draw`` or ``finish``.
+
+    Raises:
+        CnnvizError: The request cannot be met.
+    """
+
+    def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
+        self.subject = subject
+        self.params = params
+        self.store = store
+
+    @classmethod
+    def layers(cls, settings: RunSettings, params: Mapping[str, Any]) -> tuple[str, ...]:
+        """The layers of the session, as ``SessionOptions`` names them: those of ``--layer``, or the default layer."""
+        return settings.target.layers
+
+    @classmethod
+    def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: Mapping[str, Any]) -> LoadedModel:
+        """The network that is studied, made from the one that was loaded."""
+        return loaded
+
+    def observe(self, run: Pass, items: Sequence[Loaded]) -> Sequence[Any]:
+        """What is seen in a batch: one value an image, on the host."""
+        return [None] * len(items)
+
+    def draw(self, done: Observed) -> Mapping[str, Any]:
+        """Write this image's files; return what its record says beside the usual.
+
+        ``figures``, a list of ``{"file", "caption"}``, are the pictures that its card shows.
+        """
+        return {}
+
+    def fold(self, done: Observed) -> None:
+        """Take one image into account."""
+
+    def finish(self) -> Findings:
+        """Write the run's own files, after the last image."""
+        return Findings()

@@ -1,0 +1,138 @@
+"""One run of a study: through the inputs, if it takes any, and to its findings."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, cast
+
+from cnnviz.engine import runtime as rt
+from cnnviz.errors import CnnvizError
+from cnnviz.io.writer import Store
+from cnnviz.ledger import REPORT, Extras, Ledger
+from cnnviz.loop import Loop, Reporter, RunResult, count_inputs
+from cnnviz.models.preprocess import Preprocess, normalize
+from cnnviz.records import Record
+from cnnviz.settings import RunSettings
+from cnnviz.specs import MethodSpec
+from cnnviz.studies.base import Findings, Observed, Study
+from cnnviz.subject import Loaded, Subject, failed
+
+
+def run_study(spec: MethodSpec, settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None) -> RunResult:
+    """Go through the inputs and write what the study found.
+
+    Args:
+        spec: Entry of the study in the register.
+        settings: What was asked for.
+        reporter: Told about progress.
+        stdin: What ``-`` reads.
+
+    Raises:
+        CnnvizError: Nothing could be run (exit code 2), or the output folder became unusable.
+    """
+    if settings.output.out == "-":
+        raise CnnvizError(f"{settings.command} writes several files: -o - is for maps.", "Give -o a folder.")
+    kind: type[Study] = cast("type[Study]", spec.load())
+    params = spec.resolve_params(settings.target.params)
+    total = count_inputs(settings) if settings.inputs else 0
+    subject = Subject(
+        settings,
+        kind.layers(settings, params),
+        total or None,
+        reporter.note,
+        lambda loaded: kind.adapt(loaded, settings, params),
+    )
+    store = _Noting(settings.output.out)
+    study = kind(subject, params, store)
+    if spec.caveat:
+        reporter.note(spec.caveat)
+    ledger = Ledger(store, subject.header(), settings.output)
+    store.names.clear()
+    reporter.start(total if settings.inputs else None)
+    worker = _Worker(study)
+    loop = Loop(settings, worker, worker.draw, reporter, study.fold)
+    began = time.perf_counter()
+    interrupted = bool(settings.inputs) and loop.run(ledger, stdin)
+    counts = loop.counts
+    if settings.inputs and not counts.inputs and not interrupted:
+        reporter.finish()
+        ledger.abandon()
+        raise counts.no_images(settings)
+    findings = Findings() if interrupted else _finish(study, subject)
+    reporter.finish()
+    seconds = time.perf_counter() - began
+    figures = counts.summary(seconds, interrupted) if settings.inputs else {"seconds": round(seconds, 3)}
+    summary = {**figures, "study": spec.name, **findings.summary}
+    extras = Extras(findings.report, findings.figures, findings.index, tuple(sorted(set(store.names))))
+    ledger.close(summary, f"cnnviz {settings.command}", extras)
+    report = os.path.join(settings.output.out, REPORT)
+    return RunResult(summary, report, counts.exit_code(interrupted))
+
+
+def _finish(study: Study, subject: Subject) -> Findings:
+    """Alone with the machine: all threads of all lanes are its own."""
+    with rt.threads(subject.lanes.count * subject.lanes.threads):
+        return study.finish()
+
+
+class _Worker:
+    """A study as the loop runs it."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.subject = study.subject
+
+    @property
+    def lanes(self) -> rt.Lanes:
+        return self.subject.lanes
+
+    @property
+    def batch_size(self) -> int:
+        return self.subject.batch_size
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.subject.preprocess
+
+    def explain(self, items: Sequence[Loaded]) -> list[Observed | Record]:
+        return self.subject.guarded(items, self._observe)
+
+    def _observe(self, items: Sequence[Loaded]) -> list[Observed | Record]:
+        subject = self.subject
+        with rt.scope():
+            run = subject.session.forward(normalize(subject.batch(items), subject.preprocess))
+            said = subject.said(run.logits.detach())
+            seen = self.study.observe(run, items)
+        rows: list[Observed | Record] = []
+        for place, (item, each) in enumerate(zip(items, seen, strict=True)):
+            if isinstance(each, Record):
+                rows.append(each)
+            elif not said.usable[place]:
+                reason = f"the network's output is not finite in {subject.runtime.precision}"
+                rows.append(failed(item, "not-finite", reason))
+            else:
+                truth = subject.asker.truth(item.ref)
+                rows.append(Observed(item, truth, subject.predictions(said, place), each))
+        return rows
+
+    def draw(self, done: Observed) -> Record:
+        facts = dict(self.study.draw(done))
+        height, width = done.rgb.shape[:2]
+        return Record(done.ref.uri, width, height, done.label, done.predictions, facts=facts)
+
+
+class _Noting(Store):
+    """A folder that notes what is written to it, so that ``--overwrite`` can clear it away again."""
+
+    def __init__(self, root: str) -> None:
+        self.names: list[str] = []
+        super().__init__(root)
+
+    @contextlib.contextmanager
+    def stream(self, name: str) -> Iterator[Any]:
+        self.names.append(name)
+        with super().stream(name) as stream:
+            yield stream

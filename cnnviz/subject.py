@@ -1,0 +1,263 @@
+"""The network of a run: loaded, placed, prepared for its layers, its classes named; shared by maps and studies."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import cnnviz
+from cnnviz.asking import Asker, Classes, top_classes
+from cnnviz.engine import runtime as rt
+from cnnviz.engine.session import Session, SessionOptions, prepare
+from cnnviz.engine.targets import class_logits, probabilities
+from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.io.sources import ImageRef
+from cnnviz.models.load import LoadedModel, load
+from cnnviz.models.preprocess import Geometry
+from cnnviz.records import ClassScore, Record, RunHeader
+from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
+
+# Compilation takes about half a minute and saves about a tenth of the time of the packed network on a CPU.
+_WORTH_COMPILING_SECONDS = 300.0
+_WORTH_MEASURING_INPUTS = 500
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A decoded image: as a viewer shows it, and as the network sees it (uint8 [C, H, W])."""
+
+    ref: ImageRef
+    rgb: NDArray[np.uint8]
+    pixels: Tensor
+    geometry: Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What the network said about a batch, on the host.
+
+    Attributes:
+        scores: Logits by class [N, K].
+        shares: Probabilities by class [N, K].
+        usable: For each image whether all its logits are finite.
+    """
+
+    scores: Tensor
+    shares: Tensor
+    usable: tuple[bool, ...]
+
+
+class Subject:
+    """Loads the model and prepares it, before anything is written.
+
+    Args:
+        settings: What was asked for.
+        layers: Layers of the session, as :class:`SessionOptions` names them.
+        total: Number of inputs if known: decides whether compilation pays.
+        note: Told what the user should know.
+        adapt: Changes the loaded network before it is prepared.
+
+    Raises:
+        CnnvizError: The model, the layer or the class cannot be had.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        layers: tuple[str, ...],
+        total: int | None,
+        note: Callable[[str], None],
+        adapt: Callable[[LoadedModel], LoadedModel] = lambda loaded: loaded,
+    ) -> None:
+        self.settings = settings
+        self.note = note
+        check_choice(settings.target.activation, ACTIVATIONS, "--activation")
+        check_choice(settings.runtime.compile, COMPILE_MODES, "--compile")
+        self.runtime = rt.resolve(settings.runtime.device, settings.runtime.precision)
+        self.lanes = rt.lanes(self.runtime.device)
+        self.batch_size = settings.runtime.batch_size or self._default_batch_size(total)
+        self.loaded = adapt(load(settings.model))
+        for text in self.loaded.notes:
+            note(text)
+        self.preprocess = self.loaded.preprocess
+        self.session = self.open(layers)
+        if self.session.graph is None:
+            # Hooks sit on the one module: batches must take turns.
+            self.lanes = rt.Lanes(1, self.lanes.count * self.lanes.threads)
+        with rt.threads(self.lanes.threads):
+            self._choose_compilation(layers, total)
+        for text in self.session.notes:
+            note(text)
+        self.activation = settings.target.activation
+        if self.activation == "auto":
+            self.activation = self.session.final_activation or "softmax"
+        with rt.scope():
+            outputs = int(self.session.forward(self.probe(1)).logits.shape[1])
+        self.one_logit = outputs == 1
+        self.classes = Classes(self._labels(outputs), self.one_logit)
+        self.asker = Asker(settings.target.classes, self.classes)
+
+    def _default_batch_size(self, total: int | None) -> int:
+        """Few inputs are shared out over the lanes."""
+        size = rt.default_batch_size(self.runtime.device)
+        return size if total is None else max(1, min(size, -(-total // self.lanes.count)))
+
+    def _labels(self, outputs: int) -> tuple[str, ...]:
+        labels = self.loaded.labels
+        if len(labels) == outputs or (outputs == 1 and len(labels) == 2):
+            return labels
+        if self.settings.model.labels is None:
+            return tuple(f"class {index}" for index in range(max(outputs, 1)))
+        raise CnnvizError(
+            f"There are {len(labels)} labels, but the network has {outputs} outputs.",
+            "Give --labels with one name a class, or choose the class scores with --output.",
+        )
+
+    def open(self, layers: tuple[str, ...], *, compile_it: bool = False) -> Session:
+        """A session of this network for other layers."""
+        options = SessionOptions(layers, self.settings.target.output, compile_it, self.batch_size)
+        loaded = self.loaded
+        session = prepare(loaded.module, loaded.name, self.preprocess.input_size, self.runtime, options)
+        session.preprocess = self.preprocess
+        return session
+
+    def probe(self, count: int) -> Tensor:
+        """Noise [count, C, H, W] that the network takes."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn((count, *self.preprocess.input_size), generator=generator)
+
+    def _choose_compilation(self, layers: tuple[str, ...], total: int | None) -> None:
+        mode = self.settings.runtime.compile
+        if mode == "off" or not self.session.graph:
+            return
+        if mode == "auto":
+            if not rt.compiler_here(self.runtime.device) or (total or 0) < _WORTH_MEASURING_INPUTS:
+                return
+            expected = self._seconds(self.session) / self.batch_size * (total or 0)
+            if expected < _WORTH_COMPILING_SECONDS:
+                return
+            self.note(f"compiling the network: {total} images would take about {expected:.0f} s without")
+        compiled = self.open(layers, compile_it=True)
+        faster = mode == "on" or self._seconds(compiled) < 0.98 * self._seconds(self.session)
+        if compiled.compiled and faster:
+            self.session = compiled
+        elif compiled.compiled:
+            self.note("the compiled network is not faster here: the packed one is used")
+        else:
+            self.session.notes.extend(compiled.notes)
+
+    def _seconds(self, session: Session) -> float:
+        """Time of one forward pass over a batch: the better of two after a warm-up."""
+        batch, best = self.probe(self.batch_size), float("inf")
+        for _ in range(3):
+            began = time.perf_counter()
+            session.forward(batch)
+            rt.wait(self.runtime.device)
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    @property
+    def layer_name(self) -> str | None:
+        return self.session.layers[0].name if self.session.layers else None
+
+    def guarded(self, items: Sequence[Loaded], work: Callable[[Sequence[Loaded]], list[R]]) -> list[R | Record]:
+        """``work`` on a batch, one result an image. Out of memory halves the batch; images that fail become records."""
+        try:
+            return list(work(items))
+        except CnnvizError:
+            raise
+        except Exception as error:
+            memory = rt.is_out_of_memory(error)
+            if len(items) == 1:
+                kind = "out-of-memory" if memory else "model"
+                return [failed(items[0], kind, (str(error).strip().splitlines() or [type(error).__name__])[0])]
+        if memory:
+            rt.release_memory(self.runtime.device)
+            self.batch_size = max(1, len(items) // 2)
+            self.note(f"out of memory: the batch is halved to {self.batch_size}")
+        half = (len(items) + 1) // 2
+        return self.guarded(items[:half], work) + self.guarded(items[half:], work)
+
+    def batch(self, items: Sequence[Loaded]) -> Tensor:
+        """The images as the network takes them before normalisation, uint8 [N, C, H, W] on its device."""
+        return torch.stack([item.pixels for item in items]).to(self.session.device, non_blocking=True)
+
+    def said(self, logits: Tensor) -> Said:
+        """Scores and probabilities of a batch."""
+        scores = class_logits(logits).cpu()
+        shares = probabilities(logits, self.activation).cpu()
+        return Said(scores, shares, tuple(torch.isfinite(scores).all(dim=1).tolist()))
+
+    def ask(self, item: Loaded, said: Said, place: int) -> list[int] | Record:
+        """The classes that ``--class`` asks of image ``place`` of the batch, or why there are none."""
+        if not said.usable[place]:
+            return failed(item, "not-finite", f"the network's output is not finite in {self.runtime.precision}")
+        try:
+            return self.asker.ask(item.ref, said.scores[place])
+        except ImageError as error:
+            return failed(item, error.kind, error.message)
+
+    def scored(self, index: int, said: Said, place: int) -> ClassScore:
+        """A class with what the network said of it."""
+        label = self.classes.labels[index]
+        return ClassScore(index, label, float(said.shares[place, index]), float(said.scores[place, index]))
+
+    def predictions(self, said: Said, place: int) -> tuple[ClassScore, ...]:
+        """The ``--top`` classes, best first."""
+        best = top_classes(said.scores[place], min(self.settings.target.top, len(self.classes)))
+        return tuple(self.scored(index, said, place) for index in best)
+
+    def header(self) -> RunHeader:
+        """What the report says of the run, before its first image."""
+        import timm
+        import torchvision
+
+        loaded, spec = self.loaded, self.preprocess
+        return RunHeader(
+            cnnviz=cnnviz.__version__,
+            command=self.settings.command,
+            options=self.settings.options(),
+            model={
+                "name": loaded.name,
+                "source": loaded.source,
+                "weights": loaded.weights,
+                "parameters": loaded.parameters,
+                "num_classes": loaded.num_classes,
+                "input_size": list(spec.input_size),
+                "layers": [layer.name for layer in self.session.layers],
+                "preprocess": {
+                    "resize": spec.resize,
+                    "crop": spec.crop,
+                    "interpolation": spec.interpolation,
+                    "mean": list(spec.mean),
+                    "std": list(spec.std),
+                },
+                "notes": list(loaded.notes),
+            },
+            environment={
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+                "timm": timm.__version__,
+                "device": str(self.runtime.device),
+                "precision": self.runtime.precision,
+                "preparation": self.session.preparation,
+            },
+            summary={"inputs": 0, "explained": 0, "failed": 0, "finished": False},
+        )
+
+
+def failed(item: Loaded, kind: str, message: str) -> Record:
+    """The record of a decoded image that could not be explained."""
+    height, width = item.rgb.shape[:2]
+    return Record(item.ref.uri, width, height, item.ref.label, error={"type": kind, "message": message})

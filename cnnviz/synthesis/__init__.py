@@ -1,0 +1,1 @@
+"""Images that a network makes: computations only, no files."""
