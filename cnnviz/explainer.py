@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.models.preprocess import Preprocess, normalize
 from cnnviz.records import Record, RunHeader
+from cnnviz.sanity import Sanity, conclude
+from cnnviz.sanity import said as sanity_said
 from cnnviz.settings import SCORES, RunSettings, check_choice
 from cnnviz.subject import Loaded, Said, Subject, failed
 
@@ -58,10 +60,12 @@ class Explainer:
             raise CnnvizError(
                 f"--save gradient: {self.spec.name} has no gradient at the image.", "Use it with guided or saliency."
             )
-        self.subject = Subject(settings, layers_for(self.spec, self.params, settings.target.layers), total, note)
+        layers = layers_for(self.spec, self.params, settings.target.layers)
+        self.subject = Subject(settings, layers, total, note)
         self.session = self.subject.session
         self._method = self.spec.load()
         self._rehearse()
+        self._sanity = Sanity(self.subject, layers, self.spec.signed) if settings.target.sanity else None
 
     def _rehearse(self) -> None:
         """Run the method on a probe, so that a request it cannot meet fails before the run."""
@@ -101,14 +105,29 @@ class Explainer:
     def _explain(self, items: Sequence[Loaded]) -> list[Row]:
         subject = self.subject
         with rt.scope():
-            run = self.session.forward(normalize(subject.batch(items), subject.preprocess))
+            pixels = normalize(subject.batch(items), subject.preprocess)
+            run = self.session.forward(pixels)
             said = subject.said(run.logits.detach())
             asked = [subject.ask(item, said, i) for i, item in enumerate(items)]
-            maps = self._maps(run, [a if isinstance(a, list) else [0] for a in asked])
+            wanted = [a if isinstance(a, list) else [0] for a in asked]
+            maps = self._maps(run, wanted)
+            if self._sanity is not None:
+                self._compare(pixels, wanted, maps)
         rows: list[Row] = []
-        for i, (item, wanted) in enumerate(zip(items, asked, strict=True)):
-            rows.append(wanted if isinstance(wanted, Record) else self._row(item, wanted, (said, i), maps[i]))
+        for i, (item, classes) in enumerate(zip(items, asked, strict=True)):
+            rows.append(classes if isinstance(classes, Record) else self._row(item, classes, (said, i), maps[i]))
         return rows
+
+    def _compare(self, pixels: Tensor, asked: Sequence[list[int]], maps: list[list[_Made]]) -> None:
+        assert self._sanity is not None
+
+        def drawn(run: Pass) -> list[list[NDArray[np.float32]]]:
+            return [[made.drawn for made in own] for own in self._maps(run, asked)]
+
+        rows = self._sanity.compare(pixels, [[made.drawn for made in own] for own in maps], drawn)
+        for own, of_image in zip(maps, rows, strict=True):
+            for made, of_class in zip(own, of_image, strict=True):
+                made.scores["sanity"] = of_class
 
     def _maps(self, run: Pass, asked: Sequence[list[int]]) -> list[list[_Made]]:
         """For each image, for each of its classes: what is drawn, what is stored, what the method states.
@@ -162,6 +181,15 @@ class Explainer:
             ],
             facts=facts,
         )
+
+    def conclusions(self, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """What the summary says of all images together."""
+        if self._sanity is None:
+            return {}
+        rows = conclude(records)
+        if rows:
+            self.subject.note(sanity_said(rows))
+        return {"sanity": rows}
 
     def facts(self) -> dict[str, Any]:
         """What the summary says of the method."""

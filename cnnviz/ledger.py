@@ -132,6 +132,10 @@ class Ledger:
         """Write a finished record. Records arrive in input order."""
         self._order.append(self._log.append(to_json(record)))
 
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The records so far, in input order."""
+        return (json.loads(line) for line in self._ordered())
+
     def close(self, summary: Mapping[str, Any], title: str, extras: Extras | None = None) -> None:
         """Write ``report.json`` and ``index.html`` from the records in input order."""
         self._log.close()

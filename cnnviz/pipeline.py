@@ -54,7 +54,8 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
     if not counts.inputs and not interrupted:
         ledger.abandon()
         raise counts.no_images(settings)
-    summary = {**counts.summary(seconds, interrupted), **explainer.facts()}
+    found = explainer.conclusions(ledger.records())
+    summary = {**counts.summary(seconds, interrupted), **explainer.facts(), **found}
     ledger.close(summary, f"cnnviz {settings.command}")
     return RunResult(summary, os.path.join(settings.output.out, REPORT), counts.exit_code(interrupted))
 

@@ -46,6 +46,7 @@ class TargetSettings:
         output: Dotted path to the class scores in what the network returns.
         activation: How logits become probabilities; ``auto`` reads it off the network.
         top: How many predictions a record lists.
+        sanity: Compare each map with those of the network with random weights.
     """
 
     method: str = "gradcam"
@@ -56,6 +57,7 @@ class TargetSettings:
     output: str | None = None
     activation: str = "auto"
     top: int = 5
+    sanity: bool = False
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Param:
 
 
 # Shared options that mean nothing to a study unless it says so: those of maps, and resuming, which one pass cannot.
-STUDY_LACKS = ("layer", "class_", "score", "save", "scale", "colormap", "alpha", "image_format", "png_level", "resume")
+STUDY_LACKS = tuple("layer class_ score sanity save scale colormap alpha image_format png_level resume".split())
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,14 @@ class Shared:
     top: Annotated[
         int, _option("--top", panel=_WHAT, metavar="K", help="Predictions that a record lists, 1 or more.")
     ] = 5
+    sanity: Annotated[
+        bool,
+        _option(
+            "--sanity",
+            panel=_WHAT,
+            help="Make the layers random from the top and say how alike the map stays (Adebayo et al. 2018).",
+        ),
+    ] = False
     seed: Annotated[
         int, _option("--seed", panel=_WHAT, metavar="N", help="Seeds every random choice, 0 or more.")
     ] = 0
@@ -324,6 +332,7 @@ class Shared:
             output=self.output,
             activation=self.activation,
             top=self.top,
+            sanity=self.sanity,
         )
 
     def runtime(self) -> RuntimeSettings:

@@ -134,6 +134,10 @@ class Session:
         value: T = self._memory[key]
         return value
 
+    def forget(self) -> None:
+        """The network changed: nothing that was remembered holds."""
+        self._memory.clear()
+
     def forward(self, pixels: Tensor) -> Pass:
         """Run the network once on a normalised batch [N, C, H, W].
 
