@@ -20,8 +20,9 @@ from torch import Tensor, fx, nn
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.compiled import compile_trunk
-from cnnviz.engine.split import Split, cut, usable_preparations
-from cnnviz.engine.tape import recording, seen_layer, watching
+from cnnviz.engine.rerun import HeadRun, Rerun
+from cnnviz.engine.split import Split, cut, to_head, usable_preparations
+from cnnviz.engine.tape import recording, seen_layer, substituting, watching
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph import Graph, trace
 from cnnviz.models.layers import LayerRef, reference, resolve
@@ -77,10 +78,11 @@ class Pass:
 
     session: Session
 
-    def __init__(self, pixels: Tensor, activations: tuple[Tensor, ...], logits: Tensor) -> None:
+    def __init__(self, pixels: Tensor, activations: tuple[Tensor, ...], logits: Tensor, rerun: Rerun) -> None:
         self.pixels = pixels
         self.activations = activations
         self.logits = logits
+        self._rerun = rerun
         self._memory: dict[Any, Any] = {}
 
     def remember(self, key: Any, make: Callable[[], T]) -> T:
@@ -104,6 +106,17 @@ class Pass:
         wanted = self.activations if places is None else tuple(self.activations[place] for place in places)
         found = torch.autograd.grad(scores.sum(), wanted, retain_graph=True, materialize_grads=True)
         return tuple(gradient.float() for gradient in found)
+
+
+    def rerun(self, activations: Tensor, images: Tensor | None = None) -> Tensor:
+        """Logits [M, K], float32, without gradients, of other activations [M, C, h, w] of the (first) target layer.
+
+        Only the head runs (with hooks the network, whose layer returns them). ``images`` [M]: the image of the batch
+        that each stands for, which what bypasses the layer is taken from; None for each image once, in order.
+        """
+        order = torch.arange(len(self.pixels), device=self.pixels.device) if images is None else images
+        with torch.no_grad():
+            return two_dim(self._rerun(activations, order))
 
 
 class Session:
@@ -285,29 +298,22 @@ def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
 
 
 def _graph_runner(split: Split) -> Callable[[Tensor], Pass]:
-    def run(pixels: Tensor) -> Pass:
+    def cross(pixels: Tensor) -> tuple[Any, ...]:
         source = pixels.to(split.trunk_dtype)
         if split.preparation not in {"plain", "shared"}:
             source = source.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            crossing = split.trunk(source)
-        values = [_to_head(value, split, index < split.crossing) for index, value in enumerate(crossing)]
+            return split.trunk(source)
+
+    def run(pixels: Tensor) -> Pass:
+        values = tuple(to_head(value, split, i < split.crossing) for i, value in enumerate(cross(pixels)))
         logits, *inner = split.head(*values)
         every = (*values, *inner)
-        return Pass(pixels, tuple(every[i] for i in split.order), two_dim(logits))
+        return Pass(
+            pixels, tuple(every[i] for i in split.order), two_dim(logits), HeadRun(split, cross, pixels, values)
+        )
 
     return run
-
-
-def _to_head(value: Any, split: Split, explained: bool) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    value = value.detach()
-    if value.is_floating_point():
-        value = value.to(split.head_dtype)
-        if explained:
-            value.requires_grad_()
-    return value
 
 
 def two_dim(logits: Tensor) -> Tensor:
@@ -361,7 +367,12 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
             source = leaves[0].clone()  # the network may work in place, which a leaf forbids
         with recording(module, wanted) as tape:
             logits = select(module(source))
-        return Pass(pixels, (*leaves, *tape.activations()), two_dim(logits))
+
+        def rerun(activations: Tensor, images: Tensor) -> Any:
+            with substituting(module, wanted[0], activations):
+                return select(module(pixels[images]))
+
+        return Pass(pixels, (*leaves, *tape.activations()), two_dim(logits), rerun)
 
     session = Session(name, run, layers, image.device)
     session.notes.append("the network cannot be traced: hooks are used, without folding or compilation")

@@ -36,6 +36,7 @@ class Split:
         crossing: How many of the trunk's values are target layers.
         preparation: ``packed``, ``folded``, ``plain`` or ``shared`` (the user's own modules).
         trunk_dtype, head_dtype: What the two compute in.
+        kinds: How the crossing values depend on the number of images; found when it is first needed.
     """
 
     trunk: Callable[[Tensor], tuple[Any, ...]]
@@ -45,6 +46,7 @@ class Split:
     preparation: str
     trunk_dtype: torch.dtype
     head_dtype: torch.dtype
+    kinds: Sequence[tuple[Any, Any]] | None = None
 
 
 def cut(graph: Graph, targets: Sequence[fx.Node], runtime: Runtime, preparation: str) -> Split:
@@ -157,6 +159,18 @@ def _finish(split: Split, runtime: Runtime) -> None:
         part.to(device=runtime.device, dtype=dtype)
         if split.preparation != "plain":
             part.to(memory_format=torch.channels_last)
+
+
+def to_head(value: Any, split: Split, explained: bool) -> Any:
+    """A crossing value as the head takes it: a constant, or a leaf that is explained."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach()
+    if value.is_floating_point():
+        value = value.to(split.head_dtype)
+        if explained:
+            value.requires_grad_()
+    return value
 
 
 def _has_convolution(module: nn.Module) -> bool:

@@ -73,6 +73,24 @@ def _catcher(tape: Tape, layer: str) -> Any:
     return catch
 
 
+@contextlib.contextmanager
+def substituting(module: nn.Module, layer: tuple[str, int], activations: Tensor) -> Iterator[None]:
+    """One call of a layer returns ``activations`` while the body runs the module."""
+    name, wanted = layer
+    calls = 0
+
+    def substitute(child: nn.Module, args: Any, output: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return activations.clone() if calls == wanted + 1 else None
+
+    handle = module.get_submodule(name).register_forward_hook(substitute)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 @dataclass(frozen=True)
 class Seen:
     """One module call of a probe run."""
