@@ -20,10 +20,10 @@ import cnnviz
 from cnnviz import catalog
 from cnnviz.io.decode import decode
 from cnnviz.models.preprocess import prepare
-from cnnviz.render.figure import printable
 from cnnviz.render.gradient import gradient_image
 from cnnviz.render.overlay import Style, overlay
 from cnnviz.render.resample import Placed, place
+from cnnviz.render.text import printable
 from cnnviz.specs import MethodSpec
 
 ROOT = Path(__file__).parent.parent

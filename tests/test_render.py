@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError
 from cnnviz.render.colormap import COLORMAPS, SIGNED_DEFAULT, colormap
-from cnnviz.render.figure import PanelRow, panel, printable
+from cnnviz.render.figure import PanelRow, panel
 from cnnviz.render.grid import grid, thumbnail
 from cnnviz.render.overlay import Style, heatmap_image, limits_of, overlay
 from cnnviz.render.resample import Placed, place
+from cnnviz.render.text import printable
 
 SEQUENTIAL = ("turbo", "jet", "viridis", "inferno", "magma", "gray")
 DIVERGING = ("coolwarm", "seismic")

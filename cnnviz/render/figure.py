@@ -7,20 +7,19 @@ its own unit; the bar says which values are drawn in which colour.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from cnnviz.render.colormap import NEUTRAL, colormap, is_diverging
 from cnnviz.render.grid import fit, paste, resize
 from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, is_flat, overlay
 from cnnviz.render.resample import Placed
+from cnnviz.render.text import fitted, font, number, percent, write
 
 _MARGIN, _GAP, _ROW_GAP = 24, 12, 26
 _CAPTION, _HEADING = 30, 28
@@ -30,16 +29,6 @@ _LEAST_SIDE = 240
 _INK, _SOFT, _LINE, _FILL = (28, 30, 34), (112, 117, 124), (216, 219, 223), (66, 105, 208)
 _TITLE_SIZE, _LABEL_SIZE, _SMALL_SIZE = 20, 17, 13
 _PROBABILITY_BAR = (72, 8)
-
-# What Unicode does not decompose into letters that the font has.
-_PLAIN = {
-    **dict.fromkeys("‐‑‒–—−", "-"), **dict.fromkeys("‘’‚", "'"), **dict.fromkeys("“”„", '"'),
-    "×": "x", "ß": "ss", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe",
-}  # fmt: skip
-
-_Colour = tuple[int, int, int]
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
 
 @dataclass(frozen=True)
 class PanelRow:
@@ -92,9 +81,9 @@ def panel(
     page = Image.fromarray(canvas)
     draw = ImageDraw.Draw(page)
     if title:
-        _write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE_SIZE, _INK, width - 2 * _MARGIN)
+        write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE_SIZE, _INK, width - 2 * _MARGIN)
     for x, heading in zip(lefts, ("image", "heatmap", "overlay"), strict=False):
-        _write(draw, (x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
+        write(draw, (x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
     for row, y in zip(rows, tops, strict=True):
         _write_caption(draw, row, (_MARGIN, y - _CAPTION), 3 * cell[0] + 2 * _GAP)
         _write_bar(draw, (lefts[3], y), cell[1], row.placed, style)
@@ -138,9 +127,9 @@ def picture_panel(rows: Sequence[PictureRow], title: str = "") -> NDArray[np.uin
     page = Image.fromarray(canvas)
     draw = ImageDraw.Draw(page)
     if title:
-        _write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE_SIZE, _INK, across)
+        write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE_SIZE, _INK, across)
     for x, (heading, _) in zip(lefts, first, strict=True):
-        _write(draw, (x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
+        write(draw, (x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
     for row, y in zip(rows, tops, strict=True):
         _write_caption(draw, row.row, (_MARGIN, y - _CAPTION), across)
     return np.array(page, dtype=np.uint8)
@@ -194,29 +183,29 @@ def _write_bar(
     x, y = corner[0] + _BAR + 8, corner[1]
     width = _BAR_WIDTH - _BAR - 8
     if is_flat(placed):
-        _write(draw, (x, y - 3), "0 everywhere", _SMALL_SIZE, _SOFT, width)
+        write(draw, (x, y - 3), "0 everywhere", _SMALL_SIZE, _SOFT, width)
         return
     low, high = drawn_limits(placed, style)
     bottom, middle = y + height - 14, y + height // 2 - 8
-    _write(draw, (x, y - 3), _number(high), _SMALL_SIZE, _INK, width)
-    _write(draw, (x, bottom), _number(low), _SMALL_SIZE, _INK, width)
+    write(draw, (x, y - 3), number(high), _SMALL_SIZE, _INK, width)
+    write(draw, (x, bottom), number(low), _SMALL_SIZE, _INK, width)
     if placed.signed:
-        _write(draw, (x, middle), "0", _SMALL_SIZE, _INK, width)
-        _write(draw, (x, y + 13), "for", _SMALL_SIZE, _SOFT, width)
-        _write(draw, (x, bottom - 16), "against", _SMALL_SIZE, _SOFT, width)
+        write(draw, (x, middle), "0", _SMALL_SIZE, _INK, width)
+        write(draw, (x, y + 13), "for", _SMALL_SIZE, _SOFT, width)
+        write(draw, (x, bottom - 16), "against", _SMALL_SIZE, _SOFT, width)
 
 
 def _write_caption(draw: ImageDraw.ImageDraw, row: PanelRow, corner: tuple[int, int], width: int) -> None:
     """Label and probability on the left, the method on the right."""
     x, y = corner
-    method = _fitted(row.method, _SMALL_SIZE, width // 3)
-    used = _font(_SMALL_SIZE).getlength(method)
-    draw.text((x + width - used, y + 6), method, font=_font(_SMALL_SIZE), fill=_SOFT)
-    figure = "" if row.probability is None else _percent(row.probability)
+    method = fitted(row.method, _SMALL_SIZE, width // 3)
+    used = font(_SMALL_SIZE).getlength(method)
+    draw.text((x + width - used, y + 6), method, font=font(_SMALL_SIZE), fill=_SOFT)
+    figure = "" if row.probability is None else percent(row.probability)
     room = width - int(used) - 20
     if figure:
-        room -= int(_font(_LABEL_SIZE).getlength(figure)) + _PROBABILITY_BAR[0] + 30
-    x += _write(draw, (x, y), row.label, _LABEL_SIZE, _INK, max(room, 60)) + 14
+        room -= int(font(_LABEL_SIZE).getlength(figure)) + _PROBABILITY_BAR[0] + 30
+    x += write(draw, (x, y), row.label, _LABEL_SIZE, _INK, max(room, 60)) + 14
     if row.probability is None:
         return
     length, thickness = _PROBABILITY_BAR
@@ -225,75 +214,4 @@ def _write_caption(draw: ImageDraw.ImageDraw, row: PanelRow, corner: tuple[int, 
     filled = round(length * min(max(row.probability, 0.0), 1.0))
     if filled:
         draw.rectangle((x, bar_top, x + filled - 1, bar_top + thickness - 1), fill=_FILL)
-    draw.text((x + length + 8, y), figure, font=_font(_LABEL_SIZE), fill=_SOFT)
-
-
-def _write(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, size: int, fill: _Colour, width: int
-) -> int:
-    """Write text, shortened to ``width`` pixels; returns the pixels it took."""
-    fitted = _fitted(text, size, width)
-    draw.text(corner, fitted, font=_font(size), fill=fill)
-    return int(_font(size).getlength(fitted))
-
-
-def _fitted(text: str, size: int, width: int) -> str:
-    """The text as the font can write it, with an ellipsis where ``width`` pixels end it."""
-    text = printable(text)
-    font = _font(size)
-    # No glyph is narrower than a pixel: nothing beyond that many characters can fit.
-    if len(text) <= width and font.getlength(text) <= width:
-        return text
-    text = text[: max(0, width)]
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
-
-
-def printable(text: str) -> str:
-    """The text in characters that the font has: accents dropped where it must be, ``?`` for the rest.
-
-    Control characters and runs of white space become single spaces.
-    """
-    words = " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
-    return "".join(_glyphs(character) for character in words)
-
-
-@cache
-def _glyphs(character: str) -> str:
-    if _has_glyph(character):
-        return character
-    if unicodedata.category(character) in ("Mn", "Cf"):
-        return ""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", character) if unicodedata.category(c) != "Mn")
-    plain = _PLAIN.get(character, plain)
-    return plain if plain and all(_has_glyph(c) for c in plain) else "?"
-
-
-@cache
-def _has_glyph(character: str) -> bool:
-    if unicodedata.category(character) == "Cs":
-        return False
-    # U+FFFF is no character, so what is drawn for it is the font's sign for "missing".
-    font = _font(_LABEL_SIZE)
-    mask, missing = font.getmask(character), font.getmask("\uffff")
-    return character == " " or (mask.size, bytes(mask)) != (missing.size, bytes(missing))
-
-
-@cache
-def _font(size: int) -> _Font:
-    return ImageFont.load_default(size)
-
-
-def _number(value: float) -> str:
-    return "0" if value == 0.0 else f"{value:.3g}"
-
-
-def _percent(probability: float) -> str:
-    """Two digits that tell 99.96 % from certainty and 0.04 % from nothing."""
-    percent = 100.0 * probability
-    if 99.9 < percent < 100.0:
-        return "> 99.9 %"
-    if 0.0 < percent < 0.1:
-        return "< 0.1 %"
-    return f"{percent:.1f} %"
+    draw.text((x + length + 8, y), figure, font=font(_LABEL_SIZE), fill=_SOFT)
