@@ -74,7 +74,7 @@ class Explainer:
             target = ClassTarget(
                 torch.zeros(1, dtype=torch.long), self.settings.target.score, self.subject.activation
             )
-            heatmap: Heatmap = self._method(run, target, self.params)
+            heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.rehearsal})
         for text in (*heatmap.notes, *([self.spec.caveat] if self.spec.caveat else [])):
             self.subject.note(text)
 

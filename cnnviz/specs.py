@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -115,6 +115,7 @@ class MethodSpec:
         uses: Shared options of a study's command beside those that :data:`STUDY_LACKS` leaves.
         colour: Whether the raw values [C, H, W] are a picture of their own, drawn around grey.
         caveat: What everybody who looks at these maps should know; told once a run.
+        rehearsal: Options with which a run tries the method on a probe before it starts, where few passes will do.
     """
 
     name: str
@@ -136,6 +137,7 @@ class MethodSpec:
     caveat: str = ""
     inputs: str = "images"
     uses: tuple[str, ...] = ()
+    rehearsal: Mapping[str, Any] = field(default_factory=dict)
 
     def lacks(self) -> frozenset[str]:
         """Shared options, by field name, that the command does not have."""

@@ -26,6 +26,8 @@ CHEAP: dict[str, dict[str, Any]] = {
     "smoothgrad": {"samples": 3},
     "integrated_gradients": {"steps": 4},
     "occlusion": {"window": 6, "stride": 4},
+    "sscam": {"samples": 3},
+    "iscam": {"steps": 3},
 }
 
 

@@ -1,0 +1,112 @@
+"""The network's scores of changed images, or of changed activations, made and run in bounded chunks.
+
+    scores(run, target, Changes(count, make))      # [N, count]
+
+Images are run one at a time, many changes of one image at once: what an image gets does not depend on its batch, nor on
+the size of the chunks but for rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnviz.engine import runtime as rt
+from cnnviz.engine.session import Pass
+from cnnviz.engine.targets import ClassTarget, Target
+
+# On a CPU few copies at a time, so that a map is still in the cache when the next layer reads it.
+_CPU_COPIES = 8
+_MOST_COPIES = 256
+_CPU_BYTES, _DEVICE_BYTES = 16 << 20, 256 << 20
+# Logits that several targets share are kept up to this size; beyond it each target runs the network again.
+_KEPT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """Changed copies of every image of a batch.
+
+    Attributes:
+        count: Copies of each image.
+        make: (image, positions) -> the copies at these positions: images [B, C, H, W] in the network's input, or
+            activations [B, C, h, w] of the first target layer.
+        of_layer: Whether the copies are activations, so that only the head runs.
+        key: What names them among those of this pass; with a key, several targets share the logits.
+    """
+
+    count: int
+    make: Callable[[int, range], Tensor]
+    of_layer: bool = False
+    key: Any = None
+
+
+def scores(run: Pass, target: Target, changes: Changes) -> Tensor:
+    """The target's score of every changed copy.
+
+    Args:
+        run: The pass whose images were changed.
+        target: Score [N] of logits [N, K].
+        changes: What was changed.
+
+    Returns:
+        [N, count], float32, without gradients.
+    """
+    shared = changes.key is not None and run.logits.numel() * changes.count * 4 <= _KEPT_BYTES
+    parts: Any = _logits(run, changes)
+    if shared:
+        parts = run.remember(("changes", changes.key), lambda: list(_logits(run, changes)))
+    return torch.cat([by_position(target, part) for part in parts], dim=1)
+
+
+def by_position(target: Target, logits: Tensor) -> Tensor:
+    """Scores [N, B] of logits [N, B, K], B copies of each image."""
+    count, copies, classes = logits.shape
+    if isinstance(target, ClassTarget):
+        every = replace(target, indices=target.indices.repeat_interleave(copies))
+        return every(logits.reshape(-1, classes)).reshape(count, copies).detach().float()
+    # A user's function may rely on the number of images.
+    return torch.stack([target(logits[:, b]) for b in range(copies)], dim=1).detach().float()
+
+
+def chunks(count: int, size: int) -> Iterator[range]:
+    """Ranges of at most ``size`` that cover ``range(count)``."""
+    return (range(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def chunk_size(run: Pass, of_layer: bool = False) -> int:
+    """Copies that go through the network (or the head) at once."""
+    on_cpu = run.session.device.type == "cpu"
+    if not of_layer:
+        return _CPU_COPIES if on_cpu else 2 * rt.default_batch_size(run.session.device)
+    each = run.activations[0][0].numel() * 4
+    return min(_MOST_COPIES, max(1, (_CPU_BYTES if on_cpu else _DEVICE_BYTES) // each))
+
+
+def _logits(run: Pass, changes: Changes) -> Iterator[Tensor]:
+    """[N, B, K] for one chunk of positions after the other."""
+    for part in chunks(changes.count, chunk_size(run, changes.of_layer)):
+        found = []
+        for image in range(len(run.pixels)):
+            with torch.no_grad():
+                made = changes.make(image, part)
+            found.append(_answers(run, image, made, changes.of_layer))
+        yield torch.stack(found)
+
+
+def _answers(run: Pass, image: int, made: Tensor, of_layer: bool) -> Tensor:
+    """Logits [B, K]; where memory runs out, of one half after the other."""
+    try:
+        if of_layer:
+            return run.rerun(made, torch.full((len(made),), image, device=made.device))
+        return run.session.logits(made.to(run.session.device))
+    except Exception as error:
+        if len(made) == 1 or not rt.is_out_of_memory(error):
+            raise
+    rt.release_memory(run.session.device)
+    half = len(made) // 2
+    return torch.cat([_answers(run, image, part, of_layer) for part in (made[:half], made[half:])])
