@@ -1,0 +1,34 @@
+"""What in the image a single unit at a single position responds to: the gradient back from it, by rule."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cnnviz.engine import relu_rules
+from cnnviz.engine.session import Pass
+
+
+def unit_gradients(run: Pass, units: Tensor, positions: Tensor, rule: str) -> Tensor:
+    """The gradient of one activation an image with respect to that image, with a rule at every rectifier on the way.
+
+        G_n = d A[n, u_n, p_n] / d x_n
+
+    ``guided``: Springenberg et al., "Striving for Simplicity", 2015; ``deconvnet``: Zeiler & Fergus, 2014, with the
+    forward pass's switches at maximum pooling; ``backprop``: Simonyan et al., 2014. It starts at 1; starting at the
+    activation, as Zeiler & Fergus do, multiplies an image's gradient by one number.
+
+    Args:
+        run: A pass whose first activation is the image and whose second is the layer [N, U, h, w] (or [N, U]).
+        units: [N] int64, one unit an image.
+        positions: [N] int64, ``row * w + col``.
+        rule: One of :data:`cnnviz.engine.relu_rules.RULES`.
+
+    Returns:
+        [N, C, H, W] float32, signed, in units of the activation by unit of the network's input.
+    """
+    layer = run.activations[1].flatten(2) if run.activations[1].dim() > 2 else run.activations[1][..., None]
+    device = layer.device
+    scores = layer[torch.arange(len(layer), device=device), units.to(device), positions.to(device)]
+    with relu_rules.applied(scores, rule):
+        return run.gradients(scores, (0,))[0]
