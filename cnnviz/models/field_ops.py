@@ -6,14 +6,15 @@ Operations that are not known here give no answer rather than a wrong one.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from cnnviz.models import field_sliding as sliding
 from cnnviz.models.field_axes import Axis, State, everywhere, reshaped, union, unknown, with_axes
+from cnnviz.models.field_sliding import Call
 from cnnviz.models.graph import ACTIVATION_NAMES, function_name
 
 _COMBINING = frozenset(
@@ -78,37 +79,6 @@ _MODULES: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str], ...] 
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One operation on tensors that come from the image.
-
-    Attributes:
-        name: Plain name of the function; modules are named after the function that they call.
-        module: The module, if one is called.
-        args: Positional arguments, without tensors' values: tensors are on the meta device.
-        named: Arguments by name; of a module its attributes.
-        sources: States of the tensors from the image, in order.
-        shapes: Their shapes.
-        shape: Shape of the result; empty for a tuple.
-    """
-
-    name: str
-    module: nn.Module | None
-    args: tuple[Any, ...]
-    named: dict[str, Any]
-    sources: Sequence[State]
-    shapes: Sequence[tuple[int, ...]]
-    shape: tuple[int, ...]
-    label: str = field(default="")
-
-    @property
-    def source(self) -> State:
-        return self.sources[0]
-
-    def argument(self, name: str, index: int, default: Any = None) -> Any:
-        return self.args[index] if len(self.args) > index else self.named.get(name, default)
-
-
 def kind_of(node: fx.Node, module: nn.Module | None) -> str:
     """The operation's name as the rules below know it; a module's class where they do not."""
     if module is None:
@@ -165,161 +135,6 @@ def _stack(call: Call) -> State:
         axes = [None if axis is None else axis.at(axis.dim + (axis.dim >= dim)) for axis in source.axes]
         lifted.append(with_axes(source, axes, call.label))
     return union(lifted, call.shape, [(*shape[:dim], 1, *shape[dim:]) for shape in call.shapes])
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    return int(pair[0]), int(pair[-1])
-
-
-def _on_map(call: Call, each: Callable[[Axis, int, int], Axis | State]) -> State:
-    """Apply a rule (axis, 0 or 1, new length) to rows and columns of [..., h, w]."""
-    new: list[Axis | None] = []
-    last = len(call.shapes[0])
-    for which, axis in enumerate(call.source.axes):
-        if axis is None:
-            new.append(None)
-            continue
-        if axis.dim != last - 2 + which:
-            return unknown(f"{call.label} does not slide over rows and columns")
-        result = each(axis, which, call.shape[-2 + which])
-        if isinstance(result, State):
-            return result
-        new.append(result)
-    context = len(call.sources) > 1  # weights that are computed from the image
-    return with_axes(call.source, new, call.label, context)
-
-
-def _unexplained(call: Call, axis: Axis, length: int) -> State:
-    return unknown(f"{call.label} returns {length} units of {axis.length}, which its options do not explain")
-
-
-def _convolve(call: Call) -> State:
-    named = call.named
-    module = call.module
-    weight = None if module is not None else named.get("weight")
-    kernel = _pair(named["kernel_size"]) if weight is None else (int(weight.shape[-2]), int(weight.shape[-1]))
-    stride, dilation = _pair(named.get("stride") or 1), _pair(named.get("dilation") or 1)
-    padding = named.get("padding") or 0
-    if named.get("padding_mode") == "circular":
-        return unknown(f"{call.label} pads circularly: units at one border see the other")
-
-    def each(axis: Axis, which: int, length: int) -> Axis | State:
-        extent, step = dilation[which] * (kernel[which] - 1) + 1, stride[which]
-        if isinstance(padding, str):
-            before = (extent - 1) // 2 if padding == "same" else 0
-            total = extent - 1 if padding == "same" else 0
-        else:
-            before = _pair(padding)[which]
-            total = 2 * before
-        if (axis.length + total - extent) // step + 1 != length:
-            # Convolutions that pad by themselves as TensorFlow does: half of what is missing, the larger half behind.
-            missing = (length - 1) * step + extent - axis.length
-            if length != -(-axis.length // step) or total:
-                return _unexplained(call, axis, length)
-            before = max(missing, 0) // 2
-        return axis.slide(extent, step, before, length)
-
-    return _on_map(call, each)
-
-
-def _pool(call: Call) -> State:
-    kernel = _pair(call.named["kernel_size"])
-    stride = _pair(call.named.get("stride") or call.named["kernel_size"])
-    dilation = _pair(call.named.get("dilation") or 1)
-    padding = _pair(call.named.get("padding") or 0)
-
-    def each(axis: Axis, which: int, length: int) -> Axis | State:
-        extent, before = dilation[which] * (kernel[which] - 1) + 1, padding[which]
-        sizes = axis.length + 2 * before - extent
-        if length not in (sizes // stride[which] + 1, -(-sizes // stride[which]) + 1):
-            return _unexplained(call, axis, length)
-        return axis.slide(extent, stride[which], before, length)
-
-    return _on_map(call, each)
-
-
-def _adapt(call: Call) -> State:
-    whole = False
-
-    def each(axis: Axis, which: int, length: int) -> Axis | State:
-        nonlocal whole
-        if axis.length % length:
-            return unknown(f"{call.label} makes {length} units of {axis.length}: their fields differ in size")
-        whole = whole or (length == 1 and axis.length > 1)
-        share = axis.length // length
-        return axis.slide(share, share, 0, length)
-
-    state = _on_map(call, each)
-    return with_axes(state, state.axes, call.label, whole) if not state.unknown else state
-
-
-def _pad(call: Call) -> State:
-    amounts: Any = call.named.get("pad", call.named.get("padding"))
-    amounts = [amounts] * 4 if isinstance(amounts, int) else [int(a) for a in amounts]
-    if call.named.get("mode") == "circular" or isinstance(call.module, nn.CircularPad2d):
-        return unknown(f"{call.label} pads circularly: units at one border see the other")
-    new: list[Axis | None] = []
-    for axis in call.source.axes:
-        place = -1 if axis is None else 2 * (len(call.shape) - 1 - axis.dim)
-        if axis is not None and place < len(amounts):
-            axis = axis.slide(1, 1, amounts[place], call.shape[axis.dim])
-        new.append(axis)
-    return with_axes(call.source, new, call.label)
-
-
-def _resize(call: Call) -> State:
-    mode = call.named.get("mode") or "nearest"
-    reach = {"nearest": 0, "nearest-exact": 0, "bilinear": 1, "bicubic": 2}.get(mode)
-
-    def each(axis: Axis, which: int, length: int) -> Axis | State:
-        if length == axis.length:
-            return axis
-        if axis.length == 1:
-            return everywhere(call.label)
-        factor = length // axis.length
-        if reach is None or length % axis.length or (reach and call.named.get("align_corners")):
-            return unknown(f"{call.label} makes {length} units of {axis.length} ({mode}), which is no plain repetition")
-        if not reach:
-            return axis.spread([(0, 0)] * factor, length)
-        # Centres are aligned: output o lies at (o + 1/2) / factor - 1/2 of the input.
-        phases = []
-        for o in range(factor):
-            cell, between = divmod(2 * o + 1 - factor, 2 * factor)
-            phases.append((cell - reach + 1, cell + reach) if between else (cell, cell))
-        return axis.spread(phases, length)
-
-    return _on_map(call, each)
-
-
-def _transposed(call: Call) -> State:
-    named = call.named
-    weight = None if call.module is not None else named.get("weight")
-    kernel = _pair(named["kernel_size"]) if weight is None else (int(weight.shape[-2]), int(weight.shape[-1]))
-    stride, dilation = _pair(named.get("stride") or 1), _pair(named.get("dilation") or 1)
-    padding = _pair(named.get("padding") or 0)
-
-    def each(axis: Axis, which: int, length: int) -> Axis | State:
-        # Output o gets input i where o = i stride - padding + d, d = 0, dilation, ... , dilation (kernel - 1).
-        step = stride[which]
-        phases = []
-        for o in range(step):
-            places = [o + padding[which] - dilation[which] * k for k in range(kernel[which])]
-            cells = [place // step for place in places if place % step == 0]
-            phases.append((min(cells), max(cells)) if cells else (0, 0))
-        return axis.spread(phases, length)
-
-    return _on_map(call, each)
-
-
-def _shuffle(call: Call) -> State:
-    factor = int(call.named["upscale_factor"])
-    return _on_map(call, lambda axis, which, length: axis.spread([(0, 0)] * factor, length))
-
-
-def _unshuffle(call: Call) -> State:
-    factor = int(call.named["downscale_factor"])
-    return _on_map(call, lambda axis, which, length: axis.slide(factor, factor, 0, length))
 
 
 def _reshape(call: Call) -> State:
@@ -458,9 +273,9 @@ _RULES: dict[str, Callable[[Call], State]] = {
     **dict.fromkeys(_RESHAPES, _reshape),
     **dict.fromkeys(_MIXING, _linear),
     **dict.fromkeys(("permute", "transpose", "swapaxes", "Permute", "t", "T", "mT"), _permute),
-    **dict.fromkeys(("max_pool2d", "avg_pool2d", "lp_pool2d"), _pool),
-    **dict.fromkeys(("adaptive_avg_pool2d", "adaptive_max_pool2d"), _adapt),
-    **dict.fromkeys(("interpolate", "upsample"), _resize),
+    **dict.fromkeys(("max_pool2d", "avg_pool2d", "lp_pool2d"), sliding.pool),
+    **dict.fromkeys(("adaptive_avg_pool2d", "adaptive_max_pool2d"), sliding.adapt),
+    **dict.fromkeys(("interpolate", "upsample"), sliding.resize),
     **dict.fromkeys(("softmax", "log_softmax", "softmin"), _softmax),
     **dict.fromkeys(("group_norm", "instance_norm", "map_norm"), _map_norm),
     **dict.fromkeys(("expand", "repeat"), _expand),
@@ -469,9 +284,9 @@ _RULES: dict[str, Callable[[Call], State]] = {
     "glu": _normalize,
     "normalize": _normalize,
     "layer_norm": _layer_norm,
-    "conv2d": _convolve,
-    "conv_transpose2d": _transposed,
-    "pad": _pad,
-    "pixel_shuffle": _shuffle,
-    "pixel_unshuffle": _unshuffle,
+    "conv2d": sliding.convolve,
+    "conv_transpose2d": sliding.transposed,
+    "pad": sliding.pad,
+    "pixel_shuffle": sliding.shuffle,
+    "pixel_unshuffle": sliding.unshuffle,
 }

@@ -12,7 +12,8 @@ from torch import fx, nn
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.field_axes import State, image_axis, unknown
-from cnnviz.models.field_ops import CONSTANT, Call, apply, kind_of, named_arguments
+from cnnviz.models.field_ops import CONSTANT, apply, kind_of, named_arguments
+from cnnviz.models.field_sliding import Call
 from cnnviz.models.graph import Graph, function_name
 from cnnviz.models.layers import name_of
 
