@@ -16,6 +16,7 @@ from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, Explanation, Record
 from cnnviz.render.figure import PanelRow, PictureRow, panel, picture_panel
 from cnnviz.render.gradient import gradient_image
+from cnnviz.render.label_map import label_map
 from cnnviz.render.overlay import Style, heatmap_image, overlay
 from cnnviz.render.resample import Placed, place
 
@@ -37,6 +38,7 @@ class Drawn:
         method: Name of the method, for records and file names.
         signed: Whether the method's values have a sign.
         layer: Resolved layer, or None.
+        labels: Class names by index.
     """
 
     store: Store
@@ -46,6 +48,7 @@ class Drawn:
     method: str
     signed: bool
     layer: str | None
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +142,9 @@ def _write_map(done: Explained, item: TargetMap, maps: tuple[Placed, Placed], ho
     if item.raw.ndim == 3 and ("gradient" in how.save or (item.colour and "heatmap" in how.save)):
         files["gradient"] = f"{stem}.gradient.{how.picture.suffix}"
         how.store.write(files["gradient"], encode(_gradient(done, item.raw), how.picture))
+    if "classes" in item.arrays and how.save:
+        files["classes"] = f"{stem}.classes.{how.picture.suffix}"
+        how.store.write(files["classes"], encode(_classes(done, item, how), how.picture))
     if "raw" in how.save:
         files["raw"] = f"{stem}.raw.npz"
         rect = np.asarray(done.geometry.rect, dtype=np.float64)
@@ -159,6 +165,15 @@ def _write_panel(done: Explained, placed: Sequence[Placed], how: Drawn) -> str:
     name = f"images/{done.ref.name}.{how.method}.panel.{how.picture.suffix}"
     how.store.write(name, encode(figure, how.picture))
     return name
+
+
+def _classes(done: Explained, item: TargetMap, how: Drawn) -> NDArray[np.uint8]:
+    """The most probable class for each position of the window (figure 7e of Zeiler & Fergus)."""
+    x0, y0, x1, y1 = done.geometry.rect
+    rows, cols = item.arrays["centre_rows"], item.arrays["centre_cols"]
+    centres = ((y0 + rows * (y1 - y0)).tolist(), (x0 + cols * (x1 - x0)).tolist())
+    classes = item.arrays["classes"].astype(np.int64)
+    return label_map(done.rgb, classes, centres, {int(c): how.labels[int(c)] for c in np.unique(classes)})
 
 
 def _gradient(done: Explained, raw: NDArray[np.float32]) -> NDArray[np.uint8]:

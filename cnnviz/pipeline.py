@@ -70,6 +70,7 @@ def _drawn(settings: RunSettings, explainer: Explainer, store: Store, limits: tu
         method=explainer.spec.name,
         signed=explainer.spec.signed,
         layer=explainer.layer_name,
+        labels=explainer.subject.classes.labels,
     )
 
 

@@ -49,7 +49,8 @@ def occlusion(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     Returns:
         Heatmap with values [N, rows, cols], drops in units of the score; maps [N, H, W] in the same units; arrays
         ``coverage`` [N, H, W] (how many windows cover a pixel) and with ``classes_map`` ``classes`` and
-        ``class_probability`` [N, rows, cols].
+        ``class_probability`` [N, rows, cols], and ``centre_rows`` [N, rows] and ``centre_cols`` [N, cols]: where the
+        windows' centres lie, as shares of the network's input.
 
     Raises:
         CnnvizError: An unknown baseline, or a colour for a network whose normalisation is unknown.
@@ -68,6 +69,9 @@ def occlusion(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     arrays = {"coverage": coverage.expand(len(pixels), -1, -1)}
     if params["classes_map"]:
         arrays.update(_most_probable(occluded, shape, getattr(target, "activation", "softmax")))
+        for name, starts, axis in (("centre_rows", windows.rows, 0), ("centre_cols", windows.cols, 1)):
+            centres = (torch.tensor(starts) + windows.size[axis] / 2) / size[axis]
+            arrays[name] = centres.expand(len(pixels), -1)
     figures = {
         "window": _shown(windows.size),
         "stride": _shown(params["stride"]),

@@ -1,0 +1,94 @@
+"""A map of classes over an image: each cell in the colour of its class, and a legend that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from cnnviz.render.grid import fit, resize
+from cnnviz.render.text import percent, write
+
+# Colours that are told apart, also by most who are colour-blind (after Okabe & Ito), then mixtures of them.
+PALETTE = (
+    (0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (86, 180, 233), (240, 228, 66),
+    (120, 80, 40), (90, 60, 150), (150, 200, 60), (200, 40, 60), (40, 120, 120),
+)  # fmt: skip
+_OTHER = (170, 174, 180)
+_INK, _SOFT = (28, 30, 34), (112, 117, 124)
+_MARGIN, _LINE, _LEGEND = 16, 24, 260
+_LONGEST = (240, 640)
+
+
+def label_map(
+    rgb: NDArray[np.uint8],
+    classes: NDArray[np.int64],
+    centres: tuple[Sequence[float], Sequence[float]],
+    names: Mapping[int, str],
+    alpha: float = 0.55,
+) -> NDArray[np.uint8]:
+    """The image under its classes, and beside it the classes by area.
+
+    A pixel belongs to the cell whose centre is nearest to its own.
+
+    Args:
+        rgb: [H, W, 3].
+        classes: [rows, cols], class index of each cell.
+        centres: Row and column of the centre of each row and column of cells, in pixels of the image (0.5 is the
+            middle of the first pixel), ascending.
+        names: Name of each class that occurs.
+        alpha: Weight of the colours.
+
+    Returns:
+        [height, width, 3] on white; the twelve classes with the largest area have colours, the rest are grey.
+    """
+    found, counts = np.unique(classes, return_counts=True)
+    order = sorted(range(len(found)), key=lambda i: (-int(counts[i]), int(found[i])))
+    ranked = [int(found[i]) for i in order]
+    colours = dict(zip(ranked, PALETTE, strict=False))
+    lookup = np.array([colours.get(int(c), _OTHER) for c in found], dtype=np.float32)
+    cells = lookup[np.searchsorted(found, classes)]
+    rows, cols = (nearest_cells(centres[axis], rgb.shape[axis]) for axis in (0, 1))
+    painted = rgb * np.float32(1 - alpha) + cells[rows[:, None], cols[None, :]] * np.float32(alpha)
+    picture = np.rint(painted).astype(np.uint8)
+    area = _areas(rows, cols, classes)
+    return _with_legend(picture, [(names[c], colours.get(c, _OTHER), area[c]) for c in ranked])
+
+
+def nearest_cells(centres: Sequence[float], length: int) -> NDArray[np.intp]:
+    """For each of ``length`` pixels the cell whose centre is nearest; of two, the first."""
+    middle = np.arange(length)[:, None] + 0.5
+    nearest: NDArray[np.intp] = np.abs(middle - np.asarray(centres, dtype=np.float64)[None, :]).argmin(1)
+    return nearest
+
+
+def _areas(rows: NDArray[np.intp], cols: NDArray[np.intp], classes: NDArray[np.int64]) -> dict[int, float]:
+    """Share of the image by class."""
+    down = np.bincount(rows, minlength=classes.shape[0]) / len(rows)
+    across = np.bincount(cols, minlength=classes.shape[1]) / len(cols)
+    share = down[:, None] * across[None, :]
+    return {int(c): float(share[classes == c].sum()) for c in np.unique(classes)}
+
+
+def _with_legend(
+    picture: NDArray[np.uint8], rows: Sequence[tuple[str, tuple[int, int, int], float]]
+) -> NDArray[np.uint8]:
+    size = (picture.shape[1], picture.shape[0])
+    longest = min(_LONGEST[1], max(_LONGEST[0], *size))
+    shown = resize(picture, fit(size, (longest, longest)))
+    named, others = rows[: len(PALETTE)], rows[len(PALETTE) :]
+    lines = list(named)
+    if others:
+        lines.append((f"{len(others)} other classes", _OTHER, sum(share for _, _, share in others)))
+    height = max(shown.shape[0], len(lines) * _LINE)
+    canvas = Image.new("RGB", (shown.shape[1] + _LEGEND + 3 * _MARGIN, height + 2 * _MARGIN), "white")
+    canvas.paste(Image.fromarray(shown), (_MARGIN, _MARGIN))
+    draw, x = ImageDraw.Draw(canvas), shown.shape[1] + 2 * _MARGIN
+    for place, (name, colour, share) in enumerate(lines):
+        y = _MARGIN + place * _LINE
+        draw.rectangle((x, y + 3, x + 13, y + 16), fill=colour)
+        write(draw, (x + 22, y), name, 15, _INK, _LEGEND - 90)
+        write(draw, (x + _LEGEND - 62, y), percent(share), 15, _SOFT, 62)
+    return np.asarray(canvas)
