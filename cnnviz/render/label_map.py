@@ -44,16 +44,15 @@ def label_map(
     Returns:
         [height, width, 3] on white; the twelve classes with the largest area have colours, the rest are grey.
     """
-    found, counts = np.unique(classes, return_counts=True)
-    order = sorted(range(len(found)), key=lambda i: (-int(counts[i]), int(found[i])))
-    ranked = [int(found[i]) for i in order]
+    found = np.unique(classes)
+    rows, cols = (nearest_cells(centres[axis], rgb.shape[axis]) for axis in (0, 1))
+    area = _areas(rows, cols, classes)
+    ranked = sorted(area, key=lambda c: (-area[c], c))
     colours = dict(zip(ranked, PALETTE, strict=False))
     lookup = np.array([colours.get(int(c), _OTHER) for c in found], dtype=np.float32)
     cells = lookup[np.searchsorted(found, classes)]
-    rows, cols = (nearest_cells(centres[axis], rgb.shape[axis]) for axis in (0, 1))
     painted = rgb * np.float32(1 - alpha) + cells[rows[:, None], cols[None, :]] * np.float32(alpha)
     picture = np.rint(painted).astype(np.uint8)
-    area = _areas(rows, cols, classes)
     return _with_legend(picture, [(names[c], colours.get(c, _OTHER), area[c]) for c in ranked])
 
 
