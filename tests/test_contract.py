@@ -28,6 +28,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "occlusion": {"window": 6, "stride": 4},
     "sscam": {"samples": 3},
     "iscam": {"steps": 3},
+    "rise": {"masks": 20, "cells": 4},
 }
 
 

@@ -1,0 +1,112 @@
+"""RISE against loops in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import cnnviz
+from cnnviz.engine import perturb
+from cnnviz.engine import runtime as rt
+from cnnviz.methods import rise
+from tests import networks as nets
+from tests.oracles import rise as oracle
+
+CLASSES = [1, 3, 0]
+ASKED: dict[str, Any] = {"masks": 40, "cells": 4, "p": 0.4, "seed": 3}
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    with rt.threads(1):
+        yield
+
+
+def close(found: Tensor, expected: Any, tolerance: float = 2e-5) -> None:
+    wanted = np.asarray(expected, dtype=np.float64)
+    largest = np.abs(wanted).max()
+    assert largest > 1e-4
+    np.testing.assert_allclose(found.double().numpy(), wanted, rtol=0, atol=tolerance * largest)
+
+
+def _masks(size: tuple[int, int] = (12, 16), **changed: Any) -> list[Any]:
+    drawn = rise.draw_masks(size, {**ASKED, **changed})
+    return [
+        oracle.mask(grid.double().numpy(), size, (int(y), int(x)))
+        for grid, (y, x) in zip(drawn.grids, drawn.offsets, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("size", [(12, 16), (13, 7), (3, 5)])
+@pytest.mark.parametrize("cells", [1, 2, 4, 7])
+def test_masks(size: tuple[int, int], cells: int) -> None:
+    """Also where the image is not a whole number of cells, or has fewer pixels than there are cells."""
+    drawn = rise.draw_masks(size, {**ASKED, "cells": cells})
+    close(drawn.at(range(0, 40)), _masks(size, cells=cells))
+    torch.testing.assert_close(drawn.at(range(10, 13)), drawn.at(range(0, 40))[10:13], rtol=0, atol=0)
+
+
+def test_masks_are_what_was_asked_for() -> None:
+    drawn = rise.draw_masks((28, 28), {"masks": 3000, "cells": 7, "p": 0.3, "seed": 0})
+    every = drawn.at(range(0, 3000))
+    assert abs(float(drawn.grids.mean()) - 0.3) < 0.005
+    # Every pixel is visible as often as every other: five standard deviations of a mean of 3000.
+    assert float((every.mean(0) - 0.3).abs().max()) < 5 * (0.3 * 0.7 / 3000) ** 0.5
+    assert {tuple(o) for o in drawn.offsets.tolist()} == {(y, x) for y in range(4) for x in range(4)}
+
+
+@pytest.mark.parametrize("coverage", rise.COVERAGES)
+@pytest.mark.parametrize("name", ["residual", "silu", "untraceable"])
+def test_equals_loops(name: str, coverage: str) -> None:
+    network, batch = nets.TOYS[name].build(), nets.images()
+    found = cnnviz.explain(network, batch, "rise", target=CLASSES, coverage=coverage, **ASKED)
+    masks, p = _masks(), 0.4 if coverage == "expected" else None
+    close(found.raw, [oracle.rise(network, x, c, masks, p) for x, c in zip(batch, CLASSES, strict=True)])
+    assert found.facts["score"] == "probability"
+
+
+def test_another_score_is_taken_where_it_is_asked_for() -> None:
+    network, batch = nets.TOYS["residual"].build(), nets.images()
+    found = cnnviz.explain(network, batch, "rise", target=1, score="log-probability", **ASKED)
+    close(found.raw[0], oracle.rise(network, batch[0], 1, _masks(), 0.4, "log-probability"))
+    function = cnnviz.explain(network, batch, "rise", target=lambda z: z[:, 1], **ASKED)
+    close(function.raw[0], oracle.rise(network, batch[0], 1, _masks(), 0.4, "logit"))
+    assert (found.facts["score"], function.facts["score"]) == ("log-probability", "function")
+
+
+def test_every_image_sees_the_same_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch with an image twice gives the same map twice, wherever they stand; other chunks change nothing."""
+    network, batch = nets.TOYS["residual"].build(), nets.images()
+    twice = torch.cat([batch, batch[:1]])
+    found = cnnviz.explain(network, twice, "rise", target=1, **ASKED)
+    assert torch.equal(found.raw[0], found.raw[3])
+    for size in (1, 7, 1000):
+        monkeypatch.setattr(perturb, "chunk_size", lambda run, of_layer=False, size=size: size)
+        monkeypatch.setattr(rise, "chunk_size", lambda run, of_layer=False, size=size: size)
+        close(cnnviz.explain(network, twice, "rise", target=1, **ASKED).raw, found.raw, 1e-6)
+    other = cnnviz.explain(network, batch, "rise", target=1, **{**ASKED, "seed": 4})
+    assert not torch.allclose(other.raw, found.raw[:3], rtol=1e-2, atol=0)
+
+
+class _Spot(nn.Module):
+    """Class 1 is seen where one spot of the image is seen."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = x[:, :, 8:12, 4:8].mean((1, 2, 3)) * 6 - 3
+        return torch.stack([-seen, seen], 1)
+
+
+def test_finds_the_spot_and_a_constant_score_is_constant() -> None:
+    ones = torch.ones(1, 3, 24, 32)
+    found = cnnviz.explain(_Spot(), ones, "rise", target=1, masks=600, coverage="observed")
+    y, x = divmod(int(found.raw[0].argmax()), 32)
+    assert 8 <= y < 12
+    assert 4 <= x < 8
+    flat = cnnviz.explain(_Spot(), ones, "rise", target=lambda z: z[:, 0] * 0 + 0.7, masks=60, coverage="observed")
+    close(flat.raw, torch.full((1, 24, 32), 0.7), 1e-6)
