@@ -37,11 +37,11 @@ main { display: block; }
   transform: translate(calc(var(--x) * -1%), calc(var(--up) * -100% + 1.1rem - var(--up) * 2.2rem)); }
 .p:hover .card, .p:focus-visible .card { display: block; }
 .card img { display: block; border-radius: 4px; }
-.card > img { max-width: 100%; margin: 0 auto .4rem; }
+.card > img { width: 100%; max-height: 10rem; object-fit: contain; margin: 0 auto .4rem; }
 .card b { display: block; overflow-wrap: anywhere; } .card i { font-style: normal; color: var(--soft); display: block; }
 .near { display: flex; gap: 3px; margin-top: .4rem; }
 .near img { width: calc((100% - 12px) / 5); aspect-ratio: 1; object-fit: cover; }
-.legend { flex: 1 1 14rem; min-width: 0; }
+.legend { flex: 1 1 14rem; min-width: 0; order: 1; }
 .legend ul { list-style: none; margin: 0 0 1.2rem; padding: 0; columns: 12rem; font-size: .86rem; }
 .legend li { padding: .1rem .3rem; border-radius: 4px; break-inside: avoid; overflow-wrap: anywhere; }
 .legend li:hover { background: var(--line); } .legend small { color: var(--soft); }
@@ -115,7 +115,7 @@ def page(plot: Plot, points: Iterable[Point]) -> Iterator[bytes]:
     yield _encoded(_begin(plot))
     for point in points:
         yield _encoded(_point(point))
-    yield _encoded(_end(plot))
+    yield _encoded("</div>\n</div>\n</main>\n</body>\n</html>\n")
 
 
 def _encoded(text: str) -> bytes:
@@ -136,7 +136,7 @@ def _begin(plot: Plot) -> str:
         f'<dl class="summary">\n{pairs}</dl>\n</header>\n<main>\n'
         + _choices("v", plot.views)
         + ('<span class="gap"></span>\n' + _choices("k", [key.title for key in plot.keys]) if plot.keys else "")
-        + f'<div class="stage">\n<div class="plot" style="--d:{plot.diameter:.1f}px">\n'
+        + f'<div class="stage">\n{_aside(plot)}<div class="plot" style="--d:{plot.diameter:.1f}px">\n'
         + (f'<img src="{_link(plot.grid[1])}" loading="lazy" alt="">\n' if plot.grid else "")
     )
 
@@ -174,7 +174,7 @@ def _rules(plot: Plot) -> str:
         rules.append(f"#k{k}:not(:checked) ~ .stage .legend .key{k} {{ display: none; }}")
         for place in range(-1, len(key.entries)):
             name = f"k{k}-{place}"
-            rules.append(f".stage:has(.legend .{name}:hover) .p:not(.{name}) {{ opacity: .07; }}")
+            rules.append(f".legend:has(.{name}:hover) ~ .plot .p:not(.{name}) {{ opacity: .07; }}")
     return "\n".join(rules) + "\n"
 
 
@@ -191,14 +191,12 @@ def _point(point: Point) -> str:
     )
 
 
-def _end(plot: Plot) -> str:
+def _aside(plot: Plot) -> str:
+    # Before the plot, though it stands beside it: so that a style can lead from the entry under the pointer to the
+    # points without looking at all points whenever the pointer moves.
     links = "".join(f'<a href="{_link(file)}">{_text(text)}</a>' for file, text in plot.links)
-    return (
-        "</div>\n"
-        + '<div class="legend">\n'
-        + "".join(_legend(k, key) for k, key in enumerate(plot.keys))
-        + f"<p>{_text(plot.note)}</p>\n<p>{links}</p>\n</div>\n</div>\n</main>\n</body>\n</html>\n"
-    )
+    keys = "".join(_legend(k, key) for k, key in enumerate(plot.keys))
+    return f'<div class="legend">\n{keys}<p>{_text(plot.note)}</p>\n<p>{links}</p>\n</div>\n'
 
 
 def _legend(place: int, key: Key) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class Embed(Study):
         ]
 
     def draw(self, done: Observed) -> Mapping[str, Any]:
-        done.seen.thumbnail = encode(thumbnail(done.rgb, THUMBNAIL), _JPEG)
+        done.seen.thumbnail = encode(_small(done.rgb), _JPEG)
         name = _thumbnail_of(done.ref.index)
         self.store.write(name, done.seen.thumbnail)
         return {"thumbnail": name}
@@ -140,11 +141,13 @@ class Embed(Study):
             return Findings({"embedding": None})
         if len(self.rows) > _PATIENCE:
             self.subject.note(f"arranging {len(self.rows)} vectors")
+        began = time.perf_counter()
         vectors = self.vectors.rows()
         laid = self._lay_out(vectors)
         self._write_tables(vectors, laid)
         self._write_pictures(laid)
         summary = self._summary(vectors, laid)
+        summary["seconds_arranging"] = round(time.perf_counter() - began, 3)
         return Findings({"embedding": summary}, {"neighbours": self._report(laid)}, index=self._page(laid, summary))
 
     # Computing.
@@ -356,6 +359,12 @@ def pooled(activation: Tensor, channels_last: bool) -> Tensor:
     if channels_last:
         return values.flatten(1, -2).mean(dim=1)
     return values.flatten(2).mean(dim=2)
+
+
+def _small(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """At most ``THUMBNAIL`` pixels; the pixels of a tiny image become squares, so that a page shows more than a dot."""
+    times = THUMBNAIL // max(rgb.shape[:2])
+    return thumbnail(rgb, THUMBNAIL) if times < 2 else rgb.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def _thumbnail_of(index: int) -> str:
