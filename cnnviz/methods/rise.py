@@ -41,7 +41,9 @@ def rise(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
             (the mean colour).
 
     Returns:
-        Heatmap with values [N, H, W], in units of the score: the expected score when the pixel is visible.
+        Heatmap with values [N, H, W], in units of the score: the expected score when the pixel is visible. Half of the
+        image is visible even where it shows nothing of the class, so they have a floor: maps [N, H, W] are the values
+        above it, and the score ``floor`` is the lowest value of each image.
     """
     if isinstance(target, ClassTarget) and target.score == "logit":
         target = replace(target, score="probability")
@@ -64,7 +66,9 @@ def rise(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
         seen = torch.full_like(seen, len(masks) * params["p"])
     values = torch.where(seen > 0, total / seen, 0.0).reshape(-1, *size).float()
     score = target.score if isinstance(target, ClassTarget) else "function"
-    return Heatmap(values, facts={"score": score}, scores={"masks": len(masks)})
+    floor = values.amin((1, 2))
+    figures = {"masks": len(masks), "floor": floor}
+    return Heatmap(values, values - floor[:, None, None], facts={"score": score}, scores=figures)
 
 
 @dataclass(frozen=True, eq=False)
