@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,8 +24,9 @@ from PIL import ImageColor
 from torch import Tensor
 
 from cnnviz.engine.incremental import Windows, occluded_logits
+from cnnviz.engine.perturb import by_position
 from cnnviz.engine.session import Pass
-from cnnviz.engine.targets import ClassTarget, Target, class_logits, probabilities
+from cnnviz.engine.targets import Target, class_logits, probabilities
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.models.preprocess import Preprocess
@@ -99,13 +99,7 @@ def _starts(length: int, window: int, stride: int) -> tuple[int, ...]:
 
 def score_drops(target: Target, clean: Tensor, occluded: Tensor) -> Tensor:
     """score(x) - score(x_w): [N, P] of logits [N, K] and [N, P, K]."""
-    count, positions, classes = occluded.shape
-    if isinstance(target, ClassTarget):
-        every = replace(target, indices=target.indices.repeat_interleave(positions))
-        scores = every(occluded.reshape(-1, classes)).reshape(count, positions)
-    else:  # a user's function may rely on the number of images
-        scores = torch.stack([target(occluded[:, p]) for p in range(positions)], dim=1)
-    return (target(clean)[:, None] - scores).detach().float()
+    return target(clean)[:, None].detach().float() - by_position(target, occluded)
 
 
 def covering_mean(drops: Tensor, windows: Windows, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -156,7 +150,7 @@ def baseline(pixels: Tensor, kind: str, window: tuple[int, int], seed: int, prep
     if kind == "mean":
         return pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
     if kind == "blur":
-        return _blur(pixels, min(window) / 2)
+        return blurred(pixels, min(window) / 2)
     if kind == "noise":
         return torch.stack([_noise(image, seed) for image in pixels])
     colour = _colour(kind, pixels.shape[1])
@@ -170,7 +164,8 @@ def baseline(pixels: Tensor, kind: str, window: tuple[int, int], seed: int, prep
     return value.to(pixels).reshape(1, -1, 1, 1).expand_as(pixels)
 
 
-def _blur(pixels: Tensor, sigma: float) -> Tensor:
+def blurred(pixels: Tensor, sigma: float) -> Tensor:
+    """Pixels [N, C, H, W] under a Gaussian of this standard deviation in pixels; the border is repeated."""
     reach = max(1, math.ceil(3 * sigma))
     offsets = torch.arange(-reach, reach + 1, device=pixels.device, dtype=pixels.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
