@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cnnviz import catalog
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.layer_table import LayerRow, layer_table
 from cnnviz.engine.session import Session, SessionOptions, layers_for, open_session, prepare
 from cnnviz.engine.targets import make_target
 from cnnviz.errors import CnnvizError, nearest
@@ -87,6 +88,10 @@ class Model:
             return list(session.layers)
         graph = session.graph
         return [reference(graph, node) for node in stages(graph, self.loaded.name)]
+
+    def layer_table(self) -> list[LayerRow]:
+        """Every layer with shape, stride, receptive field, parameters; the rows of ``cnnviz layers``."""
+        return layer_table(self.module, self.loaded.name, self.loaded.preprocess.input_size)
 
     def session(self, options: SessionOptions, runtime: rt.Runtime, probe: tuple[int, ...]) -> Session:
         """The session for these options, prepared at the first call."""

@@ -23,14 +23,22 @@ _ClickException: type[Exception] = next(
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": pages.WIDTH}
 
+# Commands whose options, too, are built only when they run.
+_LOOKING = {
+    "layers": "List a network's layers: shapes, receptive fields, parameters, default target, CAM.",
+    "models": "List the networks that can be named, and whether their weights are on this machine.",
+}
+
 
 class _Commands(pages.Group):
     """The commands written by hand, and those of the register, whose options are built only for the one that runs."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*catalog.commands(), *super().list_commands(ctx)]
+        return [*catalog.commands(), *_LOOKING, *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in _LOOKING:
+            return _alone(cmd_name, _nothing, help=_LOOKING[cmd_name], rich_help_panel="Information")
         specs = catalog.commands().get(cmd_name)
         if specs is None:
             return super().get_command(ctx, cmd_name)
@@ -47,6 +55,10 @@ class _Commands(pages.Group):
             from cnnviz.cli import maps
 
             return name, _alone(name, maps.command_of(name, specs)), args[1:]
+        if name in _LOOKING:
+            from cnnviz.cli import look
+
+            return name, _alone(name, look.COMMANDS[name](_LOOKING[name])), args[1:]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             raise CnnvizError(f"No such command: {name}", _hint_for(name, self.list_commands(ctx)))
         return super().resolve_command(ctx, args)

@@ -32,7 +32,7 @@ def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
 
     def command(ctx: typer.Context, **values: Any) -> int:
         console: Console = ctx.obj
-        given = _given(ctx, values, annotations)
+        given = given_values(ctx, values, annotations)
         shared = Shared(**{key: given[key] for key in common if key in given})
         if specs[0].inputs == "images":
             shared.require_inputs(name)
@@ -47,13 +47,14 @@ def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
         stdin = sys.stdin.buffer if "-" in run_settings.inputs else None
         return console.outcome(run(run_settings, console, stdin))
 
-    _sign(command, annotations)
+    sign(command, annotations)
     command.__name__ = name
     command.__doc__ = help_of(specs)
     return command
 
 
-def _sign(command: Callable[..., int], annotations: Mapping[str, Any]) -> None:
+def sign(command: Callable[..., int], annotations: Mapping[str, Any]) -> None:
+    """Give a function the signature from which Typer makes these options."""
     defaults = {field: parameter.default for field, parameter in inspect.signature(Shared).parameters.items()}
     kind = inspect.Parameter.KEYWORD_ONLY
     flags = {name: flag_type(annotation) for name, annotation in annotations.items()}
@@ -112,7 +113,7 @@ def _param_help(param: Param) -> str:
     return " ".join(words)
 
 
-def _given(ctx: typer.Context, values: Mapping[str, Any], annotations: Mapping[str, Any]) -> dict[str, Any]:
+def given_values(ctx: typer.Context, values: Mapping[str, Any], annotations: Mapping[str, Any]) -> dict[str, Any]:
     """What the command line says, over what the configuration file says; defaults left out."""
     said = {}
     for name, value in values.items():

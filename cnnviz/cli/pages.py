@@ -13,6 +13,10 @@ import typer.core
 WIDTH = 100
 
 
+def _named(argument: Any) -> str:
+    return argument.metavar or "INPUT..."
+
+
 def _sections(ctx: Any, formatter: Any, params: list[Any]) -> None:
     sections: dict[str, list[tuple[str, str]]] = {}
     for param in params:
@@ -24,7 +28,7 @@ def _sections(ctx: Any, formatter: Any, params: list[Any]) -> None:
             heading = panel or ("Input" if is_input else "Options")
             # Click writes two spaces before a default, and Typer the type after a flag that takes no value.
             sections.setdefault(heading, []).append(
-                ("INPUT..." if is_input else name.replace(" <bool>", ""), text.replace("  [", " ["))
+                (_named(param) if is_input else name.replace(" <bool>", ""), text.replace("  [", " ["))
             )
     for heading, rows in sorted(sections.items(), key=lambda item: item[0] == "Options"):
         with formatter.section(heading):
@@ -38,8 +42,7 @@ class Command(typer.core.TyperCommand):
         _sections(ctx, formatter, self.get_params(ctx))
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        inputs = any(param.param_type_name == "argument" for param in self.params)
-        return ["INPUT...", "[OPTIONS]"] if inputs else ["[OPTIONS]"]
+        return [*(_named(param) for param in self.params if param.param_type_name == "argument"), "[OPTIONS]"]
 
 
 class Group(typer.core.TyperGroup):

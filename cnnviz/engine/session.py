@@ -196,21 +196,27 @@ def prepare(
     """Like :func:`open_session` for a module that stays in evaluation mode with frozen parameters by itself."""
     with rt.scope():
         where = next((p.device for p in module.parameters()), torch.device("cpu"))
-        image = _probe(probe).to(where)
+        image = probe_image(probe).to(where)
         select = selector(options.output)
-        _check_runs(module, name, image, select)
+        check_runs(module, name, image, select)
         graph = trace(module, image, select)
         if graph is None:
             return _by_hooks(module, name, image, runtime, options)
         return _by_graph(graph, name, image, runtime, options)
 
 
-def _probe(shape: tuple[int, ...]) -> Tensor:
+def probe_image(shape: tuple[int, ...]) -> Tensor:
+    """A fixed random image [1, C, H, W] to find out by running what a network does."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn((1, *shape), generator=generator)
 
 
-def _check_runs(module: nn.Module, name: str, image: Tensor, select: Callable[[Any], Any]) -> None:
+def check_runs(module: nn.Module, name: str, image: Tensor, select: Callable[[Any], Any]) -> None:
+    """Run the network once.
+
+    Raises:
+        CnnvizError: It does not take this input, or no class scores are in what it returns.
+    """
     try:
         with torch.no_grad():
             value = module(image)

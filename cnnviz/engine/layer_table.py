@@ -1,0 +1,183 @@
+"""All layers of a network: what each returns, how far it looks, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from cnnviz.engine import runtime as rt
+from cnnviz.engine.session import check_runs, probe_image
+from cnnviz.engine.tape import Seen, seen_layer, watching
+from cnnviz.errors import CnnvizError
+from cnnviz.models.graph import Graph, trace
+from cnnviz.models.heads import read_head
+from cnnviz.models.layers import default_node, reference
+from cnnviz.models.outputs import selector
+from cnnviz.models.receptive_field import ReceptiveField, fields_or_reasons
+
+_UNTRACED = "the network cannot be traced, only watched while it runs"
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One call of a layer.
+
+    Attributes:
+        name: Module path as ``--layer`` takes it; ``path:k`` for call k of a module that runs several times.
+        type: Class of the module.
+        output_shape: Without the batch: (C, h, w) of a map.
+        output_stride: Input pixels from one unit to the next, (vertical, horizontal); None without positions.
+        receptive_field: What a unit sees; None where there is none, or it is not known.
+        no_field: Why, where it is None.
+        parameters: Numbers in the module, parts included.
+        default_target: Whether this layer is explained when none is named.
+        cam: True, or why CAM is not possible here.
+    """
+
+    name: str
+    type: str
+    output_shape: tuple[int, ...]
+    output_stride: tuple[int, int] | None
+    receptive_field: ReceptiveField | None
+    no_field: str | None
+    parameters: int
+    default_target: bool
+    cam: bool | str
+
+    def as_dict(self) -> dict[str, Any]:
+        """As in ``cnnviz layers --json``."""
+        field = self.receptive_field
+        return {
+            "name": self.name,
+            "type": self.type,
+            "output_shape": list(self.output_shape),
+            "output_stride": None if self.output_stride is None else list(self.output_stride),
+            "receptive_field": None if field is None else {"size": list(field.size), "offset": list(field.offset)},
+            "global_context": None if field is None else field.global_context,
+            "no_receptive_field": self.no_field,
+            "parameters": self.parameters,
+            "default_target": self.default_target,
+            "cam": self.cam,
+        }
+
+
+def layer_table(
+    module: nn.Module, name: str, input_size: tuple[int, int, int], output: str | None = None
+) -> list[LayerRow]:
+    """The layers in the order in which they finish.
+
+    Args:
+        module: The network, in evaluation mode.
+        name: Of the network, for messages.
+        input_size: (C, H, W); shapes, and fields behind padding that depends on the size, are those for it.
+        output: Where the class scores are in what the network returns.
+
+    Raises:
+        CnnvizError: The network does not take an input of this size.
+    """
+    image, select = probe_image(input_size), selector(output)
+    with rt.scope():
+        with torch.no_grad(), watching(module) as seen:
+            check_runs(module, name, image, select)
+        graph = trace(module, image, select)
+    return _untraced(seen, name, image) if graph is None else _traced(module, graph, name)
+
+
+def _traced(module: nn.Module, graph: Graph, name: str) -> list[LayerRow]:
+    fields = fields_or_reasons(graph)
+    target, why_not = _target_and_cam(graph, name)
+    order = {node: index for index, node in enumerate(graph.module.graph.nodes)}
+    calls = [
+        (node, path, call)
+        for path, nodes in graph.calls.items()
+        for call, node in enumerate(nodes)
+        if path and node in graph.shapes
+    ]
+    rows = []
+    # Parts before the module that returns the same tensor.
+    for node, path, call in sorted(calls, key=lambda c: (order[c[0]], -c[1].count("."))):
+        called = _called(path, call, len(graph.calls[path]))
+        found = fields[node]
+        part = module.get_submodule(path)
+        rows.append(
+            LayerRow(
+                name=called,
+                type=type(part).__name__,
+                output_shape=graph.shapes[node][1:],
+                output_stride=_stride(graph, node, found),
+                receptive_field=None if isinstance(found, str) else found,
+                no_field=found if isinstance(found, str) else None,
+                parameters=_count(part),
+                default_target=called == target,
+                cam=_cam(called, target, why_not),
+            )
+        )
+    return rows
+
+
+def _target_and_cam(graph: Graph, name: str) -> tuple[str | None, str | None]:
+    """The default layer's name, and why CAM is not defined (None: it is)."""
+    try:
+        target = reference(graph, default_node(graph, name)).name
+    except CnnvizError as error:
+        return None, error.message
+    try:
+        read_head(graph, name)
+    except CnnvizError as error:
+        return target, error.message
+    return target, None
+
+
+def _cam(called: str, target: str | None, why_not: str | None) -> bool | str:
+    if why_not is not None:
+        return why_not
+    return called == target or f"CAM reads the map that feeds the head, which is {target}"
+
+
+def _called(path: str, call: int, count: int) -> str:
+    return f"{path}:{call}" if count > 1 else path
+
+
+def _stride(graph: Graph, node: fx.Node, found: ReceptiveField | str) -> tuple[int, int] | None:
+    if isinstance(found, ReceptiveField):
+        return found.stride
+    return _ratio(graph.shapes[graph.input], graph.shapes[node])
+
+
+def _ratio(image: Sequence[int], shape: Sequence[int]) -> tuple[int, int] | None:
+    if len(shape) != 4:
+        return None
+    return max(1, round(image[2] / shape[2])), max(1, round(image[3] / shape[3]))
+
+
+def _count(part: nn.Module) -> int:
+    return sum(p.numel() for p in part.parameters())
+
+
+def _untraced(seen: Sequence[Seen], name: str, image: Tensor) -> list[LayerRow]:
+    counts: Mapping[str, int] = {s.name: sum(other.name == s.name for other in seen) for s in seen}
+    try:
+        target: str | None = seen_layer(seen, None, name, image).name
+    except CnnvizError:
+        target = None
+    rows = []
+    for each in seen:
+        called = _called(each.name, each.call, counts[each.name])
+        rows.append(
+            LayerRow(
+                name=called,
+                type=type(each.module).__name__,
+                output_shape=each.shape[1:],
+                output_stride=_ratio(image.shape, each.shape),
+                receptive_field=None,
+                no_field=_UNTRACED,
+                parameters=_count(each.module),
+                default_target=called == target,
+                cam=f"{_UNTRACED}: its head cannot be read",
+            )
+        )
+    return rows
