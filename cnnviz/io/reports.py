@@ -1,0 +1,33 @@
+"""Reports of earlier runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from cnnviz.errors import CnnvizError
+
+_REPORT = "report.json"
+
+
+def read_report(path: str, flag: str) -> dict[str, Any]:
+    """The ``report.json`` at a path, or in the folder at a path.
+
+    Args:
+        path: File or folder.
+        flag: The option that named it, for messages.
+
+    Raises:
+        CnnvizError: It cannot be read, or is no report.
+    """
+    file = os.path.join(path, _REPORT) if os.path.isdir(path) else path
+    hint = "Give the output folder of an earlier run, or the report.json in it."
+    try:
+        with open(file, encoding="utf-8") as stream:
+            report = json.load(stream)
+    except (OSError, ValueError) as error:
+        raise CnnvizError(f"{flag} {path}: no report can be read: {error}.", hint) from error
+    if not isinstance(report, dict) or not str(report.get("schema", "")).startswith("cnnviz.report/"):
+        raise CnnvizError(f"{flag} {path}: this is no report of cnnviz.", hint)
+    return report
