@@ -104,7 +104,7 @@ class MethodSpec:
         name: As scripts write it (``explain(method=...)``, records, file names).
         command: Subcommand that runs it; the variants of a command are the entries that share it.
         entry: ``module:function``, imported on first use: ``(run, target, params) -> Heatmap``.
-        needs: What must hold of the network: ``"gap-head"`` for CAM.
+        needs: What must hold of the network: ``"gap-head"`` for CAM, ``"trace"``.
         space: ``layer``, ``input`` or ``grid``: what the raw map's axes are.
         signed: Whether raw values below zero have a meaning.
         class_specific: Whether the map depends on the target class.
@@ -114,6 +114,7 @@ class MethodSpec:
         inputs: ``images``, ``optional`` or ``none``: what a study's command line takes.
         uses: Shared options of a study's command beside those that :data:`STUDY_LACKS` leaves.
         colour: Whether the raw values [C, H, W] are a picture of their own, drawn around grey.
+        several_layers: Whether more than one ``--layer`` makes one map.
         caveat: What everybody who looks at these maps should know; told once a run.
         rehearsal: Options with which a run tries the method on a probe before it starts, where few passes will do.
     """
@@ -135,6 +136,7 @@ class MethodSpec:
     kind: str = "method"
     colour: bool = False
     caveat: str = ""
+    several_layers: bool = False
     inputs: str = "images"
     uses: tuple[str, ...] = ()
     rehearsal: Mapping[str, Any] = field(default_factory=dict)

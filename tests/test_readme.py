@@ -50,7 +50,7 @@ def options_of(command: str) -> set[str]:
 def test_every_option_in_the_readme_exists(line: str) -> None:
     words = shlex.split(line.split(">")[0])
     command = words[1]
-    assert command in {*catalog.commands(), "methods"}
+    assert command in {*catalog.commands(), "layers", "methods", "models"}
     for word in words[2:]:
         if word.startswith("-") and word != "-" and not re.fullmatch(r"-[1-9]", word):
             assert word in options_of(command), f"{word} in: {line}"

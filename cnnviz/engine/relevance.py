@@ -23,7 +23,7 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import Pass, Session, two_dim
 from cnnviz.engine.split import Split, cut
 from cnnviz.errors import CnnvizError
-from cnnviz.models.graph import ACTIVATION_NAMES, function_name
+from cnnviz.models.graph import ACTIVATION_NAMES, Graph, function_name
 
 _ADDITIONS = frozenset({operator.add, operator.iadd, torch.add, "add"})
 _PRODUCTS = frozenset({operator.mul, operator.imul, torch.mul, "mul"})
@@ -111,6 +111,18 @@ def propagate(run: Pass, rules: Rules, name: str) -> Propagation:
 
 def _canonical(session: Session, name: str) -> Split:
     """The network cut where the session is, in float32, with batch normalisations folded into convolutions."""
+    graph, split = readable(session, name)
+    if split.preparation in {"packed", "folded"} and split.head_dtype == torch.float32:
+        return split
+    return cut(graph, session.nodes, rt.Runtime(session.device, "fp32"), "folded")
+
+
+def readable(session: Session, name: str) -> tuple[Graph, Split]:
+    """The trace of a network whose every operation can be read.
+
+    Raises:
+        CnnvizError: It cannot be traced, or computes self-attention.
+    """
     graph, split = session.graph, session.split
     if graph is None or split is None:
         raise CnnvizError(
@@ -119,9 +131,7 @@ def _canonical(session: Session, name: str) -> Split:
         )
     if graph.attention:
         raise CnnvizError(f"{name} has no rule for self-attention, which {session.name} computes.", "Use gradcam.")
-    if split.preparation in {"packed", "folded"} and split.head_dtype == torch.float32:
-        return split
-    return cut(graph, session.nodes, rt.Runtime(session.device, "fp32"), "folded")
+    return graph, split
 
 
 class _Interpreter(fx.Interpreter):

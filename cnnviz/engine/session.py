@@ -39,7 +39,16 @@ DEFAULT_LAYER = ""
 
 
 def layers_for(spec: MethodSpec, params: Mapping[str, Any], asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The ``layers`` of the session that a method needs: what was asked for, the input, or the input and a layer."""
+    """The ``layers`` of the session that a method needs: what was asked for, the input, or the input and a layer.
+
+    Raises:
+        CnnvizError: More layers than the method makes a map of.
+    """
+    if len(asked) > 1 and not spec.several_layers:
+        raise CnnvizError(
+            f"{spec.name} explains one layer; {len(asked)} were named: {', '.join(asked)}.",
+            "Name one with --layer, or fuse them with --variant layercam.",
+        )
     if spec.space == "input" and spec.wants_layer(params):
         return (INPUT_LAYER, *(asked[:1] or (DEFAULT_LAYER,)))
     return FIXED_LAYERS.get(spec.space, asked)

@@ -97,7 +97,7 @@ def smoothgrad(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """
     pixels, statistic = run.pixels.detach().float(), params["statistic"]
     mean, spread = torch.zeros_like(pixels), torch.zeros_like(pixels)
-    noisy = _noisy(pixels, params["noise"], params["samples"], params["seed"])
+    noisy = noisy_copies(pixels, params["noise"], params["samples"], params["seed"])
     for count, (_, gradient) in enumerate(gradients_at(run, target, noisy), 1):
         # Welford's recurrence: no difference of large sums.
         value = gradient.square() if statistic == "square" else gradient
@@ -222,7 +222,8 @@ def generators(pixels: Tensor, seed: int) -> list[torch.Generator]:
     return found
 
 
-def _noisy(pixels: Tensor, noise: float, samples: int, seed: int) -> Iterator[Tensor]:
+def noisy_copies(pixels: Tensor, noise: float, samples: int, seed: int) -> Iterator[Tensor]:
+    """The images with normal noise whose deviation is ``noise`` times each image's range, ``samples`` times."""
     sources = generators(pixels, seed)
     flat = pixels.flatten(1)
     sigma = (noise * (flat.amax(1) - flat.amin(1)))[:, None, None, None]

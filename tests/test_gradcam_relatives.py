@@ -1,0 +1,424 @@
+"""Grad-CAM's relatives against float64 oracles, and the places where peers and papers part."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import cnnviz
+from cnnviz.engine import runtime as rt
+from cnnviz.errors import CnnvizError
+from cnnviz.methods.eigen import first_component
+from cnnviz.methods.gradients import noisy_copies
+from tests import networks as nets
+from tests.oracles import gradcam as plain
+from tests.oracles import gradcam_relatives as oracle
+
+CLASSES = [1, 3, 0]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Toys are too small to share out."""
+    with rt.threads(1):
+        yield
+
+
+def close(found: Tensor, expected: Any, tolerance: float = 2e-5) -> None:
+    """Equal relative to the largest value, which is not zero."""
+    wanted = np.asarray(expected, dtype=np.float64)
+    largest = np.abs(wanted).max()
+    assert largest > 1e-6
+    np.testing.assert_allclose(found.double().numpy(), wanted, rtol=0, atol=tolerance * largest)
+
+
+@cache
+def _layers(name: str) -> list[tuple[oracle.Array, oracle.Array, Any]]:
+    """Activations, gradients and head of each image."""
+    toy = nets.TOYS[name]
+    rows = oracle.layers(toy.build(), toy.split, nets.images())
+    return [(a, oracle.slope(head, a, c), head) for (a, head), c in zip(rows, CLASSES, strict=True)]
+
+
+def explained(name: str, method: str, **options: Any) -> Any:
+    toy = nets.TOYS[name]
+    layer = options.pop("layer", toy.layer)
+    return cnnviz.explain(toy.build(), nets.images(), method=method, target=CLASSES, layer=layer, **options)
+
+
+FORMULAS = {
+    "gradcam++": oracle.plus_plus,
+    "xgradcam": oracle.axiomatic,
+    "hirescam": lambda a, g: oracle.elementwise(a, g, positive=False),
+    "layercam": lambda a, g: oracle.elementwise(a, g, positive=True),
+    "eigencam": lambda a, g: oracle.principal(a),
+    "eigengradcam": lambda a, g: oracle.principal(a * g),
+}
+
+
+@pytest.mark.parametrize("method", FORMULAS)
+@pytest.mark.parametrize("name", nets.TOYS)
+def test_equals_its_formula(name: str, method: str) -> None:
+    expected = [FORMULAS[method](a, g) for a, g, _ in _layers(name)]
+    found = explained(name, method)
+    if np.abs(expected).max() <= 1e-6:
+        assert float(found.raw.abs().max()) <= 1e-6
+        return
+    # Where an activation is signed, Grad-CAM++ divides by 2 + g sum A, which may be small.
+    close(found.raw, expected, 1e-3 if method == "gradcam++" else 5e-5)
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "deep head", "silu", "max head"])
+def test_smooth_gradcam_plus_plus(name: str) -> None:
+    toy = nets.TOYS[name]
+    network = toy.build()
+    noisy = list(noisy_copies(nets.images(), 0.1, 3, 5))
+    spread = [float((n - nets.images()).std()) for n in noisy]
+    assert min(spread) > 0.05  # there is noise
+    gradients = [
+        [oracle.slope(head, a, c) for (a, head), c in zip(oracle.layers(network, toy.split, n), CLASSES, strict=True)]
+        for n in noisy
+    ]
+    expected = [
+        oracle.smooth_plus_plus(a, [g[i] for g in gradients]) for i, (a, _, _) in enumerate(_layers(name))
+    ]
+    close(explained(name, "smoothgradcam++", samples=3, noise=0.1, seed=5).raw, expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "deep head", "silu"])
+def test_smooth_gradcam_plus_plus_without_noise_is_gradcam_plus_plus(name: str) -> None:
+    close(explained(name, "smoothgradcam++", samples=2, noise=0).raw, explained(name, "gradcam++").raw)
+
+
+# Grad-CAM++ --------------------------------------------------------------------------------------------------------
+
+
+class Scaled(nn.Module):
+    """A network with its logits times a factor."""
+
+    def __init__(self, inner: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.inner, self.factor = inner, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * self.factor
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e-6, 1e3])
+def test_gradcam_plus_plus_has_no_epsilon_that_small_logits_drown_in(factor: float) -> None:
+    """An epsilon of 1e-6 beside g^2 changes the map where logits are small; here the formula holds at any scale."""
+    network = nets.TOYS["plain"].build()
+    scaled = Scaled(network, factor)
+    found = cnnviz.explain(scaled, nets.images(), method="gradcam++", target=CLASSES, layer="inner.act")
+    expected = [oracle.plus_plus(a, g * factor) for a, g, _ in _layers("plain")]
+    close(found.raw / factor, np.array(expected) / factor)
+    with_epsilon = []
+    for a, g, _ in _layers("plain"):
+        h = g * factor
+        alpha = np.where(h != 0, h**2 / (2 * h**2 + a.sum((1, 2), keepdims=True) * h**3 + 1e-6), 0)
+        with_epsilon.append(oracle.combined(a, (alpha * np.maximum(h, 0)).sum((1, 2))) / factor)
+    if factor < 1:  # what the test is about does make a difference
+        assert np.abs(np.array(with_epsilon) - np.array(expected) / factor).max() > 1e-2
+
+
+def test_gradcam_plus_plus_is_not_relu_g_times_g_squared() -> None:
+    expected = []
+    for a, g, _ in _layers("plain"):
+        expected.append(oracle.combined(a, (np.maximum(g, 0) * g**2).sum((1, 2))))
+    wrong, right = np.array(expected), explained("plain", "gradcam++").raw.numpy()
+    correlation = np.corrcoef(wrong.ravel(), right.ravel())[0, 1]
+    assert correlation < 0.9999
+    assert not np.allclose(wrong / wrong.max(), right / right.max(), atol=1e-3)
+
+
+def test_gradients_of_zero_weigh_nothing() -> None:
+    network = nets.TOYS["plain"].build()
+    with torch.no_grad():
+        network.fc.weight[2, 1:] = 0
+    found = cnnviz.explain(network, nets.images(), method="gradcam++", target=2)
+    assert bool(torch.isfinite(found.raw).all())
+    with torch.no_grad():
+        first = F.relu(network.maps(nets.images()))[:, 0]
+    slope = float(network.fc.weight.detach()[2, 0]) / first[0].numel()
+    area = first[0].numel()
+    alpha = 1 / (2 + slope * first.sum((1, 2)))
+    torch.testing.assert_close(found.raw, (area * alpha * max(slope, 0))[:, None, None] * first, rtol=1e-5, atol=1e-9)
+
+
+# XGrad-CAM, HiResCAM, LayerCAM ------------------------------------------------------------------------------------
+
+
+def test_a_channel_whose_activations_cancel_has_no_axiomatic_weight() -> None:
+    """Divided by what rounding leaves of its sum, one channel would drown all others."""
+
+    class Cancelling(nets.Body):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pooled(torch.relu(self.centred(x) + 0.1))
+
+        def centred(self, x: Tensor) -> Tensor:
+            a = self.maps(x)
+            first = a[:, :1] - a[:, :1].mean((2, 3), keepdim=True)
+            return self.named(torch.cat([first, a[:, 1:]], 1))
+
+    network = nets.seeded(Cancelling)()
+    network.named = nn.Identity()
+    found = cnnviz.explain(network, nets.images(), method="xgradcam", target=CLASSES, layer="named")
+    with torch.no_grad():
+        activations = network.centred(nets.images()).double()
+    leaf = activations.requires_grad_()
+    logits = F.linear(torch.relu(leaf + 0.1).mean((2, 3)), network.fc.weight.double(), network.fc.bias.double())
+    [gradient] = torch.autograd.grad(logits[range(3), CLASSES].sum(), leaf)
+    totals = leaf.detach().sum((2, 3))
+    assert float(totals[:, 0].abs().max()) < 1e-4 * float(leaf.detach()[:, 0].abs().sum((1, 2)).min())
+    weights = (leaf.detach() * gradient).sum((2, 3)) / totals
+    weights[:, 0] = 0
+    expected = (weights[:, :, None, None] * leaf.detach()).sum(1).clamp_min(0)
+    close(found.raw, expected.numpy())
+
+
+@pytest.mark.parametrize("name", ["plain", "in-place function", "relu6", "depthwise", "residual"])
+def test_hirescam_is_gradcam_where_the_head_is_gap_and_linear(name: str) -> None:
+    high, mean = explained(name, "hirescam").raw, explained(name, "gradcam").raw
+    close(high, mean.numpy())
+
+
+def test_layercam_fuses_layers_by_tanh_and_maximum() -> None:
+    network = nets.TOYS["residual"].build()
+    asked = ["stem", "conv2", "conv"]
+    found = cnnviz.explain(network, nets.images(), method="layercam", target=CLASSES, layer=asked)
+    singles = [cnnviz.explain(network, nets.images(), method="layercam", target=CLASSES, layer=n).raw for n in asked]
+    assert [tuple(s.shape[1:]) for s in singles] == [(6, 8)] * 3
+    for i in range(3):
+        first, second, third = (s[i].double().numpy() / (float(s[i].max()) or 1.0) for s in singles)
+        # All are of one size: the deepest is the last that was named.
+        expected = np.maximum(np.maximum(np.tanh(2 * first), np.tanh(2 * second)), third)
+        close(found.raw[i], expected)
+    assert found.facts["layers"] == ["stem", "conv2", "conv"]
+    assert "tanh" in found.facts["fusion"]
+
+
+def test_layercam_brings_layers_of_different_size_to_the_finest() -> None:
+    network = nets.torchvision_network("resnet18")
+    batch = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    asked = ("layer4", "layer2")
+    found = cnnviz.explain(network, batch, method="layercam", target=[5], layer=asked).raw[0]
+    deep, fine = (cnnviz.explain(network, batch, method="layercam", target=[5], layer=n).raw[0] for n in asked)
+    expected = np.maximum(
+        plain.upsampled(deep.double().numpy() / float(deep.max()), tuple(fine.shape)),
+        np.tanh(2 * fine.double().numpy() / float(fine.max())),
+    )
+    close(found, expected, 1e-4)
+
+
+def test_methods_of_one_layer_refuse_several() -> None:
+    with pytest.raises(CnnvizError, match="gradcam explains one layer; 2 were named") as raised:
+        cnnviz.explain(nets.TOYS["plain"].build(), nets.images(), method="gradcam", layer=["stem", "conv"])
+    assert "layercam" in (raised.value.hint or "")
+
+
+# Eigen-CAM ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4, 4), (3, 40, 4, 4), (3, 16, 4, 4), (3, 1, 4, 4)])
+def test_the_component_is_that_of_the_singular_value_decomposition(shape: tuple[int, ...]) -> None:
+    """Both ways to it: the small matrix is that of positions or that of channels."""
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    found = first_component(values, values.sum(1))
+    for one, value in zip(found, values.double(), strict=True):
+        rows = value.flatten(1).T
+        left, strength, _ = torch.linalg.svd(rows, full_matrices=False)
+        expected = (left[:, 0] * strength[0]).reshape(4, 4)
+        expected = expected * torch.sign((expected * value.sum(0)).sum())
+        close(one, expected.numpy())
+
+
+def test_the_sign_of_a_component_does_not_depend_on_its_batch() -> None:
+    values = torch.randn(8, 6, 3, 3, generator=torch.Generator().manual_seed(2))
+    together = first_component(values, values.sum(1))
+    alone = torch.cat([first_component(v[None], v.sum(0)[None]) for v in values])
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(first_component(-values, values.sum(1)), together)
+    undecided = first_component(values, torch.zeros_like(values[:, 0]))
+    tops = undecided.flatten(1).gather(1, undecided.flatten(1).abs().argmax(1, keepdim=True))
+    assert bool((tops > 0).all())
+
+
+def test_eigencam_is_the_same_for_every_class() -> None:
+    network = nets.TOYS["residual"].build()
+    maps = [cnnviz.explain(network, nets.images(), method="eigencam", target=c).raw for c in (0, 3)]
+    assert torch.equal(*maps)
+    listed = {m["name"]: m for m in cnnviz.methods()}
+    assert listed["eigencam"]["class_specific"] is False
+    assert listed["eigengradcam"]["class_specific"] is True
+
+
+# Finer-CAM and ShapleyCAM ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "deep head", "silu"])
+@pytest.mark.parametrize("options", [{"references": 2}, {"references": 9, "strength": 0.5}, {"against": 2}])
+def test_finercam(name: str, options: dict[str, Any]) -> None:
+    expected, compared = [], []
+    for (a, _, head), c in zip(_layers(name), CLASSES, strict=True):
+        logits = head(torch.from_numpy(a)[None])[0].tolist()
+        near = sorted((i for i in range(len(logits)) if i != c), key=lambda i: (abs(logits[i] - logits[c]), i))
+        others = [options["against"]] if "against" in options else near[: options["references"]]
+        expected.append(oracle.finer(head, a, c, others, options.get("strength", 1.0)))
+        compared.append(others)
+    found = explained(name, "finercam", **options)
+    close(found.raw, expected)
+    assert found.scores["references"] == compared
+
+
+def test_finercam_without_strength_is_gradcam() -> None:
+    close(explained("residual", "finercam", strength=0.0).raw, explained("residual", "gradcam").raw)
+
+
+def test_finercam_of_one_logit_compares_it_with_its_negative() -> None:
+    network = nets.seeded(lambda: nets.Plain(nn.ReLU(), classes=1))()
+    finer = cnnviz.explain(network, nets.images(), method="finercam", target=1)
+    close(finer.raw, 2 * cnnviz.explain(network, nets.images(), method="gradcam", target=1).raw)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"score": "probability", "target": 1}, "compares the logits"),
+        ({"target": lambda logits: logits[:, 0]}, "compares the logits"),
+        ({"against": 9, "target": 1}, "against=9: the network has 4 classes"),
+    ],
+)
+def test_finercam_needs_classes(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(CnnvizError, match=message):
+        cnnviz.explain(nets.TOYS["plain"].build(), nets.images(), method="finercam", **asked)
+
+
+@pytest.mark.parametrize("name", ["silu in place after", "deep head", "plain", "silu"])
+@pytest.mark.parametrize("score", ["logit", "log-probability"])
+def test_shapleycam(name: str, score: str) -> None:
+    expected = [
+        oracle.shapley(oracle.scored(head, c, score), a) for (a, _, head), c in zip(_layers(name), CLASSES, strict=True)
+    ]
+    close(explained(name, "shapleycam", score=score).raw, expected, 2e-3)
+
+
+def test_shapleycam_of_the_residual_softmax() -> None:
+    expected = []
+    for (a, _, head), c in zip(_layers("plain"), CLASSES, strict=True):
+
+        def rest(moved: Tensor, head: Any = head, c: int = c) -> Tensor:
+            return plain.class_score(head(moved), c) + plain.class_score(head(moved), c, "log-probability")
+
+        expected.append(oracle.shapley(rest, a))
+    close(explained("plain", "shapleycam", utility="rest").raw, expected, 2e-3)
+
+
+def test_shapleycam_is_gradcam_where_the_head_is_linear_and_differs_where_it_bends() -> None:
+    close(explained("plain", "shapleycam").raw, explained("plain", "gradcam").raw)
+    bent, flat = (explained("silu in place after", m).raw for m in ("shapleycam", "gradcam"))
+    assert float((bent - flat).abs().max()) > 1e-2 * float(flat.abs().max())
+
+
+# FullGrad -----------------------------------------------------------------------------------------------------------
+
+
+class Steps(nn.Module):
+    """A convolution with a bias before a normalisation, a SiLU, a gate, and a linear layer with a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 5, 3, padding=1)
+        self.norm = nn.BatchNorm2d(5)
+        self.second = nn.Conv2d(5, 4, 3, stride=2)
+        self.act = nn.SiLU()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.norm(self.first(x)))
+        y = self.act(self.second(y))
+        y = y * torch.sigmoid(y.mean((2, 3), keepdim=True))
+        return self.fc(y.mean((2, 3)))
+
+
+def _by_hand(network: Steps, x: Tensor, target: int) -> tuple[list[np.ndarray], float, float]:
+    """Every spatial piece of one image, the sum of all pieces, and the score."""
+    n = network.double()
+    image = x.double().requires_grad_()
+    a = n.first(image)
+    b = n.norm(a)
+    c = n.second(torch.relu(b))
+    d = n.act(c)
+    pooled = d.mean((2, 3), keepdim=True)
+    gate = torch.sigmoid(pooled)
+    e = d * gate
+    z = n.fc(e.mean((2, 3)))
+    places = [image, a, b, c, d, gate, e, z]
+    gradients = torch.autograd.grad(z[0, target], places)
+    offset = n.norm.bias - n.norm.weight * n.norm.running_mean / torch.sqrt(n.norm.running_var + n.norm.eps)
+    sigma = torch.sigmoid(c)
+    constants = [
+        image,
+        n.first.bias[:, None, None],
+        offset[:, None, None],
+        n.second.bias[:, None, None],
+        d - c * (sigma * (1 + c * (1 - sigma))),
+        gate - pooled * gate * (1 - gate),
+        -e,
+        n.fc.bias,
+    ]
+    pieces = [(g * k).detach() for g, k in zip(gradients, constants, strict=True)]
+    total = float(sum(p.sum() for p in pieces))
+    return [p[0].numpy() for p in pieces if p.dim() == 4 and p.shape[2] > 1], total, float(z[0, target].detach())
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["module", "model"])
+def test_fullgrad(kept: bool) -> None:
+    network = nets.seeded(Steps)()
+    asked = nets.as_model(network) if kept else network
+    found = cnnviz.explain(asked, nets.images(), method="fullgrad", target=CLASSES)
+    for i, target in enumerate(CLASSES):
+        pieces, total, score = _by_hand(copy.deepcopy(network), nets.images()[i : i + 1], target)
+        assert total == pytest.approx(score, abs=1e-9)  # the decomposition is complete
+        close(found.raw[i], oracle.full_gradient(pieces, (12, 16), plain.upsampled))
+        assert abs(found.scores["completeness_gap"][i]) < 1e-5
+    assert found.facts["bias_layers"] == 5
+
+
+@pytest.mark.parametrize("name", [n for n, toy in nets.TOYS.items() if toy.traces])
+def test_fullgrad_is_complete(name: str) -> None:
+    found = cnnviz.explain(nets.TOYS[name].build(), nets.images(), method="fullgrad", target=CLASSES)
+    scores = found.logits[range(3), CLASSES]
+    assert float(scores.abs().min()) > 1e-4
+    assert np.abs(found.scores["completeness_gap"]).max() < 2e-5 * float(scores.abs().max()) + 1e-6
+
+
+# Peers, where they are right ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("method", "peer"), [("hirescam", "HiResCAM"), ("layercam", "LayerCAM"), ("xgradcam", "XGradCAM")]
+)
+def test_equals_pytorch_grad_cam_up_to_scale(method: str, peer: str) -> None:
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    network = nets.TOYS["deep head, last conv"].build()
+    layer = network.get_submodule("after")
+    cam = getattr(pytorch_grad_cam, peer)(model=network, target_layers=[layer])
+    targets = [ClassifierOutputTarget(c) for c in CLASSES]
+    cam(input_tensor=nets.images(), targets=targets)
+    activations = cam.activations_and_grads.activations[0].detach().numpy()
+    gradients = cam.activations_and_grads.gradients[0].detach().numpy()
+    pairs = zip(activations.astype(np.float64), gradients.astype(np.float64), strict=True)
+    theirs = [FORMULAS[method](a, g) for a, g in pairs]
+    close(explained("deep head, last conv", method).raw, theirs)
