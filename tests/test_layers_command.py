@@ -154,7 +154,8 @@ class Attends(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.patches(x).flatten(2).transpose(1, 2)
         weights = torch.softmax(self.qk(tokens) @ tokens.transpose(1, 2), -1)
-        return self.fc((weights @ tokens).mean(1))
+        scores: Tensor = self.fc((weights @ tokens).mean(1))
+        return scores
 
 
 def test_a_transformer_is_listed_though_it_is_not_explained() -> None:

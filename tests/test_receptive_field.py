@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
 from typing import Any
 from unittest import mock
 
@@ -33,7 +35,9 @@ def linearised(network: nn.Module) -> nn.Module:
     for name, module in list(twin.named_modules()):
         parent, _, last = name.rpartition(".")
         kind = type(module).__name__
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        if (type(module) is nn.Conv2d and module.padding_mode == "zeros") or kind == "Conv2dSame":
+            module.forward = _spreading(module)
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.constant_(module.weight, 1.0 / module.weight[0].numel())
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -42,6 +46,26 @@ def linearised(network: nn.Module) -> nn.Module:
         elif isinstance(module, _NORMS) or kind in {"SqueezeExcitation", "SqueezeExcite"} or _activates(module):
             setattr(twin.get_submodule(parent), last, nn.Identity())
     return twin.eval()
+
+
+def _spreading(conv: nn.Conv2d) -> Any:
+    """The same network of ones at a fraction of the work: each group's mean, one kernel, the same for all outputs."""
+    kernel = torch.full((1, 1, *conv.kernel_size), 1.0 / math.prod(conv.kernel_size), dtype=torch.float64)
+
+    def forward(x: Tensor) -> Tensor:
+        if type(conv) is not nn.Conv2d:  # as TensorFlow pads: ceil(length / stride) outputs, the odd pixel behind
+            need = [
+                max(0, (-(-x.shape[d] // conv.stride[d]) - 1) * conv.stride[d] + conv.kernel_size[d] - x.shape[d])
+                for d in (-1, -2)
+            ]
+            x = F.pad(x, [part for total in need for part in (total // 2, total - total // 2)])
+        n, _, h, w = x.shape
+        grouped = x.reshape(n * conv.groups, -1, h, w).mean(1, keepdim=True)
+        y = F.conv2d(grouped, kernel, None, conv.stride, conv.padding, conv.dilation)
+        outputs = y.expand(-1, conv.out_channels // conv.groups, -1, -1)
+        return outputs.reshape(n, conv.out_channels, *y.shape[2:]).contiguous()  # some networks add in place
+
+    return forward
 
 
 def _activates(module: nn.Module) -> bool:
@@ -56,17 +80,26 @@ def _average_instead(x: Tensor, kernel_size: Any, stride: Any = None, **more: An
     return F.avg_pool2d(x, kernel_size, stride, more.get("padding", 0), more.get("ceil_mode", False))
 
 
+class _EnoughError(Exception):
+    pass
+
+
 def seen(
     network: nn.Module, size: tuple[int, int], layers: list[str], units: Any
 ) -> dict[tuple[str, int, int], tuple[Box, tuple[int, int]]]:
     """Bounding box (x, y, w, h) of the pixels with a gradient, for units of layers; and the layer's (h, w)."""
     kept: dict[str, Tensor] = {}
-    hooks = [
-        network.get_submodule(name).register_forward_hook(lambda m, i, out, name=name: kept.update({name: out.clone()}))
-        for name in layers
-    ]
+
+    def keep(name: str, out: Tensor) -> None:
+        kept[name] = out.clone()
+        if len(kept) == len(layers):
+            raise _EnoughError
+
+    for name in layers:
+        network.get_submodule(name).register_forward_hook(lambda m, i, out, name=name: keep(name, out))
     x = torch.ones(1, 3, *size, dtype=torch.float64, requires_grad=True)
-    with mock.patch.multiple(F, relu=lambda x, inplace=False: x, max_pool2d=_average_instead):
+    linear = mock.patch.multiple(F, relu=lambda x, inplace=False: x, max_pool2d=_average_instead)
+    with linear, contextlib.suppress(_EnoughError):
         network(x)
     found: dict[tuple[str, int, int], tuple[Box, tuple[int, int]]] = {}
     for name, value in kept.items():
@@ -74,8 +107,6 @@ def seen(
         for row, col in units(h, w):
             (gradient,) = torch.autograd.grad(value[0, :, row, col].sum(), x, retain_graph=True)
             found[name, row, col] = (_bounding(gradient[0].sum(0) != 0), (h, w))
-    for hook in hooks:
-        hook.remove()
     return found
 
 
@@ -128,14 +159,14 @@ FAMILIES = [
     ("resnet18", ["maxpool", "layer2", "layer4"], (500, 9), False),
     ("squeezenet1_1", ["features.4", "features.12"], (260, 19), False),
     ("densenet121", ["features.transition1", "features.denseblock2"], (300, 32), False),
-    ("inception_v3", ["Mixed_5d", "Mixed_6a", "Mixed_6b"], (260, 76), False),
-    ("googlenet", ["inception3b", "inception5b"], (450, 16), False),
-    ("shufflenet_v2_x0_5", ["stage2", "conv5"], (600, 9), False),
+    ("inception_v3", ["Mixed_5d", "Mixed_6a", "Mixed_6b"], (190, 76), False),
+    ("googlenet", ["inception3b", "inception5b"], (150, 16), False),
+    ("shufflenet_v2_x0_5", ["stage2", "conv5"], (200, 9), False),
     ("mobilenet_v2", ["features.6", "features.18"], (560, 9), False),
-    ("mobilenet_v3_small", ["features.3", "features.12"], (700, 9), True),
-    ("mnasnet0_5", ["layers.9", "layers.16"], (910, 9), False),
-    ("efficientnet_b0", ["features.3", "features.8"], (910, 9), True),
-    ("regnet_y_400mf", ["trunk_output.block1", "trunk_output"], (640, 9), True),
+    ("mobilenet_v3_small", ["features.3", "features.12"], (150, 9), True),
+    ("mnasnet0_5", ["layers.9", "layers.16"], (200, 9), False),
+    ("efficientnet_b0", ["features.3", "features.8"], (200, 9), True),
+    ("regnet_y_400mf", ["trunk_output.block1", "trunk_output"], (150, 9), True),
     ("convnext_tiny", ["features.2", "features.4"], (320, 32), False),
     ("timm/tf_efficientnet_lite0", ["conv_stem", "blocks.2", "bn2"], (915, 9), False),
 ]
@@ -165,7 +196,8 @@ class Net(nn.Module):
         self.body = body
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x).flatten(1).sum(1, keepdim=True)
+        scores: Tensor = self.body(x).flatten(1).sum(1, keepdim=True)
+        return scores
 
 
 def conv(inputs: int = 3, outputs: int = 4, kernel: Any = 3, **options: Any) -> nn.Conv2d:
@@ -177,7 +209,7 @@ class Crops(nn.Module):
         super().__init__()
         self.a, self.b = conv(stride=2), conv(4, 4)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = self.a(x)
         x = F.pad(x[:, :, 1:, :-2], (3, 0, 0, 1))
         return self.b(x)[..., ::2, 1::3]
@@ -188,7 +220,7 @@ class Focus(nn.Module):
         super().__init__()
         self.a = conv(12, 4, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         parts = [x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]]
         return self.a(torch.cat(parts, 1))
 
@@ -198,7 +230,7 @@ class Branches(nn.Module):
         super().__init__()
         self.a, self.b, self.c = conv(kernel=1, stride=2), conv(stride=2, padding=1), conv(8, 4, (1, 5), padding=(0, 2))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         joined = torch.cat([self.a(x), self.b(x)], dim=1)
         return self.c(joined) + 0.5 * self.a(x)
 
@@ -316,7 +348,7 @@ class Mismatched(nn.Module):
         super().__init__()
         self.a, self.b = conv(stride=2, padding=1), conv(padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.a(x) + self.b(x)[:, :, : (x.shape[2] + 1) // 2, : (x.shape[3] + 1) // 2]
 
 

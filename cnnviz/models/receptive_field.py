@@ -50,7 +50,11 @@ class ReceptiveField:
         return left, top, self.size[1], self.size[0]
 
     def clipped(self, row: int, col: int, image_size: tuple[int, int]) -> Box:
-        """What unit (row, col) sees of an input of ``image_size`` (height, width), as (x, y, w, h)."""
+        """What unit (row, col) sees of an input of ``image_size`` (height, width), the traced size, as (x, y, w, h).
+
+        Where dilation or strides leave holes between taps, the first tap inside the image may lie a few pixels
+        further in than a box that begins at the border.
+        """
         x, y, w, h = self.box(row, col)
         (top, bottom), (left, right) = self.reach or ((0, image_size[0] - 1), (0, image_size[1] - 1))
         x0, y0 = max(x, left, 0), max(y, top, 0)
