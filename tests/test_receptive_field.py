@@ -130,7 +130,6 @@ ANCHORS = {
     "alexnet": [("features.10", 163, 16, -66), ("features.12", 195, 32, -66)],
     "vgg16": [("features.28", 196, 16, -90), ("features.30", 212, 32, -90)],
     "resnet18": [("layer4", 435, 32, -217)],
-    "resnet50": [("layer4", 427, 32, -213)],
 }
 
 
@@ -143,8 +142,11 @@ def test_figures_that_the_literature_states(name: str) -> None:
         assert not found.global_context
 
 
-def test_a_stride_in_the_first_convolution_of_a_bottleneck_gives_the_papers_483() -> None:
+def test_resnet50_has_427_and_with_the_papers_stride_in_the_first_convolution_483() -> None:
     network = torchvision_network("resnet50")
+    graph = traced(network, (32, 32))
+    found = receptive_field(graph, graph.calls["layer4"][-1])
+    assert (found.size, found.stride, found.offset) == ((427, 427), (32, 32), (-213, -213))
     for stage in ("layer2", "layer3", "layer4"):
         block: Any = network.get_submodule(f"{stage}.0")
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
