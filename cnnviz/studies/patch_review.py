@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,7 @@ TOLERANCE = 1e-3
 """How much a reproduced activation may differ, relative to the unit's strongest."""
 _NEARLY_ALL = 0.6
 _LARGEST_CROP = 1024
+_AHEAD = 4
 _PNG = ImageFormat("png")
 
 
@@ -138,6 +140,11 @@ class Review:
         by_image: dict[int, list[Patch]] = {}
         for patch in sorted(patches, key=lambda patch: patch.image):
             by_image.setdefault(patch.image, []).append(patch)
+        workers = self.subject.settings.runtime.workers or max(2, os.cpu_count() or 2)
+        with ThreadPoolExecutor(workers, "draw", rt.use_threads, (1,)) as self._pool:
+            self._in_batches(by_image, refs)
+
+    def _in_batches(self, by_image: Mapping[int, Sequence[Patch]], refs: Mapping[int, ImageRef]) -> None:
         batch: list[Loaded] = []
         for number, got in self._read([(number, refs[number]) for number in by_image]):
             if isinstance(got, ImageError):
@@ -160,17 +167,15 @@ class Review:
 
     def _read(self, wanted: Sequence[tuple[int, ImageRef]]) -> Iterator[tuple[int, Loaded | ImageError]]:
         """Decoded images in order, a bounded number ahead."""
-        workers = self.subject.settings.runtime.workers or 2
-        with ThreadPoolExecutor(workers, "decode", rt.use_threads, (1,)) as pool:
-            ahead: deque[tuple[int, Future[Loaded | ImageError]]] = deque()
-            for number, ref in wanted:
-                ahead.append((number, pool.submit(self._load, ref)))
-                if len(ahead) > workers + 2:
-                    number, future = ahead.popleft()
-                    yield number, future.result()
-            while ahead:
+        ahead: deque[tuple[int, Future[Loaded | ImageError]]] = deque()
+        for number, ref in wanted:
+            ahead.append((number, self._pool.submit(self._load, ref)))
+            if len(ahead) > _AHEAD:
                 number, future = ahead.popleft()
                 yield number, future.result()
+        while ahead:
+            number, future = ahead.popleft()
+            yield number, future.result()
 
     def _load(self, ref: ImageRef) -> Loaded | ImageError:
         try:
@@ -195,8 +200,11 @@ class Review:
             gradients: list[NDArray[np.float32] | Record] = []
             if self._session is not None:
                 gradients = self.subject.guarded(some, self._back)
-            for place, one in enumerate(some):
-                self._cut(one, gradients[place] if gradients else None)
+            drawn = self._pool.map(self._cut, some, gradients or [None] * len(some))
+            for one, (picture, gradient) in zip(some, drawn, strict=True):
+                one.patch.place = self._crops.append(picture)
+                if gradient is not None:
+                    self._gradients.append(gradient)
 
     def _place(self, patch: Patch, geometry: Geometry) -> None:
         height, width = self.subject.preprocess.input_size[1:]
@@ -237,7 +245,10 @@ class Review:
             run = self._session.forward(normalize(self.subject.batch(asked), self.subject.preprocess))
             return list(unit_gradients(run, units, positions, RULES[self.look.rule]).cpu().numpy())
 
-    def _cut(self, one: _Asked, gradient: NDArray[np.float32] | Record | None) -> None:
+    def _cut(
+        self, one: _Asked, gradient: NDArray[np.float32] | Record | None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """The patch's two tiles, in a thread of the pool."""
         patch, side = one.patch, self.look.side
         size = self.subject.preprocess.input_size[2], self.subject.preprocess.input_size[1]
         window, cell = self._window(patch)
@@ -249,17 +260,18 @@ class Review:
         patch.field = _on_tile((clipped[0], clipped[1], clipped[2], clipped[3]), box, scale, corner)
         if cell is not None:
             patch.cell = _on_tile(_in_image(cell, one.geometry, size), box, scale, corner)
-        patch.place = self._crops.append(picture)
-        if self._session is not None:
+        below = None
+        if gradient is not None:
             raw = gradient if isinstance(gradient, np.ndarray) else np.zeros(one.pixels.shape, dtype=np.float32)
             if self.look.rule == "saliency":
                 raw = np.abs(raw).max(axis=0, keepdims=True)
             drawn = gradient_crop(raw, window, fit_box(box, side))
-            self._gradients.append(square(drawn, side, 128)[0])
+            below = square(drawn, side, 128)[0]
         if self.look.crops:
             longest = min(_LARGEST_CROP, max(1, round(max(box[2] - box[0], box[3] - box[1]))))
             name = f"crops/{self.look.name}.{patch.unit}.{patch.rank}.png"
             self.store.write(name, encode(cut(one.rgb, box, longest), _PNG))
+        return picture, below
 
     def _window(self, patch: Patch) -> tuple[Edges, Edges | None]:
         """What is cut out, in pixels of the network's input: the field with a margin around it, at most as large as

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import os
+import time
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +88,7 @@ class TopPatches(Study):
         self.winners: dict[int, _Winner] = {}
         self.images, self.columns = 0, 1
         self.folders: Counter[str | None] = Counter()
+        self.began = time.perf_counter()
 
     @classmethod
     def layers(cls, settings: RunSettings, params: Mapping[str, Any]) -> tuple[str, ...]:
@@ -151,6 +155,7 @@ class TopPatches(Study):
     def finish(self) -> Findings:
         if not self.images:
             return Findings({"layer": self.layer.name, "units": 0})
+        self.seconds = time.perf_counter() - self.began
         units = self._chosen()
         rule = self._rule(len(units))
         side = 160 if len(units) <= 64 else 112 if len(units) <= 512 else 72
@@ -236,12 +241,22 @@ class TopPatches(Study):
         self.columns = max([1, *(len(unit.patches) for unit in units)])
         page = sheet(len(units), self.columns, lambda place: self._row(units[place], review))
         self.store.write("sheet.png", encode(page, _PNG))
-        for unit in units:
-            row = self._row(unit, review)
-            self.store.write(self._file(unit), encode(unit_picture(row, review.look.side), _PNG))
-            if len(figures) <= _MOST_ON_PAGE:
-                figures.append({"file": self._file(unit), "caption": f"{row.title}: {row.facts}"})
+        workers = self.subject.settings.runtime.workers or max(2, os.cpu_count() or 2)
+        with ThreadPoolExecutor(workers, "encode") as pool:
+            waiting: deque[Future[None]] = deque()
+            for unit in units:
+                row = self._row(unit, review)
+                waiting.append(pool.submit(self._write_unit, self._file(unit), row, review.look.side))
+                if len(waiting) > 2 * workers:
+                    waiting.popleft().result()
+                if len(figures) <= _MOST_ON_PAGE:
+                    figures.append({"file": self._file(unit), "caption": f"{row.title}: {row.facts}"})
+            for written in waiting:
+                written.result()
         return figures
+
+    def _write_unit(self, file: str, row: UnitRow, side: int) -> None:
+        self.store.write(file, encode(unit_picture(row, side), _PNG))
 
     def _row(self, unit: _Unit, review: Review) -> UnitRow:
         missing = self.columns - len(unit.patches)
@@ -301,6 +316,7 @@ class TopPatches(Study):
             "patches": sum(len(unit.patches) for unit in units),
             "patches_not_reproduced": lost,
             "with": rule,
+            "pass": {"seconds": round(self.seconds, 3), "images_per_second": round(self.images / self.seconds, 2)},
             "receptive_field": None
             if field is None
             else {"size": list(field.size), "stride": list(field.stride), "offset": list(field.offset),
