@@ -52,6 +52,42 @@ STUDIES: tuple[MethodSpec, ...] = (
             ),
             Param("crops", "bool", False, "Also write each crop to crops/."),
             Param("against", "text", None, "Report of another model's run: which units changed most."),
+            Param("boxes", "text", None, "COCO JSON: which of its categories each unit overlaps with (IoU)."),
+            Param("masks", "text", None, "Folder of masks CONCEPT/IMAGE.png: the same with masks."),
+        ),
+    ),
+    MethodSpec(
+        name="adversarial",
+        command="adversarial",
+        family="studies",
+        entry="cnnviz.studies.adversarial:Adversarial",
+        title="Adversarial",
+        summary="The smallest change of a picture that fools the network, written so that its file still does.",
+        paper="Goodfellow et al., Explaining and Harnessing Adversarial Examples, ICLR 2015; Madry et al., ICLR 2018; "
+        "Moosavi-Dezfooli et al., DeepFool, CVPR 2016; Carlini & Wagner, S&P 2017",
+        kind="study",
+        uses=("layer", "class_"),
+        params=(
+            Param(
+                "attack", "choice", "pgd", "In the maximum norm: fgsm, ifgsm, pgd; in L2: deepfool, cw.",
+                ("fgsm", "ifgsm", "pgd", "deepfool", "cw"),
+            ),
+            Param("to", "text", None, "Class to reach; without it any other class will do."),
+            Param("epsilon", "text", None, "Largest change of a channel, 8/255 or 0.03 (of fgsm, ifgsm, pgd: 4/255)."),
+            Param("steps", "int", None, "At most so many (fgsm 1, ifgsm and pgd 10, deepfool 50, cw 100).", minimum=1),
+            Param("step_size", "text", None, "Of ifgsm (default: epsilon / steps) and pgd (2.5 epsilon / steps)."),
+            Param(
+                "at", "choice", "image",
+                "image: the picture itself, through resize and crop; input: what the network sees, at its size.",
+                ("image", "input"),
+            ),
+            Param("amplify", "float", 10.0, "Factor on the noise that is drawn.", minimum=0),
+            Param(
+                "curve", "text", None,
+                "Epsilons of the robust accuracy, in 1/255 (L2: of pixels in 0-1), or none. "
+                "By default 0,0.5,1,2,4,8 (L2: 0,0.1,0.25,0.5,1,2) where there are several images.",
+            ),
+            Param("explain", "text", None, "Also the map of this method before and after, such as gradcam."),
         ),
     ),
 )

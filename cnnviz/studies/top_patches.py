@@ -23,11 +23,13 @@ from cnnviz.io.writer import ImageFormat, Store, encode
 from cnnviz.models.graph import Graph, function_name
 from cnnviz.models.layers import name_of, resolve
 from cnnviz.models.receptive_field import ReceptiveField, receptive_field
+from cnnviz.probes.dissection import Quantiles, codes
 from cnnviz.probes.selectivity import Selectivity, selectivity
 from cnnviz.probes.top_units import TopUnits, overlapping, strongest
 from cnnviz.render.patches import UnitRow, sheet, unit_picture
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
+from cnnviz.studies.dissect import Dissection, asked, listed, summed_up
 from cnnviz.studies.patch_review import Look, Patch, Review
 from cnnviz.studies.unit_changes import changes, recorded
 from cnnviz.studies.unit_choice import Choice, parse_units
@@ -76,11 +78,14 @@ class TopPatches(Study):
         self.before = None
         if params["against"] is not None:
             self.before = recorded(read_report(params["against"], "--against"), self.layer.name, params["against"])
+        self.concepts = asked(params, subject.settings.inputs)
         self.field = self._field()
         # Which units are followed: all of them unless they were named.
         followed = self.choice.followed(self.layer.channels, subject.settings.runtime.seed)
         self.units: NDArray[np.int64] = np.array(followed, dtype=np.int64)
         self.top = TopUnits(len(self.units), params["patches"])
+        self.quantiles = None if self.concepts is None else Quantiles(len(self.units))
+        self.iou: dict[int, dict[str, Any]] = {}
         self.overlaps: NDArray[np.bool_] | None = None
         if self.field is not None:
             size, stride = self.field.size, self.field.stride
@@ -131,16 +136,20 @@ class TopPatches(Study):
             layer = layer[:, self.units.tolist()]
         found, places = strongest(layer, self.params["per_image"], self.overlaps)
         values, positions = found.cpu().numpy(), places.cpu().numpy()
+        binned = [None] * len(items) if self.quantiles is None else list(codes(layer).flatten(2).cpu().numpy())
         return [
             failed(item, "not-finite", f"an activation of {self.layer.name} is not finite")
             if np.isnan(value[:, 0]).any() or np.isposinf(value[:, 0]).any()
-            else (value, position)
-            for item, value, position in zip(items, values, positions, strict=True)
+            else (value, position, each)
+            for item, value, position, each in zip(items, values, positions, binned, strict=True)
         ]
 
     def fold(self, done: Observed) -> None:
         number = done.ref.index
-        self.top.fold(number, *done.seen)
+        values, positions, binned = done.seen
+        self.top.fold(number, values, positions)
+        if self.quantiles is not None:
+            self.quantiles.fold(binned)
         self.images += 1
         if len(self.folders) < 10_000:
             self.folders[done.ref.folder] += 1
@@ -169,11 +178,12 @@ class TopPatches(Study):
             winner = self.winners[patch.image]
             patch.path = winner.ref.uri
         units = [self._judged(unit) for unit in units]
+        dissected = self._dissect(units)
         figures = self._draw(units, review)
         report: dict[str, Any] = {"units": [self._reported(unit) for unit in units]}
         if any(unit.classes for unit in units):
             report["selectivity"] = self._ranking(units)
-        summary = self._summary(units, rule, len(lost))
+        summary = {**self._summary(units, rule, len(lost)), **dissected}
         if self.before is not None:
             report["changes"] = changes(report["units"], self.before)
             summary["against"] = self._compared(report["changes"])
@@ -234,6 +244,21 @@ class TopPatches(Study):
             return winner.label
         return winner.ref.folder if 1 < len(self.folders) < self.images else None
 
+    def _dissect(self, units: Sequence[_Unit]) -> dict[str, Any]:
+        """The second pass over all images; the concepts of each unit are kept for the report."""
+        if self.concepts is None or self.quantiles is None:
+            return {}
+        self.subject.note("going through the images a second time: what the units overlap with")
+        chosen = [unit.index for unit in units]
+        thresholds = self.quantiles.thresholds()[chosen]
+        study = Dissection(self.subject, self.concepts, [unit.number for unit in units], thresholds)
+        iou, names = study.run(), self.concepts.names
+        found = zip(units, iou, thresholds.tolist(), strict=True)
+        self.iou = {
+            unit.number: {"threshold": value, "concepts": listed(row, names)} for unit, row, value in found
+        }
+        return {"dissection": summed_up(iou, names, study.sums.images)}
+
     # Writing.
 
     def _draw(self, units: Sequence[_Unit], review: Review) -> list[dict[str, str]]:
@@ -271,6 +296,8 @@ class TopPatches(Study):
         if unit.classes is not None:
             found = unit.classes
             said += f"; {100 * found.purity:.0f} % {found.label}, {found.entropy:.2f} bits"
+        for best in self.iou.get(unit.number, {}).get("concepts", ())[:1]:
+            said += f"; IoU {best['iou']:.2f} with {best['concept']}"
         return said
 
     def _file(self, unit: _Unit) -> str:
@@ -285,6 +312,7 @@ class TopPatches(Study):
             "images_fired": int(self.top.fired[unit.index]),
             "file": self._file(unit),
             "classes": None if unit.classes is None else vars(unit.classes),
+            **self.iou.get(unit.number, {}),
             "patches": [
                 {
                     "rank": patch.rank,
