@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz.engine import runtime as rt
+from cnnviz.engine import session
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.eigen import first_component
 from cnnviz.methods.gradients import noisy_copies
@@ -88,9 +89,7 @@ def test_smooth_gradcam_plus_plus(name: str) -> None:
         [oracle.slope(head, a, c) for (a, head), c in zip(oracle.layers(network, toy.split, n), CLASSES, strict=True)]
         for n in noisy
     ]
-    expected = [
-        oracle.smooth_plus_plus(a, [g[i] for g in gradients]) for i, (a, _, _) in enumerate(_layers(name))
-    ]
+    expected = [oracle.smooth_plus_plus(a, [g[i] for g in gradients]) for i, (a, _, _) in enumerate(_layers(name))]
     close(explained(name, "smoothgradcam++", samples=3, noise=0.1, seed=5).raw, expected, 1e-4)
 
 
@@ -191,19 +190,39 @@ def test_hirescam_is_gradcam_where_the_head_is_gap_and_linear(name: str) -> None
     close(high, mean.numpy())
 
 
-def test_layercam_fuses_layers_by_tanh_and_maximum() -> None:
+@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
+@pytest.mark.parametrize("asked", [["stem", "conv2", "conv"], ["conv2", "conv", "stem"], ["conv", "stem", "conv2"]])
+def test_layercam_fuses_layers_by_tanh_and_maximum(
+    asked: list[str], hooks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are of one size; conv2 is the deepest, in whatever order they are named."""
+    if hooks:
+        monkeypatch.setattr(session, "trace", lambda *args: None)
     network = nets.TOYS["residual"].build()
-    asked = ["stem", "conv2", "conv"]
     found = cnnviz.explain(network, nets.images(), method="layercam", target=CLASSES, layer=asked)
-    singles = [cnnviz.explain(network, nets.images(), method="layercam", target=CLASSES, layer=n).raw for n in asked]
-    assert [tuple(s.shape[1:]) for s in singles] == [(6, 8)] * 3
-    for i in range(3):
-        first, second, third = (s[i].double().numpy() / (float(s[i].max()) or 1.0) for s in singles)
-        # All are of one size: the deepest is the last that was named.
-        expected = np.maximum(np.maximum(np.tanh(2 * first), np.tanh(2 * second)), third)
-        close(found.raw[i], expected)
-    assert found.facts["layers"] == ["stem", "conv2", "conv"]
-    assert "tanh" in found.facts["fusion"]
+    singles = {n: cnnviz.explain(network, nets.images(), method="layercam", target=CLASSES, layer=n).raw for n in asked}
+    share = {n: m.double() / m.double().amax((1, 2), keepdim=True).clamp_min(1e-30) for n, m in singles.items()}
+
+    def fused(deepest: str) -> Tensor:
+        return torch.stack([m if n == deepest else torch.tanh(2 * m) for n, m in share.items()]).amax(0)
+
+    close(found.raw, fused("conv2").numpy())
+    for other in ("stem", "conv"):  # which one is the deepest matters
+        assert float((fused(other) - found.raw).abs().max()) > 1e-2
+    assert found.facts["layers"] == asked
+    assert found.facts["fusion"] == "maximum; tanh of all but the deepest"
+
+
+def test_layercam_of_branches_side_by_side_raises_all_but_the_last_named() -> None:
+    network = nets.TOYS["concat"].build()
+    for asked in (["conv", "side"], ["side", "conv"]):
+        found = cnnviz.explain(network, nets.images(), method="layercam", target=CLASSES, layer=asked).raw.double()
+        first, last = (
+            cnnviz.explain(network, nets.images(), method="layercam", target=CLASSES, layer=n).raw.double()
+            for n in asked
+        )
+        share = [m / m.amax((1, 2), keepdim=True).clamp_min(1e-30) for m in (first, last)]
+        close(found, torch.maximum(torch.tanh(2 * share[0]), share[1]).numpy())
 
 
 def test_layercam_brings_layers_of_different_size_to_the_finest() -> None:

@@ -13,7 +13,7 @@ sums over positions (ij) or channels (k); with weights w_k, L = relu(sum_k w_k A
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -143,7 +143,8 @@ def layercam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
 
     Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization", IEEE TIP 2021. Of several
     layers each map is divided by its maximum, those of all but the deepest are raised by tanh(2 M / max M) (equation
-    8: maps of shallow layers are weak), and the result is their maximum at each position (section III-C).
+    8: maps of shallow layers are weak), and the result is their maximum at each position (section III-C). The deepest
+    is the layer that is computed from most of the others; of branches side by side the coarsest, then the last named.
 
     Args:
         run: A forward pass with activations of one or more layers.
@@ -159,7 +160,7 @@ def layercam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     if len(maps) == 1:
         return Heatmap(maps[0])
     size = max(((int(m.shape[1]), int(m.shape[2])) for m in maps), key=lambda s: s[0] * s[1])
-    deepest = min(range(len(maps)), key=lambda i: (maps[i].shape[1] * maps[i].shape[2], -i))
+    deepest = run.session.remember("deepest layer", lambda: _deepest(run.activations))
     scaled = []
     for place, map_ in enumerate(maps):
         top = map_.amax((1, 2), keepdim=True)
@@ -168,6 +169,18 @@ def layercam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
         scaled.append(upsample(raised, size))
     facts = {"layers": [layer.name for layer in run.session.layers], "fusion": "maximum; tanh of all but the deepest"}
     return Heatmap(torch.stack(scaled).amax(0), facts=facts)
+
+
+def _deepest(activations: Sequence[Tensor]) -> int:
+    """Place of the layer that is computed from most of the others."""
+
+    def rank(place: int) -> tuple[int, int, int]:
+        own = activations[place]
+        others = [a for i, a in enumerate(activations) if i != place]
+        reached = torch.autograd.grad(own.sum(), others, retain_graph=True, allow_unused=True)
+        return sum(gradient is not None for gradient in reached), -own.shape[2] * own.shape[3], place
+
+    return max(range(len(activations)), key=rank)
 
 
 def finercam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
@@ -239,9 +252,7 @@ def shapleycam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     if params["utility"] == "rest":
         if not isinstance(target, ClassTarget):
             raise CnnvizError("utility=rest is defined for a class.", "Ask for a class, or use utility=score.")
-        logit, log_p = (
-            ClassTarget(target.indices, kind, target.activation) for kind in ("logit", "log-probability")
-        )
+        logit, log_p = (ClassTarget(target.indices, kind, target.activation) for kind in ("logit", "log-probability"))
         score = logit(run.logits) + log_p(run.logits)
     leaf = run.activations[0]
     [gradient] = torch.autograd.grad(score.sum(), [leaf], create_graph=True, materialize_grads=True)
