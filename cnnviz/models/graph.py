@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnviz.models.functional import without_in_place
@@ -288,6 +289,16 @@ def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Gra
         return None
     graph = Graph(graph_module, calls, prober.shapes, prober.bundles, chosen, None, watch.seen)
     return _before_final_activation(graph)
+
+
+def at_size(graph: Graph, size: tuple[int, int]) -> Graph:
+    """The same graph with the shapes of its tensors at another input size (height, width). Nothing is computed."""
+    channels = graph.shapes[graph.input][1]
+    prober = _Prober(graph.module)
+    kind = next((p.dtype for p in graph.module.parameters() if p.is_floating_point()), torch.float32)
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        prober.run(torch.empty((1, channels, *size), dtype=kind))
+    return replace(graph, shapes=prober.shapes, bundles=prober.bundles)
 
 
 def _unpacked(value: Any) -> Any:
