@@ -90,4 +90,26 @@ STUDIES: tuple[MethodSpec, ...] = (
             Param("explain", "text", None, "Also the map of this method before and after, such as gradcam."),
         ),
     ),
+    MethodSpec(
+        name="classmap",
+        command="classmap",
+        family="studies",
+        entry="cnnviz.studies.classmap:ClassMap",
+        title="Class map",
+        summary="The classifier read as a fully convolutional network: a class for every place of a larger image.",
+        paper="Sermanet et al., OverFeat, ICLR 2014; Long et al., Fully Convolutional Networks for Semantic "
+        "Segmentation, CVPR 2015",
+        kind="study",
+        uses=("class_", "save", "colormap", "alpha", "image_format", "png_level"),
+        params=(
+            Param("size", "int", None, "Shorter side that the network sees; by default twice the trained.", minimum=1),
+            Param(
+                "fit", "choice", "whole",
+                "whole: the image at its aspect ratio; crop: its centre, as in training; squeeze: a square of it.",
+                ("whole", "crop", "squeeze"),
+            ),
+            Param("scales", "text", "1", "Also at these multiples of the size, such as 1,1.5,2; merged into one map."),
+            Param("merge", "choice", "mean", "How probabilities of several scales become one.", ("mean", "max")),
+        ),
+    ),
 )

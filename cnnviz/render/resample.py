@@ -69,6 +69,39 @@ def place(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int], *, signed
     return Placed(values, (left, top, right, bottom), signed)
 
 
+def place_cells(
+    raw: NDArray[np.float32], first: tuple[float, float], pitch: tuple[float, float], seen: Rect, size: tuple[int, int]
+) -> Placed:
+    """Lay cells over the image that do not cover evenly what the network saw, such as those of a sliding window.
+
+    Args:
+        raw: [h, w] values of the cells.
+        first: Middle (y, x) of cell (0, 0), in pixels of the image.
+        pitch: Pixels (y, x) of the image from one cell to the next.
+        seen: What the network saw. Beyond the middles of the border cells, up to its edges, their values go on.
+        size: (W, H) of the image.
+
+    Raises:
+        ImageError, ValueError: As :func:`place`.
+    """
+    edges, pads = [], []
+    for axis, (low, high, length) in enumerate(((seen[1], seen[3], size[1]), (seen[0], seen[2], size[0]))):
+        start = first[axis] - pitch[axis] / 2
+        stop = start + raw.shape[axis] * pitch[axis]
+        before = max(0, math.ceil((start - max(low, 0.0)) / pitch[axis]))
+        behind = max(0, math.ceil((min(high, float(length)) - stop) / pitch[axis]))
+        pads.append((before, behind))
+        edges.append((start - before * pitch[axis], stop + behind * pitch[axis]))
+    (top, bottom), (left, right) = edges
+    whole = place(np.pad(raw, pads, "edge"), (left, top, right, bottom), size, signed=False)
+    (x0, x1), (y0, y1) = _seen(seen[0], seen[2], size[0]), _seen(seen[1], seen[3], size[1])
+    if (x0, y0, x1, y1) == (0, 0, *size):
+        return Placed(whole.values, (x0, y0, x1, y1), False)
+    values = np.zeros_like(whole.values)
+    values[y0:y1, x0:x1] = whole.values[y0:y1, x0:x1]
+    return Placed(values, (x0, y0, x1, y1), False)
+
+
 def _seen(start: float, stop: float, length: int) -> tuple[int, int]:
     """The half-open range of pixels with their centres in [start, stop); of a sliver, all it touches."""
     if not (math.isfinite(start) and math.isfinite(stop) and max(start, 0.0) < min(stop, float(length))):
