@@ -142,10 +142,9 @@ def _ticks(draw: ImageDraw.ImageDraw, marks: Sequence[tuple[float, str]], y: int
 
 
 def _values(draw: ImageDraw.ImageDraw, marks: Sequence[tuple[tuple[float, float], str]]) -> None:
-    """Above the points, each unless it would touch the one before."""
+    """Above and right of the points, where a falling line leaves room; each unless it would touch the one before."""
     end, level = -1e9, -1e9
     for (x, y), text in marks:
-        long = font(13).getlength(text)
-        if x - long / 2 > end + 4 or abs(y - level) > 20:
-            draw.text((x, y - 9), text, font=font(13), fill=_INK, anchor="mb")
-            end, level = x + long / 2, y
+        if x + 5 > end + 4 or abs(y - level) > 20:
+            draw.text((x + 5, y - 7), text, font=font(13), fill=_INK, anchor="lb")
+            end, level = x + 5 + font(13).getlength(text), y
