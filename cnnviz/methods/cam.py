@@ -47,7 +47,10 @@ def cam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     activations = run.activations[0].detach().float()
     if not isinstance(target, ClassTarget) or target.score != "logit":
         raise CnnvizError("CAM explains the logit of a class.", "Leave --score out, or use `cnnviz gradcam`.")
-    facts = session.remember("cam facts", lambda: _verified(head, activations, run.logits.detach()))
+    # A head with convolutions runs in the precision of the run, and its logits are no more exact than that.
+    exact = session.split is None or session.split.head_dtype == torch.float32
+    tolerance = _IDENTITY_TOLERANCE if exact else session.runtime.tolerance
+    facts = session.remember("cam facts", lambda: _verified(head, activations, run.logits.detach(), tolerance))
     weights = _class_weights(head, target, activations)
     n, channels, height, width = activations.shape
     return Heatmap((weights[:, None] @ activations.reshape(n, channels, -1)).reshape(n, height, width), facts=facts)
@@ -100,7 +103,7 @@ def _pooled(head: HeadReading, activations: Tensor) -> Tensor:
     return activations.amax(dim=(2, 3)) if head.pooling == "max" else activations.mean(dim=(2, 3))
 
 
-def _verified(head: HeadReading, activations: Tensor, logits: Tensor) -> dict[str, Any]:
+def _verified(head: HeadReading, activations: Tensor, logits: Tensor, tolerance: float) -> dict[str, Any]:
     """Recompute the logits from the reading of the head; refuse when they are not the network's."""
     weight = head.weight.detach().to(activations)
     bias = torch.zeros_like(weight[:, 0]) if head.bias is None else head.bias.detach().to(activations)
@@ -115,7 +118,7 @@ def _verified(head: HeadReading, activations: Tensor, logits: Tensor) -> dict[st
             pooled = torch.nn.functional.layer_norm(pooled, shape, gamma, beta, norm.eps)
         rebuilt = pooled @ weight.T + bias
     error = float((rebuilt - logits).abs().max() / logits.abs().max().clamp_min(1e-12))
-    if not error < _IDENTITY_TOLERANCE:
+    if not error < tolerance:
         raise CnnvizError(
             f"CAM's identity fails: pooling and one linear layer give other logits (relative error {error:.2g}).",
             "Use `cnnviz gradcam`.",
