@@ -27,6 +27,9 @@ from cnnviz.engine.split import Split, cut
 from cnnviz.models.graph import ACTIVATION_NAMES, function_name
 
 _PRODUCTS = frozenset({operator.mul, operator.imul, torch.mul, "mul"})
+# f(a) = a f'(a) for every a. Told by their names: what a batch happens to hold must not decide what is counted.
+_STRAIGHT_NAMES = frozenset("relu relu_ leaky_relu leaky_relu_ prelu".split())
+_STRAIGHT_TYPES = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
 
 
 @dataclass(eq=False)
@@ -94,7 +97,7 @@ class _Tapper(fx.Interpreter):
         if isinstance(y, Tensor) and y.requires_grad and args and isinstance(args[0], Tensor):
             module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
             constant = self._constant(n, module, args, kwargs, y)
-            if constant is not None and bool(constant.any()):
+            if constant is not None:
                 self.taps.append((y, constant.detach().expand_as(y)))
         return y
 
@@ -108,20 +111,20 @@ class _Tapper(fx.Interpreter):
             with torch.no_grad():
                 blank = torch.zeros_like(args[0][:1])
                 found: Tensor = getattr(self, node.op)(node.target, (blank, *args[1:]), kwargs)
-            return found
+            return found if bool(found.any()) else None
         if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
             return _shaped(module.bias, y)
         if node.op == "call_function" and name in {"linear", "conv2d"}:
             bias = kwargs.get("bias", args[2] if len(args) > 2 else None)
             return _shaped(bias, y)
-        if _is_activation(name, module):
+        if _is_activation(name, module) and not _is_straight(name, module, (*args[1:], *kwargs.values())):
             return self._curved(node, args, kwargs, y)
         if node.target in _PRODUCTS and len(args) > 1 and isinstance(args[1], Tensor):
             return -y.detach() if args[0].requires_grad and args[1].requires_grad else None
         return None
 
     def _curved(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
-        """f(a) - a f'(a) of an elementwise function; zero for a ReLU."""
+        """f(a) - a f'(a) of an elementwise function."""
         a = args[0].detach().requires_grad_()
         slope: Tensor = torch.autograd.grad(getattr(self, node.op)(node.target, (a, *args[1:]), kwargs).sum(), a)[0]
         constant: Tensor = y.detach() - a.detach() * slope
@@ -129,7 +132,7 @@ class _Tapper(fx.Interpreter):
 
 
 def _shaped(bias: Any, y: Tensor) -> Tensor | None:
-    if not isinstance(bias, Tensor):
+    if not isinstance(bias, Tensor) or not bool(bias.any()):
         return None
     return bias.reshape(-1, *[1] * (y.dim() - 2)) if y.dim() > 2 else bias
 
@@ -139,3 +142,9 @@ def _is_activation(name: str, module: nn.Module | None) -> bool:
         return name in ACTIVATION_NAMES
     inside = type(module).__module__ == "torch.nn.modules.activation"
     return inside and not isinstance(module, (nn.Softmax, nn.MultiheadAttention, nn.GLU))
+
+
+def _is_straight(name: str, module: nn.Module | None, limits: tuple[Any, ...]) -> bool:
+    if module is not None:
+        return isinstance(module, _STRAIGHT_TYPES)
+    return name in _STRAIGHT_NAMES or (name in {"clamp", "clamp_"} and all(v is None or v == 0 for v in limits))
