@@ -14,6 +14,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,17 +32,25 @@ _GATES = frozenset("sigmoid sigmoid_ hardsigmoid hard_sigmoid softmax tanh".spli
 _GATE_TYPES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Tanh)
 _SHAPERS = frozenset("view reshape expand expand_as unsqueeze flatten permute transpose contiguous".split())
 _TINY = 1e-30
+_NORM_NAMES = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm"})
+_NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+# Largest share of its values by which a normalisation may differ from the one that its rule is for.
+_SAME_NORM = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
 class Weighted:
-    """A convolution or a linear layer: ``apply(x, weight, bias)`` computes it with other weights."""
+    """A convolution or a linear layer: ``apply(x, weight, bias)`` computes it with other weights.
+
+    ``from_image`` makes the layer's input of something of the image's shape, where that is the image itself, padded at
+    most; otherwise it is None.
+    """
 
     apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     weight: Tensor
     bias: Tensor | None
     convolution: bool
-    reads_image: bool
+    from_image: Callable[[Tensor], Tensor] | None
     last: bool
 
 
@@ -51,7 +60,7 @@ class Rules:
 
     Attributes:
         weighted: (layer, input, output, propagation) -> q, and the rule's name.
-        excitatory: Whether only positive parts take part in sums and averages, and affine layers pass all on.
+        excitatory: Whether only positive parts take part in sums and averages, and normalisations pass all on.
     """
 
     weighted: Callable[[Weighted, Tensor, Tensor, Propagation], tuple[Tensor, str]]
@@ -141,16 +150,27 @@ class _Interpreter(fx.Interpreter):
         super().__init__(head)
         self.rules, self.propagation, self.name = rules, propagation, name
         nodes = list(head.graph.nodes)
-        self._first = nodes[0]
+        self._from_image: dict[Any, Callable[[Tensor], Tensor]] = {nodes[0]: lambda image: image}
         self._last = next((node for node in reversed(nodes) if self._weights(node) is not None), None)
 
     def run_node(self, n: fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if n.op in {"call_module", "call_function", "call_method"} and args and isinstance(args[0], Tensor):
+            self._follow_padding(n, args, kwargs)
             replaced = self._replaced(n, args, kwargs)
             if replaced is not None:
                 return replaced
         return getattr(self, n.op)(n.target, args, kwargs)
+
+    def _follow_padding(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        before = self._from_image.get(node.args[0])
+        module = self.fetch_attr(str(node.target)) if node.op == "call_module" else None
+        if before is None or not _is_padding(node, module):
+            return
+        call = partial(getattr(self, node.op), node.target)
+        # What it makes of zeros tells whether it adds a value of its own.
+        if not bool(call((torch.zeros_like(args[0]), *args[1:]), kwargs).any()):
+            self._from_image[node] = lambda image: call((before(image), *args[1:]), kwargs)
 
     def _replaced(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """The value of a node with a rule; None for nodes that split as their gradient does."""
@@ -162,12 +182,11 @@ class _Interpreter(fx.Interpreter):
             q, used = self.rules.weighted(layer, x, y, self.propagation)
             self.propagation.used[used] += 1
             return keeping(y, q)
-        if _is_activation(node, module) or (self.rules.excitatory and isinstance(module, nn.BatchNorm2d)):
+        normalises = _is_normalisation(node, module)
+        if _is_activation(node, module) or (self.rules.excitatory and normalises):
             return passing(x, getattr(self, node.op)(node.target, args, kwargs))
-        if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
-            return _normalised(module, x)
-        if isinstance(module, nn.modules.instancenorm._InstanceNorm):
-            raise CnnvizError(f"{self.name} has no rule for {type(module).__name__}.", "Use integrated_gradients.")
+        if normalises:
+            return self._normalised(node, module, args, kwargs)
         if self.rules.excitatory and _is_average(node, module):
             y, above = (
                 getattr(self, node.op)(node.target, (part, *args[1:]), kwargs) for part in (x, x.clamp_min(0))
@@ -182,6 +201,36 @@ class _Interpreter(fx.Interpreter):
         if node.target in _PRODUCTS and x.requires_grad and others[0].requires_grad:
             return self._product(node, x, others[0])
         return None
+
+    def _normalised(
+        self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor | None:
+        """Layer and group normalisation; None for batch normalisation, which is linear as it is."""
+        name, x = function_name(node), args[0]
+        if isinstance(module, nn.GroupNorm):
+            q = _group_norm(x, module.weight, module.bias, module.eps, module.num_groups)
+        elif isinstance(module, nn.LayerNorm):
+            of_maps = x.dim() == 4 and "2d" in type(module).__name__.lower()
+            dims = (1,) if of_maps else tuple(range(-len(module.normalized_shape), 0))
+            q = _layer_norm(x, module.weight, module.bias, module.eps, dims)
+        elif module is None and name in {"layer_norm", "group_norm"}:
+            size = "normalized_shape" if name == "layer_norm" else "num_groups"
+            given: dict[str, Any] = {"weight": None, "bias": None, "eps": 1e-5}
+            given |= dict(zip((size, "weight", "bias", "eps"), args[1:], strict=False)) | kwargs
+            rest = (x, given["weight"], given["bias"], given["eps"])
+            if name == "group_norm":
+                q = _group_norm(*rest, given[size])
+            else:  # over as many of the last dimensions as are given
+                q = _layer_norm(*rest, tuple(range(-len(given[size]), 0)))
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm) or name == "batch_norm":
+            return None
+        else:
+            raise CnnvizError(f"{self.name} has no rule for {_called(module, name)}.", "Use integrated_gradients.")
+        y: Tensor = getattr(self, node.op)(node.target, args, kwargs)
+        if bool((q - y).abs().max() > _SAME_NORM * y.abs().max()):
+            # A subclass may do more than its name says, such as an activation.
+            raise CnnvizError(f"{self.name} has no rule for {_called(module, name)}.", "Use integrated_gradients.")
+        return keeping(y, q)
 
     def _product(self, node: fx.Node, a: Tensor, b: Tensor) -> Tensor:
         """A gate takes nothing (Arras et al. 2017); factors that are both signals take a half each."""
@@ -214,7 +263,7 @@ class _Interpreter(fx.Interpreter):
         what = self._weights(node)
         if what is None:
             return None
-        places = (node.all_input_nodes[0] is self._first, node is self._last)
+        places = (self._from_image.get(node.all_input_nodes[0]), node is self._last)
         if module is not None:
             if not _plain(module):
                 raise CnnvizError(
@@ -289,21 +338,33 @@ def _with_weights(module: nn.Module) -> Callable[[Tensor, Tensor, Tensor | None]
     return apply
 
 
-def _normalised(module: nn.LayerNorm | nn.GroupNorm, x: Tensor) -> Tensor:
-    """Layer and group normalisation with the deviation as a constant: then they are linear (Ali et al. 2022)."""
-    if isinstance(module, nn.GroupNorm):
-        flat = x.reshape(len(x), module.num_groups, -1)
-        normal = _centred(flat, (2,), module.eps).reshape(x.shape)
-        channels_first = True
-    else:
-        channels_first = x.dim() == 4 and "2d" in type(module).__name__.lower()
-        dims = (1,) if channels_first else tuple(range(-len(module.normalized_shape), 0))
-        normal = _centred(x, dims, module.eps)
-    if module.weight is None:
-        return normal
-    shape = (-1, *[1] * (x.dim() - 2)) if channels_first else module.weight.shape
-    scaled_ = normal * module.weight.reshape(shape)
-    return scaled_ if module.bias is None else scaled_ + module.bias.reshape(shape)
+def _called(module: nn.Module | None, name: str) -> str:
+    return name if module is None else type(module).__name__
+
+
+def _is_padding(node: fx.Node, module: nn.Module | None) -> bool:
+    return function_name(node) == "pad" if module is None else type(module).__module__ == "torch.nn.modules.padding"
+
+
+def _is_normalisation(node: fx.Node, module: nn.Module | None) -> bool:
+    return function_name(node) in _NORM_NAMES if module is None else isinstance(module, _NORM_TYPES)
+
+
+def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, dims: tuple[int, ...]) -> Tensor:
+    """Layer normalisation with the deviation as a constant: then it is linear (Ali et al. 2022)."""
+    # Over the channels of a map, or over the last dimensions.
+    shape = (-1, 1, 1) if dims == (1,) and x.dim() == 4 else x.shape[dims[0] :]
+    return _affine(_centred(x, dims, eps), weight, bias, shape)
+
+
+def _group_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, groups: int) -> Tensor:
+    normal = _centred(x.reshape(len(x), groups, -1), (2,), eps).reshape(x.shape)
+    return _affine(normal, weight, bias, (-1, *[1] * (x.dim() - 2)))
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]) -> Tensor:
+    y = x if weight is None else x * weight.reshape(shape)
+    return y if bias is None else y + bias.reshape(shape)
 
 
 def _centred(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:

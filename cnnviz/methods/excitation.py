@@ -10,8 +10,8 @@ walk from the dual unit, whose input weights are the class's negated, is subtrac
 off (section 3.3): common winners cancel out, what tells this class from all others remains.
 
 Batch normalisation is merged into the convolution before it. Maximum pooling hands all to the winner; average pooling
-and sums share in proportion to the (positive) values; elementwise activations hand on all they get. Biases excite
-nothing.
+and sums share in proportion to the (positive) values; elementwise activations hand on all they get, and so do
+normalisations that stand by themselves. Biases excite nothing.
 """
 
 from __future__ import annotations

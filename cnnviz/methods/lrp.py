@@ -21,7 +21,7 @@ nothing, and the inputs share all of it; only what reaches a neuron without a su
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -76,8 +76,8 @@ def _weighted(
     if rule == "alpha-beta":
         return _alpha_beta(layer, x, y, params["alpha"]), f"alpha {params['alpha']:g}, beta {params['alpha'] - 1:g}"
     if rule == "composite" and layer.convolution:
-        if layer.reads_image:
-            return _flat(layer, x, y, propagation), "flat"
+        if layer.from_image is not None:
+            return _flat(layer, layer.from_image, y, propagation), "flat"
         return _alpha_beta(layer, x, y, 1.0), "alpha 1, beta 0"
     sums = y if params["bias"] == "absorb" else layer.apply(x, layer.weight, None)
     return _epsilon(sums, y, params["epsilon"]), "epsilon"
@@ -108,8 +108,8 @@ def _alpha_beta(layer: Weighted, x: Tensor, y: Tensor, alpha: float) -> Tensor:
     return q
 
 
-def _flat(layer: Weighted, x: Tensor, y: Tensor, propagation: Propagation) -> Tensor:
+def _flat(layer: Weighted, from_image: Callable[[Tensor], Tensor], y: Tensor, propagation: Propagation) -> Tensor:
     """Every input in reach gets the same: as if the image and the weights were ones."""
-    ones = torch.ones_like(x).requires_grad_()
+    ones = torch.ones_like(propagation.at).requires_grad_()
     propagation.extra.append(ones)
-    return scaled(layer.apply(ones, torch.ones_like(layer.weight), None), y)
+    return scaled(layer.apply(from_image(ones), torch.ones_like(layer.weight), None), y)
