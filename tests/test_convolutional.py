@@ -114,7 +114,8 @@ def test_alexnet_at_451_pixels_has_8_by_8_cells() -> None:
     graph = traced(module, pixels(224))
     large = at_size(graph, (451, 451))
     assert large.shapes[large.calls[CLASS_MAP][0]] == (1, 12, 8, 8)
-    assert cells(large, large.calls[CLASS_MAP][0]) == Cells((111.5, 111.5), (32, 32), (355, 355), False)
+    where = cells(graph, graph.calls[CLASS_MAP][0], (451, 451))
+    assert (where.first, where.stride, where.window, where.field.size) == ((112, 112), (32, 32), (224, 224), (355, 355))
 
 
 class Unpadded(nn.Module):
@@ -171,8 +172,8 @@ def test_every_cell_is_the_network_slid_by_hand(pool: str) -> None:
     close(found[:, :, :rows, :cols], expected[:, :, :rows, :cols])
     where = places(module, pixels(21, 27))
     assert where.stride == (down, across)
-    middle = [c - s / 2 for c, s in zip(where.first, where.size, strict=True)]
-    assert middle == [0, 0], "the receptive field of cell (0, 0) begins at the first pixel"
+    assert (where.first, where.window) == ((10.5, 13.5), (21, 27))
+    assert where.field.offset == (0, 0)
 
 
 def seen_region(module: FullyConvolutional, size: tuple[int, int], cell: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -187,20 +188,19 @@ def seen_region(module: FullyConvolutional, size: tuple[int, int], cell: tuple[i
 
 
 @pytest.mark.parametrize("cell", [(0, 0), (2, 3), (4, 1)])
-def test_cells_lie_in_the_middle_of_what_they_see(cell: tuple[int, int]) -> None:
+def test_what_a_cell_of_a_padded_network_sees(cell: tuple[int, int]) -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 4, 5, stride=2, padding=1), nn.Tanh(), nn.Conv2d(4, 4, 3, stride=2), nn.Tanh(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
     )  # fmt: skip
     module = rewritten(fill(network), pixels(24))
     where = places(module, pixels(24))
+    assert (where.first, where.stride) == ((12, 12), (4, 4))
     size = (44, 52)
     top, bottom, left, right = seen_region(module, size, cell)
-    centre = [where.first[a] + cell[a] * where.stride[a] for a in (0, 1)]
-    first = [centre[a] - where.size[a] / 2 for a in (0, 1)]
-    # Padding reaches over the border; the rest is seen as stated.
+    first = [where.field.offset[a] + cell[a] * where.stride[a] for a in (0, 1)]
     assert (top, left) == (max(0, first[0]), max(0, first[1]))
-    assert (bottom, right) == tuple(min(size[a] - 1, first[a] + where.size[a] - 1) for a in (0, 1))
+    assert (bottom, right) == tuple(min(size[a], first[a] + where.field.size[a]) - 1 for a in (0, 1))
 
 
 def test_padding_as_tensorflow_does_moves_the_cells_with_the_size() -> None:
@@ -212,11 +212,15 @@ def test_padding_as_tensorflow_does_moves_the_cells_with_the_size() -> None:
     module = rewritten(fill(network), pixels(16))
     graph = traced(module, pixels(16))
     assert moves_with_size(graph)
+    # At an even size the kernels begin with the picture, at an odd one a pixel before it.
+    assert cells(graph, graph.calls[CLASS_MAP][0], (24, 27)).first == (8, 7)
     for size in ((24, 27), (25, 24)):
         where = cells(graph, graph.calls[CLASS_MAP][0], size)
         top, bottom, left, right = seen_region(module, size, (2, 2))
-        centre = [where.first[a] + 2 * where.stride[a] for a in (0, 1)]
-        assert [(top + bottom + 1) / 2, (left + right + 1) / 2] == centre
+        assert (top, left) == tuple(where.field.offset[a] + 2 * where.stride[a] for a in (0, 1))
+        # 16 pixels have 8 cells, of which the last sees one pixel of padding: 17 from first to last.
+        assert (bottom - top + 1, right - left + 1) == where.field.size == (17, 17)
+        assert (top - 2 * 2 + 8, left - 2 * 2 + 8) == where.first
     assert not moves_with_size(traced(rewritten(torchvision_network("resnet18"), pixels(64)), pixels(64)))
 
 

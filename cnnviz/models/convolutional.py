@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from cnnviz.errors import CnnvizError
 from cnnviz.models.convolutional_head import HeadReader, Pair, adaptive_size, refused
 from cnnviz.models.graph import Graph, ancestors, at_size, function_name
-from cnnviz.models.receptive_field import receptive_field
+from cnnviz.models.receptive_field import ReceptiveField, receptive_field
 
 CLASS_MAP = "class_map"
 """Name, within the rewritten network, of the layer that returns the class scores of all cells [N, K, rows, cols]."""
@@ -102,27 +102,42 @@ def convolutional(graph: Graph, name: str, output: str | None = None) -> FullyCo
 class Cells:
     """Where the cells of a class map lie in the network's input; pairs are (vertical, horizontal), in pixels.
 
-    Cell (i, j) has its middle at ``first[0] + i * stride[0]``, ``first[1] + j * stride[1]``: the middle of its
-    receptive field, whose size is ``size``. Edge coordinates: 0.5 is the middle of the first pixel.
+    Cell (i, j) says what the network says of a window of the training size: its middle is at ``first[0] + i *
+    stride[0]``, ``first[1] + j * stride[1]`` (edge coordinates: 0.5 is the middle of the first pixel). That is not the
+    middle of its receptive field, which padding and even strides shift by up to half a stride: as training shows
+    windows mirrored, what a trained cell responds to lies about the middle of the window.
+
+    Attributes:
+        first: Middle of the window of cell (0, 0).
+        stride: Pixels from one cell to the next.
+        window: Height and width of the window: the training size.
+        field: The receptive field of the cells.
     """
 
     first: tuple[float, float]
     stride: Pair
-    size: Pair
-    global_context: bool
+    window: Pair
+    field: ReceptiveField
 
 
 def cells(graph: Graph, node: fx.Node, size: Pair | None = None) -> Cells:
-    """Places of the units of ``node``, for an input of ``size`` (height, width) if that is not the traced one.
+    """Places of the units of ``node``, the class map of a graph that was traced at the training size.
+
+    Args:
+        graph: A :class:`FullyConvolutional`, traced.
+        node: Its class map.
+        size: (height, width) of the input that the cells are of; None for the training size.
 
     Raises:
         CnnvizError: They are not known.
     """
-    if size is not None and size != graph.shapes[graph.input][2:]:
-        graph = at_size(graph, size)
-    field = receptive_field(graph, node)
-    first = (field.offset[0] + field.size[0] / 2, field.offset[1] + field.size[1] / 2)
-    return Cells(first, field.stride, field.size, field.global_context)
+    window: Pair = (graph.shapes[graph.input][2], graph.shapes[graph.input][3])
+    field = trained = receptive_field(graph, node)
+    if size is not None and size != window:
+        field = receptive_field(at_size(graph, size), node)
+    # Padding that depends on the size moves what the cells see, and their windows with it.
+    first = tuple(window[a] / 2 + field.offset[a] - trained.offset[a] for a in (0, 1))
+    return Cells((first[0], first[1]), field.stride, window, field)
 
 
 def moves_with_size(graph: Graph) -> bool:

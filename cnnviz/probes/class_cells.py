@@ -28,7 +28,7 @@ class Placement:
 
 
 def reading(count: int, place: Place, points: Tensor) -> Tensor:
-    """[P, count] weights that read ``count`` cells linearly at ``points`` [P]; the last values go on beyond the ends."""
+    """[P, count] weights that read ``count`` cells linearly at ``points`` [P], the last values beyond the ends."""
     position = ((points - place[0]) / place[1]).clamp(0, count - 1)
     cells = torch.arange(count, dtype=points.dtype, device=points.device)
     return (1 - (position[:, None] - cells[None, :]).abs()).clamp_min(0)

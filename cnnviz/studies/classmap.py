@@ -95,7 +95,7 @@ class ClassMap(Study):
         self.cells = cells(self.graph, self.node)
         self._known: dict[tuple[int, int], Cells] = {}
         self._lock = threading.Lock()
-        if self.cells.global_context:
+        if self.cells.field.global_context:
             subject.note(
                 "statistics of the whole picture enter every cell (squeeze-and-excitation or the like): "
                 "a cell is not exactly what the network says of its window alone"
@@ -185,7 +185,7 @@ class ClassMap(Study):
         return shares.view(count, rows, cols, -1).permute(0, 3, 1, 2)
 
     def _placed(self, values: Tensor, geometry: Geometry, size: tuple[int, int]) -> Placement:
-        """Where the cells' receptive fields have their middles in the image."""
+        """Where the middles of the cells' windows lie in the image."""
         where, (x0, y0, x1, y1) = self._cells(size), geometry.rect
         down, across = (y1 - y0) / size[0], (x1 - x0) / size[1]
         return Placement(
@@ -203,9 +203,7 @@ class ClassMap(Study):
                 self._known[size] = cells(self.graph, self.node, size)
             return self._known[size]
 
-    def _seen(
-        self, targets: tuple[ClassScore, ...], scales: list[_Scale], plans: list[Preprocess]
-    ) -> _Seen:
+    def _seen(self, targets: tuple[ClassScore, ...], scales: list[_Scale], plans: list[Preprocess]) -> _Seen:
         whole = merged([placement for placement, _ in scales], self.params["merge"])
         chosen = whole.values[[target.class_index for target in targets]]
         return _Seen(
@@ -282,13 +280,13 @@ class ClassMap(Study):
     def finish(self) -> Findings:
         where = self.cells
         facts = {
-            "window": list(self.subject.preprocess.input_size[1:]),
+            "window": list(where.window),
             "stride": list(where.stride),
-            "receptive_field": {"size": list(where.size), "middle": list(where.first)},
+            "receptive_field": {"size": list(where.field.size), "offset": list(where.field.offset)},
             "size": self.size,
             "scales": list(self.scales),
             "merge": self.params["merge"],
-            "global_context": where.global_context,
+            "global_context": where.field.global_context,
         }
         return Findings({METHOD: facts})
 
