@@ -30,6 +30,8 @@ CHEAP: dict[str, dict[str, Any]] = {
     "sscam": {"samples": 3},
     "iscam": {"steps": 3},
     "rise": {"masks": 20, "cells": 4},
+    "kernelshap": {"segments": 6, "samples": 20, "compactness": 100},
+    "lime": {"segments": 6, "samples": 20, "compactness": 100},
     "extremal": {"areas": "0.1,0.3", "steps": 3, "cells": 4},
 }
 

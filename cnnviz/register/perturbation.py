@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from cnnviz.specs import MethodSpec, Param
 
+_SUPERPIXELS = (
+    Param("segments", "int", 50, "About so many superpixels.", minimum=1),
+    Param("compactness", "float", 10.0, "Of SLIC: low follows colours, high makes squares.", minimum=0.001),
+    Param("samples", "int", 1000, "Images with hidden superpixels.", minimum=1),
+    Param(
+        "baseline",
+        "text",
+        "zero",
+        "What hides a superpixel: zero (mean colour), black, gray, mean, blur, noise, or a colour.",
+    ),
+    Param("seed", "int", 0, "Seeds which superpixels are hidden.", minimum=0),
+)
+
 PERTURBATION: tuple[MethodSpec, ...] = (
     MethodSpec(
         name="occlusion",
@@ -60,5 +73,63 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         space="grid",
         forward="masks",
         rehearsal={"masks": 2},
+    ),
+    MethodSpec(
+        name="extremal",
+        command="extremal",
+        family="perturbation",
+        entry="cnnviz.methods.extremal:extremal",
+        title="Extremal perturbation",
+        summary="The smooth region of a given area in which alone the class scores highest; the rest is blurred.",
+        paper="Fong et al., Understanding Deep Networks via Extremal Perturbations and Smooth Masks, ICCV 2019",
+        params=(
+            Param("areas", "text", "0.1", "Shares of the image, such as 0.05,0.1,0.2; the map is the masks' mean."),
+            Param("steps", "int", 800, "Steps of the ascent.", minimum=1),
+            Param(
+                "game",
+                "choice",
+                "preserve",
+                "Keep the region and blur the rest, or blur the region so that the score falls.",
+                choices=("preserve", "delete"),
+            ),
+            Param("cells", "int", 32, "Cells of the mask's grid along the image's shorter side.", minimum=1),
+            Param("blur", "float", 0.09, "Strongest blur, as a share of the image's shorter side.", minimum=0),
+        ),
+        space="input",
+        forward="steps × areas",
+        backward="steps × areas",
+        rehearsal={"steps": 1},
+    ),
+    MethodSpec(
+        name="kernelshap",
+        command="superpixels",
+        family="perturbation",
+        entry="cnnviz.methods.superpixels:kernelshap",
+        title="KernelSHAP",
+        summary="Shapley values of superpixels: each one's fair share of the score.",
+        paper="Lundberg & Lee, A Unified Approach to Interpreting Model Predictions, NIPS 2017",
+        params=_SUPERPIXELS,
+        space="grid",
+        signed=True,
+        forward="samples + 2",
+        rehearsal={"samples": 2},
+    ),
+    MethodSpec(
+        name="lime",
+        command="superpixels",
+        family="perturbation",
+        entry="cnnviz.methods.superpixels:lime",
+        title="LIME",
+        summary="A linear model of the score, fitted around the image to which superpixels are visible.",
+        paper="Ribeiro et al., Why Should I Trust You? Explaining the Predictions of Any Classifier, KDD 2016",
+        params=(
+            *_SUPERPIXELS,
+            Param("width", "float", 0.25, "Width of the kernel of cosine distances.", minimum=0.001),
+            Param("ridge", "float", 1.0, "Penalty on squared values.", minimum=0),
+        ),
+        space="grid",
+        signed=True,
+        forward="samples + 2",
+        rehearsal={"samples": 2},
     ),
 )
