@@ -18,6 +18,7 @@ from cnnviz.models.load import LoadedModel, load
 from cnnviz.models.preprocess import normalize, override, prepare
 from cnnviz.render.adversarial import Cell, Point, accuracy_curve, comparison, noise_picture
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
+from cnnviz.studies import adversarial
 from tests import digits, tiny_model
 from tests.test_pipeline import TINY, Quiet, photograph
 
@@ -68,9 +69,7 @@ def bundled() -> LoadedModel:
     return load(BUNDLED)
 
 
-@pytest.mark.parametrize(
-    ("attack", "at"), [("pgd", "image"), ("pgd", "input"), ("fgsm", "input"), ("deepfool", "image")]
-)
+@pytest.mark.parametrize(("attack", "at"), [("pgd", "image"), ("deepfool", "input")])
 def test_the_written_file_read_again_still_fools_the_network(
     bundled: LoadedModel, sample_images: Path, tmp_path: Path, attack: str, at: str
 ) -> None:
@@ -161,6 +160,29 @@ def test_one_logit_is_two_classes(photographs: Path, tmp_path: Path) -> None:
         before, after = row["predictions"][0], row["adversarial_predictions"][0]
         assert row["success"] == (before["class_index"] != after["class_index"])
     assert report["summary"]["adversarial"]["fooled"] >= 1
+
+
+def test_a_picture_that_is_too_large_fails_alone(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adversarial, "_LARGE", 100)
+    monkeypatch.setattr(adversarial, "_LARGEST", 70 * 100)
+    report, _ = run(photographs, tmp_path / "a", params=NONE)
+    kinds = [row["error"] and row["error"]["type"] for row in report["images"]]
+    assert kinds == [None, None, "too-large", "too-large", "too-large"]
+    assert "--at input" in report["images"][2]["error"]["message"]
+    report, _ = run(photographs, tmp_path / "b", params={"at": "input", **NONE})
+    assert all(row["error"] is None for row in report["images"])
+
+
+@pytest.mark.parametrize("method", ["gradcam", "saliency", "guided", "occlusion"])
+@pytest.mark.parametrize("at", ["image", "input"])
+def test_methods_of_every_space_explain(photographs: Path, tmp_path: Path, method: str, at: str) -> None:
+    report, _ = run(photographs / "3.png", tmp_path, params={"explain": method, "at": at})
+    [row] = report["images"]
+    height, width = pixels(tmp_path / row["files"]["figure"]).shape[:2]
+    assert row["error"] is None
+    assert height > 0.5 * width
 
 
 def test_images_that_are_there_already_are_not_counted(photographs: Path, tmp_path: Path) -> None:

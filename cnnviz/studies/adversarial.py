@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,8 +35,11 @@ from cnnviz.subject import Loaded, Subject, failed
 from cnnviz.synthesis import attacks, minimal, viewing
 from cnnviz.synthesis.attacks import LEVELS, Goal
 
-_LARGEST = 1 << 25
-"""Pixels of a picture that is attacked through the resizing; beyond this its copies would take gigabytes."""
+_LARGE, _LARGEST = 1 << 22, 1 << 24
+"""Pixels of a picture above which pictures take turns, and above which none is attacked through the resizing.
+
+A dozen float32 copies of one of 12 megapixels take 3 GB.
+"""
 _PNG = ImageFormat("png")
 
 Picture = NDArray[np.uint8]
@@ -82,6 +87,7 @@ class Adversarial(Study):
         self.again, self.read_with = (subject.preprocess, "") if self.whole else _as_it_is(subject.preprocess)
         self.explaining = None if params["explain"] is None else _Explaining(subject, params["explain"])
         self.tally = Tally(self._curve())
+        self._turn = threading.Lock()
 
     @classmethod
     def layers(cls, settings: RunSettings, params: Mapping[str, Any]) -> tuple[str, ...]:
@@ -158,6 +164,10 @@ class Adversarial(Study):
         height, width = item.rgb.shape[:2]
         if height * width > _LARGEST:
             return failed(item, "too-large", f"{width} x {height} pixels; --at input takes pictures of any size")
+        with self._turn if height * width > _LARGE else contextlib.nullcontext():
+            return self._through_resizing(item, goal)
+
+    def _through_resizing(self, item: Loaded, goal: Goal) -> _Made:
         spec, device = self.subject.preprocess, self.subject.session.device
         seeing = viewing.view(item.geometry, spec, device)
         image = viewing.from_rgb(item.rgb, device)

@@ -207,7 +207,7 @@ def sign_attack(network: Network, clean: Tensor, goal: Goal, how: SignAttack) ->
         shown = snap(iterate[rows], clean[rows], how.epsilon, how.levels)
         logits, back = network(shown)
         mine = goal.of(rows.to(goal.classes.device))
-        excess = mine.excess(logits.detach()).double().cpu()
+        excess = mine.excess(logits.detach()).cpu().double()
         met = mine.met(logits.detach(), how.tolerance).cpu()
         if step == 0 and how.start is not None:
             met[:] = False  # an attack is a step along the gradient, not its random start

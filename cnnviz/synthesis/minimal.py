@@ -172,7 +172,7 @@ def _descend(
         image = (torch.tanh(variable) + 1) / 2
         logits, back = network(image)
         said = logits.detach()
-        distance = (image - some).double().flatten(1).square().sum(dim=1).cpu()
+        distance = (image - some).flatten(1).square().sum(dim=1).cpu().double()
         met = mine.met(said, how.tolerance).cpu()
         better = met & (distance < nearest[rows])
         found.images[rows[better]], nearest[rows[better]] = image[better], distance[better]
@@ -242,7 +242,7 @@ def norms(images: Tensor, clean: Tensor, levels: int | None = None) -> tuple[Ten
     ``levels``: both are images of so many steps, whose differences are exact then.
     """
     if levels is None:
-        moved = (images - clean).double().flatten(1).cpu()
+        moved = (images - clean).flatten(1).cpu().double()
     else:
-        moved = ((images * levels).round() - (clean * levels).round()).double().flatten(1).cpu() / levels
+        moved = ((images * levels).round() - (clean * levels).round()).flatten(1).cpu().double() / levels
     return moved.abs().amax(dim=1), moved.square().sum(dim=1).sqrt()
