@@ -280,6 +280,17 @@ def test_eigencam_is_the_same_for_every_class() -> None:
     assert listed["eigengradcam"]["class_specific"] is True
 
 
+@pytest.mark.parametrize("method", ["eigencam", "eigengradcam"])
+def test_an_image_that_is_not_finite_costs_the_others_nothing(method: str) -> None:
+    images = nets.images().clone()
+    images[1, 0, 3, 3] = torch.nan
+    network = nets.TOYS["plain"].build()
+    found = cnnviz.explain(network, images, method=method, target=CLASSES)
+    expected = cnnviz.explain(network, nets.images(), method=method, target=CLASSES)
+    torch.testing.assert_close(found.raw[[0, 2]], expected.raw[[0, 2]])
+    assert bool(found.raw[1].isnan().any())
+
+
 # Finer-CAM and ShapleyCAM ------------------------------------------------------------------------------------------
 
 

@@ -145,3 +145,26 @@ def test_without_scikit_image_the_command_that_installs_it(monkeypatch: pytest.M
     with pytest.raises(CnnvizError, match="scikit-image") as raised:
         cnnviz.explain(nets.TOYS["residual"].build(), nets.images(), "lime")
     assert raised.value.hint == "pip install 'cnnviz[superpixels]'"
+
+
+def test_as_many_drawn_samples_as_there_are_subsets_are_no_complete_design() -> None:
+    """With 4 superpixels there are 14 subsets; 13 samples are made 14, drawn by the kernel's weight already."""
+    from cnnviz.methods.superpixels import _shap_design, _solve_shap
+
+    design = _shap_design(4, {"samples": 13, "seed": 0})
+    assert len(design) == 14 != len(np.unique(design, axis=0))
+    answers = (design * [1.0, 2.0, 3.0, 4.0]).sum(1) + 0.5 * (design[:, 0] & design[:, 1])
+    found, _ = _solve_shap(design, answers, (0.0, 10.5), {})
+    z = design.astype(float)
+    left, right = z[:, :-1] - z[:, -1:], answers - z[:, -1] * 10.5
+    others = np.linalg.solve(left.T @ left, left.T @ right)
+    np.testing.assert_allclose(found[:-1], others, atol=1e-9)
+
+
+def test_the_number_of_samples_is_each_images_own() -> None:
+    images = torch.cat([nets.images()[:1], torch.zeros_like(nets.images()[:1])])
+    asked = {"method": "kernelshap", "target": 1, "segments": 3, "samples": 6, "compactness": 100}
+    network = nets.TOYS["plain"].build()
+    together = cnnviz.explain(network, images, **asked).scores["samples"]
+    alone = [cnnviz.explain(network, images[i : i + 1], **asked).scores["samples"][0] for i in (0, 1)]
+    assert together == alone

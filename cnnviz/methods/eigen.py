@@ -72,6 +72,8 @@ def first_component(values: Tensor, like: Tensor) -> Tensor:
 def _component(rows: Tensor, like: Tensor) -> Tensor:
     """Of values [C, P]: [P]."""
     map_: Tensor
+    if not bool(torch.isfinite(rows).all()):
+        return torch.full_like(like, torch.nan)  # what such an image gets is its own affair, not its batch's
     channels, positions = rows.shape
     if positions <= channels:
         strength, vectors = torch.linalg.eigh(rows.T @ rows)

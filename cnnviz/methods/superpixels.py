@@ -93,7 +93,8 @@ def _explained(run: Pass, target: Target, params: Mapping[str, Any], method: Any
         values, fit = solve(own, answers[: len(own)], (float(answers[-2]), float(answers[-1])), params)
         maps.append(torch.from_numpy(values[of_image]))
         fits.append(fit)
-    figures = {"superpixels": torch.tensor(counts), "fit": torch.tensor(fits), "samples": longest}
+    lengths = torch.tensor([len(own) for own in designs])
+    figures = {"superpixels": torch.tensor(counts), "fit": torch.tensor(fits), "samples": lengths}
     arrays = {"segments": torch.from_numpy(segments)}
     return Heatmap(torch.stack(maps).float(), scores=figures, arrays=arrays)
 
@@ -153,7 +154,7 @@ def _solve_shap(
     if count == 1:
         return np.array([everything - nothing]), 1.0
     sizes = design.sum(1)
-    complete = len(design) == 2**count - 2
+    complete = len(design) == 2**count - 2 == len(np.unique(design, axis=0))
     # Drawn by the kernel's weight already; where all are there each has its own.
     weights = np.array([1 / (math.comb(count, int(s)) * s * (count - s)) for s in sizes]) if complete else None
     weights = np.ones(len(design)) if weights is None else weights

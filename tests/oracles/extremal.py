@@ -59,7 +59,7 @@ def perturbed(levels: Sequence[Tensor], mask: Tensor) -> Tensor:
 
 
 def area_error(mask: Tensor, area: float) -> Tensor:
-    ordered = mask.reshape(-1).sort().values
+    ordered = mask.reshape(-1).sort(stable=True).values
     zeros = len(ordered) - round(area * len(ordered))
     wanted = torch.tensor([0.0 if place < zeros else 1.0 for place in range(len(ordered))]).double()
     return (ordered - wanted).square().sum() / len(ordered)
