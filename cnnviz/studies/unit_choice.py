@@ -37,6 +37,27 @@ class Choice:
         return tuple(range(channels))
 
 
+def parse_numbers(text: str, flag: str, count: int, what: str) -> tuple[int, ...]:
+    """``0,7,20-30`` or ``all`` of ``count`` filters or channels.
+
+    Raises:
+        CnnvizError: Another word, or a number that there is none of; it names ``flag`` and ``what`` has how many.
+    """
+    if text.strip().lower() == "all":
+        return tuple(range(count))
+    found: list[int] = []
+    for part in text.split(","):
+        match = _PART.fullmatch(part.strip())
+        if match is None:
+            raise CnnvizError(f"{flag} {text}: {part.strip()!r} is no number.", "Write 0,7,20-30, or all.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last >= count:
+            said = f"{flag} {text}: {part.strip()} is not among the {count} of {what}."
+            raise CnnvizError(said, f"Use 0 to {count - 1}.")
+        found.extend(range(first, last + 1))
+    return tuple(dict.fromkeys(found))
+
+
 def parse_units(text: str, channels: int, layer: str) -> Choice:
     """``0,7,20-30``, ``all``, ``random:N`` or ``top:N``.
 
