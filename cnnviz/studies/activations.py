@@ -19,6 +19,7 @@ from cnnviz.render.overlay import Style, overlay
 from cnnviz.render.resample import place
 from cnnviz.render.text import number
 from cnnviz.render.tiles import coloured, layout, stack, tiles
+from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.unit_choice import parse_numbers
 from cnnviz.subject import Loaded, Subject, failed
@@ -67,6 +68,10 @@ class Activations(Study):
                     f"Name up to {_MOST_ENLARGED}; the grid shows all.",
                 )
         self.tallies = [ChannelTally(ref.channels) for ref in self.refs]
+
+    @classmethod
+    def layers(cls, settings: RunSettings, params: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(settings.target.layers))
 
     def observe(self, run: Pass, items: Sequence[Loaded]) -> Sequence[Any]:
         values = [activation.detach().float().cpu().numpy() for activation in run.activations]

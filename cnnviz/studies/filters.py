@@ -51,7 +51,7 @@ class Filters(Study):
         if not found:
             raise CnnvizError(f"{subject.loaded.name} has no 2-D convolution.", "Choose a convolutional network.")
         first = next(iter(found))
-        self.shown = [self._choose(name, found) for name in subject.settings.target.layers or (first,)]
+        self.shown = [self._choose(name, found) for name in dict.fromkeys(subject.settings.target.layers or (first,))]
 
     @classmethod
     def layers(cls, settings: RunSettings, params: Mapping[str, Any]) -> tuple[str, ...]:
