@@ -48,7 +48,9 @@ def suppressed_by_hand(image: np.ndarray, count: int, most: float) -> list[tuple
     return taken
 
 
-def brute_force(values: np.ndarray, numbers: list[int], keep: int, count: int, most: float) -> list[list[tuple[float, int, int]]]:
+def brute_force(
+    values: np.ndarray, numbers: list[int], keep: int, count: int, most: float
+) -> list[list[tuple[float, int, int]]]:
     """For each unit the first ``keep`` of all candidates of all images by (value falling, input order, position)."""
     found = []
     for unit in range(values.shape[1]):
