@@ -1,0 +1,236 @@
+"""``cnnviz synthesize``: what it writes, reports and refuses; a grey network that is trained here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cnnviz import pipeline
+from cnnviz.cli import app
+from cnnviz.errors import CnnvizError
+from cnnviz.io.movies import encode_gif, encode_mp4
+from cnnviz.models.load import load
+from cnnviz.models.preprocess import normalize
+from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
+from cnnviz.studies.synthesize import enlarged, objective_text, seed_of
+from cnnviz.synthesis.objectives import Term
+from tests import digits
+from tests.test_pipeline import ONE, TINY, Quiet
+
+
+def run(
+    out: Path,
+    classes: tuple[str, ...] = ("pred",),
+    model: ModelSpec = TINY,
+    inputs: tuple[Path, ...] = (),
+    layers: tuple[str, ...] = (),
+    seed: int = 3,
+    reporter: Quiet | None = None,
+    **params: Any,
+) -> dict[str, Any]:
+    settings = RunSettings(
+        command="synthesize",
+        inputs=tuple(map(str, inputs)),
+        model=model,
+        target=TargetSettings(method="synthesize", params={"steps": 12, **params}, layers=layers, classes=classes),
+        runtime=RuntimeSettings(seed=seed),
+        output=OutputSettings(out=str(out), overwrite=True),
+    )
+    assert pipeline.run(settings, reporter or Quiet()).exit_code == 0
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return report
+
+
+STILL = {"jitter": 0, "rotate": 0.0, "zoom": 0.0, "l2": 0.0, "tv": 0.0}
+"""No views, no penalties: the score rises at every step of a network of random weights."""
+
+
+def read(out: Path, name: str) -> NDArray[np.uint8]:
+    return np.array(Image.open(out / name))
+
+
+def test_the_report_is_that_of_the_file(tmp_path: Path) -> None:
+    report = run(tmp_path, ("3",))
+    [row] = report["synthesized"]
+    picture = read(tmp_path, row["files"]["image"])
+    assert picture.shape == (64, 64, 3)
+    loaded = load(TINY)
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    logits = loaded.module.eval()(normalize(pixels, loaded.preprocess)).detach()[0]
+    assert row["score"] == pytest.approx(float(logits[3]), rel=1e-4, abs=1e-5)
+    best = row["synthesized_predictions"][0]
+    assert best["class_index"] == int(logits.argmax())
+    assert best["probability"] == pytest.approx(float(logits.softmax(0).max()), rel=1e-4)
+    assert len(row["scores"]) == 12
+    assert row["score"] > row["scores"][0]
+    assert report["summary"]["images"] == 1
+    assert report["summary"]["score"] == [pytest.approx(row["score"], abs=1e-4)]
+    assert 'src="class_3.png"' in (tmp_path / "index.html").read_text()
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    one, two, other = (
+        read(tmp_path, run(tmp_path, ("3",), seed=seed)["synthesized"][0]["files"]["image"]) for seed in (1, 1, 2)
+    )
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+def test_objectives_add_and_subtract(tmp_path: Path) -> None:
+    report = run(tmp_path, ("0",), unit=("0.5*3:2",), minus=("1", "2*3:4"), plus=("0.25*class:2",), layers=("1",))
+    [row] = report["synthesized"]
+    assert row["objective"] == "class 0 + 0.5*3:2 + layer 1 + 0.25*class 2 - class 1 - 2*3:4"
+    pixels = torch.from_numpy(read(tmp_path, row["files"]["image"])).permute(2, 0, 1)[None]
+    loaded = load(TINY)
+    net, batch = loaded.module.eval(), normalize(pixels, loaded.preprocess)
+    with torch.no_grad():
+        logits, norm, conv = net(batch)[0], net[:2](batch)[0], net[:4](batch)[0]
+        square = torch.where(norm > 0, norm**2, 0.01 * norm).mean()
+        units = 0.5 * conv[2].mean() - 2 * conv[4].mean()
+        expected = logits[0] + units + square + 0.25 * logits[2] - logits[1]
+    assert row["score"] == pytest.approx(float(expected), rel=1e-3, abs=1e-4)
+
+
+def test_each_objective_its_own_image(tmp_path: Path) -> None:
+    report = run(tmp_path, ("1", "4"), unit=("3:2",), neuron=("-1:5:1:1",), each=True, **STILL)
+    rows = report["synthesized"]
+    assert [row["objective"] for row in rows] == ["class 1", "class 4", "3:2", "4:5:1:1"]
+    assert all(row["score"] > row["scores"][0] for row in rows)
+    files = [row["files"]["image"] for row in rows]
+    assert files == ["class_1.png", "class_4.png", "3.2.png", "4.5.1.1.png"]
+    assert set(report["files"]) == {*files, "sheet.png"}
+
+
+def test_several_images_differ(tmp_path: Path) -> None:
+    report = run(tmp_path, ("1",), images=3)
+    pictures = [read(tmp_path, row["files"]["image"]).astype(int) for row in report["synthesized"]]
+    assert len(pictures) == 3
+    assert min(np.abs(a - b).mean() for a in pictures for b in pictures if a is not b) > 3
+
+
+def test_the_ascent_is_filmed_and_told(tmp_path: Path) -> None:
+    told = Quiet()
+    report = run(tmp_path, ("1",), gif=True, video=True, reporter=told)
+    [row] = report["synthesized"]
+    assert set(row["files"]) == {"image", "gif", "video"}
+    with Image.open(tmp_path / row["files"]["gif"]) as film:
+        assert film.n_frames == 12
+        film.seek(11)
+        last = np.array(film.convert("RGB")).astype(int)
+    final = enlarged(read(tmp_path, row["files"]["image"])).astype(int)
+    assert final.shape == last.shape == (128, 128, 3)
+    assert np.abs(last - final).mean() < 12  # 256 colours
+    film = cv2.VideoCapture(str(tmp_path / row["files"]["video"]))
+    frames = []
+    while (got := film.read())[0]:
+        frames.append(got[1])
+    film.release()
+    assert len(frames) == 12 + 18
+    assert np.abs(frames[-1][:, :, ::-1].astype(int) - final).mean() < 12
+    progress = [text for text in told.notes if "step" in text]
+    assert progress[-1].startswith("step 12 of 12: score ")
+    assert float(progress[-1].rpartition(" ")[2]) == pytest.approx(row["scores"][-1], abs=0.006)
+
+
+def test_films_of_odd_sides_and_grey_levels() -> None:
+    frames = [np.full((31, 45, 3), 20 * i, np.uint8) for i in range(5)]
+    assert encode_gif(frames, 10)[:6] == b"GIF89a"
+    assert b"ftyp" in encode_mp4(frames, 10)[:16]
+
+
+def test_from_images_what_they_show_grows(tmp_path: Path, sample_images: Path) -> None:
+    out = tmp_path / "out"
+    report = run(out, inputs=(sample_images / "cat.jpg", sample_images / "rocket.jpg"), **STILL)
+    assert [Path(row["path"]).name for row in report["images"]] == ["cat.jpg", "rocket.jpg"]
+    for row in report["images"]:
+        before, after = row["predictions"][0], row["synthesized_predictions"]
+        same = next(score for score in after if score["class_index"] == before["class_index"])
+        assert same["logit"] > before["logit"]
+        assert row["objective"] == before["label"]
+        assert row["score"] == pytest.approx(same["logit"], rel=1e-3)
+        assert read(out, row["files"]["image"]).shape == (64, 64, 3)
+
+
+def test_from_an_image_it_stays_that_image(tmp_path: Path, sample_images: Path) -> None:
+    """One small step of pixels changes little: the start is what the network sees of the input."""
+    out = tmp_path / "out"
+    report = run(
+        out, ("2",), inputs=(sample_images / "cat.jpg",), steps=1, rate=0.004, param="pixel", jitter=2, tv=0.0, l2=0.0
+    )
+    made = read(out, report["images"][0]["files"]["image"]).astype(int)
+    from cnnviz.io.decode import decode
+    from cnnviz.models.preprocess import prepare
+
+    seen, _ = prepare(decode((sample_images / "cat.jpg").read_bytes()).rgb, load(TINY).preprocess)
+    change = np.abs(made - seen.permute(1, 2, 0).numpy().astype(int))
+    assert change.max() <= 2
+    assert change.mean() > 0.2
+
+
+def test_one_logit_has_two_classes(tmp_path: Path) -> None:
+    rows = run(tmp_path, ("0", "1"), ONE, each=True, **STILL)["synthesized"]
+    for index, row in enumerate(rows):
+        said = {score["class_index"]: score for score in row["synthesized_predictions"]}
+        assert row["score"] == pytest.approx(said[index]["logit"], rel=1e-4)
+        assert said[0]["logit"] == pytest.approx(-said[1]["logit"])
+        assert row["score"] > row["scores"][0]
+
+
+def test_a_grey_network_is_sure_of_every_digit_that_is_made_for_it(tmp_path: Path) -> None:
+    model = digits.trained(tmp_path)
+    report = run(tmp_path / "out", tuple("0123456789"), model, each=True, steps=64)
+    for digit, row in enumerate(report["synthesized"]):
+        best = row["synthesized_predictions"][0]
+        assert best["class_index"] == digit
+        assert best["probability"] >= 0.9
+        assert read(tmp_path / "out", row["files"]["image"]).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("classes", "params", "said"),
+    [
+        (("pred",), {}, "Nothing says what to maximise"),
+        (("top:3",), {}, "--class top:3 needs images"),
+        (("all",), {}, "--class all needs images"),
+        (("9",), {}, "class 9 does not exist"),
+        (("pred",), {"unit": ("3",)}, "expected LAYER:K"),
+        (("pred",), {"unit": ("3:12",)}, "Unit 12 does not exist: layer 3 has 12"),
+        (("pred",), {"neuron": ("3:1:8:0",)}, "8x8 positions"),
+        (("pred",), {"unit": ("nowhere:1",)}, "no layer 'nowhere'"),
+        (("1",), {"minus": ("nobody",)}, "no class is called 'nobody'"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_anything_is_written(
+    tmp_path: Path, classes: tuple[str, ...], params: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(CnnvizError, match=said.replace("[", r"\[")):
+        run(tmp_path / "out", classes, **params)
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize("params", [{"each": True}, {"images": 2}])
+def test_images_from_images_are_one_each(tmp_path: Path, sample_images: Path, params: dict[str, Any]) -> None:
+    with pytest.raises(CnnvizError, match="for images from noise"):
+        run(tmp_path / "out", inputs=(sample_images / "cat.jpg",), **params)
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    words = ["-m", TINY.model, "--input-size", "64", "--resize", "64", "--steps", "4", "-o", str(out)]
+    assert app.main(["synthesize", "-c", "2", "--minus", "0.5*3:1", "--param", "pixel", *words]) == 0
+    assert "step 4 of 4: score" in capsys.readouterr().err
+    assert json.loads((out / "report.json").read_text())["synthesized"][0]["objective"] == "class 2 - 0.5*3:1"
+
+
+def test_words_and_seeds() -> None:
+    terms = (Term("class", 1, label="hen", weight=-1.0), Term("unit", 2, "a", label="a:2", weight=0.5))
+    assert objective_text(terms) == "-hen + 0.5*a:2"
+    assert len({seed_of(seed, row) for seed in range(20) for row in range(20)}) == 400
