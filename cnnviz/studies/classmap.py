@@ -197,11 +197,13 @@ class ClassMap(Study):
     def _cells(self, size: tuple[int, int]) -> Cells:
         if not self.moves:
             return self.cells
+        # Padding to whole strides is the same again a stride later.
+        key = (size[0] % self.cells.stride[0], size[1] % self.cells.stride[1])
         # Tracing with shapes alone is not for several threads at once.
         with self._lock:
-            if size not in self._known:
-                self._known[size] = cells(self.graph, self.node, size)
-            return self._known[size]
+            if key not in self._known:
+                self._known[key] = cells(self.graph, self.node, size)
+            return self._known[key]
 
     def _seen(self, targets: tuple[ClassScore, ...], scales: list[_Scale], plans: list[Preprocess]) -> _Seen:
         whole = merged([placement for placement, _ in scales], self.params["merge"])
