@@ -16,12 +16,12 @@ from PIL import Image
 from cnnviz import pipeline
 from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
-from cnnviz.io.movies import encode_gif, encode_mp4
+from cnnviz.io.movies import encode_gif, encode_mp4, enlarged
 from cnnviz.models.load import load
 from cnnviz.models.preprocess import normalize
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from cnnviz.studies.synthesize import enlarged, objective_text, seed_of
-from cnnviz.synthesis.objectives import Term
+from cnnviz.studies.synthesize import Synthesize, seed_of
+from cnnviz.synthesis.objectives import Term, objective_text
 from tests import digits
 from tests.test_pipeline import ONE, TINY, Quiet
 
@@ -234,3 +234,42 @@ def test_words_and_seeds() -> None:
     terms = (Term("class", 1, label="hen", weight=-1.0), Term("unit", 2, "a", label="a:2", weight=0.5))
     assert objective_text(terms) == "-hen + 0.5*a:2"
     assert len({seed_of(seed, row) for seed in range(20) for row in range(20)}) == 400
+
+
+def test_images_that_do_not_fit_into_memory_are_made_in_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(tmp_path / "a", ("1", "2", "3"), each=True)["synthesized"]
+    make = Synthesize._make
+
+    def tight(self: Synthesize, rows: Any, start: Any, said: str) -> Any:
+        if len(rows) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return make(self, rows, start, said)
+
+    monkeypatch.setattr(Synthesize, "_make", tight)
+    found = run(tmp_path / "b", ("1", "2", "3"), each=True)["synthesized"]
+    assert [row["objective"] for row in found] == [row["objective"] for row in expected]
+    assert [row["score"] for row in found] == pytest.approx([row["score"] for row in expected], rel=1e-2)
+    with pytest.raises(CnnvizError, match="Out of memory: 2 images at once"):
+        run(tmp_path / "c", ("1",), images=2)
+
+
+def test_a_network_that_cannot_be_traced(tmp_path: Path) -> None:
+    path = tmp_path / "branching.py"
+    path.write_text(
+        "from tests.tiny_model import make as tiny\n"
+        "from torch import nn\n\n\n"
+        "class Branching(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.body = tiny()\n\n"
+        "    def forward(self, x):\n"
+        "        return self.body(x) if float(x.detach().sum()) < 1e30 else self.body(-x)\n\n\n"
+        "def make():\n"
+        "    return Branching().eval()\n"
+    )
+    model = ModelSpec(model=f"{path}:make", input_size=(3, 64, 64), resize=64)
+    [row] = run(tmp_path / "out", ("1",), model, unit=("body.3:2",), **STILL)["synthesized"]
+    assert row["objective"] == "class 1 + body.3:2"
+    assert row["score"] > row["scores"][0]

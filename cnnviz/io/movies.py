@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +18,13 @@ from cnnviz.errors import CnnvizError
 Frames = Sequence[NDArray[np.uint8]]
 _HOLD = 1.5
 """Seconds for which the last frame stays."""
+_LEAST_FRAME = 112
+
+
+def enlarged(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A frame that can be seen: small ones by a whole factor, pixel by pixel."""
+    factor = max(1, math.ceil(_LEAST_FRAME / min(rgb.shape[:2])))
+    return rgb if factor == 1 else np.ascontiguousarray(rgb.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
 def encode_gif(frames: Frames, rate: float) -> bytes:

@@ -142,11 +142,11 @@ STUDIES: tuple[MethodSpec, ...] = (
                 "optimizer", "choice", "adam", "adam, or gradient: the gradient over its own size.",
                 ("adam", "gradient"),
             ),
-            Param("rate", "float", None, "Size of a step; fourier 0.03, pixel 0.02 by default.", minimum=0),
-            Param("l2", "float", None, "Decay towards grey; fourier 30, pixel 10 by default.", minimum=0),
+            Param("rate", "float", None, "Size of a step; 0.03 by default.", minimum=0),
+            Param("l2", "float", None, "Decay towards grey; fourier 30, pixel 3 by default.", minimum=0),
             Param("tv", "float", None, "Total variation; 300 by default, less for inputs under 224 pixels.", minimum=0),
             Param(
-                "blur", "float", None, "Gaussian that every fourth step blurs with; fourier 0, pixel 0.4 by default.",
+                "blur", "float", None, "Gaussian that every fourth step blurs with; fourier 0, pixel 0.8 by default.",
                 minimum=0, unit="pixels",
             ),
             Param(

@@ -6,7 +6,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import OUTPUT_LAYER, Pass
 from cnnviz.errors import CnnvizError
-from cnnviz.io.movies import encode_gif, encode_mp4
+from cnnviz.io.movies import encode_gif, encode_mp4, enlarged
 from cnnviz.io.names import Names, safe_component
 from cnnviz.io.writer import ImageFormat, Store, encode
 from cnnviz.models.layers import resolve, stages
@@ -30,7 +30,16 @@ from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.subject import Loaded, Subject
 from cnnviz.synthesis.ascent import AscentOptions, Maker
-from cnnviz.synthesis.objectives import Objective, Term, any_term, check, layers_of, neuron_term, unit_term
+from cnnviz.synthesis.objectives import (
+    Objective,
+    Term,
+    any_term,
+    check,
+    layers_of,
+    neuron_term,
+    objective_text,
+    unit_term,
+)
 from cnnviz.synthesis.reading import normalisation, open_reader
 from cnnviz.synthesis.regularise import Shaking
 
@@ -38,7 +47,7 @@ Picture = NDArray[np.uint8]
 
 DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "fourier": {"l2": 30.0, "tv": 300.0, "blur": 0.0},
-    "pixel": {"l2": 10.0, "tv": 1000.0, "blur": 0.4},
+    "pixel": {"l2": 3.0, "tv": 300.0, "blur": 0.8},
 }
 """Regularisers that suit a parametrisation, for inputs of 224 pixels: 1/f scaling needs few."""
 DIVERSITY = 10.0
@@ -46,7 +55,6 @@ DIVERSITY = 10.0
 _JITTER = 14
 """The default jitter is the input's shorter side over this: 16 pixels of 224."""
 _TOLD, _FRAMES, _FRAME_RATE = 8, 48, 12.0
-_LEAST_FRAME = 112
 _SHOWN_SCORES = 4
 _USUAL = 224
 _PNG = ImageFormat("png")
@@ -90,7 +98,6 @@ class _Row:
 class _Tally:
     steps: int = 0
     seconds: float = 0.0
-    files: list[dict[str, str]] = field(default_factory=list)
 
 
 class Synthesize(Study):
@@ -305,7 +312,7 @@ class Synthesize(Study):
     def finish(self) -> Findings:
         names, report, figures, pictures = Names(), [], [], []
         for chunk in self._chunks():
-            for made in self._make(chunk, None, ""):
+            for made in self._in_memory(chunk):
                 files = self._write(names.unique(self._slug(made.terms)), made)
                 report.append(self._reported(made, files))
                 figures.append({"file": files.get("gif", files["image"]), "caption": self._caption(made)})
@@ -315,6 +322,22 @@ class Synthesize(Study):
             self.store.write("sheet.png", encode(sheet, _PNG))
             figures.insert(0, {"file": "sheet.png", "caption": f"{len(pictures)} images"})
         return Findings(self._summary(report), {"synthesized": report} if report else {}, figures)
+
+    def _in_memory(self, rows: Sequence[_Row]) -> list[_Made]:
+        """All rows at once, or, where memory is short and they may be made apart, in halves."""
+        try:
+            return self._make(rows, None, "")
+        except Exception as error:
+            if not rt.is_out_of_memory(error):
+                raise
+        rt.release_memory(self.maker.reader.device)
+        if len(rows) == 1 or self.options.diversity > 0:
+            raise CnnvizError(
+                f"Out of memory: {len(rows)} images at once.", "Make fewer --images, or use --diversity 0."
+            )
+        self.subject.note(f"out of memory: {len(rows)} images are made in halves")
+        half = (len(rows) + 1) // 2
+        return self._in_memory(rows[:half]) + self._in_memory(rows[half:])
 
     def _chunks(self) -> list[list[_Row]]:
         """What goes through the network at once: images that are to differ stay together."""
@@ -372,15 +395,6 @@ class Synthesize(Study):
         return summary
 
 
-def objective_text(terms: Sequence[Term]) -> str:
-    """``goldfish + 0.5*layer4:12 - hen``."""
-    text = ""
-    for term in terms:
-        sign = (" - " if text else "-") if term.weight < 0 else " + " if text else ""
-        text += sign + term.times(-1.0 if term.weight < 0 else 1.0).text
-    return text
-
-
 def seed_of(seed: int, what: int | bytes) -> int:
     """A seed that differs from image to image: of the run's seed and the image's number, or its pixels."""
     return zlib.crc32(b"%d:" % seed + (what if isinstance(what, bytes) else b"%d" % what))
@@ -389,9 +403,3 @@ def seed_of(seed: int, what: int | bytes) -> int:
 def picture(pixels: Tensor) -> Picture:
     """uint8 [C, h, w] of one or three channels as [h, w, 3]."""
     return np.ascontiguousarray(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())
-
-
-def enlarged(rgb: Picture) -> Picture:
-    """A frame that can be seen: small ones by a whole factor, pixel by pixel."""
-    factor = max(1, math.ceil(_LEAST_FRAME / min(rgb.shape[:2])))
-    return rgb if factor == 1 else np.ascontiguousarray(rgb.repeat(factor, axis=0).repeat(factor, axis=1))

@@ -65,7 +65,7 @@ class Pixels(Canvas):
         start: [N, C, H, W] in 0–1.
     """
 
-    rate = 0.02
+    rate = 0.03
 
     def __init__(self, start: Tensor) -> None:
         self.leaf = start.detach().clone().requires_grad_()

@@ -103,6 +103,15 @@ def any_term(text: str, class_index: Callable[[str], int], class_label: Callable
     return (neuron_term(name, flag) if numbers >= 3 else unit_term(name, flag)).times(weight)
 
 
+def objective_text(terms: Sequence[Term]) -> str:
+    """``goldfish + 0.5*layer4:12 - hen``."""
+    text = ""
+    for term in terms:
+        sign = (" - " if text else "-") if term.weight < 0 else " + " if text else ""
+        text += sign + term.times(-1.0 if term.weight < 0 else 1.0).text
+    return text
+
+
 def layers_of(terms: Sequence[Term]) -> tuple[str, ...]:
     """The layers that the terms look at, each once."""
     return tuple(dict.fromkeys(term.layer for term in terms if term.layer))
