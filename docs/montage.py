@@ -30,7 +30,16 @@ ROOT = Path(__file__).parent.parent
 PICTURE = Path(__file__).parent / "images" / "methods.jpg"
 PHOTOGRAPHS = ("espresso.jpg", "space_shuttle_model.jpg")
 # Fewer repetitions than the defaults: the pictures are small.
-OPTIONS: dict[str, dict[str, Any]] = {"occlusion": {"stride": 16, "window": 48}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "occlusion": {"stride": 16, "window": 48},
+    "scorecam": {"channels": 60},
+    "sscam": {"samples": 2, "channels": 30},
+    "iscam": {"steps": 2, "channels": 30},
+    "rise": {"masks": 500},
+    "extremal": {"steps": 200},
+    "kernelshap": {"samples": 200},
+    "lime": {"samples": 200},
+}
 # One picture stands for a command, its rules for themselves.
 FURTHER: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("guided", "Deconvnet", {"rule": "deconvnet"}),
