@@ -20,7 +20,8 @@ from cnnviz.io.movies import encode_gif, encode_mp4, enlarged
 from cnnviz.models.load import load
 from cnnviz.models.preprocess import normalize
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from cnnviz.studies.synthesize import Synthesize, seed_of
+from cnnviz.studies.synthesize import Synthesize
+from cnnviz.synthesis.ascent import seed_of
 from cnnviz.synthesis.objectives import Term, objective_text
 from tests import digits
 from tests.test_pipeline import ONE, TINY, Quiet

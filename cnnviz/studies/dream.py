@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from cnnviz.render.text import percent
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Observed, Study
 from cnnviz.subject import Loaded, Subject
-from cnnviz.synthesis.ascent import as_levels
+from cnnviz.synthesis.ascent import as_levels, seed_of
 from cnnviz.synthesis.dreaming import DreamOptions, dream, guided_by
 from cnnviz.synthesis.objectives import leaky_square
 from cnnviz.synthesis.reading import normalisation, open_reader
@@ -109,7 +108,7 @@ class Dream(Study):
         rgb = torch.from_numpy(np.require(item.rgb, requirements=("C", "W"))).permute(2, 0, 1)[None].float() / 255.0
         grey = subject.preprocess.input_size[0] == 1
         image = (rgb * rgb.new_tensor(_GREY)[:, None, None]).sum(dim=1, keepdim=True) if grey else rgb
-        seed = zlib.crc32(item.pixels.numpy().tobytes(), subject.settings.runtime.seed & 0xFFFFFFFF)
+        seed = seed_of(subject.settings.runtime.seed, item.pixels.numpy().tobytes())
         first = 0.0
 
         def watch(octave: int, step: int, score: float) -> None:

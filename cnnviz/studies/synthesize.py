@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -29,7 +28,7 @@ from cnnviz.render.text import percent
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.subject import Loaded, Subject
-from cnnviz.synthesis.ascent import AscentOptions, Maker
+from cnnviz.synthesis.ascent import AscentOptions, Maker, seed_of
 from cnnviz.synthesis.objectives import (
     Objective,
     Term,
@@ -393,11 +392,6 @@ class Synthesize(Study):
             summary["images"] = len(report)
             summary["score"] = [round(float(row["score"]), 4) for row in report]
         return summary
-
-
-def seed_of(seed: int, what: int | bytes) -> int:
-    """A seed that differs from image to image: of the run's seed and the image's number, or its pixels."""
-    return zlib.crc32(b"%d:" % seed + (what if isinstance(what, bytes) else b"%d" % what))
 
 
 def picture(pixels: Tensor) -> Picture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -166,3 +167,8 @@ def _normalised_step(leaf: Tensor, gradient: Tensor, rate: float) -> None:
 def as_levels(images: Tensor) -> Tensor:
     """Images in 0–1 as uint8, rounded."""
     return images.detach().clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
+
+
+def seed_of(seed: int, what: int | bytes) -> int:
+    """A seed that differs from image to image: of the run's seed and the image's number, or its pixels."""
+    return zlib.crc32(b"%d:" % seed + (what if isinstance(what, bytes) else b"%d" % what))
