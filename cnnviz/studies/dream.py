@@ -59,6 +59,8 @@ class Dream(Study):
         subject.lanes = rt.Lanes(1, subject.lanes.count * subject.lanes.threads)
         self.reader = open_reader(subject.session, (self._layer(),), subject.open, logits=False)
         self.layer = self.reader.layers[0].name
+        if not subject.settings.target.layers:
+            subject.note(f"no --layer was named: {self.layer}, the stage before the last, is dreamed of")
         self.normalise = normalisation(subject.preprocess, self.reader.device)
         self.options = DreamOptions(
             octaves=params["octaves"],
