@@ -47,7 +47,8 @@ def kernelshap(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
 
     Returns:
         Heatmap with values [N, H, W], each pixel its superpixel's value, in units of the score; array ``segments``
-        [N, H, W]; scores ``superpixels`` and ``fit``, the weighted share of variance that the values explain.
+        [N, H, W]; scores ``superpixels`` and ``fit``: the weighted share of the scores' variance that the values
+        explain (below 0 a constant would come nearer: shares that must add up say little of this score).
     """
     return _explained(run, target, params, _shap)
 
