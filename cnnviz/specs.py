@@ -104,7 +104,7 @@ class MethodSpec:
         name: As scripts write it (``explain(method=...)``, records, file names).
         command: Subcommand that runs it; the variants of a command are the entries that share it.
         entry: ``module:function``, imported on first use: ``(run, target, params) -> Heatmap``.
-        needs: What must hold of the network: ``"gap-head"`` for CAM, ``"trace"``.
+        needs: What must hold of the network: ``"gap-head"`` for CAM, ``"trace"``; or of the session: ``"biases"``.
         space: ``layer``, ``input`` or ``grid``: what the raw map's axes are.
         signed: Whether raw values below zero have a meaning.
         class_specific: Whether the map depends on the target class.

@@ -431,6 +431,82 @@ def test_fullgrad_is_complete(name: str) -> None:
     assert np.abs(found.scores["completeness_gap"]).max() < 2e-5 * float(scores.abs().max()) + 1e-6
 
 
+class Turned(nn.Module):
+    """What ConvNeXt and older networks have: normalisations of single images, and layers on [N, h, w, C]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.group = nn.Conv2d(3, 6, 3, stride=2), nn.GroupNorm(2, 6, eps=0.1)
+        self.norm, self.mix = nn.LayerNorm(6, eps=0.1), nn.Linear(6, 8)
+        self.local = nn.LocalResponseNorm(3, alpha=0.5)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.group(self.stem(x * 0.5 + 0.25))
+        y = F.gelu(self.mix(self.norm(y.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+        return self.fc(self.local(y).mean((2, 3)))
+
+
+def _turned_by_hand(n: Turned, x: Tensor, target: int) -> tuple[list[np.ndarray], float]:
+    """Every spatial piece of one image, and the score; J a by PyTorch's own product."""
+    image = x.double().requires_grad_()
+    shifted = image * 0.5 + 0.25
+    a = n.stem(shifted)
+    b = n.group(a)
+    c = n.norm(b.permute(0, 2, 3, 1))
+    d = n.mix(c)
+    e = F.gelu(d)
+    f = n.local(e.permute(0, 3, 1, 2))
+    z = n.fc(f.mean((2, 3)))
+    gradients = torch.autograd.grad(z[0, target], [image, shifted, a, b, c, d, e, f])
+
+    def beyond(function: Any, at: Tensor) -> Tensor:
+        y, along = torch.autograd.functional.jvp(function, at.detach(), at.detach())
+        return y - along
+
+    constants = [
+        image.detach(),
+        torch.tensor(0.25).double(),
+        n.stem.bias[:, None, None],
+        beyond(n.group, a),
+        beyond(n.norm, b.permute(0, 2, 3, 1)),
+        n.mix.bias,
+        beyond(F.gelu, d),
+        beyond(n.local, e.permute(0, 3, 1, 2)),
+    ]
+    pieces = [(g * k).detach() for g, k in zip(gradients, constants, strict=True)]
+    ordered = [p.permute(0, 3, 1, 2) if i in {4, 5, 6} else p for i, p in enumerate(pieces)]
+    return [p[0].numpy() for p in ordered], float(z[0, target].detach())
+
+
+def test_fullgrad_of_layers_with_channels_last_and_other_normalisations() -> None:
+    network = nets.seeded(Turned)()
+    found = cnnviz.explain(network, nets.images(), method="fullgrad", target=CLASSES)
+    for i, target in enumerate(CLASSES):
+        by_hand = copy.deepcopy(network).double()
+        pieces, score = _turned_by_hand(by_hand, nets.images()[i : i + 1], target)
+        total = sum(float(piece.sum()) for piece in pieces) + float(by_hand.fc.bias[target].detach())
+        assert total == pytest.approx(score, abs=1e-9)
+        close(found.raw[i], oracle.full_gradient(pieces, (12, 16), plain.upsampled))
+        assert abs(found.scores["completeness_gap"][i]) < 1e-5
+    assert found.facts["bias_layers"] == 7
+
+
+class ScoreIsASum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.conv(x).mean((2, 3))) + 2.0
+
+
+@pytest.mark.parametrize("build", [ScoreIsASum, lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 4))])
+def test_fullgrad_is_complete_where_the_last_node_adds_a_constant(build: Any) -> None:
+    found = cnnviz.explain(nets.seeded(build)(), nets.images(), method="fullgrad", target=CLASSES)
+    assert np.abs(found.scores["completeness_gap"]).max() < 1e-5
+
+
 # Peers, where they are right ----------------------------------------------------------------------------------------
 
 

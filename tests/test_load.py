@@ -383,6 +383,7 @@ def test_the_number_of_classes_is_found_in_outputs_of_every_shape(body: str, cla
         ("def", "nets.py:make", "importing nets.py raised SyntaxError"),
         ("make = 3", "nets.py:make", "is int, not a function"),
         ("def make(): pass", "nets.py:maker", "there is no 'maker' in it"),
+        ("def make(): pass", "timm:convnext_atto", "timm has no function 'convnext_atto'"),
         ("def make(): pass", "net.py:make", "there is no file net.py"),
         ("def make(): pass", "no_package.models:make", "importing no_package.models raised Module"),
         ("def make(): return nn.Linear(3, 5)", "nets.py:make", "an input of 3x224x224: RuntimeError"),

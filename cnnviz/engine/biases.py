@@ -6,145 +6,218 @@ its bias b_l, and z the score,
     z = x . dz/dx + sum over l of b_l . dz/dy_l
 
 exactly (Srinivas & Fleuret, "Full-Gradient Representation for Neural Network Visualization", NeurIPS 2019, proposition
-1). Batch normalisation adds beta - gamma mean / sqrt(var + eps). Another activation f adds f(a) - a f'(a), by which it
-differs at a from its own slope (section 3.2); a product of two signals a and b adds -a b.
+1). Batch normalisation adds beta - gamma mean / sqrt(var + eps). Any other function f of one tensor adds f(a) - J a,
+by which it differs at a from its own derivative J there (section 3.2); a product of two signals a and b adds -a b.
+
+The session is cut at these places, so the values are those of the one forward pass. A normalisation that is folded
+into a convolution without a bias leaves that convolution a bias, which is the normalisation's constant.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from cnnviz.engine import runtime as rt
-from cnnviz.engine.relevance import readable
-from cnnviz.engine.session import Pass, Session, two_dim
-from cnnviz.engine.split import Split, cut
-from cnnviz.models.graph import ACTIVATION_NAMES, function_name
+from cnnviz.engine.fold import attribute, batch_norm
+from cnnviz.models.graph import ACTIVATION_NAMES, Graph, ancestors, descendants, function_name
 
 _PRODUCTS = frozenset({operator.mul, operator.imul, torch.mul, "mul"})
-# f(a) = a f'(a) for every a. Told by their names: what a batch happens to hold must not decide what is counted.
+_SUMS = frozenset({operator.add, torch.add, "add"})
+# f(a) = J a for every a. Told by their names: what a batch happens to hold must not decide what is counted.
 _STRAIGHT_NAMES = frozenset("relu relu_ leaky_relu leaky_relu_ prelu".split())
 _STRAIGHT_TYPES = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
+_CLAMP_NAMES = frozenset("relu6 hardtanh hardtanh_ clamp clamp_".split())
+_CURVED_NAMES = frozenset(
+    "layer_norm group_norm instance_norm local_response_norm normalize pow square sqrt exp log glu".split()
+)
+_CURVED_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.GLU)
+
+# What is added at a place, shaped to be added to its value: always the same, or what the values in a pass make it.
+Constant = Tensor | Callable[[Callable[[fx.Node], Tensor]], Tensor]
 
 
-@dataclass(eq=False)
-class Tapped:
-    """One pass with a tap wherever a constant is added.
-
-    Attributes:
-        at: The image, a leaf [N, C, H, W].
-        logits: [N, K], connected to the leaf and the taps.
-        taps: For each place (in order) the value after the addition, and what was added, of its shape.
-    """
-
-    at: Tensor
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
-    taps: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    def shares(self, scores: Tensor) -> list[Tensor]:
-        """x dz/dx, then b dz/dy for each tap, in units of the score."""
-        leaves = [self.at, *(y for y, _ in self.taps)]
-        constants = [self.at.detach(), *(b for _, b in self.taps)]
-        found = torch.autograd.grad(scores.sum(), leaves, retain_graph=True, materialize_grads=True)
-        return [constant * gradient for constant, gradient in zip(constants, found, strict=True)]
+def places_of(graph: Graph) -> list[fx.Node]:
+    """Nodes of a trace at which a session is cut: every place, and what a place's constant is computed from."""
+    moving = descendants([graph.input]) | {graph.input}
+    found: list[fx.Node] = []
+    for node in graph.module.graph.nodes:
+        if node in moving & ancestors([graph.logits]) and constant_of(graph.module, node, moving) is not None:
+            found += [node.args[0]] if _is_curved(graph.module, node) else []
+            found.append(node)
+    return list(dict.fromkeys(found))
 
 
-def tapped(run: Pass, name: str) -> Tapped:
-    """Run the network of a pass that starts at the image once more, with its taps.
+class Places:
+    """The constants of a session that was cut at :func:`places_of`.
 
     Args:
-        run: A pass that starts at the image.
-        name: What to call the method in messages.
-
-    Raises:
-        CnnvizError: The network cannot be traced, or computes self-attention.
+        head: The graph that a pass runs; normalisations may have been folded since.
+        order: For each activation of a pass its place among the head's inputs and inner results.
     """
-    session = run.session
-    split = session.remember("unfolded split", lambda: _unfolded(session, name))
-    assert isinstance(split.head, fx.GraphModule)
-    with torch.no_grad():
-        values: Sequence[Any] = split.trunk(run.pixels.to(split.trunk_dtype))
-    at = values[0].detach().float().requires_grad_()
-    others = [v.detach().float() if isinstance(v, Tensor) and v.is_floating_point() else v for v in values[1:]]
-    found = Tapped(at)
-    found.logits = two_dim(_Tapper(split.head, found.taps).run(at, *others)[0])
+
+    def __init__(self, head: fx.GraphModule, order: Sequence[int]) -> None:
+        inputs = [node for node in head.graph.nodes if node.op == "placeholder"]
+        results = next(node for node in head.graph.nodes if node.op == "output").args[0]
+        every = [*inputs, *results[1:]]
+        nodes = [every[i] for i in order]
+        moving, turned = descendants(inputs[:1]) | set(inputs[:1]), _channels_last(head)
+        self._where = {node: at for at, node in enumerate(nodes)}
+        found = {at: (constant_of(head, node, moving), node in turned) for node, at in self._where.items()}
+        self._constants = {at: (c, last) for at, (c, last) in found.items() if c is not None and not _is_zero(c)}
+
+    def constant(self, at: int, activations: Sequence[Tensor]) -> tuple[Tensor, bool] | None:
+        """What is added at a pass's activation ``at``, and whether that is [N, h, w, C]; None when nothing is.
+
+        The first activation is the image, of which everything is the image's own.
+        """
+        if at == 0:
+            return activations[0].detach(), False
+        if at not in self._constants:
+            return None
+        constant, last = self._constants[at]
+        if not isinstance(constant, Tensor):
+            constant = constant(lambda node: activations[self._where[node]])
+        return constant, last
+
+
+def _is_zero(constant: Constant) -> bool:
+    return isinstance(constant, Tensor) and not bool(constant.any())
+
+
+def constant_of(module: fx.GraphModule, node: fx.Node, moving: set[fx.Node]) -> Constant | None:
+    """How to compute what a node adds to a linear function of its input; None when it adds nothing.
+
+    Args:
+        module: The graph that the node is of.
+        node: The node.
+        moving: The nodes that depend on the image.
+    """
+    if _is_curved(module, node):
+        return partial(_curved, module, node)
+    layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    name = function_name(node)
+    norm = batch_norm(module, node)
+    if norm is not None:
+        with torch.no_grad():
+            scale = (1.0 if norm.weight is None else norm.weight) / torch.sqrt(norm.var + norm.eps)
+            return _fixed((0.0 if norm.bias is None else norm.bias) - scale * norm.mean, channels=True)
+    if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
+        return _fixed(layer.bias, channels=not isinstance(layer, nn.Linear))
+    if node.op == "call_function" and name in {"linear", "conv2d"}:
+        bias = node.kwargs.get("bias", node.args[2] if len(node.args) > 2 else None)
+        value = attribute(module, str(bias.target)) if isinstance(bias, fx.Node) and bias.op == "get_attr" else None
+        return _fixed(value, channels=name == "conv2d")
+    if len(node.args) < 2:
+        return None
+    if node.target in _PRODUCTS and all(value in moving for value in node.args[:2]):
+        return lambda value: -value(node).detach()
+    if node.target in _SUMS and node.args[0] in moving and isinstance(node.args[1], (int, float)):
+        return _fixed(torch.tensor(float(node.args[1])), channels=False)
+    return None
+
+
+def _fixed(bias: Any, channels: bool) -> Tensor | None:
+    """[C] for values [..., C], or as channels for values [N, C, h, w]."""
+    if not isinstance(bias, Tensor):
+        return None
+    return bias.detach().reshape(-1, 1, 1) if channels else bias.detach()
+
+
+def _is_curved(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is a function of one tensor that can differ from its own derivative."""
+    if not node.args or not isinstance(node.args[0], fx.Node) or len(node.all_input_nodes) != 1 + _weights(node):
+        return False
+    if _is_activation(module, node):
+        return not _is_straight(module, node)
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), _CURVED_TYPES)
+    return function_name(node) in _CURVED_NAMES
+
+
+def _is_activation(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is an elementwise function or a softmax, whose derivative is a symmetric matrix."""
+    if node.op != "call_module":
+        return function_name(node) in ACTIVATION_NAMES or function_name(node) == "softmax"
+    layer = module.get_submodule(str(node.target))
+    inside = type(layer).__module__ == "torch.nn.modules.activation"
+    return inside and not isinstance(layer, (nn.MultiheadAttention, nn.GLU))
+
+
+def _is_straight(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), _STRAIGHT_TYPES)
+    limits = (*node.args[1:], *node.kwargs.values())
+    name = function_name(node)
+    clamped = name in {"clamp", "clamp_"} and all(value is None or value == 0 for value in limits)
+    return name in _STRAIGHT_NAMES or clamped
+
+
+def _is_clamp(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), nn.Hardtanh)
+    return function_name(node) in _CLAMP_NAMES
+
+
+def _weights(node: fx.Node) -> int:
+    return sum(source.op == "get_attr" for source in node.all_input_nodes)
+
+
+def _curved(module: fx.GraphModule, node: fx.Node, value: Callable[[fx.Node], Tensor]) -> Tensor:
+    """f(a) - J a."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    if _is_clamp(module, node):
+        # Where it passes its input on it adds nothing, elsewhere all that it returns.
+        passed_on, clamped = value(source).detach(), value(node).detach()
+        return torch.where(passed_on == clamped, 0.0, clamped)
+    a = value(source).detach().requires_grad_()
+
+    def fixed(argument: fx.Node) -> Any:
+        return attribute(module, str(argument.target))
+
+    args = fx.map_arg(node.args[1:], fixed)
+    kwargs = fx.map_arg(node.kwargs, fixed)
+
+    def function(x: Tensor) -> Any:
+        if node.op == "call_module":
+            return module.get_submodule(str(node.target))(x, *args, **kwargs)
+        if node.op == "call_method":
+            return getattr(x, str(node.target))(*args, **kwargs)
+        assert callable(node.target)
+        return node.target(x, *args, **kwargs)
+
+    with torch.enable_grad():
+        y: Tensor = function(a)
+        return y.detach() - _along(y, a, symmetric=_is_activation(module, node))
+
+
+def _along(y: Tensor, a: Tensor, symmetric: bool) -> Tensor:
+    """J a of y = f(a). PyTorch's forward differentiation is one for all threads; the backward passes give it too."""
+    if symmetric:
+        return torch.autograd.grad(y, a, a.detach())[0]
+    # J^T u is linear in u: the derivative of its product with a, by u, is J a.
+    u = torch.zeros_like(y, requires_grad=True)
+    [back] = torch.autograd.grad(y, a, u, create_graph=True)
+    return torch.autograd.grad(back, u, a.detach())[0]
+
+
+def _channels_last(head: fx.GraphModule) -> set[fx.Node]:
+    """The nodes whose values are [N, h, w, C] because the network turned them."""
+    found: set[fx.Node] = set()
+    for node in head.graph.nodes:
+        turned = any(source in found for source in node.all_input_nodes)
+        if function_name(node) == "permute":
+            dims = node.args[1] if isinstance(node.args[1], (list, tuple)) else node.args[1:]
+            order = [int(d) % len(dims) for d in dims if isinstance(d, int)]
+            turned = order == [0, 2, 3, 1] or (turned and order != [0, 3, 1, 2])
+        if turned:
+            found.add(node)
     return found
 
 
-def _unfolded(session: Session, name: str) -> Split:
-    """The network as it was built, in float32: a folded normalisation would add its constant to the bias before it."""
-    graph, split = readable(session, name)
-    if split.preparation in {"plain", "shared"} and split.head_dtype == torch.float32:
-        return split
-    return cut(graph, session.nodes, rt.Runtime(session.device, "fp32"), "plain")
-
-
-class _Tapper(fx.Interpreter):
-    """Runs a head and notes its constants. The values are those of the network."""
-
-    def __init__(self, head: fx.GraphModule, taps: list[tuple[Tensor, Tensor]]) -> None:
-        super().__init__(head)
-        self.taps = taps
-
-    def run_node(self, n: fx.Node) -> Any:
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        y = getattr(self, n.op)(n.target, args, kwargs)
-        if isinstance(y, Tensor) and y.requires_grad and args and isinstance(args[0], Tensor):
-            module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
-            constant = self._constant(n, module, args, kwargs, y)
-            if constant is not None:
-                self.taps.append((y, constant.detach().expand_as(y)))
-        return y
-
-    def _constant(
-        self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor
-    ) -> Tensor | None:
-        """What a node adds to a linear function of its input, shaped to be added to ``y``."""
-        name = function_name(node)
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) or name == "batch_norm":
-            # In evaluation mode it is affine: what it makes of zero is what it adds.
-            with torch.no_grad():
-                blank = torch.zeros_like(args[0][:1])
-                found: Tensor = getattr(self, node.op)(node.target, (blank, *args[1:]), kwargs)
-            return found if bool(found.any()) else None
-        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-            return _shaped(module.bias, y)
-        if node.op == "call_function" and name in {"linear", "conv2d"}:
-            bias = kwargs.get("bias", args[2] if len(args) > 2 else None)
-            return _shaped(bias, y)
-        if _is_activation(name, module) and not _is_straight(name, module, (*args[1:], *kwargs.values())):
-            return self._curved(node, args, kwargs, y)
-        if node.target in _PRODUCTS and len(args) > 1 and isinstance(args[1], Tensor):
-            return -y.detach() if args[0].requires_grad and args[1].requires_grad else None
-        return None
-
-    def _curved(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
-        """f(a) - a f'(a) of an elementwise function."""
-        a = args[0].detach().requires_grad_()
-        slope: Tensor = torch.autograd.grad(getattr(self, node.op)(node.target, (a, *args[1:]), kwargs).sum(), a)[0]
-        constant: Tensor = y.detach() - a.detach() * slope
-        return constant
-
-
-def _shaped(bias: Any, y: Tensor) -> Tensor | None:
-    if not isinstance(bias, Tensor) or not bool(bias.any()):
-        return None
-    return bias.reshape(-1, *[1] * (y.dim() - 2)) if y.dim() > 2 else bias
-
-
-def _is_activation(name: str, module: nn.Module | None) -> bool:
-    if module is None:
-        return name in ACTIVATION_NAMES
-    inside = type(module).__module__ == "torch.nn.modules.activation"
-    return inside and not isinstance(module, (nn.Softmax, nn.MultiheadAttention, nn.GLU))
-
-
-def _is_straight(name: str, module: nn.Module | None, limits: tuple[Any, ...]) -> bool:
-    if module is not None:
-        return isinstance(module, _STRAIGHT_TYPES)
-    return name in _STRAIGHT_NAMES or (name in {"clamp", "clamp_"} and all(v is None or v == 0 for v in limits))
+__all__ = ["Places", "places_of"]

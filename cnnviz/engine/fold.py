@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from cnnviz.models.functional import copy_with
@@ -40,7 +41,7 @@ def fold_batch_norm(module: fx.GraphModule, protected: Collection[fx.Node]) -> i
     """
     folded = 0
     for node in list(module.graph.nodes):
-        norm = _batch_norm(module, node)
+        norm = batch_norm(module, node)
         if norm is None:
             continue
         source = node.args[0]
@@ -73,7 +74,7 @@ def foldable_convolution(module: fx.GraphModule, node: fx.Node) -> nn.Conv2d | N
     return conv if plain and not conv._forward_pre_hooks and not conv._forward_hooks else None
 
 
-class _Norm:
+class Norm:
     """The five numbers of a batch normalisation, whichever way it is called."""
 
     def __init__(self, values: dict[str, Any]) -> None:
@@ -81,12 +82,14 @@ class _Norm:
         self.weight, self.bias, self.eps = values["weight"], values["bias"], values["eps"]
 
 
-def _batch_norm(module: fx.GraphModule, node: fx.Node) -> _Norm | None:
+def batch_norm(module: fx.GraphModule, node: fx.Node) -> Norm | None:
+    """The evaluation-mode batch normalisation that a node computes."""
     if node.op == "call_module":
         norm = module.get_submodule(str(node.target))
-        if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.training:
+        known = isinstance(norm, _BatchNorm) and type(norm).forward in {_BatchNorm.forward, nn.SyncBatchNorm.forward}
+        if not known or norm.running_mean is None or norm.training:
             return None
-        return _Norm({k: getattr(norm, k) for k in ("running_mean", "running_var", "weight", "bias", "eps")})
+        return Norm({k: getattr(norm, k) for k in ("running_mean", "running_var", "weight", "bias", "eps")})
     if node.op == "call_function" and function_name(node) == "batch_norm":
         names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
         values: dict[str, Any] = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
@@ -99,19 +102,20 @@ def _batch_norm(module: fx.GraphModule, node: fx.Node) -> _Norm | None:
             if isinstance(value, fx.Node):
                 if value.op != "get_attr":
                     return None
-                values[key] = _attribute(module, str(value.target))
-        return _Norm(values) if isinstance(values["running_mean"], torch.Tensor) else None
+                values[key] = attribute(module, str(value.target))
+        return Norm(values) if isinstance(values["running_mean"], torch.Tensor) else None
     return None
 
 
-def _attribute(module: nn.Module, path: str) -> Any:
+def attribute(module: nn.Module, path: str) -> Any:
+    """What a dotted path names."""
     value: Any = module
     for part in path.split("."):
         value = getattr(value, part)
     return value
 
 
-def _folded(conv: nn.Conv2d, norm: _Norm) -> nn.Conv2d:
+def _folded(conv: nn.Conv2d, norm: Norm) -> nn.Conv2d:
     weight, bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.mean, norm.var, norm.eps, norm.weight, norm.bias
     )

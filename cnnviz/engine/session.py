@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.biases import places_of
 from cnnviz.engine.compiled import compile_trunk
 from cnnviz.engine.rerun import HeadRun, Rerun
 from cnnviz.engine.split import Split, cut, to_head, usable_preparations
-from cnnviz.engine.tape import recording, seen_layer, substituting, watching
+from cnnviz.engine.tape import passing, recording, seen_layer, substituting, watching
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph import Graph, trace
 from cnnviz.models.layers import LayerRef, reference, resolve
@@ -33,6 +34,8 @@ from cnnviz.specs import MethodSpec
 T = TypeVar("T")
 INPUT_LAYER = "input"
 OUTPUT_LAYER = "output"
+# Where the network is cut: at the image, and wherever a constant is added on the way.
+BIASES = "biases"
 # Where the network is cut for methods that do not look at a layer, by the space of their maps.
 FIXED_LAYERS: dict[str, tuple[str, ...]] = {"input": (INPUT_LAYER,), "grid": (OUTPUT_LAYER,)}
 DEFAULT_LAYER = ""
@@ -49,6 +52,8 @@ def layers_for(spec: MethodSpec, params: Mapping[str, Any], asked: tuple[str, ..
             f"{spec.name} explains one layer; {len(asked)} were named: {', '.join(asked)}.",
             "Name one with --layer, or fuse them with --variant layercam.",
         )
+    if "biases" in spec.needs:
+        return (BIASES,)
     if spec.space == "input" and spec.wants_layer(params):
         return (INPUT_LAYER, *(asked[:1] or (DEFAULT_LAYER,)))
     return FIXED_LAYERS.get(spec.space, asked)
@@ -60,7 +65,8 @@ class SessionOptions:
 
     Attributes:
         layers: Layer names; empty for the default layer; ``("input",)`` differentiates down to the image (alone, or
-            before layers: ``("input", "")`` is the image and the default layer), ``("output",)`` needs no gradient.
+            before layers: ``("input", "")`` is the image and the default layer), ``("output",)`` needs no gradient,
+            ``("biases",)`` is the image and every place that :mod:`cnnviz.engine.biases` finds.
         output: Dotted path to the class scores in the network's return value.
         compile: Compile the trunk.
         batch_size: Batch to compile for.
@@ -116,6 +122,13 @@ class Pass:
         found = torch.autograd.grad(scores.sum(), wanted, retain_graph=True, materialize_grads=True)
         return tuple(gradient.float() for gradient in found)
 
+    def passing_gradients(self, scores: Tensor, look: Callable[[int, Tensor], None]) -> None:
+        """Like :meth:`gradients`, each shown to ``look`` with its place as the pass comes by; none is kept.
+
+        For sessions whose first activation is the image. What is shown must not be written to.
+        """
+        with passing(self.activations, look):
+            torch.autograd.grad(scores.sum(), self.activations[:1], retain_graph=True)
 
     def rerun(self, activations: Tensor, images: Tensor | None = None) -> Tensor:
         """Logits [M, K], float32, without gradients, of other activations [M, C, h, w] of the (first) target layer.
@@ -244,6 +257,8 @@ def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, optio
     layers: tuple[LayerRef, ...] = ()
     if options.layers == (OUTPUT_LAYER,):
         nodes = [_before_classifier(graph)]
+    elif options.layers == (BIASES,):
+        nodes = [graph.input, *places_of(graph)]
     else:
         layers = tuple(resolve(graph, layer or None, name) for layer in _named(options))
         nodes = [graph.input] if INPUT_LAYER in options.layers else []
@@ -263,7 +278,8 @@ def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, optio
 
 def _named(options: SessionOptions) -> tuple[str, ...]:
     """The layers beside the input, :data:`DEFAULT_LAYER` when nothing is asked for."""
-    return tuple(layer for layer in options.layers or (DEFAULT_LAYER,) if layer not in {INPUT_LAYER, OUTPUT_LAYER})
+    fixed = {INPUT_LAYER, OUTPUT_LAYER, BIASES}
+    return tuple(layer for layer in options.layers or (DEFAULT_LAYER,) if layer not in fixed)
 
 
 def _before_classifier(graph: Graph) -> fx.Node:

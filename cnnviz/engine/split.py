@@ -108,7 +108,7 @@ def _separate(whole: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule, tu
         )
     outer = list(dict.fromkeys(t for t in targets if t not in above))
     inner = list(dict.fromkeys(t for t in targets if t in above))
-    if logits in targets:  # nothing but the logits is asked for: all is trunk
+    if logits in outer:  # nothing below the logits is asked for: all is trunk
         in_head = set()
     used = [n for node in whole.graph.nodes if node in in_head for n in node.all_input_nodes if n not in in_head]
     others = [n for n in dict.fromkeys(used) if n not in outer and n.op != "get_attr"]

@@ -7,7 +7,7 @@ successor, never the captured tensor: a captured tensor that a ReLU overwrites h
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,25 @@ def recording(module: nn.Module, wanted: Sequence[tuple[str, int]]) -> Iterator[
         for layer in {name for name, _ in wanted}:
             handles.append(module.get_submodule(layer).register_forward_hook(_catcher(tape, layer)))
         yield tape
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def passing(tensors: Sequence[Tensor], look: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """While the body runs a backward pass, show ``look`` the gradient at each tensor (by its place) as it passes by.
+
+    None of them is kept: a pass that wants the gradients of all layers needs the memory of one.
+    """
+
+    def shown(place: int) -> Callable[[Tensor], None]:
+        return lambda gradient: look(place, gradient)
+
+    handles = []
+    try:
+        handles += [tensor.register_hook(shown(place)) for place, tensor in enumerate(tensors)]
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -6,13 +6,15 @@ Srinivas & Fleuret, "Full-Gradient Representation for Neural Network Visualizati
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx
 
-from cnnviz.engine.biases import tapped
+from cnnviz.engine.biases import Places
+from cnnviz.engine.relevance import readable
 from cnnviz.engine.session import Pass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
@@ -25,10 +27,10 @@ def fullgrad(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
         psi(v) = sum over channels of upsample(rescale(|v|))
 
     where rescale takes all values of an image at one layer to [0, 1] by their minimum and maximum (section 4). The
-    biases are those of convolutions and normalisations, and what other activations than ReLU add; those of linear
-    layers have no place in the image and take part only in the check of completeness. (pytorch-grad-cam sums the
-    products over channels before it takes their magnitudes, so that channels cancel, and leaves the image's own share
-    unscaled.)
+    biases are those of convolutions and normalisations, and what other activations than ReLU, products of two signals
+    and the normalisations of single images add; what has no place in the image (the last linear layer) takes part only
+    in the check of completeness. (pytorch-grad-cam sums the products over channels before it takes their magnitudes, so
+    that channels cancel, and leaves the image's own share unscaled.)
 
     Args:
         run: A forward pass that starts at the image.
@@ -42,22 +44,66 @@ def fullgrad(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     Raises:
         CnnvizError: The network cannot be traced, or computes self-attention.
     """
-    passed = run.remember("biases", lambda: tapped(run, "FullGrad"))
-    score = target(passed.logits)
-    shares = passed.shares(score)
+    _, split = readable(run.session, "FullGrad")
+    assert isinstance(split.head, fx.GraphModule)
+    known = run.session.remember("biases", partial(Places, split.head, split.order))
+    score = target(run.logits)
+    found = _Pieces(run, known)
+    run.passing_gradients(score, found.add)
     size = (int(run.pixels.shape[2]), int(run.pixels.shape[3]))
-    spatial = [share for share in shares if share.dim() == 4 and min(share.shape[2:]) > 1]
-    values = torch.stack([_placed(share, size) for share in spatial]).sum(0)
-    total = torch.stack([share.double().flatten(1).sum(1) for share in shares]).sum(0)
-    gap = score.detach().double() - total
-    return Heatmap(values, facts={"bias_layers": len(spatial) - 1}, scores={"completeness_gap": gap.float()})
+    values = torch.stack([_upsampled(summed, size) for summed in found.maps.values()]).sum(0)
+    gap = score.detach().double() - found.total
+    # The image's own share is in the sum, and is no bias.
+    return Heatmap(values, facts={"bias_layers": found.layers - 1}, scores={"completeness_gap": gap.float()})
 
 
-def _placed(share: Tensor, size: tuple[int, int]) -> Tensor:
-    """psi: [N, C, h, w] to [N, H, W]."""
-    magnitude = share.abs()
-    low, high = magnitude.amin((1, 2, 3), keepdim=True), magnitude.amax((1, 2, 3), keepdim=True)
-    scaled = torch.where(high > low, (magnitude - low) / torch.where(high > low, high - low, 1.0), 0.0)
-    # Interpolation is linear: the sum over channels may come first.
-    summed = scaled.sum(1, keepdim=True)
-    return F.interpolate(summed, size=size, mode="bilinear", align_corners=False)[:, 0]
+class _Pieces:
+    """What has been added up of a backward pass.
+
+    Attributes:
+        total: The shares of each image [N].
+        maps: For each size (h, w) the sum of the maps of that size [N, h, w]: interpolation is linear, and may follow.
+        layers: How many shares have places in the image.
+    """
+
+    def __init__(self, run: Pass, known: Places) -> None:
+        self.total = torch.zeros(len(run.pixels), dtype=torch.float64, device=run.pixels.device)
+        self.maps: dict[tuple[int, ...], Tensor] = {}
+        self.layers = 0
+        self._run, self._known = run, known
+
+    @torch.no_grad()
+    def add(self, at: int, gradient: Tensor) -> None:
+        """Takes the gradient of one of the pass's activations."""
+        found = self._known.constant(at, self._run.activations)
+        if found is None:
+            return
+        constant, channels_last = found
+        share = constant.float() * gradient.float()
+        total, summed = _image_by_image(share.permute(0, 3, 1, 2) if channels_last else share)
+        self.total += total
+        if summed is not None:
+            self.layers += 1
+            size = tuple(summed.shape[1:])
+            self.maps[size] = self.maps[size] + summed if size in self.maps else summed
+
+
+def _image_by_image(share: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The sum of a share [N], and, if it has places in the image, sum over channels of rescale(|share|): [N, h, w].
+
+    The share is used up: a fresh tensor of this size would cost as much as the arithmetic.
+    """
+    if share.dim() != 4 or min(share.shape[2:]) < 2:
+        return share.double().flatten(1).sum(1), None
+    total = share.sum((2, 3)).double().sum(1)
+    magnitude = share.abs_()
+    low, high = magnitude.amin((1, 2, 3), keepdim=True)[:, 0], magnitude.amax((1, 2, 3), keepdim=True)[:, 0]
+    flat = high <= low
+    summed = (magnitude.sum(1) - share.shape[1] * low) / torch.where(flat, 1.0, high - low)
+    return total, torch.where(flat, 0.0, summed.clamp_min(0.0))
+
+
+def _upsampled(summed: Tensor, size: tuple[int, int]) -> Tensor:
+    if summed.shape[1:] == size:
+        return summed
+    return F.interpolate(summed[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

@@ -278,11 +278,21 @@ def _import(place: str) -> Any:
         ) from error
 
 
+# How the networks of a library are named; library:function calls a function of it.
+_LIBRARIES = {"timm": "timm/{}", "torchvision": "{}"}
+
+
 def _attribute(module: Any, path: str, asked: str) -> Any:
     found = module
     for part in path.split("."):
         if not hasattr(found, part):
             names = [name for name in dir(found) if not name.startswith("_")]
+            library = asked.partition(":")[0]
+            if library in _LIBRARIES:
+                raise CnnvizError(
+                    f"--model {asked}: {library} has no function {part!r}",
+                    f"give {_LIBRARIES[library].format(path)} for the network of that name; cnnviz models lists them",
+                )
             raise CnnvizError(
                 f"--model {asked}: there is no {part!r} in it",
                 nearest(part, names) or f"it has {', '.join(names[:10]) or 'no public names'}",

@@ -157,9 +157,9 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         title="FullGrad",
         summary="Share of the image and of every bias in the score, added up at the pixels.",
         paper="Srinivas & Fleuret, Full-Gradient Representation for Neural Network Visualization, NeurIPS 2019",
-        needs=("trace",),
+        needs=("trace", "biases"),
         space="input",
-        forward="2",
+        forward="1",
         backward="1",
     ),
     MethodSpec(
