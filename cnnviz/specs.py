@@ -113,6 +113,7 @@ class MethodSpec:
             (:class:`cnnviz.studies.base.Study`).
         inputs: ``images``, ``optional`` or ``none``: what a study's command line takes.
         uses: Shared options of a study's command beside those that :data:`STUDY_LACKS` leaves.
+        says: Help of shared options, by field name, where the general one does not hold.
         colour: Whether the raw values [C, H, W] are a picture of their own, drawn around grey.
         several_layers: Whether more than one ``--layer`` makes one map.
         caveat: What everybody who looks at these maps should know; told once a run.
@@ -139,6 +140,7 @@ class MethodSpec:
     several_layers: bool = False
     inputs: str = "images"
     uses: tuple[str, ...] = ()
+    says: Mapping[str, str] = field(default_factory=dict)
     rehearsal: Mapping[str, Any] = field(default_factory=dict)
 
     def lacks(self) -> frozenset[str]:

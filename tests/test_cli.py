@@ -22,6 +22,7 @@ from cnnviz.settings import (
     RuntimeSettings,
     TargetSettings,
 )
+from cnnviz.specs import MethodSpec
 from tests.fake_pipeline import FakePipeline
 
 
@@ -267,6 +268,21 @@ def test_the_help_page_has_every_option_under_its_heading(
     headings = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert headings[:5] == ["Input:", "Model:", "What to explain:", "Speed:", "Output:"]
     assert out.startswith(f"Usage: cnnviz {command} INPUT... [OPTIONS]\n")
+
+
+@pytest.mark.parametrize("spec", [spec for spec in catalog.STUDIES if spec.says], ids=lambda spec: spec.name)
+def test_a_study_words_shared_options_as_it_means_them(spec: MethodSpec, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([spec.command, "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert set(spec.says) <= set(spec.uses)
+    assert all(" ".join(text.split()) in words for text in spec.says.values())
+    assert main(["gradcam", "--help"]) == 0
+    assert "Target layer by module path" in " ".join(capsys.readouterr().out.split())
+
+
+def test_input_that_may_be_left_out_stands_in_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["synthesize", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: cnnviz synthesize [INPUT...] [OPTIONS]\n")
 
 
 def test_methods_lists_the_register(capsys: pytest.CaptureFixture[str]) -> None:

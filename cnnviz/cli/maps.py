@@ -13,7 +13,7 @@ import typer
 from cnnviz import catalog
 from cnnviz.cli.console import Console, refuse_terminal
 from cnnviz.cli.info import default_variant, help_of
-from cnnviz.cli.options import Shared, shared_annotations
+from cnnviz.cli.options import Shared, reworded, shared_annotations
 from cnnviz.cli.values import flag_type, from_config, long_name, number
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.io.config import read_config
@@ -26,8 +26,7 @@ _METAVARS = {"int": "N", "float": "X", "size": "N|H,W", "text": "TEXT", "texts":
 
 def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
     """The function behind ``cnnviz NAME``, with a signature from which Typer makes the flags."""
-    lacks = specs[0].lacks()
-    common = {field: annotation for field, annotation in shared_annotations().items() if field not in lacks}
+    common = _common(specs[0])
     annotations = {**common, **_own_annotations(specs, common)}
 
     def command(ctx: typer.Context, **values: Any) -> int:
@@ -51,6 +50,16 @@ def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
     command.__name__ = name
     command.__doc__ = help_of(specs)
     return command
+
+
+def _common(spec: MethodSpec) -> dict[str, Any]:
+    """The shared options of a command, in its own words where it has some."""
+    common = {name: option for name, option in shared_annotations().items() if name not in spec.lacks()}
+    own = {name: reworded(common[name], text) for name, text in spec.says.items()}
+    if spec.inputs == "optional":
+        text = "Images to start from; from noise when there are none."
+        own["inputs"] = reworded(common["inputs"], text, "[INPUT...]")
+    return {**common, **own}
 
 
 def sign(command: Callable[..., int], annotations: Mapping[str, Any]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -378,6 +379,14 @@ def shared_annotations() -> dict[str, Any]:
     """``Annotated`` type of each shared option by field name."""
     hints = get_type_hints(Shared, include_extras=True)
     return {field.name: hints[field.name] for field in fields(Shared)}
+
+
+def reworded(annotation: Any, text: str, metavar: str | None = None) -> Any:
+    """The annotation of a shared option with another help text, and another word for its value."""
+    kind, option = get_args(annotation)
+    other = copy(option)
+    other.help, other.metavar = text, metavar or option.metavar
+    return Annotated[kind, other]
 
 
 def _check_range(name: str, value: float | None, low: float, high: float | None) -> None:

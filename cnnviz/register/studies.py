@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from cnnviz.specs import MethodSpec, Param
 
+_ONE_LAYER = "Layer by module path, or -1, -2, … for stages from the end. [default: {}]"
+_LABELS = "Where labels come from: folder, or FILE.csv with path,label. [default: the folder's name]"
+
 STUDIES: tuple[MethodSpec, ...] = (
     MethodSpec(
         name="embed",
@@ -15,6 +18,7 @@ STUDIES: tuple[MethodSpec, ...] = (
         paper="van der Maaten & Hinton, Visualizing Data using t-SNE, JMLR 2008",
         kind="study",
         uses=("layer", "class_"),
+        says={"layer": _ONE_LAYER.format("what the classifier reads"), "class_": _LABELS},
         params=(
             Param("neighbours", "int", 5, "Nearest others to find for every image.", minimum=0, maximum=1000),
             Param("metric", "choice", "cosine", "Nearness of neighbours, t-SNE and UMAP.", ("cosine", "euclidean")),
@@ -38,6 +42,7 @@ STUDIES: tuple[MethodSpec, ...] = (
         "Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014",
         kind="study",
         uses=("layer", "class_"),
+        says={"layer": _ONE_LAYER.format("the last convolutional stage"), "class_": _LABELS},
         params=(
             Param("units", "text", "top:16", "0,7,20-30, all, random:N, or top:N: the N that fire most."),
             Param("patches", "int", 9, "Patches of each unit.", minimum=1, maximum=100),
@@ -67,6 +72,7 @@ STUDIES: tuple[MethodSpec, ...] = (
         "Moosavi-Dezfooli et al., DeepFool, CVPR 2016; Carlini & Wagner, S&P 2017",
         kind="study",
         uses=("layer", "class_"),
+        says={"layer": _ONE_LAYER.format("the last convolutional stage, of --explain"), "class_": _LABELS},
         params=(
             Param(
                 "attack", "choice", "pgd", "In the maximum norm: fgsm, ifgsm, pgd; in L2: deepfool, cw.",
@@ -124,6 +130,10 @@ STUDIES: tuple[MethodSpec, ...] = (
         kind="study",
         inputs="optional",
         uses=("layer", "class_"),
+        says={
+            "layer": "Everything in this layer at once, as DeepDream does; repeatable.",
+            "class_": "Index or label to maximise; repeatable, and added up unless --each.",
+        },
         params=(
             Param("unit", "texts", (), "LAYER:K, or 0.5*LAYER:K: channel K of a layer; repeatable, as all objectives."),
             Param("neuron", "texts", (), "LAYER:K:y:x: one position of a channel; LAYER:K for the one in the middle."),
@@ -169,6 +179,7 @@ STUDIES: tuple[MethodSpec, ...] = (
         paper="Mordvintsev, Olah & Tyka, Inceptionism: Going Deeper into Neural Networks, 2015",
         kind="study",
         uses=("layer",),
+        says={"layer": _ONE_LAYER.format("the stage before the last")},
         params=(
             Param("guide", "text", None, "Image whose features the dream is drawn to."),
             Param("octaves", "int", 4, "Sizes at which the image is dreamed on.", minimum=1, maximum=20),
@@ -194,6 +205,7 @@ STUDIES: tuple[MethodSpec, ...] = (
         kind="study",
         inputs="none",
         uses=("layer", "colormap"),
+        says={"layer": "Convolution by module path; repeatable. [default: the first that looks at the image]"},
         params=(
             Param("filters", "text", None, "0,7,20-30 or all; of deeper layers 16 by default."),
             Param("channels", "text", None, "Input channels of deeper layers, alike; 32 by default."),
@@ -210,6 +222,10 @@ STUDIES: tuple[MethodSpec, ...] = (
         paper="Yosinski et al., Understanding Neural Networks Through Deep Visualization, ICML workshop 2015",
         kind="study",
         uses=("layer", "colormap", "alpha", "image_format", "png_level"),
+        says={
+            "layer": "Layer by module path, or -1, -2, … for stages from the end; repeatable, a row each. "
+            "[default: the last convolutional stage]"
+        },
         params=(
             Param("sort", "choice", "index", "Order of the channels.", ("index", "mean", "max")),
             Param("channel", "text", None, "Drawn over the image, such as 7 or 3,20-22; by default the strongest."),
