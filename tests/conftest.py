@@ -48,6 +48,15 @@ def _two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For what is too small to share out."""
+    from cnnviz.engine import runtime as rt
+
+    with rt.threads(1):
+        yield
+
+
 @pytest.fixture(scope="session")
 def sample_images() -> Path:
     """The folder of photographs that comes with the source."""

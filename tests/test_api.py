@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,10 @@ from PIL import Image
 from torch import nn
 
 import cnnviz
-from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError
 from tests import networks as nets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """What runs here is too small to share out."""
-    with rt.threads(1):
-        yield
 
 
 def test_everything_a_result_says() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.engine import runtime
 from cnnviz.errors import CnnvizError
 from tests import networks as nets
 from tests.oracles import cam as oracle
 
 CLASSES = [1, 3]
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """What runs here is too small to share out."""
-    with runtime.threads(1):
-        yield
 
 
 def close(found: Tensor, expected: Any, tolerance: float = 1e-5) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz import catalog
-from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
 from cnnviz.errors import CnnvizError
 from tests import networks as nets
@@ -34,13 +33,6 @@ CHEAP: dict[str, dict[str, Any]] = {
     "lime": {"segments": 6, "samples": 20, "compactness": 100},
     "extremal": {"areas": "0.1,0.3", "steps": 3, "cells": 4},
 }
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """What runs here is too small to share out."""
-    with rt.threads(1):
-        yield
 
 
 def _network() -> nn.Module:

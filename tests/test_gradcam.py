@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -24,13 +23,6 @@ from tests.oracles import gradcam as oracle
 CLASSES = [1, 3, 0]
 pytestmark = pytest.mark.usefixtures("one_thread")
 WAYS = ("module", "packed", "folded", "plain", "hooks")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Toys are too small to share out."""
-    with rt.threads(1):
-        yield
 
 
 def close(found: Tensor, expected: Any, tolerance: float = 1e-5) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.eigen import first_component
@@ -25,13 +23,6 @@ from tests.oracles import gradcam_relatives as oracle
 
 CLASSES = [1, 3, 0]
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Toys are too small to share out."""
-    with rt.threads(1):
-        yield
 
 
 def close(found: Tensor, expected: Any, tolerance: float = 2e-5) -> None:

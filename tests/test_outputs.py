@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,20 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
 from cnnviz.errors import CnnvizError
 from cnnviz.models.outputs import select_output
 from tests import networks as nets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """What runs here is too small to share out."""
-    with rt.threads(1):
-        yield
 
 
 def _same(found: Any, expected: Any) -> None:

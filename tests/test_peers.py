@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.engine import runtime as rt
 from tests import networks as nets
 
 pytestmark = [
@@ -22,13 +20,6 @@ pytestmark = [
 ]
 CLASSES = [3, 7]
 LAYERS = {"resnet18": "layer4", "vgg11": "features.19"}
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """What runs here is too small to share out."""
-    with rt.threads(1):
-        yield
 
 
 def _network(name: str) -> nn.Module:

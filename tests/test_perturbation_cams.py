@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,6 @@ CLASSES = [1, 3, 0]
 WAYS = ("module", "model", "hooks")
 NAMES = ("scorecam", "sscam", "iscam", "ablationcam")
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    with rt.threads(1):
-        yield
 
 
 def close(found: Tensor, expected: Any, tolerance: float = 2e-5) -> None:

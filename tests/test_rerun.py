@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,12 +18,6 @@ from tests import networks as nets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WAYS = ("shared", "packed", "folded", "plain", "hooks")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    with rt.threads(1):
-        yield
 
 
 def _close(found: Tensor, expected: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz.engine import perturb
-from cnnviz.engine import runtime as rt
 from cnnviz.methods import rise
 from tests import networks as nets
 from tests.oracles import rise as oracle
@@ -20,12 +18,6 @@ from tests.oracles import rise as oracle
 CLASSES = [1, 3, 0]
 ASKED: dict[str, Any] = {"masks": 40, "cells": 4, "p": 0.4, "seed": 3}
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    with rt.threads(1):
-        yield
 
 
 def close(found: Tensor, expected: Any, tolerance: float = 2e-5) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 import cnnviz
 from cnnviz.engine import perturb
-from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError
 from cnnviz.methods import superpixels
 from cnnviz.methods.occlusion import baseline
@@ -23,12 +22,6 @@ from tests.oracles import superpixels as oracle
 CLASSES = [1, 3, 0]
 SQUARE = 100  # compactness: the images are noise, whose colours make no superpixels
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    with rt.threads(1):
-        yield
 
 
 def close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
