@@ -148,11 +148,22 @@ CASES = (
 )
 
 
+def network(name: str) -> cnnviz.Model:
+    """The bundled network with its weights, others with random ones."""
+    if name == "efficientnet_lite0":
+        return cnnviz.load_model(name)
+    model = cnnviz.load_model(name, weights=None)
+    # Fresh normalisations add nothing, which a method that counts constants could skip.
+    generator = torch.Generator().manual_seed(0)
+    for module in model.module.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.bias.data.normal_(0, 0.1, generator=generator)
+    return model
+
+
 def peer_call(make: Maker, name: str, batch: Tensor) -> Callable[[], Any]:
     """The others want gradients enabled and may leave traces: each gets its own network."""
-    weights = "DEFAULT" if name == "efficientnet_lite0" else None
-    module = cnnviz.load_model(name, weights=weights).module.requires_grad_(True)
-    return make(module, LAYERS[name], batch)
+    return make(network(name).module.requires_grad_(True), LAYERS[name], batch)
 
 
 def timed(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float | str]:
@@ -212,7 +223,7 @@ def main() -> None:
     cases = [case for case in CASES if case.method in (given.methods or known) and case.method in known]
     rows = load(given.json)
     for name, count in itertools.product(given.models, given.batch):
-        model = cnnviz.load_model(name, weights="DEFAULT" if name == "efficientnet_lite0" else None)
+        model = network(name)
         batch = torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0))
         for case in cases:
             if case.heavy and count > 1:

@@ -86,9 +86,10 @@ class Param:
             )
         low, high = self.minimum, self.maximum
         if (low is not None and value < low) or (high is not None and value > high):
-            raise CnnvizError(
-                f"{self.name}={value!r} is out of range: {low} to {'any' if high is None else high}."
-            )
+            span = f"{low:g} to {high:g}" if low is not None and high is not None else ""
+            span = span or (f"{high:g} or less" if low is None else f"{low:g} or more")
+            default = "" if self.default is None else f"The default is {self.default}."
+            raise CnnvizError(f"{self.name}={value!r} is out of range: {span}.", default)
         return int(value) if self.type == "int" else float(value)
 
 

@@ -198,7 +198,7 @@ def test_layouts_grow_by_whole_pixels_and_tables_stand_at_their_places() -> None
 @pytest.mark.parametrize(
     ("params", "said"),
     [
-        ({"channel": "12"}, "--channel 12: 12 is not among the 12 of the channels of 4"),
+        ({"channel": "12"}, "--channel 12: 12 does not exist: there are 12 channels of 4"),
         ({"channel": "a"}, "--channel a: 'a' is no number"),
         ({"sort": "size"}, "sort='size'"),
     ],

@@ -152,7 +152,7 @@ def test_values_of_options(param: Param, value: Any, expected: Any) -> None:
         (Param("n", "int", 1, ""), 1.5, "whole number"),
         (Param("n", "int", 1, ""), True, "whole number"),
         (Param("n", "int", 1, ""), "3", "whole number"),
-        (Param("n", "int", 1, "", minimum=1), 0, "out of range: 1 to any"),
+        (Param("n", "int", 1, "", minimum=1), 0, "out of range: 1 or more"),
         (Param("x", "float", 1, ""), None, "a number"),
         (Param("b", "bool", False, ""), 1, "true or false"),
         (Param("c", "choice", "a", "", choices=("alpha", "beta")), "alpa", "one of alpha, beta"),

@@ -165,7 +165,7 @@ def test_without_a_normalisation_the_weights_alone_count() -> None:
     ("layers", "params", "said"),
     [
         (("1",), {}, "--layer 1: that is no 2-D convolution"),
-        ((), {"filters": "8"}, "--filters 8: 8 is not among the 8 of the filters of 0"),
+        ((), {"filters": "8"}, "--filters 8: 8 does not exist: there are 8 filters of 0"),
         ((), {"filters": "one"}, "--filters one: 'one' is no number"),
         ((), {"channels": "0"}, "--channels 0: the filters of 0 are drawn whole"),
     ],

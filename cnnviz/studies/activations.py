@@ -60,7 +60,7 @@ class Activations(Study):
         self.channels: tuple[int, ...] | None = None
         if params["channel"] is not None:
             fewest = min(self.refs, key=lambda ref: ref.channels)
-            what = f"the channels of {fewest.name}"
+            what = f"channels of {fewest.name}"
             self.channels = parse_numbers(params["channel"], "--channel", fewest.channels, what)
             if len(self.channels) > _MOST_ENLARGED:
                 raise CnnvizError(

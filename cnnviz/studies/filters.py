@@ -78,14 +78,14 @@ class Filters(Study):
         asked, channels = self.params["filters"], self.params["channels"]
         filters = tuple(range(count if pictures else min(count, _FILTERS)))
         if asked is not None:
-            filters = parse_numbers(asked, "--filters", count, f"the filters of {name}")
+            filters = parse_numbers(asked, "--filters", count, f"filters of {name}")
         drawn = tuple(range(min(depth, _CHANNELS)))
         if channels is not None:
             if pictures:
                 raise CnnvizError(
                     f"--channels {channels}: the filters of {name} are drawn whole.", "Leave --channels out."
                 )
-            drawn = parse_numbers(channels, "--channels", depth, f"the channels of {name}")
+            drawn = parse_numbers(channels, "--channels", depth, f"channels of {name}")
         if len(filters) * len(drawn) > _MOST_CELLS:
             raise CnnvizError(
                 f"{len(filters)} filters by {len(drawn)} channels are more than a picture holds.",

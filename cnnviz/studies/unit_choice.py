@@ -41,7 +41,7 @@ def parse_numbers(text: str, flag: str, count: int, what: str) -> tuple[int, ...
     """``0,7,20-30`` or ``all`` of ``count`` filters or channels.
 
     Raises:
-        CnnvizError: Another word, or a number that there is none of; it names ``flag`` and ``what`` has how many.
+        CnnvizError: Another word, or a number too large; it names ``flag`` and how many of ``what`` there are.
     """
     if text.strip().lower() == "all":
         return tuple(range(count))
@@ -52,7 +52,7 @@ def parse_numbers(text: str, flag: str, count: int, what: str) -> tuple[int, ...
             raise CnnvizError(f"{flag} {text}: {part.strip()!r} is no number.", "Write 0,7,20-30, or all.")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last >= count:
-            said = f"{flag} {text}: {part.strip()} is not among the {count} of {what}."
+            said = f"{flag} {text}: {part.strip()} does not exist: there are {count} {what}."
             raise CnnvizError(said, f"Use 0 to {count - 1}.")
         found.extend(range(first, last + 1))
     return tuple(dict.fromkeys(found))
