@@ -47,15 +47,18 @@ class ImageError(CnnvizError):
         self.kind = kind
 
 
-def nearest(value: str, known: Iterable[str], count: int = 3) -> str:
+def nearest(value: str, known: Iterable[str], count: int = 3, ignore: str = "") -> str:
     """Near matches of ``value`` among ``known`` as a phrase for a hint, or an empty string.
+
+    Characters of ``ignore`` at the start of a name make it no likelier: the dashes of options.
 
     >>> nearest("restnet50", ["resnet50", "vgg16"])
     'Did you mean resnet50?'
     """
     names = list(known)
-    folded = {name.casefold(): name for name in names}
-    matches = difflib.get_close_matches(value.casefold(), list(folded), n=count, cutoff=0.6)
+    folded = {name.casefold().lstrip(ignore): name for name in names}
+    wanted = value.casefold().lstrip(ignore)
+    matches = difflib.get_close_matches(wanted, list(folded), n=count, cutoff=0.6)
     if not matches:
         return ""
     found = [folded[match] for match in matches]

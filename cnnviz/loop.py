@@ -67,13 +67,15 @@ class RunResult:
 
 @dataclass
 class Counts:
-    """What became of the inputs."""
+    """What became of the inputs; of the maps, how many are flat."""
 
     inputs: int = 0
     explained: int = 0
     failed: int = 0
     passed_over: int = 0
     resumed: int = 0
+    maps: int = 0
+    flat: int = 0
 
     def summary(self, seconds: float, interrupted: bool) -> dict[str, Any]:
         """What the report says of the whole run."""
@@ -101,10 +103,16 @@ class Counts:
 
 
 def count_inputs(settings: RunSettings) -> int | None:
-    """Number of files to look at; None when they come from standard input."""
+    """Number of files to look at; None when they come from standard input.
+
+    Raises:
+        CnnvizError: There are none, which is better known before a network is loaded.
+    """
     if "-" in settings.inputs:
         return None
     found = sum(1 for _ in find_images(settings.inputs))
+    if not found:
+        raise Counts().no_images(settings)
     return found if settings.limit is None else min(found, settings.limit)
 
 
@@ -277,6 +285,8 @@ class Loop:
         else:
             self.counts.failed += 1
             self._stop = self._stop or self.settings.output.fail_fast
+        self.counts.maps += len(record.explanations)
+        self.counts.flat += sum(bool(each.scores.get("flat")) for each in record.explanations)
         row = record.to_dict()
         if ledger is not None:
             ledger.append(row)

@@ -54,6 +54,8 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
     if not counts.inputs and not interrupted:
         ledger.abandon()
         raise counts.no_images(settings)
+    if counts.flat:
+        reporter.note(f"{counts.flat} of {counts.maps} maps are zero everywhere: flat_reason in the report says why")
     found = explainer.conclusions(ledger.records())
     summary = {**counts.summary(seconds, interrupted), **explainer.facts(), **found}
     ledger.close(summary, f"cnnviz {settings.command}")

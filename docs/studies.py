@@ -35,7 +35,7 @@ class Shown:
 
 # Short commands, as a reader would type them.
 SHOWN = (
-    Shown("synthesize -c goldfish -c lorikeet --each", ("goldfish.0.png", "lorikeet.0.png")),
+    Shown("synthesize -c goldfish -c lorikeet --each", ("goldfish.png", "lorikeet.png")),
     Shown("dream cat.jpg", ("images/cat.jpg.dream.png",)),
     Shown("adversarial cat.jpg --to toaster --explain gradcam", ("images/cat.jpg.figure.png",)),
     Shown("top-patches . --units top:4 --with guided", ("sheet.png",)),

@@ -100,9 +100,9 @@ def test_its_variants(extra: FakePipeline) -> None:
     [
         ("--variant extra+", "--variant extra+: expected one of extra, extra++.", "Did you mean extra"),
         ("--lambda 2", "Method extra has no option 'lambda'.", "It takes window_size, flag, seed."),
-        ("--window-size 100", "window_size=100 is out of range: 1 to 99.", "The default is 32."),
+        ("--window-size 100", "--window-size 100 is out of range: 1 to 99.", "The default is 32."),
         ("--window-size 2.5", "--window-size 2.5: expected a whole number.", "--window-size 1"),
-        ("--variant extra++ --kind fra", "kind='fra': expected one of near, far.", "far"),
+        ("--variant extra++ --kind fra", "--kind fra: expected one of near, far.", "far"),
     ],
 )
 def test_a_wrong_value_for_it(

@@ -240,7 +240,7 @@ def test_a_slow_name_server_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> 
         ({"model": "best.pth"}, "is a file of weights", "give --checkpoint best.pth"),
         ({"model": "net.py"}, "names no function", "give --model net.py:FUNCTION"),
         ({"model": "vgg16", "weights": "IMAGENET1K_V7"}, "no weights called", "Did you mean IMAGENET1K_V1"),
-        ({"weights": "IMAGENET1K_V7"}, "efficientnet_lite0 has no weights called", "DEFAULT or none"),
+        ({"weights": "IMAGENET1K_V7"}, "efficientnet_lite0 has no weights called", "DEFAULT, or none"),
         ({"model": "vgg16", "weights": "IMAGENET1K_FEATURES"}, "no classifier", "--weights IMAGENET1K_V1"),
         ({"num_classes": 0}, "less than 1", "--num-classes 10"),
         ({"num_classes": 7}, "has 1000 classes, --num-classes asks for 7", "--checkpoint FILE"),

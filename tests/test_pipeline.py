@@ -9,6 +9,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -406,6 +407,26 @@ def test_empty_folder_and_folder_without_images(tmp_path: Path) -> None:
     with pytest.raises(CnnvizError, match="1 files are no images"):
         pipeline.run(settings(empty, out), Quiet())
     assert not [p for p in out.rglob("*") if p.is_file()]
+
+
+def test_that_there_are_no_inputs_is_known_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "Explainer", None)
+    with pytest.raises(CnnvizError, match="No images"):
+        pipeline.run(settings(tmp_path, tmp_path / "out"), Quiet())
+
+
+def test_maps_that_are_zero_everywhere_are_told(photos: Path, tmp_path: Path) -> None:
+    reporter = Quiet()
+    opposed = replace(TINY, model=TINY.model.replace(":make", ":make_opposed"))
+    asked = settings(photos, tmp_path / "out", model=opposed, target=TargetSettings(classes=("0", "1")))
+    pipeline.run(asked, reporter)
+    rows = [row for record in report(tmp_path / "out")["images"] for row in record["explanations"]]
+    flat = sum(bool(row["scores"].get("flat")) for row in rows)
+    told = [text for text in reporter.notes if "zero everywhere" in text]
+    assert 2 * flat == len(rows) > 0
+    assert told == [f"{flat} of {len(rows)} maps are zero everywhere: flat_reason in the report says why"]
 
 
 def test_output_that_is_a_file(photos: Path, tmp_path: Path) -> None:

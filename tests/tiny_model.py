@@ -23,3 +23,12 @@ def make(num_classes: int = 5) -> nn.Module:
 
 def make_one_logit() -> nn.Module:
     return make(1)
+
+
+def make_opposed() -> nn.Module:
+    """Everything speaks for class 0 and against class 1."""
+    network = make(2)
+    with torch.no_grad():
+        network[-1].weight.abs_()
+        network[-1].weight[1].neg_()
+    return network

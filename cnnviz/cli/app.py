@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ _ClickException: type[Exception] = next(
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": pages.WIDTH}
 
+_EXTRA = re.compile(r"Got unexpected extra arguments? ?\(?s?\)? ?\((.*)\)")
 # Commands whose options, too, are built only when they run.
 _LOOKING = {
     "layers": "List a network's layers: shapes, receptive fields, parameters, default target, CAM.",
@@ -152,7 +154,10 @@ def _from_click(error: Any, arguments: list[str]) -> CnnvizError:
     message = " ".join(error.format_message().split())
     option = getattr(error, "option_name", None)
     if type(error).__name__ == "NoSuchOption" and context is not None:
-        message = f"No such option: {option}"
+        message = f"{path} has no variants" if option == "--variant" else f"No such option: {option}"
         flags = [flag for param in context.command.params for flag in (*param.opts, *param.secondary_opts)]
-        hint = nearest(str(option), [flag for flag in flags if flag.startswith("--")]) or hint
+        hint = nearest(str(option), [flag for flag in flags if flag.startswith("--")], ignore="-") or hint
+    extra = _EXTRA.fullmatch(message)
+    if extra is not None:
+        message, hint = f"{path} does not take {extra[1]}", f"Leave that out. {hint}"
     return CnnvizError(message, hint)

@@ -42,6 +42,9 @@ def printable(text: object) -> str:
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
+# Seconds of start-up from which on they are told.
+_LONG_START = 1.0
+
 
 class Console:
     """Where a run's progress and outcome are told. Implements the pipeline's ``Reporter``.
@@ -56,7 +59,7 @@ class Console:
         self.quiet = False
         self.verbose = False
         self.json = False
-        self._began = 0.0
+        self._opened, self._began = time.perf_counter(), 0.0
         self._count = 0
         self._rows: list[Mapping[str, Any]] = []
         self._failures: list[Mapping[str, Any]] = []
@@ -128,7 +131,7 @@ class Console:
             self.data({**result.summary, "report": result.report})
         if not self.quiet and not self.json and result.picture is None:
             self._table_or_failures()
-            self._say(closing_line(result))
+            self._say(closing_line(result, self._began - self._opened if self._began else 0.0))
         return result.exit_code
 
     def _table_or_failures(self) -> None:
@@ -218,8 +221,13 @@ def refuse_terminal() -> None:
         )
 
 
-def closing_line(result: Outcome) -> str:
-    """``explained 6 of 7 images in 1.2 s (5.0/s), 1 failed; report: …``."""
+def closing_line(result: Outcome, start: float = 0.0) -> str:
+    """``explained 6 of 7 images in 1.2 s (5.0/s) after 3.4 s to start, 1 failed; report: …``.
+
+    Args:
+        result: What came of the run.
+        start: Seconds until its first image.
+    """
     facts = result.summary
     inputs, failed = int(facts.get("inputs") or 0), int(facts.get("failed") or 0)
     did = "went through" if "study" in facts else "explained"
@@ -230,6 +238,7 @@ def closing_line(result: Outcome) -> str:
         text += f" in {float(facts['seconds']):.1f} s"
     if facts.get("images_per_second"):
         text += f" ({float(facts['images_per_second']):.1f}/s)"
+    text += f" after {start:.1f} s to start" if start >= _LONG_START else ""
     text += f", {failed} failed" if failed else ""
     passed = int(facts.get("passed_over") or 0)
     text += f", {passed} other file{'' if passed == 1 else 's'} passed over" if passed else ""

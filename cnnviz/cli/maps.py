@@ -144,6 +144,18 @@ def _variant(specs: tuple[MethodSpec, ...], name: str | None) -> MethodSpec:
     return by_name[name]
 
 
+def _check(spec: MethodSpec, chosen: Mapping[str, Any]) -> None:
+    """Refuses wrong values as they stand on a command line: ``--masks 0``, where Python has ``masks=0``."""
+    known = {param.name: param for param in spec.params}
+    for name, value in chosen.items():
+        try:
+            if name in known:
+                known[name].check(value)
+        except CnnvizError as error:
+            said = error.message.replace(f"{name}={value!r}", f"--{long_name(name)} {value}", 1)
+            raise CnnvizError(said, error.hint) from None
+
+
 def _settings(spec: MethodSpec, shared: Shared, given: Mapping[str, Any]) -> RunSettings:
     names = {
         long_name(param.name): param.name
@@ -156,6 +168,7 @@ def _settings(spec: MethodSpec, shared: Shared, given: Mapping[str, Any]) -> Run
         for key, value in given.items()
         if long_name(key) in names and (names[long_name(key)] in mine or key not in shared_annotations())
     }
+    _check(spec, chosen)
     return RunSettings(
         command=spec.command,
         inputs=tuple(shared.inputs or ()),

@@ -103,8 +103,9 @@ def resolve_class(text: str, labels: Sequence[str]) -> int:
             )
     known = {part for label in labels for part in (label, *label.split(", "))}
     raise CnnvizError(
-        f"no class is called {wanted!r}; the network has {len(labels)} classes, such as {labels[0]!r}",
-        nearest(wanted, sorted(known)) or f"give an index from 0 to {len(labels) - 1}, or --labels FILE",
+        f"no class is called {wanted!r} among the network's {len(labels)}",
+        nearest(wanted, sorted(known))
+        or f"give a name such as {labels[0]!r}, an index from 0 to {len(labels) - 1}, or --labels FILE",
     )
 
 

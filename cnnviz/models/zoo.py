@@ -112,7 +112,7 @@ def _bundled(weights: str, channels: int) -> Recipe:
     if not is_none(weights) and weights.upper() not in ("DEFAULT", "IMAGENET1K"):
         raise CnnvizError(
             f"{bundled.NAME} has no weights called {weights!r}; there is DEFAULT",
-            "give --weights DEFAULT or none",
+            "give --weights DEFAULT, or none for random ones",
         )
 
     def pretrained() -> nn.Module:
@@ -147,7 +147,7 @@ def _torchvision(name: str, weights: str, channels: int) -> Recipe:
     if asked not in members:
         raise CnnvizError(
             f"{name} has no weights called {weights!r}; there are {', '.join(members)} and none",
-            nearest(weights, members) or "give --weights DEFAULT",
+            nearest(weights, members) or "give --weights DEFAULT, or none for random ones",
         )
     entry = members[asked]
     categories = tuple(entry.meta.get("categories") or ())

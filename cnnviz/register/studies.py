@@ -67,7 +67,7 @@ STUDIES: tuple[MethodSpec, ...] = (
         family="studies",
         entry="cnnviz.studies.adversarial:Adversarial",
         title="Adversarial",
-        summary="The smallest change of a picture that fools the network, written so that its file still does.",
+        summary="A change of a picture, too small to see, that fools the network; written so that its file still does.",
         paper="Goodfellow et al., Explaining and Harnessing Adversarial Examples, ICLR 2015; Madry et al., ICLR 2018; "
         "Moosavi-Dezfooli et al., DeepFool, CVPR 2016; Carlini & Wagner, S&P 2017",
         kind="study",

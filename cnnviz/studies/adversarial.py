@@ -1,4 +1,4 @@
-"""``cnnviz adversarial``: the smallest change of a picture that makes the network say something else."""
+"""``cnnviz adversarial``: a small change of a picture that makes the network say something else."""
 
 from __future__ import annotations
 

@@ -163,7 +163,8 @@ class Embed(Study):
         if params["umap"]:
             points["umap"] = embedding.umap(reduced, seed=seed)
         if points["tsne"] is None:
-            self.subject.note(f"{len(vectors)} image(s) are too few for t-SNE, which needs {embedding.LEAST_POINTS}")
+            count = f"{len(vectors)} images are" if len(vectors) > 1 else "one image is"
+            self.subject.note(f"{count} too few for t-SNE, which needs {embedding.LEAST_POINTS}")
         elif embedding.effective_perplexity(len(vectors), params["perplexity"]) < params["perplexity"]:
             used = embedding.effective_perplexity(len(vectors), params["perplexity"])
             self.subject.note(f"{len(vectors)} images allow a perplexity of {used:.3g} only")
@@ -226,7 +227,7 @@ class Embed(Study):
         grid = drawing.thumbnail_grid(self._thumbnail, laid.cells, laid.shape, side)
         self.store.write("grid.png", encode(grid, _PNG))
         if laid.near.index.shape[1]:
-            heading = f"every row: an image and its nearest by {self.params['metric']} {self._measure()}"
+            heading = f"each picture, then its nearest by {self.params['metric']} {self._measure()}"
             self.store.write("neighbours.png", encode(drawing.neighbour_sheet(self._sheet(laid, kind), heading), _PNG))
 
     def _sheet(self, laid: _Laid, kind: str) -> list[list[drawing.Near]]:

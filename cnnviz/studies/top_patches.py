@@ -115,7 +115,7 @@ class TopPatches(Study):
         name = f"{name}:{call}" if len(graph.calls[name]) > 1 else name
         if resolve(graph, name, self.subject.loaded.name).node is not source:
             return DEFAULT_LAYER
-        self.subject.note(f"{layer.name} goes up to its bound only, where patches are equal: {name} before it is taken")
+        self.subject.note(f"{layer.name} is clipped, so that strong patches are equal: {name} before it is taken")
         self.subject.session = self.subject.open((name,), compile_it=session.compiled)
         return name
 
