@@ -38,10 +38,10 @@ SHOWN = (
     Shown("synthesize -c goldfish -c lorikeet --each", ("goldfish.png", "lorikeet.png")),
     Shown("dream cat.jpg", ("images/cat.jpg.dream.png",)),
     Shown("adversarial cat.jpg --to toaster --explain gradcam", ("images/cat.jpg.figure.png",)),
-    Shown("top-patches . --units top:4 --with guided", ("sheet.png",)),
+    Shown("top-patches . --layer blocks.2 --units top:4 --per-image 3", ("sheet.png",)),
     Shown("activations cat.jpg --layer conv_stem", ("images/cat.jpg.activations.png",)),
     Shown("filters", ("filters.conv_stem.png",)),
-    Shown("classmap space_shuttle_model.jpg --size 640", ("images/space_shuttle_model.jpg.classmap.classes.png",)),
+    Shown("classmap military_uniform.jpg --size 448", ("images/military_uniform.jpg.classmap.classes.png",)),
     Shown("embed .", ("grid.png",)),
 )
 
