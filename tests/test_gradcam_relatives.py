@@ -492,8 +492,27 @@ class ScoreIsASum(nn.Module):
         return torch.tanh(self.conv(x).mean((2, 3))) + 2.0
 
 
-@pytest.mark.parametrize("build", [ScoreIsASum, lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 4))])
-def test_fullgrad_is_complete_where_the_last_node_adds_a_constant(build: Any) -> None:
+class OneAxis(nn.Module):
+    """Layers on [N, C] and [N, C, L], a transposed convolution, and one whose submodule is called add."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.mix = nn.Conv2d(3, 4, 3), nn.Conv1d(1, 1, 3, padding=1)
+        self.up, self.add = nn.ConvTranspose2d(4, 4, 2), nn.Identity()
+        self.norm, self.fc = nn.BatchNorm1d(4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(x))
+        gate = torch.sigmoid(self.mix(y.mean((2, 3))[:, None]))[:, 0, :, None, None]
+        return self.fc(self.norm(self.add(F.hardswish(self.up(y * gate))).mean((2, 3))))
+
+
+def _one_layer() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 4))
+
+
+@pytest.mark.parametrize("build", [OneAxis, ScoreIsASum, _one_layer])
+def test_fullgrad_is_complete_wherever_constants_are_added(build: Any) -> None:
     found = cnnviz.explain(nets.seeded(build)(), nets.images(), method="fullgrad", target=CLASSES)
     assert np.abs(found.scores["completeness_gap"]).max() < 1e-5
 

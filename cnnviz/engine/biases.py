@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,22 +32,39 @@ _SUMS = frozenset({operator.add, torch.add, "add"})
 # f(a) = J a for every a. Told by their names: what a batch happens to hold must not decide what is counted.
 _STRAIGHT_NAMES = frozenset("relu relu_ leaky_relu leaky_relu_ prelu".split())
 _STRAIGHT_TYPES = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
+_WEIGHTED_NAMES = frozenset("linear conv1d conv2d conv3d conv_transpose2d".split())
 _CLAMP_NAMES = frozenset("relu6 hardtanh hardtanh_ clamp clamp_".split())
 _CURVED_NAMES = frozenset(
     "layer_norm group_norm instance_norm local_response_norm normalize pow square sqrt exp log glu".split()
 )
 _CURVED_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.GLU)
 
-# What is added at a place, shaped to be added to its value: always the same, or what the values in a pass make it.
-Constant = Tensor | Callable[[Callable[[fx.Node], Tensor]], Tensor]
+# How the values of a pass are looked up.
+Look = Callable[[fx.Node], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """What a layer adds whatever it is given: [C], to values [N, C, ...] if ``channels``, otherwise to [..., C]."""
+
+    bias: Tensor
+    channels: bool
+
+    def shaped(self, dims: int) -> Tensor:
+        """To be added to a value of so many dimensions."""
+        return self.bias.reshape(-1, *[1] * (dims - 2)) if self.channels else self.bias
+
+
+Constant = Fixed | Callable[[Look], Tensor]
 
 
 def places_of(graph: Graph) -> list[fx.Node]:
     """Nodes of a trace at which a session is cut: every place, and what a place's constant is computed from."""
     moving = descendants([graph.input]) | {graph.input}
+    counting = moving & ancestors([graph.logits])
     found: list[fx.Node] = []
     for node in graph.module.graph.nodes:
-        if node in moving & ancestors([graph.logits]) and constant_of(graph.module, node, moving) is not None:
+        if node in counting and constant_of(graph.module, node, moving) is not None:
             found += [node.args[0]] if _is_curved(graph.module, node) else []
             found.append(node)
     return list(dict.fromkeys(found))
@@ -80,13 +98,13 @@ class Places:
         if at not in self._constants:
             return None
         constant, last = self._constants[at]
-        if not isinstance(constant, Tensor):
-            constant = constant(lambda node: activations[self._where[node]])
-        return constant, last
+        if isinstance(constant, Fixed):
+            return constant.shaped(activations[at].dim()), last
+        return constant(lambda node: activations[self._where[node]]), last
 
 
 def _is_zero(constant: Constant) -> bool:
-    return isinstance(constant, Tensor) and not bool(constant.any())
+    return isinstance(constant, Fixed) and not bool(constant.bias.any())
 
 
 def constant_of(module: fx.GraphModule, node: fx.Node, moving: set[fx.Node]) -> Constant | None:
@@ -108,11 +126,11 @@ def constant_of(module: fx.GraphModule, node: fx.Node, moving: set[fx.Node]) -> 
             return _fixed((0.0 if norm.bias is None else norm.bias) - scale * norm.mean, channels=True)
     if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
         return _fixed(layer.bias, channels=not isinstance(layer, nn.Linear))
-    if node.op == "call_function" and name in {"linear", "conv2d"}:
+    if node.op == "call_function" and name in _WEIGHTED_NAMES:
         bias = node.kwargs.get("bias", node.args[2] if len(node.args) > 2 else None)
         value = attribute(module, str(bias.target)) if isinstance(bias, fx.Node) and bias.op == "get_attr" else None
-        return _fixed(value, channels=name == "conv2d")
-    if len(node.args) < 2:
+        return _fixed(value, channels=name != "linear")
+    if node.op == "call_module" or len(node.args) < 2:
         return None
     if node.target in _PRODUCTS and all(value in moving for value in node.args[:2]):
         return lambda value: -value(node).detach()
@@ -121,11 +139,8 @@ def constant_of(module: fx.GraphModule, node: fx.Node, moving: set[fx.Node]) -> 
     return None
 
 
-def _fixed(bias: Any, channels: bool) -> Tensor | None:
-    """[C] for values [..., C], or as channels for values [N, C, h, w]."""
-    if not isinstance(bias, Tensor):
-        return None
-    return bias.detach().reshape(-1, 1, 1) if channels else bias.detach()
+def _fixed(bias: Any, channels: bool) -> Fixed | None:
+    return Fixed(bias.detach(), channels) if isinstance(bias, Tensor) else None
 
 
 def _is_curved(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -167,7 +182,7 @@ def _weights(node: fx.Node) -> int:
     return sum(source.op == "get_attr" for source in node.all_input_nodes)
 
 
-def _curved(module: fx.GraphModule, node: fx.Node, value: Callable[[fx.Node], Tensor]) -> Tensor:
+def _curved(module: fx.GraphModule, node: fx.Node, value: Look) -> Tensor:
     """f(a) - J a."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
