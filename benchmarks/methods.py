@@ -144,7 +144,7 @@ CASES = (
     Case("ablationcam", {"pytorch-grad-cam": grad_cam("AblationCAM")}, heavy=True),
     Case("scorecam", {"pytorch-grad-cam": grad_cam("ScoreCAM"), "torchcam": torchcam("ScoreCAM")}, heavy=True),
     Case("sscam", {"torchcam": torchcam("SSCAM", num_samples=2)}, {"samples": 2}, heavy=True),
-    Case("iscam", {"torchcam": torchcam("ISCAM", num_samples=2)}, {"samples": 2}, heavy=True),
+    Case("iscam", {"torchcam": torchcam("ISCAM", num_samples=2)}, {"steps": 2}, heavy=True),
 )
 
 
