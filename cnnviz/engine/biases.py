@@ -29,6 +29,7 @@ from cnnviz.models.graph import ACTIVATION_NAMES, Graph, ancestors, descendants,
 
 _PRODUCTS = frozenset({operator.mul, operator.imul, torch.mul, "mul"})
 _SUMS = frozenset({operator.add, torch.add, "add"})
+_DIFFERENCES = frozenset({operator.sub, torch.sub, "sub"})
 # f(a) = J a for every a. Told by their names: what a batch happens to hold must not decide what is counted.
 _STRAIGHT_NAMES = frozenset("relu relu_ leaky_relu leaky_relu_ prelu".split())
 _STRAIGHT_TYPES = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
@@ -134,9 +135,19 @@ def constant_of(module: fx.GraphModule, node: fx.Node, moving: set[fx.Node]) -> 
         return None
     if node.target in _PRODUCTS and all(value in moving for value in node.args[:2]):
         return lambda value: -value(node).detach()
-    if node.target in _SUMS and node.args[0] in moving and isinstance(node.args[1], (int, float)):
-        return _fixed(torch.tensor(float(node.args[1])), channels=False)
-    return None
+    number = _number(node) if node.target in _SUMS | _DIFFERENCES else None
+    return None if number is None else _fixed(torch.tensor(number), channels=False)
+
+
+def _number(node: fx.Node) -> float | None:
+    """The number that is added to a signal, or that a signal is taken from."""
+    left, right = node.args[:2]
+    if isinstance(left, (int, float)):
+        return float(left)
+    alpha = node.kwargs.get("alpha", 1)
+    if not isinstance(right, (int, float)) or not isinstance(alpha, (int, float)):
+        return None
+    return float(right * alpha) * (-1 if node.target in _DIFFERENCES else 1)
 
 
 def _fixed(bias: Any, channels: bool) -> Fixed | None:
