@@ -13,21 +13,27 @@ call, and a tenth of a millisecond is no reason to write into a user's terminal.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import importlib
 import io
 import logging
+import os
 import re
 import struct
+import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, _imaging
 
 from cnnviz.errors import ImageError
+from cnnviz.io.pixels import STRIP_BYTES, orientation, to_rgb, upright
 
 MAX_PIXELS = 200_000_000
 
@@ -51,13 +57,16 @@ _READERS = {
     "jp2": ("Jpeg2KImagePlugin", "Jpeg2KImageFile"),
     "ppm": ("PpmImagePlugin", "PpmImageFile"),
 }
+# Bytes a pixel that a format's decoder holds beside Pillow's own pixels: canvases of WebP, planes of AVIF, the integer
+# components of JPEG 2000, a TIFF's strip, which may be the whole picture.
+_BESIDE = {"webp": 12, "avif": 10, "jp2": 16, "tiff": 4, "gif": 5}
 _PPM = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+\s")
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
-_XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=[\"']|>)\s*([1-8])")
 
 # Damaged metadata around sound pixels is no news for a person who wants a map. Silenced once, here:
 # `warnings.catch_warnings` swaps state that all threads share.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Jpeg|Png|Tiff)ImagePlugin")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, module=r"PIL\.Image")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
@@ -121,43 +130,126 @@ def _sniff_heif(head: bytes) -> str | None:
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Decoded:
-    """Decode one image to upright 8-bit RGB.
+    """Decode one image to upright 8-bit RGB: :func:`open_image`, then :meth:`OpenImage.decode`."""
+    return open_image(io.BytesIO(data), max_pixels=max_pixels).decode()
 
-    Animations give their first frame. Transparency is composited on white:
-    ``rgb * alpha + 255 * (1 - alpha)``. Grey of 16 bits is divided by 257 and rounded, so that white stays
-    white; 16-bit colour keeps its high byte (at most one step away from that). Grey of 32 bits and float
-    is taken to span the smallest of [0, 1] (float only), [0, 255], [0, 65535], [0, 2^32) that holds its
-    maximum; negative and undefined values are black. CMYK is converted without a profile, and ICC profiles
-    are ignored, as the networks' own preprocessing ignores them. Safe in threads.
+
+def open_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> OpenImage:
+    """Read the header of an image and check its size. No pixel is decoded yet. Safe in threads.
 
     Args:
-        data: The whole file.
-        max_pixels: Images of more pixels are refused by their header.
+        stream: The whole file, at its beginning; read again from when the image is decoded.
+        max_pixels: Images of more pixels are refused.
 
     Raises:
         ImageError: Of kind ``empty``, ``not-an-image``, ``unsupported`` (an image that this installation
-            cannot read), ``too-large``, ``truncated`` or ``corrupt``.
+            cannot read), ``too-large``, ``truncated``, ``corrupt`` or ``unreadable``.
     """
-    if not data:
+    head = stream.read(SNIFF_BYTES)
+    if not head:
         raise ImageError("empty", "the file has no bytes")
-    kind = sniff(data)
+    kind = sniff(head)
     if kind is None:
-        raise ImageError("not-an-image", f"the content is no image (it begins with {data[:8]!r})")
+        raise ImageError("not-an-image", f"the content is no image (it begins with {head[:8]!r})")
     reader = _reader(kind)
-    try:
-        with reader(io.BytesIO(data)) as image:
-            _check_size(image, max_pixels)
+    if kind == "tiff":
+        _silence_libtiff()
+    stream.seek(0)
+    with _explained(kind, stream):
+        try:
+            image = reader(stream)
+        except Image.DecompressionBombError:
+            stream.seek(0)
+            with _without_limit():
+                image = reader(stream)
+        _check_size(image, max_pixels)
+        return OpenImage(kind, image, stream, max_pixels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenImage:
+    """An image whose header has been read.
+
+    Attributes:
+        kind: The format, as :func:`sniff` names it.
+    """
+
+    kind: str
+    _image: Any
+    _stream: BinaryIO
+    _max_pixels: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """An upper bound of the memory that :meth:`decode` takes, its result included.
+
+        Pillow's pixels, what the format's decoder keeps beside them, RGB, and perhaps a turned copy of that.
+        """
+        image = self._image
+        stored = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
+        beside = _BESIDE.get(self.kind, 0)
+        if self.kind == "jpeg" and "progression" in image.info:
+            beside = 2 * len(image.getbands())
+        width, height = image.size
+        rgb = 3 if orientation(image) == 1 else 6
+        return int(width * height * (stored + beside + rgb)) + STRIP_BYTES
+
+    def decode(self) -> Decoded:
+        """The pixels, once.
+
+        Animations give their first frame. Transparency is composited on white:
+        ``rgb * alpha + 255 * (1 - alpha)``. Grey of 16 bits is divided by 257 and rounded, so that white
+        stays white; 16-bit colour keeps its high byte (at most one step away from that). Grey of 32 bits and
+        float is taken to span the smallest of [0, 1] (float only), [0, 255], [0, 65535], [0, 2^32) that
+        holds its maximum; negative and undefined values are black. CMYK is converted without a profile, and
+        ICC profiles are ignored, as the networks' own preprocessing ignores them. Safe in threads.
+
+        Raises:
+            ImageError: As :func:`open_image`.
+        """
+        image = self._image
+        with _explained(self.kind, self._stream):
+            if self.kind == "tiff" and image._im is None:
+                # Pillow checks TIFFs again by a limit of its own, unless the pixels have their place already.
+                image.im = _imaging.new(image.mode, getattr(image, "_tile_size", image.size))
             image.load()
-            _check_size(image, max_pixels)  # a frame may lie outside the canvas that a GIF's header names
-            orientation = _orientation(image)
-            rgb = _upright(_to_rgb(image), orientation)
+            _check_size(image, self._max_pixels)  # a frame may lie outside the canvas that a GIF's header names
+            turn = orientation(image)
+            rgb = to_rgb(image)
+            image.close()  # frees its pixels before they are turned
+            rgb = upright(rgb, turn)
+        return Decoded(np.ascontiguousarray(rgb))
+
+
+@contextlib.contextmanager
+def _explained(kind: str, stream: BinaryIO) -> Iterator[None]:
+    """Turn what a decoder raises into our errors."""
+    try:
+        yield
     except ImageError:
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
         raise ImageError("too-large", f"{kind} image too large to decode: {error}") from error
+    except OSError as error:
+        if error.errno is not None:  # of the disk; Pillow's own have no number
+            raise ImageError("unreadable", f"cannot be read: {error.strerror}") from error
+        raise _damage(kind, stream, error) from error
     except Exception as error:  # damaged bytes make decoders raise nearly anything: SyntaxError, KeyError, …
-        raise _damage(kind, data, error) from error
-    return Decoded(np.ascontiguousarray(rgb))
+        raise _damage(kind, stream, error) from error
+
+
+_LIMIT = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_limit() -> Iterator[None]:
+    """Pillow reads a header (of GIF and WebP) without its own limit, which is global. Ours is checked after it."""
+    with _LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _reader(kind: str) -> Any:
@@ -173,6 +265,18 @@ def _reader(kind: str) -> Any:
     raise ImageError("unsupported", f"{kind.upper()} cannot be decoded here; convert it to JPEG or PNG")
 
 
+@functools.cache
+def _silence_libtiff() -> None:
+    """libtiff writes about odd tags and damage to standard error, and Pillow offers nothing to switch that off."""
+    # What a library loads is found through it. Where libtiff is linked into it (Windows) there is nothing to be found.
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(_imaging.__file__)
+        for name in ("TIFFSetWarningHandler", "TIFFSetErrorHandler"):
+            switch = getattr(library, name)
+            switch.argtypes, switch.restype = [ctypes.c_void_p], ctypes.c_void_p
+            switch(None)
+
+
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width < 1 or height < 1:
@@ -181,115 +285,30 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         raise ImageError("too-large", f"{width} x {height} pixels; at most {max_pixels} are decoded")
 
 
-def _damage(kind: str, data: bytes, error: Exception) -> ImageError:
+def _damage(kind: str, stream: BinaryIO, error: Exception) -> ImageError:
     said = str(error).strip().splitlines()
     reason = said[0][:200] if said else type(error).__name__
-    if isinstance(error, EOFError) or "truncated" in reason.lower() or _is_cut(kind, data):
+    if isinstance(error, EOFError) or "truncated" in reason.lower() or _is_cut(kind, stream):
         return ImageError("truncated", f"the {kind.upper()} data ends too early: {reason}")
     return ImageError("corrupt", f"the {kind.upper()} data is damaged: {reason}")
 
 
-def _is_cut(kind: str, data: bytes) -> bool:
+def _is_cut(kind: str, stream: BinaryIO) -> bool:
     """Whether the end that the format demands is missing. Asked only after decoding failed."""
-    if kind == "jpeg":
-        return b"\xff\xd9" not in data[-64:]
-    if kind == "png":
-        return b"IEND" not in data[-64:]
-    if kind == "gif":
-        return not data.rstrip(b"\0").endswith(b";")
-    if kind == "webp":
-        return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    return kind == "bmp" and int.from_bytes(data[2:6], "little") > len(data)
-
-
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Pixels [H, W, 3] of a loaded image of any Pillow mode."""
-    mode = image.mode
-    if mode == "RGB" and "transparency" not in image.info:
-        return np.asarray(image, dtype=np.uint8)
-    if mode.startswith("I;16"):
-        return _grey_to_rgb(_divide(np.asarray(image), 65535))
-    if mode == "I":
-        values = np.maximum(np.asarray(image), 0)
-        # Pillow scales a PGM or PNG of more than 8 bits to 16 bits; a TIFF's integers come as they are.
-        sixteen = image.format in ("PPM", "PNG")
-        return _grey_to_rgb(_divide(values, 65535 if sixteen else _span(values, (255,))))
-    if mode == "F":
-        values = np.nan_to_num(np.asarray(image), nan=0.0, posinf=0.0, neginf=0.0)
-        values = np.maximum(values, 0.0)
-        return _grey_to_rgb(_divide(values, _span(values, (1, 255))))
-    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        return _on_white(np.asarray(image if mode == "RGBA" else image.convert("RGBA"), dtype=np.uint8))
-    if mode == "L":
-        return _grey_to_rgb(np.asarray(image, dtype=np.uint8))
-    return np.asarray(image.convert("RGB"), dtype=np.uint8)
-
-
-def _span(values: NDArray[Any], small: tuple[int, ...]) -> float:
-    """The upper end of the smallest usual range that holds the values."""
-    top = float(values.max())
-    return next((float(end) for end in (*small, 65535, 2**32 - 1) if top <= end), top)
-
-
-def _divide(values: NDArray[Any], span: float) -> NDArray[np.uint8]:
-    scaled = np.rint(values.astype(np.float32) * np.float32(255.0 / span))
-    steps: NDArray[np.uint8] = np.minimum(scaled, 255.0).astype(np.uint8)
-    return steps
-
-
-def _grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-def _on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``round((rgb * a + 255 * (255 - a)) / 255)`` in integers."""
-    alpha = rgba[:, :, 3:].astype(np.uint16)
-    blend = rgba[:, :, :3] * alpha + 255 * (255 - alpha)  # at most 255 * 255: 16 bits hold it
-    composite: NDArray[np.uint8] = ((blend + 127) // 255).astype(np.uint8)
-    return composite
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 when there is none or it makes no sense."""
-    if image.format == "TIFF":
-        found = image.getexif().get(274)  # gone where this Pillow has turned the pixels while loading
-        return found if isinstance(found, int) and 1 <= found <= 8 else 1
-    exif = image.info.get("exif")
-    if isinstance(exif, bytes) and (found := exif_orientation(exif)):
-        return found
-    xmp = image.info.get("xmp")
-    match = _XMP_ORIENTATION.search(xmp) if isinstance(xmp, bytes) else None
-    return int(match[1]) if match else 1
-
-
-def exif_orientation(exif: bytes) -> int | None:
-    """The orientation tag (0x0112) of the first directory of an EXIF block.
-
-    Read here, in ten lines, because Pillow parses the whole block and warns about tags nobody asked for.
-    """
-    block = exif[6:] if exif.startswith(b"Exif\0\0") else exif
-    order = {b"II": "<", b"MM": ">"}.get(block[:2])
-    if order is None:
-        return None
     try:
-        (start,) = struct.unpack_from(f"{order}I", block, 4)
-        (count,) = struct.unpack_from(f"{order}H", block, start)
-        for entry in range(count):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", block, start + 2 + 12 * entry)
-            if tag == 0x0112:
-                return int(value) if kind == 3 and 1 <= value <= 8 else None
-    except struct.error:
-        return None
-    return None
-
-
-def _upright(rgb: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Turn the stored pixels as EXIF orientation 1 to 8 asks."""
-    if orientation == 1:
-        return rgb
-    turned: Any = rgb
-    if orientation in (5, 6, 7, 8):
-        turned = cv2.transpose(turned)
-    # 2, 6 mirror left-right; 4, 8 top-bottom; 3, 7 both; 5 is the transposition alone.
-    code = {2: 1, 6: 1, 4: 0, 8: 0, 3: -1, 7: -1}.get(orientation)
-    return turned if code is None else cv2.flip(turned, code)  # type: ignore[no-any-return]
+        stream.seek(0)
+        head = stream.read(8)
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - 64))
+        tail = stream.read(64)
+    except (OSError, ValueError):
+        return False
+    if kind == "jpeg":
+        return b"\xff\xd9" not in tail
+    if kind == "png":
+        return b"IEND" not in tail
+    if kind == "gif":
+        return not tail.rstrip(b"\0").endswith(b";")
+    if kind == "webp":
+        return int.from_bytes(head[4:8], "little") + 8 > size
+    return kind == "bmp" and int.from_bytes(head[2:6], "little") > size
