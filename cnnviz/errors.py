@@ -6,8 +6,9 @@ expected, a second that says what to type next, and the exit code of the process
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 EXIT_DONE = 0
 EXIT_POLICY_VIOLATED = 1
@@ -45,6 +46,29 @@ class ImageError(CnnvizError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message, exit_code=3)
         self.kind = kind
+
+
+class StoppedError(RuntimeError):
+    """The user's code raised what is meant to end a program, such as ``SystemExit``."""
+
+
+@contextlib.contextmanager
+def foreign_code() -> Iterator[None]:
+    """Around code of the user: a network's forward, a factory.
+
+    ``SystemExit`` and other exceptions beyond ``Exception`` would pass every handler and end the process with the
+    exit code of a success. Ctrl-C stays Ctrl-C.
+
+    Raises:
+        StoppedError: In their place.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        said = next(iter(str(error).splitlines()), "")
+        raise StoppedError(f"the network's code raised {type(error).__name__}{f': {said}' if said else ''}") from error
 
 
 def nearest(value: str, known: Iterable[str], count: int = 3, ignore: str = "") -> str:

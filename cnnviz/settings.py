@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,9 @@ IMAGE_FORMATS = ("png", "jpg", "webp")
 COMPILE_MODES = ("auto", "on", "off")
 SCORES = ("logit", "probability", "log-probability")
 ACTIVATIONS = ("auto", "softmax", "sigmoid")
+CHECKS = (
+    "output", "deterministic", "batch_independent", "gradient_reaches_layer", "precision_agreement", "input_sizes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class TargetSettings:
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """Where and how fast."""
+    """Where and how fast; ``skip_check`` names checks of the network that are not made before the run."""
 
     device: str = "auto"
     precision: str = "fp32"
@@ -70,6 +73,7 @@ class RuntimeSettings:
     batch_size: int | None = None
     workers: int | None = None
     seed: int = 0
+    skip_check: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,15 @@ def _numbers(parts: list[str], what: str) -> tuple[float, ...]:
         raise CnnvizError(
             f"{what}: not a number.", "Write numbers with commas between them, such as 0.5,0.5,0.5"
         ) from None
+
+
+def parse_skipped(names: Iterable[str]) -> tuple[str, ...]:
+    """The checks that ``--skip-check`` names, each once; hyphens and underscores are the same.
+
+    Raises:
+        CnnvizError: An unknown name, with near matches.
+    """
+    return tuple(dict.fromkeys(check_choice(name.replace("-", "_"), CHECKS, "--skip-check") for name in names))
 
 
 def check_choice(value: str, choices: tuple[str, ...], flag: str) -> str:

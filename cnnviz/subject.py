@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import cnnviz
+from cnnviz import catalog
 from cnnviz.asking import Asker, Classes, top_classes
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.examine import Examination, Wanted, examine
 from cnnviz.engine.session import Session, SessionOptions, prepare
 from cnnviz.engine.targets import class_logits, probabilities
 from cnnviz.errors import CnnvizError, ImageError
@@ -86,26 +88,38 @@ class Subject:
         self.runtime = rt.resolve(settings.runtime.device, settings.runtime.precision)
         self.lanes = rt.lanes(self.runtime.device)
         self.batch_size = settings.runtime.batch_size or self._default_batch_size(total)
-        self.loaded = adapt(load(settings.model))
+        self.loaded = adapt(load(settings.model, settings.target.output))
         for text in self.loaded.notes:
             note(text)
         self.preprocess = self.loaded.preprocess
         self.session = self.open(layers)
+        self.examination = self._examine()
         if self.session.graph is None:
             # Hooks sit on the one module: batches must take turns.
             self.lanes = rt.Lanes(1, self.lanes.count * self.lanes.threads)
         with rt.threads(self.lanes.threads):
             self._choose_compilation(layers, total)
-        for text in self.session.notes:
+        for text in (*self.session.notes, *self.examination.notes):
             note(text)
         self.activation = settings.target.activation
         if self.activation == "auto":
             self.activation = self.session.final_activation or "softmax"
-        with rt.scope():
-            outputs = int(self.session.forward(self.probe(1)).logits.shape[1])
+        assert self.session.output is not None
+        outputs = self.session.output.classes
         self.one_logit = outputs == 1
         self.classes = Classes(self._labels(outputs), self.one_logit)
         self.asker = Asker(settings.target.classes, self.classes)
+
+    def _examine(self) -> Examination:
+        """Look the network over, and run it as it must be run."""
+        spec, how = catalog.find_entry(self.settings.target.method), self.settings.runtime
+        study = spec.kind == "study"
+        wanted = Wanted(spec.name, spec.backward != "0", study, how.skip_check, how.seed)
+        with rt.threads(self.lanes.threads):
+            found = examine(self.session, self.probe(1), wanted)
+        if self.session.one_by_one:
+            self.batch_size = 1
+        return found
 
     def _default_batch_size(self, total: int | None) -> int:
         """Few inputs are shared out over the lanes."""
@@ -125,10 +139,13 @@ class Subject:
 
     def open(self, layers: tuple[str, ...], *, compile_it: bool = False) -> Session:
         """A session of this network for other layers."""
-        options = SessionOptions(layers, self.settings.target.output, compile_it, self.batch_size)
         loaded = self.loaded
+        key = loaded.output.key if loaded.output is not None else self.settings.target.output
+        options = SessionOptions(layers, key, compile_it, self.batch_size, classes=(loaded.num_classes,))
         session = prepare(loaded.module, loaded.name, self.preprocess.input_size, self.runtime, options)
         session.preprocess = self.preprocess
+        if (first := getattr(self, "session", None)) is not None:
+            session.behave_like(first)
         return session
 
     def probe(self, count: int) -> Tensor:
@@ -243,6 +260,7 @@ class Subject:
                     "std": list(spec.std),
                 },
                 "notes": list(loaded.notes),
+                "checks": self.examination.to_dict(),
             },
             environment={
                 "python": platform.python_version(),

@@ -14,6 +14,7 @@ from cnnviz.cli.values import long_name
 from cnnviz.errors import CnnvizError
 from cnnviz.settings import (
     ACTIVATIONS,
+    CHECKS,
     COMPILE_MODES,
     IMAGE_FORMATS,
     SCORES,
@@ -27,6 +28,7 @@ from cnnviz.settings import (
     parse_numbers,
     parse_save,
     parse_scale,
+    parse_skipped,
 )
 
 _INPUT, _MODEL, _WHAT, _SPEED, _OUTPUT = "Input", "Model", "What to explain", "Speed", "Output"
@@ -207,6 +209,15 @@ class Shared:
             help="Compile the part below the target layer.",
         ),
     ] = "auto"
+    skip_check: Annotated[
+        list[str] | None,
+        _option(
+            "--skip-check",
+            panel=_MODEL,
+            metavar="NAME",
+            help=f"Leave out a check of the network before the run: {', '.join(CHECKS)}; repeatable.",
+        ),
+    ] = None
     batch_size: Annotated[
         str, _option("--batch-size", "-b", panel=_SPEED, metavar="N|auto", help="Images a batch.")
     ] = "auto"
@@ -345,6 +356,7 @@ class Shared:
             batch_size=_batch_size(self.batch_size),
             workers=self.workers,
             seed=self.seed,
+            skip_check=parse_skipped(self.skip_check or ()),
         )
 
     def draw(self) -> DrawSettings:

@@ -76,7 +76,9 @@ def occluded_logits(
 
 def _worthwhile(session: Session, incremental: str) -> bool:
     """On a CPU. A GPU runs the whole network faster than it fetches contexts."""
-    return incremental == "on" or (incremental == "auto" and session.device.type == "cpu")
+    asked = incremental == "on" or (incremental == "auto" and session.device.type == "cpu")
+    # What a window changes reaches everything where the statistics of the whole map are taken.
+    return asked and not session.one_by_one
 
 
 def _runner(session: Session) -> Runner | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import check_runs, probe_image
+from cnnviz.engine.session import SessionOptions, check_runs, probe_image
 from cnnviz.engine.tape import Seen, seen_layer, watching
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph import Graph, trace
@@ -79,10 +79,11 @@ def layer_table(
     Raises:
         CnnvizError: The network does not take an input of this size.
     """
-    image, select = probe_image(input_size), selector(output)
+    image = probe_image(input_size)
     with rt.scope():
+        select = selector(check_runs(module, name, image, SessionOptions(output=output)).key)
         with torch.no_grad(), watching(module) as seen:
-            check_runs(module, name, image, select)
+            module(image)
         graph = trace(module, image, select)
     return _untraced(seen, name, image) if graph is None else _traced(module, graph, name)
 

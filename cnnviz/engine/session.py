@@ -12,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,12 +22,14 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.biases import places_of
 from cnnviz.engine.compiled import compile_trunk
 from cnnviz.engine.rerun import HeadRun, Rerun
+from cnnviz.engine.seeding import same_noise
 from cnnviz.engine.split import Split, cut, to_head, usable_preparations
 from cnnviz.engine.tape import passing, recording, seen_layer, substituting, watching
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, foreign_code
 from cnnviz.models.graph import Graph, trace
+from cnnviz.models.inputs import cannot_run, first_line
 from cnnviz.models.layers import LayerRef, reference, resolve
-from cnnviz.models.outputs import selector
+from cnnviz.models.outputs import OutputChoice, choose_output, select_output, selector
 from cnnviz.models.preprocess import Preprocess
 from cnnviz.specs import MethodSpec
 
@@ -71,6 +73,7 @@ class SessionOptions:
         compile: Compile the trunk.
         batch_size: Batch to compile for.
         private: Prepare a private copy (folded, packed); otherwise run the given modules as they are.
+        classes: Numbers of classes that the scores may have, which decides between several outputs.
     """
 
     layers: tuple[str, ...] = ()
@@ -78,6 +81,7 @@ class SessionOptions:
     compile: bool = False
     batch_size: int = 16
     private: bool = True
+    classes: tuple[int, ...] = ()
 
 
 class Pass:
@@ -98,7 +102,29 @@ class Pass:
         self.activations = activations
         self.logits = logits
         self._rerun = rerun
+        self._parts: tuple[Pass, ...] = ()
         self._memory: dict[Any, Any] = {}
+
+    @classmethod
+    def joined(cls, parts: Sequence[Pass]) -> Pass:
+        """One pass of a batch whose images went through the network one by one."""
+        activations = tuple(torch.cat(same) for same in zip(*(part.activations for part in parts), strict=True))
+        pixels, logits = (torch.cat([getattr(part, name) for part in parts]) for name in ("pixels", "logits"))
+
+        def rerun(changed: Tensor, images: Tensor) -> Tensor:
+            alone = images.new_zeros(1)
+            rows = zip(changed.split(1), images.tolist(), strict=True)
+            return torch.cat([two_dim(parts[image]._rerun(row, alone)) for row, image in rows])
+
+        whole = cls(pixels, activations, logits, rerun)
+        whole._parts = tuple(parts)
+        return whole
+
+    def _leaves(self, place: int) -> tuple[Tensor, ...]:
+        """What the score is differentiated by at one of the target layers: its activation, or one an image."""
+        if not self._parts:
+            return (self.activations[place],)
+        return tuple(part.activations[place] for part in self._parts)
 
     def remember(self, key: Any, make: Callable[[], T]) -> T:
         """What ``make`` returned the first time: what several targets of this batch share."""
@@ -116,17 +142,27 @@ class Pass:
             scores: [N], one score an image, computed from ``logits``.
             places: Indices into ``activations``; None for all.
         """
-        if not scores.requires_grad:
+        if not scores.requires_grad and self.logits.requires_grad:
             raise CnnvizError("The score does not depend on the network's output.", "Compute it from the given output.")
-        wanted = self.activations if places is None else tuple(self.activations[place] for place in places)
-        found = torch.autograd.grad(scores.sum(), wanted, retain_graph=True, materialize_grads=True)
-        return tuple(gradient.float() for gradient in found)
+        wanted = [self._leaves(place) for place in (range(len(self.activations)) if places is None else places)]
+        flat = [leaf for leaves in wanted for leaf in leaves]
+        found: Sequence[Tensor | None] = [None] * len(flat)
+        if scores.requires_grad:
+            found = torch.autograd.grad(scores.sum(), flat, retain_graph=True, allow_unused=True)
+        if any(gradient is None for gradient in found):
+            raise no_gradient(self.session.layers, None)  # disconnected is not zero
+        each = iter(found)
+        return tuple(torch.cat([cast(Tensor, next(each)).float() for _ in leaves]) for leaves in wanted)
 
     def passing_gradients(self, scores: Tensor, look: Callable[[int, Tensor], None]) -> None:
         """Like :meth:`gradients`, each shown to ``look`` with its place as the pass comes by; none is kept.
 
         For sessions whose first activation is the image. What is shown must not be written to.
         """
+        if self._parts:
+            for place, gradient in enumerate(self.gradients(scores)):
+                look(place, gradient)
+            return
         with passing(self.activations, look):
             torch.autograd.grad(scores.sum(), self.activations[:1], retain_graph=True)
 
@@ -138,7 +174,10 @@ class Pass:
         """
         order = torch.arange(len(self.pixels), device=self.pixels.device) if images is None else images
         with torch.no_grad():
-            return two_dim(self._rerun(activations, order))
+            if not self.session.one_by_one:
+                return two_dim(self._rerun(activations, order))
+            rows = zip(activations.split(1), order.split(1), strict=True)
+            return torch.cat([two_dim(self.session.guarded(self._rerun, *row)) for row in rows])
 
 
 class Session:
@@ -160,6 +199,12 @@ class Session:
         self.nodes: tuple[fx.Node, ...] = ()
         self.compiled = False
         self.notes: list[str] = []
+        # Found by the examination: images that would change each other go through one by one, and a network that
+        # draws random numbers draws the same ones at every pass.
+        self.output: OutputChoice | None = None
+        self.input_shape: tuple[int, ...] = ()
+        self.one_by_one = False
+        self.noise_seed: int | None = None
         self._memory: dict[str, Any] = {}
 
     def remember(self, key: str, make: Callable[[], T]) -> T:
@@ -182,14 +227,31 @@ class Session:
         if pixels.dim() != 4:
             raise CnnvizError(f"A batch has shape [N, C, H, W]; got {list(pixels.shape)}.", "Add the batch axis first.")
         with rt.scope():
-            run = self._run(rt.own(pixels).to(self.device, torch.float32))
-        run.session = self
-        return run
+            return self._pass(rt.own(pixels).to(self.device, torch.float32))
 
     def logits(self, pixels: Tensor) -> Tensor:
         """[N, K] of a normalised batch on the session's device, without gradients."""
         with torch.no_grad():
-            return self._run(pixels).logits.detach()
+            return self._pass(pixels).logits.detach()
+
+    def _pass(self, pixels: Tensor) -> Pass:
+        if self.one_by_one and len(pixels) > 1:
+            run = Pass.joined([self._pass(image) for image in pixels.split(1)])
+        else:
+            run = self.guarded(self._run, pixels)
+            check_rows(tuple(run.logits.shape), len(pixels), self.name)
+        run.session = self
+        return run
+
+    def guarded(self, run: Callable[..., T], *values: Any) -> T:
+        """Call the network's code: nothing that it raises ends the program, and its random numbers are this run's."""
+        noise = contextlib.nullcontext() if self.noise_seed is None else same_noise(self.noise_seed)
+        with foreign_code(), noise:
+            return run(*values)
+
+    def behave_like(self, other: Session) -> None:
+        """Take over what the examination of the same network found."""
+        self.one_by_one, self.noise_seed = other.one_by_one, other.noise_seed
 
 
 @contextlib.contextmanager
@@ -219,12 +281,15 @@ def prepare(
     with rt.scope():
         where = next((p.device for p in module.parameters()), torch.device("cpu"))
         image = probe_image(probe).to(where)
-        select = selector(options.output)
-        check_runs(module, name, image, select)
-        graph = trace(module, image, select)
+        choice = check_runs(module, name, image, options)
+        options = replace(options, output=choice.key)
+        graph = trace(module, image, selector(choice.key))
         if graph is None:
-            return _by_hooks(module, name, image, runtime, options)
-        return _by_graph(graph, name, image, runtime, options)
+            session = _by_hooks(module, name, image, runtime, options)
+        else:
+            session = _by_graph(graph, name, image, runtime, options)
+        session.output, session.input_shape = choice, probe
+        return session
 
 
 def probe_image(shape: tuple[int, ...]) -> Tensor:
@@ -233,24 +298,27 @@ def probe_image(shape: tuple[int, ...]) -> Tensor:
     return torch.randn((1, *shape), generator=generator)
 
 
-def check_runs(module: nn.Module, name: str, image: Tensor, select: Callable[[Any], Any]) -> None:
-    """Run the network once.
+def check_runs(module: nn.Module, name: str, image: Tensor, options: SessionOptions) -> OutputChoice:
+    """Run the network once, and find the class scores in what it returns.
 
     Raises:
         CnnvizError: It does not take this input, or no class scores are in what it returns.
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), foreign_code():
             value = module(image)
     except Exception as error:
         if rt.is_out_of_memory(error):
             raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CnnvizError(
-            f"{name} cannot run on an input of shape {list(image.shape)}: {first}",
+        otherwise = CnnvizError(
+            f"{name} cannot run on an input of shape {list(image.shape)}: {first_line(error)}",
             "Set --input-size to what the network takes, such as --input-size 3,224,224.",
-        ) from error
-    select(value)
+        )
+        raise cannot_run(module, name, error, otherwise) from error
+    leaf = image.detach().clone().requires_grad_()
+    choice = choose_output(value, options.output, options.classes, lambda: module(leaf * 1))
+    check_rows(tuple(select_output(value, choice.key).shape), len(image), name)
+    return choice
 
 
 def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions) -> Session:
@@ -345,6 +413,27 @@ def _graph_runner(split: Split) -> Callable[[Tensor], Pass]:
         )
 
     return run
+
+
+def no_gradient(layers: Sequence[LayerRef], blocking: str | None) -> CnnvizError:
+    """What to say when the score cannot be differentiated by what is explained."""
+    to = f"layer {layers[0].name}" if layers else "the image"
+    through = f"through layer {blocking}" if blocking else "from the class scores"
+    return CnnvizError(
+        f"No gradient passes {through} to {to}, so there is nothing to explain it by.",
+        "Use occlusion or rise, which need no gradient.",
+    )
+
+
+def check_rows(shape: tuple[int, ...], images: int, name: str) -> None:
+    """Raises a CnnvizError unless scores of this shape hold one row for each image, and something in it."""
+    if shape[:1] == (images,) and 0 not in shape:
+        return
+    raise CnnvizError(
+        f"{name} returned scores of shape {list(shape)} for {images} image{'s' * (images != 1)}; "
+        "expected one row of class scores for each image.",
+        "Choose another output with --output KEY, or correct the network's forward.",
+    )
 
 
 def two_dim(logits: Tensor) -> Tensor:

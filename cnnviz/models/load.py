@@ -17,11 +17,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from cnnviz.errors import CnnvizError, nearest
+from cnnviz.errors import CnnvizError, StoppedError, foreign_code, nearest
 from cnnviz.models import zoo
 from cnnviz.models.checkpoint import Checkpoint, classes_in, load_checkpoint, read_checkpoint
+from cnnviz.models.inputs import cannot_run
 from cnnviz.models.labels import numbered, read_labels
-from cnnviz.models.outputs import select_output
+from cnnviz.models.outputs import OutputChoice, choose_output
 from cnnviz.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, from_timm, override
 from cnnviz.settings import ModelSpec as ModelSpec
 
@@ -38,6 +39,7 @@ class LoadedModel:
         weights: Name of the weights, ``"none"``, a checkpoint's file name, or None if a factory chose them.
         parameters: How many numbers were trained.
         notes: What the record should say.
+        output: Where the class scores are in what it returns; None where that is not known yet.
     """
 
     module: nn.Module
@@ -49,6 +51,7 @@ class LoadedModel:
     num_classes: int
     parameters: int
     notes: tuple[str, ...] = ()
+    output: OutputChoice | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +68,12 @@ class _Built:
     notes: tuple[str, ...] = ()
 
 
-def load(spec: ModelSpec) -> LoadedModel:
+def load(spec: ModelSpec, output: str | None = None) -> LoadedModel:
     """Make, fill and freeze the network that the options describe.
+
+    Args:
+        spec: The options.
+        output: Path to the class scores in what the network returns, as ``--output``.
 
     Raises:
         CnnvizError: with the remedy, if any option does not fit.
@@ -83,7 +90,7 @@ def load(spec: ModelSpec) -> LoadedModel:
             built = _from_factory(spec, checkpoint)
         else:
             built = _from_zoo(spec, checkpoint)
-        return _finish(spec, built)
+        return _finish(spec, built, output)
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -132,7 +139,7 @@ def _check_count(spec: ModelSpec, name: str, count: int) -> None:
         )
 
 
-def _finish(spec: ModelSpec, built: _Built) -> LoadedModel:
+def _finish(spec: ModelSpec, built: _Built, key: str | None = None) -> LoadedModel:
     module = unwrap(built.module)
     notes = list(built.notes)
     if module is not built.module:
@@ -147,7 +154,8 @@ def _finish(spec: ModelSpec, built: _Built) -> LoadedModel:
         std=spec.std,
         no_crop=spec.no_crop,
     )
-    count = built.num_classes if built.num_classes is not None else _probe(module, preprocess)
+    choice = _probe(module, preprocess, key, _widths(spec)) if built.num_classes is None or key else None
+    count = choice.classes if choice is not None else built.num_classes or 0
     _check_count(spec, built.name, count)
     if spec.labels is not None:
         labels = read_labels(spec.labels, count)
@@ -163,6 +171,7 @@ def _finish(spec: ModelSpec, built: _Built) -> LoadedModel:
         num_classes=count,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         notes=tuple(notes),
+        output=choice,
     )
 
 
@@ -256,7 +265,8 @@ def _import(place: str) -> Any:
     is_file = place.endswith(".py")
     try:
         if not is_file:
-            return importlib.import_module(place)
+            with foreign_code():
+                return importlib.import_module(place)
         if not Path(place).is_file():
             near = nearest(Path(place).name, [item.name for item in Path(place).parent.glob("*.py")])
             raise CnnvizError(f"there is no file {place}", near or "give file.py:function")
@@ -267,11 +277,12 @@ def _import(place: str) -> Any:
             raise CnnvizError(f"{place} cannot be imported", "give a Python file: file.py:function")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        spec.loader.exec_module(module)
+        with foreign_code():
+            spec.loader.exec_module(module)
         return module
     except CnnvizError:
         raise
-    except (Exception, SystemExit) as error:  # the user's code runs here
+    except Exception as error:  # the user's code runs here
         raise CnnvizError(
             f"--model: importing {place} raised {_said(error)}",
             f"try it alone: python {place}" if is_file else f"try it alone: python -c 'import {place}'",
@@ -311,10 +322,11 @@ def _call(factory: Callable[..., Any], classes: int | None, asked: str) -> nn.Mo
     if classes is not None and _takes_num_classes(factory):
         arguments["num_classes"] = classes
     try:
-        made = factory(**arguments)
+        with foreign_code():
+            made = factory(**arguments)
     except CnnvizError:
         raise
-    except (Exception, SystemExit) as error:  # the user's code runs here
+    except Exception as error:  # the user's code runs here
         raise CnnvizError(
             f"--model {asked} raised {_said(error)}",
             "it is called without arguments, but for num_classes if it takes that",
@@ -338,6 +350,7 @@ def _takes_num_classes(factory: Callable[..., Any]) -> bool:
 
 
 def _said(error: BaseException) -> str:
+    error = error.__cause__ if isinstance(error, StoppedError) and error.__cause__ else error
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
@@ -357,22 +370,32 @@ def _declared(module: nn.Module) -> int | None:
     return next((p.out_features if isinstance(p, nn.Linear) else p.out_channels for p in last), None)
 
 
-def _probe(module: nn.Module, preprocess: Preprocess) -> int:
-    """Class number by running the network once on zeros."""
-    size = preprocess.input_size
+def _widths(spec: ModelSpec) -> tuple[int, ...]:
+    """Numbers of classes that the options speak of."""
+    if spec.num_classes is not None:
+        return (spec.num_classes,)
+    if spec.labels is None:
+        return ()
+    with contextlib.suppress(CnnvizError):  # a file that cannot be read is refused where it is read
+        count = len(read_labels(spec.labels))
+        return (count, count - 1)  # its first line may be a header
+    return ()
+
+
+def _probe(module: nn.Module, preprocess: Preprocess, key: str | None, widths: tuple[int, ...]) -> OutputChoice:
+    """The class scores, and so the class number, by running the network once on zeros."""
+    image = torch.zeros(1, *preprocess.input_size)
     try:
-        with torch.no_grad():
-            output = select_output(module(torch.zeros(1, *size)))
-    except CnnvizError:
-        raise
+        with torch.no_grad(), foreign_code():
+            value = module(image)
     except Exception as error:  # the user's network runs here
-        raise CnnvizError(
-            f"the network does not take an input of {'x'.join(map(str, size))}: {_said(error)}",
+        otherwise = CnnvizError(
+            f"the network does not take an input of {'x'.join(map(str, preprocess.input_size))}: {_said(error)}",
             "give --input-size C,H,W as it was trained",
-        ) from error
-    if output.ndim < 2:
-        return 1
-    return int(output.shape[1] if output.ndim == 4 else output.shape[-1])
+        )
+        raise cannot_run(module, "the network", error, otherwise) from error
+    leaf = image.clone().requires_grad_()
+    return choose_output(value, key, widths, lambda: module(leaf * 1))
 
 
 @contextlib.contextmanager

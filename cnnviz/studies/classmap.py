@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnviz.engine.session import Pass, check_runs, probe_image
+from cnnviz.engine.session import Pass, SessionOptions, check_runs, probe_image
 from cnnviz.engine.targets import probabilities
 from cnnviz.errors import CnnvizError
 from cnnviz.io.writer import ImageFormat, Store, encode, encode_npz
@@ -111,7 +111,8 @@ class ClassMap(Study):
     def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: Mapping[str, Any]) -> LoadedModel:
         key = settings.target.output
         probe = probe_image(loaded.preprocess.input_size)
-        check_runs(loaded.module, loaded.name, probe, selector(key))
+        asked = SessionOptions(output=key, classes=(loaded.num_classes,))
+        key = check_runs(loaded.module, loaded.name, probe, asked).key
         graph = trace(loaded.module, probe, selector(key))
         if graph is None:
             raise CnnvizError(

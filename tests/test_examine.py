@@ -1,0 +1,182 @@
+"""The examination of a network before the first image: each check has a network that fails it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnnviz.engine import runtime as rt
+from cnnviz.engine.examine import Examination, InputSizes, Wanted, examine, input_sizes
+from cnnviz.engine.session import Session, SessionOptions, prepare
+from cnnviz.errors import CnnvizError
+from tests import networks as nets
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def opened(network: nn.Module, size: tuple[int, int] = (32, 32), **options: Any) -> Session:
+    network.eval().requires_grad_(False)
+    return prepare(network, "net", (3, *size), rt.resolve("cpu"), SessionOptions(**options))
+
+
+def examined(session: Session, gradient: bool = True, skip: tuple[str, ...] = ()) -> Examination:
+    probe = torch.randn(1, *session.input_shape, generator=torch.Generator().manual_seed(1))
+    return examine(session, probe, Wanted("gradcam", gradient, skip=skip))
+
+
+def batch_statistics() -> nn.Sequential:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8, track_running_stats=False),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ).eval()
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter)
+    return network
+
+
+class Centred(nets.Body):
+    """Scores less their mean over the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.pooled(F.relu(self.maps(x)))
+        return z - z.mean(0, keepdim=True)
+
+
+class OneAtATime(nets.Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.maps(x)).mean((2, 3)).view(1, 6))
+
+
+class Noisy(nets.Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pooled(F.dropout(F.relu(self.maps(x)), 0.5, training=True))
+
+
+class Fixed(nets.Body):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6 * 256, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.maps(x)).flatten(1))
+
+
+class Multiples(nets.Body):
+    """A branch that is halved three times and enlarged again must meet the other one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = F.relu(self.maps(x))
+        small = F.interpolate(F.max_pool2d(F.max_pool2d(low, 2), 2), scale_factor=4.0)
+        return self.pooled(low + small)
+
+
+def test_a_sound_network_passes_every_check() -> None:
+    found = examined(opened(nets.seeded(lambda: nets.Plain(nn.ReLU()))()))
+    checks = found.to_dict()
+    assert [checks[name] for name in ("deterministic", "batch_independent", "gradient_reaches_layer")] == [True] * 3
+    assert checks["output"]["why"] == "it is the only output"
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize("network", [batch_statistics, Centred, OneAtATime])
+def test_images_that_change_each_other_go_one_by_one(network: Any) -> None:
+    module = nets.seeded(network)() if isinstance(network, type) else network()
+    session = opened(module)
+    found = examined(session)
+    assert found.batch_independent is False
+    assert any("one by one" in note for note in found.notes)
+    x = torch.randn(3, 3, 32, 32)
+    alone = torch.cat([module(image) for image in x.split(1)])
+    torch.testing.assert_close(session.forward(x).logits.detach(), alone)
+    torch.testing.assert_close(session.logits(x), alone)
+    run = session.forward(x)
+    together = run.gradients(run.logits[:, 1])[0]
+    for index, image in enumerate(x.split(1)):
+        single = session.forward(image)
+        torch.testing.assert_close(together[index : index + 1], single.gradients(single.logits[:, 1])[0])
+
+
+def test_a_network_that_draws_random_numbers_draws_the_same_ones() -> None:
+    session = opened(nets.seeded(Noisy)())
+    x = torch.randn(2, 3, 32, 32)
+    assert not torch.equal(session.logits(x), session.logits(x))
+    found = examined(session)
+    assert found.deterministic is False
+    assert "random" in found.notes[0]
+    state = torch.get_rng_state()
+    first = session.logits(x)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(7)
+    assert torch.equal(first, torch.cat([session.logits(image) for image in x.split(1)]))
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (lambda: nets.Plain(nn.ReLU()), InputSizes(True, 1, 32)),
+        (Fixed, InputSizes(False, 0, 32)),
+        (Multiples, InputSizes(False, 8, 32)),
+    ],
+)
+def test_input_sizes(network: Any, expected: InputSizes) -> None:
+    session = opened(nets.seeded(network)())
+    assert input_sizes(session) == expected
+    assert examined(session).input_sizes == expected
+
+
+class Detached(nets.Body):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = Cut()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pooled(self.cut(F.relu(self.maps(x))))
+
+
+class Cut(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach() * 2
+
+
+class Rounded(nets.Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pooled(torch.round(F.relu(self.maps(x)) * 16) / 16)
+
+
+def test_a_layer_that_lets_no_gradient_through_is_named() -> None:
+    session = opened(nets.seeded(Detached)(), layers=("conv",))
+    with pytest.raises(CnnvizError, match=r"No gradient passes through layer cut: gradcam .* layer conv") as raised:
+        examined(session)
+    assert "occlusion or rise" in raised.value.hint
+    assert examined(session, gradient=False).not_run["gradient_reaches_layer"] == "gradcam needs no gradient"
+
+
+class DetachedBetween(nets.Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pooled(F.relu(self.maps(x)).detach())
+
+
+def test_what_the_forward_itself_detaches_is_named_by_its_place() -> None:
+    with pytest.raises(CnnvizError, match="through detach after layer conv: gradcam"):
+        examined(opened(nets.seeded(DetachedBetween)(), layers=("conv",)))
+
+
+def test_rounding_has_a_gradient_of_zero() -> None:
+    with pytest.raises(CnnvizError, match="No gradient passes through round"):
+        examined(opened(nets.seeded(Rounded)(), layers=("conv",)))
+
+
+@pytest.mark.parametrize("check", ["output", "deterministic", "batch_independent", "input_sizes"])
+def test_a_check_is_skipped_by_name(check: str) -> None:
+    found = examined(opened(nets.seeded(Centred)()), skip=(check,)).to_dict()
+    assert found[check] is None
+    assert "--skip-check" in found["not_run"][check]
