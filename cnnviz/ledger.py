@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cnnviz.errors import CnnvizError
+from cnnviz.io.lines import LineLog
+from cnnviz.io.locks import FolderLock
 from cnnviz.io.writer import Store
 from cnnviz.records import RunHeader, parse_line, to_json
 from cnnviz.report import html
@@ -39,7 +41,7 @@ class Extras:
 
 
 class Ledger:
-    """Keeps the records of one run.
+    """Keeps the records of one run, and the folder from others until the block ends.
 
     Args:
         store: The output folder.
@@ -55,18 +57,37 @@ class Ledger:
         self.header = header
         self._done: dict[str, list[int]] = {}
         self._order = array("q")
-        if output.overwrite:
-            self._clear()
-        elif output.resume:
-            self._take_up()
-        elif not store.is_empty():
+        self._log: LineLog | None = None
+        self._lock = FolderLock(store, header.command)
+        try:
+            self._begin(output)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _begin(self, output: OutputSettings) -> None:
+        store = self.store
+        if not output.overwrite and not output.resume and not store.is_empty():
             raise CnnvizError(
                 f"The output folder {store.root} is not empty.",
                 "Use --resume to continue that run, --overwrite to replace it, or -o for another folder.",
             )
-        self._log = store.open_lines(RECORDS)
+        if output.overwrite:
+            self._clear()
+        elif output.resume:
+            self._take_up()
+        store.sweep()
         if not store.exists(REPORT):
-            self._write_report(header)
+            self._write_report(self.header)
+        self._log = store.open_lines(RECORDS)
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._log is not None:
+            self._log.close()
+        self._lock.release()
 
     def _clear(self) -> None:
         for record in self._lines():
@@ -130,6 +151,8 @@ class Ledger:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a finished record. Records arrive in input order."""
+        assert self._log is not None
+        self._lock.check()
         self._order.append(self._log.append(to_json(record)))
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -138,6 +161,8 @@ class Ledger:
 
     def close(self, summary: Mapping[str, Any], title: str, extras: Extras | None = None) -> None:
         """Write ``report.json`` and ``index.html`` from the records in input order."""
+        assert self._log is not None
+        self._lock.check()
         self._log.close()
         more = {} if extras is None else {**extras.report, "files": list(extras.files)}
         self.header = dataclasses.replace(self.header, summary=summary, extra=more)
@@ -163,7 +188,8 @@ class Ledger:
 
     def abandon(self) -> None:
         """Remove the run's files again: nothing was explained."""
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
         for name in (RECORDS, REPORT, INDEX):
             self.store.remove(name)
 

@@ -42,10 +42,18 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
     if settings.draw.scale == "run":
         limits = _run_limits(settings, explainer, stdin)
     store = Store(settings.output.out)
-    ledger = Ledger(store, explainer.header(), settings.output)
+    with Ledger(store, explainer.header(), settings.output) as ledger:
+        how = _drawn(settings, explainer, store, limits)
+        loop = Loop(settings, explainer, lambda done: draw(done, how), reporter)
+        return _through(loop, explainer, ledger, reporter, total, stdin)
+
+
+def _through(
+    loop: Loop, explainer: Explainer, ledger: Ledger, reporter: Reporter, total: int | None, stdin: BinaryIO | None
+) -> RunResult:
+    """Explain all inputs and conclude."""
+    settings = loop.settings
     reporter.start(total)
-    how = _drawn(settings, explainer, store, limits)
-    loop = Loop(settings, explainer, lambda done: draw(done, how), reporter)
     began = time.perf_counter()
     interrupted = loop.run(ledger, stdin)
     seconds = time.perf_counter() - began

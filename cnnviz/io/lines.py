@@ -30,6 +30,14 @@ def failure(error: OSError, name: str, root: str) -> CnnvizError:
     return ImageError("unwritable", f"{name!r} cannot be written to {root!r}: {error.strerror or error}")
 
 
+def deleted(root: str) -> CnnvizError:
+    """What to say when the output folder is no longer there."""
+    return CnnvizError(
+        f"the output folder {root!r} was deleted or moved while the run was writing to it",
+        "What it held is gone from there: run the command again, and leave the folder alone until it has ended.",
+    )
+
+
 class LineLog:
     """Lines appended to a file, each of them in the file when :meth:`append` returns. Safe in threads.
 
@@ -42,14 +50,21 @@ class LineLog:
         root: Of the output folder, for messages.
         upload: For a file system that cannot append: takes the whole file, every ``UPLOAD_EVERY`` lines and
             at the end.
+        path: Of the file, where it is a local one: a line is refused when the file is no longer there, or
+            another program wrote to it.
     """
 
     UPLOAD_EVERY = 500
 
     def __init__(
-        self, descriptor: int, name: str, root: str, upload: Callable[[BinaryIO], None] | None = None
+        self,
+        descriptor: int,
+        name: str,
+        root: str,
+        upload: Callable[[BinaryIO], None] | None = None,
+        path: str | None = None,
     ) -> None:
-        self._descriptor, self._name, self._root, self._upload = descriptor, name, root, upload
+        self._descriptor, self._name, self._root, self._upload, self._path = descriptor, name, root, upload, path
         self._lock = threading.Lock()
         self._pending = 0
         self._closed = False
@@ -85,12 +100,14 @@ class LineLog:
             The byte offset at which the line begins.
 
         Raises:
-            CnnvizError: The disk is full; the file then ends with the line before.
+            CnnvizError: The disk is full; the file then ends with the line before. Or the file is not there any
+                more, or not as this object left it.
         """
         if "\n" in text:
             raise ValueError("a line cannot hold a newline")
         data = text.encode("utf-8", "backslashreplace") + b"\n"
         with self._lock:
+            self._check()
             start = self._end
             rest = memoryview(data)
             try:
@@ -105,6 +122,22 @@ class LineLog:
             if self._pending >= self.UPLOAD_EVERY:
                 self._send()
         return start
+
+    def _check(self) -> None:
+        if self._path is None:
+            return
+        here = os.fstat(self._descriptor)
+        try:
+            there = os.path.samestat(here, os.stat(self._path))
+        except OSError:
+            there = False
+        if not there:
+            raise deleted(self._root)
+        if here.st_size != self._end:
+            raise CnnvizError(
+                f"{self._name!r} in {self._root!r} was changed by another program while the run was writing it",
+                "Run the command again in a folder of its own.",
+            )
 
     def _send(self) -> None:
         if self._upload is not None:

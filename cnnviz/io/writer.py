@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import os
 import tempfile
 import zipfile
@@ -24,15 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError, ImageError
-from cnnviz.io.lines import LineLog, failure, is_full
+from cnnviz.io.lines import LineLog, deleted, failure, is_full
 from cnnviz.io.sources import is_url
+from cnnviz.io.temporaries import is_temporary, make_folders, sweep_folder, sweep_remote, temporary
 from cnnviz.io.walk import open_remote, said
 
 IMAGE_FORMATS = ("png", "jpg", "webp")
 JPEG_QUALITY = 92
 WEBP_QUALITY = 90
-TEMPORARY = ".cnnviz-"
-
+LOCK = ".cnnviz-lock"
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 # A put is atomic there: nobody sees half an object, and a rename would be a second upload.
@@ -125,24 +124,47 @@ class Store:
     """
 
     def __init__(self, root: str) -> None:
-        self._count = itertools.count()
         self._remote: Any = None
+        self._made: list[str] = []
         self.root = root.removeprefix("file://")
         if is_url(self.root):
             files, path = open_remote(self.root)
             self._remote, self._base = files.fs, path.rstrip("/")
         else:
+            self._base = os.path.realpath(self.root or ".")
             try:
-                os.makedirs(self.root or ".", exist_ok=True)
+                self._made = make_folders(self._base)
+                self._identity = os.stat(self._base)
             except OSError as error:
                 raise self._unusable(error) from error
-            self._base = os.path.realpath(self.root or ".")
+        self._try()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a folder of this machine, not a URL."""
+        return self._remote is None
+
+    def _try(self) -> None:
+        probe = temporary()
         try:
-            probe = f"{TEMPORARY}probe-{os.getpid()}-{next(self._count)}"
-            self.write(probe, b"cnnviz\n")
-            self.remove(probe)
+            if self._remote is not None:
+                self.write(probe, b"cnnviz\n")
+                self.remove(probe)
+                return
+            stream, path = self._create_beside(os.path.join(self._base, probe))
+            with stream:
+                stream.write(b"cnnviz\n")
+            with contextlib.suppress(FileNotFoundError):  # the folder's owner sweeps
+                os.unlink(path)
         except (OSError, ImageError) as error:
+            self.withdraw()
             raise self._unusable(error) from error
+
+    def withdraw(self) -> None:
+        """Remove the folders that this object made, if they are still empty: nothing came of the run."""
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                os.rmdir(folder)
 
     def _unusable(self, error: Exception) -> CnnvizError:
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or said(error)
@@ -210,27 +232,41 @@ class Store:
 
     def _create_beside(self, path: str) -> tuple[BinaryIO, str]:
         parent = os.path.dirname(path)
-        beside = os.path.join(parent, f"{TEMPORARY}{os.getpid()}-{next(self._count)}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _BINARY
+        while True:
+            beside = os.path.join(parent, temporary())
+            try:
+                return os.fdopen(os.open(beside, flags, 0o666), "wb"), beside
+            except FileExistsError:
+                continue
+            except FileNotFoundError:
+                self.check_there()
+                os.makedirs(parent, exist_ok=True)
+
+    def check_there(self) -> None:
+        """Raises a CnnvizError when the folder was deleted or moved: it is not to be made a second time."""
         try:
-            descriptor = os.open(beside, flags, 0o666)
-        except FileNotFoundError:
-            os.makedirs(parent, exist_ok=True)
-            descriptor = os.open(beside, flags, 0o666)
-        return os.fdopen(descriptor, "wb"), beside
+            there = self._remote is not None or os.path.samestat(self._identity, os.stat(self._base))
+        except OSError:
+            there = False
+        if not there:
+            raise deleted(self.root)
 
     def _put(self, path: str, spool: BinaryIO) -> None:
-        protocol = self._remote.protocol
         target = path
-        if not _OBJECT_STORES & {protocol, *(protocol if isinstance(protocol, tuple) else ())}:
+        if not self._puts_whole():
             parent = path.rsplit("/", 1)[0]
             self._remote.makedirs(parent, exist_ok=True)
-            target = f"{parent}/{TEMPORARY}{os.getpid()}-{next(self._count)}"
+            target = f"{parent}/{temporary()}"
         with self._remote.open(target, "wb") as stream:
             while chunk := spool.read(1 << 22):
                 stream.write(chunk)
         if target != path:
             self._remote.mv(target, path)
+
+    def _puts_whole(self) -> bool:
+        protocol = self._remote.protocol
+        return bool(_OBJECT_STORES & set(protocol if isinstance(protocol, tuple) else (protocol,)))
 
     @contextlib.contextmanager
     def _said(self, name: str, *, full_only: bool = False) -> Iterator[None]:
@@ -277,16 +313,30 @@ class Store:
         return bool(self._remote.isfile(path)) if self._remote is not None else os.path.isfile(path)
 
     def is_empty(self) -> bool:
-        """Whether there is nothing but what an interrupted writer left."""
+        """Whether there is nothing but a lock and what an interrupted writer left."""
+        return all(name == LOCK or is_temporary(name) for name in self.entries())
+
+    def entries(self) -> list[str]:
+        """Names of the files and folders at the top."""
         if self._remote is None:
-            with os.scandir(self._base) as entries:
-                return all(entry.name.startswith(TEMPORARY) for entry in entries)
+            return sorted(os.listdir(self._base))
         self._remote.invalidate_cache()
         try:
             listed = self._remote.ls(self._base, detail=False)
         except FileNotFoundError:
-            return True
-        return all(str(path).rsplit("/", 1)[-1].startswith(TEMPORARY) for path in listed)
+            return []
+        return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in listed)
+
+    def sweep(self) -> int:
+        """Remove what interrupted writers left, and say how much that was. Only for the folder's owner."""
+        if self._remote is None:
+            return sweep_folder(self._base)
+        return 0 if self._puts_whole() else sweep_remote(self._remote, self._base)
+
+    def open_lock(self) -> int:
+        """A descriptor of the lock file of a local folder."""
+        with self._said(LOCK):
+            return os.open(self.path(LOCK), os.O_RDWR | os.O_CREAT | _NO_FOLLOW | _BINARY, 0o666)
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens when there is none."""
@@ -309,9 +359,10 @@ class Store:
         if self._remote is not None:
             return self._open_remote_lines(name)
         with self._said(name):
+            self.check_there()
             os.makedirs(os.path.dirname(path), exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_FOLLOW | _BINARY
-            return LineLog(os.open(path, flags, 0o666), name, self.root)
+            return LineLog(os.open(path, flags, 0o666), name, self.root, path=path)
 
     def _open_remote_lines(self, name: str) -> LineLog:
         with tempfile.TemporaryFile() as spool:  # the duplicate keeps it alive

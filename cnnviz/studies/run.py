@@ -49,9 +49,15 @@ def run_study(spec: MethodSpec, settings: RunSettings, reporter: Reporter, stdin
     study = kind(subject, params, store)
     if spec.caveat:
         reporter.note(spec.caveat)
-    ledger = Ledger(store, subject.header(), settings.output)
-    store.names.clear()
-    reporter.start(total if settings.inputs else None)
+    with Ledger(store, subject.header(), settings.output) as ledger:
+        store.names.clear()
+        reporter.start(total if settings.inputs else None)
+        return _through(study, ledger, reporter, stdin)
+
+
+def _through(study: Study, ledger: Ledger, reporter: Reporter, stdin: BinaryIO | None) -> RunResult:
+    """Show it all inputs, and write what it found."""
+    subject, settings = study.subject, study.subject.settings
     worker = _Worker(study)
     loop = Loop(settings, worker, worker.draw, reporter, study.fold)
     began = time.perf_counter()
@@ -65,8 +71,9 @@ def run_study(spec: MethodSpec, settings: RunSettings, reporter: Reporter, stdin
     reporter.finish()
     seconds = time.perf_counter() - began
     figures = counts.summary(seconds, interrupted) if settings.inputs else {"seconds": round(seconds, 3)}
-    summary = {**figures, "study": spec.name, **findings.summary}
-    extras = Extras(findings.report, findings.figures, findings.index, tuple(sorted(set(store.names))))
+    summary = {**figures, "study": settings.target.method, **findings.summary}
+    names = cast(_Noting, study.store).names
+    extras = Extras(findings.report, findings.figures, findings.index, tuple(sorted(set(names))))
     ledger.close(summary, f"cnnviz {settings.command}", extras)
     report = os.path.join(settings.output.out, REPORT)
     return RunResult(summary, report, counts.exit_code(interrupted))
