@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -168,7 +169,7 @@ def parse_scale(text: str) -> tuple[float, float] | None:
         raise CnnvizError(
             f"--scale {text}: expected image, run or fixed:a,b.", "For example --scale fixed:0,12.5"
         )
-    low, high = _numbers(parts, f"--scale {text}")
+    low, high = _numbers(parts, f"--scale {text}", "fixed:0,12.5")
     if not low < high:
         raise CnnvizError(
             f"--scale {text}: the first limit must be below the second.", "For example fixed:0,12.5"
@@ -176,13 +177,18 @@ def parse_scale(text: str) -> tuple[float, float] | None:
     return low, high
 
 
+_BETWEEN = re.compile(r",|(?<=\d)x(?=\d)")
+_EXAMPLES = {"--input-size": "224", "--mean": "0.485,0.456,0.406", "--std": "0.229,0.224,0.225"}
+
+
 def parse_numbers(text: str, flag: str, counts: tuple[int, ...]) -> tuple[float, ...]:
     """``a,b,c`` as numbers; ``counts`` are the accepted lengths."""
-    values = _numbers(text.replace("x", ",").split(","), f"{flag} {text}")
+    example = _EXAMPLES[flag]
+    values = _numbers(_BETWEEN.split(text), f"{flag} {text}", f"{flag} {example}")
     if len(values) not in counts:
         raise CnnvizError(
             f"{flag} {text}: expected {' or '.join(map(str, counts))} numbers, got {len(values)}.",
-            f"For example {flag} {','.join(['1'] * counts[-1])}",
+            f"For example {flag} {example}",
         )
     return values
 
@@ -198,13 +204,20 @@ def parse_input_size(text: str) -> tuple[int, ...]:
     return (sizes[0], sizes[0]) if len(sizes) == 1 else sizes
 
 
-def _numbers(parts: list[str], what: str) -> tuple[float, ...]:
+def _numbers(parts: list[str], what: str, example: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in parts)
     except ValueError:
-        raise CnnvizError(
-            f"{what}: not a number.", "Write numbers with commas between them, such as 0.5,0.5,0.5"
-        ) from None
+        wrong = next(part for part in parts if not _is_number(part))
+        raise CnnvizError(f"{what}: {wrong!r} is not a number.", f"For example {example}") from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_skipped(names: Iterable[str]) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ class Param:
     """An option of a method: flag ``--name``, YAML key ``name``, keyword ``name=``."""
 
     name: str
-    # "int", "float", "bool", "choice", "size" (one whole number, or height and width), "text", "texts" (repeatable)
+    # "int", "float", "bool", "choice", "size" (one whole number, or height and width), "text", "texts" (repeatable),
+    # "file" (the path or URL of something that exists)
     type: str
     default: Any
     help: str
@@ -47,7 +48,7 @@ class Param:
             raise CnnvizError(f"{self.name}={value!r}: expected one of {', '.join(self.choices)}.", hint)
         if self.type == "size":
             return self._size(value)
-        if self.type == "text":
+        if self.type in {"text", "file"}:
             return self._text(value)
         return self._number(value)
 
@@ -96,6 +97,11 @@ class Param:
 # Shared options that mean nothing to a study unless it says so: those of maps, and resuming, which one pass cannot.
 STUDY_LACKS = tuple("layer class_ score sanity save scale colormap alpha image_format png_level resume".split())
 
+# Shared options that mean nothing to a study that looks at no images: what is decoded, shown to the network and listed.
+INPUTLESS_LACKS = tuple(
+    "inputs nul limit fail_fast mean std resize no_crop activation top batch_size workers compile".split()
+)
+
 
 @dataclass(frozen=True)
 class MethodSpec:
@@ -115,6 +121,7 @@ class MethodSpec:
         inputs: ``images``, ``optional`` or ``none``: what a study's command line takes.
         uses: Shared options of a study's command beside those that :data:`STUDY_LACKS` leaves.
         says: Help of shared options, by field name, where the general one does not hold.
+        hidden: Shared options, by field name, that mean nothing to this command.
         colour: Whether the raw values [C, H, W] are a picture of their own, drawn around grey.
         several_layers: Whether more than one ``--layer`` makes one map.
         caveat: What everybody who looks at these maps should know; told once a run.
@@ -142,14 +149,15 @@ class MethodSpec:
     inputs: str = "images"
     uses: tuple[str, ...] = ()
     says: Mapping[str, str] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
     rehearsal: Mapping[str, Any] = field(default_factory=dict)
 
     def lacks(self) -> frozenset[str]:
         """Shared options, by field name, that the command does not have."""
         if self.kind != "study":
-            return frozenset()
-        idle = {"inputs", "nul", "limit", "fail_fast"} if self.inputs == "none" else set()
-        return frozenset({*STUDY_LACKS, *idle} - set(self.uses))
+            return frozenset(self.hidden)
+        idle = INPUTLESS_LACKS if self.inputs == "none" else ()
+        return frozenset({*STUDY_LACKS, *idle, *self.hidden} - set(self.uses))
 
     def wants_layer(self, params: Mapping[str, Any]) -> bool:
         """Whether these parameters make a method in input space look at a layer too."""

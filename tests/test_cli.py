@@ -30,6 +30,7 @@ from tests.fake_pipeline import FakePipeline
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     pipeline = FakePipeline()
     monkeypatch.setitem(sys.modules, "cnnviz.pipeline", pipeline)
+    monkeypatch.setattr("cnnviz.preflight.check", lambda settings, spec: None)
     return pipeline
 
 
@@ -186,7 +187,17 @@ def test_names_that_are_no_utf8_survive(fake: FakePipeline) -> None:
         ("gradcam a.jpg --colormap trubo", "--colormap trubo: expected one of turbo,", "Did you mean turbo?"),
         ("gradcam a.jpg --scale log", "--scale log: expected image, run or fixed:a,b.", "fixed:0,12.5"),
         ("gradcam a.jpg --save overly", "--save overly: 'overly' is no kind of file.", "overlay"),
-        ("gradcam a.jpg --mean 0.5,x,0.5", "--mean 0.5,x,0.5: not a number.", "0.5,0.5,0.5"),
+        ("gradcam a.jpg --mean 0.5,x,0.5", "--mean 0.5,x,0.5: 'x' is not a number.", "0.485,0.456,0.406"),
+        ("gradcam a.jpg --input-size abc", "--input-size abc: 'abc' is not a number.", "--input-size 224"),
+        ("gradcam a.jpg --std 1,1", "--std 1,1: expected 1 or 3 numbers, got 2.", "--std 0.229,0.224,0.225"),
+        ("gradcam a.jpg --masks 9", "No such option: --masks", "an option of cnnviz rise and cnnviz top-patches"),
+        (
+            "gradcam a.jpg --samples 50",
+            "--samples is an option of smoothgradcam++ and sscam, not of gradcam.",
+            "--variant smoothgradcam++",
+        ),
+        ("filters --top 3", "No such option: --top", "cnnviz filters --help"),
+        ("dream a.jpg --top 3", "No such option: --top", "cnnviz dream --help"),
         ("gradcam a.jpg --input-size 0", "--input-size 0: sizes are whole numbers", "--input-size 224"),
         ("gradcam a.jpg --resume --overwrite", "--resume and --overwrite exclude each other.", "Leave one"),
         ("gradcam a.jpg -o - --json", "-o - writes a picture to standard output", "Leave out --json"),

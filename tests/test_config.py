@@ -28,6 +28,7 @@ def settings_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         return SimpleNamespace(summary={"inputs": 1, "explained": 1}, report=None, exit_code=0, picture=None)
 
     monkeypatch.setitem(sys.modules, "cnnviz.pipeline", SimpleNamespace(run=run))
+    monkeypatch.setattr("cnnviz.preflight.check", lambda settings, spec: None)
 
     def settings_of(text: str, *args: str) -> RunSettings:
         path = tmp_path / "options.yaml"

@@ -21,6 +21,7 @@ from tests.fake_pipeline import SUMMARY, FakePipeline, failed, record
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     pipeline = FakePipeline()
     monkeypatch.setitem(sys.modules, "cnnviz.pipeline", pipeline)
+    monkeypatch.setattr("cnnviz.preflight.check", lambda settings, spec: None)
     return pipeline
 
 
@@ -33,7 +34,7 @@ def test_one_closing_line(fake: FakePipeline, capsys: pytest.CaptureFixture[str]
     assert main(["gradcam", "a.jpg"]) == 3
     assert capsys.readouterr() == (
         "",
-        "explained 6 of 7 images in 1.2 s (5.0/s), 1 failed; report: cnnviz-out/gradcam/report.json\n",
+        "explained 6 of 7 images in 1.2 s (5.0/s), 1 failed; open cnnviz-out/gradcam/index.html\n",
     )
 
 
@@ -149,7 +150,7 @@ def run(settings, reporter, stdin=None):
     return SimpleNamespace(summary=dict(inputs=len(rows), explained=len(rows) - 1, failed=1), report="r.json",
                            exit_code=3, picture=None)
 sys.modules["cnnviz.pipeline"] = SimpleNamespace(run=run)
-sys.exit(main(["gradcam", "x", *sys.argv[2:]]))
+sys.exit(main(["gradcam", sys.executable, *sys.argv[2:]]))
 """
 
 
@@ -180,13 +181,15 @@ def in_terminal(count: int, *args: str, **environment: str) -> str:
 
 def test_a_terminal_sees_a_bar_and_a_table() -> None:
     text = in_terminal(3)
+    assert text.startswith("starting: PyTorch, then efficientnet_lite0 …\r\x1b[K")
     assert "3/3" in text
     assert "/s" in text
     assert "cnnviz: note: half [bold]way" in text
     tail = text[text.rindex("probability") :]
     assert "1[red].jpg  café\\x1b[2J" in tail
     assert "empty: no bytes" in tail
-    assert "explained 2 of 3 images, 1 failed; report: r.json" in tail
+    assert "explained 2 of 3 images" in tail
+    assert "1 failed; open index.html" in tail
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])

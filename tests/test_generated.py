@@ -20,6 +20,7 @@ from tests.fake_pipeline import FakePipeline
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     pipeline = FakePipeline()
     monkeypatch.setitem(sys.modules, "cnnviz.pipeline", pipeline)
+    monkeypatch.setattr("cnnviz.preflight.check", lambda settings, spec: None)
     return pipeline
 
 
@@ -99,7 +100,11 @@ def test_its_variants(extra: FakePipeline) -> None:
     ("args", "message", "hint"),
     [
         ("--variant extra+", "--variant extra+: expected one of extra, extra++.", "Did you mean extra"),
-        ("--lambda 2", "Method extra has no option 'lambda'.", "It takes window_size, flag, seed."),
+        (
+            "--lambda 2",
+            "--lambda is an option of extra++, not of extra.",
+            "Add --variant extra++, or leave --lambda out.",
+        ),
         ("--window-size 100", "--window-size 100 is out of range: 1 to 99.", "The default is 32."),
         ("--window-size 2.5", "--window-size 2.5: expected a whole number.", "--window-size 1"),
         ("--variant extra++ --kind fra", "--kind fra: expected one of near, far.", "far"),
@@ -134,12 +139,48 @@ def test_its_help(extra: FakePipeline, capsys: pytest.CaptureFixture[str]) -> No
     text = " ".join(capsys.readouterr().out.split())
     assert "An added method." in text
     assert "--window-size N Side of the window. 1 to 99 pixels. [default: 32]" in text
-    assert "--lambda X Strength. 0 or more. [default: 0.5]" in text
-    assert "--kind near|far Which. [default: near]" in text
-    assert "--grid N|H,W Cells. [default: 32]" in text
+    assert "--lambda X extra++: Strength. 0 or more. [default: 0.5]" in text
+    assert "--kind near|far extra++: Which. [default: near]" in text
+    assert "--grid N|H,W extra++: Cells. [default: 32]" in text
     assert "--variant NAME extra, extra++. [default: extra]" in text
     assert text.count("--seed") == 1
     assert main([]) == 0
     listed = capsys.readouterr().out
     assert "Added by a test:\n  extra " in listed
     assert " An added method.\n" in listed
+
+
+def test_help_of_one_variant(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own defaults and units, its formula, its paper, and calls that parse."""
+    assert main(["gradcam", "--variant", "sscam", "--help"]) == 0
+    page = capsys.readouterr().out
+    text = " ".join(page.split())
+    assert "--samples N Noisy copies of each masked image. 1 or more. [default: 35]" in text
+    assert "--noise X Standard deviation; masks lie between 0 and 1. 0 or more. [default: 2.0]" in text
+    assert "SS-CAM: Smoothed Score-CAM" in text
+    assert "s_k = mean over n noises of f(x * (H_k + noise)) - f(0)" in text
+    assert "--references" not in text
+    assert "--counterfactual" not in text
+    assert main(["gradcam", "--variant=smoothgradcam++", "-h"]) == 0
+    assert "[default: 10]" in capsys.readouterr().out
+    assert main(["gradcam", "--help", "--variant", "nonsense"]) == 2
+
+
+def test_help_says_which_variants_take_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gradcam", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "smoothgradcam++: Noisy copies. 1 or more. [default: 10] sscam: Noisy copies of each" in text
+
+
+@pytest.mark.parametrize("spec", catalog.all_methods(), ids=lambda spec: spec.name)
+def test_the_examples_of_every_help_page_parse(
+    spec: MethodSpec, fake: FakePipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if len(catalog.commands()[spec.command]) == 1:
+        pytest.skip("the command has no variants")
+    assert main([spec.command, "--variant", spec.name, "--help"]) == 0
+    lines = capsys.readouterr().out.split("Examples:\n")[1].split("\n\n")[0].splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert main(line.split()[1:]) == 0, line
+        assert fake.runs[-1].target.method == spec.name

@@ -13,7 +13,7 @@ import typer
 import typer.main
 
 from cnnviz import catalog
-from cnnviz.cli import info, pages
+from cnnviz.cli import info, pages, variants
 from cnnviz.cli.console import Console
 from cnnviz.errors import EXIT_INTERRUPTED, CnnvizError, nearest
 
@@ -56,7 +56,8 @@ class _Commands(pages.Group):
             # Not at the top: the list of commands need not wait for the options of one.
             from cnnviz.cli import maps
 
-            return name, _alone(name, maps.command_of(name, specs)), args[1:]
+            described = variants.variant_for_help(specs, args[1:])
+            return name, _alone(name, maps.command_of(name, described)), args[1:]
         if name in _LOOKING:
             from cnnviz.cli import look
 
@@ -156,7 +157,7 @@ def _from_click(error: Any, arguments: list[str]) -> CnnvizError:
     if type(error).__name__ == "NoSuchOption" and context is not None:
         message = f"{path} has no variants" if option == "--variant" else f"No such option: {option}"
         flags = [flag for param in context.command.params for flag in (*param.opts, *param.secondary_opts)]
-        hint = nearest(str(option), [flag for flag in flags if flag.startswith("--")], ignore="-") or hint
+        hint = variants.elsewhere(str(option), path, flags) or hint
     extra = _EXTRA.fullmatch(message)
     if extra is not None:
         message, hint = f"{path} does not take {extra[1]}", f"Leave that out. {hint}"

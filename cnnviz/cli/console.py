@@ -65,11 +65,26 @@ class Console:
         self._failures: list[Mapping[str, Any]] = []
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._waiting = False
 
     # Progress of a run.
 
+    def starting(self, text: str) -> None:
+        """What a person waits for until something else is said; on a terminal only."""
+        if not self.quiet and _is_lively(sys.stderr):
+            sys.stderr.write(f"{printable(text)} …")
+            sys.stderr.flush()
+            self._waiting = True
+
+    def _started(self) -> None:
+        if self._waiting:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._waiting = False
+
     def start(self, total: int | None) -> None:
         """A run begins, with ``total`` inputs if that is known."""
+        self._started()
         self._began = time.perf_counter()
         if self.quiet or not _is_lively(sys.stderr):
             return
@@ -106,11 +121,13 @@ class Console:
 
     def finish(self) -> None:
         """No more progress will come."""
+        self._started()
         if self._progress is not None:
             self._progress.stop()
             self._progress = self._task = None
 
     def _say(self, text: str) -> None:
+        self._started()
         if self._progress is not None:
             from rich.text import Text
 
@@ -222,7 +239,7 @@ def refuse_terminal() -> None:
 
 
 def closing_line(result: Outcome, start: float = 0.0) -> str:
-    """``explained 6 of 7 images in 1.2 s (5.0/s) after 3.4 s to start, 1 failed; report: …``.
+    """``explained 6 of 7 images in 1.2 s (5.0/s) after 3.4 s to start, 1 failed; open …/index.html``.
 
     Args:
         result: What came of the run.
@@ -242,7 +259,13 @@ def closing_line(result: Outcome, start: float = 0.0) -> str:
     text += f", {failed} failed" if failed else ""
     passed = int(facts.get("passed_over") or 0)
     text += f", {passed} other file{'' if passed == 1 else 's'} passed over" if passed else ""
-    return text + (f"; report: {result.report}" if result.report else "")
+    return text + (f"; open {_page_beside(result.report)}" if result.report else "")
+
+
+def _page_beside(report: str) -> str:
+    """The gallery, which stands beside ``report.json``: what a person opens."""
+    folder, slash, _ = report.replace(os.sep, "/").rpartition("/")
+    return f"{folder}{slash}index.html"
 
 
 def _row(record: Mapping[str, Any]) -> tuple[str, str, str]:

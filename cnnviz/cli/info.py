@@ -8,6 +8,7 @@ import typer
 
 from cnnviz import __version__, catalog
 from cnnviz.cli.console import Console
+from cnnviz.cli.variants import default_variant
 from cnnviz.specs import MethodSpec
 
 _COLUMNS = ("method", "command", "family", "passes an image", "paper")
@@ -33,11 +34,6 @@ def version(ctx: typer.Context, given: bool) -> None:
         console: Console = ctx.find_root().obj
         console.text(f"cnnviz {__version__}")
         raise typer.Exit
-
-
-def default_variant(specs: tuple[MethodSpec, ...]) -> MethodSpec:
-    """The method that a command runs without ``--variant``: the one called as the command, or the first."""
-    return next((spec for spec in specs if spec.name == spec.command), specs[0])
 
 
 def help_of(specs: tuple[MethodSpec, ...]) -> str:

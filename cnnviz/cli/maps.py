@@ -12,20 +12,24 @@ import typer
 
 from cnnviz import catalog
 from cnnviz.cli.console import Console, refuse_terminal
-from cnnviz.cli.info import default_variant, help_of
+from cnnviz.cli.info import help_of
 from cnnviz.cli.options import Shared, reworded, shared_annotations
 from cnnviz.cli.values import flag_type, from_config, long_name, number
-from cnnviz.errors import CnnvizError, nearest
+from cnnviz.cli.variants import default_variant, named_variant, option_help, page_of, refuse_foreign_options
+from cnnviz.errors import CnnvizError
 from cnnviz.io.config import read_config
 from cnnviz.settings import RunSettings
 from cnnviz.specs import MethodSpec, Param
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "texts": list[str]}
-_METAVARS = {"int": "N", "float": "X", "size": "N|H,W", "text": "TEXT", "texts": "TEXT"}
+_METAVARS = {"int": "N", "float": "X", "size": "N|H,W", "text": "TEXT", "texts": "TEXT", "file": "FILE"}
 
 
 def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
-    """The function behind ``cnnviz NAME``, with a signature from which Typer makes the flags."""
+    """The function behind ``cnnviz NAME``, with a signature from which Typer makes the flags.
+
+    ``specs`` are all variants, or for a help page the one that it describes.
+    """
     common = _common(specs[0])
     annotations = {**common, **_own_annotations(specs, common)}
 
@@ -36,11 +40,15 @@ def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
         if specs[0].inputs == "images":
             shared.require_inputs(name)
         console.quiet, console.verbose, console.json = shared.quiet, shared.verbose, shared.json_
-        spec = _variant(specs, given.get("variant"))
+        spec = named_variant(specs, given.get("variant"))
         run_settings = _settings(spec, shared, given)
         if shared.out == "-":
             refuse_terminal()
-        # Not at the top: it brings torch.
+        # Not at the top: they bring NumPy and torch, for which --help must not wait.
+        from cnnviz import preflight
+
+        preflight.check(run_settings, spec)
+        console.starting(f"starting: PyTorch, then {shared.model}")
         from cnnviz.pipeline import run
 
         stdin = sys.stdin.buffer if "-" in run_settings.inputs else None
@@ -48,7 +56,7 @@ def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
 
     sign(command, annotations)
     command.__name__ = name
-    command.__doc__ = help_of(specs)
+    command.__doc__ = help_of(specs) if len(specs) == len(catalog.commands()[name]) else page_of(specs[0])
     return command
 
 
@@ -80,12 +88,13 @@ def _own_annotations(specs: tuple[MethodSpec, ...], common: Mapping[str, Any]) -
     """Options of the methods: the union of their parameters, and ``--variant`` where there is a choice."""
     panel = f"Options of {specs[0].command}"
     own: dict[str, Any] = {}
-    if len(specs) > 1:
-        names = ", ".join(spec.name for spec in specs)
+    every = catalog.commands()[specs[0].command]
+    if len(every) > 1:
+        names = ", ".join(spec.name for spec in every)
         option = typer.Option(
             "--variant",
             metavar="NAME",
-            help=f"{names}. [default: {default_variant(specs).name}]",
+            help=f"{names}. [default: {default_variant(every).name}] --variant NAME --help shows one alone.",
             rich_help_panel=panel,
         )
         own["variant"] = Annotated[str | None, option]
@@ -93,33 +102,20 @@ def _own_annotations(specs: tuple[MethodSpec, ...], common: Mapping[str, Any]) -
         for param in spec.params:
             name = f"{param.name}_" if keyword.iskeyword(param.name) else param.name
             if name not in common:
-                own.setdefault(name, _own_option(param, panel))
+                own.setdefault(name, _own_option(param, option_help(param.name, specs), panel))
     return own
 
 
-def _own_option(param: Param, panel: str) -> Any:
+def _own_option(param: Param, text: str, panel: str) -> Any:
     flag = f"--{long_name(param.name)}"
     if param.type == "bool" and param.default:
         flag += f"/--no-{long_name(param.name)}"
     kind: Any = _TYPES.get(param.type, str)
     metavar = "|".join(param.choices) or _METAVARS.get(param.type)
     option = typer.Option(
-        flag, metavar=metavar, help=_param_help(param), rich_help_panel=panel, show_default=False
+        flag, metavar=metavar, help=text, rich_help_panel=panel, show_default=False
     )
     return Annotated[kind | None, option]
-
-
-def _param_help(param: Param) -> str:
-    low, high = param.minimum, param.maximum
-    words = [param.help.rstrip(".") + "."]
-    if low is not None and high is not None:
-        words.append(f"{low:g} to {high:g}{f' {param.unit}' if param.unit else ''}.")
-    elif low is not None or high is not None or param.unit:
-        bound = f"{low:g} or more" if low is not None else f"{high:g} or less" if high is not None else "In"
-        words.append(f"{bound}{f' {param.unit}' if param.unit else ''}.")
-    if param.default not in (None, False, ()):
-        words.append(f"[default: {param.default}]")
-    return " ".join(words)
 
 
 def given_values(ctx: typer.Context, values: Mapping[str, Any], annotations: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,16 +128,6 @@ def given_values(ctx: typer.Context, values: Mapping[str, Any], annotations: Map
             said[name] = number(value, annotations[name], name)
     path = said.get("config")
     return {**(from_config(read_config(path), annotations, path) if path else {}), **said}
-
-
-def _variant(specs: tuple[MethodSpec, ...], name: str | None) -> MethodSpec:
-    by_name = {spec.name: spec for spec in specs}
-    if name is None:
-        return default_variant(specs)
-    if name not in by_name:
-        hint = nearest(name, by_name) or f"Choose one of {', '.join(by_name)}."
-        raise CnnvizError(f"--variant {name}: expected one of {', '.join(by_name)}.", hint)
-    return by_name[name]
 
 
 def _check(spec: MethodSpec, chosen: Mapping[str, Any]) -> None:
@@ -168,6 +154,7 @@ def _settings(spec: MethodSpec, shared: Shared, given: Mapping[str, Any]) -> Run
         for key, value in given.items()
         if long_name(key) in names and (names[long_name(key)] in mine or key not in shared_annotations())
     }
+    refuse_foreign_options(spec, catalog.commands()[spec.command], chosen)
     _check(spec, chosen)
     return RunSettings(
         command=spec.command,

@@ -56,9 +56,9 @@ STUDIES: tuple[MethodSpec, ...] = (
                 ("auto", "guided", "deconvnet", "saliency", "none"),
             ),
             Param("crops", "bool", False, "Also write each crop to crops/."),
-            Param("against", "text", None, "Report of another model's run: which units changed most."),
-            Param("boxes", "text", None, "COCO JSON: which of its categories each unit overlaps with (IoU)."),
-            Param("masks", "text", None, "Folder of masks CONCEPT/IMAGE.png: the same with masks."),
+            Param("against", "file", None, "Report of another model's run: which units changed most."),
+            Param("boxes", "file", None, "COCO JSON: which of its categories each unit overlaps with (IoU)."),
+            Param("masks", "file", None, "Folder of masks CONCEPT/IMAGE.png: the same with masks."),
         ),
     ),
     MethodSpec(
@@ -134,6 +134,7 @@ STUDIES: tuple[MethodSpec, ...] = (
             "layer": "Everything in this layer at once, as DeepDream does; repeatable.",
             "class_": "Index or label to maximise; repeatable, and added up unless --each.",
         },
+        hidden=("top",),
         params=(
             Param("unit", "texts", (), "LAYER:K, or 0.5*LAYER:K: channel K of a layer; repeatable, as all objectives."),
             Param("neuron", "texts", (), "LAYER:K:y:x: one position of a channel; LAYER:K for the one in the middle."),
@@ -180,8 +181,9 @@ STUDIES: tuple[MethodSpec, ...] = (
         kind="study",
         uses=("layer",),
         says={"layer": _ONE_LAYER.format("the stage before the last")},
+        hidden=("top", "activation", "batch_size"),
         params=(
-            Param("guide", "text", None, "Image whose features the dream is drawn to."),
+            Param("guide", "file", None, "Image whose features the dream is drawn to."),
             Param("octaves", "int", 4, "Sizes at which the image is dreamed on.", minimum=1, maximum=20),
             Param("octave_scale", "float", 1.4, "Ratio of one size to the next.", minimum=1.01, maximum=4),
             Param("steps", "int", 10, "Steps at each size.", minimum=1),

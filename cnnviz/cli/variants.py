@@ -1,0 +1,155 @@
+"""What the help and the errors of a command say about its variants: methods that share one command."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from cnnviz import catalog
+from cnnviz.cli.values import long_name
+from cnnviz.errors import CnnvizError, nearest
+from cnnviz.specs import MethodSpec, Param
+
+
+def default_variant(specs: tuple[MethodSpec, ...]) -> MethodSpec:
+    """The method that a command runs without ``--variant``: the one called as the command, or the first."""
+    return next((spec for spec in specs if spec.name == spec.command), specs[0])
+
+
+def named_variant(specs: tuple[MethodSpec, ...], name: str | None) -> MethodSpec:
+    """The method that ``--variant`` names.
+
+    Raises:
+        CnnvizError: No variant of this command has that name.
+    """
+    by_name = {spec.name: spec for spec in specs}
+    if name is None:
+        return default_variant(specs)
+    if name not in by_name:
+        hint = nearest(name, by_name) or f"Choose one of {', '.join(by_name)}."
+        raise CnnvizError(f"--variant {name}: expected one of {', '.join(by_name)}.", hint)
+    return by_name[name]
+
+
+def variant_for_help(specs: tuple[MethodSpec, ...], arguments: Sequence[str]) -> tuple[MethodSpec, ...]:
+    """The entries that a help page describes: all of the command, or the one that ``--variant`` names beside it."""
+    if not {"-h", "--help"} & set(arguments):
+        return specs
+    for index, word in enumerate(arguments):
+        flag, equals, value = word.partition("=")
+        if flag == "--variant":
+            name = value if equals else next(iter(arguments[index + 1 :]), "")
+            return (named_variant(specs, name),) if name not in {"", "-h", "--help"} else specs
+    return specs
+
+
+def page_of(spec: MethodSpec) -> str:
+    """The help text of one variant: what it shows, its formula, its paper, and how to call it."""
+    lines = [spec.summary, "", f"{spec.title}. {spec.paper}."]
+    formula = formula_of(spec)
+    if formula:
+        # \b keeps click from filling the block as prose.
+        lines += ["", "\b", *(f"  {line}" for line in formula)]
+    call = f"cnnviz {spec.command}" + ("" if spec.name == spec.command else f" --variant {spec.name}")
+    examples = [f"{call} photos/", f"{call} cat.jpg --class top:2 --save panel"]
+    option = next((param for param in spec.params if param.type in {"int", "float", "choice"}), None)
+    if option is not None:
+        value = option.choices[-1] if option.choices else option.default
+        examples[1] = f"{call} cat.jpg --{long_name(option.name)} {value} --save panel"
+    return "\n".join([*lines, "", "\b", "Examples:", *(f"  {example}" for example in examples)])
+
+
+def formula_of(spec: MethodSpec) -> list[str]:
+    """The formula in the docstring of the method's function, or its lines in that of the module. Imports nothing."""
+    module, _, function = spec.entry.partition(":")
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return []
+    if found is None or not found.origin or not found.origin.endswith(".py"):
+        return []
+    tree = ast.parse(Path(found.origin).read_text("utf-8"))
+    body = next((node for node in tree.body if getattr(node, "name", None) == function), None)
+    own = ast.get_docstring(body) if isinstance(body, (ast.FunctionDef, ast.ClassDef)) else None
+    lines = list(_indented((own or "").partition("\nArgs:")[0]))
+    if lines:
+        return lines
+    whole = list(_indented(ast.get_docstring(tree) or ""))
+    mine = [line for line in whole if line.startswith(f"{spec.title} ")]
+    return mine or whole
+
+
+def _indented(text: str) -> Iterator[str]:
+    block = [line for line in text.split("\n") if line.startswith("    ") and line.strip()]
+    yield from inspect.cleandoc("\n".join(["", *block])).split("\n") if block else []
+
+
+def option_help(name: str, specs: tuple[MethodSpec, ...]) -> str:
+    """Help of an option of the methods: one text where all that take it agree, otherwise each variant's own.
+
+    Which variants take it is said wherever not all do.
+    """
+    takers = [(spec, param) for spec in specs for param in spec.params if param.name == name]
+    texts: dict[str, list[str]] = {}
+    for spec, param in takers:
+        texts.setdefault(_described(param), []).append(spec.name)
+    if len(takers) == len(specs) and len(texts) == 1:
+        return next(iter(texts))
+    return " ".join(f"{', '.join(names)}: {text}" for text, names in texts.items())
+
+
+def _described(param: Param) -> str:
+    """Help, range, unit and default of an option."""
+    low, high = param.minimum, param.maximum
+    unit = f" {param.unit}" if param.unit else ""
+    words = [param.help.rstrip(".") + "."]
+    if low is not None and high is not None:
+        words.append(f"{low:g} to {high:g}{unit}.")
+    elif low is not None or high is not None:
+        words.append(f"{low:g} or more{unit}." if low is not None else f"{high:g} or less{unit}.")
+    elif unit:
+        words.append(f"In{unit}.")
+    if param.default not in (None, False, ()):
+        words.append(f"[default: {param.default}]")
+    return " ".join(words)
+
+
+def refuse_foreign_options(spec: MethodSpec, specs: tuple[MethodSpec, ...], names: Iterable[str]) -> None:
+    """Refuse options that only other variants of the command take.
+
+    Raises:
+        CnnvizError: Says which variants take it.
+    """
+    mine = {param.name for param in spec.params}
+    for name in names:
+        if name in mine:
+            continue
+        takers = [each.name for each in specs if any(param.name == name for param in each.params)]
+        flag = f"--{long_name(name)}"
+        raise CnnvizError(
+            f"{flag} is an option of {_listed(takers)}, not of {spec.name}.",
+            f"Add --variant {takers[0]}, or leave {flag} out.",
+        )
+
+
+def elsewhere(flag: str, path: str, flags: Iterable[str]) -> str:
+    """A hint for an option that a command does not have: commands that have it, or near matches among its ``flags``.
+
+    ``path`` is the command as it is typed, such as ``cnnviz cam``.
+    """
+    wanted = flag.lstrip("-")
+    takers = [
+        f"cnnviz {name}"
+        for name, specs in catalog.commands().items()
+        if any(long_name(param.name) == wanted for spec in specs for param in spec.params)
+    ]
+    if takers:
+        return f"{flag} is an option of {_listed(takers)}. See {path} --help"
+    return nearest(flag, [each for each in flags if each.startswith("--")], ignore="-")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
