@@ -39,6 +39,7 @@ class Drawn:
         signed: Whether the method's values have a sign.
         layer: Resolved layer, or None.
         labels: Class names by index.
+        class_specific: Whether the method's maps depend on the class.
     """
 
     store: Store
@@ -49,6 +50,7 @@ class Drawn:
     signed: bool
     layer: str | None
     labels: Sequence[str] = ()
+    class_specific: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,7 @@ def draw(done: Explained, how: Drawn) -> Record:
         files = _write_map(done, item, (placed, shown), how)
         facts = dict(done.facts)
         if scores.get("flat"):
-            facts["flat_reason"] = _flat_reason(item.values)
+            facts["flat_reason"] = _flat_reason(item.values, class_specific=how.class_specific)
         rows.append(Explanation(how.method, how.layer, item.target, files, scores, facts))
     if "panel" in how.save and rows:
         name = _write_panel(done, placed_maps, how)
@@ -122,9 +124,10 @@ def _without_outliers(placed: Placed) -> Placed:
     return replace(placed, values=np.clip(placed.values, -limit, limit))
 
 
-def _flat_reason(values: NDArray[np.float32]) -> str:
+def _flat_reason(values: NDArray[np.float32], *, class_specific: bool) -> str:
     if not values.any():
-        return "the map is zero everywhere: no position of this layer speaks for the class"
+        found = "speaks for the class" if class_specific else "stands out (the method does not look at the class)"
+        return f"the map is zero everywhere: no position of this layer {found}"
     return "the map is zero on the part of the image that the network saw"
 
 

@@ -81,6 +81,7 @@ def _drawn(settings: RunSettings, explainer: Explainer, store: Store, limits: tu
         signed=explainer.spec.signed,
         layer=explainer.layer_name,
         labels=explainer.subject.classes.labels,
+        class_specific=explainer.spec.class_specific,
     )
 
 

@@ -429,6 +429,19 @@ def test_maps_that_are_zero_everywhere_are_told(photos: Path, tmp_path: Path) ->
     assert told == [f"{flat} of {len(rows)} maps are zero everywhere: flat_reason in the report says why"]
 
 
+@pytest.mark.parametrize(("method", "reason"), [("eigencam", "does not look at the class"), ("gradcam", "speaks for")])
+def test_a_map_of_zeros_says_what_is_missing(photos: Path, tmp_path: Path, method: str, reason: str) -> None:
+    dead = replace(TINY, model=TINY.model.replace(":make", ":make_dead"))
+    target = TargetSettings(method=method, classes=("1",))
+    pipeline.run(settings(photos, tmp_path / "out", model=dead, target=target), Quiet())
+    rows = [row for record in report(tmp_path / "out")["images"] for row in record["explanations"]]
+    assert rows
+    for row in rows:
+        assert row["scores"]["flat"] is True
+        assert reason in row["flat_reason"]
+        assert ("speaks for" in row["flat_reason"]) is (method == "gradcam")
+
+
 def test_output_that_is_a_file(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(CnnvizError) as caught:

@@ -32,3 +32,11 @@ def make_opposed() -> nn.Module:
         network[-1].weight.abs_()
         network[-1].weight[1].neg_()
     return network
+
+
+def make_dead() -> nn.Module:
+    """No unit of its last layer is ever active."""
+    network = make(2)
+    with torch.no_grad():
+        network[3].bias.fill_(-1e3)
+    return network

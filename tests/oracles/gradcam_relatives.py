@@ -86,12 +86,25 @@ def elementwise(activations: Array, gradients: Array, *, positive: bool) -> Arra
     return rectified(found)
 
 
-def principal(values: Array) -> Array:
-    """Projection on the first right singular vector; the sign is that of its product with the sum over channels."""
+def projection(values: Array) -> Array:
+    """On the first right singular vector, with whatever sign the decomposition gives it."""
     rows = values.reshape(len(values), -1).T
     _, _, right = np.linalg.svd(rows, full_matrices=False)
-    projected = (rows @ right[0]).reshape(values.shape[1:])
-    return rectified(projected if (projected * values.sum(0)).sum() >= 0 else -projected)
+    return numbers(rows @ right[0]).reshape(values.shape[1:])
+
+
+def principal(values: Array) -> Array:
+    """Eigen-CAM: the stronger side of the component is positive."""
+    found = projection(values)
+    above = sum(float(v) ** 3 for v in found.ravel() if v > 0)
+    below = sum(float(-v) ** 3 for v in found.ravel() if v < 0)
+    return rectified(found if above >= below else -found)
+
+
+def principal_for_class(products: Array) -> Array:
+    """Eigen-Grad-CAM: the component agrees with the sum over channels."""
+    found = projection(products)
+    return rectified(found if (found * products.sum(0)).sum() >= 0 else -found)
 
 
 def finer(
