@@ -57,12 +57,16 @@ class Worker(Protocol):
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to: its summary, where the report is, the exit code; ``picture`` for ``-o -``."""
+    """What a run came to: its summary, where the report is, the exit code; ``picture`` for ``-o -``.
+
+    ``sentences`` tell a person what was found.
+    """
 
     summary: Mapping[str, Any]
     report: str | None
     exit_code: int
     picture: bytes | None = None
+    sentences: tuple[str, ...] = ()
 
 
 @dataclass

@@ -18,6 +18,7 @@ class FakePipeline:
     report: str | None = "cnnviz-out/gradcam/report.json"
     exit_code: int = 0
     picture: bytes | None = None
+    sentences: tuple[str, ...] = ()
     records: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: BaseException | None = None

@@ -40,14 +40,14 @@ def test_one_closing_line(fake: FakePipeline, capsys: pytest.CaptureFixture[str]
 
 def test_the_closing_line_tells_a_long_start() -> None:
     facts = {"inputs": 2, "explained": 2, "seconds": 0.5, "images_per_second": 4.0}
-    result = SimpleNamespace(summary=facts, report=None, exit_code=0, picture=None)
+    result = SimpleNamespace(summary=facts, report=None, exit_code=0, picture=None, sentences=())
     assert closing_line(result, 3.21) == "explained 2 of 2 images in 0.5 s (4.0/s) after 3.2 s to start"
     assert closing_line(result, 0.9) == "explained 2 of 2 images in 0.5 s (4.0/s)"
 
 
 def test_the_closing_line_counts_in_english() -> None:
     one = {"inputs": 1, "explained": 1, "failed": 0, "passed_over": 1, "seconds": 0.0}
-    result = SimpleNamespace(summary=one, report=None, exit_code=0, picture=None)
+    result = SimpleNamespace(summary=one, report=None, exit_code=0, picture=None, sentences=())
     assert closing_line(result) == "explained 1 of 1 image in 0.0 s, 1 other file passed over"
 
 
@@ -148,7 +148,7 @@ def run(settings, reporter, stdin=None):
     time.sleep(0.15)
     reporter.finish()
     return SimpleNamespace(summary=dict(inputs=len(rows), explained=len(rows) - 1, failed=1), report="r.json",
-                           exit_code=3, picture=None)
+                           exit_code=3, picture=None, sentences=())
 sys.modules["cnnviz.pipeline"] = SimpleNamespace(run=run)
 sys.exit(main(["gradcam", sys.executable, *sys.argv[2:]]))
 """

@@ -33,6 +33,8 @@ class Outcome(Protocol):
     def exit_code(self) -> int: ...
     @property
     def picture(self) -> bytes | None: ...
+    @property
+    def sentences(self) -> tuple[str, ...]: ...
 
 
 def printable(text: object) -> str:
@@ -148,6 +150,8 @@ class Console:
             self.data({**result.summary, "report": result.report})
         if not self.quiet and not self.json and result.picture is None:
             self._table_or_failures()
+            for sentence in result.sentences:
+                self._say(sentence)
             self._say(closing_line(result, self._began - self._opened if self._began else 0.0))
         return result.exit_code
 

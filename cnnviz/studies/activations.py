@@ -169,4 +169,9 @@ class Activations(Study):
                     "units": tally.units(),
                 }
             )
-        return Findings({"activations": summary}, {"layers": report})
+        sentences = [
+            f"{row['layer']}: {len(row['dead']) or 'none'} of {row['channels']} channels dead over {row['images']} "
+            f"image{'' if row['images'] == 1 else 's'}"
+            for row in report
+        ]
+        return Findings({"activations": summary}, {"layers": report}, sentences=sentences)

@@ -250,12 +250,22 @@ class Adversarial(Study):
         summary = {"attack": choice.name, "norm": choice.norm, "epsilon": choice.epsilon, **tally.summary()}
         rows = tally.robust_accuracy()
         if not rows:
-            return Findings({"adversarial": summary})
+            return Findings({"adversarial": summary}, sentences=self._sentences(rows))
         summary["labelled"] = tally.labelled
         summary["robust_accuracy"] = rows
         self.store.write("robust_accuracy.png", encode(self._plot(rows), _PNG))
         figure = {"file": "robust_accuracy.png", "caption": "robust accuracy over epsilon"}
-        return Findings({"adversarial": summary}, figures=[figure])
+        return Findings({"adversarial": summary}, figures=[figure], sentences=self._sentences(rows))
+
+    def _sentences(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """How many images were fooled, and the accuracy that is left at the largest epsilon of the curve."""
+        tally = self.tally
+        told = [f"{TITLES[self.choice.name]} fooled the network on {tally.fooled} of {tally.attacked} images"]
+        if rows:
+            last = rows[-1]
+            low, high = (percent(share) for share in last["ci95"])
+            told.append(f"robust accuracy at epsilon {last['epsilon']:.3g}: {percent(last['value'])} ({low} to {high})")
+        return told
 
     def _plot(self, rows: Sequence[Mapping[str, Any]]) -> Picture:
         unit = LEVELS if self.choice.norm == "linf" else 1

@@ -52,12 +52,14 @@ class Findings:
         report: Further keys of ``report.json``.
         figures: ``{"file", "caption"}`` of pictures that stand before the images in ``index.html``.
         index: Chunks of a page that stands in the place of the gallery; None for the gallery.
+        sentences: What it found in a few lines, for the person who ran it.
     """
 
     summary: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
     figures: Sequence[Mapping[str, str]] = ()
     index: Iterable[bytes] | None = None
+    sentences: Sequence[str] = ()
 
 
 class Study:

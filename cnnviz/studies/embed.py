@@ -148,7 +148,9 @@ class Embed(Study):
         self._write_pictures(laid)
         summary = self._summary(vectors, laid)
         summary["seconds_arranging"] = round(time.perf_counter() - began, 3)
-        return Findings({"embedding": summary}, {"neighbours": self._report(laid)}, index=self._page(laid, summary))
+        told = [", ".join(f"{name}: {value}" for name, value in _headline(summary))]
+        pages = self._page(laid, summary)
+        return Findings({"embedding": summary}, {"neighbours": self._report(laid)}, index=pages, sentences=told)
 
     # Computing.
 

@@ -106,7 +106,10 @@ class Filters(Study):
             figures.append({"file": name, "caption": title})
             summary[shown.name] = {"filters": len(found.l2), "dead": len(found.dead)}
             report.append(self._row(shown, found, name))
-        return Findings({"filters": summary}, {"layers": report}, figures)
+        sentences = [
+            f"{name}: {found['filters']} filters, {found['dead'] or 'none'} dead" for name, found in summary.items()
+        ]
+        return Findings({"filters": summary}, {"layers": report}, figures, sentences=sentences)
 
     def _limit(self, weight: NDArray[np.float32]) -> float:
         return float(np.abs(weight).max())

@@ -76,7 +76,8 @@ def _through(study: Study, ledger: Ledger, reporter: Reporter, stdin: BinaryIO |
     extras = Extras(findings.report, findings.figures, findings.index, tuple(sorted(set(names))))
     ledger.close(summary, f"cnnviz {settings.command}", extras)
     report = os.path.join(settings.output.out, REPORT)
-    return RunResult(summary, report, counts.exit_code(interrupted))
+    code = counts.exit_code(interrupted)
+    return RunResult(summary, report, code, sentences=tuple(findings.sentences))
 
 
 def _finish(study: Study, subject: Subject) -> Findings:

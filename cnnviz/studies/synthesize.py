@@ -320,7 +320,8 @@ class Synthesize(Study):
             sheet = grid(pictures, math.ceil(math.sqrt(len(pictures))), (_USUAL, _USUAL))
             self.store.write("sheet.png", encode(sheet, _PNG))
             figures.insert(0, {"file": "sheet.png", "caption": f"{len(pictures)} images"})
-        return Findings(self._summary(report), {"synthesized": report} if report else {}, figures)
+        told = [figure["caption"] for figure in figures]
+        return Findings(self._summary(report), {"synthesized": report} if report else {}, figures, sentences=told)
 
     def _in_memory(self, rows: Sequence[_Row]) -> list[_Made]:
         """All rows at once, or, where memory is short and they may be made apart, in halves."""

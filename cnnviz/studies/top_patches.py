@@ -27,6 +27,7 @@ from cnnviz.probes.dissection import Quantiles, codes
 from cnnviz.probes.selectivity import Selectivity, selectivity
 from cnnviz.probes.top_units import TopUnits, overlapping, strongest
 from cnnviz.render.patches import UnitRow, sheet, unit_picture
+from cnnviz.render.text import percent
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.dissect import Dissection, asked, listed, summed_up
@@ -187,7 +188,7 @@ class TopPatches(Study):
         if self.before is not None:
             report["changes"] = changes(report["units"], self.before)
             summary["against"] = self._compared(report["changes"])
-        return Findings(summary, report, figures)
+        return Findings(summary, report, figures, sentences=self._sentences(summary, report))
 
     def _chosen(self) -> list[_Unit]:
         """The units to show, in the order asked for, each with its patches."""
@@ -350,6 +351,17 @@ class TopPatches(Study):
             else {"size": list(field.size), "stride": list(field.stride), "offset": list(field.offset),
                   "global_context": field.global_context},
         }  # fmt: skip
+
+    @staticmethod
+    def _sentences(summary: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+        """How many units were looked at, and the three that respond most to one class only."""
+        told = [
+            f"{summary['layer']}: {summary['units']} of {summary['units_of_layer']} units, {summary['patches']} patches"
+            + (f"; {summary['units_never_fired']} units never fired" if summary["units_never_fired"] else "")
+        ]
+        for row in report.get("selectivity", ())[:3]:
+            told.append(f"unit {row['unit']}: {row['label']} in {percent(row['purity'])} of its patches")
+        return told
 
     @staticmethod
     def _compared(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

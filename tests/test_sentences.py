@@ -1,0 +1,67 @@
+"""What a study tells at its end: the figures of its report in a few lines, also where no terminal is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnviz.cli.app import main
+
+MODEL = ["--model", "tests.tiny_model:make", "--input-size", "64"]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+def told(args: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
+    assert main([*args, *MODEL, "-o", str(out)]) == 0
+    return capsys.readouterr().err, json.loads((out / "report.json").read_text())
+
+
+def test_filters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, report = told(["filters"], tmp_path / "o", capsys)
+    [row] = report["layers"]
+    dead = len(row["dead"]) or "none"
+    assert f"{row['layer']}: {len(row['filters'])} filters, {dead} dead\n" in text
+
+
+def test_activations(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, report = told(["activations", str(photographs)], tmp_path / "o", capsys)
+    [row] = report["layers"]
+    dead = len(row["dead"]) or "none"
+    assert f"{row['layer']}: {dead} of {row['channels']} channels dead over 3 images\n" in text
+
+
+def test_adversarial(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, report = told(["adversarial", str(photographs)], tmp_path / "o", capsys)
+    found = report["summary"]["adversarial"]
+    assert f"PGD fooled the network on {found['fooled']} of 3 images\n" in text
+    last = found["robust_accuracy"][-1]
+    assert f"robust accuracy at epsilon {last['epsilon']:.3g}: {100 * last['value']:.1f} %" in text
+
+
+def test_embed(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, report = told(["embed", str(photographs)], tmp_path / "o", capsys)
+    assert f"images: 3, dimensions: {report['summary']['embedding']['dimensions']}" in text
+
+
+def test_top_patches(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, report = told(["top-patches", str(photographs), "--units", "all"], tmp_path / "o", capsys)
+    facts = report["summary"]
+    assert f"{facts['layer']}: {facts['units']} of {facts['units_of_layer']} units, {facts['patches']} patches" in text
+
+
+def test_quiet_tells_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, _ = told(["filters", "-q"], tmp_path / "o", capsys)
+    assert text == ""
