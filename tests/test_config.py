@@ -25,7 +25,8 @@ def settings_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run(settings: RunSettings, reporter: Any, stdin: Any = None) -> SimpleNamespace:
         seen.append(settings)
-        return SimpleNamespace(summary={"inputs": 1, "explained": 1}, report=None, exit_code=0, picture=None, sentences=())
+        summary = {"inputs": 1, "explained": 1}
+        return SimpleNamespace(summary=summary, report=None, exit_code=0, picture=None, sentences=())
 
     monkeypatch.setitem(sys.modules, "cnnviz.pipeline", SimpleNamespace(run=run))
     monkeypatch.setattr("cnnviz.preflight.check", lambda settings, spec: None)
