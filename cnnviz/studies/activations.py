@@ -170,8 +170,8 @@ class Activations(Study):
                 }
             )
         sentences = [
-            f"{row['layer']}: {len(row['dead']) or 'none'} of {row['channels']} channels dead over {row['images']} "
-            f"image{'' if row['images'] == 1 else 's'}"
-            for row in report
+            f"{ref.name}: {len(tally.dead()) or 'none'} of {ref.channels} channels dead over {tally.images} "
+            f"image{'' if tally.images == 1 else 's'}"
+            for ref, tally in zip(self.refs, self.tallies, strict=True)
         ]
         return Findings({"activations": summary}, {"layers": report}, sentences=sentences)
