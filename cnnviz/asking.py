@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.io.names import unique_parts
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.tables import read_label_table
 from cnnviz.models.labels import resolve_class
-
-_SLUG = re.compile(r"[^\w.\-]+")
-_SLUG_BYTES = 60
 
 
 class Classes:
@@ -27,20 +23,10 @@ class Classes:
             plain = labels[0] == "class 0"
             labels = ("class 0", "class 1") if plain else (f"not {labels[0]}", labels[0])
         self.labels = tuple(labels)
-        slugs = [self._plain_slug(label) for label in self.labels]
-        counts = Counter(slug.casefold() for slug in slugs)
-        # ImageNet has two cranes and two maillots: their files must differ.
-        self._slugs = [
-            f"{slug}-{index}" if counts[slug.casefold()] > 1 else slug for index, slug in enumerate(slugs)
-        ]
+        self._slugs = unique_parts(self.labels)
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @staticmethod
-    def _plain_slug(label: str) -> str:
-        text = _SLUG.sub("_", label.encode("utf-8", "replace").decode()).strip("._") or "class"
-        return text.encode()[:_SLUG_BYTES].decode(errors="ignore")
 
     def slug(self, index: int) -> str:
         """The label as part of a file name: unique, without separators."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -219,7 +221,7 @@ def test_arrays_that_cannot_be_shared_give_the_same_pixels() -> None:
 def test_normalize_is_the_formula_and_keeps_the_memory_format() -> None:
     batch = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(2, 3, 1, 1)
     batch = batch.to(memory_format=torch.channels_last)
-    spec = Preprocess((3, 16, 16), None, True, (0.1, 0.2, 0.3), (0.5, 2.0, 0.25), "bilinear", scale=1 / 128)
+    spec = Preprocess((3, 16, 16), None, True, (0.1, 0.2, 0.3), (0.5, 1.0, 0.25), "bilinear", scale=1 / 128)
     got = normalize(batch, spec)
     mean, std = np.array(spec.mean)[:, None, None], np.array(spec.std)[:, None, None]
     assert np.abs(got.numpy() - (batch.numpy() / 128 - mean) / std).max() < 1e-6
@@ -248,14 +250,48 @@ def test_overrides() -> None:
         ({"input_size": (4, 224, 224)}, "4 channels"),
         ({"input_size": (0,)}, "at least 1 pixel"),
         ({"mean": (0.1, 0.2)}, "1 or 3 values"),
-        ({"std": (0.0,)}, "positive"),
+        ({"std": (0.0,)}, "must be above 0"),
+        ({"std": (0.2, -0.2, 0.2)}, "--std 0.2,-0.2,0.2: a deviation must be above 0"),
         ({"mean": (float("nan"),)}, "finite"),
+        ({"mean": "0.5"}, "finite numbers, got '0.5'"),
+        ({"mean": ()}, "1 or 3 finite numbers"),
+        ({"mean": (123.7, 116.3, 103.5)}, "of pixels from 0 to 255"),
+        ({"std": 58}, "--std 58,58,58 is of pixels from 0 to 255"),
+        ({"mean": (-0.03, -0.09, -0.19)}, "--mean -0.03,-0.09,-0.19 is negative"),
     ],
 )
 def test_values_that_do_not_fit_together(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(CnnvizError, match=message) as caught:
         override(LITE, **arguments)  # type: ignore[arg-type]
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "sees"),
+    [
+        # What a network sees of a byte, as those who trained it wrote it, and as the hint says it.
+        ({"mean": (123.7, 116.3, 103.5), "std": (58.0, 57.0, 56.0)}, lambda x, m, s: (x - m) / s),
+        ({"mean": (103.9, 116.8, 123.7), "std": (1.0, 1.0, 1.0)}, lambda x, m, s: x - m),
+        ({"mean": (-0.04, -0.1, -0.2), "std": (0.45, 0.44, 0.45)}, lambda x, m, s: (x / 127.5 - 1 - m) / s),
+    ],
+)
+def test_the_hint_for_another_range_gives_the_network_the_same_values(
+    given: dict[str, tuple[float, ...]], sees: Callable[..., Any]
+) -> None:
+    with pytest.raises(CnnvizError) as caught:
+        override(LITE, **given)  # type: ignore[arg-type]
+    found = dict(re.findall(r"--(mean|std) ([-0-9.,]+)", caught.value.hint))
+    spec = override(LITE, **{name: [float(v) for v in text.split(",")] for name, text in found.items()})  # type: ignore[arg-type]
+    byte = torch.full((1, 3, 1, 1), 200, dtype=torch.uint8)
+    expected = torch.tensor([sees(200.0, m, s) for m, s in zip(given["mean"], given["std"], strict=True)])
+    # The hint has four digits.
+    torch.testing.assert_close(normalize(byte, spec).flatten(), expected, rtol=3e-3, atol=3e-3)
+
+
+def test_networks_that_take_bytes_or_their_own_range_are_no_mix_up() -> None:
+    assert override(LITE, mean=0, std=1).std == (1.0,) * 3
+    byte = torch.full((1, 3, 1, 1), 200, dtype=torch.uint8)
+    assert normalize(byte, override(LITE, mean=0.0, std=1 / 255)).flatten().tolist() == pytest.approx([200.0] * 3)
 
 
 def test_what_is_no_image_or_no_preset_is_said() -> None:

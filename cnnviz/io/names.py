@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 # A file name holds 255 bytes; ".<class label>.<method>.overlay.png" may take 120, and "~1234567" eight.
 COMPONENT_BYTES = 255 - 120 - 8
 NAME_BYTES = 1000
+PART_BYTES = 60
 
 _FORBIDDEN = frozenset('\\<>:"|?*' if os.name == "nt" else "\\")
+_NO_PART = re.compile(r"[^\w\-]+")
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, lone surrogates, line and paragraph separators
 
 
@@ -66,7 +71,39 @@ class Names:
 
     @staticmethod
     def _key(name: str) -> int:
-        return hash(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()))
+        return hash(_folded(name))
+
+
+def unique_parts(texts: Sequence[str]) -> tuple[str, ...]:
+    """A part of a file name for each text: all different, also where a file system folds case or normalises Unicode.
+
+    Letters, digits, ``_`` and ``-`` only. Without dots, ``<name>.<part>.<kind>`` can be read from its end, so that
+    the image ``x`` with the part ``a.b`` and the image ``x.a`` with the part ``b`` do not share a file. Texts that
+    look alike get their index (``crane-134``, ``crane-517``); where another text is spelled like that, ``~2``, ….
+    """
+    plain = [_part(text) for text in texts]
+    counts = Counter(map(_folded, plain))
+    taken = {part for part, count in counts.items() if count == 1}
+    found: list[str] = []
+    for index, part in enumerate(plain):
+        if counts[_folded(part)] > 1:
+            numbered = part = f"{part}-{index}"
+            tries = itertools.count(2)
+            while _folded(part) in taken:
+                part = f"{numbered}~{next(tries)}"
+            taken.add(_folded(part))
+        found.append(part)
+    return tuple(found)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _part(text: str) -> str:
+    valid = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
+    part = _NO_PART.sub("_", valid).strip("_") or "class"
+    return part.encode()[:PART_BYTES].decode(errors="ignore")
 
 
 def _digest(text: str) -> str:

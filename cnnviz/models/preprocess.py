@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnnviz.errors import CnnvizError, ImageError, nearest
+from cnnviz.models import normalization
+from cnnviz.models.normalization import per_channel
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -90,13 +92,9 @@ class Preprocess:
                 nearest(self.interpolation, _PILLOW),
             )
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != channels or not all(math.isfinite(value) for value in values):
-                raise CnnvizError(
-                    f"--{name} needs {channels} finite values, one a channel; got {values}",
-                    f"give --{name} {','.join(['0.5'] * channels)}",
-                )
-        if any(value <= 0 for value in self.std):
-            raise CnnvizError(f"--std must be positive; got {self.std}", "give --std 1 for no scaling")
+            if len(per_channel(name, values, channels)) != len(values):
+                raise CnnvizError(f"--{name} needs {channels} values, one a channel; got {values}", "")
+        normalization.check(self.mean, self.std, self.scale)
 
 
 @dataclass(frozen=True)
@@ -208,8 +206,8 @@ def from_timm(cfg: Mapping[str, Any]) -> Preprocess:
             ``interpolation``, ``mean``, ``std``; what is missing gets timm's own default.
     """
     channels, height, width = cfg.get("input_size") or (3, 224, 224)
-    mean = _per_channel("mean", cfg.get("mean") or IMAGENET_MEAN, channels)
-    std = _per_channel("std", cfg.get("std") or IMAGENET_STD, channels)
+    mean = per_channel("mean", cfg.get("mean") or IMAGENET_MEAN, channels)
+    std = per_channel("std", cfg.get("std") or IMAGENET_STD, channels)
     fraction = cfg.get("crop_pct") or 0.875
     scaled = (math.floor(height / fraction), math.floor(width / fraction))
     mode = cfg.get("crop_mode") or "center"
@@ -233,8 +231,8 @@ def override(
     *,
     input_size: Sequence[int] | None = None,
     resize: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     no_crop: bool = False,
 ) -> Preprocess:
     """The spec with what the user asked for instead of what came with the weights.
@@ -269,8 +267,8 @@ def override(
         resize=new_resize,
         fit="stretch" if no_crop else fit,
         crop=spec.crop and not no_crop,
-        mean=_per_channel("mean", spec.mean if mean is None else mean, size[0]),
-        std=_per_channel("std", spec.std if std is None else std, size[0]),
+        mean=per_channel("mean", spec.mean if mean is None else mean, size[0]),
+        std=per_channel("std", spec.std if std is None else std, size[0]),
         fill=spec.fill if len(spec.fill) in (1, size[0]) else (round(sum(spec.fill) / len(spec.fill)),),
     )
 
@@ -306,20 +304,6 @@ def _check_channels(channels: int) -> None:
             f"the network's input has {channels} channels; images have 1 (grey) or 3 (RGB)",
             "give --input-size H, H,W or C,H,W with C = 1 or 3",
         )
-
-
-def _per_channel(name: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
-    found = tuple(float(value) for value in values)
-    if len(found) == 1:
-        return found * channels
-    if len(found) == 3 and channels == 1:
-        return (sum(found) / 3,)
-    if len(found) != channels:
-        raise CnnvizError(
-            f"--{name} needs 1 or {channels} values, got {len(found)}: {found}",
-            f"give --{name} {','.join(['0.5'] * channels)}",
-        )
-    return found
 
 
 def _resized_size(height: int, width: int, spec: Preprocess) -> tuple[int, int]:
