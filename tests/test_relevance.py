@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,22 +222,68 @@ def test_threads_do_not_disturb_each_other() -> None:
         close(found, alone[index % 4], 1e-5)
 
 
+class _Named(nn.Linear):
+    """As timm's ``Linear``: a subclass that computes what its parent does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class _Standardised(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.batch_norm(
+            self.weight.reshape(1, self.out_channels, -1), None, None, training=True, momentum=0.0, eps=1e-6
+        )
+        return F.conv2d(F.pad(x, (1, 0, 1, 0)), weight.reshape_as(self.weight), self.bias)
+
+
+def _small(conv: nn.Module, head: type[nn.Linear] = nn.Linear) -> nn.Module:
+    torch.manual_seed(11)
+    return nn.Sequential(
+        conv, nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(4, 3)
+    ).eval()
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("lrp", {}), ("lrp", {"rule": "alpha-beta"}), ("excitation_backprop", {"layer": "0"})],
+)
+def test_subclasses_of_layers_count_as_what_they_compute(method: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(3)
+    for made in (_Standardised(3, 4, 3), nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))):
+        made.eval()
+        plain = nn.Conv2d(3, 4, 3)
+        with torch.no_grad():
+            weight = made.weight
+            if isinstance(made, _Standardised):
+                rows = made.weight.flatten(1).double()
+                rows = (rows - rows.mean(1, keepdim=True)) / (rows.var(1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+                weight = rows.reshape(made.weight.shape).float()
+            plain.weight.copy_(weight)
+            plain.bias.copy_(made.bias)
+        padded = nn.ZeroPad2d((1, 0, 1, 0)) if isinstance(made, _Standardised) else nn.Identity()
+        found = cnnviz.explain(_small(made, _Named), BATCH, method=method, target=1, **options)
+        where = {"layer": "0.1"} if options.get("layer") else {}
+        expected = cnnviz.explain(
+            _small(nn.Sequential(padded, plain)), BATCH, method=method, target=1, **{**options, **where}
+        )
+        close(found.raw, expected.raw, 1e-4)
+
+
 @pytest.mark.parametrize("method", ["lrp", "excitation_backprop"])
 def test_what_is_refused(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = kinds.make("plain")
     with pytest.raises(CnnvizError, match=r"probability|starts at a class"):
         cnnviz.explain(network, BATCH, method=method, score="probability")
 
-    class Standardised(nn.Conv2d):
+    class Rectified(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
-            return F.conv2d(x, self.weight - self.weight.mean(), self.bias)
+            return F.relu(super().forward(x))
 
-    odd = nn.Sequential(Standardised(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(),
-                        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))  # fmt: skip
-    place = {"layer": "0"} if method == "excitation_backprop" else {}
+    odd = _small(Rectified(3, 4, 3))
     if method == "lrp":
-        with pytest.raises(CnnvizError, match="no rule for Standardised"):
-            cnnviz.explain(odd, BATCH, method=method, **place)
+        with pytest.raises(CnnvizError, match="no rule for Rectified"):
+            cnnviz.explain(odd, BATCH, method=method)
     monkeypatch.setattr(session, "trace", lambda *args: None)
     with pytest.raises(CnnvizError, match="cannot be traced"):
         cnnviz.explain(network, BATCH, method=method)

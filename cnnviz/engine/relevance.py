@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import Pass, Session, two_dim
 from cnnviz.engine.split import Split, cut
+from cnnviz.engine.weights import in_use, with_weights
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph import ACTIVATION_NAMES, Graph, function_name
 
@@ -265,15 +266,14 @@ class _Interpreter(fx.Interpreter):
             return None
         places = (self._from_image.get(node.all_input_nodes[0]), node is self._last)
         if module is not None:
-            if not _plain(module):
+            found = in_use(module, args[0])
+            if found is None:
                 raise CnnvizError(
-                    f"{self.name} has no rule for {type(module).__name__}, which makes its weights anew at each call.",
+                    f"{self.name} has no rule for {type(module).__name__} ({node.target}), which computes more than "
+                    f"one {'linear layer' if isinstance(module, nn.Linear) else 'convolution'}.",
                     "Use integrated_gradients.",
                 )
-            weight, bias = module.weight, module.bias
-            assert isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))  # noqa: PT018
-            convolved = not isinstance(module, nn.Linear)
-            return Weighted(_with_weights(module), weight.detach(), bias, convolved, *places)
+            return Weighted(partial(with_weights, module), *found, not isinstance(module, nn.Linear), *places)
         function: Callable[..., Tensor] = node.target  # type: ignore[assignment]
         given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
         rest = args[3:]
@@ -313,29 +313,6 @@ def _is_average(node: fx.Node, module: nn.Module | None) -> bool:
     if module is None:
         return function_name(node) in {"mean", "avg_pool2d", "adaptive_avg_pool2d"}
     return isinstance(module, (nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd))
-
-
-def _plain(module: nn.Module) -> bool:
-    """Whether the layer computes with its own weight (no weight standardisation, no parametrisation)."""
-    kind = type(module)
-    if isinstance(module, nn.Linear):
-        plain = kind.forward is nn.Linear.forward
-    else:
-        plain = kind.forward in {nn.Conv2d.forward, nn.ConvTranspose2d.forward} or kind.__name__ == "Conv2dSame"
-    # Where hooks compute the weight (weight_norm), it is no parameter.
-    return plain and not hasattr(module, "parametrizations") and "weight" in module._parameters
-
-
-def _with_weights(module: nn.Module) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    # A copy of the shell: other threads may run the layer itself at this moment, with its own weights.
-    def apply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        twin = module.__new__(type(module))
-        given = torch.zeros_like(module.bias) if bias is None and isinstance(module.bias, Tensor) else bias
-        twin.__dict__ = {**module.__dict__, "_parameters": {"weight": weight, "bias": given}}
-        result: Tensor = twin(x)
-        return result
-
-    return apply
 
 
 def _called(module: nn.Module | None, name: str) -> str:
