@@ -23,7 +23,7 @@ from cnnviz.engine.biases import places_of
 from cnnviz.engine.compiled import compile_trunk
 from cnnviz.engine.rerun import HeadRun, Rerun
 from cnnviz.engine.seeding import same_noise
-from cnnviz.engine.split import Split, cut, to_head, usable_preparations
+from cnnviz.engine.split import Split, cut, quietly, to_head, usable_preparations
 from cnnviz.engine.tape import passing, recording, seen_layer, substituting, watching
 from cnnviz.errors import CnnvizError, foreign_code
 from cnnviz.models.graph import Graph, trace
@@ -402,11 +402,11 @@ def _graph_runner(split: Split) -> Callable[[Tensor], Pass]:
         if split.preparation not in {"plain", "shared"}:
             source = source.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            return split.trunk(source)
+            return quietly(split.trunk)(source)
 
     def run(pixels: Tensor) -> Pass:
         values = tuple(to_head(value, split, i < split.crossing) for i, value in enumerate(cross(pixels)))
-        logits, *inner = split.head(*values)
+        logits, *inner = quietly(split.head)(*values)
         every = (*values, *inner)
         return Pass(
             pixels, tuple(every[i] for i in split.order), two_dim(logits), HeadRun(split, cross, pixels, values)
@@ -480,6 +480,7 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
     wanted = [(layer.name.partition(":")[0], layer.call) for layer in layers]
 
     def run(pixels: Tensor) -> Pass:
+        pixels = pixels.contiguous()  # as the network's own code expects, which nobody could read
         leaves: tuple[Tensor, ...] = ()
         source = pixels
         if INPUT_LAYER in options.layers:

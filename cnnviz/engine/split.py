@@ -161,6 +161,11 @@ def _finish(split: Split, runtime: Runtime) -> None:
             part.to(memory_format=torch.channels_last)
 
 
+def quietly(part: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """A part of the network to call: errors of a GraphModule's own call are printed before they are raised."""
+    return part.forward if isinstance(part, fx.GraphModule) else part
+
+
 def to_head(value: Any, split: Split, explained: bool) -> Any:
     """A crossing value as the head takes it: a constant, or a leaf that is explained."""
     if not isinstance(value, Tensor):

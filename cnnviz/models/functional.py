@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -22,6 +23,12 @@ IN_PLACE_FUNCTIONS: dict[Any, Any] = {
     F.relu_: F.relu,
     torch.relu_: torch.relu,
 }
+
+_VIEWS = {"view": "reshape", "view_as": "reshape_as"}
+# What a tensor's strides decide.
+_STRIDED = frozenset(
+    "as_strided as_strided_ stride is_contiguous data_ptr storage untyped_storage storage_offset".split()
+)
 
 
 def without_in_place(module: fx.GraphModule) -> None:
@@ -39,6 +46,37 @@ def without_in_place(module: fx.GraphModule) -> None:
             for user in later:
                 user.replace_input_with(source, node)
     module.recompile()
+
+
+def without_strides(module: fx.GraphModule, opaque: Collection[str]) -> None:
+    """Make the graph compute the same whichever way its tensors lie in memory.
+
+    A private copy keeps its tensors channels-last. ``view`` refuses to merge there what it merges in the network's own
+    run: it becomes ``reshape``. Code that asks for strides, or that nobody could read (``opaque``: paths of modules
+    that resisted tracing), is given contiguous tensors, as the network itself would give it.
+    """
+    for node in list(module.graph.nodes):
+        name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+        if node.op == "call_method" and name in _VIEWS:
+            _reshape_instead(node)
+        elif name in _STRIDED or (node.op == "call_module" and node.target in opaque):
+            for source in node.all_input_nodes:
+                if source.op != "get_attr":
+                    with module.graph.inserting_before(node):
+                        node.replace_input_with(source, module.graph.call_function(contiguous, (source,)))
+    module.recompile()
+
+
+def _reshape_instead(node: fx.Node) -> None:
+    if any(isinstance(value, torch.dtype) for value in (*node.args, *node.kwargs.values())):
+        return  # the same bytes read as another type
+    node.target = _VIEWS[str(node.target)]
+    node.kwargs = {"shape" if key == "size" else key: value for key, value in node.kwargs.items()}
+
+
+def contiguous(value: Any) -> Any:
+    """A tensor in the order of its axes; what is no tensor as it is."""
+    return value.contiguous() if isinstance(value, torch.Tensor) else value
 
 
 def _make_functional(module: fx.GraphModule, node: fx.Node) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cnnviz.models.functional import without_in_place
+from cnnviz.models.functional import without_in_place, without_strides
 
 _MAX_RETRIES = 64
 
@@ -55,6 +55,16 @@ class _Tracer(fx.Tracer):
         self.opaque = opaque
         self.calls: dict[str, list[fx.Node]] = {}
         self.failed: str | None = None
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """One argument, the image: Python itself fills in what ``forward`` has defaults for, as in a real call."""
+
+        def forward(module: nn.Module, image: fx.Proxy) -> Any:
+            return root_fn(module, image)
+
+        return forward, [self.root, self.create_proxy("placeholder", "image", (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if module_qualified_name in self.opaque:
@@ -267,8 +277,9 @@ def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Gra
     traced = _trace_adaptively(module)
     if traced is None:
         return None
-    graph_module, calls = traced
+    graph_module, calls, opaque = traced
     without_in_place(graph_module)
+    without_strides(graph_module, opaque)
     output = next(n for n in graph_module.graph.nodes if n.op == "output")
     try:
         chosen = select(_unpacked(output.args[0]))
@@ -311,14 +322,14 @@ def _unpacked(value: Any) -> Any:
     return [_unpacked(item) for item in value] if isinstance(value, (list, tuple)) and not named else value
 
 
-def _trace_adaptively(module: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]]] | None:
+def _trace_adaptively(module: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]], frozenset[str]] | None:
     """Trace; where a submodule resists (control flow on values), keep it as one opaque node and try again."""
     opaque: frozenset[str] = frozenset()
     for _ in range(_MAX_RETRIES):
         tracer = _Tracer(opaque)
         try:
             graph = tracer.trace(module)
-            return fx.GraphModule(module, graph), tracer.calls
+            return fx.GraphModule(module, graph), tracer.calls, opaque
         except Exception:
             failed = tracer.failed
             if failed is None or failed in opaque:
