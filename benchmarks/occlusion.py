@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz.engine import runtime
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.incremental import occluded_logits
-from cnnviz.engine.session import OUTPUT_LAYER, SessionOptions, prepare
+from cnnviz.engine.session import SessionOptions, prepare
 from cnnviz.methods.occlusion import place_windows
 
 MODELS = "resnet18,resnet50,vgg16,mobilenet_v2,efficientnet_lite0,densenet121"
@@ -96,9 +97,8 @@ def ours(
     module: nn.Module, name: str, image: Tensor, precision: str, how: str, clock: Callable[[], float]
 ) -> tuple[float, Tensor]:
     """Time of a second call (weights are packed and the windows planned), and the drops."""
-    session = prepare(
-        module, name, (3, SIZE, SIZE), Unchecked(torch.device("cpu"), precision), SessionOptions((OUTPUT_LAYER,))
-    )
+    runtime, options = Unchecked(torch.device("cpu"), precision), SessionOptions(Cut.before_classifier())
+    session = prepare(module, name, (3, SIZE, SIZE), runtime, options)
     windows = place_windows((SIZE, SIZE), (WINDOW, WINDOW), (STRIDE, STRIDE))
 
     def run() -> Tensor:

@@ -53,7 +53,7 @@ def opened(asked: RunSettings, out: Path) -> Study:
     """The study of a run, before its first image."""
     kind = cast("type[Study]", catalog.find_entry(asked.command).load())
     params = dict(asked.target.params)
-    subject = Subject(asked, kind.layers(asked, params), None, print, lambda one: kind.adapt(one, asked, params))
+    subject = Subject(asked, kind.cut(asked, params), None, print, lambda one: kind.adapt(one, asked, params))
     return kind(subject, params, Store(str(out)))
 
 

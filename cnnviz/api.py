@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from cnnviz import catalog
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.cuts import Cut, cut_for
 from cnnviz.engine.layer_table import LayerRow, layer_table
-from cnnviz.engine.session import Session, SessionOptions, layers_for, open_session, prepare
+from cnnviz.engine.session import Session, SessionOptions, open_session, prepare
 from cnnviz.engine.targets import make_target
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.methods import listed
@@ -165,7 +166,7 @@ def explain(
         model,
         batch,
         spec,
-        layers_for(spec, params, _layers(layer)),
+        cut_for(spec, params, _layers(layer)),
         (precision, device, compile, general.get("output")),
     ) as session:
         run = session.forward(batch)
@@ -213,7 +214,7 @@ def _session(
     model: Model | nn.Module,
     batch: Tensor,
     spec: catalog.MethodSpec,
-    layers: tuple[str, ...],
+    cut: Cut,
     how: tuple[str, str | torch.device | None, str, str | None],
 ) -> Iterator[Session]:
     precision, device, compile_mode, output = how
@@ -223,7 +224,7 @@ def _session(
     here = next((p.device for p in module.parameters()), batch.device)
     runtime = rt.resolve(str(device or here), precision)
     compiled = compile_mode == "on" or (compile_mode == "auto" and rt.compiler_here(runtime.device))
-    options = SessionOptions(layers, output, compiled, int(batch.shape[0]) if compiled else 16)
+    options = SessionOptions(cut, output, compiled, int(batch.shape[0]) if compiled else 16)
     if isinstance(model, Model):
         yield model.session(options, runtime, probe)
         return

@@ -14,7 +14,8 @@ from torch import Tensor
 from cnnviz import catalog
 from cnnviz.drawing import Explained, TargetMap
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import Pass, layers_for
+from cnnviz.engine.cuts import cut_for
+from cnnviz.engine.session import Pass
 from cnnviz.engine.targets import ClassTarget
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
@@ -60,12 +61,12 @@ class Explainer:
             raise CnnvizError(
                 f"--save gradient: {self.spec.name} has no gradient at the image.", "Use it with guided or saliency."
             )
-        layers = layers_for(self.spec, self.params, settings.target.layers)
-        self.subject = Subject(settings, layers, total, note)
+        cut = cut_for(self.spec, self.params, settings.target.layers)
+        self.subject = Subject(settings, cut, total, note)
         self.session = self.subject.session
         self._method = self.spec.load()
         self._rehearse()
-        self._sanity = Sanity(self.subject, layers, self.spec.signed) if settings.target.sanity else None
+        self._sanity = Sanity(self.subject, cut, self.spec.signed) if settings.target.sanity else None
 
     def _rehearse(self) -> None:
         """Run the method on a probe, so that a request it cannot meet fails before the run."""

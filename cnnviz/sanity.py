@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.randomize import Cascade
 from cnnviz.engine.session import Pass, SessionOptions, prepare
 from cnnviz.metrics.similarity import spearman, ssim
@@ -36,17 +37,17 @@ class Sanity:
 
     Args:
         subject: The network.
-        layers: Layers of the session that the method needs.
+        cut: Where the method needs the network to be cut.
         signed: Whether the method's values have a sign: their magnitudes are compared too.
     """
 
-    def __init__(self, subject: Subject, layers: tuple[str, ...], signed: bool) -> None:
+    def __init__(self, subject: Subject, cut: Cut, signed: bool) -> None:
         self._signed = signed
         module = copy.deepcopy(subject.loaded.module).to(subject.runtime.device)
         with torch.inference_mode(False):
             for parameter in module.parameters():
                 parameter.data = parameter.detach().clone()
-        options = SessionOptions(layers, subject.settings.target.output, private=False)
+        options = SessionOptions(cut, subject.settings.target.output, private=False)
         shape = subject.preprocess.input_size
         runtime = rt.Runtime(subject.runtime.device, "fp32")
         self._session = prepare(module, subject.loaded.name, shape, runtime, options)

@@ -111,7 +111,9 @@ class MethodSpec:
         name: As scripts write it (``explain(method=...)``, records, file names).
         command: Subcommand that runs it; the variants of a command are the entries that share it.
         entry: ``module:function``, imported on first use: ``(run, target, params) -> Heatmap``.
-        needs: What must hold of the network: ``"gap-head"`` for CAM, ``"trace"``; or of the session: ``"biases"``.
+        needs: What must hold of the network: ``"gap-head"`` for CAM, ``"trace"``.
+        nodes: ``module:function`` that picks the nodes of a traced network at which it is cut, where that is neither
+            the image nor a layer.
         space: ``layer``, ``input`` or ``grid``: what the raw map's axes are.
         signed: Whether raw values below zero have a meaning.
         class_specific: Whether the map depends on the target class.
@@ -137,6 +139,7 @@ class MethodSpec:
     paper: str
     params: tuple[Param, ...] = ()
     needs: tuple[str, ...] = ()
+    nodes: str = ""
     space: str = "layer"
     signed: bool = False
     class_specific: bool = True
@@ -165,9 +168,11 @@ class MethodSpec:
 
     def load(self) -> Callable[..., Any]:
         """Import the function behind the entry."""
-        module, _, function = self.entry.partition(":")
-        loaded: Callable[..., Any] = getattr(import_module(module), function)
-        return loaded
+        return _imported(self.entry)
+
+    def load_nodes(self) -> Callable[..., Any]:
+        """Import the function behind ``nodes``."""
+        return _imported(self.nodes)
 
     def resolve_params(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Defaults filled in and values checked.
@@ -183,3 +188,9 @@ class MethodSpec:
                 )
                 raise CnnvizError(f"Method {self.name} has no option {name!r}.", hint)
         return {name: param.check(given.get(name, param.default)) for name, param in known.items()}
+
+
+def _imported(reference: str) -> Callable[..., Any]:
+    module, _, function = reference.partition(":")
+    loaded: Callable[..., Any] = getattr(import_module(module), function)
+    return loaded

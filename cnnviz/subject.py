@@ -17,6 +17,7 @@ import cnnviz
 from cnnviz import catalog
 from cnnviz.asking import Asker, Classes, top_classes
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.examine import Examination, Wanted, examine
 from cnnviz.engine.session import Session, SessionOptions, prepare
 from cnnviz.engine.targets import class_logits, probabilities
@@ -64,7 +65,7 @@ class Subject:
 
     Args:
         settings: What was asked for.
-        layers: Layers of the session, as :class:`SessionOptions` names them.
+        cut: Where the network is cut.
         total: Number of inputs if known: decides whether compilation pays.
         note: Told what the user should know.
         adapt: Changes the loaded network before it is prepared.
@@ -76,7 +77,7 @@ class Subject:
     def __init__(
         self,
         settings: RunSettings,
-        layers: tuple[str, ...],
+        cut: Cut,
         total: int | None,
         note: Callable[[str], None],
         adapt: Callable[[LoadedModel], LoadedModel] = lambda loaded: loaded,
@@ -92,13 +93,13 @@ class Subject:
         for text in self.loaded.notes:
             note(text)
         self.preprocess = self.loaded.preprocess
-        self.session = self.open(layers)
+        self.session = self.open(cut)
         self.examination = self._examine()
         if self.session.graph is None:
             # Hooks sit on the one module: batches must take turns.
             self.lanes = rt.Lanes(1, self.lanes.count * self.lanes.threads)
         with rt.threads(self.lanes.threads):
-            self._choose_compilation(layers, total)
+            self._choose_compilation(cut, total)
         for text in (*self.session.notes, *self.examination.notes):
             note(text)
         self.activation = settings.target.activation
@@ -137,11 +138,11 @@ class Subject:
             "Give --labels with one name a class, or choose the class scores with --output.",
         )
 
-    def open(self, layers: tuple[str, ...], *, compile_it: bool = False) -> Session:
-        """A session of this network for other layers."""
+    def open(self, cut: Cut, *, compile_it: bool = False) -> Session:
+        """A session of this network, cut elsewhere."""
         loaded = self.loaded
         key = loaded.output.key if loaded.output is not None else self.settings.target.output
-        options = SessionOptions(layers, key, compile_it, self.batch_size, classes=(loaded.num_classes,))
+        options = SessionOptions(cut, key, compile_it, self.batch_size, classes=(loaded.num_classes,))
         session = prepare(loaded.module, loaded.name, self.preprocess.input_size, self.runtime, options)
         session.preprocess = self.preprocess
         if (first := getattr(self, "session", None)) is not None:
@@ -153,7 +154,7 @@ class Subject:
         generator = torch.Generator().manual_seed(0)
         return torch.randn((count, *self.preprocess.input_size), generator=generator)
 
-    def _choose_compilation(self, layers: tuple[str, ...], total: int | None) -> None:
+    def _choose_compilation(self, cut: Cut, total: int | None) -> None:
         mode = self.settings.runtime.compile
         if mode == "off" or not self.session.graph:
             return
@@ -164,7 +165,7 @@ class Subject:
             if expected < _WORTH_COMPILING_SECONDS:
                 return
             self.note(f"compiling the network: {total} images would take about {expected:.0f} s without")
-        compiled = self.open(layers, compile_it=True)
+        compiled = self.open(cut, compile_it=True)
         faster = mode == "on" or self._seconds(compiled) < 0.98 * self._seconds(self.session)
         if compiled.compiled and faster:
             self.session = compiled

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.runtime import resolve
 from cnnviz.engine.session import SessionOptions, open_session
 from cnnviz.errors import CnnvizError
@@ -407,7 +408,7 @@ def test_a_session_sees_what_normalize_gives_and_differentiates_before_it() -> N
     module = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                            nn.Linear(6, 4)).eval()  # fmt: skip
     pixels = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    with open_session(module, "toy", (3, 8, 8), resolve("cpu"), SessionOptions(("input",))) as session:
+    with open_session(module, "toy", (3, 8, 8), resolve("cpu"), SessionOptions(Cut.at_image())) as session:
         logits, back = of_session(session, spec)(pixels.float() / LEVELS)
         got = back(logits[:, 2])
     with torch.no_grad():

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.session import SessionOptions, open_session
 from cnnviz.errors import CnnvizError
 from cnnviz.models.convolutional import CLASS_MAP, Cells, FullyConvolutional, cells, convolutional, moves_with_size
@@ -253,7 +254,8 @@ def test_scores_under_a_key_and_behind_a_softmax() -> None:
         close(module(probe)["heads"]["0"], network(probe)["heads"][0])
         scores = network.inner(probe)
     runtime = rt.resolve("cpu", "fp32")
-    with open_session(module, "net", (3, 21, 27), runtime, SessionOptions((CLASS_MAP,), "heads.0")) as session:
+    options = SessionOptions(Cut.at_layers(CLASS_MAP), "heads.0")
+    with open_session(module, "net", (3, 21, 27), runtime, options) as session:
         assert session.final_activation == "softmax"
         run = session.forward(probe)
         close(run.logits.detach(), scores)

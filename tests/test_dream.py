@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cnnviz import pipeline
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.session import SessionOptions, prepare
 from cnnviz.errors import CnnvizError
 from cnnviz.models.preprocess import Preprocess
@@ -53,7 +54,7 @@ def net() -> Net:
 
 @pytest.fixture(scope="module")
 def reader(net: Net) -> Reader:
-    session = prepare(net, "net", (3, 32, 32), CPU, SessionOptions(("output",)))
+    session = prepare(net, "net", (3, 32, 32), CPU, SessionOptions(Cut.before_classifier()))
     return open_reader(session, ["last"], lambda layers: session, logits=False)
 
 
@@ -182,7 +183,7 @@ def test_a_layer_that_is_off_everywhere_still_has_a_gradient(net: Net, normalise
     with torch.no_grad():
         dead = Net().eval().requires_grad_(False)
         dead.b.bias.fill_(-100.0)
-    session = prepare(dead, "net", (3, 32, 32), CPU, SessionOptions(("output",)))
+    session = prepare(dead, "net", (3, 32, 32), CPU, SessionOptions(Cut.before_classifier()))
     reader = open_reader(session, ["last"], lambda layers: session, logits=False)
     gradient, _ = gradient_of(photo(40, 40), reader, normalise, DreamOptions(jitter=0), torch.Generator())
     expected, _ = direct(dead, photo(40, 40), lambda v: 0.01 * v)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cnnviz.engine import cuts
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.examine import Examination, InputSizes, Wanted, examine, input_sizes
 from cnnviz.engine.session import Session, SessionOptions, prepare
@@ -153,7 +154,7 @@ class Rounded(nets.Body):
 
 
 def test_a_layer_that_lets_no_gradient_through_is_named() -> None:
-    session = opened(nets.seeded(Detached)(), layers=("conv",))
+    session = opened(nets.seeded(Detached)(), cut=cuts.Cut.at_layers("conv"))
     with pytest.raises(CnnvizError, match=r"No gradient passes through layer cut: gradcam .* layer conv") as raised:
         examined(session)
     assert "occlusion or rise" in raised.value.hint
@@ -167,12 +168,12 @@ class DetachedBetween(nets.Body):
 
 def test_what_the_forward_itself_detaches_is_named_by_its_place() -> None:
     with pytest.raises(CnnvizError, match="through detach after layer conv: gradcam"):
-        examined(opened(nets.seeded(DetachedBetween)(), layers=("conv",)))
+        examined(opened(nets.seeded(DetachedBetween)(), cut=cuts.Cut.at_layers("conv")))
 
 
 def test_rounding_has_a_gradient_of_zero() -> None:
     with pytest.raises(CnnvizError, match="No gradient passes through round"):
-        examined(opened(nets.seeded(Rounded)(), layers=("conv",)))
+        examined(opened(nets.seeded(Rounded)(), cut=cuts.Cut.at_layers("conv")))
 
 
 @pytest.mark.parametrize("check", ["output", "deterministic", "batch_independent", "input_sizes"])

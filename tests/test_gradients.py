@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz import catalog, pipeline
 from cnnviz.engine import session
+from cnnviz.engine.cuts import Cut
 from cnnviz.errors import CnnvizError
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
 from tests import kinds_of_networks as kinds
@@ -223,7 +224,7 @@ def test_the_image_and_a_layer_together(hooks: bool, monkeypatch: pytest.MonkeyP
     from cnnviz.engine import runtime as rt
 
     network, batch = kinds.make("in-place"), kinds.images(2)
-    options = session.SessionOptions(("input", "two"), private=False)
+    options = session.SessionOptions(Cut.at_image("two"), private=False)
     with session.open_session(network, "net", (3, 8, 10), rt.resolve("cpu"), options) as opened:
         run = opened.forward(batch)
         at_image, at_layer = run.gradients(run.logits[:, 1])

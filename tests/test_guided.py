@@ -19,6 +19,7 @@ import cnnviz
 from cnnviz import catalog, pipeline
 from cnnviz.drawing import _without_outliers
 from cnnviz.engine import relu_rules, session
+from cnnviz.engine.cuts import Cut
 from cnnviz.errors import CnnvizError
 from cnnviz.render.gradient import gradient_image
 from cnnviz.render.resample import Placed
@@ -307,7 +308,7 @@ def test_several_targets_of_one_pass() -> None:
 
     params = {"rule": "guided", "with_gradcam": True, "strict_rule": True, "unit": -1, "start": "one",
               "reduction": "max"}  # fmt: skip
-    options = session.SessionOptions(("input", ""), private=False)
+    options = session.SessionOptions(Cut.at_image(""), private=False)
     with session.open_session(network, "net", (3, 8, 10), rt.resolve("cpu"), options) as opened:
         run = opened.forward(batch)
         first, second, again = (

@@ -12,9 +12,10 @@ import torchvision
 from torch import Tensor, nn
 
 from cnnviz.engine import incremental, runtime
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.incremental_ops import Axis
 from cnnviz.engine.incremental_run import Runner
-from cnnviz.engine.session import OUTPUT_LAYER, Session, SessionOptions, open_session
+from cnnviz.engine.session import Session, SessionOptions, open_session
 from cnnviz.methods.occlusion import place_windows
 
 SIZE = (60, 84)
@@ -190,7 +191,7 @@ def difference(pair: tuple[Tensor, Tensor]) -> float:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_equals_brute_force(name: str, private: bool) -> None:
     network = calibrated(NETWORKS[name])
-    options = SessionOptions((OUTPUT_LAYER,), private=private)
+    options = SessionOptions(Cut.before_classifier(), private=private)
     pixels = image()
     with open_session(network, name, (3, *SIZE), runtime.resolve("cpu"), options) as session:
         assert session._memory.get("incremental") is None
@@ -225,7 +226,7 @@ def test_the_changed_interval_is_what_changes(axis: Axis) -> None:
 def test_every_group_is_right_in_every_corner() -> None:
     """A small window and stride on a larger image: interior and border groups, each batch of windows."""
     network = calibrated(Residual, (96, 128))
-    options = SessionOptions((OUTPUT_LAYER,))
+    options = SessionOptions(Cut.before_classifier())
     with open_session(network, "r", (3, 96, 128), runtime.resolve("cpu"), options) as session:
         pair = both_ways(session, image((96, 128)), (8, 8), (8, 8))
         assert pair[0].shape[1] == 12 * 16
@@ -235,7 +236,8 @@ def test_every_group_is_right_in_every_corner() -> None:
 def test_a_window_that_changes_nothing_drops_nothing() -> None:
     network = calibrated(Residual)
     pixels = image()
-    with open_session(network, "r", (3, *SIZE), runtime.resolve("cpu"), SessionOptions((OUTPUT_LAYER,))) as session:
+    options = SessionOptions(Cut.before_classifier())
+    with open_session(network, "r", (3, *SIZE), runtime.resolve("cpu"), options) as session:
         windows = place_windows(SIZE, (16, 16), (8, 8))
         clean, occluded = incremental.occluded_logits(session, pixels, windows, pixels, "on")
     assert float((clean[:, None] - occluded).abs().max()) < 1e-5
@@ -256,7 +258,8 @@ def test_increments_that_go_wrong_are_not_used(monkeypatch: pytest.MonkeyPatch) 
 
     for broken in (wrong, raises, memory):
         monkeypatch.setattr(Runner, "run", broken)
-        with open_session(network, "r", (3, *SIZE), runtime.resolve("cpu"), SessionOptions((OUTPUT_LAYER,))) as session:
+        options = SessionOptions(Cut.before_classifier())
+        with open_session(network, "r", (3, *SIZE), runtime.resolve("cpu"), options) as session:
             on, off = both_ways(session, pixels, (16, 12), (20, 20))
         assert torch.equal(on, off)
 
@@ -265,7 +268,8 @@ def test_auto_increments_where_it_pays() -> None:
     """On a large image with small windows; not where every window is most of the image."""
     network, size = calibrated(Residual), (160, 160)
     pixels = image(size)
-    with open_session(network, "r", (3, *size), runtime.resolve("cpu"), SessionOptions((OUTPUT_LAYER,))) as session:
+    options = SessionOptions(Cut.before_classifier())
+    with open_session(network, "r", (3, *size), runtime.resolve("cpu"), options) as session:
         used = []
         for window in (10, 150):
             windows = place_windows(size, (window, window), (5, 5))
@@ -287,6 +291,6 @@ def test_families_of_torchvision(name: str) -> None:
     network = calibrated(lambda: getattr(torchvision.models, name)(**extra), size)
     if name.startswith("squeezenet"):  # as it is initialised, its last ReLU lets nothing through
         nn.init.constant_(network.classifier[1].bias, 1.0)
-    options = SessionOptions((OUTPUT_LAYER,))
+    options = SessionOptions(Cut.before_classifier())
     with open_session(network, name, (3, *size), runtime.resolve("cpu"), options) as session:
         assert difference(both_ways(session, image(size), (24, 24), (24, 26))) < 1e-4

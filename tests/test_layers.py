@@ -15,6 +15,7 @@ from torchvision import models as zoo
 import cnnviz
 from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
+from cnnviz.engine.cuts import Cut
 from cnnviz.errors import CnnvizError
 from tests import networks as nets
 
@@ -66,7 +67,7 @@ def _on_the_way(kind: str, a: Tensor) -> Tensor:
 
 def _explained(network: nn.Module, name: str, x: Tensor, layer: str = "") -> tuple[Any, Tensor]:
     """The layer that is found, and the tensor."""
-    options = session.SessionOptions((layer,) if layer else (), private=False)
+    options = session.SessionOptions(Cut.at_layers(layer), private=False)
     with session.open_session(network, name, tuple(x.shape[1:]), rt.resolve("cpu"), options) as opened:
         assert opened.graph is not None, "it should trace"
         return opened.layers[0], opened.forward(x).activations[0].detach()

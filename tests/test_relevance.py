@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.targets import ClassTarget
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.lrp import lrp
@@ -207,7 +208,7 @@ def test_a_batch_gives_what_its_images_give_alone(method: str, options: dict[str
 def test_threads_do_not_disturb_each_other() -> None:
     network = kinds.make("residual").requires_grad_(False)
     batch = kinds.images(1, (40, 40))
-    options = session.SessionOptions(("input",))
+    options = session.SessionOptions(Cut.at_image())
     with session.open_session(network, "net", (3, 40, 40), rt.resolve("cpu"), options) as opened:
 
         def relevance(target: int) -> Tensor:

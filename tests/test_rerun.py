@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.session import SessionOptions, open_session, prepare
 from cnnviz.errors import CnnvizError
 from tests import networks as nets
@@ -42,7 +43,7 @@ def test_equals_the_whole_network_with_the_activation_exchanged(
     layers = (toy.layer,) if toy.layer else ()
     images = torch.tensor([2, 0, 1, 1, 2, 0, 0])
     exact = copy.deepcopy(network).double().eval()
-    options = SessionOptions(layers, private=way not in {"shared", "hooks"})
+    options = SessionOptions(Cut.at_layers(*layers), private=way not in {"shared", "hooks"})
     with open_session(network, "toy", (3, 12, 16), rt.resolve("cpu"), options) as opened:
         assert opened.preparation == way
         run = opened.forward(batch)
@@ -79,7 +80,7 @@ class _Counts(nets.Body):
 def test_numbers_of_images_are_counted_anew_and_tables_stay(count: int) -> None:
     network = nets.seeded(_Counts)()
     batch = nets.images(count)
-    with open_session(network, "net", (3, 12, 16), rt.resolve("cpu"), SessionOptions(("conv",))) as opened:
+    with open_session(network, "net", (3, 12, 16), rt.resolve("cpu"), SessionOptions(Cut.at_layers("conv"))) as opened:
         assert opened.graph is not None
         run = opened.forward(batch)
         images = torch.arange(5) % count
@@ -99,7 +100,7 @@ def test_numbers_of_images_are_counted_anew_and_tables_stay(count: int) -> None:
 @pytest.mark.parametrize("asked", [("stem", "conv2"), ("conv2", "stem")])
 def test_of_several_layers_only_the_lowest(asked: tuple[str, str]) -> None:
     network = nets.TOYS["residual"].build()
-    opened = prepare(network, "net", (3, 12, 16), rt.resolve("cpu"), SessionOptions(asked))
+    opened = prepare(network, "net", (3, 12, 16), rt.resolve("cpu"), SessionOptions(Cut.at_layers(*asked)))
     run = opened.forward(nets.images())
     if asked[0] == "stem":
         _close(run.rerun(run.activations[0].detach()), run.logits.detach().double())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
+from cnnviz.engine.cuts import Cut
 from tests import networks as nets
 
 
@@ -29,7 +30,7 @@ def test_several_layers_in_one_pass(asked: tuple[str, ...], hooks: bool, monkeyp
         monkeypatch.setattr(session, "trace", lambda *args: None)
     network = nets.TOYS["residual"].build()
     x, runtime = nets.images(), rt.resolve("cpu")
-    options = session.SessionOptions(asked, private=False)
+    options = session.SessionOptions(Cut.at_layers(*asked), private=False)
     with session.open_session(network, "net", (3, 12, 16), runtime, options) as opened:
         run = opened.forward(x)
         gradients = run.gradients(run.logits[:, 1] * 2)
@@ -58,7 +59,7 @@ def _residual_by_hand(network: nn.Module, x: Tensor) -> dict[str, Any]:
 
 def test_gradients_of_some_layers_only() -> None:
     network = nets.TOYS["residual"].build()
-    options = session.SessionOptions(("stem", "conv2"), private=False)
+    options = session.SessionOptions(Cut.at_layers("stem", "conv2"), private=False)
     runtime = rt.resolve("cpu")
     with session.open_session(network, "net", (3, 12, 16), runtime, options) as opened:
         run = opened.forward(nets.images())

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.session import Session, SessionOptions, prepare
 from cnnviz.errors import CnnvizError
 from cnnviz.models.load import load
@@ -79,11 +80,11 @@ def spec(channels: int = 3, side: int = 24) -> Preprocess:
 
 
 def opened(module: nn.Module, side: int = 24) -> tuple[Session, object]:
-    def again(layers: tuple[str, ...]) -> Session:
+    def again(cut: Cut) -> Session:
         channels = 1 if next(module.parameters()).shape[1] == 1 else 3
-        return prepare(module, "net", (channels, side, side), CPU, SessionOptions(layers))
+        return prepare(module, "net", (channels, side, side), CPU, SessionOptions(cut))
 
-    return again(("output",)), again
+    return again(Cut.before_classifier()), again
 
 
 def reader_of(module: nn.Module, layers: Sequence[str], *, logits: bool = True, side: int = 24) -> Reader:
@@ -462,7 +463,7 @@ def test_pixels_start_as_faint_noise_on_grey() -> None:
 def bundled() -> tuple[Any, Any]:
     loaded = load(ModelSpec())
     size = loaded.preprocess.input_size
-    return loaded, prepare(loaded.module, loaded.name, size, CPU, SessionOptions(("output",)))
+    return loaded, prepare(loaded.module, loaded.name, size, CPU, SessionOptions(Cut.before_classifier()))
 
 
 # Goldfish, hen, macaw, flamingo, red fox, lion, zebra, balloon, sports car, volcano.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.targets import (
     ClassTarget,
     class_count,
@@ -208,7 +209,7 @@ def test_several_targets_cost_one_forward_and_one_backward_each(hooks: bool, mon
         monkeypatch.setattr(session, "trace", lambda *args: None)
     trunk, head = _Conv(3, 5, 3), _Linear(5, 4)
     network = nn.Sequential(trunk, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
-    options = session.SessionOptions(("1",), private=False)
+    options = session.SessionOptions(Cut.at_layers("1"), private=False)
     with session.open_session(network, "net", (3, 12, 16), rt.resolve("cpu"), options) as opened:
         before = trunk.forwards, head.forwards
         run = opened.forward(nets.images())
@@ -222,7 +223,7 @@ def test_several_targets_cost_one_forward_and_one_backward_each(hooks: bool, mon
 
 def test_below_the_layer_no_graph_is_built() -> None:
     network = nets.TOYS["residual"].build()
-    options = session.SessionOptions(("conv2",), private=False)
+    options = session.SessionOptions(Cut.at_layers("conv2"), private=False)
     with session.open_session(network, "net", (3, 12, 16), rt.resolve("cpu"), options) as opened:
         run = opened.forward(nets.images())
     assert run.activations[0].is_leaf

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.session import SessionOptions, open_session
 from cnnviz.probes.selectivity import selectivity
 from cnnviz.probes.top_units import TopUnits, overlapping, strongest
@@ -135,7 +136,7 @@ def test_gradients_of_single_units_by_hand(rule: str) -> None:
     module = tiny_model.make()
     pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     units, positions = torch.tensor([2, 11, 0]), torch.tensor([0, 7, 15])
-    options = SessionOptions(("input", "3"), private=False)
+    options = SessionOptions(Cut.at_image("3"), private=False)
     with open_session(module, "tiny", (3, 32, 32), rt.resolve("cpu", "fp32"), options) as session:
         got = unit_gradients(session.forward(pixels), units, positions, rule)
     wide: Any = module.double()

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.biases import places_of
 from cnnviz.engine.compiled import compile_trunk
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.rerun import HeadRun, Rerun
 from cnnviz.engine.seeding import same_noise
 from cnnviz.engine.split import Split, cut, quietly, to_head, usable_preparations
@@ -28,37 +28,11 @@ from cnnviz.engine.tape import passing, recording, seen_layer, substituting, wat
 from cnnviz.errors import CnnvizError, foreign_code
 from cnnviz.models.graph import Graph, trace
 from cnnviz.models.inputs import cannot_run, first_line
-from cnnviz.models.layers import LayerRef, reference, resolve
+from cnnviz.models.layers import LayerRef
 from cnnviz.models.outputs import OutputChoice, choose_output, select_output, selector
 from cnnviz.models.preprocess import Preprocess
-from cnnviz.specs import MethodSpec
 
 T = TypeVar("T")
-INPUT_LAYER = "input"
-OUTPUT_LAYER = "output"
-# Where the network is cut: at the image, and wherever a constant is added on the way.
-BIASES = "biases"
-# Where the network is cut for methods that do not look at a layer, by the space of their maps.
-FIXED_LAYERS: dict[str, tuple[str, ...]] = {"input": (INPUT_LAYER,), "grid": (OUTPUT_LAYER,)}
-DEFAULT_LAYER = ""
-
-
-def layers_for(spec: MethodSpec, params: Mapping[str, Any], asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The ``layers`` of the session that a method needs: what was asked for, the input, or the input and a layer.
-
-    Raises:
-        CnnvizError: More layers than the method makes a map of.
-    """
-    if len(asked) > 1 and not spec.several_layers:
-        raise CnnvizError(
-            f"{spec.name} explains one layer; {len(asked)} were named: {', '.join(asked)}.",
-            "Name one with --layer, or fuse them with --variant layercam.",
-        )
-    if "biases" in spec.needs:
-        return (BIASES,)
-    if spec.space == "input" and spec.wants_layer(params):
-        return (INPUT_LAYER, *(asked[:1] or (DEFAULT_LAYER,)))
-    return FIXED_LAYERS.get(spec.space, asked)
 
 
 @dataclass(frozen=True)
@@ -66,9 +40,7 @@ class SessionOptions:
     """What to prepare.
 
     Attributes:
-        layers: Layer names; empty for the default layer; ``("input",)`` differentiates down to the image (alone, or
-            before layers: ``("input", "")`` is the image and the default layer), ``("output",)`` needs no gradient,
-            ``("biases",)`` is the image and every place that :mod:`cnnviz.engine.biases` finds.
+        cut: Where the network is cut.
         output: Dotted path to the class scores in the network's return value.
         compile: Compile the trunk.
         batch_size: Batch to compile for.
@@ -76,7 +48,7 @@ class SessionOptions:
         classes: Numbers of classes that the scores may have, which decides between several outputs.
     """
 
-    layers: tuple[str, ...] = ()
+    cut: Cut = field(default_factory=Cut.at_layers)
     output: str | None = None
     compile: bool = False
     batch_size: int = 16
@@ -322,15 +294,7 @@ def check_runs(module: nn.Module, name: str, image: Tensor, options: SessionOpti
 
 
 def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions) -> Session:
-    layers: tuple[LayerRef, ...] = ()
-    if options.layers == (OUTPUT_LAYER,):
-        nodes = [_before_classifier(graph)]
-    elif options.layers == (BIASES,):
-        nodes = [graph.input, *places_of(graph)]
-    else:
-        layers = tuple(resolve(graph, layer or None, name) for layer in _named(options))
-        nodes = [graph.input] if INPUT_LAYER in options.layers else []
-        nodes += [layer.node for layer in layers if layer.node is not None]
+    layers, nodes = options.cut.of(graph, name)
     reference_split = cut(graph, nodes, runtime, "shared")
     if options.private:
         split = _fastest_that_agrees(graph, nodes, image, runtime, reference_split)
@@ -342,19 +306,6 @@ def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, optio
     if options.compile and options.private:
         _compile(session, graph, split, image, runtime, options)
     return session
-
-
-def _named(options: SessionOptions) -> tuple[str, ...]:
-    """The layers beside the input, :data:`DEFAULT_LAYER` when nothing is asked for."""
-    fixed = {INPUT_LAYER, OUTPUT_LAYER, BIASES}
-    return tuple(layer for layer in options.layers or (DEFAULT_LAYER,) if layer not in fixed)
-
-
-def _before_classifier(graph: Graph) -> fx.Node:
-    """The tensor that feeds a last linear layer, which stays in float32; otherwise the logits themselves."""
-    last = graph.submodule(graph.logits)
-    sources = graph.inputs_of(graph.logits)
-    return sources[0] if type(last) is nn.Linear and sources[:1] == graph.chain()[-2:-1] else graph.logits
 
 
 def _fastest_that_agrees(
@@ -476,14 +427,14 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
         image = image.to(runtime.device)
     with torch.no_grad(), watching(module) as seen:
         module(image)
-    layers = tuple(seen_layer(seen, layer or None, name, image) for layer in _named(options))
+    layers = tuple(seen_layer(seen, layer or None, name, image) for layer in options.cut.layers)
     wanted = [(layer.name.partition(":")[0], layer.call) for layer in layers]
 
     def run(pixels: Tensor) -> Pass:
         pixels = pixels.contiguous()  # as the network's own code expects, which nobody could read
         leaves: tuple[Tensor, ...] = ()
         source = pixels
-        if INPUT_LAYER in options.layers:
+        if options.cut.image:
             leaves = (pixels.detach().requires_grad_(),)
             source = leaves[0].clone()  # the network may work in place, which a leaf forbids
         with recording(module, wanted) as tape:
@@ -500,19 +451,3 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
     if runtime.precision != "fp32":
         session.notes.append(f"{runtime.precision} needs a traced network: float32 is used")
     return session
-
-
-__all__ = [
-    "DEFAULT_LAYER",
-    "FIXED_LAYERS",
-    "INPUT_LAYER",
-    "OUTPUT_LAYER",
-    "Pass",
-    "Session",
-    "SessionOptions",
-    "agrees",
-    "layers_for",
-    "open_session",
-    "prepare",
-    "reference",
-]

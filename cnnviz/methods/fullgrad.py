@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from cnnviz.engine.biases import Places
+from cnnviz.engine.biases import Places, places_of
 from cnnviz.engine.relevance import readable
 from cnnviz.engine.session import Pass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
+from cnnviz.models.graph import Graph
 
 
 def fullgrad(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
@@ -55,6 +56,11 @@ def fullgrad(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     gap = score.detach().double() - found.total
     # The image's own share is in the sum, and is no bias.
     return Heatmap(values, facts={"bias_layers": found.layers - 1}, scores={"completeness_gap": gap.float()})
+
+
+def cut_nodes(graph: Graph) -> list[fx.Node]:
+    """Where the session is cut: at the image, and wherever a constant is added on the way."""
+    return [graph.input, *places_of(graph)]
 
 
 class _Pieces:

@@ -324,6 +324,8 @@ def _unpacked(value: Any) -> Any:
 
 def _trace_adaptively(module: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]], frozenset[str]] | None:
     """Trace; where a submodule resists (control flow on values), keep it as one opaque node and try again."""
+    if any(hasattr(fx.GraphModule, name) for name, _ in module.named_children()):
+        return None  # a part called ``graph`` or ``code``, which a graph module has of its own
     opaque: frozenset[str] = frozenset()
     for _ in range(_MAX_RETRIES):
         tracer = _Tracer(opaque)

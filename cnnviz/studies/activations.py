@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.session import Pass
 from cnnviz.errors import CnnvizError
 from cnnviz.io.names import safe_component
@@ -70,8 +71,8 @@ class Activations(Study):
         self.tallies = [ChannelTally(ref.channels) for ref in self.refs]
 
     @classmethod
-    def layers(cls, settings: RunSettings, params: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(settings.target.layers))
+    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+        return Cut.at_layers(*dict.fromkeys(settings.target.layers))
 
     def observe(self, run: Pass, items: Sequence[Loaded]) -> Sequence[Any]:
         values = [activation.detach().float().cpu().numpy() for activation in run.activations]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz import catalog
-from cnnviz.engine.session import INPUT_LAYER, Pass, layers_for
+from cnnviz.engine.cuts import Cut, cut_for
+from cnnviz.engine.session import Pass
 from cnnviz.engine.targets import ClassTarget, class_logits
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.decode import decode
@@ -90,8 +91,8 @@ class Adversarial(Study):
         self._turn = threading.Lock()
 
     @classmethod
-    def layers(cls, settings: RunSettings, params: Mapping[str, Any]) -> tuple[str, ...]:
-        return (INPUT_LAYER,)
+    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+        return Cut.at_image()
 
     def _curve(self) -> tuple[float, ...]:
         """Epsilons in 0–1, growing; empty for no curve. A single image has none unless it is asked for."""
@@ -288,7 +289,7 @@ class _Explaining:
         self.spec = catalog.find_method(name)
         self.params = self.spec.resolve_params({})
         self.method = self.spec.load()
-        self.session = subject.open(layers_for(self.spec, self.params, subject.settings.target.layers))
+        self.session = subject.open(cut_for(self.spec, self.params, subject.settings.target.layers))
         self._of(subject.probe(1), torch.zeros(1, dtype=torch.long), self.spec.rehearsal)
 
     def maps(self, pixels: Tensor, classes: Tensor) -> Map:

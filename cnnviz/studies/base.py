@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.session import Pass
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.writer import Store
@@ -84,9 +85,9 @@ class Study:
         self.store = store
 
     @classmethod
-    def layers(cls, settings: RunSettings, params: Mapping[str, Any]) -> tuple[str, ...]:
-        """The layers of the session, as ``SessionOptions`` names them: those of ``--layer``, or the default layer."""
-        return settings.target.layers
+    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+        """Where the network is cut: at the layers of ``--layer``, or the default layer."""
+        return Cut.at_layers(*settings.target.layers)
 
     @classmethod
     def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: Mapping[str, Any]) -> LoadedModel:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnviz.engine.cuts import Cut
 from cnnviz.engine.session import Pass, SessionOptions, check_runs, probe_image
 from cnnviz.engine.targets import probabilities
 from cnnviz.errors import CnnvizError
@@ -87,7 +88,7 @@ class ClassMap(Study):
                 f"Give --size {max(trained)} or more.",
             )
         # Compiled programs hold for one input size.
-        self.session = subject.open((CLASS_MAP,)) if subject.session.compiled else subject.session
+        self.session = subject.open(Cut.at_layers(CLASS_MAP)) if subject.session.compiled else subject.session
         if self.session.graph is None:
             raise CnnvizError(f"{subject.loaded.name}: its class map cannot be traced.", "Choose another network.")
         self.graph, self.node = self.session.graph, self.session.nodes[0]
@@ -104,8 +105,8 @@ class ClassMap(Study):
         self.picture = ImageFormat(draw.image_format, draw.png_level)
 
     @classmethod
-    def layers(cls, settings: RunSettings, params: Mapping[str, Any]) -> tuple[str, ...]:
-        return (CLASS_MAP,)
+    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+        return Cut.at_layers(CLASS_MAP)
 
     @classmethod
     def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: Mapping[str, Any]) -> LoadedModel:

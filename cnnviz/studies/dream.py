@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import OUTPUT_LAYER, Pass
+from cnnviz.engine.cuts import Cut
+from cnnviz.engine.session import Pass
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.decode import decode
 from cnnviz.io.sources import find_images, read_bytes
@@ -74,11 +75,11 @@ class Dream(Study):
         self.energy = leaky_square if params["guide"] is None else guided_by(self._guide(params["guide"]))
 
     @classmethod
-    def layers(cls, settings: RunSettings, params: Mapping[str, Any]) -> tuple[str, ...]:
+    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
         if len(settings.target.layers) > 1:
             count = len(settings.target.layers)
             raise CnnvizError(f"dream takes one layer, not {count}.", "Run it once a layer, each with its --out.")
-        return (OUTPUT_LAYER,)
+        return Cut.before_classifier()
 
     def _layer(self) -> str:
         """The layer that was asked for; else the stage before the last, whose units show parts of things."""

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnviz.engine.session import OUTPUT_LAYER, Pass
+from cnnviz.engine.cuts import Cut
+from cnnviz.engine.session import Pass
 from cnnviz.errors import CnnvizError
 from cnnviz.io.vectors import Spool, VectorFile, write_csv, write_npy, write_parquet
 from cnnviz.io.writer import ImageFormat, Store, encode
@@ -87,11 +88,11 @@ class Embed(Study):
         self.vectors, self.thumbnails, self.rows = VectorFile(), Spool(), list[_Row]()
 
     @classmethod
-    def layers(cls, settings: RunSettings, params: Mapping[str, Any]) -> tuple[str, ...]:
+    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
         layers = settings.target.layers
         if len(layers) > 1:
             raise CnnvizError(f"embed takes one layer, not {len(layers)}.", "Run it once a layer, each with its --out.")
-        return layers or (OUTPUT_LAYER,)
+        return Cut.at_layers(*layers) if layers else Cut.before_classifier()
 
     @classmethod
     def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: Mapping[str, Any]) -> LoadedModel:
@@ -112,7 +113,7 @@ class Embed(Study):
         session = subject.session
         if session.graph is not None and session.nodes[0] is not session.graph.logits:
             return "input of the classifier", True
-        subject.session = subject.open(())
+        subject.session = subject.open(Cut.at_layers())
         subject.note(f"no linear layer at the end of the network: the mean of {subject.layer_name} is taken")
         return str(subject.layer_name), False
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from cnnviz.engine.session import OUTPUT_LAYER
+from cnnviz.engine.cuts import Cut
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.io.names import safe_component
 from cnnviz.io.writer import ImageFormat, Store, encode
@@ -54,8 +54,8 @@ class Filters(Study):
         self.shown = [self._choose(name, found) for name in dict.fromkeys(subject.settings.target.layers or (first,))]
 
     @classmethod
-    def layers(cls, settings: RunSettings, params: Mapping[str, Any]) -> tuple[str, ...]:
-        return (OUTPUT_LAYER,)
+    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+        return Cut.before_classifier()
 
     def _convolutions(self) -> list[tuple[str, nn.Conv2d]]:
         """Convolutions by name, in the order in which they run where that is known."""

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import INPUT_LAYER, Session
+from cnnviz.engine.cuts import Cut
+from cnnviz.engine.session import Session
 from cnnviz.errors import ImageError
 from cnnviz.io.decode import decode
 from cnnviz.io.sources import ImageRef, read_bytes
@@ -124,7 +125,7 @@ class Review:
         subject: The network, with the session that the pass used.
         store: Where single crops go.
         look: What is wanted.
-        layer: The layer as :class:`SessionOptions` names it.
+        layer: The layer as :class:`Cut` names it.
     """
 
     def __init__(self, subject: Subject, store: Store, look: Look, layer: str) -> None:
@@ -133,7 +134,7 @@ class Review:
         self._crops, self._gradients = _Tiles(look.side), _Tiles(look.side)
         self._session: Session | None = None
         if look.rule != "none":
-            self._session = subject.open((INPUT_LAYER, layer))
+            self._session = subject.open(Cut.at_image(layer))
 
     def look_at(self, patches: Sequence[Patch], refs: Mapping[int, ImageRef]) -> None:
         """Fill in everything of each patch that the image says; one reading and one forward pass an image."""

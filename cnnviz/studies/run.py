@@ -40,7 +40,7 @@ def run_study(spec: MethodSpec, settings: RunSettings, reporter: Reporter, stdin
     total = count_inputs(settings) if settings.inputs else 0
     subject = Subject(
         settings,
-        kind.layers(settings, params),
+        kind.cut(settings, params),
         total or None,
         reporter.note,
         lambda loaded: kind.adapt(loaded, settings, params),

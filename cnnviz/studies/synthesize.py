@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import OUTPUT_LAYER, Pass
+from cnnviz.engine.cuts import Cut
+from cnnviz.engine.session import Pass
 from cnnviz.errors import CnnvizError
 from cnnviz.io.movies import encode_gif, encode_mp4, enlarged
 from cnnviz.io.names import Names, safe_component
@@ -121,8 +122,8 @@ class Synthesize(Study):
         self.tally = _Tally()
 
     @classmethod
-    def layers(cls, settings: RunSettings, params: Mapping[str, Any]) -> tuple[str, ...]:
-        return (OUTPUT_LAYER,)
+    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+        return Cut.before_classifier()
 
     # What was asked for.
 

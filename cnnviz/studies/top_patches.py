@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from cnnviz.engine.session import DEFAULT_LAYER, Pass
+from cnnviz.engine.cuts import DEFAULT_LAYER, Cut
+from cnnviz.engine.session import Pass
 from cnnviz.errors import CnnvizError
 from cnnviz.io.names import safe_component
 from cnnviz.io.reports import read_report
@@ -97,13 +98,13 @@ class TopPatches(Study):
         self.began = time.perf_counter()
 
     @classmethod
-    def layers(cls, settings: RunSettings, params: Mapping[str, Any]) -> tuple[str, ...]:
+    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
         layers = settings.target.layers
         if len(layers) > 1:
             raise CnnvizError(
                 f"top-patches takes one layer, not {len(layers)}.", "Run it once a layer, each with its --out."
             )
-        return layers
+        return Cut.at_layers(*layers)
 
     def _unbounded(self) -> str:
         """The default layer; before its last activation where that is a ReLU6: most strong patches are equal at 6."""
@@ -117,7 +118,7 @@ class TopPatches(Study):
         if resolve(graph, name, self.subject.loaded.name).node is not source:
             return DEFAULT_LAYER
         self.subject.note(f"{layer.name} is clipped, so that strong patches are equal: {name} before it is taken")
-        self.subject.session = self.subject.open((name,), compile_it=session.compiled)
+        self.subject.session = self.subject.open(Cut.at_layers(name), compile_it=session.compiled)
         return name
 
     def _field(self) -> ReceptiveField | None:

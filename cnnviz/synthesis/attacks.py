@@ -42,7 +42,7 @@ def of_function(function: Callable[[Tensor], Tensor]) -> Network:
 
 
 def of_session(session: Session, preprocess: Preprocess) -> Network:
-    """A session cut at the image (layers ``("input",)``), with the normalisation in front of it.
+    """A session cut at the image (``Cut.at_image()``), with the normalisation in front of it.
 
     Images are pixels as the network sees them, after resize and crop.
     """

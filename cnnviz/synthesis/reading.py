@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import INPUT_LAYER, Session, two_dim
+from cnnviz.engine.cuts import Cut
+from cnnviz.engine.session import Session, two_dim
 from cnnviz.engine.split import Split, cut
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph import Graph, function_name
@@ -56,7 +57,7 @@ class Reader:
 
 
 def open_reader(
-    session: Session, layers: Sequence[str], opened: Callable[[tuple[str, ...]], Session], *, logits: bool
+    session: Session, layers: Sequence[str], opened: Callable[[Cut], Session], *, logits: bool
 ) -> Reader:
     """Read a network at layers and, if asked, at its class scores; what lies above is not run.
 
@@ -67,14 +68,14 @@ def open_reader(
     Args:
         session: Any session of the network.
         layers: Names, as ``--layer`` has them; each may come once.
-        opened: Opens a session for other layers.
+        opened: Opens a session that is cut elsewhere.
         logits: Whether class scores are needed.
 
     Raises:
         CnnvizError: An unknown layer.
     """
     if session.graph is None:
-        return _by_hooks(opened((INPUT_LAYER, *layers)))
+        return _by_hooks(opened(Cut.at_image(*layers)))
     graph = session.graph
     found = tuple(resolve(graph, layer, session.name) for layer in layers)
     nodes = [before_clipping(graph, layer.node) for layer in found if layer.node is not None]
