@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.errors import CnnvizError, ImageError, shown
 from cnnviz.io.names import unique_parts
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.tables import read_label_table
-from cnnviz.models.labels import resolve_class
+from cnnviz.models.labels import LabelLookup
+
+_MOST_DIGITS = 9
 
 
 class Classes:
-    """Class names by index. One logit is a two-class network: class 1 is the logit, class 0 its negative."""
+    """Class names by index. One logit is a two-class network: class 1 is the logit, class 0 its negative.
 
-    def __init__(self, labels: Sequence[str], one_logit: bool) -> None:
+    Args:
+        labels: Names by output.
+        one_logit: The network has a single output.
+        synsets: WordNet ids by output; empty where they are not known.
+        tell: Told what was guessed.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        one_logit: bool,
+        synsets: Sequence[str] = (),
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
         if one_logit and len(labels) == 1:
             plain = labels[0] == "class 0"
-            labels = ("class 0", "class 1") if plain else (f"not {labels[0]}", labels[0])
+            labels, synsets = ("class 0", "class 1") if plain else (f"not {labels[0]}", labels[0]), ()
         self.labels = tuple(labels)
         self._slugs = unique_parts(self.labels)
+        self._lookup = LabelLookup(self.labels, synsets if len(synsets) == len(labels) else ())
+        self._tell = tell
+        self._told: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -33,7 +51,23 @@ class Classes:
         return self._slugs[index]
 
     def resolve(self, text: str) -> int:
-        return resolve_class(text, self.labels)
+        """The class that a person typed. What is a guess is told."""
+        found = self._lookup.typed(text)
+        if found.guess:
+            self._tell(f"--class {text.strip()}: {found.guess}")
+        return found.index
+
+    def exact(self, text: str) -> int:
+        """The class that a folder or a table names: never a part of a label. Each kind of interpretation is told once.
+
+        Raises:
+            CnnvizError: No class or several are called that.
+        """
+        found = self._lookup.exact(text)
+        if found.guess and found.kind not in self._told:
+            self._told.add(found.kind)
+            self._tell(f"labels of images: {found.guess}")
+        return found.index
 
 
 class Asker:
@@ -50,7 +84,7 @@ class Asker:
     def __init__(self, specs: Sequence[str], classes: Classes) -> None:
         self.classes = classes
         self._steps = [self._parse(spec.strip()) for spec in specs or ("pred",)]
-        self._table: dict[str, tuple[str, ...]] = {}
+        self._table: dict[str, tuple[str | int, ...]] = {}
         for kind, value in self._steps:
             if kind == "table":
                 self._table.update(read_label_table(str(value)))
@@ -60,11 +94,12 @@ class Asker:
             return spec, ""
         if spec.startswith("top:"):
             count = spec[4:]
-            if not count.isdigit() or int(count) < 1:
+            if not (count.isascii() and count.isdecimal()) or not count.strip("0"):
                 raise CnnvizError(
-                    f"--class {spec}: expected top:K with K of 1 or more.", "For example --class top:5"
+                    f"--class {shown(spec)}: expected top:K with K of 1 or more.", "For example --class top:5"
                 )
-            return "top", min(int(count), len(self.classes))
+            enough = len(count.lstrip("0")) > _MOST_DIGITS
+            return "top", len(self.classes) if enough else min(int(count), len(self.classes))
         if spec.lower().endswith(".csv"):
             return "table", spec
         return "class", self.classes.resolve(spec)
@@ -96,7 +131,7 @@ class Asker:
     def truth(self, ref: ImageRef) -> str | None:
         """The ground-truth label of an image where the run knows one, by the network's name for it if it has one."""
         kinds = [kind for kind, _ in self._steps if kind in {"folder", "table"}]
-        text = ref.label
+        text: str | int | None = ref.label if ref.label_index is None else ref.label_index
         if kinds:
             try:
                 text = self._labels_of(ref, kinds[0])[0]
@@ -105,11 +140,11 @@ class Asker:
         if text is None:
             return None
         try:
-            return self.classes.labels[self.classes.resolve(text)]
-        except CnnvizError:
-            return text
+            return self.classes.labels[self._labelled(text)]
+        except ImageError:
+            return str(text)
 
-    def _labels_of(self, ref: ImageRef, kind: str) -> tuple[str, ...]:
+    def _labels_of(self, ref: ImageRef, kind: str) -> tuple[str | int, ...]:
         if kind == "folder":
             if ref.folder is None:
                 raise ImageError(
@@ -121,11 +156,16 @@ class Asker:
                 return self._table[key]
         raise ImageError("no-label", "the label table has no row for this image")
 
-    def _labelled(self, text: str) -> int:
+    def _labelled(self, label: str | int) -> int:
+        """The class of a label, or of an index that a column of indices gave."""
+        if isinstance(label, int):
+            if label < len(self.classes):
+                return label
+            raise ImageError("unknown-label", f"class {label} does not exist; the network has {len(self.classes)}")
         try:
-            return self.classes.resolve(text)
+            return self.classes.exact(label)
         except CnnvizError as error:
-            raise ImageError("unknown-label", error.message) from error
+            raise ImageError("unknown-label", f"{error.message}; {error.hint}") from error
 
 
 def _descending(logits: Tensor) -> list[int]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import reprlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 EXIT_DONE = 0
 EXIT_POLICY_VIOLATED = 1
@@ -27,9 +29,9 @@ class CnnvizError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "", *, exit_code: int = EXIT_USAGE) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _cut(message)
+        super().__init__(self.message)
+        self.hint = _cut(hint)
         self.exit_code = exit_code
 
     def __str__(self) -> str:
@@ -69,6 +71,41 @@ def foreign_code() -> Iterator[None]:
     except BaseException as error:
         said = next(iter(str(error).splitlines()), "")
         raise StoppedError(f"the network's code raised {type(error).__name__}{f': {said}' if said else ''}") from error
+
+
+# A value of 100 kB in a message helps nobody; records and terminals would carry it whole.
+_LONGEST = 2_000
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST // 2]} … ({len(text) - _LONGEST} characters left out) … {text[-_LONGEST // 2 :]}"
+
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 80
+_SHOWN.maxlevel = 3
+
+
+def shown(value: Any) -> str:
+    """``repr`` of a value from outside, cut to a length that a message can bear; cheap for nested values too.
+
+    >>> shown("cat"), len(shown("cat" * 1000)) < 100
+    ("'cat'", True)
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**80:
+        return f"a number of {value.bit_length() * 30103 // 100000 + 1} digits"  # Python refuses to write some of them
+    return _SHOWN.repr(value)
+
+
+def brief(text: str) -> str:
+    """A text from outside without quotes, cut to a length that a message can bear.
+
+    >>> brief("9" * 5000)
+    '99999999999999999999… (5000 characters)'
+    """
+    return text if len(text) <= 60 else f"{text[:20]}… ({len(text)} characters)"
 
 
 def nearest(value: str, known: Iterable[str], count: int = 3, ignore: str = "") -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cnnviz.errors import CnnvizError, nearest
+from cnnviz.errors import CnnvizError, nearest, shown
 
 SAVE_KINDS = ("overlay", "heatmap", "raw", "panel", "gradient", "none")
 IMAGE_FORMATS = ("png", "jpg", "webp")
@@ -35,6 +35,9 @@ class ModelSpec:
     resize: int | None = None
     no_crop: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,9 @@ class RuntimeSettings:
     workers: int | None = None
     seed: int = 0
     skip_check: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,16 @@ _LONG_NAMES = {"layers": "layer", "classes": "class"}
 FREE_OPTIONS = frozenset(
     "out resume overwrite fail_fast device compile batch_size workers inputs limit png_level".split()
 )
+
+
+def check_seed(seed: int) -> None:
+    """NumPy, scikit-learn and torch take the numbers of 32 bits, and not all of them more.
+
+    Raises:
+        CnnvizError: It is none of these.
+    """
+    if not isinstance(seed, int) or not 0 <= seed < 1 << 32:
+        raise CnnvizError(f"--seed {shown(seed)}: expected a whole number from 0 to {(1 << 32) - 1}.", "Try --seed 1")
 
 
 def parse_save(text: str) -> tuple[str, ...]:

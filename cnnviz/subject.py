@@ -108,7 +108,8 @@ class Subject:
         assert self.session.output is not None
         outputs = self.session.output.classes
         self.one_logit = outputs == 1
-        self.classes = Classes(self._labels(outputs), self.one_logit)
+        self.guesses: list[str] = []
+        self.classes = Classes(self._labels(outputs), self.one_logit, self.loaded.synsets, self._guessed)
         self.asker = Asker(settings.target.classes, self.classes)
 
     def _examine(self) -> Examination:
@@ -126,6 +127,11 @@ class Subject:
         """Few inputs are shared out over the lanes."""
         size = rt.default_batch_size(self.runtime.device)
         return size if total is None else max(1, min(size, -(-total // self.lanes.count)))
+
+    def _guessed(self, text: str) -> None:
+        """Tell how a class was understood, and keep it for the report."""
+        self.guesses.append(text)
+        self.note(text)
 
     def _labels(self, outputs: int) -> tuple[str, ...]:
         labels = self.loaded.labels
@@ -260,7 +266,7 @@ class Subject:
                     "mean": list(spec.mean),
                     "std": list(spec.std),
                 },
-                "notes": list(loaded.notes),
+                "notes": [*loaded.notes, *self.guesses],
                 "checks": self.examination.to_dict(),
             },
             environment={

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from cnnviz.errors import CnnvizError
-from cnnviz.models.labels import numbered, read_labels, resolve_class
+from cnnviz.io.label_files import read_class_names
+from cnnviz.models import zoo
+from cnnviz.models.labels import LabelLookup, numbered
 
 NAMES = ("tench, Tinca tinca", "no", "Käse", "golden retriever")
 FORMS = {
@@ -38,7 +42,7 @@ FORMS = {
 def test_every_form_gives_the_same_names(tmp_path: Path, name: str, encoding: str) -> None:
     path = tmp_path / name
     path.write_bytes(FORMS[name].encode(encoding))
-    assert read_labels(path, 4) == NAMES
+    assert read_class_names(path, 4).names == NAMES
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -46,7 +50,7 @@ def test_the_count_is_checked(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text(FORMS[name], encoding="utf-8")
     with pytest.raises(CnnvizError) as caught:
-        read_labels(path, 7)
+        read_class_names(path, 7)
     assert caught.value.exit_code == 2
     assert "names 4 classes, the network has 7" in caught.value.message or name == "column.csv"
     assert "has 7" in caught.value.message
@@ -55,7 +59,7 @@ def test_the_count_is_checked(tmp_path: Path, name: str) -> None:
 def test_gaps_of_a_mapping_are_numbered(tmp_path: Path) -> None:
     path = tmp_path / "coco.json"
     path.write_text('{"1": "person", "3": "car"}')
-    assert read_labels(path, 4) == ("class 0", "person", "class 2", "car")
+    assert read_class_names(path, 4).names == ("class 0", "person", "class 2", "car")
     assert numbered(2) == ("class 0", "class 1")
 
 
@@ -64,11 +68,11 @@ def test_gaps_of_a_mapping_are_numbered(tmp_path: Path) -> None:
     [
         ("a.txt", b"", "holds no names"),
         ("a.txt", b"caf\xe9\n", r"not UTF-8 text \(byte 3\)"),
-        ("a.json", b'["cat", ', "is no JSON"),
-        ("a.yaml", b"names: [cat", "is no YAML"),
+        ("a.json", b'["cat", ', "is not JSON"),
+        ("a.yaml", b"names: [cat", "is not YAML"),
         ("a.json", b"17", "holds int, not a list"),
-        ("a.json", b'{"cat": "felis"}', "'cat', which is no class index"),
-        ("a.json", b"[[[]]]", "no text"),
+        ("a.json", b'{"cat": "felis"}', "'cat', which is not a class index"),
+        ("a.json", b"[[[]]]", "not text"),
         ("a.csv", b"0,cat\n0,dog\n", "class 0 twice: 'cat' and 'dog'"),
         ("a.json", b'{"cat": 0, "dog": 0}', "index twice"),
         ("a.json", b'{"1440764": "tench"}', "counts up to 1440764"),
@@ -78,14 +82,14 @@ def test_what_is_no_labels_file_is_said(tmp_path: Path, name: str, content: byte
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(CnnvizError, match=message) as caught:
-        read_labels(path)
+        read_class_names(path)
     assert caught.value.hint
 
 
 def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\n")
     with pytest.raises(CnnvizError, match="No such file") as caught:
-        read_labels(tmp_path / "clases.txt")
+        read_class_names(tmp_path / "clases.txt")
     assert caught.value.hint == "Did you mean classes.txt?"
 
 
@@ -114,13 +118,12 @@ LABELS = (
         ("tinca TINCA", 0),
         ("tench", 0),
         ("crane fly", 7),
-        ("golden r", 5),
-        ("golden crowned", 6),
-        ("tig", 8),
     ],
 )
-def test_a_class_is_found_by_index_label_synonym_and_beginning(text: str, index: int) -> None:
-    assert resolve_class(text, LABELS) == index
+def test_a_class_is_found_by_index_label_and_synonym(text: str, index: int) -> None:
+    lookup = LabelLookup(LABELS)
+    assert (lookup.typed(text).index, lookup.typed(text).guess) == (index, "")
+    assert lookup.exact(text).index == index
 
 
 @pytest.mark.parametrize(
@@ -133,19 +136,173 @@ def test_a_class_is_found_by_index_label_synonym_and_beginning(text: str, index:
         ("-1", "class -1 does not exist"),
         (" ", "is empty"),
         ("tiger kat", "no class is called 'tiger kat'"),
+        ("golden r", "no class is called 'golden r'"),  # parts of words say nothing
+        ("tig", "no class is called 'tig'"),
+        ("9" * 5000, r"class 99999999999999999999… \(5000 characters\) does not exist"),
+        ("x" * 100_000, "no class is called 'xxx"),
     ],
 )
 def test_what_fits_none_or_several_is_said(text: str, message: str) -> None:
     with pytest.raises(CnnvizError, match=message) as caught:
-        resolve_class(text, LABELS)
+        LabelLookup(LABELS).typed(text)
     assert caught.value.exit_code == 2
     assert caught.value.hint
+    assert len(caught.value.message) < 400
 
 
 def test_near_matches_are_named() -> None:
     with pytest.raises(CnnvizError) as caught:
-        resolve_class("tiger kat", LABELS)
+        LabelLookup(LABELS).typed("tiger kat")
     assert caught.value.hint == "Did you mean tiger cat?"
     with pytest.raises(CnnvizError) as caught:
-        resolve_class("zebra", [f"class {index}" for index in range(3)])
+        LabelLookup(numbered(3)).typed("zebra")
     assert "index from 0 to 2" in caught.value.hint
+
+
+def test_whole_words_are_a_guess_that_is_told_to_persons_only() -> None:
+    lookup = LabelLookup(("catamaran", "tiger cat", "golden-crowned kinglet", "cattle dog"))
+    for typed, index in (("cat", 1), ("golden crowned", 2), ("Dog", 3)):
+        found = lookup.typed(typed)
+        assert found.index == index
+        assert repr(lookup.labels[index]) in found.guess
+        with pytest.raises(CnnvizError, match=f"no class is called '{typed}'"):
+            lookup.exact(typed)  # a folder called cat/ has no tiger cats in it, and no catamarans
+    with pytest.raises(CnnvizError, match=r"fits 2 classes: 0 \(tiger cat\), 1 \(Persian cat\)"):
+        LabelLookup(("tiger cat", "Persian cat", "catamaran")).typed("cat")
+    with pytest.raises(CnnvizError, match="no class is called 'cat'"):
+        LabelLookup(("catamaran", "dog")).typed("cat")
+
+
+def test_an_exact_label_wins_over_an_index() -> None:
+    """Folders 0 … 11 in the order in which ImageFolder sorts them."""
+    lookup = LabelLookup(tuple(sorted(map(str, range(12)))))
+    for text in map(str, range(12)):
+        assert lookup.labels[lookup.typed(text).index] == text
+        assert lookup.labels[lookup.exact(text).index] == text
+    assert "'10' is the class of that name, which is output 2" in lookup.typed("10").guess
+
+
+@pytest.mark.parametrize(("text", "index"), [("0", 0), ("1", 1), ("7", None), ("10", None), ("07", 7), ("11", None)])
+def test_numbered_folders_without_labels_are_read_where_that_is_safe(text: str, index: int | None) -> None:
+    names = sorted(map(str, range(12)))
+    lookup = LabelLookup(numbered(12))
+    if index is None:
+        with pytest.raises(CnnvizError, match=f"'{text}' may be output {text} or, .* output {names.index(text)}"):
+            lookup.exact(text)
+    else:
+        assert lookup.exact(text).index == index
+    assert lookup.typed(text).index == int(text)
+
+
+def test_wordnet_ids_name_the_classes_of_imagenet() -> None:
+    labels = zoo.imagenet_labels()
+    lookup = LabelLookup(labels, zoo.synsets_of(labels))
+    # From the labels of the ILSVRC 2012 validation set.
+    for wnid, index, name in (
+        ("n01440764", 0, "tench"),
+        ("n01514668", 7, "cock"),
+        ("n02012849", 134, "crane"),
+        ("n03126707", 517, "crane"),
+        ("n15075141", 999, "toilet tissue"),
+    ):
+        for text in (wnid, f"{wnid}_{name}", f"{wnid}-{name}"):
+            assert lookup.typed(text).index == lookup.exact(text).index == index
+        assert labels[index].startswith(name) or name == "crane"
+        assert name.split()[0] in lookup.exact(wnid).guess
+    with pytest.raises(CnnvizError, match="no class is called 'n99999999'"):
+        lookup.exact("n99999999")
+    assert zoo.synsets_of(labels[:999]) == ()
+    assert zoo.synsets_of(tuple(reversed(labels))) == ()
+    assert zoo.synsets_of(tuple(f"{name}, something" for name in labels))[7] == "n01514668"
+
+
+# What other tools write, with the order of the outputs that their authors mean.
+KINDS = ("kit fox", "English setter", "Siberian husky")
+ORDERED = {
+    # map_clsloc.txt of the ImageNet kit: the number is that of the challenge, outputs are sorted by WordNet id.
+    "map_clsloc.txt": ("n02119789 1 kit_fox\nn02100735 2 English_setter\nn02110185 3 Siberian_husky\n", (1, 2, 0)),
+    "loc.csv": ("n02119789,1,kit fox\nn02100735,2,English setter\nn02110185,3,Siberian husky\n", (1, 2, 0)),
+    "table.csv": (
+        "class_index,wnid,name\n2,n02119789,kit fox\n0,n02110185,Siberian husky\n1,n02100735,English setter\n",
+        (2, 1, 0),
+    ),
+    "wnid.json": ('{"n02119789": "kit fox", "n02110185": "Siberian husky", "n02100735": "English setter"}', (1, 2, 0)),
+    "semicolon.csv": ("0;kit fox\n1;English setter\n2;Siberian husky\n", (0, 1, 2)),
+    "semicolon.txt": ("0;kit fox\n1;English setter\n2;Siberian husky\n", (0, 1, 2)),
+    "tabs.tsv": ("id\tname\n2\tkit fox\n1\tEnglish setter\n0\tSiberian husky\n", (2, 1, 0)),
+    "colon.txt": ("1: kit fox\n0: English setter\n2: Siberian husky\n", (1, 0, 2)),
+    "one-based.txt": ("1 kit fox\n2 English setter\n3 Siberian husky\n", (0, 1, 2)),
+    "one-based.json": ('{"1": "kit fox", "3": "English setter", "2": "Siberian husky"}', (0, 2, 1)),
+    "one-based.csv": ("id,name\n1,kit fox\n2,English setter\n3,Siberian husky\n", (0, 1, 2)),
+    "one-based to.json": ('{"kit fox": 1, "English setter": 2, "Siberian husky": 3}', (0, 1, 2)),
+    "behind.txt": ("kit fox 2\nEnglish setter 1\nSiberian husky 0\n", (2, 1, 0)),
+    "described.csv": ("name,comment\nkit fox,small\nEnglish setter,wags\nSiberian husky,howls\n", (0, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_the_order_of_the_outputs_follows_from_the_columns(tmp_path: Path, name: str) -> None:
+    content, order = ORDERED[name]
+    (tmp_path / name).write_text(content)
+    found = read_class_names(tmp_path / name, 3)
+    assert tuple(text.replace("_", " ") for text in found.names) == tuple(KINDS[i] for i in order)
+    if "one-based" in name:
+        assert any("counts from 1" in note and name in note for note in found.notes)
+    if "n02119789" in content:
+        ids = ("n02119789", "n02100735", "n02110185")
+        assert found.synsets in ((), tuple(ids[i] for i in order))
+
+
+SORTED = sorted(map(str, range(12)))
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        # A class_to_idx of folders 0 … 11, as Python writes it: the values are the indices.
+        (json.dumps({name: index for index, name in enumerate(SORTED)}), SORTED),
+        (json.dumps({"8": 0, "10": 1, "9": 2}), ["8", "10", "9"]),
+        (json.dumps({"0": "8", "1": "10", "2": "9"}), ["8", "10", "9"]),
+        (json.dumps({"0": 3, "1": 7, "2": 5}), ["3", "7", "5"]),
+        (json.dumps({"id2label": {"0": "2", "1": "0", "2": "1"}}), ["2", "0", "1"]),
+        (json.dumps({"label2id": {"0": "2", "1": "0", "2": "1"}}), ["1", "2", "0"]),
+        (json.dumps({"1": 0, "2": 1, "10": 2}), ["1", "2", "10"]),
+    ],
+)
+def test_the_direction_of_a_mapping_follows_from_the_side_that_counts(
+    tmp_path: Path, content: str, names: list[str]
+) -> None:
+    (tmp_path / "map.json").write_text(content)
+    assert list(read_class_names(tmp_path / "map.json", len(names)).names) == names
+
+
+def test_a_mapping_that_counts_on_both_sides_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_text("0: 2\n1: 0\n2: 1\n")
+    with pytest.raises(CnnvizError, match="either side could be the class index"):
+        read_class_names(tmp_path / "map.yaml", 3)
+
+
+def test_names_that_have_numbers_in_them_stay_whole(tmp_path: Path) -> None:
+    for lines in (["class 0", "class 1"], ["3 of hearts", "4 of hearts"], ["7up 1", "7up 2"], ["a; b", "c; d"]):
+        for name in ("a.txt", "a.csv"):
+            (tmp_path / name).write_text("\n".join(lines))
+            assert list(read_class_names(tmp_path / name, 2).names) == lines
+
+
+@pytest.mark.parametrize("name", ["bomb.yaml", "bomb.json", "bomb.txt"])
+def test_what_would_unfold_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    letters = "abcdefghij"
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in itertools.pairwise(letters)
+    )
+    nested = "[" * 100_000
+    for content in (f"{{names: {bomb}", bomb, nested, "names: &a [*a]", f"names: {'[' * 70}{']' * 70}"):
+        (tmp_path / name).write_text(content)
+        began, said = time.perf_counter(), ""
+        try:
+            read_class_names(tmp_path / name)
+        except CnnvizError as error:
+            said = str(error)
+        assert time.perf_counter() - began < 2
+        assert len(said) < 3000
+        assert said or not name.endswith("json")

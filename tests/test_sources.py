@@ -251,7 +251,7 @@ def test_csv_lists(tmp_path: Path, text: str, labels: list[str | None]) -> None:
 
 def test_a_csv_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("x.jpg," + "y" * 200_000)
-    with pytest.raises(CnnvizError, match="is no CSV"):
+    with pytest.raises(CnnvizError, match="is not CSV"):
         find(tmp_path / "l.csv")
 
 

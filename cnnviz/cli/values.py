@@ -6,7 +6,10 @@ import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from cnnviz.errors import CnnvizError, nearest
+from cnnviz.errors import CnnvizError, brief, nearest, shown
+
+# What counts, sizes or seeds anything is below.
+_LARGEST = 1 << 32
 
 
 def long_name(field_name: str) -> str:
@@ -44,11 +47,17 @@ def number(text: Any, annotation: Any, name: str) -> Any:
     if kind not in (int, float):
         return text
     try:
-        return kind(text)
+        return _sized(kind(text), f"--{long_name(name)} {brief(text)}")
     except ValueError:
         words = "a whole number" if kind is int else "a number"
         flag = f"--{long_name(name)}"
-        raise CnnvizError(f"{flag} {text}: expected {words}.", f"For example {flag} 1") from None
+        raise CnnvizError(f"{flag} {brief(text)}: expected {words}.", f"For example {flag} 1") from None
+
+
+def _sized(value: Any, what: str) -> Any:
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        raise CnnvizError(f"{what}: expected a number below {_LARGEST}.", "Give a smaller number.")
+    return value
 
 
 def from_config(data: Mapping[str, Any], annotations: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -68,7 +77,7 @@ def from_config(data: Mapping[str, Any], annotations: Mapping[str, Any], path: s
         long = key.replace("_", "-")
         if long not in known:
             hint = nearest(long, known) or f"The options are: {', '.join(sorted(known))}."
-            raise CnnvizError(f"--config {path}: unknown option {key!r}.", hint)
+            raise CnnvizError(f"--config {path}: unknown option {shown(key)}.", hint)
         if known[long] in values:
             raise CnnvizError(f"--config {path}: {long!r} is given twice.", "Keep one of the two spellings.")
         if value is not None:
@@ -95,7 +104,7 @@ def _typed(value: Any, annotation: Any, where: str) -> Any:
                 "Write it in quotes: YAML reads on, off, yes and no as true and false, 2024-01-01 as a date."
             )
             raise CnnvizError(
-                f"{where}: expected {words}, got {item!r}.",
+                f"{where}: expected {words}, got {shown(item)}.",
                 hint if kind is str else "See the command's --help.",
             )
     if many:
@@ -104,4 +113,4 @@ def _typed(value: Any, annotation: Any, where: str) -> Any:
         if kind is not str or not items:
             raise CnnvizError(f"{where}: expected one value, got a list.", "See the command's --help.")
         return ",".join(map(str, items))
-    return kind(value)
+    return _sized(kind(value), f"{where}: {shown(value)}") if kind is int else kind(value)

@@ -7,7 +7,7 @@ that a folder of a million files starts at once and costs no memory.
 
 from __future__ import annotations
 
-import csv
+import dataclasses
 import errno
 import glob
 import itertools
@@ -23,6 +23,7 @@ from typing import BinaryIO
 from cnnviz.errors import CnnvizError, ImageError, nearest
 from cnnviz.io.decode import SNIFF_BYTES, sniff
 from cnnviz.io.names import Names, safe_name
+from cnnviz.io.tables import read_image_rows
 from cnnviz.io.walk import Found, LocalFiles, RemoteFiles, matching, open_remote, said, walk
 
 MAX_FILE_BYTES = 1 << 30
@@ -30,8 +31,7 @@ MAX_FILE_BYTES = 1 << 30
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(?:://|::)")
 _LOCAL_URL = re.compile(r"^(?:file|local)://(?!.*::)")
-_PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "uri")
-_LABEL_COLUMNS = ("label", "class", "class_index")
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
@@ -45,6 +45,7 @@ class ImageRef:
         label: From the list that named the image, when it has labels.
         folder: Name of the folder that holds the file.
         explicit: The user named this very file (argument, list, standard input).
+        label_index: The class as an index, where a column of the list says that it holds indices.
     """
 
     uri: str
@@ -53,6 +54,7 @@ class ImageRef:
     label: str | None = None
     folder: str | None = None
     explicit: bool = False
+    label_index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class _Found:
     name: str  # relative to its root, not yet safe
     label: str | None = None
     explicit: bool = False
+    label_index: int | None = None
 
 
 Finder = Callable[[], Iterator[_Found]]
@@ -106,7 +109,7 @@ def _number(found: Iterable[_Found], names: Names | None) -> Iterator[ImageRef]:
         name = safe_name(item.name)
         if names is not None:
             name = names.unique(name)
-        yield ImageRef(item.uri, name, index, item.label, _folder(item.uri), item.explicit)
+        yield ImageRef(item.uri, name, index, item.label, _folder(item.uri), item.explicit, item.label_index)
 
 
 def _folder(uri: str) -> str | None:
@@ -232,31 +235,8 @@ def _from_text(path: str) -> Iterator[_Found]:
 
 def _from_csv(path: str) -> Iterator[_Found]:
     root = os.path.dirname(path)
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            if stream.read(1) != "\ufeff":
-                stream.seek(0)
-            path_at, label_at = 0, 1
-            for number, row in enumerate(csv.reader(stream)):
-                if number == 0 and (columns := _columns(row)):
-                    path_at, label_at = columns
-                elif len(row) > path_at and row[path_at].strip():
-                    label = row[label_at].strip() if len(row) > label_at else ""
-                    yield _listed(row[path_at].strip(), root, label or None)
-    except OSError as error:
-        raise _unreadable_list(path, error) from error
-    except csv.Error as error:
-        raise CnnvizError(f"the list {path!r} is no CSV: {error}", "Use two columns: path,label.") from error
-
-
-def _columns(row: Sequence[str]) -> tuple[int, int] | None:
-    """Columns of path and label, when this row is a header."""
-    cells = [cell.strip().casefold() for cell in row]
-    path_at = next((cells.index(name) for name in _PATH_COLUMNS if name in cells), None)
-    if path_at is None:
-        return None
-    second = 1 if path_at == 0 else 0
-    return path_at, next((cells.index(name) for name in _LABEL_COLUMNS if name in cells), second)
+    for row in read_image_rows(path):
+        yield dataclasses.replace(_listed(row.path, root, row.label), label_index=row.index)
 
 
 def _unreadable_list(path: str, error: OSError) -> CnnvizError:

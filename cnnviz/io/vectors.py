@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError
+from cnnviz.io.cells import guarded
 
 _ROWS = 1024
 
@@ -98,11 +99,14 @@ def write_npy(stream: BinaryIO, rows: NDArray[np.float32]) -> None:
 
 
 def write_csv(stream: BinaryIO, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A comma-separated table in UTF-8. None is an empty cell; bytes of a name that are no UTF-8 are kept."""
+    """A comma-separated table in UTF-8. None is an empty cell; bytes of a name that are no UTF-8 are kept.
+
+    Texts that a spreadsheet program would run as formulas are guarded (:mod:`cnnviz.io.cells`).
+    """
     line = io.StringIO(newline="")
     writer = csv.writer(line, lineterminator="\n")
     for row in itertools.chain((header,), rows):
-        writer.writerow(["" if cell is None else cell for cell in row])
+        writer.writerow(["" if cell is None else guarded(cell) if isinstance(cell, str) else cell for cell in row])
         stream.write(_bytes(line.getvalue()))
         line.seek(0)
         line.truncate()

@@ -1,24 +1,20 @@
-"""Class names: read from a file, counted against the network, found again by what a person types."""
+"""Class names: counted against the network, found again by what a person types or a folder is called."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-import yaml
+from cnnviz.errors import CnnvizError, brief, nearest, shown
 
-from cnnviz.errors import CnnvizError, nearest
-
-# Keys under which common tools keep the names: YOLO data.yaml, Hugging Face config.json, hand-written files.
-_NESTED = ("names", "id2label", "labels", "classes", "categories", "class_to_idx", "label2id")
-_HEADERS = {"name", "names", "label", "labels", "class", "classes", "category"}
-_WNID = re.compile(r"n\d{8}\s+")
 _LISTED = 8
+_MOST_COMPARED = 50_000
+_DIGITS = re.compile(r"[+-]?[0-9]+")
+_MOST_DIGITS = 9
+# A folder may have the name behind the id: n02085620-Chihuahua.
+_SYNSET = re.compile(r"(n[0-9]{8})(?:[_\-\s].*)?", re.DOTALL)
 
 
 def numbered(count: int) -> tuple[str, ...]:
@@ -26,206 +22,168 @@ def numbered(count: int) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(count))
 
 
-def read_labels(path: str | Path, num_classes: int | None = None) -> tuple[str, ...]:
-    """Class names from a file, in the order of the network's outputs.
+@dataclass(frozen=True)
+class Match:
+    """A class that was found.
+
+    Attributes:
+        index: Of the output.
+        guess: What to tell when the words fit only after some interpretation; empty when they are the label.
+        kind: Of the guess, so that a thousand folders need be told of once.
+    """
+
+    index: int
+    guess: str = ""
+    kind: str = ""
+
+
+class LabelLookup:
+    """Finds the index of a class that a person, a folder or a table names.
 
     Args:
-        path: One name a line; JSON or YAML with a list, a mapping from index to name (or name to index), or
-            torchvision's ``{"0": ["n01440764", "tench"]}``; CSV with ``index,name`` or one name a row.
-        num_classes: How many outputs the network has, or None to take the file's word.
-
-    Raises:
-        CnnvizError: if the file cannot be read, or holds another number of names; both numbers are named.
+        labels: Class names by index.
+        synsets: WordNet ids such as ``n01514668`` by index; empty where they are not known.
     """
-    path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise CnnvizError(
-            f"cannot read the labels file {path}: {error.strerror or error}",
-            nearest(path.name, _neighbours(path)) or "give --labels FILE with one class name a line",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise CnnvizError(
-            f"the labels file {path} is not UTF-8 text (byte {error.start})",
-            "save it as UTF-8, one class name a line",
-        ) from error
-    labels = _named(_parse(text, path), path)
-    if num_classes is not None and len(labels) == num_classes + 1 and labels[0].casefold() in _HEADERS:
-        labels = labels[1:]
-    if not labels:
-        raise CnnvizError(f"the labels file {path} holds no names", "write one class name a line")
-    if num_classes is not None and len(labels) != num_classes:
-        raise CnnvizError(
-            f"the labels file {path} names {len(labels)} classes, the network has {num_classes}",
-            f"give a file with {num_classes} names, or leave --labels out for 'class 0', 'class 1', …",
+
+    def __init__(self, labels: Sequence[str], synsets: Sequence[str] = ()) -> None:
+        self.labels, self._synsets = tuple(labels), tuple(synsets)
+        self._exact = _places(enumerate(self.labels))
+        self._folded = _places((index, _fold(label)) for index, label in enumerate(self.labels))
+        self._synonyms = _places((i, part) for i, label in enumerate(self.labels) for part in _synonyms(label))
+        self._ids = _places(enumerate(self._synsets))
+        self._is_numbered = self.labels == numbered(len(self.labels))
+
+    def typed(self, text: str) -> Match:
+        """The class that a person typed.
+
+        Tried in this order, each step only if the ones before found nothing: the whole label; an index; the label
+        without regard to case, underscores and hyphens; one of its synonyms ("tench" of "tench, Tinca tinca"); a
+        WordNet id; whole words of exactly one label ("retriever"), which is a guess and told as one.
+
+        Raises:
+            CnnvizError: if nothing fits (near matches are named) or several do (their indices are named).
+        """
+        wanted = text.strip()
+        if not _fold(wanted) and wanted not in self._exact:
+            raise CnnvizError("the class is empty", "give --class an index or a label")
+        found = self._named(wanted)
+        if found is None and _DIGITS.fullmatch(wanted):
+            return Match(self._index(wanted))
+        if found is None and (found := self._unspelled(wanted)) is None:
+            found = self._by_words(wanted)
+        if found is None:
+            raise self._unknown(wanted)
+        return found
+
+    def exact(self, text: str) -> Match:
+        """The class that a folder or a row of a table names: a whole label, synonym or WordNet id, never a part of one.
+
+        A number that is no label is an index. Where the classes have no names and the network was probably trained
+        on folders called ``0``, ``1``, ``10``, ``2``, … (``ImageFolder`` sorts them like this), folder ``10`` may be
+        output 2 or output 10: such a number is refused.
+
+        Raises:
+            CnnvizError: if no class or several are called that.
+        """
+        wanted = text.strip()
+        found = self._named(wanted)
+        if found is None and _DIGITS.fullmatch(wanted):
+            return self._counted(wanted)
+        found = found or self._unspelled(wanted)
+        if found is None:
+            raise self._unknown(wanted)
+        return found
+
+    def _named(self, wanted: str) -> Match | None:
+        """By the very label."""
+        found = self._one(self._exact.get(wanted, ()), wanted)
+        if found is None:
+            return None
+        if _DIGITS.fullmatch(wanted) and len(wanted) <= _MOST_DIGITS and int(wanted) != found.index:
+            guess = f"{wanted!r} is the class of that name, which is output {found.index}; it is not an index here"
+            return Match(found.index, guess, "label")
+        return found
+
+    def _unspelled(self, wanted: str) -> Match | None:
+        """By the label in another spelling, by a synonym, or by a WordNet id."""
+        folded = _fold(wanted)
+        found = self._one(self._folded.get(folded, ()), wanted) or self._one(self._synonyms.get(folded, ()), wanted)
+        synset = _SYNSET.fullmatch(wanted)
+        if found is None and synset and (places := self._ids.get(synset[1], ())):
+            return Match(places[0], f"{synset[1]} is {self.labels[places[0]]!r} (output {places[0]})", "synset")
+        return found
+
+    def _by_words(self, wanted: str) -> Match | None:
+        folded = f" {_words(wanted)} "
+        places = [i for i, label in enumerate(self.labels) if folded.strip() and folded in f" {_words(label)} "]
+        found = self._one(places, wanted)
+        if found is None:
+            return None
+        return Match(
+            found.index,
+            f"no class is called {shown(wanted)}: taken as {shown(self.labels[found.index])} (output {found.index})",
+            "words",
         )
-    return labels
 
-
-def resolve_class(text: str, labels: Sequence[str]) -> int:
-    """The index of a class that a person named.
-
-    Tried in this order, each step only if the ones before found nothing: an index; the whole label; the label
-    without regard to case, underscores and hyphens; one of its synonyms ("tench" of "tench, Tinca tinca");
-    the beginning of exactly one label.
-
-    Raises:
-        CnnvizError: if nothing fits (near matches are named) or several do (their indices are named).
-    """
-    wanted = text.strip()
-    if re.fullmatch(r"[+-]?\d+", wanted):
-        index = int(wanted)
-        if not 0 <= index < len(labels):
+    def _index(self, wanted: str) -> int:
+        index = int(wanted) if len(wanted) <= _MOST_DIGITS else -1
+        if not 0 <= index < len(self.labels):
             raise CnnvizError(
-                f"class {index} does not exist; the network has {len(labels)} classes",
-                f"give an index from 0 to {len(labels) - 1}, or a label",
+                f"class {brief(wanted)} does not exist; the network has {len(self.labels)} classes",
+                f"give an index from 0 to {len(self.labels) - 1}, or a label",
             )
         return index
-    folded = _fold(wanted)
-    if not folded:
-        raise CnnvizError("the class is empty", "give --class an index or a label")
-    steps: tuple[Callable[[str], bool], ...] = (
-        lambda label: label == wanted,
-        lambda label: _fold(label) == folded,
-        lambda label: folded in _synonyms(label),
-        lambda label: any(part.startswith(folded) for part in _synonyms(label)),
-    )
-    for fits in steps:
-        found = [index for index, label in enumerate(labels) if fits(label)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            listed = ", ".join(f"{index} ({labels[index]})" for index in found[:_LISTED])
-            more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-            raise CnnvizError(
-                f"{wanted!r} fits {len(found)} classes: {listed}{more}", f"give the index: --class {found[0]}"
-            )
-    known = {part for label in labels for part in (label, *label.split(", "))}
-    raise CnnvizError(
-        f"no class is called {wanted!r} among the network's {len(labels)}",
-        nearest(wanted, sorted(known))
-        or f"give a name such as {labels[0]!r}, an index from 0 to {len(labels) - 1}, or --labels FILE",
-    )
+
+    def _counted(self, wanted: str) -> Match:
+        index = self._index(wanted)
+        if self._is_numbered and wanted == str(index):  # folders padded as in 07 are sorted like numbers
+            place = sorted(map(str, range(len(self.labels)))).index(str(index))
+            if place != index:
+                raise CnnvizError(
+                    f"{wanted!r} may be output {index} or, among folders in sorted order, output {place}",
+                    "give --labels FILE with the class names in the order of the outputs",
+                )
+        guess = f"numbers that are no labels are taken as indices: {wanted!r} is {self.labels[index]!r}"
+        return Match(index, guess, "number")
+
+    def _one(self, places: Sequence[int], wanted: str) -> Match | None:
+        if len(places) < 2:
+            return Match(places[0]) if places else None
+        listed = ", ".join(f"{index} ({brief(self.labels[index])})" for index in places[:_LISTED])
+        more = f" and {len(places) - _LISTED} more" if len(places) > _LISTED else ""
+        raise CnnvizError(
+            f"{shown(wanted)} fits {len(places)} classes: {listed}{more}", f"give the index: --class {places[0]}"
+        )
+
+    def _unknown(self, wanted: str) -> CnnvizError:
+        known = {part for label in self.labels for part in (label, *label.split(", "))}
+        label = shown(self.labels[0]) if self.labels else "'cat'"
+        last = max(len(self.labels) - 1, 0)
+        hint = nearest(wanted[:200], sorted(known)) if len(known) <= _MOST_COMPARED else ""
+        if not hint and _SYNSET.fullmatch(wanted) and not self._synsets:
+            hint = "this network's labels have no WordNet ids: give --labels FILE with lines such as 'n01514668 cock'"
+        return CnnvizError(
+            f"no class is called {shown(wanted)} among the network's {len(self.labels)}",
+            hint or f"give a name such as {label}, an index from 0 to {last}, or --labels FILE",
+        )
+
+
+def _places(pairs: Iterable[tuple[int, str]]) -> Mapping[str, Sequence[int]]:
+    """Indices by text, each index once."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for index, text in pairs:
+        if found[text][-1:] != [index]:
+            found[text].append(index)
+    return dict(found)
 
 
 def _fold(text: str) -> str:
     return " ".join(re.sub(r"[_\-\s]+", " ", text.casefold()).split())
 
 
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold().replace("_", " ")))
+
+
 def _synonyms(label: str) -> list[str]:
-    return [_fold(label), *(_fold(part) for part in label.split(",") if part.strip())]
-
-
-def _neighbours(path: Path) -> list[str]:
-    try:
-        return [item.name for item in path.parent.iterdir()]
-    except OSError:
-        return []
-
-
-def _parse(text: str, path: Path) -> Any:
-    """The file's content as a list or mapping of names, whatever its form."""
-    suffix = path.suffix.casefold()
-    looks_structured = text.lstrip().startswith(("{", "["))
-    if suffix == ".csv":
-        return _from_csv(text)
-    if suffix not in (".json", ".yaml", ".yml") and not looks_structured:
-        lines = [line.strip() for line in text.splitlines()]
-        while lines and not lines[-1]:
-            lines.pop()
-        # The ImageNet tool kit's synset_words.txt: "n01440764 tench, Tinca tinca".
-        return [_WNID.sub("", line, count=1) for line in lines] if all(map(_WNID.match, lines)) else lines
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        if suffix == ".json":
-            raise CnnvizError(
-                f"the labels file {path} is no JSON: {error}", "check it with python -m json.tool"
-            ) from error
-    try:
-        # The base loader keeps every scalar a string: a class called "no" stays one.
-        return yaml.load(text, Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise CnnvizError(f"the labels file {path} is no YAML: {reason}", "write a list of names") from error
-
-
-def _from_csv(text: str) -> list[str] | dict[str, str]:
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if any(row)]
-    if not rows or min(map(len, rows)) < 2:
-        return [row[0] for row in rows]
-    for number, name in ((0, 1), (1, 0)):
-        body = rows if rows[0][number].isdecimal() else rows[1:]
-        if body and all(row[number].isdecimal() for row in body):
-            return _unique([(row[number], row[name]) for row in body])
-    return [row[0] for row in rows]
-
-
-def _unique(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for index, name in pairs:
-        if index in found:
-            raise CnnvizError(
-                f"the labels file names class {index} twice: {found[index]!r} and {name!r}",
-                "keep one of them",
-            )
-        found[index] = name
-    return found
-
-
-def _named(content: Any, path: Path) -> tuple[str, ...]:
-    """The names in order; gaps of a mapping are numbered."""
-    if isinstance(content, Mapping):
-        nested = next((key for key in _NESTED if isinstance(content.get(key), (list, Mapping))), None)
-        return _named(content[nested], path) if nested else _from_mapping(content, path)
-    if isinstance(content, list):
-        return tuple(_name(item, index, path) for index, item in enumerate(content))
-    raise CnnvizError(
-        f"the labels file {path} holds {type(content).__name__}, not a list of names or a mapping",
-        'write a list ["cat", "dog"] or a mapping {"0": "cat", "1": "dog"}',
-    )
-
-
-def _from_mapping(content: Mapping[Any, Any], path: Path) -> tuple[str, ...]:
-    pairs = list(content.items())
-    if not all(_is_index(key) for key, _ in pairs):
-        pairs = [(value, key) for key, value in pairs]  # name to index, as ImageFolder.class_to_idx
-    if not all(_is_index(key) for key, _ in pairs):
-        odd = next(key for key in content if not _is_index(key))
-        raise CnnvizError(
-            f"the labels file {path} maps {odd!r}, which is no class index, to no index either",
-            'write a mapping {"0": "cat", "1": "dog"}',
-        )
-    by_index = {int(key): value for key, value in pairs}
-    if len(by_index) != len(pairs):
-        raise CnnvizError(f"the labels file {path} names a class index twice", "give every index one name")
-    size = max(by_index, default=-1) + 1
-    if size > 10 * len(by_index) + 100:
-        raise CnnvizError(
-            f"the labels file {path} names {len(by_index)} classes but counts up to {size - 1}",
-            "the keys must be the indices of the network's outputs",
-        )
-    return tuple(_name(by_index.get(index), index, path) for index in range(size))
-
-
-def _is_index(value: Any) -> bool:
-    return (isinstance(value, int) and not isinstance(value, bool) and value >= 0) or (
-        isinstance(value, str) and value.isdecimal()
-    )
-
-
-def _name(item: Any, index: int, path: Path) -> str:
-    """One name: a string, torchvision's [wnid, name], or an object with a name."""
-    if isinstance(item, Mapping):
-        item = next((item[key] for key in ("name", "label", "display_name") if key in item), item)
-    if isinstance(item, list) and item:
-        item = item[-1]
-    if item is None or item == "":
-        return f"class {index}"
-    if isinstance(item, (str, int, float)):
-        return str(item)
-    raise CnnvizError(
-        f"the labels file {path} gives class {index} the name {item!r}, which is no text",
-        'write a list ["cat", "dog"] or a mapping {"0": "cat", "1": "dog"}',
-    )
+    return list(dict.fromkeys([_fold(label), *(_fold(part) for part in label.split(",") if part.strip())]))

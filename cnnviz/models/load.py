@@ -9,24 +9,27 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from cnnviz.errors import CnnvizError, StoppedError, foreign_code, nearest
+from cnnviz.io.label_files import ClassNames, read_class_names
 from cnnviz.models import zoo
 from cnnviz.models.checkpoint import Checkpoint, classes_in, load_checkpoint, read_checkpoint
 from cnnviz.models.inputs import cannot_run
-from cnnviz.models.labels import numbered, read_labels
+from cnnviz.models.labels import numbered
 from cnnviz.models.outputs import OutputChoice, choose_output
 from cnnviz.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, from_timm, override
+from cnnviz.models.unwrap import unwrap as unwrap
+from cnnviz.models.unwrap import unwrap_parts
 from cnnviz.settings import ModelSpec as ModelSpec
 
 _RANDOM = "the weights are random: predictions mean nothing"
+_MOST_CLASSES = 1_000_000
 _IMAGENET = Preprocess((3, 224, 224), 256, True, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
 
 
@@ -39,6 +42,7 @@ class LoadedModel:
         weights: Name of the weights, ``"none"``, a checkpoint's file name, or None if a factory chose them.
         parameters: How many numbers were trained.
         notes: What the record should say.
+        synsets: WordNet ids of the classes, where they are known.
         output: Where the class scores are in what it returns; None where that is not known yet.
     """
 
@@ -52,6 +56,7 @@ class LoadedModel:
     parameters: int
     notes: tuple[str, ...] = ()
     output: OutputChoice | None = None
+    synsets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +85,8 @@ def load(spec: ModelSpec, output: str | None = None) -> LoadedModel:
     """
     if spec.num_classes is not None and spec.num_classes < 1:
         raise CnnvizError(f"--num-classes {spec.num_classes} is less than 1", "give --num-classes 10")
+    if spec.num_classes is not None and spec.num_classes > _MOST_CLASSES:
+        raise CnnvizError(f"--num-classes {spec.num_classes} is more than {_MOST_CLASSES}", "give --num-classes 10")
     with _importable(Path.cwd()):
         checkpoint = None
         if spec.checkpoint is not None:
@@ -91,44 +98,6 @@ def load(spec: ModelSpec, output: str | None = None) -> LoadedModel:
         else:
             built = _from_zoo(spec, checkpoint)
         return _finish(spec, built, output)
-
-
-def unwrap(module: nn.Module) -> nn.Module:
-    """The network inside ``torch.compile``, DataParallel, DistributedDataParallel or a weight average, nested
-    or not. The module itself is left as it is.
-
-    Raises:
-        CnnvizError: if the module is, or contains, TorchScript.
-    """
-    module = _inside(module)
-    scripted = [name for name, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)]
-    if scripted:
-        where = f"its part {scripted[0]!r}" if scripted[0] else "the network"
-        raise CnnvizError(
-            f"{where} is TorchScript (scripted or traced), whose inside cannot be watched",
-            "load the eager model and its state dict: model.load_state_dict(scripted.state_dict())",
-        )
-    return module
-
-
-def _inside(module: nn.Module) -> nn.Module:
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
-    while True:
-        if isinstance(module, parallel):
-            module = module.module
-        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):  # torch.compile
-            module = inner
-        else:
-            return module
-
-
-def _unwrap_parts(module: nn.Module) -> None:
-    """Take wrappers off inner modules as well; only for networks that nobody else holds."""
-    for part in list(module.modules()):
-        part._compiled_call_impl = None  # what module.compile() leaves
-        for name, child in list(part.named_children()):
-            if (inner := _inside(child)) is not child:
-                setattr(part, name, inner)
 
 
 def _check_count(spec: ModelSpec, name: str, count: int) -> None:
@@ -144,7 +113,7 @@ def _finish(spec: ModelSpec, built: _Built, key: str | None = None) -> LoadedMod
     notes = list(built.notes)
     if module is not built.module:
         notes.append(f"unwrapped {type(module).__name__} from {type(built.module).__name__}")
-    _unwrap_parts(module)
+    unwrap_parts(module)
     module = module.to("cpu").float().eval().requires_grad_(False)
     preprocess = override(
         built.preprocess,
@@ -157,14 +126,12 @@ def _finish(spec: ModelSpec, built: _Built, key: str | None = None) -> LoadedMod
     choice = _probe(module, preprocess, key, _widths(spec)) if built.num_classes is None or key else None
     count = choice.classes if choice is not None else built.num_classes or 0
     _check_count(spec, built.name, count)
-    if spec.labels is not None:
-        labels = read_labels(spec.labels, count)
-    else:
-        labels = built.labels if len(built.labels) == count else numbered(count)
+    names = _class_names(spec, built, count)
+    notes.extend(names.notes)
     return LoadedModel(
         module=module,
         preprocess=preprocess,
-        labels=labels,
+        labels=names.names,
         name=built.name,
         source=built.source,
         weights=built.weights,
@@ -172,7 +139,16 @@ def _finish(spec: ModelSpec, built: _Built, key: str | None = None) -> LoadedMod
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         notes=tuple(notes),
         output=choice,
+        synsets=names.synsets,
     )
+
+
+def _class_names(spec: ModelSpec, built: _Built, count: int) -> ClassNames:
+    if spec.labels is None:
+        names = ClassNames(built.labels if len(built.labels) == count else numbered(count))
+    else:
+        names = read_class_names(spec.labels, count)
+    return names if names.synsets else replace(names, synsets=zoo.synsets_of(names.names))
 
 
 def _from_zoo(spec: ModelSpec, checkpoint: Checkpoint | None) -> _Built:
@@ -377,7 +353,7 @@ def _widths(spec: ModelSpec) -> tuple[int, ...]:
     if spec.labels is None:
         return ()
     with contextlib.suppress(CnnvizError):  # a file that cannot be read is refused where it is read
-        count = len(read_labels(spec.labels))
+        count = len(read_class_names(spec.labels).names)
         return (count, count - 1)  # its first line may be a header
     return ()
 

@@ -7,10 +7,11 @@ first; only if they are not there and their host answers within seconds is anyth
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -62,6 +63,21 @@ class Recipe:
 def imagenet_labels() -> tuple[str, ...]:
     """The 1000 ImageNet categories as torchvision spells them."""
     return tuple(torchvision_models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def synsets_of(labels: Sequence[str]) -> tuple[str, ...]:
+    """The WordNet ids of ImageNet's 1000 classes, if these are their names in ImageNet's order; else nothing.
+
+    Spelling does not matter, and a few names may be other synonyms: lists differ in these.
+    """
+    known = imagenet_labels() if len(labels) == 1000 else ()
+    pairs = zip(known, labels, strict=False)
+    alike = sum(name.casefold() in re.split(r",\s*", label.casefold()) for name, label in pairs)
+    if not known or alike < 900:
+        return ()
+    from timm.data import imagenet_info
+
+    return tuple(cast(Any, imagenet_info).ImageNetInfo("imagenet-1k").label_names())
 
 
 def is_none(weights: str) -> bool:

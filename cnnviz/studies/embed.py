@@ -193,7 +193,7 @@ class Embed(Study):
     def _class_name(self, folder: str | None) -> str | None:
         classes = self.subject.classes
         try:
-            return None if folder is None else classes.labels[classes.resolve(folder)]
+            return None if folder is None else classes.labels[classes.exact(folder)]
         except CnnvizError:
             return folder
 
