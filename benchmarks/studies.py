@@ -28,7 +28,7 @@ from cnnviz.engine import runtime as rt
 from cnnviz.io.decode import decode
 from cnnviz.io.sources import find_images, read_bytes
 from cnnviz.io.writer import Store
-from cnnviz.loop import Loop
+from cnnviz.loop import Gathering, Loop
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, TargetSettings
 from cnnviz.studies.base import Study
@@ -61,7 +61,7 @@ def pass_rate(asked: RunSettings, out: Path, count: int) -> tuple[float, Subject
     """Images a second of the one pass."""
     study = opened(asked, out)
     worker = _Worker(study)
-    loop = Loop(asked, worker, worker.draw, None, study.fold)
+    loop = Loop(asked, worker, worker.draw, None, Gathering(study.fold))
     began = time.perf_counter()
     loop.run(None, None)
     return count / (time.perf_counter() - began), study.subject

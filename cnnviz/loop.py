@@ -6,18 +6,21 @@ in input order as they are finished. Every queue is bounded, so memory does not 
 
 from __future__ import annotations
 
+import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Protocol
 
+from cnnviz.counting import Counts, Reporter
 from cnnviz.engine import runtime as rt
-from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError, ImageError
+from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.decode import IMAGE_SUFFIXES, decode
+from cnnviz.io.digests import fingerprint, is_unchanged
 from cnnviz.io.sources import ImageRef, SourceOptions, find_images, read_bytes
-from cnnviz.ledger import Ledger
+from cnnviz.ledger import Earlier, Ledger
 from cnnviz.models.preprocess import Preprocess, prepare
 from cnnviz.records import Record
 from cnnviz.settings import RunSettings
@@ -25,18 +28,6 @@ from cnnviz.subject import Loaded
 
 # Decoded images that wait for the model or the encoders, in bytes: large photographs shorten the queues.
 _WAITING_BYTES = 384 << 20
-
-
-class Reporter(Protocol):
-    """Where the run's progress is told; the command line's console."""
-
-    def start(self, total: int | None) -> None: ...
-
-    def advance(self, record: Mapping[str, Any]) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def finish(self) -> None: ...
 
 
 class Worker(Protocol):
@@ -56,78 +47,50 @@ class Worker(Protocol):
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """What a run came to: its summary, where the report is, the exit code; ``picture`` for ``-o -``.
+class Gathering:
+    """How a study gathers what it sees in all images, in input order, in the main thread.
 
-    ``sentences`` tell a person what was found.
+    Attributes:
+        fold: Takes each result whose record is no failure.
+        recall: Takes each record that an earlier run finished.
+        sees_again: Whether images that an earlier run finished go through the model again, and to ``fold``: what the
+            study gathers is not in its records.
     """
 
-    summary: Mapping[str, Any]
-    report: str | None
-    exit_code: int
-    picture: bytes | None = None
-    sentences: tuple[str, ...] = ()
-
-
-@dataclass
-class Counts:
-    """What became of the inputs; of the maps, how many are flat."""
-
-    inputs: int = 0
-    explained: int = 0
-    failed: int = 0
-    passed_over: int = 0
-    resumed: int = 0
-    maps: int = 0
-    flat: int = 0
-
-    def summary(self, seconds: float, interrupted: bool) -> dict[str, Any]:
-        """What the report says of the whole run."""
-        fresh = self.inputs - self.resumed
-        summary: dict[str, Any] = {
-            "inputs": self.explained + self.failed if interrupted else self.inputs,
-            "explained": self.explained,
-            "failed": self.failed,
-            "passed_over": self.passed_over,
-            "seconds": round(seconds, 3),
-            "images_per_second": round(fresh / seconds, 2) if seconds > 0 else None,
-        }
-        if interrupted:
-            summary["interrupted"] = True
-        return summary
-
-    def exit_code(self, interrupted: bool) -> int:
-        return EXIT_INTERRUPTED if interrupted else EXIT_SOME_FAILED if self.failed else EXIT_DONE
-
-    def no_images(self, settings: RunSettings) -> CnnvizError:
-        """What to say when nothing was explained because nothing was found."""
-        over = f" ({self.passed_over} files are no images)" if self.passed_over else ""
-        where = ", ".join(settings.inputs)
-        return CnnvizError(f"No images in {where}{over}.", "Name image files, or a folder of them.")
-
-
-def count_inputs(settings: RunSettings) -> int | None:
-    """Number of files to look at; None when they come from standard input.
-
-    Raises:
-        CnnvizError: There are none, which is better known before a network is loaded.
-    """
-    if "-" in settings.inputs:
-        return None
-    found = sum(1 for _ in find_images(settings.inputs))
-    if not found:
-        raise Counts().no_images(settings)
-    return found if settings.limit is None else min(found, settings.limit)
+    fold: Callable[[Any], None]
+    recall: Callable[[Mapping[str, Any]], None] = lambda record: None
+    sees_again: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    """A decoded image, or why there is none; ``passed_over`` for files of a folder that are no images."""
+    """A decoded image, or why there is none; ``passed_over`` for files of a folder that are no images.
+
+    Attributes:
+        finished: Its record of the run that is continued.
+        replaced: The same, where the image is another one now.
+        source: ``input`` of its record.
+    """
 
     ref: ImageRef
     loaded: Loaded | None
     failure: Record | None = None
     passed_over: bool = False
+    finished: Earlier | None = None
+    replaced: Earlier | None = None
+    source: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """What is written next: a record, or one that is being drawn; None for one that an earlier run wrote.
+
+    ``seen`` is what a study folds.
+    """
+
+    item: _Waiting
+    record: Future[Record] | Record | None
+    seen: Any = None
 
 
 class Loop:
@@ -138,7 +101,7 @@ class Loop:
         worker: The model and what is done with it.
         draw: Makes the record of a result, in the encoder threads.
         reporter: Told about each record; None for silence.
-        fold: Takes each result whose record is no failure, in input order, in the main thread.
+        gathering: What a study gathers of all images.
     """
 
     def __init__(
@@ -147,17 +110,17 @@ class Loop:
         worker: Worker,
         draw: Callable[[Any], Record],
         reporter: Reporter | None,
-        fold: Callable[[Any], None] | None = None,
+        gathering: Gathering | None = None,
     ) -> None:
         self.settings = settings
         self.worker = worker
         self.reporter = reporter
         self.counts = Counts()
         self._draw = draw
-        self._fold = fold
+        self._gathering = gathering
         self._workers = settings.runtime.workers or max(2, os.cpu_count() or 2)
         self._running: deque[tuple[list[_Waiting], Future[Sequence[Any]] | None]] = deque()
-        self._finished: deque[tuple[Future[Record] | Record, Any]] = deque()
+        self._finished: deque[_Result] = deque()
         self._stop = False
 
     def run(self, ledger: Ledger | None, stdin: BinaryIO | None) -> bool:
@@ -171,7 +134,7 @@ class Loop:
         ):
             try:
                 waiting = self._decoded(self._refs(ledger, stdin), readers)
-                for batch in self._batches(waiting):
+                for batch in self._batches(waiting, ledger):
                     self._explain(batch, models)
                     self._hand_over(writers, keep=lanes.count)
                     self._drain(ledger, keep=2 * self.worker.batch_size)
@@ -190,24 +153,23 @@ class Loop:
                 raise
         return False
 
-    def _refs(self, ledger: Ledger | None, stdin: BinaryIO | None) -> Iterator[ImageRef]:
+    def _refs(self, ledger: Ledger | None, stdin: BinaryIO | None) -> Iterator[tuple[ImageRef, Earlier | None]]:
+        """The inputs, and their records if an earlier run finished them."""
         refs = find_images(self.settings.inputs, SourceOptions(nul=self.settings.nul), stdin)
         for ref in refs:
             if self._stop or (self.settings.limit is not None and self.counts.inputs >= self.settings.limit):
                 return
-            if ledger is not None and ledger.take(ref.uri):
-                self.counts.inputs += 1
-                self.counts.explained += 1
-                self.counts.resumed += 1
-                continue
-            yield ref
+            yield (ref, None) if ledger is None else ledger.claim(ref)
 
-    def _decoded(self, refs: Iterator[ImageRef], readers: ThreadPoolExecutor) -> Iterator[_Waiting]:
+    def _decoded(
+        self, refs: Iterator[tuple[ImageRef, Earlier | None]], readers: ThreadPoolExecutor
+    ) -> Iterator[_Waiting]:
         """Decoded images in input order, a bounded number ahead of the model."""
         ahead: deque[Future[_Waiting]] = deque()
         size = 1
-        for ref in refs:
-            ahead.append(readers.submit(_decode, ref, self.worker))
+        again = self._gathering is not None and self._gathering.sees_again
+        for ref, earlier in refs:
+            ahead.append(readers.submit(_look_at, ref, earlier, self.worker, again))
             room = max(2, min((1 + self.worker.lanes.count) * self.worker.batch_size, _WAITING_BYTES // size))
             while len(ahead) > room:
                 done = ahead.popleft().result()
@@ -216,7 +178,7 @@ class Loop:
         while ahead:
             yield ahead.popleft().result()
 
-    def _batches(self, waiting: Iterator[_Waiting]) -> Iterator[list[_Waiting]]:
+    def _batches(self, waiting: Iterator[_Waiting], ledger: Ledger | None) -> Iterator[list[_Waiting]]:
         """Batches in input order; failures travel in them, so that records keep their order."""
         batch: list[_Waiting] = []
         ready, size = 0, 0
@@ -227,6 +189,8 @@ class Loop:
             if self.settings.limit is not None and self.counts.inputs >= self.settings.limit:
                 break
             self.counts.inputs += 1
+            if item.replaced is not None and ledger is not None:
+                ledger.forget(item.replaced)
             batch.append(item)
             ready += item.loaded is not None
             size += item.loaded.rgb.nbytes if item.loaded else 0
@@ -237,6 +201,8 @@ class Loop:
             ):
                 yield batch
                 batch, ready, size = [], 0, 0
+            if item.failure is not None and self.settings.output.fail_fast:
+                break
         if batch:
             yield batch
 
@@ -251,11 +217,13 @@ class Loop:
             results = iter(future.result() if future is not None else [])
             for item in batch:
                 result = next(results) if item.loaded is not None else item.failure
-                if isinstance(result, Record):
-                    self._finished.append((result, None))
+                if item.finished is not None:
+                    self._finished.append(_Result(item, None, result))
+                elif isinstance(result, Record):
+                    self._finished.append(_Result(item, result))
                 elif result is not None:
-                    kept = result if self._fold is not None else None
-                    self._finished.append((writers.submit(self._safely, result), kept))
+                    seen = result if self._gathering is not None else None
+                    self._finished.append(_Result(item, writers.submit(self._safely, result), seen))
 
     def _safely(self, done: Any) -> Record:
         try:
@@ -271,39 +239,93 @@ class Loop:
     def _drain(self, ledger: Ledger | None, keep: int) -> None:
         """Write finished records in order until at most ``keep`` are outstanding; then those that are ready."""
         while self._finished:
-            first, kept = self._finished[0]
-            if isinstance(first, Future):
-                if len(self._finished) <= keep and not first.done():
+            first = self._finished[0]
+            record = first.record
+            if isinstance(record, Future):
+                if len(self._finished) <= keep and not record.done():
                     return
-                record = first.result()
-            else:
-                record = first
+                record = record.result()
             self._finished.popleft()
-            if self._fold is not None and kept is not None and record.error is None:
-                self._fold(kept)
-            self._count_and_write(record, ledger)
+            if record is None:
+                self._recall(first, ledger)
+            else:
+                if first.seen is not None and record.error is None and self._gathering is not None:
+                    self._gathering.fold(first.seen)
+                self._write(record, first.item, ledger)
+            if self._stop:
+                self._discard(ledger)
 
-    def _count_and_write(self, record: Record, ledger: Ledger | None) -> None:
-        if record.error is None:
-            self.counts.explained += 1
-        else:
-            self.counts.failed += 1
-            self._stop = self._stop or self.settings.output.fail_fast
-        self.counts.maps += len(record.explanations)
-        self.counts.flat += sum(bool(each.scores.get("flat")) for each in record.explanations)
-        row = record.to_dict()
+    def _recall(self, result: _Result, ledger: Ledger | None) -> None:
+        """What an earlier run finished stands."""
+        earlier = result.item.finished
+        assert earlier is not None
+        if self._gathering is not None and self._gathering.sees_again:
+            if isinstance(result.seen, Record):  # a network that takes it no longer
+                raise CnnvizError(
+                    f"{result.item.ref.uri} was finished by the run that is continued, and fails now: "
+                    f"{(result.seen.error or {}).get('message')}",
+                    "Use --overwrite to begin again, or -o for another folder.",
+                )
+            self._gathering.fold(result.seen)
+        elif self._gathering is not None:
+            self._gathering.recall(earlier.record)
+        if ledger is not None:
+            ledger.keep(earlier)
+        self.counts.resumed += 1
+        self._count(earlier.record)
+
+    def _write(self, record: Record, item: _Waiting, ledger: Ledger | None) -> None:
+        row = {"path": record.path, "name": item.ref.name, **record.to_dict(), "input": item.source}
         if ledger is not None:
             ledger.append(row)
+        self._count(row)
+        if record.error is not None and self.settings.output.fail_fast:
+            self._stop = self.counts.stopped = True
         if self.reporter is not None:
             self.reporter.advance(row)
+
+    def _count(self, row: Mapping[str, Any]) -> None:
+        failed = row.get("error") is not None
+        self.counts.failed += failed
+        self.counts.explained += not failed
+        maps = row.get("explanations") or ()
+        self.counts.maps += len(maps)
+        self.counts.flat += sum(bool(each["scores"].get("flat")) for each in maps)
+
+    def _discard(self, ledger: Ledger | None) -> None:
+        """Nothing after the failure that --fail-fast stops at: what was made ahead of its turn goes."""
+        for _, future in self._running:
+            if future is not None:
+                future.cancel()
+        self._running.clear()
+        for result in self._finished:
+            if isinstance(result.record, Future) and not result.record.cancel() and ledger is not None:
+                ledger.discard(result.record.result().to_dict())
+        self._finished.clear()
+
+
+def _look_at(ref: ImageRef, earlier: Earlier | None, worker: Worker, again: bool) -> _Waiting:
+    """Runs in a decoder thread: nothing more of an image that an earlier run finished, unless it changed."""
+    if earlier is None:
+        return _decode(ref, worker)
+    try:
+        same = is_unchanged(ref, earlier.input)
+    except ImageError:
+        same = False
+    if same and not again:
+        return _Waiting(ref, None, finished=earlier)
+    item = _decode(ref, worker)
+    return replace(item, finished=earlier) if same else replace(item, replaced=earlier)
 
 
 def _decode(ref: ImageRef, worker: Worker) -> _Waiting:
     """Runs in a decoder thread."""
     try:
-        image = decode(read_bytes(ref))
+        data = read_bytes(ref)
+        image = decode(data)
         pixels, geometry = prepare(image.rgb, worker.preprocess)
-        return _Waiting(ref, Loaded(ref, image.rgb, pixels, geometry))
+        source = fingerprint(ref, io.BytesIO(data))
+        return _Waiting(ref, Loaded(ref, image.rgb, pixels, geometry), source=source)
     except ImageError as error:
         named = os.path.splitext(ref.uri)[1].lower() in IMAGE_SUFFIXES
         no_image = error.kind in {"not-an-image", "empty"} and not ref.explicit and not named

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 from cnnviz import catalog
+from cnnviz.counting import Reporter, RunResult, count_inputs
 from cnnviz.drawing import Drawn, Explained, draw
 from cnnviz.errors import EXIT_DONE, CnnvizError
 from cnnviz.explainer import Explainer
 from cnnviz.io.writer import ImageFormat, Store
 from cnnviz.ledger import REPORT, Ledger
-from cnnviz.loop import Loop, Reporter, RunResult, count_inputs
+from cnnviz.loop import Loop
 from cnnviz.records import Record
 from cnnviz.render.overlay import Style
 from cnnviz.settings import RunSettings
@@ -35,25 +37,29 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
     if spec.kind == "study":
         return run_study(spec, settings, reporter, stdin)
     total = count_inputs(settings)
-    explainer = Explainer(settings, total, reporter.note)
     if settings.output.out == "-":
-        return _picture(settings, explainer, stdin)
-    limits = settings.draw.limits
-    if settings.draw.scale == "run":
-        limits = _run_limits(settings, explainer, stdin)
+        return _picture(settings, Explainer(settings, total, reporter.note), stdin)
     store = Store(settings.output.out)
-    with Ledger(store, explainer.header(), settings.output) as ledger:
+    with Ledger(store, settings, reporter.note) as ledger:
+        explainer = Explainer(settings, total, reporter.note)
+        limits, extra = settings.draw.limits, {}
+        if settings.draw.scale == "run":
+            limits = _run_limits(settings, explainer, stdin)
+            extra = {"scale_limits": limits}
+        header = explainer.header()
+        ledger.begin(replace(header, extra={**header.extra, **extra}))
         how = _drawn(settings, explainer, store, limits)
         loop = Loop(settings, explainer, lambda done: draw(done, how), reporter)
-        return _through(loop, explainer, ledger, reporter, total, stdin)
+        loop.counts.total = total
+        return _through(loop, explainer, ledger, reporter, stdin)
 
 
 def _through(
-    loop: Loop, explainer: Explainer, ledger: Ledger, reporter: Reporter, total: int | None, stdin: BinaryIO | None
+    loop: Loop, explainer: Explainer, ledger: Ledger, reporter: Reporter, stdin: BinaryIO | None
 ) -> RunResult:
     """Explain all inputs and conclude."""
     settings = loop.settings
-    reporter.start(total)
+    reporter.start(loop.counts.total)
     began = time.perf_counter()
     interrupted = loop.run(ledger, stdin)
     seconds = time.perf_counter() - began
@@ -66,7 +72,7 @@ def _through(
         reporter.note(f"{counts.flat} of {counts.maps} maps are zero everywhere: flat_reason in the report says why")
     found = explainer.conclusions(ledger.records())
     summary = {**counts.summary(seconds, interrupted), **explainer.facts(), **found}
-    ledger.close(summary, f"cnnviz {settings.command}")
+    summary = ledger.close(summary, f"cnnviz {settings.command}")
     return RunResult(summary, os.path.join(settings.output.out, REPORT), counts.exit_code(interrupted))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -90,9 +90,26 @@ class RunHeader:
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """A line of ``records.jsonl``; None when it was cut off while being written."""
+    """A line of ``records.jsonl``; None when it was cut off while being written, or is no record."""
     try:
         value = json.loads(line)
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) and "path" in value else None
+    if not isinstance(value, dict) or not isinstance(value.get("path"), str):
+        return None
+    return value if isinstance(value.get("name", ""), str) else None
+
+
+def files_of(record: Any) -> Iterator[str]:
+    """Names of the files that a record lists, wherever they stand in it."""
+    if isinstance(record, (list, tuple)):
+        for item in record:
+            yield from files_of(item)
+    elif isinstance(record, dict):
+        for key, value in record.items():
+            if key == "files" and isinstance(value, dict):
+                yield from (name for name in value.values() if isinstance(name, str))
+            elif key in {"file", "thumbnail"} and isinstance(value, str):
+                yield value
+            else:
+                yield from files_of(value)

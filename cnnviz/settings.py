@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,6 +135,22 @@ class RunSettings:
                 else:
                     flat[_LONG_NAMES.get(name, name)] = list(value) if isinstance(value, tuple) else value
         return flat
+
+
+    def option_files(self, digest: Callable[[str], str | None]) -> dict[str, str]:
+        """Digests of the files that options name, such as a table of labels, by path.
+
+        Not of the network and its class names, which the report identifies by what is read from them.
+        """
+        found = {}
+        for name, value in self.options().items():
+            if name in FREE_OPTIONS or name in {"model", "checkpoint", "labels"}:
+                continue
+            for text in value if isinstance(value, (list, tuple)) else (value,):
+                known = digest(text) if isinstance(text, str) and os.path.isfile(text) else None
+                if known is not None:
+                    found[text] = known
+        return found
 
 
 _LONG_NAMES = {"layers": "layer", "classes": "class"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,7 +23,9 @@ from cnnviz.engine.examine import Examination, Wanted, examine
 from cnnviz.engine.session import Session, SessionOptions, prepare
 from cnnviz.engine.targets import class_logits, probabilities
 from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.io.digests import file_sha256
 from cnnviz.io.sources import ImageRef
+from cnnviz.models.digests import labels_sha256, source_sha256, weights_sha256
 from cnnviz.models.load import LoadedModel, load
 from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, Record, RunHeader
@@ -90,6 +93,8 @@ class Subject:
         self.lanes = rt.lanes(self.runtime.device)
         self.batch_size = settings.runtime.batch_size or self._default_batch_size(total)
         self.loaded = adapt(load(settings.model, settings.target.output))
+        # Beside the preparation: a large network takes a second.
+        self._weights = ThreadPoolExecutor(1).submit(weights_sha256, self.loaded.module)
         for text in self.loaded.notes:
             note(text)
         self.preprocess = self.loaded.preprocess
@@ -255,6 +260,9 @@ class Subject:
                 "name": loaded.name,
                 "source": loaded.source,
                 "weights": loaded.weights,
+                "weights_sha256": self._weights.result(),
+                "source_sha256": source_sha256(loaded.module, self.settings.model.model),
+                "labels_sha256": labels_sha256(self.classes.labels),
                 "parameters": loaded.parameters,
                 "num_classes": loaded.num_classes,
                 "input_size": list(spec.input_size),
@@ -279,6 +287,7 @@ class Subject:
                 "preparation": self.session.preparation,
             },
             summary={"inputs": 0, "explained": 0, "failed": 0, "finished": False},
+            extra={"option_files_sha256": self.settings.option_files(file_sha256)},
         )
 
 

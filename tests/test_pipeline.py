@@ -475,7 +475,9 @@ def test_fail_fast_stops(photos: Path, tmp_path: Path) -> None:
     result = pipeline.run(settings(photos, tmp_path / "out", runtime=RuntimeSettings(batch_size=1, workers=1),
                                    output={"fail_fast": True}), Quiet())  # fmt: skip
     assert result.exit_code == 3
-    assert result.summary["inputs"] < 10
+    assert (result.summary["explained"], result.summary["failed"], result.summary["inputs"]) == (0, 1, 10)
+    assert len(report(tmp_path / "out")["images"]) == 1
+    assert files(tmp_path / "out") == {}
 
 
 def test_limit_counts_images(photos: Path, tmp_path: Path) -> None:

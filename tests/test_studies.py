@@ -178,7 +178,8 @@ def test_no_images_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def command(*words: str) -> int:
-    return app.main([*words, "-m", TINY.model, "--input-size", "64", "--resize", "64"])
+    resize = [] if words[0] == "nothing" else ["--resize", "64"]
+    return app.main([*words, "-m", TINY.model, "--input-size", "64", *resize])
 
 
 def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

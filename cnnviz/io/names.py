@@ -15,7 +15,7 @@ COMPONENT_BYTES = 255 - 120 - 8
 NAME_BYTES = 1000
 PART_BYTES = 60
 
-_FORBIDDEN = frozenset('\\<>:"|?*' if os.name == "nt" else "\\")
+_FORBIDDEN = frozenset('/\\<>:"|?*' if os.name == "nt" else "/\\")
 _NO_PART = re.compile(r"[^\w\-]+")
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, lone surrogates, line and paragraph separators
 
@@ -68,6 +68,10 @@ class Names:
             if (key := self._key(other)) not in self._taken:
                 self._taken.add(key)
                 return other
+
+    def reserve(self, name: str) -> None:
+        """Give this name to nobody else; it was given out before."""
+        self._taken.add(self._key(name))
 
     @staticmethod
     def _key(name: str) -> int:

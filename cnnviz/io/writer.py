@@ -316,6 +316,22 @@ class Store:
         """Whether there is nothing but a lock and what an interrupted writer left."""
         return all(name == LOCK or is_temporary(name) for name in self.entries())
 
+    def check_name(self, name: str) -> None:
+        """Raises a CnnvizError where a folder has the name of a file to write, or a file that of a folder on the way.
+
+        Called before the first image, so that nobody learns it after the last.
+        """
+        parts = name.split("/")
+        for depth in range(1, len(parts) + 1):
+            at = "/".join(parts[:depth])
+            there = self.path(at)
+            if self._remote is None and os.path.lexists(there) and os.path.isdir(there) != (depth < len(parts)):
+                kind, other = ("file", "folder") if depth == len(parts) else ("folder", "file")
+                raise CnnvizError(
+                    f"a {other} is called {at!r} in the output folder {self.root!r}, where a {kind} will be written",
+                    f"Rename that {other}, or name another folder with --out.",
+                )
+
     def entries(self) -> list[str]:
         """Names of the files and folders at the top."""
         if self._remote is None:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz import catalog
+from cnnviz.counting import count_inputs
 from cnnviz.engine.cuts import Cut, cut_for
 from cnnviz.engine.session import Pass
 from cnnviz.engine.targets import ClassTarget, class_logits
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.decode import decode
 from cnnviz.io.writer import ImageFormat, Store, encode
-from cnnviz.loop import count_inputs
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.models.preprocess import Preprocess, normalize, override, prepare
 from cnnviz.records import ClassScore, Record

@@ -70,6 +70,10 @@ class Study:
     ``fold`` gets the images one by one in input order, whatever the batches were: what it keeps depends on the inputs
     alone.
 
+    Attributes:
+        sees_again: Of a study that can be continued: whether images that an earlier run finished are observed and
+            folded again, but not drawn, because what is folded is not in their records.
+
     Args:
         subject: The network, prepared for ``layers``.
         params: The study's own options, checked.
@@ -78,6 +82,8 @@ class Study:
     Raises:
         CnnvizError: The request cannot be met.
     """
+
+    sees_again = False
 
     def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
         self.subject = subject
@@ -107,6 +113,13 @@ class Study:
 
     def fold(self, done: Observed) -> None:
         """Take one image into account."""
+
+    def recall(self, record: Mapping[str, Any]) -> None:
+        """Take one image into account that an earlier run finished, from its record."""
+
+    def writes(self) -> Sequence[str]:
+        """Names, known before the first image, of what will be written after the last."""
+        return ()
 
     def finish(self) -> Findings:
         """Write the run's own files, after the last image."""

@@ -14,7 +14,7 @@ from PIL import Image
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.concepts import Concepts, find_masks, read_boxes
-from cnnviz.loop import Loop
+from cnnviz.loop import Gathering, Loop
 from cnnviz.models.preprocess import Geometry, Preprocess, normalize
 from cnnviz.probes.dissection import DETECTS, SHARE, Overlaps, covered
 from cnnviz.records import Record
@@ -68,7 +68,7 @@ class Dissection:
     def run(self) -> NDArray[np.float64]:
         """IoU [U, C]."""
         settings = self.subject.settings
-        loop = Loop(settings, self, lambda done: Record("", None, None, None), None, self._fold)
+        loop = Loop(settings, self, lambda done: Record("", None, None, None), None, Gathering(self._fold))
         if loop.run(None, None):
             raise KeyboardInterrupt
         return self.sums.iou()

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
+from cnnviz.counting import Reporter, RunResult, count_inputs
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError
 from cnnviz.io.writer import Store
 from cnnviz.ledger import REPORT, Extras, Ledger
-from cnnviz.loop import Loop, Reporter, RunResult, count_inputs
+from cnnviz.loop import Gathering, Loop
 from cnnviz.models.preprocess import Preprocess, normalize
 from cnnviz.records import Record
 from cnnviz.settings import RunSettings
@@ -38,28 +39,30 @@ def run_study(spec: MethodSpec, settings: RunSettings, reporter: Reporter, stdin
     kind: type[Study] = cast("type[Study]", spec.load())
     params = spec.resolve_params(settings.target.params)
     total = count_inputs(settings) if settings.inputs else 0
-    subject = Subject(
-        settings,
-        kind.cut(settings, params),
-        total or None,
-        reporter.note,
-        lambda loaded: kind.adapt(loaded, settings, params),
-    )
     store = _Noting(settings.output.out)
-    study = kind(subject, params, store)
-    if spec.caveat:
-        reporter.note(spec.caveat)
-    with Ledger(store, subject.header(), settings.output) as ledger:
+    with Ledger(store, settings, reporter.note, resumes="resume" not in spec.lacks()) as ledger:
+        subject = Subject(
+            settings,
+            kind.cut(settings, params),
+            total or None,
+            reporter.note,
+            lambda loaded: kind.adapt(loaded, settings, params),
+        )
+        study = kind(subject, params, store)
+        if spec.caveat:
+            reporter.note(spec.caveat)
+        ledger.begin(subject.header(), study.writes())
         store.names.clear()
         reporter.start(total if settings.inputs else None)
-        return _through(study, ledger, reporter, stdin)
+        worker = _Worker(study)
+        loop = Loop(settings, worker, worker.draw, reporter, Gathering(study.fold, study.recall, study.sees_again))
+        loop.counts.total = total
+        return _through(study, loop, ledger, reporter, stdin)
 
 
-def _through(study: Study, ledger: Ledger, reporter: Reporter, stdin: BinaryIO | None) -> RunResult:
+def _through(study: Study, loop: Loop, ledger: Ledger, reporter: Reporter, stdin: BinaryIO | None) -> RunResult:
     """Show it all inputs, and write what it found."""
     subject, settings = study.subject, study.subject.settings
-    worker = _Worker(study)
-    loop = Loop(settings, worker, worker.draw, reporter, study.fold)
     began = time.perf_counter()
     interrupted = bool(settings.inputs) and loop.run(ledger, stdin)
     counts = loop.counts
@@ -74,7 +77,7 @@ def _through(study: Study, ledger: Ledger, reporter: Reporter, stdin: BinaryIO |
     summary = {**figures, "study": settings.target.method, **findings.summary}
     names = cast(_Noting, study.store).names
     extras = Extras(findings.report, findings.figures, findings.index, tuple(sorted(set(names))))
-    ledger.close(summary, f"cnnviz {settings.command}", extras)
+    summary = ledger.close(summary, f"cnnviz {settings.command}", extras)
     report = os.path.join(settings.output.out, REPORT)
     code = counts.exit_code(interrupted)
     return RunResult(summary, report, code, sentences=tuple(findings.sentences))

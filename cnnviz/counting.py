@@ -1,0 +1,99 @@
+"""What a run tells while it goes on, and what it came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError
+from cnnviz.io.sources import find_images
+from cnnviz.settings import RunSettings
+
+
+class Reporter(Protocol):
+    """Where the run's progress is told; the command line's console."""
+
+    def start(self, total: int | None) -> None: ...
+
+    def advance(self, record: Mapping[str, Any]) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to: its summary, where the report is, the exit code; ``picture`` for ``-o -``.
+
+    ``sentences`` tell a person what was found.
+    """
+
+    summary: Mapping[str, Any]
+    report: str | None
+    exit_code: int
+    picture: bytes | None = None
+    sentences: tuple[str, ...] = ()
+
+
+@dataclass
+class Counts:
+    """What became of the inputs; of the maps, how many are flat.
+
+    ``inputs`` are those that were come to, ``total`` the files that there are to look at, where that is known.
+    """
+
+    total: int | None = None
+    inputs: int = 0
+    explained: int = 0
+    failed: int = 0
+    passed_over: int = 0
+    resumed: int = 0
+    maps: int = 0
+    flat: int = 0
+    stopped: bool = False
+
+    def all_inputs(self, complete: bool) -> int:
+        """The images that were asked for; of a run that was cut short also those that it did not come to."""
+        return self.inputs if complete or self.total is None else max(self.inputs, self.total - self.passed_over)
+
+    def summary(self, seconds: float, interrupted: bool) -> dict[str, Any]:
+        """What the report says of the whole run."""
+        fresh = self.explained + self.failed - self.resumed
+        summary: dict[str, Any] = {
+            "inputs": self.all_inputs(not (interrupted or self.stopped)),
+            "explained": self.explained,
+            "failed": self.failed,
+            "passed_over": self.passed_over,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(fresh / seconds, 2) if seconds > 0 else None,
+        }
+        if interrupted:
+            summary["interrupted"] = True
+        elif self.stopped:
+            summary["stopped"] = "--fail-fast: at the first input that failed"
+        return summary
+
+    def exit_code(self, interrupted: bool) -> int:
+        return EXIT_INTERRUPTED if interrupted else EXIT_SOME_FAILED if self.failed else EXIT_DONE
+
+    def no_images(self, settings: RunSettings) -> CnnvizError:
+        """What to say when nothing was explained because nothing was found."""
+        over = f" ({self.passed_over} files are no images)" if self.passed_over else ""
+        where = ", ".join(settings.inputs)
+        return CnnvizError(f"No images in {where}{over}.", "Name image files, or a folder of them.")
+
+
+def count_inputs(settings: RunSettings) -> int | None:
+    """Number of files to look at; None when they come from standard input.
+
+    Raises:
+        CnnvizError: There are none, which is better known before a network is loaded.
+    """
+    if "-" in settings.inputs:
+        return None
+    found = sum(1 for _ in find_images(settings.inputs))
+    if not found:
+        raise Counts().no_images(settings)
+    return found if settings.limit is None else min(found, settings.limit)
