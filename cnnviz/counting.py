@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError
-from cnnviz.io.sources import find_images
+from cnnviz.io.sources import SourceOptions, find_images
 from cnnviz.settings import RunSettings
 
 
@@ -53,6 +53,7 @@ class Counts:
     maps: int = 0
     flat: int = 0
     stopped: bool = False
+    run_folders: list[str] = field(default_factory=list)
 
     def all_inputs(self, complete: bool) -> int:
         """The images that were asked for; of a run that was cut short also those that it did not come to."""
@@ -69,6 +70,8 @@ class Counts:
             "seconds": round(seconds, 3),
             "images_per_second": round(fresh / seconds, 2) if seconds > 0 else None,
         }
+        if self.run_folders:
+            summary["run_folders_passed_over"] = list(self.run_folders)
         if interrupted:
             summary["interrupted"] = True
         elif self.stopped:
@@ -81,6 +84,8 @@ class Counts:
     def no_images(self, settings: RunSettings) -> CnnvizError:
         """What to say when nothing was explained because nothing was found."""
         over = f" ({self.passed_over} files are no images)" if self.passed_over else ""
+        if self.run_folders:
+            over += f"; {self.run_folders[0]}, the output folder of a cnnviz run, is passed over"
         where = ", ".join(settings.inputs)
         return CnnvizError(f"No images in {where}{over}.", "Name image files, or a folder of them.")
 
@@ -93,7 +98,8 @@ def count_inputs(settings: RunSettings) -> int | None:
     """
     if "-" in settings.inputs:
         return None
-    found = sum(1 for _ in find_images(settings.inputs))
+    counts = Counts()
+    found = sum(1 for _ in find_images(settings.inputs, SourceOptions(told=counts.run_folders.append)))
     if not found:
-        raise Counts().no_images(settings)
+        raise counts.no_images(settings)
     return found if settings.limit is None else min(found, settings.limit)

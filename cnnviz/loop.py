@@ -28,6 +28,8 @@ from cnnviz.subject import Loaded
 
 # Decoded images that wait for the model or the encoders, in bytes: large photographs shorten the queues.
 _WAITING_BYTES = 384 << 20
+# Folders of earlier runs that are told one by one; the summary lists all.
+_TOLD = 3
 
 
 class Worker(Protocol):
@@ -155,11 +157,19 @@ class Loop:
 
     def _refs(self, ledger: Ledger | None, stdin: BinaryIO | None) -> Iterator[tuple[ImageRef, Earlier | None]]:
         """The inputs, and their records if an earlier run finished them."""
-        refs = find_images(self.settings.inputs, SourceOptions(nul=self.settings.nul), stdin)
+        refs = find_images(self.settings.inputs, SourceOptions(nul=self.settings.nul, told=self._pass_over), stdin)
         for ref in refs:
             if self._stop or (self.settings.limit is not None and self.counts.inputs >= self.settings.limit):
                 return
             yield (ref, None) if ledger is None else ledger.claim(ref)
+
+    def _pass_over(self, folder: str) -> None:
+        known = self.counts.run_folders
+        if folder in known:
+            return
+        known.append(folder)
+        if self.reporter is not None and len(known) <= _TOLD:
+            self.reporter.note(f"{folder} is passed over: it is the output folder of a cnnviz run")
 
     def _decoded(
         self, refs: Iterator[tuple[ImageRef, Earlier | None]], readers: ThreadPoolExecutor

@@ -73,8 +73,13 @@ def test_a_second_run_in_the_folder_is_refused_and_the_first_is_not_harmed(
 
 def test_a_folder_that_is_deleted_meanwhile_ends_the_run(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
+
+    def delete() -> None:
+        os.rename(out, tmp_path / "trash")  # at once: a picture may be on its way
+        shutil.rmtree(tmp_path / "trash", ignore_errors=True)
+
     with pytest.raises(CnnvizError, match="deleted or moved while the run was writing") as caught:
-        pipeline.run(settings(photos, out, runtime=ONE), Meddling(2, lambda: shutil.rmtree(out)))
+        pipeline.run(settings(photos, out, runtime=ONE), Meddling(2, delete))
     assert caught.value.exit_code == 2
     assert not out.exists(), "nothing is written to where nobody expects it"
 

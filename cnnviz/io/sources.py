@@ -24,7 +24,7 @@ from cnnviz.errors import CnnvizError, ImageError, nearest
 from cnnviz.io.decode import SNIFF_BYTES, sniff
 from cnnviz.io.names import Names, safe_name
 from cnnviz.io.tables import read_image_rows
-from cnnviz.io.walk import Found, LocalFiles, RemoteFiles, matching, open_remote, said, walk
+from cnnviz.io.walk import Found, LocalFiles, RemoteFiles, Told, matching, open_remote, said, walk
 
 MAX_FILE_BYTES = 1 << 30
 """Larger image files are refused before they are read."""
@@ -59,10 +59,14 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
-    """How to read the INPUTs: at most ``limit`` images; ``nul``: standard input is NUL-separated."""
+    """How to read the INPUTs: at most ``limit`` images; ``nul``: standard input is NUL-separated.
+
+    ``told`` gets the path of each folder that is passed over because it is the output of a run.
+    """
 
     limit: int | None = None
     nul: bool = False
+    told: Told | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,8 @@ def find_images(
 ) -> Iterator[ImageRef]:
     """The images of all INPUTs, in the order given, each folder in sorted order.
 
-    Every regular file of a folder is listed, whatever its suffix; hidden files are passed over. Symlinked
+    Every regular file of a folder is listed, whatever its suffix; hidden files, and folders that are the output of
+    a run, are passed over. Symlinked
     folders are followed, each once, and under their real place when that lies in the same folder, so that
     a loop ends. A path that fails (broken symlink, folder that cannot be listed, entry of a list that does
     not exist) is listed too, and :func:`read_bytes` says why.
@@ -127,16 +132,16 @@ def _finder(text: str, options: SourceOptions, stdin: BinaryIO | None) -> Finder
     if text == "-":
         return lambda: _from_lines(_split(stdin or sys.stdin.buffer, b"\0" if options.nul else b"\n"), "")
     if is_url(text):
-        return _remote(text)
+        return _remote(text, options.told)
     if os.path.isdir(text):
-        return lambda: _walked(walk(LocalFiles(), text))
+        return lambda: _walked(walk(LocalFiles(options.told), text))
     if os.path.lexists(text):
         suffix = os.path.splitext(text)[1].lower()
         if suffix in (".txt", ".csv"):
             return lambda: _from_text(text) if suffix == ".txt" else _from_csv(text)
         return lambda: iter([_Found(text, os.path.basename(text), explicit=True)])
     if glob.has_magic(text):
-        found = matching(LocalFiles, text, text)
+        found = matching(lambda: LocalFiles(options.told), text, text)
         return lambda: _walked(found())
     raise _missing(text)
 
@@ -152,8 +157,9 @@ def _missing(text: str) -> CnnvizError:
     return CnnvizError(message, near or "Give an image, a folder, a glob in quotes, a list, a URL, or - .")
 
 
-def _remote(url: str) -> Finder:
+def _remote(url: str, told: Told | None) -> Finder:
     files, path = open_remote(url)
+    files.told = told
     web = url.startswith(("http://", "https://"))
     magic = "*" in path if web else glob.has_magic(path)
     if web:  # asking what a page is would fetch it

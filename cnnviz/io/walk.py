@@ -22,10 +22,17 @@ State = frozenset[int] | None
 stands for any number of folders). None: the pattern is used up, and everything below is asked for."""
 
 
+Told = Callable[[str], None]
+"""Told the path of each folder that is passed over because it holds results of a run."""
+
+_REPORT, _SCHEMA = "report.json", b'"schema": "cnnviz.report/'
+
+
 @dataclass(slots=True)
 class LocalFiles:
     """Directories of this machine. One object serves one walk."""
 
+    told: Told | None = None
     root: str = ""
     entered: set[tuple[int, int]] = field(default_factory=set)
 
@@ -36,6 +43,11 @@ class LocalFiles:
     def uri(self, path: str) -> str:
         """How the path is written in a record."""
         return path
+
+    def head(self, path: str) -> bytes:
+        """The first bytes of a file."""
+        with open(path, "rb") as stream:
+            return stream.read(200)
 
     def entries(self, folder: str) -> list[tuple[str, bool]]:
         """(name, is a folder), sorted: regular files, folders, and links that lead nowhere; none hidden.
@@ -82,6 +94,7 @@ class RemoteFiles:
     fs: Any
     prefix: str
     suffix: str
+    told: Told | None = None
 
     def join(self, folder: str, name: str) -> str:
         """Path of an entry."""
@@ -92,6 +105,11 @@ class RemoteFiles:
         if self.suffix or self.prefix:
             return f"{self.prefix}{path}{self.suffix}"
         return str(self.fs.unstrip_protocol(path))
+
+    def head(self, path: str) -> bytes:
+        """The first bytes of a file."""
+        with self.fs.open(path, "rb") as stream:
+            return bytes(stream.read(200))
 
     def entries(self, folder: str) -> list[tuple[str, bool]]:
         """(name, is a folder), sorted; none hidden."""
@@ -153,7 +171,8 @@ def said(error: Exception) -> str:
 def walk(files: Files, root: str, state: State = None, pattern: Sequence[str] = ()) -> Found:
     """(uri, name) of every file below a folder, depth first and sorted.
 
-    The names are safe and unique within this walk. A folder that cannot be listed is yielded like a file:
+    Folders below it that are the output of a run are passed over, and told. The names are safe and unique within
+    this walk. A folder that cannot be listed is yielded like a file:
     reading it says why. A stack instead of recursion, because a path may have two thousand components.
     """
     stack = [_listing(files, root, "", state, pattern)]
@@ -185,6 +204,11 @@ def _listing(
         base = safe_component(os.path.basename(os.path.abspath(folder))) if folder else "folder"
         yield _Entry(folder, below or base, False, None)
         return
+    # The folder that was named is gone through whatever it is.
+    if below and _is_of_a_run(files, folder, entries):
+        if files.told is not None:
+            files.told(files.uri(folder))
+        return
     names = Names()
     for entry, is_folder in entries:
         following = state if state is None else _advance(state, entry, pattern)
@@ -192,6 +216,16 @@ def _listing(
             name = names.unique(safe_component(entry))
             path = f"{below}/{name}" if below else name
             yield _Entry(files.join(folder, entry), path, is_folder, following)
+
+
+def _is_of_a_run(files: Files, folder: str, entries: Sequence[tuple[str, bool]]) -> bool:
+    """Whether a folder is the output of a run, whose pictures are no photographs."""
+    if (_REPORT, False) not in entries:
+        return False
+    try:
+        return _SCHEMA in files.head(files.join(folder, _REPORT))
+    except Exception:  # each backend has errors of its own
+        return False
 
 
 def _advance(state: frozenset[int], name: str, pattern: Sequence[str]) -> State:

@@ -241,7 +241,15 @@ class Store:
                 continue
             except FileNotFoundError:
                 self.check_there()
-                os.makedirs(parent, exist_ok=True)
+                self._make_below(parent)
+
+    def _make_below(self, folder: str) -> None:
+        """Make the folders from the root, which must be there, to one below it."""
+        at = self._base
+        for part in os.path.relpath(folder, self._base).split(os.sep):
+            at = os.path.join(at, part)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(at)
 
     def check_there(self) -> None:
         """Raises a CnnvizError when the folder was deleted or moved: it is not to be made a second time."""
