@@ -19,7 +19,8 @@ from torch import nn
 from cnnviz.errors import CnnvizError, StoppedError, foreign_code, nearest
 from cnnviz.io.label_files import ClassNames, read_class_names
 from cnnviz.models import zoo
-from cnnviz.models.checkpoint import Checkpoint, classes_in, load_checkpoint, read_checkpoint
+from cnnviz.models.checkpoint import Checkpoint, read_checkpoint
+from cnnviz.models.checkpoint_fit import classes_in, load_checkpoint
 from cnnviz.models.inputs import cannot_run
 from cnnviz.models.labels import numbered
 from cnnviz.models.outputs import OutputChoice, choose_output
