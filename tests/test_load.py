@@ -18,7 +18,7 @@ from torch import nn
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models import bundled, zoo
-from cnnviz.models.labels import resolve_class
+from cnnviz.models.labels import LabelLookup
 from cnnviz.models.load import LoadedModel, ModelSpec, load, unwrap
 from cnnviz.models.preprocess import normalize, prepare
 
@@ -102,9 +102,10 @@ def test_the_bundled_weights_must_fit() -> None:
 def test_imagenet_labels_lead_back_to_their_index() -> None:
     labels = zoo.imagenet_labels()
     assert len(labels) == 1000
-    assert [resolve_class(label, labels) for label in labels] == list(range(1000))
+    lookup = LabelLookup(labels)
+    assert [lookup.typed(label).index for label in labels] == list(range(1000))
     with pytest.raises(CnnvizError, match=r"264 \(Cardigan\), 474 \(cardigan\)"):
-        resolve_class("CARDIGAN", labels)
+        lookup.typed("CARDIGAN")
 
 
 # --- random weights ---
