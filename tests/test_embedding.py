@@ -10,9 +10,9 @@ import pytest
 
 from cnnviz.errors import CnnvizError
 from cnnviz.probes import embedding
+from cnnviz.probes.arrange import distinct, effective_perplexity, said_of_few, tsne, umap
 from cnnviz.probes.embedding import (
     chance_purity,
-    effective_perplexity,
     grid_cells,
     grid_cost,
     grid_shape,
@@ -21,8 +21,6 @@ from cnnviz.probes.embedding import (
     pca,
     purity,
     reduced,
-    tsne,
-    umap,
 )
 
 sklearn_decomposition = pytest.importorskip("sklearn.decomposition", reason="needs pip install 'cnnviz[embed]'")
@@ -217,8 +215,8 @@ def test_tsne_keeps_classes_together_and_repeats_itself() -> None:
 
 
 @pytest.mark.parametrize("n", [4, 5, 9])
-def test_tsne_of_few_or_equal_points_is_finite(n: int) -> None:
-    for vectors in (cloud(n, 6), np.ones((n, 6), dtype=np.float32), cloud(n, 1)):
+def test_tsne_of_few_points_is_finite(n: int) -> None:
+    for vectors in (cloud(n, 6), cloud(n, 1)):
         points = tsne(reduced(vectors, "euclidean"), iterations=250)
         assert points is not None
         assert points.shape == (n, 2)
@@ -251,3 +249,44 @@ def test_umap_keeps_classes_together_and_repeats_itself() -> None:
     few = umap(vectors[:5])
     assert few is not None
     assert Counter(np.isfinite(few).ravel().tolist()) == {True: 10}
+
+
+def copies(*counts: int) -> np.ndarray:
+    """Vectors, each so many times, some of them off in the last bit as from another batch."""
+    rows = np.repeat(cloud(len(counts), 64, seed=5), counts, axis=0)
+    off = rows.copy()
+    off[::2] = np.nextafter(off[::2], np.float32(np.inf))
+    return off
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_equal_vectors_are_no_reason_for_a_picture(metric: str) -> None:
+    for rows, different in ((copies(6), 1), (np.zeros((6, 8), np.float32), 1), (copies(5, 1), 2), (copies(3, 3, 2), 3)):
+        points = reduced(rows, metric)
+        assert len(distinct(points)[0]) == different
+        assert tsne(points, iterations=250) is None
+    assert np.array_equal(pca(copies(6)).points, np.zeros((6, 2)))
+    assert said_of_few(1, 6, 30) == ("all 6 vectors are equal: there is nothing to arrange",)
+    assert "2 different vectors are too few for t-SNE" in said_of_few(2, 6, 30)[0]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_copies_lie_where_their_original_lies(metric: str) -> None:
+    rows = copies(3, 1, 4, 1, 1, 2)
+    found = tsne(reduced(rows, metric), iterations=250)
+    assert found is not None
+    pairs = [(i, j) for i in range(12) for j in range(12)]
+    same = [np.allclose(rows[i], rows[j], rtol=1e-5) for i, j in pairs]
+    assert [bool((found[i] == found[j]).all()) for i, j in pairs] == same
+    once = tsne(reduced(copies(1, 1, 1, 1, 1, 1), metric), iterations=250)
+    assert once is not None
+    assert np.abs(found).max() < 10 * np.abs(once).max()  # nothing blows up
+
+
+def test_distinct_is_what_comparing_all_pairs_gives() -> None:
+    rng = np.random.default_rng(1)
+    points = rng.integers(0, 3, (60, 3)).astype(float)
+    firsts, inverse = distinct(points)
+    slow = [next(j for j in range(60) if (points[j] == points[i]).all()) for i in range(60)]
+    assert firsts[inverse].tolist() == slow
+    assert len(distinct(np.zeros((0, 3)))[0]) == 0

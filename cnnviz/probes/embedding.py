@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from cnnviz.errors import CnnvizError
 
 METRICS = ("cosine", "euclidean")
-LEAST_POINTS = 4
-"""Fewer points than this have no t-SNE and no UMAP: a perplexity above 1 needs three others."""
 OPTIMAL_UP_TO = 2_000
 """Images whose grid is the exact optimum in a few seconds; more are halved into blocks of at most this many."""
 
@@ -30,6 +28,7 @@ _SIMILARITY_BYTES = 32 << 20
 # Similarities are sums of D products: what differs by less is rounding, and counts as equal.
 _DECIMALS = 9
 _REDUCED = 50
+_ROUNDING = float(np.finfo(np.float32).eps)
 _PACKAGES = {"sklearn": "scikit-learn", "umap": "umap-learn"}
 
 
@@ -95,8 +94,11 @@ def pca(vectors: NDArray[Any], count: int = 2, *, unit: bool = False) -> Project
     mean = sum((block.sum(axis=0) for _, block in _blocks(vectors, unit)), np.zeros(dim)) / max(n, 1)
     values, components = (_by_covariance if dim <= n else _by_gram)(vectors, mean, count, unit)
     total = sum(float(((block - mean) ** 2).sum()) for _, block in _blocks(vectors, unit))
-    # What rounding leaves of a direction that the data do not have.
-    real = values > max(total, 0.0) * max(n, dim) * np.finfo(np.float64).eps
+    # What rounding leaves of a direction that the data do not have: in this arithmetic, and in the float32 numbers
+    # that come in. The vectors of one picture from two batches may differ in their last bit.
+    energy = sum(float((block**2).sum()) for _, block in _blocks(vectors, unit))
+    noise = max(max(total, 0.0) * max(n, dim) * float(np.finfo(np.float64).eps), energy * _ROUNDING**2)
+    real = values > noise
     components = np.where(real[:, None], components, 0.0)
     peaks = np.abs(components).argmax(axis=1)
     components *= np.where(components[np.arange(count), peaks] < 0, -1.0, 1.0)[:, None]
@@ -148,81 +150,6 @@ def reduced(vectors: NDArray[Any], metric: str) -> Floats:
     whose squared distance is twice one minus the cosine.
     """
     return pca(vectors, min(_REDUCED, vectors.shape[1]), unit=_unit(metric)).points
-
-
-def effective_perplexity(count: int, wanted: float) -> float:
-    """The perplexity for ``count`` points: at most a third of the others, so that it stays below their number."""
-    return min(wanted, (count - 1) / 3)
-
-
-def tsne(points: Floats, *, perplexity: float = 30.0, seed: int = 0, iterations: int = 1000) -> Floats | None:
-    """t-distributed stochastic neighbour embedding (van der Maaten & Hinton, JMLR 2008; van der Maaten, JMLR 2014).
-
-    It starts from the first two columns (with :func:`reduced`: the principal components), which keeps what is far
-    apart apart (Kobak & Berens 2019), and runs in one thread, where the same input gives the same picture.
-
-    Args:
-        points: [N, d], compared by Euclidean distance.
-        perplexity: Effective number of neighbours; see :func:`effective_perplexity` for few points.
-        seed: Of the noise that separates equal starting points.
-        iterations: Steps of the gradient descent, at least 250.
-
-    Returns:
-        [N, 2], or None for fewer than four points, which t-SNE cannot arrange.
-
-    Raises:
-        CnnvizError: scikit-learn is not installed.
-    """
-    manifold = optional("sklearn.manifold", "embed", "t-SNE")
-    threads = optional("threadpoolctl", "embed", "t-SNE")
-    count = len(points)
-    if count < LEAST_POINTS:
-        return None
-    start = points[:, :2] if points.shape[1] > 1 else np.column_stack((points, np.zeros(count)))
-    spread = float(start[:, 0].std())
-    start = start / spread * 1e-4 if spread > 0 else np.zeros_like(start)
-    start = start + np.random.default_rng(seed).normal(0.0, 1e-6, start.shape)
-    engine = manifold.TSNE(
-        n_components=2,
-        perplexity=effective_perplexity(count, perplexity),
-        init=start.astype(np.float32),
-        learning_rate="auto",
-        max_iter=iterations,
-        random_state=seed,
-        n_jobs=1,
-    )
-    with threads.threadpool_limits(1):
-        found = engine.fit_transform(points.astype(np.float32))
-    return np.asarray(found, dtype=np.float64)
-
-
-def umap(points: Floats, *, neighbours: int = 15, seed: int = 0) -> Floats | None:
-    """Uniform manifold approximation and projection (McInnes, Healy & Melville 2018), seeded and so in one thread.
-
-    Args:
-        points: [N, d], compared by Euclidean distance.
-        neighbours: Size of the neighbourhoods, less for few points.
-        seed: Of the start and of the sampled edges.
-
-    Returns:
-        [N, 2], or None for fewer than four points.
-
-    Raises:
-        CnnvizError: umap-learn is not installed.
-    """
-    module = optional("umap", "umap", "--umap")
-    count = len(points)
-    if count < LEAST_POINTS:
-        return None
-    engine = module.UMAP(
-        n_components=2,
-        n_neighbors=max(2, min(neighbours, count - 1)),
-        # A spectral start needs more points than dimensions to spare.
-        init="spectral" if count > 10 else "random",
-        random_state=seed,
-        n_jobs=1,
-    )
-    return np.asarray(engine.fit_transform(points.astype(np.float32)), dtype=np.float64)
 
 
 def neighbours(vectors: NDArray[Any], count: int, metric: str = "cosine") -> Neighbours:

@@ -19,7 +19,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.io.vectors import Spool, VectorFile, write_csv, write_npy, write_parquet
 from cnnviz.io.writer import ImageFormat, Store, encode
 from cnnviz.models.load import LoadedModel
-from cnnviz.probes import embedding
+from cnnviz.probes import arrange, embedding
 from cnnviz.render import scatter as drawing
 from cnnviz.render.grid import thumbnail
 from cnnviz.report.html import Gallery
@@ -71,6 +71,7 @@ class _Laid:
     labels: tuple[str | None, ...]
     labelled_by: str | None
     purity: Mapping[str, Floats]
+    different: int
 
 
 class Embed(Study):
@@ -160,17 +161,14 @@ class Embed(Study):
         pca = embedding.pca(vectors)
         reduced = embedding.reduced(vectors, params["metric"])
         points: dict[str, Floats | None] = {
-            "tsne": embedding.tsne(reduced, perplexity=params["perplexity"], seed=seed),
+            "tsne": arrange.tsne(reduced, perplexity=params["perplexity"], seed=seed),
             "pca": pca.points,
         }
         if params["umap"]:
-            points["umap"] = embedding.umap(reduced, seed=seed)
-        if points["tsne"] is None:
-            count = f"{len(vectors)} images are" if len(vectors) > 1 else "one image is"
-            self.subject.note(f"{count} too few for t-SNE, which needs {embedding.LEAST_POINTS}")
-        elif embedding.effective_perplexity(len(vectors), params["perplexity"]) < params["perplexity"]:
-            used = embedding.effective_perplexity(len(vectors), params["perplexity"])
-            self.subject.note(f"{len(vectors)} images allow a perplexity of {used:.3g} only")
+            points["umap"] = arrange.umap(reduced, seed=seed)
+        different = len(arrange.distinct(reduced)[0])
+        for text in arrange.said_of_few(different, len(vectors), params["perplexity"]):
+            self.subject.note(text)
         arranged = points["tsne"]
         grid_of = "pca" if arranged is None else "tsne"
         cells = embedding.grid_cells(pca.points if arranged is None else arranged)
@@ -179,7 +177,7 @@ class Embed(Study):
         said = {"label": labels, "prediction": tuple(row.prediction for row in self.rows)}
         purity = {kind: embedding.purity(near.index, values) for kind, values in said.items()}
         shape = embedding.grid_shape(len(vectors))
-        return _Laid(pca, points, cells, shape, grid_of, near, labels, labelled_by, purity)
+        return _Laid(pca, points, cells, shape, grid_of, near, labels, labelled_by, purity, different)
 
     def _labels(self) -> tuple[tuple[str | None, ...], str | None]:
         """The label of every image, and where it comes from: what was given; else the folders, if there are several."""
@@ -259,7 +257,7 @@ class Embed(Study):
     def _summary(self, vectors: NDArray[np.float32], laid: _Laid) -> dict[str, Any]:
         count = len(vectors)
         block = count > embedding.OPTIMAL_UP_TO
-        perplexity = embedding.effective_perplexity(count, self.params["perplexity"])
+        perplexity = arrange.effective_perplexity(laid.different, self.params["perplexity"])
         purity = {}
         for kind, values in laid.purity.items():
             known = values[np.isfinite(values)]
@@ -271,6 +269,7 @@ class Embed(Study):
         return {
             "source": self._name,
             "images": count,
+            "different": laid.different,
             "dimensions": int(vectors.shape[1]),
             "metric": self.params["metric"],
             "labels": laid.labelled_by,
@@ -339,7 +338,7 @@ class Embed(Study):
             first, second = (100.0 * share for share in laid.pca.explained.tolist())
             return f"PCA ({first:.0f} % + {second:.0f} % of the variance)"
         if name == "tsne":
-            used = embedding.effective_perplexity(len(self.rows), self.params["perplexity"])
+            used = arrange.effective_perplexity(laid.different, self.params["perplexity"])
             return f"t-SNE (perplexity {used:.3g})"
         return "UMAP"
 
