@@ -593,11 +593,37 @@ class OneAxis(nn.Module):
         return self.fc(self.norm(self.add(F.hardswish(self.up(y * gate))).mean((2, 3))))
 
 
+class Joined(nn.Module):
+    """Signals that are multiplied, divided and summed in every spelling, beside constants that the size decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 6, 3, stride=2), nn.Linear(6, 4)
+        self.place = nn.Parameter(torch.randn(1, 6, 1, 7))
+        self.weight, self.bias = nn.Parameter(torch.randn(6)), nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x) + self.place
+        q, k = torch.relu(y[:, :3]), torch.relu(y[:, 3:])
+        # linear attention: products of matrices, and a quotient
+        q, k = q.flatten(2), k.flatten(2)
+        v = torch.matmul(torch.matmul(k, y.flatten(2).transpose(1, 2)).transpose(1, 2), q)
+        v = v / ((k.sum(-1, keepdim=True) * q).sum(1, keepdim=True) + 0.1)
+        y = y + v.reshape(y.shape) * (y.shape[2] - 1) * 3.0**-0.5
+        # response normalisation: a quotient of norms
+        norm = y.norm(p=2, dim=(2, 3), keepdim=True)
+        response = norm / (norm.mean(1, keepdim=True) + 0.1)
+        y = y + torch.addcmul(self.bias.view(1, -1, 1, 1), self.weight.view(1, -1, 1, 1), y * response)
+        y = F.normalize(y, dim=1) + torch.einsum("nchw,nchw->nhw", y, y)[:, None].rsqrt() - self.place.flip(1)
+        y = y.permute(0, 2, 3, 1) * torch.sigmoid(y.mean((2, 3)))[:, None, None]
+        return self.fc(2.0 / (1.5 + y.mean((1, 2)).square()))
+
+
 def _one_layer() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 4))
 
 
-@pytest.mark.parametrize("build", [OneAxis, ScoreIsASum, _one_layer])
+@pytest.mark.parametrize("build", [OneAxis, ScoreIsASum, Joined, _one_layer])
 def test_fullgrad_is_complete_wherever_constants_are_added(build: Any) -> None:
     found = cnnviz.explain(nets.seeded(build)(), nets.images(), method="fullgrad", target=CLASSES)
     assert np.abs(found.scores["completeness_gap"]).max() < 1e-5

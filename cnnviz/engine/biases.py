@@ -7,7 +7,8 @@ its bias b_l, and z the score,
 
 exactly (Srinivas & Fleuret, "Full-Gradient Representation for Neural Network Visualization", NeurIPS 2019, proposition
 1). Batch normalisation adds beta - gamma mean / sqrt(var + eps). Any other function f of one tensor adds f(a) - J a,
-by which it differs at a from its own derivative J there (section 3.2); a product of two signals a and b adds -a b.
+by which it differs at a from its own derivative J there (section 3.2). Where f is homogeneous of degree d in all the
+signals that it joins, J a = d f: a product of two signals a and b adds -a b, a quotient a / b.
 
 The session is cut at these places, so the values are those of the one forward pass. A normalisation that is folded
 into a convolution without a bias leaves that convolution a bias, which is the normalisation's constant.
@@ -25,9 +26,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from cnnviz.engine.fold import attribute, batch_norm
-from cnnviz.models.graph import ACTIVATION_NAMES, Graph, ancestors, descendants, function_name
+from cnnviz.models.graph import ACTIVATION_NAMES, Graph, ancestors, function_name
 
-_PRODUCTS = frozenset({operator.mul, operator.imul, torch.mul, "mul"})
+_PRODUCTS = frozenset(
+    {operator.mul, operator.imul, operator.matmul, torch.mul, torch.matmul, torch.bmm, torch.einsum}
+)
+_PRODUCT_METHODS = frozenset({"mul", "matmul", "bmm"})
+_QUOTIENTS = frozenset({operator.truediv, torch.div, torch.true_divide, "div", "true_divide"})
 _SUMS = frozenset({operator.add, torch.add, "add"})
 _DIFFERENCES = frozenset({operator.sub, torch.sub, "sub"})
 # f(a) = J a for every a. Told by their names: what a batch happens to hold must not decide what is counted.
@@ -36,9 +41,10 @@ _STRAIGHT_TYPES = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
 _WEIGHTED_NAMES = frozenset("linear conv1d conv2d conv3d conv_transpose2d".split())
 _CLAMP_NAMES = frozenset("relu6 hardtanh hardtanh_ clamp clamp_".split())
 _CURVED_NAMES = frozenset(
-    "layer_norm group_norm instance_norm local_response_norm normalize pow square sqrt exp log glu".split()
+    "layer_norm group_norm instance_norm rms_norm local_response_norm normalize glu "
+    "pow square sqrt rsqrt reciprocal exp expm1 log log1p sin cos erf log_softmax logsumexp var".split()
 )
-_CURVED_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.GLU)
+_CURVED_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.GLU)
 
 # How the values of a pass are looked up.
 Look = Callable[[fx.Node], Tensor]
@@ -61,8 +67,8 @@ Constant = Fixed | Callable[[Look], Tensor]
 
 def places_of(graph: Graph) -> list[fx.Node]:
     """Nodes of a trace at which a session is cut: every place, and what a place's constant is computed from."""
-    moving = descendants([graph.input]) | {graph.input}
-    counting = moving & ancestors([graph.logits])
+    moving = _signals(graph.input, lambda node: node in graph.shapes or node in graph.bundles)
+    counting = {node for node in moving & ancestors([graph.logits]) if node in graph.shapes}
     found: list[fx.Node] = []
     for node in graph.module.graph.nodes:
         if node in counting and constant_of(graph.module, node, moving) is not None:
@@ -84,7 +90,7 @@ class Places:
         results = next(node for node in head.graph.nodes if node.op == "output").args[0]
         every = [*inputs, *results[1:]]
         nodes = [every[i] for i in order]
-        moving, turned = descendants(inputs[:1]) | set(inputs[:1]), _channels_last(head)
+        moving, turned = _signals(inputs[0], _holds_tensors), _channels_last(head)
         self._where = {node: at for at, node in enumerate(nodes)}
         found = {at: (constant_of(head, node, moving), node in turned) for node, at in self._where.items()}
         self._constants = {at: (c, last) for at, (c, last) in found.items() if c is not None and not _is_zero(c)}
@@ -102,6 +108,20 @@ class Places:
         if isinstance(constant, Fixed):
             return constant.shaped(activations[at].dim()), last
         return constant(lambda node: activations[self._where[node]]), last
+
+
+def _signals(image: fx.Node, holds_tensors: Callable[[fx.Node], bool]) -> set[fx.Node]:
+    """The nodes whose values depend on the image's: what only its size decides (``x.shape[2] - 1``) is a constant."""
+    found, stack = {image}, [image]
+    while stack:
+        fresh = [user for user in stack.pop().users if user not in found and holds_tensors(user)]
+        found.update(fresh)
+        stack.extend(fresh)
+    return found
+
+
+def _holds_tensors(node: fx.Node) -> bool:
+    return node.meta.get("shape") is not None or bool(node.meta.get("bundle"))
 
 
 def _is_zero(constant: Constant) -> bool:
@@ -129,25 +149,68 @@ def constant_of(module: fx.GraphModule, node: fx.Node, moving: set[fx.Node]) -> 
         return _fixed(layer.bias, channels=not isinstance(layer, nn.Linear))
     if node.op == "call_function" and name in _WEIGHTED_NAMES:
         bias = node.kwargs.get("bias", node.args[2] if len(node.args) > 2 else None)
-        value = attribute(module, str(bias.target)) if isinstance(bias, fx.Node) and bias.op == "get_attr" else None
-        return _fixed(value, channels=name != "linear")
-    if node.op == "call_module" or len(node.args) < 2:
+        return _fixed(_fixed_value(module, bias, moving), channels=name != "linear")
+    if node.op == "call_module":
         return None
-    if node.target in _PRODUCTS and all(value in moving for value in node.args[:2]):
-        return lambda value: -value(node).detach()
-    number = _number(node) if node.target in _SUMS | _DIFFERENCES else None
-    return None if number is None else _fixed(torch.tensor(number), channels=False)
+    degree = _degree(node, moving)
+    if degree is not None:
+        return None if degree == 1 else lambda value: (1 - degree) * value(node).detach()
+    return _fixed(_added(module, node, moving), channels=False)
 
 
-def _number(node: fx.Node) -> float | None:
-    """The number that is added to a signal, or that a signal is taken from."""
-    left, right = node.args[:2]
-    if isinstance(left, (int, float)):
-        return float(left)
+def _degree(node: fx.Node, moving: set[fx.Node]) -> int | None:
+    """Degree of a product or quotient in the signals that it joins; None for everything else."""
+
+    def signals(values: Sequence[Any]) -> int:
+        return sum(isinstance(value, fx.Node) and value in moving for value in values)
+
+    if node.target in (_PRODUCT_METHODS if node.op == "call_method" else _PRODUCTS):
+        factors: Any = node.args[1] if isinstance(node.args[-1], (list, tuple)) else node.args
+        return signals(factors)
+    if node.target in _QUOTIENTS and len(node.args) > 1:
+        return signals(node.args[:1]) - signals(node.args[1:2])
+    return None
+
+
+def _added(module: fx.GraphModule, node: fx.Node, moving: set[fx.Node]) -> Tensor | None:
+    """What is added to a signal, or what a signal is taken from, where that is the same for every image."""
+    if function_name(node) == "addcmul":
+        return _fixed_value(module, node.args[0], moving)
+    if node.target not in _SUMS | _DIFFERENCES or len(node.args) < 2:
+        return None
+    left = _fixed_value(module, node.args[0], moving)
+    right = _fixed_value(module, node.args[1], moving)
+    if left is not None or right is None:
+        return left
     alpha = node.kwargs.get("alpha", 1)
-    if not isinstance(right, (int, float)) or not isinstance(alpha, (int, float)):
+    sign = -1 if node.target in _DIFFERENCES else 1
+    return right * alpha * sign if isinstance(alpha, (int, float)) else None
+
+
+def _fixed_value(module: fx.GraphModule, what: Any, moving: set[fx.Node]) -> Tensor | None:
+    """A number, a parameter or what is computed from parameters alone; None for signals and all else."""
+    if isinstance(what, (int, float)):
+        return torch.tensor(float(what))
+
+    def value(node: fx.Node) -> Any:
+        if node in moving or node.op == "placeholder":
+            raise LookupError
+        if node.op == "get_attr":
+            return attribute(module, str(node.target))
+        args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
+        if node.op == "call_module":
+            return module.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    try:
+        with torch.no_grad():
+            found = value(what) if isinstance(what, fx.Node) else None
+    except LookupError:
         return None
-    return float(right * alpha) * (-1 if node.target in _DIFFERENCES else 1)
+    return found if isinstance(found, Tensor) else _fixed_value(module, found, moving)
 
 
 def _fixed(bias: Any, channels: bool) -> Fixed | None:

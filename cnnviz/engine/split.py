@@ -88,6 +88,7 @@ def _with_outputs(graph: Graph, targets: Sequence[fx.Node]) -> fx.GraphModule:
         elif node in wanted or node.op == "placeholder":
             env[node] = fresh.node_copy(node, lambda n: env[n])
             env[node].meta["shape"] = graph.shapes.get(node)
+            env[node].meta["bundle"] = node in graph.bundles
     fresh.output((env[graph.logits], *(env[t] for t in targets)))
     return fx.GraphModule(graph.module, fresh)
 
@@ -111,10 +112,14 @@ def _separate(whole: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule, tu
     if logits in outer:  # nothing below the logits is asked for: all is trunk
         in_head = set()
     used = [n for node in whole.graph.nodes if node in in_head for n in node.all_input_nodes if n not in in_head]
-    others = [n for n in dict.fromkeys(used) if n not in outer and n.op != "get_attr"]
+    image = [node for node in whole.graph.nodes if node.op == "placeholder"]
+    bound = descendants(image) | set(image)
+    others = [n for n in dict.fromkeys(used) if n not in outer and n in bound]
+    # Parameters, and what is computed from them alone, are the head's own.
+    fixed = ancestors([n for n in used if n not in bound])
     crossing = [*outer, *others]
     trunk = _sub_graph(whole, [], ancestors(crossing), crossing)
-    head = _sub_graph(whole, crossing, in_head | {n for n in used if n.op == "get_attr"}, [logits, *inner])
+    head = _sub_graph(whole, crossing, in_head | fixed, [logits, *inner])
     order = tuple(outer.index(t) if t in outer else len(crossing) + inner.index(t) for t in targets)
     return trunk, head, order, len(outer)
 

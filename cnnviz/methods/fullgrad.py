@@ -86,7 +86,7 @@ class _Pieces:
             return
         constant, channels_last = found
         share = constant.float() * gradient.float()
-        total, summed = _image_by_image(share.permute(0, 3, 1, 2) if channels_last else share)
+        total, summed = _image_by_image(share.permute(0, 3, 1, 2) if channels_last and share.dim() == 4 else share)
         self.total += total
         if summed is not None:
             self.layers += 1
