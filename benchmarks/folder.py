@@ -1,8 +1,10 @@
 """The whole command on a folder of photographs, against what its stages would allow if they overlapped perfectly.
 
     python -m benchmarks.folder --source PHOTOS --json benchmarks/results/folder.json
+    python -m benchmarks.folder --large --json benchmarks/results/folder.json   # memory of large photographs
 
 Stages are measured alone, single-threaded. With t = the sum of their seconds an image, the bound is cores / t.
+Memory of large photographs: the peak of a run above that of the same run over one picture of 64 x 64 pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.timing import machine, save
+from benchmarks.timing import load, machine, save
 from cnnviz import pipeline
 from cnnviz.drawing import draw
 from cnnviz.explainer import Explainer
@@ -30,10 +32,13 @@ from cnnviz.io.decode import decode
 from cnnviz.io.sources import find_images, read_bytes
 from cnnviz.io.writer import Store
 from cnnviz.models.preprocess import prepare
-from cnnviz.settings import OutputSettings, RunSettings
+from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings
 from cnnviz.subject import Loaded
 
 SIZE = (500, 375)
+# Number, width, height, format, and how many MiB above idle a run of them may take.
+LARGE = ((96, 4000, 3000, "jpg", 1536), (24, 12000, 9000, "jpg", 2560), (8, 7000, 7000, "png", 1536))
+LARGE_WORKERS = 16
 
 
 class Silent:
@@ -108,23 +113,65 @@ CHILD = """
 import json, resource, sys, time
 from benchmarks.folder import Silent, run_settings
 from cnnviz import pipeline
-result = pipeline.run(run_settings(sys.argv[1], sys.argv[2]), Silent())
+result = pipeline.run(run_settings(sys.argv[1], sys.argv[2], int(sys.argv[3]) or None), Silent())
 print(json.dumps({"rate": result.summary["images_per_second"], "seconds": result.summary["seconds"],
                   "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 """
 
 
-def run_settings(folder: str | Path, out: str | Path) -> RunSettings:
-    return RunSettings("gradcam", (str(folder),), output=OutputSettings(str(out)))
+def run_settings(folder: str | Path, out: str | Path, workers: int | None = None) -> RunSettings:
+    runtime = RuntimeSettings(workers=workers)
+    return RunSettings("gradcam", (str(folder),), runtime=runtime, output=OutputSettings(str(out)))
 
 
-def child(folder: Path, out: Path) -> dict[str, float]:
+def make_large(folder: Path, kind: tuple[int, int, int, str]) -> None:
+    """One photograph and links to it: what is measured is memory. A PNG is flat with transparency: few bytes."""
+    count, width, height, suffix = kind
+    folder.mkdir(parents=True)
+    first = folder / f"000.{suffix}"
+    if suffix == "png":
+        flat = np.full((height, width, 4), (120, 60, 200, 128), np.uint8)
+        cv2.imwrite(str(first), flat, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    else:
+        coarse = np.random.default_rng(0).integers(0, 255, (height // 50, width // 50, 3), dtype=np.uint8)
+        smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(first), smooth, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    for index in range(1, count):
+        (folder / f"{index:03d}.{suffix}").hardlink_to(first)
+
+
+def large(place: Path) -> list[dict[str, Any]]:
+    """Peak memory over folders of large photographs, above idle."""
+    make_large(place / "idle", (1, 64, 64, "jpg"))
+    idle = child(place / "idle", place / "out", LARGE_WORKERS)["peak_mib"]
+    rows = []
+    for count, width, height, suffix, allowed in LARGE:
+        folder = place / f"{width}"
+        make_large(folder, (count, width, height, suffix))
+        run = child(folder, place / "out", LARGE_WORKERS)
+        row = {
+            "images": count,
+            "size": f"{width}x{height}",
+            "format": suffix,
+            "workers": LARGE_WORKERS,
+            "idle_mib": round(idle, 1),
+            "above_idle_mib": round(run["peak_mib"] - idle, 1),
+            "allowed_mib": allowed,
+            "seconds": run["seconds"],
+        }
+        print(row, flush=True)
+        rows.append(row)
+        shutil.rmtree(folder)
+    return rows
+
+
+def child(folder: Path, out: Path, workers: int = 0) -> dict[str, float]:
     """One run in a process of its own."""
     import json
 
     shutil.rmtree(out, ignore_errors=True)
     printed = subprocess.run(
-        [sys.executable, "-c", CHILD, str(folder), str(out)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", CHILD, str(folder), str(out), str(workers)], check=True, capture_output=True, text=True
     ).stdout
     found: dict[str, float] = json.loads(printed.splitlines()[-1])
     return found
@@ -136,8 +183,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--many", type=int, default=2000, help="inputs of the memory comparison; 0 leaves it out")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--large", action="store_true", help="only the memory of large photographs")
     parser.add_argument("--json")
     given = parser.parse_args()
+    if given.large:
+        with tempfile.TemporaryDirectory() as place:
+            kept = [row for row in load(given.json) if "above_idle_mib" not in row]
+            save(given.json, [*kept, *({**row, "machine": machine()} for row in large(Path(place)))])
+        return
     cores = machine()["cores"]
     with tempfile.TemporaryDirectory() as place:
         few, many, out = Path(place) / "few", Path(place) / "many", Path(place) / "out"
@@ -161,7 +214,8 @@ def main() -> None:
             row["peak_ratio"] = round(larger["peak_mib"] / best["peak_mib"], 4)
         for name, value in row.items():
             print(f"{name:32s} {value}")
-        save(given.json, [row])
+        kept = [old for old in load(given.json) if "above_idle_mib" in old]
+        save(given.json, [row, *kept])
 
 
 if __name__ == "__main__":

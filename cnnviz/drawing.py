@@ -14,8 +14,8 @@ from cnnviz.io.writer import ImageFormat, Store, encode, encode_npz
 from cnnviz.metrics.scores import map_scores
 from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, Explanation, Record
-from cnnviz.render.figure import PanelRow, PictureRow, panel, picture_panel
-from cnnviz.render.gradient import gradient_image
+from cnnviz.render.figure import PanelRow, PictureRow, panel, picture_panel, reduced
+from cnnviz.render.gradient import gradient_image, magnitude_limit
 from cnnviz.render.label_map import label_map
 from cnnviz.render.overlay import Style, heatmap_image, overlay
 from cnnviz.render.resample import Placed, place
@@ -90,11 +90,15 @@ def draw(done: Explained, how: Drawn) -> Record:
     """
     height, width = done.rgb.shape[:2]
     rows: list[Explanation] = []
-    placed_maps: list[Placed] = []
+    panel_rows: list[PanelRow] = []
+    seen = (0, 0, width, height)
     for item in done.maps:
         placed = place(item.values, done.geometry.rect, (width, height), signed=how.signed)
         shown = _without_outliers(placed) if item.raw.ndim == 3 and how.style.limits is None else placed
-        placed_maps.append(shown)
+        seen = placed.seen
+        if "panel" in how.save:
+            panel_row = PanelRow(item.target.label, item.target.probability, shown, how.method)
+            panel_rows.append(reduced(panel_row, len(done.maps), how.style))
         scores = {**map_scores(item.raw, placed), **item.scores}
         files = _write_map(done, item, (placed, shown), how)
         facts = dict(done.facts)
@@ -102,10 +106,9 @@ def draw(done: Explained, how: Drawn) -> Record:
             facts["flat_reason"] = _flat_reason(item.values, class_specific=how.class_specific)
         rows.append(Explanation(how.method, how.layer, item.target, files, scores, facts))
     if "panel" in how.save and rows:
-        name = _write_panel(done, placed_maps, how)
+        name = _write_panel(done, panel_rows, how)
         for row in rows:
             row.files["panel"] = name  # type: ignore[index]
-    seen = placed_maps[0].seen if placed_maps else (0, 0, width, height)
     return Record(
         path=done.ref.uri,
         width=width,
@@ -119,8 +122,7 @@ def draw(done: Explained, how: Drawn) -> Record:
 
 def _without_outliers(placed: Placed) -> Placed:
     """What overlays and panels show of a map of single pixels: cut off at the 99th percentile of its magnitudes."""
-    magnitudes = np.abs(placed.values[placed.values != 0.0])
-    limit = np.float32(np.percentile(magnitudes, _OUTLIERS)) if magnitudes.size else np.float32(0)
+    limit = np.float32(magnitude_limit(placed.values, _OUTLIERS))
     return replace(placed, values=np.clip(placed.values, -limit, limit))
 
 
@@ -155,11 +157,7 @@ def _write_map(done: Explained, item: TargetMap, maps: tuple[Placed, Placed], ho
     return files
 
 
-def _write_panel(done: Explained, placed: Sequence[Placed], how: Drawn) -> str:
-    rows = [
-        PanelRow(item.target.label, item.target.probability, map_, how.method)
-        for item, map_ in zip(done.maps, placed, strict=True)
-    ]
+def _write_panel(done: Explained, rows: Sequence[PanelRow], how: Drawn) -> str:
     if all(item.colour for item in done.maps):
         pictures = [PictureRow(row, _pictures(done, item, how)) for row, item in zip(rows, done.maps, strict=True)]
         figure = picture_panel(pictures, done.ref.name)

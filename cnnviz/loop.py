@@ -6,7 +6,6 @@ in input order as they are finished. Every queue is bounded, so memory does not 
 
 from __future__ import annotations
 
-import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,17 +16,21 @@ from typing import Any, BinaryIO, Protocol
 from cnnviz.counting import Counts, Reporter
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError, ImageError
-from cnnviz.io.decode import IMAGE_SUFFIXES, decode
+from cnnviz.io.budget import Budget, Ticket
+from cnnviz.io.decode import IMAGE_SUFFIXES, open_image
 from cnnviz.io.digests import fingerprint, is_unchanged
-from cnnviz.io.sources import ImageRef, SourceOptions, find_images, read_bytes
+from cnnviz.io.sources import ImageRef, SourceOptions, find_images, open_file
 from cnnviz.ledger import Earlier, Ledger
 from cnnviz.models.preprocess import Preprocess, prepare
 from cnnviz.records import Record
 from cnnviz.settings import RunSettings
 from cnnviz.subject import Loaded
 
-# Decoded images that wait for the model or the encoders, in bytes: large photographs shorten the queues.
-_WAITING_BYTES = 384 << 20
+# Bytes of images that are being decoded, or are decoded and wait: for the model, the encoders, or while they are drawn.
+_DECODED_BYTES = 384 << 20
+# Bytes that drawing takes beside them, and for each pixel: the map on the image, its measures, a picture and its file.
+_DRAWING_BYTES = 448 << 20
+_DRAWING_PIXEL = 16
 # Folders of earlier runs that are told one by one; the summary lists all.
 _TOLD = 3
 
@@ -75,6 +78,7 @@ class _Waiting:
     """
 
     ref: ImageRef
+    memory: Ticket
     loaded: Loaded | None
     failure: Record | None = None
     passed_over: bool = False
@@ -124,6 +128,7 @@ class Loop:
         self._running: deque[tuple[list[_Waiting], Future[Sequence[Any]] | None]] = deque()
         self._finished: deque[_Result] = deque()
         self._stop = False
+        self._decoding, self._drawing = Budget(_DECODED_BYTES), Budget(_DRAWING_BYTES)
 
     def run(self, ledger: Ledger | None, stdin: BinaryIO | None) -> bool:
         """Go through all inputs. Returns whether Ctrl-C ended it."""
@@ -133,13 +138,15 @@ class Loop:
             ThreadPoolExecutor(self._workers, "decode", rt.use_threads, (1,)) as readers,
             ThreadPoolExecutor(lanes.count, "model", rt.use_threads, (lanes.threads,)) as models,
             ThreadPoolExecutor(self._workers, "encode", rt.use_threads, (1,)) as writers,
+            self._decoding,  # the innermost: no decoder waits for room when the threads are joined
         ):
             try:
                 waiting = self._decoded(self._refs(ledger, stdin), readers)
                 for batch in self._batches(waiting, ledger):
-                    self._explain(batch, models)
-                    self._hand_over(writers, keep=lanes.count)
-                    self._drain(ledger, keep=2 * self.worker.batch_size)
+                    if batch:
+                        self._explain(batch, models)
+                    self._hand_over(writers, keep=lanes.count if batch else 0)
+                    self._drain(ledger, keep=2 * self.worker.batch_size if batch else 0)
                     if self._stop:
                         break
                 self._hand_over(writers, keep=0)
@@ -173,26 +180,44 @@ class Loop:
 
     def _decoded(
         self, refs: Iterator[tuple[ImageRef, Earlier | None]], readers: ThreadPoolExecutor
-    ) -> Iterator[_Waiting]:
-        """Decoded images in input order, a bounded number ahead of the model."""
-        ahead: deque[Future[_Waiting]] = deque()
-        size = 1
+    ) -> Iterator[_Waiting | None]:
+        """Decoded images in input order, a bounded number ahead of the model; None where the next has no room."""
+        ahead: deque[tuple[Future[_Waiting], Ticket]] = deque()
+        room = max(2, (1 + self.worker.lanes.count) * self.worker.batch_size)
         again = self._gathering is not None and self._gathering.sees_again
         for ref, earlier in refs:
-            ahead.append(readers.submit(_look_at, ref, earlier, self.worker, again))
-            room = max(2, min((1 + self.worker.lanes.count) * self.worker.batch_size, _WAITING_BYTES // size))
+            ticket = self._decoding.ticket()
+            looking = (ref, self.worker, ticket)
+            ahead.append((readers.submit(_look_at, looking, earlier, again), ticket))
             while len(ahead) > room:
-                done = ahead.popleft().result()
-                size = max(1, done.loaded.rgb.nbytes if done.loaded else size)
-                yield done
+                yield from self._next(*ahead.popleft())
         while ahead:
-            yield ahead.popleft().result()
+            yield from self._next(*ahead.popleft())
 
-    def _batches(self, waiting: Iterator[_Waiting], ledger: Ledger | None) -> Iterator[list[_Waiting]]:
-        """Batches in input order; failures travel in them, so that records keep their order."""
+    def _next(self, future: Future[_Waiting], ticket: Ticket) -> Iterator[_Waiting | None]:
+        for _ in range(2):
+            if self._decoding.wait(future, ticket):
+                break
+            yield None
+        yield future.result()
+
+    def _batches(self, waiting: Iterator[_Waiting | None], ledger: Ledger | None) -> Iterator[list[_Waiting]]:
+        """Batches in input order; failures travel in them, so that records keep their order.
+
+        An empty batch says that those before it must be finished to make room. Only when the next image has no room
+        beside the images of this batch alone does it end early: where depends on their sizes, not on time.
+        """
         batch: list[_Waiting] = []
-        ready, size = 0, 0
+        ready = without_room = 0
         for item in waiting:
+            if item is None:
+                without_room += 1
+                if without_room == 2 and batch:
+                    yield batch
+                    batch, ready = [], 0
+                yield []
+                continue
+            without_room = 0
             if item.passed_over:
                 self.counts.passed_over += 1
                 continue
@@ -203,14 +228,9 @@ class Loop:
                 ledger.forget(item.replaced)
             batch.append(item)
             ready += item.loaded is not None
-            size += item.loaded.rgb.nbytes if item.loaded else 0
-            if (
-                ready >= self.worker.batch_size
-                or len(batch) > 4 * self.worker.batch_size
-                or size > _WAITING_BYTES
-            ):
+            if ready >= self.worker.batch_size or len(batch) > 4 * self.worker.batch_size:
                 yield batch
-                batch, ready, size = [], 0, 0
+                batch, ready = [], 0
             if item.failure is not None and self.settings.output.fail_fast:
                 break
         if batch:
@@ -230,13 +250,25 @@ class Loop:
                 if item.finished is not None:
                     self._finished.append(_Result(item, None, result))
                 elif isinstance(result, Record):
+                    item.memory.free()
                     self._finished.append(_Result(item, result))
                 elif result is not None:
                     seen = result if self._gathering is not None else None
-                    self._finished.append(_Result(item, writers.submit(self._safely, result), seen))
+                    self._finished.append(_Result(item, self._drawn(result, item, writers), seen))
 
-    def _safely(self, done: Any) -> Record:
+    def _drawn(self, done: Any, item: _Waiting, writers: ThreadPoolExecutor) -> Future[Record]:
+        """The record of a result that is being drawn; also when that is cancelled, its memory is given back."""
+        memory = self._drawing.ticket()
+        drawn = writers.submit(self._safely, done, memory)
+        drawn.add_done_callback(lambda _: memory.free())
+        if self._gathering is None:
+            drawn.add_done_callback(lambda _: item.memory.free())
+        return drawn
+
+    def _safely(self, done: Any, memory: Ticket) -> Record:
+        height, width = done.rgb.shape[:2]
         try:
+            memory.take(_DRAWING_PIXEL * height * width)
             return self._draw(done)
         except ImageError as error:
             return _failed(done.ref, error.kind, error.message, done)
@@ -262,6 +294,7 @@ class Loop:
                 if first.seen is not None and record.error is None and self._gathering is not None:
                     self._gathering.fold(first.seen)
                 self._write(record, first.item, ledger)
+            first.item.memory.free()
             if self._stop:
                 self._discard(ledger)
 
@@ -314,34 +347,43 @@ class Loop:
         self._finished.clear()
 
 
-def _look_at(ref: ImageRef, earlier: Earlier | None, worker: Worker, again: bool) -> _Waiting:
+def _look_at(looking: tuple[ImageRef, Worker, Ticket], earlier: Earlier | None, again: bool) -> _Waiting:
     """Runs in a decoder thread: nothing more of an image that an earlier run finished, unless it changed."""
+    ref, _, memory = looking
     if earlier is None:
-        return _decode(ref, worker)
+        return _decode(*looking)
     try:
         same = is_unchanged(ref, earlier.input)
     except ImageError:
         same = False
     if same and not again:
-        return _Waiting(ref, None, finished=earlier)
-    item = _decode(ref, worker)
+        memory.free()
+        return _Waiting(ref, memory, None, finished=earlier)
+    item = _decode(*looking)
     return replace(item, finished=earlier) if same else replace(item, replaced=earlier)
 
 
-def _decode(ref: ImageRef, worker: Worker) -> _Waiting:
-    """Runs in a decoder thread."""
+def _decode(ref: ImageRef, worker: Worker, memory: Ticket) -> _Waiting:
+    """Runs in a decoder thread. What is decoded holds its memory; what fails gives it back."""
     try:
-        data = read_bytes(ref)
-        image = decode(data)
-        pixels, geometry = prepare(image.rgb, worker.preprocess)
-        source = fingerprint(ref, io.BytesIO(data))
-        return _Waiting(ref, Loaded(ref, image.rgb, pixels, geometry), source=source)
+        with open_file(ref, memory.cancelled) as stream:
+            image = open_image(stream)
+            memory.take(image.peak_bytes)
+            place = stream.tell()
+            source = fingerprint(ref, stream)
+            stream.seek(place)
+            rgb = image.decode().rgb
+        pixels, geometry = prepare(rgb, worker.preprocess)
+        memory.keep(rgb.nbytes + pixels.nbytes)
+        return _Waiting(ref, memory, Loaded(ref, rgb, pixels, geometry), source=source)
     except ImageError as error:
+        memory.free()
         named = os.path.splitext(ref.uri)[1].lower() in IMAGE_SUFFIXES
         no_image = error.kind in {"not-an-image", "empty"} and not ref.explicit and not named
-        return _Waiting(ref, None, _failed(ref, error.kind, error.message), passed_over=no_image)
+        return _Waiting(ref, memory, None, _failed(ref, error.kind, error.message), passed_over=no_image)
     except Exception as error:
-        return _Waiting(ref, None, _failed(ref, "unreadable", f"{type(error).__name__}: {error}"))
+        memory.free()
+        return _Waiting(ref, memory, None, _failed(ref, "unreadable", f"{type(error).__name__}: {error}"))
 
 
 def _failed(ref: ImageRef, kind: str, message: str, done: Any = None) -> Record:

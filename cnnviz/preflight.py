@@ -8,6 +8,7 @@ from typing import Any
 
 from cnnviz.errors import CnnvizError
 from cnnviz.io.sources import find_images, is_url
+from cnnviz.io.walk import check_protocols
 from cnnviz.settings import ModelSpec, RunSettings
 from cnnviz.specs import MethodSpec
 
@@ -16,15 +17,19 @@ _DEFAULT_CLASSES = 1000
 
 
 def check(settings: RunSettings, spec: MethodSpec) -> None:
-    """Look at the inputs, the files that options name, and class indices.
+    """Look at the inputs, the files that options name, class indices, and the packages that the request needs.
 
     Args:
         settings: What was asked for.
         spec: The entry that runs.
 
     Raises:
-        CnnvizError: An input or a file is missing, or a class index is beyond the network's classes.
+        CnnvizError: An input, a file or a package is missing, or a class index is beyond the network's classes.
     """
+    for package in spec.packages:
+        package.check(spec.command, settings.target.params)
+    if is_url(settings.output.out):
+        check_protocols(settings.output.out)
     if settings.inputs and "-" not in settings.inputs:
         # Raises where an INPUT is missing; whether any file is an image shows only when it is decoded.
         next(find_images(settings.inputs), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from cnnviz.errors import CnnvizError, nearest
@@ -104,6 +105,35 @@ INPUTLESS_LACKS = tuple(
 
 
 @dataclass(frozen=True)
+class Package:
+    """What must be installed beside cnnviz itself.
+
+    Attributes:
+        module: Its name as Python imports it.
+        name: Its name as pip installs it.
+        extra: The extra of cnnviz that brings it.
+        option: Name and value of the parameter that asks for it; None when it is always needed.
+    """
+
+    module: str
+    name: str
+    extra: str
+    option: tuple[str, Any] | None = None
+
+    def check(self, command: str, params: Mapping[str, Any]) -> None:
+        """Raises a CnnvizError that names the command of pip when it is asked for and not installed."""
+        if self.option is not None and params.get(self.option[0]) != self.option[1]:
+            return
+        if find_spec(self.module) is None:
+            flag = ""
+            if self.option is not None:
+                word = "" if self.option[1] is True else f" {self.option[1]}"
+                flag = f" --{self.option[0].replace('_', '-')}{word}"
+            message = f"{command}{flag} needs {self.name}, which is not installed."
+            raise CnnvizError(message, f"pip install 'cnnviz[{self.extra}]'")
+
+
+@dataclass(frozen=True)
 class MethodSpec:
     """A method that maps one image to one heatmap, or a study of what the network learned.
 
@@ -128,6 +158,7 @@ class MethodSpec:
         several_layers: Whether more than one ``--layer`` makes one map.
         caveat: What everybody who looks at these maps should know; told once a run.
         rehearsal: Options with which a run tries the method on a probe before it starts, where few passes will do.
+        packages: What must be installed for it beside cnnviz.
     """
 
     name: str
@@ -154,6 +185,7 @@ class MethodSpec:
     says: Mapping[str, str] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
     rehearsal: Mapping[str, Any] = field(default_factory=dict)
+    packages: tuple[Package, ...] = ()
 
     def lacks(self) -> frozenset[str]:
         """Shared options, by field name, that the command does not have."""

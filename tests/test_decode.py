@@ -421,12 +421,13 @@ for kind, mode, more in forms:
     base.convert("L" if mode == "I;16" else mode).convert(mode).save(stream, kind, **more)
     stream.seek(0)
     image = open_image(stream)
+    announced = round(image.peak_bytes / 2**20)
     rgb = None
     ctypes.CDLL(None).malloc_trim(0)
     open("/proc/self/clear_refs", "w").write("5")
     before = now("VmRSS")
     rgb = image.decode().rgb
-    print(kind, mode, round(now("VmHWM") - before), round(image.peak_bytes / 2**20), sep=",")
+    print(kind, mode, round(now("VmHWM") - before), announced, sep=",")
 """
 
 

@@ -183,7 +183,8 @@ class OpenImage:
     def peak_bytes(self) -> int:
         """An upper bound of the memory that :meth:`decode` takes, its result included.
 
-        Pillow's pixels, what the format's decoder keeps beside them, RGB, and perhaps a turned copy of that.
+        Pillow's pixels, what the format's decoder keeps beside them, RGB, perhaps a turned copy of that, and
+        the file where it lies in memory.
         """
         image = self._image
         stored = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
@@ -192,7 +193,8 @@ class OpenImage:
             beside = 2 * len(image.getbands())
         width, height = image.size
         rgb = 3 if orientation(image) == 1 else 6
-        return int(width * height * (stored + beside + rgb)) + STRIP_BYTES
+        file = self._stream.getbuffer().nbytes if isinstance(self._stream, io.BytesIO) else 0
+        return int(width * height * (stored + beside + rgb)) + STRIP_BYTES + file
 
     def decode(self) -> Decoded:
         """The pixels, once.

@@ -7,28 +7,46 @@ that a folder of a million files starts at once and costs no memory.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import glob
+import importlib
+import io
 import itertools
 import os
 import posixpath
 import re
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cnnviz.errors import CnnvizError, ImageError, nearest
 from cnnviz.io.decode import SNIFF_BYTES, sniff
 from cnnviz.io.names import Names, safe_name
+from cnnviz.io.patience import Clock, patiently, stalled
 from cnnviz.io.tables import read_image_rows
-from cnnviz.io.walk import Found, LocalFiles, RemoteFiles, Told, matching, open_remote, said, walk
+from cnnviz.io.walk import (
+    Found,
+    LocalFiles,
+    RemoteFiles,
+    Told,
+    check_protocols,
+    is_web,
+    matching,
+    open_remote,
+    said,
+    walk,
+)
 
 MAX_FILE_BYTES = 1 << 30
 """Larger image files are refused before they are read."""
 
+_CHUNK = 1 << 18
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(?:://|::)")
 _LOCAL_URL = re.compile(r"^(?:file|local)://(?!.*::)")
 
@@ -158,12 +176,14 @@ def _missing(text: str) -> CnnvizError:
 
 
 def _remote(url: str, told: Told | None) -> Finder:
+    web = is_web(url)  # asking what a page is would fetch it
+    if web and "*" not in url and not url.endswith("/"):
+        return lambda: iter([_Found(url, posixpath.basename(_url_path(url)), explicit=True)])
     files, path = open_remote(url)
     files.told = told
-    web = url.startswith(("http://", "https://"))
     magic = "*" in path if web else glob.has_magic(path)
-    if web:  # asking what a page is would fetch it
-        kind = "directory" if path.endswith("/") else "" if magic else "file"
+    if web:
+        kind = "directory" if path.endswith("/") else ""
     else:
         kind = _remote_kind(files, path, url, magic)
     if kind == "directory":
@@ -177,7 +197,7 @@ def _remote(url: str, told: Told | None) -> Finder:
 def _remote_kind(files: RemoteFiles, path: str, url: str, magic: bool) -> str:
     """``file``, ``directory``, or empty for a pattern."""
     try:
-        return str(files.fs.info(path)["type"])
+        return str(patiently(lambda clock: files.fs.info(path))["type"])
     except FileNotFoundError:
         if magic:
             return ""
@@ -222,6 +242,8 @@ def _from_lines(lines: Iterable[bytes], root: str) -> Iterator[_Found]:
 def _listed(entry: str, root: str, label: str | None) -> _Found:
     """An entry of a list: relative to the list's folder; named by its path from there."""
     if is_url(entry):
+        if not is_web(entry):
+            check_protocols(entry)
         return _Found(entry, posixpath.basename(_url_path(entry)), label, explicit=True)
     path = entry if os.path.isabs(entry) else os.path.join(root, entry)
     inside = os.path.relpath(path, root or ".") if "\0" not in path else entry
@@ -258,8 +280,25 @@ def read_bytes(ref: ImageRef) -> bytes:
     Raises:
         ImageError: Of kind ``missing``, ``broken-symlink``, ``unreadable`` or ``too-large``.
     """
+    with open_file(ref) as stream:
+        return _read(stream)
+
+
+@contextlib.contextmanager
+def open_file(ref: ImageRef, cancelled: threading.Event | None = None) -> Iterator[BinaryIO]:
+    """One image's file, at its beginning. A local file is not read before the stream is.
+
+    Args:
+        ref: The image.
+        cancelled: Ends the waiting for a server.
+
+    Raises:
+        ImageError: As :func:`read_bytes`, also for errors of reading within the block.
+        CancelledError: When it was cancelled.
+    """
     if is_url(ref.uri):
-        return _read_remote(ref.uri)
+        yield io.BytesIO(_read_remote(ref.uri, cancelled))
+        return
     try:
         mode = os.stat(ref.uri).st_mode
         if stat.S_ISDIR(mode):
@@ -268,7 +307,10 @@ def read_bytes(ref: ImageRef) -> bytes:
         if not stat.S_ISREG(mode):  # opening a pipe would wait for its writer
             raise ImageError("unreadable", "no regular file")
         with open(ref.uri, "rb") as stream:
-            return _read(stream)
+            if os.fstat(stream.fileno()).st_size > MAX_FILE_BYTES and sniff(stream.read(SNIFF_BYTES)) is not None:
+                raise _too_large()
+            stream.seek(0)
+            yield stream
     except ValueError:
         raise ImageError("missing", "a file name cannot hold a NUL character") from None
     except OSError as error:
@@ -283,26 +325,60 @@ def _unreadable(path: str, error: OSError) -> ImageError:
     return ImageError("unreadable", f"cannot be read: {error.strerror or said(error)}")
 
 
-def _read(stream: BinaryIO) -> bytes:
-    head = stream.read(SNIFF_BYTES)
-    if sniff(head) is None:
-        return head
-    rest = stream.read(MAX_FILE_BYTES - len(head) + 1)
-    if len(head) + len(rest) > MAX_FILE_BYTES:
-        raise ImageError("too-large", f"the file has more than {MAX_FILE_BYTES} bytes")
-    return head + rest
+def _read(stream: BinaryIO, clock: Clock | None = None) -> bytes:
+    read = getattr(stream, "read1", stream.read)  # what has come, where this waits for more
+    data = bytearray()
+    while chunk := read(_CHUNK if len(data) >= SNIFF_BYTES else SNIFF_BYTES - len(data)):
+        whole = len(data) >= SNIFF_BYTES
+        data += chunk
+        if clock is not None:
+            clock.advance(len(chunk))
+        if not whole and len(data) >= SNIFF_BYTES and sniff(bytes(data)) is None:
+            return bytes(data)
+        if len(data) > MAX_FILE_BYTES:
+            raise _too_large()
+    if getattr(stream, "length", None):  # of what an HTTP server announced
+        raise ImageError("unreadable", f"the server broke off the connection after {len(data)} bytes")
+    return bytes(data)
 
 
-def _read_remote(url: str) -> bytes:
-    try:
+def _too_large() -> ImageError:
+    return ImageError("too-large", f"the file has more than {MAX_FILE_BYTES} bytes")
+
+
+def _read_remote(url: str, cancelled: threading.Event | None) -> bytes:
+    def read(clock: Clock) -> bytes:
+        if is_web(url):
+            with _web().open_web(url, clock) as stream:
+                return _read(stream, clock)
         files, path = open_remote(url)
         with files.fs.open(path, "rb") as stream:
-            return _read(stream)
-    except ImageError:
+            return _read(stream, clock)
+
+    try:
+        return patiently(read, cancelled)
+    except (ImageError, CancelledError):
         raise
-    except FileNotFoundError:
-        raise ImageError("missing", "there is no such file") from None
+    except TimeoutError as error:
+        raise ImageError("timed-out", stalled()) from error
     except CnnvizError as error:
         raise ImageError("unreadable", error.message) from error
     except Exception as error:  # each backend has errors of its own
-        raise ImageError("unreadable", f"cannot be read: {said(error)}") from error
+        raise (_web().web_error(error) if is_web(url) else _unreachable(error)) from error
+
+
+def _web() -> Any:
+    """Imported for URLs only: it takes a while."""
+    return importlib.import_module("cnnviz.io.web")
+
+
+def _unreachable(error: Exception) -> ImageError:
+    """What a backend of fsspec says. Some call every failure a missing file, and keep the reason as its cause."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and getattr(cause, "status", 404) == 404 and not isinstance(cause, OSError):
+        return ImageError("missing", "there is no such file")
+    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception):
+        return ImageError("unreadable", f"cannot be read: {said(cause)}")
+    if isinstance(error, PermissionError):
+        return ImageError("unreadable", f"access is refused: {said(error)}")
+    return ImageError("unreadable", f"cannot be read: {said(error)}")

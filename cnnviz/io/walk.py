@@ -10,12 +10,20 @@ import functools
 import glob
 import importlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cnnviz.errors import CnnvizError
 from cnnviz.io.names import Names, safe_component
+from cnnviz.io.patience import patiently
+
+# What the extra `remote` brings.
+_EXTRA_PROTOCOLS = frozenset({"http", "https", "s3", "s3a", "gs", "gcs"})
+
+# An address of IPv6 in brackets has the colons of a chain of file systems.
+_IPV6 = re.compile(r"//[^/@]*@?\[[^/]*")
 
 State = frozenset[int] | None
 """How far a glob has matched: the set of positions in the pattern at which the path so far may stand (``**``
@@ -113,7 +121,7 @@ class RemoteFiles:
 
     def entries(self, folder: str) -> list[tuple[str, bool]]:
         """(name, is a folder), sorted; none hidden."""
-        listed = self.fs.ls(folder, detail=True)
+        listed = patiently(lambda clock: self.fs.ls(folder, detail=True))
         own = folder.strip("/")  # object stores may list the folder itself, as an empty object
         found = {
             (str(item["name"]).rstrip("/").rsplit("/", 1)[-1], item["type"] == "directory")
@@ -126,6 +134,12 @@ class RemoteFiles:
 Files = LocalFiles | RemoteFiles
 Found = Iterator[tuple[str, str]]
 """(uri, name) of each file, in order."""
+
+
+def is_web(url: str) -> bool:
+    """Whether this is one address of the web, not an archive behind one."""
+    rest = _IPV6.sub("//", url, count=1)
+    return url.lower().startswith(("http://", "https://")) and "::" not in rest
 
 
 def open_remote(url: str) -> tuple[RemoteFiles, str]:
@@ -146,9 +160,34 @@ def open_remote(url: str) -> tuple[RemoteFiles, str]:
         fs = _chained(prefix + suffix)
         return RemoteFiles(fs, prefix, suffix), str(fs._strip_protocol(segments[at]))
     except ImportError as error:
-        raise CnnvizError(f"{url!r}: {error}", f"Install the fsspec package for {protocol}.") from error
+        raise lacks_package(url, error) from error
     except Exception as error:  # each backend has errors of its own
         raise CnnvizError(f"{url!r} cannot be opened: {said(error)}", "Check the URL.") from error
+
+
+def check_protocols(url: str) -> None:
+    """Raises a CnnvizError that names the command of pip when a URL needs a package that is not installed."""
+    segments = url.split("::")
+    for segment in segments:
+        protocol = segment.split("://")[0] if "://" in segment or len(segments) > 1 else "file"
+        try:
+            _filesystem(protocol)
+        except ImportError as error:
+            raise lacks_package(url, error) from error
+        except ValueError:
+            return  # no protocol that is known: said where it is opened
+
+
+@functools.lru_cache(maxsize=64)
+def _filesystem(protocol: str) -> Any:
+    return importlib.import_module("fsspec").get_filesystem_class(protocol)
+
+
+def lacks_package(url: str, error: ImportError) -> CnnvizError:
+    """What to install for a protocol that fsspec knows but cannot speak here."""
+    ours = any(segment.split("://")[0].lower() in _EXTRA_PROTOCOLS for segment in url.split("::"))
+    hint = "pip install 'cnnviz[remote]'" if ours else "Install the package that it names."
+    return CnnvizError(f"{url!r} needs a package that is not installed: {said(error)}", hint)
 
 
 @functools.lru_cache(maxsize=16)

@@ -29,6 +29,8 @@ from cnnviz.render.resample import Placed
 _BOX_SHARE = 0.2
 # A plateau comes out of interpolation with weights that sum to 1 only to the last bits of float32.
 _TIE = 1.0 - 1e-6
+# Larger maps are gone through in strips.
+_STRIP_PIXELS = 1 << 20
 
 
 def map_scores(raw: NDArray[np.float32], placed: Placed) -> dict[str, object]:
@@ -44,7 +46,7 @@ def map_scores(raw: NDArray[np.float32], placed: Placed) -> dict[str, object]:
         "mean": _finite(raw.mean(dtype=np.float64)),
     }
     x0, y0, x1, y1 = placed.seen
-    values = np.ascontiguousarray(placed.values[y0:y1, x0:x1])
+    values = placed.values[y0:y1, x0:x1]
     highest = float(values.max())
     if not (math.isfinite(highest) and highest > 0.0):
         undefined = ("peak", "box_xywh", "energy_in_box", "entropy", "area_above_half")
@@ -53,7 +55,8 @@ def map_scores(raw: NDArray[np.float32], placed: Placed) -> dict[str, object]:
             scores["flat"] = True
         return scores
     # In units of the maximum: sums and logarithms stay in range whatever the unit of the map is.
-    share = np.clip(np.divide(values, np.float32(highest)), 0.0, 1.0)
+    share = np.ascontiguousarray(np.divide(values, np.float32(highest)))
+    np.clip(share, 0.0, 1.0, out=share)
     total = float(share.sum(dtype=np.float64))
     _, (x, y, width, height) = _largest_region(share > np.float32(_BOX_SHARE))
     inside = float(share[y : y + height, x : x + width].sum(dtype=np.float64))
@@ -109,7 +112,12 @@ def _entropy(share: NDArray[np.float32], total: float) -> float:
     """Shannon entropy of share / total over that of an even map; of a single pixel 0."""
     if share.size == 1:
         return 0.0
+    rows = max(1, _STRIP_PIXELS // share.shape[1])
+    weighted = sum(_weighted(share[top : top + rows]) for top in range(0, len(share), rows))
+    return min(1.0, max(0.0, (math.log(total) - weighted / total) / math.log(share.size)))
+
+
+def _weighted(share: NDArray[np.float32]) -> float:
     # OpenCV's logarithm takes a sixth of the time of NumPy's.
     logarithms = np.asarray(cv2.log(np.maximum(share, np.finfo(np.float32).tiny)), dtype=np.float32)
-    weighted = float(np.multiply(share, logarithms, out=logarithms).sum(dtype=np.float64))
-    return min(1.0, max(0.0, (math.log(total) - weighted / total) / math.log(share.size)))
+    return float(np.multiply(share, logarithms, out=logarithms).sum(dtype=np.float64))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cnnviz.specs import MethodSpec, Param
+from cnnviz.specs import MethodSpec, Package, Param
 
+_SLIC = (Package("skimage", "scikit-image", "superpixels"),)
 _SUPERPIXELS = (
     Param("segments", "int", 50, "About so many superpixels.", minimum=1),
     Param("compactness", "float", 10.0, "Of SLIC: low follows colours, high makes squares.", minimum=0.001),
@@ -114,6 +115,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         signed=True,
         forward="samples + 2",
         rehearsal={"samples": 2},
+        packages=_SLIC,
     ),
     MethodSpec(
         name="lime",
@@ -132,5 +134,6 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         signed=True,
         forward="samples + 2",
         rehearsal={"samples": 2},
+        packages=_SLIC,
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cnnviz.specs import MethodSpec, Param
+from cnnviz.specs import MethodSpec, Package, Param
 
 _ONE_LAYER = "Layer by module path, or -1, -2, … for stages from the end. [default: {}]"
 _LABELS = "Where labels come from: folder, or FILE.csv with path,label. [default: the folder's name]"
@@ -29,6 +29,12 @@ STUDIES: tuple[MethodSpec, ...] = (
                 ("auto", "label", "prediction"),
             ),
             Param("table", "choice", "csv", "parquet: also embeddings.parquet.", ("csv", "parquet")),
+        ),
+        packages=(
+            Package("sklearn", "scikit-learn", "embed"),
+            Package("scipy", "scipy", "embed"),
+            Package("umap", "umap-learn", "umap", ("umap", True)),
+            Package("pyarrow", "pyarrow", "parquet", ("table", "parquet")),
         ),
     ),
     MethodSpec(

@@ -39,12 +39,24 @@ class PanelRow:
         probability: 0 to 1, or None when the model has none.
         placed: The map at the image's size.
         method: What made the map.
+        limits: The values in the first and the last colour; None for those of the style or the map.
     """
 
     label: str
     probability: float | None
     placed: Placed
     method: str
+    limits: tuple[float, float] | None = None
+
+
+def reduced(row: PanelRow, rows: int, style: Style) -> PanelRow:
+    """The row with its map at the size that it has in a panel of so many rows, drawn as the whole map would be.
+
+    Many maps at the size of a photograph would take its memory many times.
+    """
+    height, width = row.placed.values.shape
+    small = _resized(row.placed, _shown_size((width, height), rows))
+    return replace(row, placed=small, limits=drawn_limits(row.placed, style))
 
 
 def panel(
@@ -74,7 +86,7 @@ def panel(
     lefts = [_MARGIN + column * (cell[0] + _GAP) for column in range(4)]
     tops = [top + _HEADING + index * step + _CAPTION for index in range(len(rows))]
     for row, y in zip(rows, tops, strict=True):
-        pictures = (small, *_drawn(small, row.placed, style))
+        pictures = (small, *_drawn(small, row.placed, _own(style, row)))
         for x, picture in zip(lefts, pictures, strict=False):
             paste(canvas, picture, (x, y), cell)
         _paint_bar(canvas, (lefts[3], y), cell[1], row.placed, style)
@@ -86,7 +98,7 @@ def panel(
         write(draw, (x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
     for row, y in zip(rows, tops, strict=True):
         _write_caption(draw, row, (_MARGIN, y - _CAPTION), 3 * cell[0] + 2 * _GAP)
-        _write_bar(draw, (lefts[3], y), cell[1], row.placed, style)
+        _write_bar(draw, (lefts[3], y), cell[1], row.placed, _own(style, row))
     return np.array(page, dtype=np.uint8)
 
 
@@ -146,17 +158,28 @@ def _drawn(small: NDArray[np.uint8], placed: Placed, style: Style) -> tuple[NDAr
     """Heatmap in colour, and overlay, drawn at the panel's size so that lines stay thin."""
     height, width = small.shape[:2]
     own = replace(style, limits=drawn_limits(placed, style))
-    if placed.values.shape != (height, width):
-        shrinks = width < placed.values.shape[1]
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        scale = np.array([width / placed.values.shape[1], height / placed.values.shape[0]] * 2)
-        x0, y0, x1, y1 = (round(float(edge)) for edge in np.array(placed.seen) * scale)
-        # A seen part of less than a pixel of the panel is still one pixel of it.
-        x0, y0 = min(x0, width - 1), min(y0, height - 1)
-        values = np.zeros((height, width), dtype=np.float32)
-        cv2.resize(placed.values, (width, height), dst=values, interpolation=method)
-        placed = Placed(values, (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), placed.signed)
+    placed = _resized(placed, (width, height))
     return overlay(small, placed, replace(own, alpha=1.0)), overlay(small, placed, own)
+
+
+def _own(style: Style, row: PanelRow) -> Style:
+    return style if row.limits is None else replace(style, limits=row.limits)
+
+
+def _resized(placed: Placed, size: tuple[int, int]) -> Placed:
+    """The map at another size (W, H)."""
+    width, height = size
+    if placed.values.shape == (height, width):
+        return placed
+    shrinks = width < placed.values.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    scale = np.array([width / placed.values.shape[1], height / placed.values.shape[0]] * 2)
+    x0, y0, x1, y1 = (round(float(edge)) for edge in np.array(placed.seen) * scale)
+    # A seen part of less than a pixel of the panel is still one pixel of it.
+    x0, y0 = min(x0, width - 1), min(y0, height - 1)
+    values = np.zeros((height, width), dtype=np.float32)
+    cv2.resize(placed.values, (width, height), dst=values, interpolation=method)
+    return Placed(values, (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), placed.signed)
 
 
 def _paint_bar(

@@ -30,17 +30,29 @@ def gradient_image(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int]) 
     """
     if raw.shape[0] not in (1, _CHANNELS):
         raw = np.take_along_axis(raw, np.abs(raw).argmax(0)[None], 0)
-    placed = np.stack([place(channel, rect, size, signed=True).values for channel in raw], axis=-1)
+    width, height = size
+    placed = np.empty((height, width, len(raw)), dtype=np.float32)
+    for channel, values in enumerate(raw):
+        placed[:, :, channel] = place(values, rect, size, signed=True).values
     limit = gradient_limit(placed)
     if limit > 0.0:
-        placed = np.clip(placed / np.float32(limit), -1.0, 1.0)
+        placed /= np.float32(limit)
+        np.clip(placed, -1.0, 1.0, out=placed)
     else:
-        placed = np.zeros_like(placed)
-    picture = np.rint(NEUTRAL + 127.0 * placed).astype(np.uint8)
+        placed[:] = 0.0
+    placed *= np.float32(127.0)
+    placed += np.float32(NEUTRAL)
+    picture = np.rint(placed, out=placed).astype(np.uint8)
     return np.repeat(picture, _CHANNELS, axis=-1) if picture.shape[-1] == 1 else picture
 
 
 def gradient_limit(values: NDArray[np.float32]) -> float:
     """The magnitude that is drawn fully bright or dark; 0 for a gradient that is zero everywhere."""
-    magnitudes = np.abs(values[values != 0.0])
-    return float(np.percentile(magnitudes, _PERCENTILE)) if magnitudes.size else 0.0
+    return magnitude_limit(values, _PERCENTILE)
+
+
+def magnitude_limit(values: NDArray[np.float32], percentile: float) -> float:
+    """A percentile of the magnitudes that are not zero; 0 when all are. Takes one copy of the values, no more."""
+    magnitudes = values[values != 0.0]
+    np.abs(magnitudes, out=magnitudes)
+    return float(np.percentile(magnitudes, percentile, overwrite_input=True)) if magnitudes.size else 0.0

@@ -20,6 +20,7 @@ _OTHER = (170, 174, 180)
 _INK, _SOFT = (28, 30, 34), (112, 117, 124)
 _MARGIN, _LINE, _LEGEND = 16, 24, 260
 _LONGEST = (240, 640)
+_ROWS = 64
 
 
 def label_map(
@@ -51,8 +52,11 @@ def label_map(
     colours = dict(zip(ranked, PALETTE, strict=False))
     lookup = np.array([colours.get(int(c), _OTHER) for c in found], dtype=np.float32)
     cells = lookup[np.searchsorted(found, classes)]
-    painted = rgb * np.float32(1 - alpha) + cells[rows[:, None], cols[None, :]] * np.float32(alpha)
-    picture = np.rint(painted).astype(np.uint8)
+    picture = np.empty_like(rgb)
+    for top in range(0, len(rgb), _ROWS):  # in strips: in floats a large image would take twelve times its memory
+        part = slice(top, top + _ROWS)
+        painted = rgb[part] * np.float32(1 - alpha) + cells[rows[part, None], cols[None, :]] * np.float32(alpha)
+        picture[part] = np.rint(painted).astype(np.uint8)
     return _with_legend(picture, [(names[c], colours.get(c, _OTHER), area[c]) for c in ranked])
 
 

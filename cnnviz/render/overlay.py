@@ -9,6 +9,7 @@ dark grey behind a thin frame, and a map that is zero everywhere leaves the imag
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -21,6 +22,7 @@ from cnnviz.render.resample import Placed
 
 _UNSEEN_BRIGHTNESS = 0.35
 _UNSEEN_FRAME = (255, 255, 255)
+_STRIP_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -93,22 +95,39 @@ def overlay(rgb: NDArray[np.uint8], placed: Placed, style: Style) -> NDArray[np.
         raise ValueError(f"image {rgb.shape} and map {placed.values.shape} differ in size")
     rgb = np.ascontiguousarray(rgb)
     x0, y0, x1, y1 = placed.seen
-    inside = np.s_[y0:y1, x0:x1]
-    if is_flat(placed):
-        blended = _grey(rgb[inside], 1.0)
-    else:
-        name = drawn_colormap(placed, style)
-        levels = _levels(placed.values[inside], drawn_limits(placed, style), is_diverging(name))
-        colours = cv2.applyColorMap(levels, colormap(name).reshape(256, 1, 3))
-        blended = _u8(cv2.addWeighted(rgb[inside], 1.0 - style.alpha, colours, style.alpha, 0.0))
-    if blended.shape == rgb.shape:
-        return blended
-    out = _grey(rgb, _UNSEEN_BRIGHTNESS)
-    line = max(1, round(max(rgb.shape) / 600))
-    # The frame lies in the unseen part, so that it covers nothing that was explained.
-    out[max(0, y0 - line) : y1 + line, max(0, x0 - line) : x1 + line] = _UNSEEN_FRAME
-    out[inside] = blended
+    out = np.empty_like(rgb)
+    if (x0, y0, x1, y1) != (0, 0, rgb.shape[1], rgb.shape[0]):
+        for rows in _strips(0, rgb.shape[0], rgb.shape[1]):
+            out[rows] = _grey(rgb[rows], _UNSEEN_BRIGHTNESS)
+        line = max(1, round(max(rgb.shape) / 600))
+        # The frame lies in the unseen part, so that it covers nothing that was explained.
+        out[max(0, y0 - line) : y1 + line, max(0, x0 - line) : x1 + line] = _UNSEEN_FRAME
+    paint = _painter(placed, style)
+    for rows in _strips(y0, y1, x1 - x0):
+        out[rows, x0:x1] = paint(rgb[rows, x0:x1], placed.values[rows, x0:x1])
     return out
+
+
+def _painter(
+    placed: Placed, style: Style
+) -> Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.uint8]]:
+    """What draws a part of the map on that part of the image."""
+    if is_flat(placed):
+        return lambda rgb, values: _grey(rgb, 1.0)
+    name, limits = drawn_colormap(placed, style), drawn_limits(placed, style)
+    table, centred = colormap(name).reshape(256, 1, 3), is_diverging(name)
+
+    def paint(rgb: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
+        colours = cv2.applyColorMap(_levels(values, limits, centred), table)
+        return _u8(cv2.addWeighted(rgb, 1.0 - style.alpha, colours, style.alpha, 0.0))
+
+    return paint
+
+
+def _strips(top: int, bottom: int, width: int) -> Iterator[slice]:
+    """Rows in strips of about a megapixel: what is made on the way to a picture is larger than the picture."""
+    rows = max(1, _STRIP_PIXELS // width)
+    return (slice(first, min(first + rows, bottom)) for first in range(top, bottom, rows))
 
 
 def heatmap_image(placed: Placed, style: Style) -> NDArray[np.uint8]:
@@ -122,7 +141,8 @@ def heatmap_image(placed: Placed, style: Style) -> NDArray[np.uint8]:
     if not is_flat(placed):
         x0, y0, x1, y1 = placed.seen
         limits = drawn_limits(placed, style)
-        out[y0:y1, x0:x1] = _levels(placed.values[y0:y1, x0:x1], limits, placed.signed)
+        for rows in _strips(y0, y1, x1 - x0):
+            out[rows, x0:x1] = _levels(placed.values[rows, x0:x1], limits, placed.signed)
     return out
 
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from cnnviz.errors import ImageError
 
+_ROWS = 1024
+
 Rect = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels of the upright input image: what the network saw. May reach outside by padding."""
 
@@ -61,11 +63,11 @@ def place(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int], *, signed
     top, bottom = _seen(y0, y1, height)
     rows = _weights(raw.shape[0], float(y0), float(y1), top, bottom)
     columns = _weights(raw.shape[1], float(x0), float(x1), left, right)
-    inside = rows @ (np.asarray(raw, dtype=np.float32) @ columns.T)
-    if (left, top, right, bottom) == (0, 0, width, height):
-        return Placed(inside, (0, 0, width, height), signed)
     values = np.zeros((height, width), dtype=np.float32)
-    values[top:bottom, left:right] = inside
+    across = np.asarray(raw, dtype=np.float32) @ columns.T
+    for first in range(top, bottom, _ROWS):  # in strips: a copy of the whole would be as large as the image
+        last = min(first + _ROWS, bottom)
+        values[first:last, left:right] = rows[first - top : last - top] @ across
     return Placed(values, (left, top, right, bottom), signed)
 
 
