@@ -52,8 +52,27 @@ class Counts:
     resumed: int = 0
     maps: int = 0
     flat: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    labelled: int = 0
+    right: int = 0
     stopped: bool = False
     run_folders: list[str] = field(default_factory=list)
+
+    def count(self, record: Mapping[str, Any]) -> None:
+        """Take in one finished record."""
+        error = record.get("error")
+        self.failed += error is not None
+        self.explained += error is None
+        if error is not None:
+            kind = str(error.get("type"))
+            self.failures[kind] = self.failures.get(kind, 0) + 1
+        label, predictions = record.get("label"), record.get("predictions")
+        if label is not None and predictions:
+            self.labelled += 1
+            self.right += predictions[0]["label"] == label
+        maps = record.get("explanations") or ()
+        self.maps += len(maps)
+        self.flat += sum(bool(each["scores"].get("flat")) for each in maps)
 
     def all_inputs(self, complete: bool) -> int:
         """The images that were asked for; of a run that was cut short also those that it did not come to."""
@@ -70,6 +89,11 @@ class Counts:
             "seconds": round(seconds, 3),
             "images_per_second": round(fresh / seconds, 2) if seconds > 0 else None,
         }
+        if self.failures:
+            summary["failures"] = dict(sorted(self.failures.items()))
+        if self.labelled:
+            summary["labelled"] = self.labelled
+            summary["accuracy"] = round(self.right / self.labelled, 4)
         if self.run_folders:
             summary["run_folders_passed_over"] = list(self.run_folders)
         if interrupted:

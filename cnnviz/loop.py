@@ -315,25 +315,17 @@ class Loop:
         if ledger is not None:
             ledger.keep(earlier)
         self.counts.resumed += 1
-        self._count(earlier.record)
+        self.counts.count(earlier.record)
 
     def _write(self, record: Record, item: _Waiting, ledger: Ledger | None) -> None:
         row = {"path": record.path, "name": item.ref.name, **record.to_dict(), "input": item.source}
         if ledger is not None:
             ledger.append(row)
-        self._count(row)
+        self.counts.count(row)
         if record.error is not None and self.settings.output.fail_fast:
             self._stop = self.counts.stopped = True
         if self.reporter is not None:
             self.reporter.advance(row)
-
-    def _count(self, row: Mapping[str, Any]) -> None:
-        failed = row.get("error") is not None
-        self.counts.failed += failed
-        self.counts.explained += not failed
-        maps = row.get("explanations") or ()
-        self.counts.maps += len(maps)
-        self.counts.flat += sum(bool(each["scores"].get("flat")) for each in maps)
 
     def _discard(self, ledger: Ledger | None) -> None:
         """Nothing after the failure that --fail-fast stops at: what was made ahead of its turn goes."""

@@ -71,7 +71,8 @@ def _through(
     if counts.flat:
         reporter.note(f"{counts.flat} of {counts.maps} maps are zero everywhere: flat_reason in the report says why")
     found = explainer.conclusions(ledger.records())
-    summary = {**counts.summary(seconds, interrupted), **explainer.facts(), **found}
+    model = {"model": explainer.subject.loaded.name}
+    summary = {**counts.summary(seconds, interrupted), **model, **explainer.facts(), **found}
     summary = ledger.close(summary, f"cnnviz {settings.command}")
     return RunResult(summary, os.path.join(settings.output.out, REPORT), counts.exit_code(interrupted))
 

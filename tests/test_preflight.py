@@ -44,3 +44,56 @@ def test_it_is_said_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 2, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "module", "message", "hint"),
+    [
+        (["superpixels", SAMPLE], "skimage", "superpixels needs scikit-image, which is not installed.", "superpixels"),
+        (["superpixels", SAMPLE, "--variant", "lime"], "skimage", "superpixels needs scikit-image", "superpixels"),
+        (["embed", SAMPLE], "sklearn", "embed needs scikit-learn, which is not installed.", "embed"),
+        (["embed", SAMPLE, "--umap"], "umap", "embed --umap needs umap-learn, which is not installed.", "umap"),
+        (["embed", SAMPLE, "--table", "parquet"], "pyarrow", "embed --table parquet needs pyarrow, which", "parquet"),
+    ],
+)
+def test_missing_packages_are_said_with_the_command_that_installs_them(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    module: str,
+    message: str,
+    hint: str,
+) -> None:
+    def without(name: str) -> object:
+        return None if name == module else True
+
+    monkeypatch.setattr("cnnviz.specs.find_spec", without)
+    monkeypatch.setattr("cnnviz.pipeline.run", lambda *_: pytest.fail("it was not said before the run"))
+    assert main(args) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"cnnviz: {message}")
+    assert error.endswith(f"pip install 'cnnviz[{hint}]'\n")
+
+
+@pytest.mark.parametrize(
+    "args", [["gradcam", "s3://bucket/x.png"], ["gradcam", SAMPLE, "-o", "s3://bucket/out"], ["gradcam", "LIST"]]
+)
+def test_missing_packages_of_urls_are_said_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, args: list[str]
+) -> None:
+    """Also of the entries of a list, each of which would fail for the same reason."""
+    import fsspec.core
+
+    from cnnviz.io import walk
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    (tmp_path / "list.txt").write_text("s3://bucket/x.png\n")
+    monkeypatch.setattr(walk, "_filesystem", refuse)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
+    monkeypatch.setattr("cnnviz.pipeline.run", lambda *_: pytest.fail("it was not said before the run"))
+    assert main([str(tmp_path / "list.txt") if arg == "LIST" else arg for arg in args]) == 2
+    error = capsys.readouterr().err
+    assert "needs a package that is not installed: Install s3fs to access S3" in error
+    assert error.endswith("pip install 'cnnviz[remote]'\n")

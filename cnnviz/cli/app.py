@@ -15,6 +15,7 @@ import typer.main
 from cnnviz import catalog
 from cnnviz.cli import info, pages, variants
 from cnnviz.cli.console import Console
+from cnnviz.cli.streams import open_closed_ones
 from cnnviz.errors import EXIT_INTERRUPTED, CnnvizError, nearest
 
 # Newer Typers bring their own copy of click, older ones import it: take the classes from what both export.
@@ -116,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code of the process.
     """
+    open_closed_ones()
     arguments = list(sys.argv[1:] if argv is None else argv)
     console = Console()
     try:

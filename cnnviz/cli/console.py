@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from cnnviz.cli import streams
 from cnnviz.errors import EXIT_INTERRUPTED, CnnvizError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Console:
         self.verbose = False
         self.json = False
         self._opened, self._began = time.perf_counter(), 0.0
-        self._count = 0
+        self._count = self._failed = 0
         self._rows: list[Mapping[str, Any]] = []
         self._failures: list[Mapping[str, Any]] = []
         self._progress: Progress | None = None
@@ -74,8 +75,7 @@ class Console:
     def starting(self, text: str) -> None:
         """What a person waits for until something else is said; on a terminal only."""
         if not self.quiet and _is_lively(sys.stderr):
-            sys.stderr.write(f"{printable(text)} …")
-            sys.stderr.flush()
+            streams.tell(f"{printable(text)} …")
             self._waiting = True
 
     def _started(self) -> None:
@@ -108,8 +108,10 @@ class Console:
         self._count += 1
         if len(self._rows) <= TABLE_ROWS:
             self._rows.append(record)
-        if record.get("error") and len(self._failures) < FAILURES_SHOWN:
-            self._failures.append(record)
+        if record.get("error"):
+            self._failed += 1
+            if len(self._failures) < FAILURES_SHOWN:
+                self._failures.append(record)
         if self._progress is not None and self._task is not None:
             rate = self._count / max(time.perf_counter() - self._began, 1e-9)
             self._progress.update(self._task, advance=1, rate=f"{rate:.1f}/s")
@@ -143,12 +145,12 @@ class Console:
         """Tell what came of a run. Returns the exit code of the process."""
         self.finish()
         if result.picture is not None:
-            sys.stdout.flush()
-            sys.stdout.buffer.write(result.picture)
-            sys.stdout.buffer.flush()
+            streams.write_result(result.picture)
         elif self.json:
+            if not self.quiet:
+                self._note_failures()
             self.data({**result.summary, "report": result.report})
-        if not self.quiet and not self.json and result.picture is None:
+        elif not self.quiet:
             self._table_or_failures()
             for sentence in result.sentences:
                 self._say(sentence)
@@ -157,9 +159,7 @@ class Console:
 
     def _table_or_failures(self) -> None:
         if not _is_terminal(sys.stderr) or len(self._rows) > TABLE_ROWS or self.verbose:
-            if not self.verbose:
-                for record in self._failures:
-                    self.note("  ".join(filter(None, _row(record))))
+            self._note_failures()
             return
         from rich.table import Table
         from rich.text import Text
@@ -170,6 +170,14 @@ class Console:
             table.add_row(*(Text(printable(cell), style, overflow="fold") for cell in _row(record)))
         if self._rows:
             _rich(sys.stderr).print(table)
+
+    def _note_failures(self) -> None:
+        if self.verbose:
+            return  # each was told when it came
+        for record in self._failures:
+            self.note("  ".join(filter(None, _row(record))))
+        if self._failed > len(self._failures):
+            self.note(f"{self._failed - len(self._failures)} more failed; the report has the reason of each")
 
     # Everything else.
 
@@ -218,14 +226,12 @@ class Console:
 
         141 is what a shell reports for a program that SIGPIPE ended; 1 and 2 have a meaning of their own here.
         """
-        nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
             try:
-                stream.flush()
+                if stream is not None:
+                    stream.flush()
             except BrokenPipeError:
-                # The interpreter flushes once more when it ends, and would complain.
-                os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+                streams.give_up(stream)
         return 141
 
 
@@ -235,6 +241,7 @@ def refuse_terminal() -> None:
     Raises:
         CnnvizError: Standard output is one.
     """
+    streams.require_output("The picture of -o -")
     if _is_terminal(sys.stdout):
         raise CnnvizError(
             "-o - would write a picture to the terminal.",
@@ -282,11 +289,10 @@ def _row(record: Mapping[str, Any]) -> tuple[str, str, str]:
     return str(record.get("path")), str(first["label"]), f"{float(first['probability']):.3f}"
 
 
-def _line(stream: TextIO, text: str) -> None:
+def _line(stream: TextIO | None, text: str) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     safe = printable(text).encode(encoding, "backslashreplace").decode(encoding)
-    stream.write(f"{safe}\n")
-    stream.flush()
+    (streams.tell if stream is sys.stderr else streams.write_result)(f"{safe}\n")
 
 
 def _is_terminal(stream: TextIO) -> bool:

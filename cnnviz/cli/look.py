@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnnviz.cli import streams
 from cnnviz.cli.console import Console
 from cnnviz.cli.maps import given_values, sign
 from cnnviz.cli.options import Shared, shared_annotations
@@ -45,7 +46,8 @@ def layers_command(summary: str) -> Callable[..., int]:
             raise CnnvizError(f"Two models are named: {name} and --model {given['model']}.", "Leave one of them out.")
         options = Shared(**{key: value for key, value in given.items() if key in shared})
         console.verbose = options.verbose
-        rows = _rows(options)
+        with streams.reserved():
+            rows = _rows(options)
         if options.json_:
             console.data([row.as_dict() for row in rows])
         else:

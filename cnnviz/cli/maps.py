@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cnnviz import catalog
+from cnnviz.cli import streams
 from cnnviz.cli.console import Console, refuse_terminal
 from cnnviz.cli.info import help_of
 from cnnviz.cli.options import Shared, reworded, shared_annotations
@@ -44,15 +45,19 @@ def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
         run_settings = _settings(spec, shared, given)
         if shared.out == "-":
             refuse_terminal()
+        if shared.json_:
+            streams.require_output("The summary of --json")
         # Not at the top: they bring NumPy and torch, for which --help must not wait.
         from cnnviz import preflight
 
         preflight.check(run_settings, spec)
         console.starting(f"starting: PyTorch, then {shared.model}")
-        from cnnviz.pipeline import run
+        with streams.reserved():
+            from cnnviz.pipeline import run
 
-        stdin = sys.stdin.buffer if "-" in run_settings.inputs else None
-        return console.outcome(run(run_settings, console, stdin))
+            stdin = sys.stdin.buffer if "-" in run_settings.inputs else None
+            result = run(run_settings, console, stdin)
+        return console.outcome(result)
 
     sign(command, annotations)
     command.__name__ = name

@@ -150,7 +150,7 @@ def open_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> OpenImage:
         raise ImageError("empty", "the file has no bytes")
     kind = sniff(head)
     if kind is None:
-        raise ImageError("not-an-image", f"the content is no image (it begins with {head[:8]!r})")
+        raise ImageError("not-an-image", f"the content is not an image (it begins with {head[:8]!r})")
     reader = _reader(kind)
     if kind == "tiff":
         _silence_libtiff()

@@ -305,7 +305,7 @@ def open_file(ref: ImageRef, cancelled: threading.Event | None = None) -> Iterat
             os.listdir(ref.uri)  # says why, when it came here because it cannot be listed
             raise ImageError("unreadable", "a folder, where an image file was expected")
         if not stat.S_ISREG(mode):  # opening a pipe would wait for its writer
-            raise ImageError("unreadable", "no regular file")
+            raise ImageError("unreadable", "not a regular file (a pipe, a socket or a device)")
         with open(ref.uri, "rb") as stream:
             if os.fstat(stream.fileno()).st_size > MAX_FILE_BYTES and sniff(stream.read(SNIFF_BYTES)) is not None:
                 raise _too_large()

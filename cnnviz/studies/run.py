@@ -74,7 +74,8 @@ def _through(study: Study, loop: Loop, ledger: Ledger, reporter: Reporter, stdin
     reporter.finish()
     seconds = time.perf_counter() - began
     figures = counts.summary(seconds, interrupted) if settings.inputs else {"seconds": round(seconds, 3)}
-    summary = {**figures, "study": settings.target.method, **findings.summary}
+    facts = {"model": subject.loaded.name, "study": settings.target.method}
+    summary = {**figures, **facts, **findings.summary}
     names = cast(_Noting, study.store).names
     extras = Extras(findings.report, findings.figures, findings.index, tuple(sorted(set(names))))
     summary = ledger.close(summary, f"cnnviz {settings.command}", extras)
