@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import struct
 import subprocess
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnnviz.errors import ImageError
-from cnnviz.io.decode import Decoded, decode, sniff
+from cnnviz.io.decode import Decoded, decode, open_image, sniff
 
 Pixels = NDArray[np.uint8]
 
@@ -441,6 +442,22 @@ def test_decoding_stays_within_what_the_header_announces() -> None:
     assert len(rows) >= 14
     for kind, mode, used, announced in rows:
         assert int(used) <= int(announced) + 4, (kind, mode, used, announced)
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_disk_that_fails_is_not_called_damage(after: int) -> None:
+    class Failing(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            self.reads += 1
+            if self.reads > after + 1:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    with pytest.raises(ImageError) as caught:
+        open_image(Failing(saved(photo(400, 600), "PNG"))).decode()
+    assert (caught.value.kind, caught.value.message) == ("unreadable", "cannot be read: Input/output error")
 
 
 def fuzz_seeds() -> dict[str, bytes]:

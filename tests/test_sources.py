@@ -410,3 +410,60 @@ def test_order_does_not_depend_on_the_file_system(tmp_path: Path) -> None:
     expected = ["1.jpg", "100.jpg", "11.jpg", "2.jpg", "3.jpg", "30.jpg"]
     assert names(find(tmp_path)) == expected
     assert names(find(tmp_path / "*.jpg")) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_what_is_named_but_is_not_a_file(tmp_path: Path) -> None:
+    """Named by hand or in a list: nothing is waited for, and each has a reason."""
+    make(tmp_path, "folder.jpg/x.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "list.txt").write_text("folder.jpg\npipe.jpg\n/dev/zero\n")
+    assert [kind(ref) for ref in find(tmp_path / "list.txt")] == ["unreadable"] * 3
+    for name in (tmp_path / "pipe.jpg", "/dev/zero", "/dev/null"):
+        with pytest.raises(ImageError, match="not a regular file"):
+            read_bytes(find(name)[0])
+    assert names(find(tmp_path / "folder.jpg")) == ["x.jpg"]
+
+
+def test_a_file_that_vanishes_after_it_was_listed(tmp_path: Path) -> None:
+    refs = find(make(tmp_path, "a/x.jpg", "b.jpg"))
+    (tmp_path / "b.jpg").unlink()
+    (tmp_path / "a" / "x.jpg").unlink()
+    (tmp_path / "a").rmdir()
+    (tmp_path / "a").write_bytes(b"a file where the folder was")
+    assert [kind(ref) for ref in refs] == ["missing", "missing"]
+
+
+def archive(path: Path, change: dict[bytes, tuple[int, int]]) -> Path:
+    """A ZIP with one byte of each header changed: by the header's mark, where and to what."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as files:
+        files.writestr("x.jpg", JPEG)
+    data = bytearray(stream.getvalue())
+    for mark, (at, value) in change.items():
+        data[data.index(mark) + at] = value
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({b"PK\3\4": (6, 1), b"PK\1\2": (8, 1)}, "encrypted"),
+        ({b"PK\3\4": (8, 99), b"PK\1\2": (10, 99)}, "compression method is not supported"),
+        ({JPEG: (9, 0)}, "Bad CRC-32"),
+    ],
+)
+def test_members_of_archives_that_cannot_be_read(
+    tmp_path: Path, change: dict[bytes, tuple[int, int]], reason: str
+) -> None:
+    (ref,) = find(f"zip://x.jpg::{archive(tmp_path / 'a.zip', change)}")
+    with pytest.raises(ImageError, match=reason) as caught:
+        read_bytes(ref)
+    assert caught.value.kind == "unreadable"
+
+
+def test_a_long_name_is_cut_where_it_is_said() -> None:
+    with pytest.raises(CnnvizError) as caught:
+        find("x" * 100_000)
+    assert len(caught.value.message) < 300

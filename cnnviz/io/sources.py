@@ -47,6 +47,8 @@ MAX_FILE_BYTES = 1 << 30
 """Larger image files are refused before they are read."""
 
 _CHUNK = 1 << 18
+# Characters of a name in a message.
+_SHOWN = 200
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(?:://|::)")
 _LOCAL_URL = re.compile(r"^(?:file|local)://(?!.*::)")
 
@@ -166,7 +168,8 @@ def _finder(text: str, options: SourceOptions, stdin: BinaryIO | None) -> Finder
 
 def _missing(text: str) -> CnnvizError:
     parent, base = os.path.split(text.rstrip("/"))
-    message = f"INPUT {text!r} does not exist"
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    message = f"INPUT {shown!r} does not exist"
     try:
         with os.scandir(parent or ".") as entries:
             near = nearest(base, [entry.name for entry in itertools.islice(entries, 10_000)])
