@@ -28,7 +28,7 @@ from cnnviz.subject import Loaded
 
 # Bytes of images that are being decoded, or are decoded and wait: for the model, the encoders, or while they are drawn.
 _DECODED_BYTES = 384 << 20
-# Bytes that drawing takes beside them, and for each pixel: the map on the image, its measures, a picture and its file.
+# Bytes that drawing takes beside them, and for each pixel unless the result says how many.
 _DRAWING_BYTES = 448 << 20
 _DRAWING_PIXEL = 16
 # Folders of earlier runs that are told one by one; the summary lists all.
@@ -268,7 +268,7 @@ class Loop:
     def _safely(self, done: Any, memory: Ticket) -> Record:
         height, width = done.rgb.shape[:2]
         try:
-            memory.take(_DRAWING_PIXEL * height * width)
+            memory.take(getattr(done, "bytes_a_pixel", _DRAWING_PIXEL) * height * width)
             return self._draw(done)
         except ImageError as error:
             return _failed(done.ref, error.kind, error.message, done)
