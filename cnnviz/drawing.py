@@ -87,7 +87,7 @@ class Explained:
 
         A map and a copy of it, its regions, a picture and its file; pictures of gradients are floats in three colours.
         """
-        return 40 if any(item.raw.ndim == 3 for item in self.maps) else 16
+        return 48 if any(item.raw.ndim == 3 for item in self.maps) else 16
 
 
 def draw(done: Explained, how: Drawn) -> Record:
