@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from cnnviz.engine.session import Pass, Session
 from cnnviz.models.graph import function_name
-from cnnviz.models.layers import name_of
+from cnnviz.models.layer_names import name_of
 
 # Piecewise constant: their derivative is zero wherever it exists.
 _STEPS = {"RoundBackward": "round", "FloorBackward": "floor", "CeilBackward": "ceil", "TruncBackward": "trunc",

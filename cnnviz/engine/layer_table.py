@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import SessionOptions, check_runs, probe_image
-from cnnviz.engine.tape import Seen, seen_layer, watching
+from cnnviz.engine.tape import Watched, seen_layer, watched
 from cnnviz.errors import CnnvizError
+from cnnviz.models.axes import is_map
 from cnnviz.models.graph import Graph, trace
 from cnnviz.models.heads import read_head
 from cnnviz.models.layers import default_node, reference
@@ -82,10 +82,8 @@ def layer_table(
     image = probe_image(input_size)
     with rt.scope():
         select = selector(check_runs(module, name, image, SessionOptions(output=output)).key)
-        with torch.no_grad(), watching(module) as seen:
-            module(image)
         graph = trace(module, image, select)
-    return _untraced(seen, name, image) if graph is None else _traced(module, graph, name)
+        return _untraced(watched(module, image), name, image) if graph is None else _traced(module, graph, name)
 
 
 def _traced(module: nn.Module, graph: Graph, name: str) -> list[LayerRow]:
@@ -146,7 +144,7 @@ def _called(path: str, call: int, count: int) -> str:
 def _stride(graph: Graph, node: fx.Node, found: ReceptiveField | str) -> tuple[int, int] | None:
     if isinstance(found, ReceptiveField):
         return found.stride
-    return _ratio(graph.shapes[graph.input], graph.shapes[node])
+    return _ratio(graph.shapes[graph.input], graph.shapes[node]) if is_map(graph, node) else None
 
 
 def _ratio(image: Sequence[int], shape: Sequence[int]) -> tuple[int, int] | None:
@@ -159,10 +157,11 @@ def _count(part: nn.Module) -> int:
     return sum(p.numel() for p in part.parameters())
 
 
-def _untraced(seen: Sequence[Seen], name: str, image: Tensor) -> list[LayerRow]:
+def _untraced(calls: Watched, name: str, image: Tensor) -> list[LayerRow]:
+    seen = calls.calls
     counts: Mapping[str, int] = {s.name: sum(other.name == s.name for other in seen) for s in seen}
     try:
-        target: str | None = seen_layer(seen, None, name, image).name
+        target: str | None = seen_layer(calls, None, name, image).name
     except CnnvizError:
         target = None
     rows = []
@@ -173,9 +172,9 @@ def _untraced(seen: Sequence[Seen], name: str, image: Tensor) -> list[LayerRow]:
                 name=called,
                 type=type(each.module).__name__,
                 output_shape=each.shape[1:],
-                output_stride=_ratio(image.shape, each.shape),
+                output_stride=None if each.objection else _ratio(image.shape, each.shape),
                 receptive_field=None,
-                no_field=_UNTRACED,
+                no_field=each.objection or _UNTRACED,
                 parameters=_count(each.module),
                 default_target=called == target,
                 cam=f"{_UNTRACED}: its head cannot be read",

@@ -24,7 +24,7 @@ from cnnviz.engine.cuts import Cut
 from cnnviz.engine.rerun import HeadRun, Rerun
 from cnnviz.engine.seeding import same_noise
 from cnnviz.engine.split import Split, cut, quietly, to_head, usable_preparations
-from cnnviz.engine.tape import passing, recording, seen_layer, substituting, watching
+from cnnviz.engine.tape import passing, recording, seen_layer, substituting, watched
 from cnnviz.errors import CnnvizError, foreign_code
 from cnnviz.models.graph import Graph, trace
 from cnnviz.models.inputs import cannot_run, first_line
@@ -425,9 +425,10 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
     if options.private and image.device != runtime.device:
         module = copy.deepcopy(module).to(runtime.device)
         image = image.to(runtime.device)
-    with torch.no_grad(), watching(module) as seen:
-        module(image)
-    layers = tuple(seen_layer(seen, layer or None, name, image) for layer in options.cut.layers)
+    layers: tuple[LayerRef, ...] = ()
+    if options.cut.layers:
+        calls = watched(module, image)
+        layers = tuple(seen_layer(calls, layer or None, name, image) for layer in options.cut.layers)
     wanted = [(layer.name.partition(":")[0], layer.call) for layer in layers]
 
     def run(pixels: Tensor) -> Pass:

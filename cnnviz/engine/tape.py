@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cnnviz.errors import CnnvizError
-from cnnviz.models.layers import LayerRef, not_spatial, stage_at, unknown_call, unknown_layer
+from cnnviz.models.attention import AttentionWatch
+from cnnviz.models.axes import Responses
+from cnnviz.models.layers import LayerRef, no_map, not_spatial, refuse_attention, stage_at, unknown_call, unknown_layer
 
 
 @dataclass
@@ -112,17 +115,58 @@ def substituting(module: nn.Module, layer: tuple[str, int], activations: Tensor)
 
 @dataclass(frozen=True)
 class Seen:
-    """One module call of a probe run."""
+    """One module call of a probe run.
+
+    Attributes:
+        name, call: Path of the module, and which of its calls.
+        shape: What it returned.
+        module: The module.
+        objection: Why that is not a map of the image; empty where it is one, or nobody asked.
+    """
 
     name: str
     call: int
     shape: tuple[int, ...]
     module: nn.Module
+    objection: str = ""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A probe run of a network without a trace.
+
+    Attributes:
+        calls: Its module calls, in order of completion.
+        attention: Whether self-attention ran.
+    """
+
+    calls: Sequence[Seen]
+    attention: bool
+
+
+def watched(module: nn.Module, image: Tensor) -> Watched:
+    """Run a network on a probe [1, C, H, W]; it is found out which tensors are maps of the image, too."""
+    attention = AttentionWatch()
+    with torch.no_grad(), attention, watching(module) as seen:
+        module(image)
+
+    def run(changed: Tensor, put: Callable[[Any, Tensor], None]) -> None:
+        with watching(module, put):
+            module(changed)
+
+    responses = Responses(image, run)
+    spatial = [(s, responses.objection((s.name, s.call)) if len(s.shape) == 4 else "") for s in seen]
+    return Watched([replace(s, objection=objection) for s, objection in spatial], attention.seen)
 
 
 @contextlib.contextmanager
-def watching(module: nn.Module) -> Iterator[list[Seen]]:
-    """Note every module call that returns a tensor, in order of completion, while the body runs the module."""
+def watching(module: nn.Module, put: Callable[[Any, Tensor], None] | None = None) -> Iterator[list[Seen]]:
+    """Note every module call that returns a tensor, in order of completion, while the body runs the module.
+
+    Args:
+        module: The network.
+        put: Given (name, call) and the value of every tensor with four axes.
+    """
     seen: list[Seen] = []
     counts: dict[str, int] = {}
     handles = []
@@ -131,6 +175,8 @@ def watching(module: nn.Module) -> Iterator[list[Seen]]:
         def hook(child: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, Tensor):
                 seen.append(Seen(name, counts.get(name, 0), tuple(output.shape), child))
+                if put is not None and output.dim() == 4:
+                    put((name, counts.get(name, 0)), output.clone())  # what follows may work in place
             counts[name] = counts.get(name, 0) + 1
 
         return hook
@@ -145,17 +191,18 @@ def watching(module: nn.Module) -> Iterator[list[Seen]]:
             handle.remove()
 
 
-def seen_layer(seen: Sequence[Seen], layer: str | None, name: str, image: Tensor) -> LayerRef:
+def seen_layer(watched: Watched, layer: str | None, name: str, image: Tensor) -> LayerRef:
     """The layer that a name means among the calls of a probe run; None for the last feature map.
 
     Raises:
         CnnvizError: No such layer, or none whose output is a map.
     """
-    spatial = [s for s in seen if len(s.shape) == 4 and s.shape[2:] != (1, 1)]
+    seen = watched.calls
+    spatial = [s for s in seen if len(s.shape) == 4 and s.shape[2:] != (1, 1) and not s.objection]
     if layer is None:
-        chosen = _feature_maps(spatial, name)[-1]
+        chosen = _feature_maps(spatial, name, watched.attention)[-1]
     elif layer.strip().lstrip("-").isdigit() and layer not in {s.name for s in seen}:
-        chosen = stage_at(_feature_maps(spatial, name), int(layer), name)
+        chosen = stage_at(_feature_maps(spatial, name, watched.attention), int(layer), name)
     else:
         path, _, call = layer.partition(":")
         calls = [s for s in seen if s.name == path]
@@ -166,6 +213,11 @@ def seen_layer(seen: Sequence[Seen], layer: str | None, name: str, image: Tensor
         chosen = calls[int(call)] if call else calls[-1]
         if len(chosen.shape) != 4:
             raise not_spatial(layer, chosen.shape)
+        if watched.attention and not isinstance(chosen.module, nn.modules.conv._ConvNd):
+            raise refuse_attention(name)
+        if chosen.objection:
+            before = [s.name for s in list(seen)[: list(seen).index(chosen)] if s in spatial]
+            raise no_map(layer, chosen.shape, chosen.objection, before[-1] if before else None)
     reused = sum(s.name == chosen.name for s in seen) > 1
     height, width = chosen.shape[2:]
     return LayerRef(
@@ -178,13 +230,14 @@ def seen_layer(seen: Sequence[Seen], layer: str | None, name: str, image: Tensor
     )
 
 
-def _feature_maps(spatial: Sequence[Seen], name: str) -> list[Seen]:
+def _feature_maps(spatial: Sequence[Seen], name: str, attention: bool) -> list[Seen]:
     """The last feature map of each resolution, input first."""
     passive = (nn.Dropout, nn.Dropout2d, nn.Identity)
     useful = [s for s in spatial if "pool" not in type(s.module).__name__.lower() and not isinstance(s.module, passive)]
     convolved = any(isinstance(s.module, nn.modules.conv._ConvNd) for s in spatial)
-    attention = any("attention" in type(s.module).__name__.lower() for s in spatial)
-    if not useful or not convolved or attention:
+    if attention:
+        raise refuse_attention(name)
+    if not useful or not convolved:
         raise CnnvizError(
             f"{name}: no convolutional feature map [N, C, h, w] feeds the head.",
             "Class activation maps need a convolutional network; name a convolution with --layer.",

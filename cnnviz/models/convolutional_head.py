@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph import Graph, function_name
-from cnnviz.models.layers import name_of
+from cnnviz.models.layer_names import name_of
 
 _RESHAPES = frozenset("flatten view reshape squeeze getitem unsqueeze unflatten".split())
 _ARITHMETIC = frozenset("add sub mul truediv div pow clamp clip clamp_min clamp_max neg".split())

@@ -89,6 +89,11 @@ class State:
         return self.rows, self.cols
 
     @property
+    def axes_known(self) -> bool:
+        """Whether rows and columns are axes of the tensor, wherever they lie among the others."""
+        return not self.unknown and self.rows is not None and self.cols is not None
+
+    @property
     def placed(self) -> bool:
         """Whether any position is left."""
         return self.rows is not None or self.cols is not None

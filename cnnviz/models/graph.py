@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from cnnviz.models.attention import AttentionWatch
 from cnnviz.models.functional import without_in_place, without_strides
 
 _MAX_RETRIES = 64
@@ -88,32 +88,6 @@ class _Tracer(fx.Tracer):
         return result
 
 
-class _AttentionWatch(TorchDispatchMode):
-    """Notices self-attention by what runs: a softmax over an L x S matrix that then multiplies tokens.
-
-    A softmax over one row (global context) or over branches (selective kernels) is not attention between positions.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seen = False
-        self._maps: set[tuple[int, int]] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name = func._schema.name
-        out = func(*args, **(kwargs or {}))
-        if "scaled_dot_product" in name or "multi_head_attention" in name or "transformer_encoder" in name:
-            self.seen = True
-        elif name == "aten::_softmax" and out.dim() >= 2 and min(out.shape[-2:]) > 1:
-            self._maps.add((out.shape[-2], out.shape[-1]))
-        elif name in {"aten::bmm", "aten::baddbmm"}:
-            sides = [tuple(a.shape[1:]) for a in args if isinstance(a, Tensor) and a.dim() == 3]
-            self.seen = self.seen or any(side in self._maps for side in sides)
-        return out
-
-
 @dataclass(eq=False)
 class Graph:
     """A traced network.
@@ -126,6 +100,7 @@ class Graph:
         logits: The node that is explained: the chosen output, before a final softmax or sigmoid.
         final_activation: ``"softmax"``, ``"sigmoid"`` or None: what the network applies to its logits.
         attention: Whether self-attention ran.
+        probe: The input that it was traced with; None where nothing was computed.
     """
 
     module: fx.GraphModule
@@ -135,7 +110,9 @@ class Graph:
     logits: fx.Node
     final_activation: str | None
     attention: bool
+    probe: Tensor | None = field(default=None, repr=False)
     _chain: list[fx.Node] | None = field(default=None, repr=False)
+    axes: Any = field(default=None, repr=False)  # what cnnviz.models.axes found, once
 
     @property
     def input(self) -> fx.Node:
@@ -287,7 +264,7 @@ def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Gra
         return None
     if not isinstance(chosen, fx.Node):
         return None
-    prober, watch = _Prober(graph_module), _AttentionWatch()
+    prober, watch = _Prober(graph_module), AttentionWatch()
     try:
         with torch.no_grad():
             with watch:
@@ -298,7 +275,7 @@ def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Gra
         return None
     if not same:
         return None
-    graph = Graph(graph_module, calls, prober.shapes, prober.bundles, chosen, None, watch.seen)
+    graph = Graph(graph_module, calls, prober.shapes, prober.bundles, chosen, None, watch.seen, probe)
     return _before_final_activation(graph)
 
 
@@ -309,7 +286,7 @@ def at_size(graph: Graph, size: tuple[int, int]) -> Graph:
     kind = next((p.dtype for p in graph.module.parameters() if p.is_floating_point()), torch.float32)
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         prober.run(torch.empty((1, channels, *size), dtype=kind))
-    return replace(graph, shapes=prober.shapes, bundles=prober.bundles)
+    return replace(graph, shapes=prober.shapes, bundles=prober.bundles, probe=None, axes=None)
 
 
 def _unpacked(value: Any) -> Any:

@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph import Graph, function_name
-from cnnviz.models.layers import default_node, name_of
+from cnnviz.models.layer_names import name_of
+from cnnviz.models.layers import default_node
 
 _RESHAPES = frozenset("flatten view reshape squeeze squeeze_ getitem".split())
 

@@ -1,7 +1,7 @@
 """Which tensor a layer name means, and which one is explained when nobody names one.
 
 The default target is the tensor that feeds the head, activation included: on the chain of nodes that every path
-from the image to the logits passes through, the last spatial one before the map is collapsed to a vector (global
+from the image to the logits passes through, the last map of the image before it is collapsed to a vector (global
 pooling or flattening), with pooling and dropout skipped. Named layers mean the output of that module's call.
 """
 
@@ -14,9 +14,12 @@ from typing import TypeVar
 from torch import fx, nn
 
 from cnnviz.errors import CnnvizError, nearest
-from cnnviz.models.graph import Graph
+from cnnviz.models.axes import axes_of, is_map
+from cnnviz.models.graph import Graph, ancestors, descendants, function_name
+from cnnviz.models.layer_names import name_of
 
 Stage = TypeVar("Stage")
+_NORMS = frozenset("layer_norm group_norm batch_norm rms_norm".split())
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class LayerRef:
     call: int = 0
 
 
-def _refuse_attention(name: str) -> CnnvizError:
+def refuse_attention(name: str) -> CnnvizError:
     return CnnvizError(
         f"{name} computes self-attention: it is a transformer or a hybrid, not a convolutional network.",
         "Class activation maps need a convolutional one. Choose such a model, or name a convolution with --layer.",
@@ -56,7 +59,7 @@ def default_node(graph: Graph, model_name: str) -> fx.Node:
         CnnvizError: A transformer, or a network whose head is not fed by a spatial feature map.
     """
     if graph.attention:
-        raise _refuse_attention(model_name)
+        raise refuse_attention(model_name)
     chain = graph.chain()
     last = _index_before_collapse(graph, chain)
     if last is None:
@@ -69,21 +72,42 @@ def default_node(graph: Graph, model_name: str) -> fx.Node:
 
 
 def _index_before_collapse(graph: Graph, chain: Sequence[fx.Node]) -> int | None:
-    """Index in ``chain`` of the last spatial node before the first collapse; None when there is none."""
-    spatial: int | None = None
+    """Index in ``chain`` of the last map of the image before the first collapse; None when there is none."""
+    seen: list[int] = []
     for index, node in enumerate(chain):
         shape = graph.shapes[node]
-        if spatial is not None:
-            before = graph.shapes[chain[spatial]]
+        if seen:
+            before = graph.shapes[chain[seen[-1]]]
             single = len(shape) == 4 and shape[2:] == (1, 1) and before[2:] != (1, 1)
             if graph.is_global_pool(node) or single or len(shape) == 2:
-                # Weights between the last map and a vector mean that the head reads tokens, not this map.
-                read = [n for n in chain[spatial + 1 : index] if _has_weights(graph, n)]
-                convolved = _has_convolution(graph, chain[0], chain[spatial])
-                return spatial if convolved and not read else None
+                spatial = next((i for i in reversed(seen) if is_map(graph, chain[i])), None)
+                if spatial is None or not _has_convolution(graph, chain[0], chain[spatial]):
+                    return None
+                return spatial if _reads_positions(graph, chain[spatial], node) else None
         if len(shape) == 4 and index > 0:
-            spatial = index
+            seen.append(index)
     return None
+
+
+def _reads_positions(graph: Graph, start: fx.Node, end: fx.Node) -> bool:
+    """Whether what lies between the last map and the vector leaves the positions apart until they are collapsed.
+
+    Weights that mix what has no place in the image any more mean that the network reads tokens (a mixer), not this
+    map. Normalisations, layers that have channels last and those of a vector do not; recurrent layers are a head.
+    """
+    weighted = [n for n in descendants([start]) & ancestors([end]) - {end} if _has_weights(graph, n)]
+    return all(_is_harmless(graph, n) or _of_vector(graph, n) or axes_of(graph).placed(n) for n in weighted)
+
+
+def _of_vector(graph: Graph, node: fx.Node) -> bool:
+    shapes = [graph.shapes[source] for source in graph.inputs_of(node)]
+    return all(len(shape) == 2 or set(shape[2:]) == {1} for shape in shapes)
+
+
+def _is_harmless(graph: Graph, node: fx.Node) -> bool:
+    module = graph.submodule(node)
+    kinds = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.RNNBase)
+    return isinstance(module, kinds) if module is not None else function_name(node) in _NORMS
 
 
 def _has_convolution(graph: Graph, start: fx.Node, node: fx.Node) -> bool:
@@ -111,7 +135,7 @@ def _back_over_pools(graph: Graph, chain: Sequence[fx.Node], index: int) -> fx.N
     start = index
     while index > 1 and (graph.is_pool(chain[index]) or graph.is_passive(chain[index])):
         index -= 1
-    return chain[index] if index > 0 and graph.is_spatial(chain[index]) else chain[start]
+    return chain[index] if index > 0 and is_map(graph, chain[index]) else chain[start]
 
 
 def _before_class_maps(graph: Graph, chain: Sequence[fx.Node], node: fx.Node) -> fx.Node:
@@ -142,29 +166,10 @@ def stages(graph: Graph, model_name: str) -> list[fx.Node]:
     found: dict[tuple[int, ...], fx.Node] = {}
     for node in chain[1 : chain.index(target) + 1]:
         usable = graph.is_spatial(node) and not graph.is_pool(node) and not graph.is_passive(node)
-        if usable and _has_convolution(graph, chain[0], node):
+        if usable and _has_convolution(graph, chain[0], node) and is_map(graph, node):
             found[graph.shapes[node][2:]] = node
     found[graph.shapes[target][2:]] = target
     return list(found.values())
-
-
-def name_of(graph: Graph, node: fx.Node) -> tuple[str, int]:
-    """Module path and call index by which people know the tensor ``node``.
-
-    The outermost module that returned this very tensor (``layer4`` rather than ``layer4.1.relu``); for a functional
-    activation the module before it; otherwise the nearest module upstream.
-    """
-    current = node
-    while True:
-        owners = [
-            (path, calls.index(current)) for path, calls in graph.calls.items() if current in calls and path
-        ]
-        if owners:
-            return min(owners, key=lambda owner: (owner[0].count("."), len(owner[0])))
-        upstream = graph.inputs_of(current)
-        if not upstream:
-            return str(node.name), 0
-        current = upstream[0]
 
 
 def reference(graph: Graph, node: fx.Node, name: str | None = None, call: int | None = None) -> LayerRef:
@@ -217,8 +222,20 @@ def resolve(graph: Graph, layer: str | None, model_name: str) -> LayerRef:
     if not graph.is_spatial(node):
         raise not_spatial(layer, graph.shapes.get(node))
     if graph.attention and not _is_convolution(graph, node):
-        raise _refuse_attention(model_name)
+        raise refuse_attention(model_name)
+    if objection := axes_of(graph).objection(node):
+        raise no_map(layer, graph.shapes[node], objection, _map_before(graph, node))
     return reference(graph, node, path, chosen)
+
+
+def _map_before(graph: Graph, node: fx.Node) -> str | None:
+    """The nearest map of the image that ``node`` is computed from, as ``--layer`` names it."""
+    above = ancestors([node]) - {node, graph.input}
+    for candidate in reversed([n for n in graph.module.graph.nodes if n in above]):
+        if is_map(graph, candidate) and _has_convolution(graph, graph.input, candidate):
+            name, call = name_of(graph, candidate)
+            return f"{name}:{call}" if len(graph.calls.get(name, ())) > 1 else name
+    return None
 
 
 def stage_at(found: Sequence[Stage], index: int, model_name: str) -> Stage:
@@ -246,3 +263,9 @@ def not_spatial(layer: str, shape: tuple[int, ...] | None) -> CnnvizError:
         f"Layer {layer!r} has output {list(shape or ())}; a class activation map needs [N, C, h, w].",
         "Name a convolutional layer before the pooling, or leave --layer out.",
     )
+
+
+def no_map(layer: str, shape: tuple[int, ...], objection: str, instead: str | None) -> CnnvizError:
+    """What to say of a tensor with four axes that is not a map of the image."""
+    hint = f"Use --layer {instead}, the last map before it." if instead else "Name a convolution with --layer."
+    return CnnvizError(f"Layer {layer!r} has output {list(shape)}, which is not a map of the image: {objection}.", hint)

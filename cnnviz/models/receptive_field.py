@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from cnnviz.models.field_axes import State, image_axis, unknown
 from cnnviz.models.field_ops import CONSTANT, apply, kind_of, named_arguments
 from cnnviz.models.field_sliding import Call
 from cnnviz.models.graph import Graph, function_name
-from cnnviz.models.layers import name_of
+from cnnviz.models.layer_names import name_of
 
 Box = tuple[int, int, int, int]
 
@@ -68,7 +68,7 @@ def receptive_field(graph: Graph, node: fx.Node) -> ReceptiveField:
     Raises:
         CnnvizError: It has none, or it is not known; the message says why.
     """
-    found = field_or_reason(graph, _states(graph), node)
+    found = field_or_reason(graph, states_of(graph), node)
     if isinstance(found, str):
         name, _ = name_of(graph, node)
         raise CnnvizError(
@@ -86,7 +86,7 @@ def receptive_fields(graph: Graph) -> dict[fx.Node, ReceptiveField | None]:
 
 def fields_or_reasons(graph: Graph) -> dict[fx.Node, ReceptiveField | str]:
     """As :func:`receptive_fields`, with the reason in the place of None."""
-    states = _states(graph)
+    states = states_of(graph)
     return {node: field_or_reason(graph, states, node) for node in graph.shapes}
 
 
@@ -101,6 +101,8 @@ def field_or_reason(graph: Graph, states: Mapping[fx.Node, State | None], node: 
     rank = len(graph.shapes[node])
     if rank != 4:
         return f"its output has {rank} dimensions"
+    if misplaced := layout(state.rows.dim, state.cols.dim):
+        return misplaced
     sizes, strides, offsets, reach = [], [], [], []
     for axis in (state.rows, state.cols):
         if axis.jump.denominator != 1:
@@ -115,15 +117,34 @@ def field_or_reason(graph: Graph, states: Mapping[fx.Node, State | None], node: 
     )
 
 
-def _states(graph: Graph) -> dict[fx.Node, State | None]:
-    """The state of every node whose value is a tensor, or several; None for those that are no function of the image."""
+def layout(rows: int, columns: int) -> str:
+    """What is wrong with the axes of a tensor of which these are the image's rows and columns; empty if nothing is."""
+    if (rows, columns) == (2, 3):
+        return ""
+    if (rows, columns) == (3, 2):
+        return "its rows are the image's columns, and its columns the image's rows"
+    return f"the image's rows and columns are its axes {rows} and {columns}, not 2 and 3"
+
+
+def states_of(
+    graph: Graph, settle: Callable[[fx.Node, Mapping[fx.Node, State | None]], State | None] = lambda node, states: None
+) -> dict[fx.Node, State | None]:
+    """The state of every node whose value is a tensor, or several; None for those that are no function of the image.
+
+    Args:
+        graph: The network.
+        settle: Asked for the state of a node whose axes the operations do not tell, given the states of those before.
+    """
     states: dict[fx.Node, State | None] = {}
     for node in graph.module.graph.nodes:
         if node is graph.input:
             shape = graph.shapes[node]
             states[node] = State(image_axis(2, shape[2]), image_axis(3, shape[3]))
         elif node in graph.shapes or node in graph.bundles:
-            states[node] = _state(graph, node, states)
+            state = _state(graph, node, states)
+            if state is not None and not state.axes_known:
+                state = settle(node, states) or state
+            states[node] = state
     return states
 
 

@@ -22,7 +22,8 @@ from cnnviz.io.reports import read_report
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.writer import ImageFormat, Store, encode
 from cnnviz.models.graph import Graph, function_name
-from cnnviz.models.layers import name_of, resolve
+from cnnviz.models.layer_names import name_of
+from cnnviz.models.layers import resolve
 from cnnviz.models.receptive_field import ReceptiveField, receptive_field
 from cnnviz.probes.dissection import Quantiles, codes
 from cnnviz.probes.selectivity import Selectivity, selectivity
