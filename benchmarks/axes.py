@@ -74,6 +74,7 @@ def activation(session: Session, module: nn.Module, pixels: Tensor) -> Tensor:
 def wrong_axes(a: Tensor, pixels: Tensor) -> list[str]:
     """Which axes of a map [1, C, h, w] do not follow the image's."""
     found = []
+    a = a - a.mean((2, 3), keepdim=True)  # what attention adds to all places alike has no place
     sign = torch.randn(a.shape, generator=torch.Generator().manual_seed(2))
     for axis, what in ((2, "rows"), (3, "columns")):
         length = a.shape[axis]

@@ -228,6 +228,15 @@ def test_plain_networks_are_not_run_for_it() -> None:
     assert not axes_of(session.graph).asked
 
 
+def test_stepping_back_is_told() -> None:
+    for kind in ("nhwc", "mirrored"):
+        session = prepare(_network(kind), "net", (3, 16, 24), rt.resolve("cpu"), SessionOptions())
+        [note] = session.notes
+        assert "which is not a map of the image (" in note
+        assert note.endswith(": c before it is explained")
+    assert prepare(Net(_MAPS["focus"]).eval(), "net", (3, 16, 24), rt.resolve("cpu"), SessionOptions()).notes == []
+
+
 def test_rows_of_the_image_are_not_units() -> None:
     network = Net(nhwc, channels_last=True).eval()
     rows = {row.name: row for row in layer_table(network, "net", (3, 16, 24))}
@@ -289,6 +298,28 @@ class Attention(nn.Module):
             t = (t @ t.transpose(1, 2)).softmax(-1) @ t
         out: Tensor = self.fc(t.mean(1))
         return out
+
+
+class ChannelsFirstAttention(nn.Module):
+    """Fused attention of tokens whose channels come first in memory, which PyTorch computes by another kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.c = nn.Conv2d(3, 6, 4, stride=4)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.c(x)
+        t = a.flatten(2).unsqueeze(1).transpose(2, 3)
+        mixed = F.scaled_dot_product_attention(t, t, t).transpose(2, 3).reshape(a.shape)
+        out: Tensor = self.fc((a + mixed).mean((2, 3)))
+        return out
+
+
+def test_attention_is_recognised_whichever_kernel_computes_it() -> None:
+    with pytest.raises(CnnvizError, match="computes self-attention"):
+        cnnviz.explain(ChannelsFirstAttention().eval(), _PIXELS)
 
 
 def test_attention_is_recognised_without_a_trace() -> None:

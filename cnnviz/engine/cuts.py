@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph import Graph
-from cnnviz.models.layers import LayerRef, resolve
+from cnnviz.models.layers import LayerRef, resolve, stepped_over
 from cnnviz.specs import MethodSpec
 
 DEFAULT_LAYER = ""
@@ -64,6 +64,11 @@ class Cut:
         nodes = [graph.input] if self.image else []
         nodes += [layer.node for layer in layers if layer.node is not None]
         return layers, nodes if self.find is None else [*nodes, *self.find(graph)]
+
+    def notes(self, graph: Graph, layers: Sequence[LayerRef]) -> list[str]:
+        """What people should know of the layers that they did not name themselves."""
+        found = [stepped_over(graph, layer) for asked, layer in zip(self.layers, layers, strict=True) if not asked]
+        return [note for note in found if note]
 
 
 def cut_for(spec: MethodSpec, params: Mapping[str, Any], asked: tuple[str, ...]) -> Cut:

@@ -26,7 +26,7 @@ class AttentionWatch(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if "scaled_dot_product" in name or "multi_head_attention" in name or "transformer_encoder" in name:
             self.seen = True
-        elif name == "aten::_softmax" and out.dim() >= 2 and min(out.shape[-2:]) > 1:
+        elif name in {"aten::_softmax", "aten::_safe_softmax"} and out.dim() >= 2 and min(out.shape[-2:]) > 1:
             self._maps.add((out.shape[-2], out.shape[-1]))
         elif name in {"aten::bmm", "aten::baddbmm"}:
             sides = [tuple(a.shape[1:]) for a in args if isinstance(a, Tensor) and a.dim() == 3]

@@ -238,6 +238,21 @@ def _map_before(graph: Graph, node: fx.Node) -> str | None:
     return None
 
 
+def stepped_over(graph: Graph, layer: LayerRef) -> str | None:
+    """What to tell where a tensor with four axes that is not a map of the image stands between a map and the head."""
+    chain = graph.chain()
+    after = chain[chain.index(layer.node) + 1 :] if layer.node in chain else []
+    for node in reversed(after):
+        shape = graph.shapes[node]
+        if graph.is_spatial(node) and shape[2:] != (1, 1) and (objection := axes_of(graph).objection(node)):
+            name, _ = name_of(graph, node)
+            return (
+                f"the head is fed by {list(shape)} behind {name}, which is not a map of the image ({objection}): "
+                f"{layer.name} before it is explained"
+            )
+    return None
+
+
 def stage_at(found: Sequence[Stage], index: int, model_name: str) -> Stage:
     """The convolutional stage that a negative index means."""
     if not -len(found) <= index < 0:
