@@ -203,13 +203,17 @@ class Ledger:
         summary = {**summary, **self._rest(complete=not {"interrupted", "stopped"} & summary.keys())}
         self._open_log.close()
         self._put_in_order()
-        more = {} if extras is None else {**extras.report, "files": list(extras.files)}
+        more = {} if extras is None else {**extras.report, "files": self._files(extras)}
         header = dataclasses.replace(header, summary=summary, extra={**header.extra, **more})
         self._write_report(header)
         with self.store.stream(INDEX) as page:
             for chunk in self._page(header, title, extras or Extras()):
                 page.write(chunk)
         return summary
+
+    def _files(self, extras: Extras) -> list[str]:
+        """All files, those that an earlier run wrote among them."""
+        return sorted({*extras.files, *(name for record in self.records() for name in files_of(record))})
 
     def _rest(self, complete: bool) -> dict[str, Any]:
         """Records of inputs that were not named this time stay; of those that are no longer there they go."""

@@ -56,12 +56,14 @@ class Console:
         quiet: Errors only.
         verbose: Every input, and tracebacks of errors.
         json: Standard output carries the summary as JSON.
+        resumes: Whether the command has ``--resume``.
     """
 
     def __init__(self) -> None:
         self.quiet = False
         self.verbose = False
         self.json = False
+        self.resumes = True
         self._opened, self._began = time.perf_counter(), 0.0
         self._count = self._failed = 0
         self._rows: list[Mapping[str, Any]] = []
@@ -218,7 +220,8 @@ class Console:
     def interrupted(self) -> int:
         """Ctrl-C. Returns the exit code."""
         self.finish()
-        _line(sys.stderr, "cnnviz: interrupted; continue with --resume")
+        how = "continue with --resume" if self.resumes else "this command begins again, with --overwrite"
+        _line(sys.stderr, f"cnnviz: interrupted; {how}")
         return EXIT_INTERRUPTED
 
     def broken_pipe(self) -> int:

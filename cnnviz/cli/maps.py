@@ -41,6 +41,7 @@ def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
         if specs[0].inputs == "images":
             shared.require_inputs(name)
         console.quiet, console.verbose, console.json = shared.quiet, shared.verbose, shared.json_
+        console.resumes = "resume" in common
         spec = named_variant(specs, given.get("variant"))
         run_settings = _settings(spec, shared, given)
         if shared.out == "-":

@@ -20,12 +20,12 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
-def failure(error: OSError, name: str, root: str) -> CnnvizError:
+def failure(error: OSError, name: str, root: str, again: str = "--resume") -> CnnvizError:
     """A full disk ends the run; anything else is the trouble of this one name (:class:`ImageError`)."""
     if is_full(error):
         return CnnvizError(
             f"the disk is full: {name!r} cannot be written to {root!r} ({error.strerror})",
-            "Free some space, then repeat the command with --resume.",
+            f"Free some space, then repeat the command with {again}.",
         )
     return ImageError("unwritable", f"{name!r} cannot be written to {root!r}: {error.strerror or error}")
 
@@ -52,6 +52,7 @@ class LineLog:
             at the end.
         path: Of the file, where it is a local one: a line is refused when the file is no longer there, or
             another program wrote to it.
+        again: The option with which a command that a full disk ended is repeated.
     """
 
     UPLOAD_EVERY = 500
@@ -63,8 +64,10 @@ class LineLog:
         root: str,
         upload: Callable[[BinaryIO], None] | None = None,
         path: str | None = None,
+        again: str = "--resume",
     ) -> None:
         self._descriptor, self._name, self._root, self._upload, self._path = descriptor, name, root, upload, path
+        self._again = again
         self._lock = threading.Lock()
         self._pending = 0
         self._closed = False
@@ -116,7 +119,7 @@ class LineLog:
                     rest = rest[os.write(self._descriptor, rest) :]
             except OSError as error:
                 os.ftruncate(self._descriptor, start)
-                raise failure(error, self._name, self._root) from error
+                raise failure(error, self._name, self._root, self._again) from error
             self._end = start + len(data)
             self._pending += 1
             if self._pending >= self.UPLOAD_EVERY:

@@ -130,7 +130,7 @@ class FolderLock:
         if self._lost is not None:
             raise CnnvizError(
                 f"{self.store.root!r} was taken over by another run ({_who(self._lost)})",
-                "Let that run end, then continue this one with --resume or in another folder.",
+                "Let that run end, or run the command again in another folder: -o names it.",
             )
 
     def release(self) -> None:

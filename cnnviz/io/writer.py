@@ -118,12 +118,14 @@ class Store:
 
     Args:
         root: Path of a folder, which is made, or a URL.
+        again: The option with which a command that a full disk ended is repeated.
 
     Raises:
         CnnvizError: When nothing can be written there: this is tried.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, again: str = "--resume") -> None:
+        self.again = again
         self._remote: Any = None
         self._made: list[str] = []
         self.root = root.removeprefix("file://")
@@ -286,7 +288,7 @@ class Store:
         except OSError as error:
             if full_only and not is_full(error):
                 raise
-            raise failure(error, name, self.root) from error
+            raise failure(error, name, self.root, self.again) from error
         except Exception as error:  # each backend has errors of its own
             if self._remote is None:
                 raise
@@ -325,10 +327,7 @@ class Store:
         return all(name == LOCK or is_temporary(name) for name in self.entries())
 
     def check_name(self, name: str) -> None:
-        """Raises a CnnvizError where a folder has the name of a file to write, or a file that of a folder on the way.
-
-        Called before the first image, so that nobody learns it after the last.
-        """
+        """Raises a CnnvizError where a folder has the name of a file to write, or a file that of a folder."""
         parts = name.split("/")
         for depth in range(1, len(parts) + 1):
             at = "/".join(parts[:depth])
@@ -386,7 +385,7 @@ class Store:
             self.check_there()
             os.makedirs(os.path.dirname(path), exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_FOLLOW | _BINARY
-            return LineLog(os.open(path, flags, 0o666), name, self.root, path=path)
+            return LineLog(os.open(path, flags, 0o666), name, self.root, path=path, again=self.again)
 
     def _open_remote_lines(self, name: str) -> LineLog:
         with tempfile.TemporaryFile() as spool:  # the duplicate keeps it alive

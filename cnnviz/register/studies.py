@@ -77,7 +77,7 @@ STUDIES: tuple[MethodSpec, ...] = (
         paper="Goodfellow et al., Explaining and Harnessing Adversarial Examples, ICLR 2015; Madry et al., ICLR 2018; "
         "Moosavi-Dezfooli et al., DeepFool, CVPR 2016; Carlini & Wagner, S&P 2017",
         kind="study",
-        uses=("layer", "class_"),
+        uses=("layer", "class_", "resume"),
         says={"layer": _ONE_LAYER.format("the last convolutional stage, of --explain"), "class_": _LABELS},
         params=(
             Param(
@@ -112,7 +112,7 @@ STUDIES: tuple[MethodSpec, ...] = (
         paper="Sermanet et al., OverFeat, ICLR 2014; Long et al., Fully Convolutional Networks for Semantic "
         "Segmentation, CVPR 2015",
         kind="study",
-        uses=("class_", "save", "colormap", "alpha", "image_format", "png_level"),
+        uses=("class_", "save", "colormap", "alpha", "image_format", "png_level", "resume"),
         params=(
             Param("size", "int", None, "Shorter side that the network sees; by default twice the trained.", minimum=1),
             Param(
@@ -185,7 +185,7 @@ STUDIES: tuple[MethodSpec, ...] = (
         summary="What a layer sees in an image, made stronger at several sizes; or what another image shows it.",
         paper="Mordvintsev, Olah & Tyka, Inceptionism: Going Deeper into Neural Networks, 2015",
         kind="study",
-        uses=("layer",),
+        uses=("layer", "resume"),
         says={"layer": _ONE_LAYER.format("the stage before the last")},
         hidden=("top", "activation", "batch_size"),
         params=(
@@ -229,7 +229,7 @@ STUDIES: tuple[MethodSpec, ...] = (
         summary="All channels of a layer for an image, one of them over the image; dead channels of a folder.",
         paper="Yosinski et al., Understanding Neural Networks Through Deep Visualization, ICML workshop 2015",
         kind="study",
-        uses=("layer", "colormap", "alpha", "image_format", "png_level"),
+        uses=("layer", "colormap", "alpha", "image_format", "png_level", "resume"),
         says={
             "layer": "Layer by module path, or -1, -2, … for stages from the end; repeatable, a row each. "
             "[default: the last convolutional stage]"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cnnviz.engine.cuts import Cut
 from cnnviz.engine.session import Pass
 from cnnviz.errors import CnnvizError
-from cnnviz.io.names import safe_component
+from cnnviz.io.names import Names, safe_component
 from cnnviz.io.writer import ImageFormat, Store, encode, encode_npz
 from cnnviz.models.layers import LayerRef
 from cnnviz.probes.channels import ChannelFigures, ChannelTally, channel_figures, order
@@ -52,9 +52,14 @@ class _Layer:
 class Activations(Study):
     """The channels of one or several layers, as the deep visualization toolbox shows them (Yosinski et al. 2015)."""
 
+    # Which channels are dead is known from all their values only.
+    sees_again = True
+
     def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
         super().__init__(subject, params, store)
         self.refs: tuple[LayerRef, ...] = subject.session.layers
+        names = Names()
+        self.parts = {ref.name: names.unique(safe_component(ref.name)) for ref in self.refs}
         draw = subject.settings.draw
         self.style = Style(draw.colormap, draw.alpha)
         self.picture = ImageFormat(draw.image_format, draw.png_level)
@@ -91,15 +96,16 @@ class Activations(Study):
         name = f"{stem}.activations.{self.picture.suffix}"
         self.store.write(name, encode(stack(grids), self.picture))
         names = ", ".join(ref.name for ref in self.refs)
-        figures = [{"file": name, "caption": f"channels of {names}"}]
+        figures, files = [{"file": name, "caption": f"channels of {names}"}], {"channels": name}
         rows = []
         for ref, layer in zip(self.refs, done.seen, strict=True):
             enlarged = self._enlarge(done, ref, layer, figures)
             rows.append(self._facts(done, ref, layer, enlarged))
         if self.params["raw"]:
             arrays = {ref.name: layer.values for ref, layer in zip(self.refs, done.seen, strict=True)}
-            self.store.write(f"{stem}.activations.npz", encode_npz(arrays))
-        return {"layers": rows, "figures": figures}
+            files["raw"] = f"{stem}.activations.npz"
+            self.store.write(files["raw"], encode_npz(arrays))
+        return {"layers": rows, "files": files, "figures": figures}
 
     def _grid(self, ref: LayerRef, layer: _Layer) -> NDArray[np.uint8]:
         sort, own = self.params["sort"], self.params["per_channel"]
@@ -124,8 +130,7 @@ class Activations(Study):
         rows = []
         for channel in self.channels or (int(order(layer.figures, by)[0]),):
             placed = place(layer.values[channel], done.item.geometry.rect, (width, height), signed=layer.signed)
-            part = safe_component(ref.name)
-            name = f"images/{done.ref.name}.{part}.{channel}.activations.{self.picture.suffix}"
+            name = f"images/{done.ref.name}.{self.parts[ref.name]}.{channel}.activations.{self.picture.suffix}"
             self.store.write(name, encode(overlay(done.rgb, placed, self.style), self.picture))
             figures.append({"file": name, "caption": f"{ref.name}, channel {channel}"})
             rows.append({"channel": channel, "file": name})

@@ -246,6 +246,23 @@ class Adversarial(Study):
         right = not known or done.predictions[0].label == done.label
         self.tally.add(done.seen.outcome, known, right)
 
+    def recall(self, record: Mapping[str, Any]) -> None:
+        """Raises a CnnvizError when the record has no place on this run's curve."""
+        curve, falls = self.tally.curve, record.get("falls_at")
+        if curve and ("falls_at" not in record or (falls is not None and falls not in curve)):
+            raise CnnvizError(
+                "--resume: the run that is continued did not measure robust accuracy at the epsilons of this one.",
+                "Use --overwrite to begin again, --curve none, or -o for another folder.",
+            )
+        at = None if not curve else len(curve) if falls is None else curve.index(falls)
+        said = [record[name] for name in ("success", "already", "steps", "linf", "l2")]
+        known = record["label"] is not None and record["label"] in self.subject.classes.labels
+        right = not known or record["predictions"][0]["label"] == record["label"]
+        self.tally.add(Outcome(said[0], said[1], said[2], said[3], said[4], at), known, right)
+
+    def writes(self) -> Sequence[str]:
+        return ("robust_accuracy.png",) if self.tally.curve else ()
+
     def finish(self) -> Findings:
         choice, tally = self.choice, self.tally
         summary = {"attack": choice.name, "norm": choice.norm, "epsilon": choice.epsilon, **tally.summary()}

@@ -124,3 +124,7 @@ class Study:
     def finish(self) -> Findings:
         """Write the run's own files, after the last image."""
         return Findings()
+
+    def interrupted(self) -> Findings:
+        """What there is after Ctrl-C: before the last image, or in :meth:`finish`."""
+        return Findings()

@@ -138,6 +138,10 @@ class Embed(Study):
         said = (None, None) if best is None else (best.label, best.probability)
         self.rows.append(_Row(done.ref.uri, _thumbnail_of(done.ref.index), done.label, done.ref.folder, *said))
 
+    def writes(self) -> Sequence[str]:
+        names = ["embeddings.npy", "embeddings.csv", "scatter.png", "grid.png", "neighbours.png", "thumbnails/any"]
+        return [*names, "embeddings.parquet"] if self.params["table"] == "parquet" else names
+
     def finish(self) -> Findings:
         if not self.rows:
             return Findings({"embedding": None})

@@ -12,7 +12,7 @@ from torch import nn
 
 from cnnviz.engine.cuts import Cut
 from cnnviz.errors import CnnvizError, nearest
-from cnnviz.io.names import safe_component
+from cnnviz.io.names import Names, safe_component
 from cnnviz.io.writer import ImageFormat, Store, encode
 from cnnviz.models.graph import Graph
 from cnnviz.probes.filters import FilterFigures, filter_figures, norm_gains
@@ -95,11 +95,11 @@ class Filters(Study):
 
     def finish(self) -> Findings:
         summary: dict[str, Any] = {}
-        report, figures = [], []
+        report, figures, names = [], [], Names()
         for shown in self.shown:
             gains = None if self.graph is None else norm_gains(self.graph, shown.name)
             found = filter_figures(shown.weight, gains)
-            name = f"filters.{safe_component(shown.name)}.png"
+            name = f"filters.{names.unique(safe_component(shown.name))}.png"
             title = f"{shown.name}: {' x '.join(map(str, shown.weight.shape))}, {self._scale(shown)}"
             picture = self._pictures(shown, title) if shown.pictures else self._table(shown, title)
             self.store.write(name, encode(picture, _PNG))

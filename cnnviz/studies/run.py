@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 from cnnviz.counting import Reporter, RunResult, count_inputs
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError
+from cnnviz.io.lines import LineLog
 from cnnviz.io.writer import Store
 from cnnviz.ledger import REPORT, Extras, Ledger
 from cnnviz.loop import Gathering, Loop
@@ -39,8 +40,9 @@ def run_study(spec: MethodSpec, settings: RunSettings, reporter: Reporter, stdin
     kind: type[Study] = cast("type[Study]", spec.load())
     params = spec.resolve_params(settings.target.params)
     total = count_inputs(settings) if settings.inputs else 0
-    store = _Noting(settings.output.out)
-    with Ledger(store, settings, reporter.note, resumes="resume" not in spec.lacks()) as ledger:
+    resumes = "resume" not in spec.lacks()
+    store = _Noting(settings.output.out, "--resume" if resumes else "--overwrite")
+    with Ledger(store, settings, reporter.note, resumes=resumes) as ledger:
         subject = Subject(
             settings,
             kind.cut(settings, params),
@@ -62,7 +64,7 @@ def run_study(spec: MethodSpec, settings: RunSettings, reporter: Reporter, stdin
 
 def _through(study: Study, loop: Loop, ledger: Ledger, reporter: Reporter, stdin: BinaryIO | None) -> RunResult:
     """Show it all inputs, and write what it found."""
-    subject, settings = study.subject, study.subject.settings
+    settings = loop.settings
     began = time.perf_counter()
     interrupted = bool(settings.inputs) and loop.run(ledger, stdin)
     counts = loop.counts
@@ -70,11 +72,13 @@ def _through(study: Study, loop: Loop, ledger: Ledger, reporter: Reporter, stdin
         reporter.finish()
         ledger.abandon()
         raise counts.no_images(settings)
-    findings = Findings() if interrupted else _finish(study, subject)
+    findings, interrupted = _findings(study, interrupted)
     reporter.finish()
     seconds = time.perf_counter() - began
     figures = counts.summary(seconds, interrupted) if settings.inputs else {"seconds": round(seconds, 3)}
-    facts = {"model": subject.loaded.name, "study": settings.target.method}
+    if interrupted:
+        figures["interrupted"] = True
+    facts = {"model": study.subject.loaded.name, "study": settings.target.method}
     summary = {**figures, **facts, **findings.summary}
     names = cast(_Noting, study.store).names
     extras = Extras(findings.report, findings.figures, findings.index, tuple(sorted(set(names))))
@@ -84,10 +88,17 @@ def _through(study: Study, loop: Loop, ledger: Ledger, reporter: Reporter, stdin
     return RunResult(summary, report, code, sentences=tuple(findings.sentences))
 
 
-def _finish(study: Study, subject: Subject) -> Findings:
-    """Alone with the machine: all threads of all lanes are its own."""
-    with rt.threads(subject.lanes.count * subject.lanes.threads):
-        return study.finish()
+def _findings(study: Study, interrupted: bool) -> tuple[Findings, bool]:
+    """What it found, or, after Ctrl-C, what it has; and whether there was one."""
+    lanes = study.subject.lanes
+    # Alone with the machine: all threads of all lanes are its own.
+    with rt.threads(lanes.count * lanes.threads):
+        if not interrupted:
+            try:
+                return study.finish(), False
+            except KeyboardInterrupt:
+                pass
+        return study.interrupted(), True
 
 
 class _Worker:
@@ -139,9 +150,13 @@ class _Worker:
 class _Noting(Store):
     """A folder that notes what is written to it, so that ``--overwrite`` can clear it away again."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, again: str) -> None:
         self.names: list[str] = []
-        super().__init__(root)
+        super().__init__(root, again)
+
+    def open_lines(self, name: str) -> LineLog:
+        self.names.append(name)
+        return super().open_lines(name)
 
     @contextlib.contextmanager
     def stream(self, name: str) -> Iterator[Any]:

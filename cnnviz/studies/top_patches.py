@@ -164,6 +164,9 @@ class TopPatches(Study):
 
     # After the pass.
 
+    def writes(self) -> Sequence[str]:
+        return ["sheet.png", "units/any", *(["crops/any"] if self.params["crops"] else [])]
+
     def finish(self) -> Findings:
         if not self.images:
             return Findings({"layer": self.layer.name, "units": 0})

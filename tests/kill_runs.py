@@ -1,0 +1,103 @@
+"""Runs command lines in forks of a process that has imported everything, and kills them where it is told.
+
+One JSON object a line on standard input: ``argv`` of a run, ``out`` its folder, ``kill`` the number of the change to
+the folder at which the process ends by SIGKILL (null: never). One a line back: ``code``, or minus the signal, and
+``changes``, how many there were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+# Before torch: a fork of a process with threads may hang.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+class Killer:
+    """Counts what changes the folder, and ends the process at one of these: before it, within it, or after it."""
+
+    def __init__(self, out: str, kill: int | None, count: Callable[[int], None]) -> None:
+        self.out, self.kill, self.count = os.path.abspath(out), kill, count
+        self.changes = 0
+        self.lock = threading.Lock()
+        for name in ("open", "replace", "unlink", "mkdir"):
+            setattr(os, name, self._counted(getattr(os, name)))
+        self._write = os.write
+        os.write = self.write
+
+    def _counted(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def change(path: Any, *args: Any, **more: Any) -> Any:
+            reads = real.__name__ == "open" and args and not args[0] & (os.O_CREAT | os.O_WRONLY)
+            if reads or not os.path.abspath(os.fsdecode(path)).startswith(self.out):
+                return real(path, *args, **more)
+            with self.lock:
+                last = self._is_last()
+                if last and self.changes % 2:
+                    self._end()
+                try:
+                    return real(path, *args, **more)
+                finally:
+                    if last:
+                        self._end()
+
+        return change
+
+    def write(self, descriptor: int, data: Any) -> int:
+        with self.lock:
+            if self._is_last():
+                self._write(descriptor, bytes(data)[: len(data) // 2])
+                self._end()
+            return self._write(descriptor, data)
+
+    def _is_last(self) -> bool:
+        self.changes += 1
+        self.count(self.changes)
+        return self.changes == self.kill
+
+    def _end(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+        threading.Event().wait()
+
+
+def run(job: dict[str, Any]) -> dict[str, int]:
+    receive, send = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(receive)
+        code = 99
+        try:
+            log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            real = os.write
+            killer = Killer(job["out"], job["kill"], lambda number: None)
+            from cnnviz.cli.app import main
+
+            code = main(job["argv"])
+            real(send, str(killer.changes).encode())
+        finally:
+            os._exit(code)
+    os.close(send)
+    with os.fdopen(receive, "rb") as stream:
+        changes = int(stream.read() or 0)
+    _, status = os.waitpid(child, 0)
+    return {"code": os.waitstatus_to_exitcode(status), "changes": changes}
+
+
+if __name__ == "__main__":
+    import cv2
+    import torch
+
+    from cnnviz import catalog
+
+    catalog.all_entries()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        print(json.dumps(run(json.loads(line))), flush=True)

@@ -1,0 +1,117 @@
+"""Runs that are killed at any point and continued write what an uninterrupted run writes, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.test_pipeline import photograph
+
+MODEL = f"{Path(__file__).parent / 'tiny_model.py'}:make"
+KILLS, BEGINNING = 5, 12
+COMMANDS = {
+    "gradcam": ["gradcam", "--save", "overlay,heatmap,raw", "-c", "top:2"],
+    "adversarial": ["adversarial", "--attack", "fgsm", "--epsilon", "8/255", "--curve", "0,4"],
+    "classmap": ["classmap", "--save", "overlay,raw", "-c", "all"],
+    "activations": ["activations", "--raw", "--channel", "1,3"],
+}
+# What differs between any two runs: where they write, whether they were continued, and how long they took.
+KILLED = 9
+OPTIONS, TIMES = ("out", "resume"), ("seconds", "images_per_second")
+
+
+class Runs:
+    """Forks of one process that has imported everything."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        script = Path(__file__).parent / "kill_runs.py"
+        self.process = subprocess.Popen(
+            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, argv: list[str], out: Path, kill: int | None = None) -> tuple[int, int]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        job = {"argv": [*argv, "-o", str(out)], "out": str(out), "kill": kill, "log": str(self.log)}
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        found = json.loads(self.process.stdout.readline())
+        return found["code"], found["changes"]
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(30)
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    made = Runs(tmp_path_factory.mktemp("log") / "log.txt")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(5):
+        Image.fromarray(photograph(index, (56, 48))).save(folder / f"{index}.png")
+    (folder / "5.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    return folder
+
+
+def contents(out: Path) -> dict[str, Any]:
+    """All files of a run; of the report and the page without what differs between any two runs."""
+    found: dict[str, Any] = {
+        str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()
+    }
+    report = json.loads(found["report.json"])
+    times = [report["summary"].pop(name) for name in TIMES]
+    for name in OPTIONS:
+        report["options"].pop(name)
+    page = found["index.html"].decode()
+    for name, value in zip(TIMES, times, strict=True):
+        page = re.sub(rf"{re.escape(name)}\W.{{0,40}}?{re.escape(str(value))}", name, page, flags=re.S)
+    return {**found, "report.json": report, "index.html": page}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="fork and SIGKILL")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_killed_and_continued_equals_uninterrupted(command: str, runs: Runs, photos: Path, tmp_path: Path) -> None:
+    argv = [*COMMANDS[command], str(photos), "-m", MODEL, "--input-size", "32", "--resize", "32", "-b", "1", "-j", "2"]
+    code, changes = runs(argv, tmp_path / "whole")
+    said = runs.log.read_text()
+    assert code == 3, said  # 5.png
+    assert changes > 20
+    whole, out = contents(tmp_path / "whole"), tmp_path / "parts"
+    points, killed, left = random.Random(command), 0, changes
+    while killed < KILLS:
+        kill = points.randint(1, left)
+        code, _ = runs([*argv, "--resume"], out, kill)
+        assert code in {-KILLED, 3}, runs.log.read_text()
+        killed += code == -KILLED
+        # Less and less is left to do, after what every run does at its beginning.
+        left = max(left - max(kill - BEGINNING, 0), 2 * BEGINNING)
+        if code == 3 and killed < KILLS:  # it came to its end before: from the beginning again
+            assert contents(out) == whole
+            shutil.rmtree(out)
+            left = changes
+    code, _ = runs([*argv, "--resume"], out)
+    assert code == 3, runs.log.read_text()
+    parts = contents(out)
+    assert parts.keys() == whole.keys()
+    for name in whole:
+        assert parts[name] == whole[name], name
