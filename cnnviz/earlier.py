@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from cnnviz.records import SCHEMA, RunHeader, files_of, parse_line, to_json
 from cnnviz.settings import FREE_OPTIONS
 
 RECORDS, REPORT, INDEX = "records.jsonl", "report.json", "index.html"
+LINES = "synthesized.jsonl"
+"""The images that ``synthesize`` makes from noise, which are no inputs."""
 DIGESTS = {
     "weights_sha256": "the weights of the network",
     "source_sha256": "the source code of the network",
@@ -200,20 +203,29 @@ class EarlierRun:
 
     def clear(self, remove: Callable[[str], None]) -> None:
         """Remove every file that the folder's records and report list."""
-        for _, line in self._raw_lines():
-            for name in files_of(parse_line(line)):
-                remove(name)
+        for file in (RECORDS, LINES):
+            stream = self.store.open(file) if file in self.entries else None
+            with stream or contextlib.nullcontext(()) as lines:
+                for line in lines:
+                    for name in files_of(_json(line)):
+                        remove(name)
+        if self.report is not None:
+            remove(LINES)
         names = (self.report or {}).get("files", [])
         for name in names if isinstance(names, list) else []:
             if isinstance(name, str):
                 remove(name)
 
 
-def _report(data: bytes | None) -> dict[str, Any] | None:
+def _json(data: bytes | None) -> Any:
     try:
-        report = json.loads(data or b"")
+        return json.loads(data or b"")
     except (ValueError, RecursionError):
         return None
+
+
+def _report(data: bytes | None) -> dict[str, Any] | None:
+    report = _json(data)
     if not isinstance(report, dict) or not str(report.get("schema", "")).startswith(SCHEMA.split("/")[0]):
         return None
     return report

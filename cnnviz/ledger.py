@@ -213,7 +213,8 @@ class Ledger:
 
     def _files(self, extras: Extras) -> list[str]:
         """All files, those that an earlier run wrote among them."""
-        return sorted({*extras.files, *(name for record in self.records() for name in files_of(record))})
+        of_records = (name for record in self.records() for name in files_of(record))
+        return sorted({*extras.files, *files_of(dict(extras.report)), *of_records})
 
     def _rest(self, complete: bool) -> dict[str, Any]:
         """Records of inputs that were not named this time stay; of those that are no longer there they go."""

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnviz import pipeline
+from cnnviz import catalog, pipeline
 from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
 from cnnviz.io.movies import encode_gif, encode_mp4, enlarged
@@ -107,7 +107,7 @@ def test_each_objective_its_own_image(tmp_path: Path) -> None:
     assert all(row["score"] > row["scores"][0] for row in rows)
     files = [row["files"]["image"] for row in rows]
     assert files == ["class_1.png", "class_4.png", "3.2.png", "4.5.1.1.png"]
-    assert set(report["files"]) == {*files, "sheet.png"}
+    assert set(report["files"]) == {*files, "sheet.png", "synthesized.jsonl"}
 
 
 def test_several_images_differ(tmp_path: Path) -> None:
@@ -274,3 +274,66 @@ def test_a_network_that_cannot_be_traced(tmp_path: Path) -> None:
     [row] = run(tmp_path / "out", ("1",), model, unit=("body.3:2",), **STILL)["synthesized"]
     assert row["objective"] == "class 1 + body.3:2"
     assert row["score"] > row["scores"][0]
+
+
+# Cut short and continued.
+
+
+def again(out: Path, reporter: Quiet, **changes: Any) -> tuple[int, dict[str, Any]]:
+    settings = RunSettings(
+        command="synthesize",
+        inputs=(),
+        model=TINY,
+        target=TargetSettings(
+            method="synthesize",
+            params=catalog.find_entry("synthesize").resolve_params({"steps": 8, "each": True}),
+            classes=("0", "1", "3"),
+        ),
+        runtime=RuntimeSettings(seed=3, batch_size=1),
+        output=OutputSettings(out=str(out), **changes),
+    )
+    code = pipeline.run(settings, reporter).exit_code
+    return code, json.loads((out / "report.json").read_text())
+
+
+class Stopping(Quiet):
+    """Presses Ctrl-C when the second image is half way."""
+
+    def note(self, text: str) -> None:
+        super().note(text)
+        if "step 4 of 8" in text and sum("step 4 of 8" in each for each in self.notes) == 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_ascent_writes_what_it_has_and_is_continued(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    _, expected = again(whole, Quiet())
+    code, report = again(parts, Stopping())
+    assert code == 130
+    assert report["summary"]["interrupted"] is True
+    first, second = report["synthesized"]
+    assert first == expected["synthesized"][0]
+    assert second["interrupted_at_step"] == 4
+    np.testing.assert_array_equal(read(parts, first["files"]["image"]), read(whole, first["files"]["image"]))
+    half = read(parts, second["files"]["image"])
+    assert (half != read(whole, second["files"]["image"])).any()
+    network = load(TINY)
+    seen = torch.from_numpy(half).permute(2, 0, 1)[None]
+    logits = network.module(normalize(seen, network.preprocess))[0]
+    assert second["score"] == pytest.approx(float(logits[1]), rel=1e-4)
+    told = Quiet()
+    code, report = again(parts, told, resume=True)
+    assert code == 0
+    assert report["synthesized"] == expected["synthesized"]
+    assert sum("step 8 of 8" in text for text in told.notes) == 2  # of the second and the third
+    written = {path.name: path.read_bytes() for path in whole.iterdir() if path.suffix in {".png", ".jsonl"}}
+    assert {path.name: path.read_bytes() for path in parts.iterdir() if path.suffix in {".png", ".jsonl"}} == written
+    assert report["files"] == expected["files"]
+
+
+def test_overwrite_begins_again(tmp_path: Path) -> None:
+    again(tmp_path, Stopping())
+    told = Quiet()
+    code, _ = again(tmp_path, told, overwrite=True)
+    assert code == 0
+    assert sum("step 8 of 8" in text for text in told.notes) == 3

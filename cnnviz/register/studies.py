@@ -135,7 +135,7 @@ STUDIES: tuple[MethodSpec, ...] = (
         "Neural Networks Through Deep Visualization, 2015; Olah et al., Feature Visualization, Distill 2017",
         kind="study",
         inputs="optional",
-        uses=("layer", "class_"),
+        uses=("layer", "class_", "resume"),
         says={
             "layer": "Everything in this layer at once, as DeepDream does; repeatable.",
             "class_": "Index or label to maximise; repeatable, and added up unless --each.",

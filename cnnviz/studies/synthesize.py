@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
@@ -23,13 +21,13 @@ from cnnviz.io.names import Names, safe_component
 from cnnviz.io.writer import ImageFormat, Store, encode
 from cnnviz.models.layers import resolve, stages
 from cnnviz.models.preprocess import normalize
-from cnnviz.records import ClassScore, Record
-from cnnviz.render.grid import grid
+from cnnviz.records import Record
 from cnnviz.render.text import percent
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
+from cnnviz.studies.synthesized import MadeImage, Row, Synthesized, key_of, picture
 from cnnviz.subject import Loaded, Subject
-from cnnviz.synthesis.ascent import AscentOptions, Maker, seed_of
+from cnnviz.synthesis.ascent import AscentOptions, Made, Maker, seed_of
 from cnnviz.synthesis.objectives import (
     Objective,
     Term,
@@ -42,8 +40,6 @@ from cnnviz.synthesis.objectives import (
 )
 from cnnviz.synthesis.reading import normalisation, open_reader
 from cnnviz.synthesis.regularise import Shaking
-
-Picture = NDArray[np.uint8]
 
 DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "fourier": {"l2": 30.0, "tv": 300.0, "blur": 0.0},
@@ -58,40 +54,6 @@ _TOLD, _FRAMES, _FRAME_RATE = 8, 48, 12.0
 _SHOWN_SCORES = 4
 _USUAL = 224
 _PNG = ImageFormat("png")
-
-
-@dataclass(frozen=True, eq=False)
-class _Made:
-    """One image.
-
-    Attributes:
-        terms: What it maximises.
-        pixels: uint8 [C, h, w] on the host.
-        score: Of these pixels.
-        scores: Of the views on the way, step by step.
-        predictions: Of these pixels.
-        frames: Pictures of the ascent; empty unless asked for.
-    """
-
-    terms: tuple[Term, ...]
-    pixels: Tensor
-    score: float
-    scores: tuple[float, ...]
-    predictions: tuple[ClassScore, ...]
-    frames: tuple[Picture, ...] = ()
-
-    @property
-    def rgb(self) -> Picture:
-        return picture(self.pixels)
-
-
-@dataclass(frozen=True, eq=False)
-class _Row:
-    """One image to make: its terms, its seed, the group that it differs from."""
-
-    terms: tuple[Term, ...]
-    seed: int
-    group: int
 
 
 @dataclass
@@ -120,6 +82,10 @@ class Synthesize(Study):
         diverse = self._diversity_layers() if self.options.diversity > 0 else ()
         self.maker = self._maker(tuple(dict.fromkeys([*self.names, *diverse])), diverse, known)
         self.tally = _Tally()
+        self.synthesized = Synthesized(store)
+        self._stems: dict[Row, str] = {}
+        self._last: tuple[int, Callable[[], Tensor]] | None = None
+        self._unfinished: tuple[Sequence[Row], Objective, Made, int] | None = None
 
     @classmethod
     def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
@@ -156,7 +122,7 @@ class Synthesize(Study):
     def _class_term(self, index: int) -> Term:
         return Term("class", index, label=self.subject.classes.labels[index])
 
-    def _rows(self) -> list[_Row]:
+    def _rows(self) -> list[Row]:
         """The images to make from noise."""
         specs = self.subject.settings.target.classes if self.by_class else ()
         for spec in specs:
@@ -175,7 +141,7 @@ class Synthesize(Study):
             groups = [(term, *taken) for term in terms if term.weight > 0]
         seed = self.subject.settings.runtime.seed
         wanted = [(number, group) for number, group in enumerate(groups) for _ in range(self.params["images"])]
-        return [_Row(group, seed_of(seed, row), number) for row, (number, group) in enumerate(wanted)]
+        return [Row(group, seed_of(seed, row), number) for row, (number, group) in enumerate(wanted)]
 
     def _refuse_for_images(self) -> None:
         for name, said in (("each", self.params["each"]), ("images", self.params["images"] > 1)):
@@ -220,15 +186,28 @@ class Synthesize(Study):
 
     # The ascent.
 
-    def _make(self, rows: Sequence[_Row], start: Tensor | None, said: str) -> list[_Made]:
+    def _make(self, rows: Sequence[Row], start: Tensor | None, said: str) -> list[MadeImage]:
         """Make images at once; ``start`` uint8 [N, C, h, w]."""
         objective = self._objective(rows)
         frames: list[Tensor] = []
         began = time.perf_counter()
         ground = None if start is None else start.float() / 255.0
-        made = self.maker.make(objective, [row.seed for row in rows], ground, self._watch(frames, said))
+        self._unfinished = None
+        try:
+            made = self.maker.make(objective, [row.seed for row in rows], ground, self._watch(frames, said))
+        except KeyboardInterrupt:
+            if self._last is not None:
+                step, images = self._last
+                self._unfinished = (rows, objective, Made(images(), torch.zeros(0, len(rows))), step + 1)
+            raise
         self.tally.seconds += time.perf_counter() - began
         self.tally.steps += self.options.steps
+        return self._judged(rows, objective, made, frames)
+
+    def _judged(
+        self, rows: Sequence[Row], objective: Objective, made: Made, frames: Sequence[Tensor]
+    ) -> list[MadeImage]:
+        """The images with their score and what the network says of them."""
         device = self.maker.reader.device
         levels = made.images.to(device)
         with rt.scope():
@@ -236,7 +215,7 @@ class Synthesize(Study):
             final = objective(reading).detach().tolist()
         told = self.subject.said(self.subject.session.logits(normalize(levels, self.subject.preprocess)))
         return [
-            _Made(
+            MadeImage(
                 row.terms,
                 made.images[place],
                 final[place],
@@ -247,7 +226,7 @@ class Synthesize(Study):
             for place, row in enumerate(rows)
         ]
 
-    def _objective(self, rows: Sequence[_Row]) -> Objective:
+    def _objective(self, rows: Sequence[Row]) -> Objective:
         """The terms of all rows, each row with its own weights."""
         bare = list(dict.fromkeys(replace(term, weight=1.0) for row in rows for term in row.terms))
         weights = torch.zeros(len(rows), len(bare))
@@ -265,6 +244,7 @@ class Synthesize(Study):
 
         def watch(step: int, scores: Callable[[], Tensor], images: Callable[[], Tensor]) -> None:
             last = step + 1 == steps
+            self._last = (step, images)
             if filmed and (step % shot == 0 or last):
                 frames.append(images())
             if (step + 1) % every == 0 or last:
@@ -289,7 +269,7 @@ class Synthesize(Study):
         chosen = [place for place, terms in enumerate(asked) if not isinstance(terms, Record)]
         seed = self.subject.settings.runtime.seed
         rows = [
-            _Row(terms, seed_of(seed, items[place].pixels.numpy().tobytes()), 0)
+            Row(terms, seed_of(seed, items[place].pixels.numpy().tobytes()), 0)
             for place, terms in enumerate(asked)
             if not isinstance(terms, Record)
         ]
@@ -301,7 +281,7 @@ class Synthesize(Study):
         return [found.get(place, record) for place, record in enumerate(asked)]
 
     def draw(self, done: Observed) -> Mapping[str, Any]:
-        made: _Made = done.seen
+        made: MadeImage = done.seen
         files = self._write(f"images/{done.ref.name}", made)
         before, after = done.predictions[0], made.predictions[0]
         caption = f"{before.label} {percent(before.probability)} → {after.label} {percent(after.probability)}"
@@ -310,21 +290,41 @@ class Synthesize(Study):
     # From noise.
 
     def finish(self) -> Findings:
-        names, report, figures, pictures = Names(), [], [], []
+        found, names = self.synthesized, Names()
+        found.begin(self.subject.settings.output.resume)
         for chunk in self._chunks():
-            for made in self._in_memory(chunk):
-                files = self._write(names.unique(self._slug(made.terms)), made)
-                report.append(self._reported(made, files))
-                figures.append({"file": files.get("gif", files["image"]), "caption": self._caption(made)})
-                pictures.append(made.rgb)
-        if len(pictures) > 1:
-            sheet = grid(pictures, math.ceil(math.sqrt(len(pictures))), (_USUAL, _USUAL))
-            self.store.write("sheet.png", encode(sheet, _PNG))
-            figures.insert(0, {"file": "sheet.png", "caption": f"{len(pictures)} images"})
-        told = [figure["caption"] for figure in figures]
-        return Findings(self._summary(report), {"synthesized": report} if report else {}, figures, sentences=told)
+            self._stems.update({row: names.unique(self._slug(row.terms)) for row in chunk})
+            known = [found.find(key_of(row)) for row in chunk]
+            if all(known):
+                for each in known:
+                    assert each is not None
+                    found.add(*each)
+                continue
+            for row, made in zip(chunk, self._in_memory(chunk), strict=True):
+                found.add(self._noted(row, made), made.rgb, key_of(row))
+        return self._found()
 
-    def _in_memory(self, rows: Sequence[_Row]) -> list[_Made]:
+    def interrupted(self) -> Findings:
+        """The images that are finished, and those of the ascent that Ctrl-C ended, as far as it came."""
+        if self.from_images:
+            return Findings()
+        if self._unfinished is not None:
+            rows, objective, made, step = self._unfinished
+            for row, each in zip(rows, self._judged(rows, objective, made, ()), strict=True):
+                self.synthesized.add({**self._noted(row, each), "interrupted_at_step": step}, each.rgb)
+        return self._found()
+
+    def _noted(self, row: Row, made: MadeImage) -> dict[str, Any]:
+        return {**self._reported(made, self._write(self._stems[row], made)), "caption": self._caption(made)}
+
+    def _found(self) -> Findings:
+        found = self.synthesized
+        found.close()
+        told = [figure["caption"] for figure in found.figures]
+        report = {"synthesized": found.report} if found.report else {}
+        return Findings(self._summary(found.report), report, found.figures, sentences=told)
+
+    def _in_memory(self, rows: Sequence[Row]) -> list[MadeImage]:
         """All rows at once, or, where memory is short and they may be made apart, in halves."""
         try:
             return self._make(rows, None, "")
@@ -340,7 +340,7 @@ class Synthesize(Study):
         half = (len(rows) + 1) // 2
         return self._in_memory(rows[:half]) + self._in_memory(rows[half:])
 
-    def _chunks(self) -> list[list[_Row]]:
+    def _chunks(self) -> list[list[Row]]:
         """What goes through the network at once: images that are to differ stay together."""
         if self.options.diversity > 0:
             return [list(rows) for _, rows in groupby(self.rows, key=lambda row: row.group)]
@@ -357,7 +357,7 @@ class Synthesize(Study):
 
     # What is written and reported of an image.
 
-    def _write(self, stem: str, made: _Made) -> dict[str, str]:
+    def _write(self, stem: str, made: MadeImage) -> dict[str, str]:
         files = {"image": f"{stem}.png"}
         self.store.write(files["image"], encode(made.rgb, _PNG))
         if made.frames and self.params["gif"]:
@@ -368,11 +368,11 @@ class Synthesize(Study):
             self.store.write(files["video"], encode_mp4(made.frames, _FRAME_RATE))
         return files
 
-    def _caption(self, made: _Made) -> str:
+    def _caption(self, made: MadeImage) -> str:
         best = made.predictions[0]
         return f"{objective_text(made.terms)}: {made.score:.3g}; seen as {best.label} {percent(best.probability)}"
 
-    def _reported(self, made: _Made, files: Mapping[str, str]) -> dict[str, Any]:
+    def _reported(self, made: MadeImage, files: Mapping[str, str]) -> dict[str, Any]:
         return {
             "objective": objective_text(made.terms),
             "terms": [asdict(term) for term in made.terms],
@@ -394,8 +394,3 @@ class Synthesize(Study):
             summary["images"] = len(report)
             summary["score"] = [round(float(row["score"]), 4) for row in report]
         return summary
-
-
-def picture(pixels: Tensor) -> Picture:
-    """uint8 [C, h, w] of one or three channels as [h, w, 3]."""
-    return np.ascontiguousarray(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())
