@@ -7,6 +7,8 @@ the folder at which the process ends by SIGKILL (null: never). One a line back: 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import signal
@@ -66,6 +68,7 @@ class Killer:
 
 
 def run(job: dict[str, Any]) -> dict[str, int]:
+    known = set(sys.modules)
     receive, send = os.pipe()
     child = os.fork()
     if not child:
@@ -80,12 +83,15 @@ def run(job: dict[str, Any]) -> dict[str, int]:
             from cnnviz.cli.app import main
 
             code = main(job["argv"])
-            real(send, str(killer.changes).encode())
+            real(send, json.dumps([killer.changes, sorted(set(sys.modules) - known)]).encode())
         finally:
             os._exit(code)
     os.close(send)
     with os.fdopen(receive, "rb") as stream:
-        changes = int(stream.read() or 0)
+        changes, modules = json.loads(stream.read() or "[0, []]")
+    for name in modules:  # so that the next child need not
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     _, status = os.waitpid(child, 0)
     return {"code": os.waitstatus_to_exitcode(status), "changes": changes}
 
