@@ -136,7 +136,8 @@ def _load_pickle(path: Path, trust: bool) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")
+    """The first sentence: torch goes on to explain its archive reader."""
+    return next(iter(str(error).splitlines()), "").split(". ")[0]
 
 
 def _wanted(message: str) -> str:
