@@ -194,5 +194,7 @@ class Explainer:
 
     def facts(self) -> dict[str, Any]:
         """What the summary says of the method."""
-        said = {"caveat": self.spec.caveat} if self.spec.caveat else {}
+        said: dict[str, Any] = {"caveat": self.spec.caveat} if self.spec.caveat else {}
+        if self.subject.guesses:
+            said["class_guesses"] = list(self.subject.guesses)
         return {"method": self.spec.name, "class_specific": self.spec.class_specific, **said}

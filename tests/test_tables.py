@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from cnnviz import pipeline
 from cnnviz.asking import Asker, Classes
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.cells import guarded, without_guard
 from cnnviz.io.sources import ImageRef, find_images
 from cnnviz.io.tables import read_label_table
 from cnnviz.io.vectors import write_csv
+from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
+from tests.test_pipeline import TINY, Quiet, photograph
 
 LABELS = ("cat", "dog", "10", "fish")
 # Every form says: a.png is a dog, sub/b.png a fish.
@@ -106,3 +111,31 @@ def test_tables_that_are_written_guard_texts_and_leave_numbers(tmp_path: Path) -
         ("-1", "+x"),
         ("@a,b", "it's"),
     ]
+
+
+def test_folders_name_whole_labels_and_what_was_guessed_is_in_the_report(tmp_path: Path) -> None:
+    for index, name in enumerate(("cat", "catamaran", "2")):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.fromarray(photograph(index)).save(tmp_path / "in" / name / "x.png")
+    (tmp_path / "labels.txt").write_text("catamaran\ntiger cat\ndog\nfish\nbird\n")
+    model = ModelSpec(TINY.model, labels=str(tmp_path / "labels.txt"), input_size=TINY.input_size)
+    told = Quiet()
+    run = RunSettings(
+        "gradcam",
+        (str(tmp_path / "in"),),
+        model,
+        TargetSettings("gradcam", {}, (), ("folder",)),
+        RuntimeSettings(device="cpu", workers=2),
+        DrawSettings(save=()),
+        OutputSettings(str(tmp_path / "out")),
+    )
+    pipeline.run(run, told)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    rows = {Path(row["path"]).parent.name: row for row in report["images"]}
+    assert "no class is called 'cat'" in rows["cat"]["error"]["message"]
+    assert rows["catamaran"]["label"] == "catamaran"
+    assert rows["2"]["label"] == "dog"
+    assert rows["2"]["explanations"][0]["target"]["class_index"] == 2
+    guess = "labels of images: numbers that are no labels are taken as indices: '2' is 'dog'"
+    assert told.notes.count(guess) == 1
+    assert report["summary"]["class_guesses"] == [guess]
