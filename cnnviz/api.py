@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ from torch import Tensor, nn
 from cnnviz import catalog
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cuts import Cut, cut_for
+from cnnviz.engine.examine import Examination, Wanted, examine
 from cnnviz.engine.layer_table import LayerRow, layer_table
-from cnnviz.engine.session import Session, SessionOptions, open_session, prepare
+from cnnviz.engine.session import Pass, Session, SessionOptions, open_session, prepare, probe_image
 from cnnviz.engine.targets import make_target
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.methods import listed
@@ -23,11 +26,11 @@ from cnnviz.methods.heatmap import Heatmap, upsample
 from cnnviz.models import preprocess
 from cnnviz.models.layers import LayerRef, reference, stages
 from cnnviz.models.load import LoadedModel, load, unwrap
-from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, ModelSpec, check_choice
+from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, ModelSpec, check_choice, parse_skipped
 
 TargetLike = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 # Of explain's options, those that belong to the pass and not to the method.
-_GENERAL = ("score", "output", "activation")
+_GENERAL = ("score", "output", "activation", "skip_check")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,8 @@ class Explanation:
         scores: The method's own figures (for occlusion: window, stride, baseline, positions); those that differ
             between images are lists [N].
         arrays: Further arrays of the method by name, [N, ...] each.
+        checks: What the examination of the network found, as ``model.checks`` of a report.
+        notes: What a person should know of it; also told by the logger ``cnnviz``.
     """
 
     raw: Tensor
@@ -55,6 +60,8 @@ class Explanation:
     facts: dict[str, Any]
     scores: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, Tensor] = field(default_factory=dict)
+    checks: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Model:
@@ -151,7 +158,8 @@ def explain(
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         device: Where to compute; None for where the module is.
         compile: ``off``, ``on`` or ``auto`` (on where a compiler is).
-        method_options: The method's options, and ``score``, ``output``, ``activation``.
+        method_options: The method's options, and ``score``, ``output``, ``activation``, and ``skip_check``: names of
+            checks of the network that are not made.
 
     Raises:
         CnnvizError: Unknown method, option, layer or class; wrong shapes.
@@ -162,34 +170,85 @@ def explain(
     check_choice(activation, ACTIVATIONS, "activation")
     params = spec.resolve_params(method_options)
     _check_batch(batch)
-    with _session(
-        model,
-        batch,
-        spec,
-        cut_for(spec, params, _layers(layer)),
-        (precision, device, compile, general.get("output")),
-    ) as session:
-        run = session.forward(batch)
+    asked = cut_for(spec, params, _layers(layer))
+    with _session(model, batch, spec, asked, (precision, device, compile, general.get("output"))) as session:
+        found = _examined(session, spec, params, general.get("skip_check", ()))
+        if activation == "auto":
+            activation = session.final_activation or "softmax"
+
+        def explained(images: Tensor, wanted: TargetLike) -> Explanation:
+            run = session.forward(images)
+            with rt.scope():
+                chosen, indices = make_target(wanted, run.logits, general.get("score", "logit"), activation)
+                return _explanation(run, spec.load()(run, chosen, params), indices, found)
+
+        if not session.one_by_one or len(batch) == 1:
+            return explained(batch, target)
+        # What an image gets must not depend on its batch, figures and facts of the method included.
         with rt.scope():
-            chosen, indices = make_target(
-                target,
-                run.logits,
-                general.get("score", "logit"),
-                (session.final_activation or "softmax") if activation == "auto" else activation,
-            )
-            heatmap: Heatmap = spec.load()(run, chosen, params)
-        size = (int(batch.shape[2]), int(batch.shape[3]))
-        maps = heatmap.maps if heatmap.maps is not None else upsample(heatmap.values, size)
-        return Explanation(
-            raw=heatmap.values.detach().float().cpu(),
-            maps=maps.detach().float().cpu(),
-            target=indices.clone(),
-            logits=run.logits.detach().float().cpu(),
-            layer=session.layers[0].name if session.layers else None,
-            facts=dict(heatmap.facts),
-            scores={k: v.tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()},
-            arrays={name: array.detach().cpu() for name, array in heatmap.arrays.items()},
-        )
+            _, indices = make_target(target, session.forward(batch).logits)
+        each = target if callable(target) and not isinstance(target, Tensor) else indices
+        targets = [each if callable(each) and not isinstance(each, Tensor) else index for index in indices.split(1)]
+        return _joined([explained(image, own) for image, own in zip(batch.split(1), targets, strict=True)])
+
+
+def _examined(
+    session: Session, spec: catalog.MethodSpec, params: Mapping[str, Any], skip: str | Sequence[str]
+) -> Examination:
+    """The examination of a session's network, once for each kind of question; what it found is told."""
+    names = parse_skipped((skip,) if isinstance(skip, str) else skip)
+    gradient, seed = spec.backward != "0", int(params.get("seed", 0))
+    wanted = Wanted(spec.name, gradient, skip=names, seed=seed)
+
+    def made() -> Examination:
+        with rt.scope():
+            found = examine(session, probe_image(session.input_shape), wanted)
+        for text in (*session.notes, *found.notes):
+            _tell(text)
+        return found
+
+    return session.remember(f"examination {gradient} {sorted(names)} {seed}", made)
+
+
+@lru_cache(maxsize=256)
+def _tell(text: str) -> None:
+    """A note to the log, once a process: Python shows it on standard error unless told otherwise."""
+    logging.getLogger("cnnviz").warning(text)
+
+
+def _explanation(run: Pass, heatmap: Heatmap, indices: Tensor, found: Examination) -> Explanation:
+    session, size = run.session, (int(run.pixels.shape[2]), int(run.pixels.shape[3]))
+    maps = heatmap.maps if heatmap.maps is not None else upsample(heatmap.values, size)
+    return Explanation(
+        raw=heatmap.values.detach().float().cpu(),
+        maps=maps.detach().float().cpu(),
+        target=indices.clone(),
+        logits=run.logits.detach().float().cpu(),
+        layer=session.layers[0].name if session.layers else None,
+        facts=dict(heatmap.facts),
+        scores={k: v.tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()},
+        arrays={name: array.detach().cpu() for name, array in heatmap.arrays.items()},
+        checks=found.to_dict(),
+        notes=(*session.notes, *found.notes),
+    )
+
+
+def _joined(parts: Sequence[Explanation]) -> Explanation:
+    """The explanation of a batch from those of its images."""
+    first = parts[0]
+
+    def together(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    scores = {
+        key: [row for part in parts for row in part.scores[key]]
+        if isinstance(value, list) and len(value) == 1
+        else value
+        for key, value in first.scores.items()
+    }
+    arrays = {name: torch.cat([part.arrays[name] for part in parts]) for name in first.arrays}
+    joined: dict[str, Any] = {name: together(name) for name in ("raw", "maps", "target", "logits")}
+    return replace(first, **joined, scores=scores, arrays=arrays)
 
 
 def _check_batch(batch: Tensor) -> None:
@@ -226,7 +285,9 @@ def _session(
     compiled = compile_mode == "on" or (compile_mode == "auto" and rt.compiler_here(runtime.device))
     options = SessionOptions(cut, output, compiled, int(batch.shape[0]) if compiled else 16)
     if isinstance(model, Model):
-        yield model.session(options, runtime, probe)
+        loaded = model.loaded
+        key = output if output is not None or loaded.output is None else loaded.output.key
+        yield model.session(replace(options, output=key, classes=(loaded.num_classes,)), runtime, probe)
         return
     inference = any(p.is_inference() for p in module.parameters())
     private = compiled or inference or runtime.precision != "fp32" or runtime.device != here

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import cnnviz
 from cnnviz.engine import cuts
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.examine import Examination, InputSizes, Wanted, examine, input_sizes
@@ -181,3 +182,47 @@ def test_a_check_is_skipped_by_name(check: str) -> None:
     found = examined(opened(nets.seeded(Centred)()), skip=(check,)).to_dict()
     assert found[check] is None
     assert "--skip-check" in found["not_run"][check]
+
+
+def test_occlusion_of_images_that_change_each_other() -> None:
+    """The right values were computed image by image, window by window, with the module alone."""
+    network = batch_statistics()
+    x = torch.randn(2, 3, 16, 16)
+    found = cnnviz.explain(network, x, target=1, method="occlusion", window=8, stride=8)
+    with torch.no_grad():
+        clean = [float(network(image)[0, 1]) for image in x.split(1)]
+        for index, image in enumerate(x.split(1)):
+            for row in (0, 1):
+                for col in (0, 1):
+                    hidden = image.clone()
+                    hidden[..., 8 * row : 8 * row + 8, 8 * col : 8 * col + 8] = 0
+                    drop = clean[index] - float(network(hidden)[0, 1])
+                    assert float(found.raw[index, row, col]) == pytest.approx(drop, abs=1e-5)
+    assert found.logits[:, 1].tolist() == pytest.approx(clean, abs=1e-5)
+    assert found.checks["batch_independent"] is False
+
+
+class Embedding(nets.Body):
+    def forward(self, x: Tensor) -> Any:
+        v = F.relu(self.maps(x)).mean((2, 3))
+        return v, self.fc(v)
+
+
+def test_the_output_that_the_others_feed_is_explained_and_told() -> None:
+    network, x = nets.seeded(Embedding)().eval(), torch.randn(1, 3, 32, 32)
+    found = cnnviz.explain(network, x)
+    torch.testing.assert_close(found.logits, network(x)[1].detach(), rtol=1e-4, atol=1e-5)
+    assert found.checks["output"]["key"] == "1"
+    assert any("--output 0" in note for note in found.notes)
+
+
+class TwoTasks(nets.Body):
+    def forward(self, x: Tensor) -> Any:
+        v = F.relu(self.maps(x)).mean((2, 3))
+        return {"kind": self.fc(v), "colour": self.fc(2 * v)}
+
+
+def test_two_outputs_that_may_both_be_meant_are_refused_with_their_shapes() -> None:
+    with pytest.raises(CnnvizError, match=r"kind \[N, 4\], colour \[N, 4\]") as raised:
+        cnnviz.explain(nets.seeded(TwoTasks)().eval(), torch.randn(1, 3, 32, 32))
+    assert "--output kind or --output colour" in raised.value.hint
