@@ -36,7 +36,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sscam": {"samples": 2, "channels": 30},
     "iscam": {"steps": 2, "channels": 30},
     "rise": {"masks": 500},
-    "extremal": {"steps": 200},
     "kernelshap": {"samples": 200},
     "lime": {"samples": 200},
 }

@@ -26,7 +26,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "iscam": {"channels": 2, "steps": 1},
     "ablationcam": {"channels": 16},
     "rise": {"masks": 16},
-    "extremal": {"steps": 3},
+    "extremal": {"steps": 0, "cells": 4},
     "kernelshap": {"samples": 8},
     "lime": {"samples": 8},
 }

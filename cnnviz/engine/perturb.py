@@ -94,12 +94,19 @@ def _logits(run: Pass, changes: Changes) -> Iterator[Tensor]:
         for image in range(len(run.pixels)):
             with torch.no_grad():
                 made = changes.make(image, part)
-            found.append(_answers(run, image, made, changes.of_layer))
+            found.append(answers(run, image, made, changes.of_layer))
         yield torch.stack(found)
 
 
-def _answers(run: Pass, image: int, made: Tensor, of_layer: bool) -> Tensor:
-    """Logits [B, K]; where memory runs out, of one half after the other."""
+def answers(run: Pass, image: int, made: Tensor, of_layer: bool = False) -> Tensor:
+    """Logits [B, K] of changed copies of one image, without gradients; where memory runs out, in halves.
+
+    Args:
+        run: The pass whose image was changed.
+        image: Its place in the batch.
+        made: The copies, as :attr:`Changes.make` returns them.
+        of_layer: Whether they are activations of the first target layer.
+    """
     try:
         if of_layer:
             return run.rerun(made, torch.full((len(made),), image, device=made.device))
@@ -109,4 +116,4 @@ def _answers(run: Pass, image: int, made: Tensor, of_layer: bool) -> Tensor:
             raise
     rt.release_memory(run.session.device)
     half = len(made) // 2
-    return torch.cat([_answers(run, image, part, of_layer) for part in (made[:half], made[half:])])
+    return torch.cat([answers(run, image, part, of_layer) for part in (made[:half], made[half:])])

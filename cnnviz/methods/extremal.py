@@ -2,27 +2,27 @@
 
 Fong, Patrick & Vedaldi, "Understanding Deep Networks via Extremal Perturbations and Smooth Masks", ICCV 2019.
 
-    m_a = argmax over smooth masks m of  f(m * x) - lambda R_a(m),     R_a(m) = mean (sort(m) - r_a)^2
-
-with r_a the sorted mask of area a: zeros for a share 1 - a of the pixels, then ones (equations 3 and 4).
+    m_a = argmax over smooth masks m of area a of  f(m * x)                                       (equation 3)
 
 m * x    each pixel is blurred the more the smaller its m: x under a Gaussian of sigma (1 - m) sigma_max, interpolated
          between 8 levels (section 3.2).
-smooth   a mask is the smooth maximum of kernels at the cells of a coarse grid g in [0, 1]:
-         m(u) = sum_v F_v e^(F_v/T) / sum_v e^(F_v/T),  F_v = k(|u - v|) g_v,  k(d) = exp(-max(0, d - 1)^2 / 4),
-         T = 1/20, distances in cells (section 3.3). It is taken at the cells, over the neighbours of up to 5 cells, and
-         interpolated bilinearly to the pixels.
-argmax   gradient ascent with momentum from a mask of ones. Both terms are scaled: f by |f(x) - f(blurred x)|, so that
-         logits and probabilities are treated alike, and the sum of the two by 1 + lambda, so that steps stay small.
-         lambda rises evenly in its logarithm from 0.05, where the score decides alone, to 100, where the area is kept:
-         what matters least goes first, and is judged anew at every step. (Published code starts at 300 and
-         rises 16-fold: here the area term would outweigh the score at once, and its first order would stay.) The
-         area term waits one step: in a mask of ones all values tie, and their order would be that of memory.
+smooth   a mask is a set of cells of a lattice, its edges smoothed by a Gaussian of 0.3 cells: nothing smaller than a
+         cell can be kept or left out.
+argmax   by backward elimination and exchange, on the scores themselves. From the whole image the cells without which
+         the score stays highest go first, a quarter of them each round, each judged by a forward pass with what is
+         left; blocks of 2 x 2 cells as long as more than 30 % of the image is there. At each area cells inside are
+         then exchanged for better ones within two cells of the region, as long as the score rises.
+
+The paper climbs the gradient of f(m * x) - lambda R_a(m) instead, R_a the distance of the sorted mask from zeros and
+ones. We did that before and it did not converge: at a blurred pixel the gradient says what the next level of blur would
+change, not what the sharp pixel would, and masks of intermediate values score well that, cut at their area, show
+nothing. Elimination works with regions that are there or not, needs no gradient, and rounding decides nothing: scores
+that differ by less than QUANTUM of f(x) - f(blurred x) count as equal, and the first cell in reading order wins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnviz.engine.perturb import answers, chunk_size, chunks
 from cnnviz.engine.session import Pass
 from cnnviz.engine.targets import ClassTarget, Target
 from cnnviz.errors import CnnvizError
@@ -37,43 +38,53 @@ from cnnviz.methods.heatmap import Heatmap
 from cnnviz.methods.occlusion import blurred
 
 LEVELS = 8
-TEMPERATURE = 1 / 20
-# Reach of a kernel in cells, beyond which it is below a fiftieth; so far the grid goes on beyond the image.
-MARGIN = 5
-MOMENTUM, RATE = 0.9, 0.005
-WEIGHTS = (0.05, 100.0)
+EDGE = 0.3
+"""Standard deviation of a mask's edges, in cells."""
+ROUND = 0.25
+"""Share of the cells that one round of the elimination removes."""
+BLOCK, BLOCKS_ABOVE = 2, 0.3
+"""Side of the blocks that go together while the region is larger than this share of the image."""
+EXCHANGED = (3, 1)
+"""Cells exchanged at once: first as many as this, then, where that does not help, as few as that."""
+REACH = 2
+"""How far from the region, in cells, what is exchanged for a part of it may lie."""
+QUANTUM = 1e-4
 GAMES = ("preserve", "delete")
+
+Judge = Callable[[Tensor], Tensor]
+"""Regions [B, rows, columns], bool, to what is to be as high as possible [B], in whole quanta."""
 
 
 def extremal(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """Extremal perturbation.
 
-    Images are treated one at a time, the areas of an image together: hundreds of steps would let the rounding of other
-    batches grow.
+    Images are treated one at a time. The areas of an image are found from the largest to the smallest, each from the
+    one before.
 
     Args:
-        run: A forward pass that starts at the image, pixels [N, C, H, W].
+        run: A forward pass, pixels [N, C, H, W].
         target: Score [N] of the logits.
-        params: ``areas``: shares of the image, such as ``0.05,0.1``; ``steps``; ``game``: ``preserve`` keeps the region
-            and blurs the rest, ``delete`` blurs the region so that the score falls; ``cells``: of the grid, along the
-            shorter side; ``blur``: sigma_max as a share of the shorter side.
+        params: ``areas``: shares of the image, such as ``0.05,0.1``; ``steps``: exchanges at each area, at most;
+            ``game``: ``preserve`` keeps the region and blurs the rest, ``delete`` blurs the region so that the score
+            falls; ``cells``: of the lattice, along the shorter side; ``blur``: sigma_max as a share of the shorter
+            side.
 
     Returns:
         Heatmap with values [N, H, W] in [0, 1], the mean of the masks; array ``masks`` [N, areas, H, W]; scores
-        ``areas``, ``reached_areas`` [N, areas] (the mean of each mask) and ``perturbed_scores`` [N, areas] (f where the
-        mask acts).
+        ``areas``, ``reached_areas`` [N, areas] (the mean of each mask), ``perturbed_scores`` [N, areas] (f where the
+        mask acts) and ``exchanges`` [N, areas] (how many raised the score).
 
     Raises:
         CnnvizError: ``areas`` are no numbers between 0 and 1.
     """
     areas = parse_areas(params["areas"])
     found = [_one(run, target, image, areas, params) for image in range(len(run.pixels))]
-    masks, reached = (torch.stack([pair[i] for pair in found]) for i in (0, 1))
+    masks, reached, exchanges = (torch.stack([row[i] for row in found]) for i in range(3))
     figures = {
         "areas": list(areas),
         "reached_areas": masks.double().mean((2, 3)).float(),
         "perturbed_scores": reached,
-        "steps": params["steps"],
+        "exchanges": exchanges,
     }
     return Heatmap(masks.mean(1), facts={"game": params["game"]}, scores=figures, arrays={"masks": masks})
 
@@ -93,44 +104,94 @@ def parse_areas(text: str) -> tuple[float, ...]:
 
 def _one(
     run: Pass, target: Target, image: int, areas: tuple[float, ...], params: Mapping[str, Any]
-) -> tuple[Tensor, Tensor]:
-    """Masks [A, H, W] and scores [A] of one image."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks [A, H, W], scores [A] and exchanges [A] of one image."""
     pixels = run.pixels[image : image + 1].detach().float()
     size = (int(pixels.shape[2]), int(pixels.shape[3]))
-    smooth = SmoothMask.of(size, params["cells"], pixels.device)
+    lattice = Lattice.of(size, params["cells"], pixels.device)
     pyramid = blur_pyramid(pixels, params["blur"] * min(size))
     deletes = params["game"] == "delete"
+
+    def scores(regions: Tensor) -> Tensor:
+        made = []
+        for part in chunks(len(regions), chunk_size(run)):
+            masks = lattice(regions[part.start : part.stop].to(pixels))
+            logits = answers(run, image, perturb(pyramid, 1 - masks if deletes else masks))
+            made.append(score_of(run, target, image, logits).detach().double().cpu())
+        return torch.cat(made)
+
+    whole = torch.ones((1, *lattice.inner), dtype=torch.bool)
+    ends = scores(torch.cat([whole, ~whole]))
+    quantum = QUANTUM * float((ends[0] - ends[1]).abs()) or 1.0
     sign = -1.0 if deletes else 1.0
-    grid = smooth.ones(len(areas))
-    velocity = torch.zeros_like(grid)
-    wanted = template(areas, size, pixels.device)
-
-    def perturbed(masks: Tensor) -> Tensor:
-        return perturb(pyramid, 1 - masks if deletes else masks)
-
-    ends = score_of(run, target, image, run.session.logits(torch.cat([pyramid[:1], pyramid[-1:]]))).detach()
-    scale = float((ends[0] - ends[1]).abs()) or 1.0
-    for step in range(params["steps"]):
-        grid.requires_grad_()
-        masks = smooth(grid)
-        changed = perturbed(masks)
-        there = run.session.forward(changed.detach())
-        uphill = there.gradients(score_of(run, target, image, there.logits))[0]
-        weight = area_weight(step, params["steps"])
-        off = area_error(masks, wanted).sum()
-        (gradient,) = torch.autograd.grad((changed, off), grid, (-sign / scale * uphill, torch.full_like(off, weight)))
-        velocity = MOMENTUM * velocity + gradient * (grid[0].numel() / (1 + weight))
-        grid = (grid.detach() - RATE * velocity).clamp(0, 1)
-    with torch.no_grad():
-        masks = smooth(grid)
-        reached = score_of(run, target, image, run.session.logits(perturbed(masks)))
-    return masks, reached.detach().float()
+    regions, exchanges = search(lambda some: (sign * scores(some) / quantum).round(), whole[0], areas, params["steps"])
+    masks = lattice(regions.to(pixels))
+    return masks.float(), scores(regions).float(), exchanges
 
 
-def area_weight(step: int, steps: int) -> float:
-    """lambda at a step."""
-    first, last = WEIGHTS
-    return first * (last / first) ** (step / max(1, steps - 1)) if step else 0.0
+def search(judge: Judge, whole: Tensor, areas: tuple[float, ...], steps: int) -> tuple[Tensor, Tensor]:
+    """The best regions [A, rows, columns] that are found for these areas, and the exchanges [A] that helped."""
+    regions: dict[float, Tensor] = {}
+    counts: dict[float, int] = {}
+    region = whole
+    for area in sorted(set(areas), reverse=True):
+        region = eliminated(judge, region, max(1, round(area * whole.numel())))
+        region, counts[area] = exchanged(judge, region, steps)
+        regions[area] = region
+    return torch.stack([regions[area] for area in areas]), torch.tensor([counts[area] for area in areas])
+
+
+def eliminated(judge: Judge, region: Tensor, wanted: int) -> Tensor:
+    """The region [rows, columns] less what the score misses least, until ``wanted`` cells are left."""
+    region = region.clone()
+    while int(region.sum()) > wanted:
+        spare = int(region.sum()) - wanted
+        side = BLOCK if float(region.float().mean()) > BLOCKS_ABOVE and spare >= BLOCK**2 else 1
+        blocks = _blocks(region, side)
+        value = judge(region & ~blocks)
+        order = torch.sort(value, descending=True, stable=True).indices.tolist()
+        for place in order[: max(1, int(ROUND * len(order)))]:
+            size = int((blocks[place] & region).sum())
+            if size <= spare:
+                region &= ~blocks[place]
+                spare -= size
+    return region
+
+
+def _blocks(region: Tensor, side: int) -> Tensor:
+    """[B, rows, columns]: the cells of the region that lie in each block of ``side`` x ``side`` cells."""
+    rows, columns = region.shape
+    number = torch.arange(rows)[:, None] // side * columns + torch.arange(columns) // side
+    return torch.stack([(number == block) & region for block in number[region].unique(sorted=True)])
+
+
+def exchanged(judge: Judge, region: Tensor, steps: int) -> tuple[Tensor, int]:
+    """The region with cells exchanged for better ones nearby as long as that helps; and how often it did."""
+    if steps < 1:
+        return region, 0
+    value, done = float(judge(region[None])[0]), 0
+    sizes = [count for count in EXCHANGED if count < int(region.sum())]
+    while sizes and done < steps:
+        other = _exchange(judge, region, sizes[0])
+        better = float("-inf") if other is None else float(judge(other[None])[0])
+        if other is None or better <= value:
+            sizes = sizes[1:]
+            continue
+        region, value, done = other, better, done + 1
+    return region, done
+
+
+def _exchange(judge: Judge, region: Tensor, count: int) -> Tensor | None:
+    """The region with the ``count`` best cells nearby instead of what it then misses least; None if none are near."""
+    wide = F.max_pool2d(region[None, None].float(), 2 * REACH + 1, 1, REACH)[0, 0] > 0
+    near = _blocks(wide & ~region, 1) if bool((wide & ~region).any()) else None
+    if near is None:
+        return None
+    best = torch.sort(judge(region | near), descending=True, stable=True).indices[:count]
+    larger = region | near[best].any(0)
+    parts = _blocks(larger, 1)
+    least = torch.sort(judge(larger & ~parts), descending=True, stable=True).indices[: len(best)]
+    return larger & ~parts[least].any(0)
 
 
 def score_of(run: Pass, target: Target, image: int, logits: Tensor) -> Tensor:
@@ -143,41 +204,40 @@ def score_of(run: Pass, target: Target, image: int, logits: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class SmoothMask:
-    """grid [A, 1, rows, columns] -> masks [A, H, W] by smooth maximum.
-
-    The grid goes on beyond the image, so that the border has as many neighbours as the middle: with fewer, a mask of
-    ones would be largest in the corners, and the area term would keep them.
+class Lattice:
+    """Regions of cells [A, rows, columns] -> masks [A, H, W]: down @ region @ across^T.
 
     Attributes:
-        inner: Rows and columns of cells on the image.
-        size: Height and width of the masks.
-        kernel: [neighbours, 1], k of the distances between a cell and its neighbours, MARGIN cells to each side.
+        down, across: [H, rows] and [W, columns]: the cell of each pixel, smoothed; each row sums to one.
     """
 
-    inner: tuple[int, int]
-    size: tuple[int, int]
-    kernel: Tensor
+    down: Tensor
+    across: Tensor
+
+    @property
+    def inner(self) -> tuple[int, int]:
+        return self.down.shape[1], self.across.shape[1]
 
     @staticmethod
-    def of(size: tuple[int, int], cells: int, device: torch.device) -> SmoothMask:
+    def of(size: tuple[int, int], cells: int, device: torch.device) -> Lattice:
         """With ``cells`` along the shorter side, at most one a pixel, and as many to the pixel along the other."""
         shorter = min(size)
-        rows, columns = (max(1, round(length * min(cells, shorter) / shorter)) for length in size)
-        reach = torch.arange(-MARGIN, MARGIN + 1, device=device)
-        distance = (reach[:, None] ** 2 + reach**2).float().sqrt()
-        kernel = torch.exp(-((distance - 1).clamp_min(0) ** 2) / 4)
-        return SmoothMask((rows, columns), size, kernel.reshape(-1, 1))
+        counts = [max(1, round(length * min(cells, shorter) / shorter)) for length in size]
+        down, across = (_axis(length, count).to(device) for length, count in zip(size, counts, strict=True))
+        return Lattice(down, across)
 
-    def ones(self, count: int) -> Tensor:
-        """Grids that show everything."""
-        rows, columns = (cells + 2 * MARGIN for cells in self.inner)
-        return torch.ones((count, 1, rows, columns), device=self.kernel.device)
+    def __call__(self, regions: Tensor) -> Tensor:
+        return (self.down @ regions @ self.across.T).clamp(0, 1)
 
-    def __call__(self, grid: Tensor) -> Tensor:
-        seen = F.unfold(grid, 2 * MARGIN + 1) * self.kernel
-        smooth = (torch.softmax(seen / TEMPERATURE, 1) * seen).sum(1).reshape(-1, 1, *self.inner)
-        return F.interpolate(smooth, size=self.size, mode="bilinear", align_corners=False)[:, 0]
+
+def _axis(length: int, cells: int) -> Tensor:
+    """[length, cells]: the share of each cell in each pixel of one axis."""
+    cell = torch.arange(length) * cells // length
+    own = F.one_hot(cell, cells).double()
+    sigma = EDGE * length / cells
+    apart = torch.arange(length)[:, None] - torch.arange(length)
+    kernel = torch.exp(-0.5 * (apart / sigma) ** 2).double()
+    return (kernel / kernel.sum(1, keepdim=True) @ own).float()
 
 
 def blur_pyramid(pixels: Tensor, sigma: float) -> Tensor:
@@ -189,19 +249,12 @@ def blur_pyramid(pixels: Tensor, sigma: float) -> Tensor:
 def perturb(pyramid: Tensor, masks: Tensor) -> Tensor:
     """Images [A, C, H, W]: at each pixel of the masks [A, H, W] the level (1 - m) (LEVELS - 1), between two levels."""
     level = (1 - masks) * (LEVELS - 1)
-    which = torch.arange(LEVELS, device=masks.device)[:, None, None]
-    share = (1 - (level[:, None] - which).abs()).clamp_min(0)
-    return torch.einsum("alhw,lchw->achw", share, pyramid)
+    low = level.floor().clamp_max(LEVELS - 2).long()
+    share = (level - low)[:, None]
+    every = pyramid.transpose(0, 1)[None].expand(len(masks), -1, -1, -1, -1)
 
+    def at(which: Tensor) -> Tensor:
+        places = which[:, None, None].expand(-1, every.shape[1], -1, -1, -1)
+        return every.gather(2, places)[:, :, 0]
 
-def template(areas: tuple[float, ...], size: tuple[int, int], device: torch.device) -> Tensor:
-    """[A, H W]: the sorted mask of each area."""
-    count = size[0] * size[1]
-    place = torch.arange(count, device=device)
-    return torch.stack([(place >= count - round(area * count)).float() for area in areas])
-
-
-def area_error(masks: Tensor, wanted: Tensor) -> Tensor:
-    """R_a [A] of masks [A, H, W]."""
-    ordered = torch.sort(masks.flatten(1), dim=1, stable=True).values
-    return (ordered - wanted).square().mean(1)
+    return at(low) * (1 - share) + at(low + 1) * share

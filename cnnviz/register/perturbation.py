@@ -82,11 +82,13 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         family="perturbation",
         entry="cnnviz.methods.extremal:extremal",
         title="Extremal perturbation",
-        summary="The smooth region of a given area in which alone the class scores highest; the rest is blurred.",
+        summary="The region of a given area in which alone the class scores highest; the rest is blurred.",
         paper="Fong et al., Understanding Deep Networks via Extremal Perturbations and Smooth Masks, ICCV 2019",
         params=(
             Param("areas", "text", "0.1", "Shares of the image, such as 0.05,0.1,0.2; the map is the masks' mean."),
-            Param("steps", "int", 800, "Steps of the ascent.", minimum=1),
+            Param(
+                "steps", "int", 4, "Exchanges of cells at each area, at most, as long as the score rises.", minimum=0
+            ),
             Param(
                 "game",
                 "choice",
@@ -94,13 +96,12 @@ PERTURBATION: tuple[MethodSpec, ...] = (
                 "Keep the region and blur the rest, or blur the region so that the score falls.",
                 choices=("preserve", "delete"),
             ),
-            Param("cells", "int", 32, "Cells of the mask's grid along the image's shorter side.", minimum=1),
+            Param("cells", "int", 14, "Cells of the mask along the image's shorter side.", minimum=1),
             Param("blur", "float", 0.09, "Strongest blur, as a share of the image's shorter side.", minimum=0),
         ),
-        space="input",
-        forward="steps × areas",
-        backward="steps × areas",
-        rehearsal={"steps": 1},
+        space="grid",
+        forward="about 2 × cells² + cells²/3 × steps",
+        rehearsal={"steps": 0, "cells": 2},
     ),
     MethodSpec(
         name="kernelshap",

@@ -150,18 +150,22 @@ STUDIES: tuple[MethodSpec, ...] = (
             Param("each", "bool", False, "An image for each objective, instead of one for their sum."),
             Param("images", "int", 1, "Images of each objective, made to differ.", minimum=1, maximum=64),
             Param("diversity", "float", None, "How much several images must differ; 0: only by chance.", minimum=0),
-            Param("steps", "int", 256, "Steps of the ascent.", minimum=1),
+            Param("steps", "int", 64, "Steps of the ascent.", minimum=1),
             Param(
-                "param", "choice", "fourier", "What changes: Fourier coefficients of decorrelated colours, or pixels.",
+                "param", "choice", "fourier",
+                "What changes: Fourier coefficients of decorrelated colours, or pixels, whose pictures are noisy.",
                 ("fourier", "pixel"),
             ),
             Param(
                 "optimizer", "choice", "adam", "adam, or gradient: the gradient over its own size.",
                 ("adam", "gradient"),
             ),
-            Param("rate", "float", None, "Size of a step; 0.03 by default.", minimum=0),
-            Param("l2", "float", None, "Decay towards grey; fourier 30, pixel 3 by default.", minimum=0),
-            Param("tv", "float", None, "Total variation; 300 by default, less for inputs under 224 pixels.", minimum=0),
+            Param("rate", "float", None, "Size of a step; fourier 0.05, pixel 0.03 by default.", minimum=0),
+            Param("l2", "float", None, "Decay towards grey; 3 by default.", minimum=0),
+            Param(
+                "tv", "float", None,
+                "Total variation; fourier 30, pixel 300 by default, less for inputs under 224 pixels.", minimum=0,
+            ),
             Param(
                 "blur", "float", None, "Gaussian that every fourth step blurs with; fourier 0, pixel 0.8 by default.",
                 minimum=0, unit="pixels",

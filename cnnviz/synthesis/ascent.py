@@ -38,7 +38,7 @@ class AscentOptions:
         diversity: Weight of the likeness of the images of a batch.
     """
 
-    steps: int = 256
+    steps: int = 64
     parametrisation: str = "fourier"
     optimiser: str = "adam"
     rate: float | None = None

@@ -98,7 +98,7 @@ class Fourier(Canvas):
         width: W, which the coefficients leave open.
     """
 
-    rate = 0.03
+    rate = 0.05
 
     def __init__(self, coefficients: Tensor, width: int) -> None:
         self.size = (coefficients.shape[2], width)

@@ -1,33 +1,39 @@
-"""Extremal perturbation in float64: masks by loops over cells, one objective, one call of autograd."""
+"""Extremal perturbation in float64: masks and blurs pixel by pixel, regions as sets of cells, and every one of them."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-LEVELS, MARGIN, TEMPERATURE = 8, 5, 1 / 20
+LEVELS, EDGE = 8, 0.3
+Cell = tuple[int, int]
 
 
-def smooth_mask(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """[H, W] of cells [rows + 10, columns + 10], differentiable."""
-    rows, columns = grid.shape[0] - 2 * MARGIN, grid.shape[1] - 2 * MARGIN
-    cells = []
-    for i in range(rows):
-        for j in range(columns):
-            values = []
-            for a in range(-MARGIN, MARGIN + 1):
-                for b in range(-MARGIN, MARGIN + 1):
-                    reach = math.exp(-(max(0.0, math.hypot(a, b) - 1) ** 2) / 4)
-                    values.append(reach * grid[i + MARGIN + a, j + MARGIN + b])
-            every = torch.stack(values)
-            weights = torch.exp((every - every.max()) / TEMPERATURE)
-            cells.append((weights * every).sum() / weights.sum())
-    smooth = torch.stack(cells).reshape(1, 1, rows, columns)
-    return F.interpolate(smooth, size=size, mode="bilinear", align_corners=False)[0, 0]
+@cache
+def _mask_of_one(cell: Cell, lattice: Cell, size: tuple[int, int]) -> Tensor:
+    return mask({cell}, lattice, size)
+
+
+def mask(region: set[Cell], lattice: Cell, size: tuple[int, int]) -> Tensor:
+    """[H, W]: one in the cells of the region, smoothed along both axes with weights that sum to one."""
+    sharp = torch.zeros(size).double()
+    for y in range(size[0]):
+        for x in range(size[1]):
+            sharp[y, x] = (y * lattice[0] // size[0], x * lattice[1] // size[1]) in region
+    for axis in (0, 1):
+        sigma = EDGE * size[axis] / lattice[axis]
+        lines = []
+        for place in range(size[axis]):
+            weights = [math.exp(-0.5 * ((place - other) / sigma) ** 2) for other in range(size[axis])]
+            parts = [w * sharp.select(axis, other) for other, w in enumerate(weights)]
+            lines.append(torch.stack(parts).sum(0) / sum(weights))
+        sharp = torch.stack(lines, dim=axis)
+    return sharp
 
 
 def blurred(image: Tensor, sigma: float) -> Tensor:
@@ -58,41 +64,23 @@ def perturbed(levels: Sequence[Tensor], mask: Tensor) -> Tensor:
     return found
 
 
-def area_error(mask: Tensor, area: float) -> Tensor:
-    ordered = mask.reshape(-1).sort(stable=True).values
-    zeros = len(ordered) - round(area * len(ordered))
-    wanted = torch.tensor([0.0 if place < zeros else 1.0 for place in range(len(ordered))]).double()
-    return (ordered - wanted).square().sum() / len(ordered)
-
-
-def ascend(
-    score: Callable[[Tensor], Tensor],
-    image: Tensor,
-    area: float,
-    settings: tuple[int, int, float, bool],
-    published: tuple[float, float, float, float],
-) -> Tensor:
-    """The mask after some steps.
+def best_of_all(
+    score: Callable[[Tensor], Tensor], levels: Sequence[Tensor], lattice: Cell, count: int, *, deletes: bool
+) -> tuple[set[Cell], dict[frozenset[Cell], float]]:
+    """The best region of ``count`` cells of all that there are, and every one's score.
 
     Args:
-        score: image [C, H, W] -> scalar.
-        settings: steps, cells along the shorter side, blur, whether the region is deleted.
-        published: momentum, rate, first and last weight of the area.
+        score: images [B, C, H, W] -> [B].
     """
-    steps, cells, blur, deletes = settings
-    momentum, rate, first, last = published
-    size = (int(image.shape[1]), int(image.shape[2]))
-    levels = [blurred(image, blur * min(size) * level / (LEVELS - 1)) for level in range(LEVELS)]
-    shape = [round(side * cells / min(size)) + 2 * MARGIN for side in size]
-    grid, velocity = torch.ones(*shape).double(), torch.zeros(*shape).double()
-    scale = float((score(levels[0]) - score(levels[-1])).abs())
-    for step in range(steps):
-        grid.requires_grad_()
-        mask = smooth_mask(grid, size)
-        weight = first * (last / first) ** (step / (steps - 1)) if step else 0.0
-        there = score(perturbed(levels, 1 - mask if deletes else mask))
-        objective = (-there if deletes else there) / scale - weight * area_error(mask, area)
-        [uphill] = torch.autograd.grad(objective, grid)
-        velocity = momentum * velocity - uphill * (grid.numel() / (1 + weight))
-        grid = (grid.detach() - rate * velocity).clamp(0, 1)
-    return smooth_mask(grid, size).detach()
+    size = (int(levels[0].shape[1]), int(levels[0].shape[2]))
+    cells = [(row, column) for row in range(lattice[0]) for column in range(lattice[1])]
+    regions = [set(chosen) for chosen in itertools.combinations(cells, count)]
+    single = {cell: _mask_of_one(cell, lattice, size) for cell in cells}
+    made = []
+    for region in regions:
+        shown = torch.stack([single[cell] for cell in sorted(region)]).sum(0)
+        made.append(perturbed(levels, 1 - shown if deletes else shown))
+    found = [float(value) for part in torch.stack(made).split(512) for value in score(part)]
+    every = {frozenset(region): value for region, value in zip(regions, found, strict=True)}
+    choose = min if deletes else max
+    return set(choose(every, key=lambda region: every[region])), every
