@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from cnnviz.engine.session import Pass
 from cnnviz.engine.targets import ClassTarget
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
+from cnnviz.metrics.left_out import LeftOut
 from cnnviz.models.preprocess import Preprocess, normalize
 from cnnviz.records import Record, RunHeader
 from cnnviz.sanity import Sanity, conclude
@@ -185,12 +187,20 @@ class Explainer:
 
     def conclusions(self, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """What the summary says of all images together."""
-        if self._sanity is None:
-            return {}
-        rows = conclude(records)
-        if rows:
-            self.subject.note(sanity_said(rows))
-        return {"sanity": rows}
+        left_out = LeftOut()
+        passing = left_out.counting(records) if self.spec.gap else records
+        found: dict[str, Any] = {}
+        if self._sanity is not None:
+            found["sanity"] = conclude(passing)
+            if found["sanity"]:
+                self.subject.note(sanity_said(found["sanity"]))
+        elif self.spec.gap:
+            deque(passing, maxlen=0)
+        if self.spec.gap and left_out.maps:
+            found["left_out"] = left_out.summary()
+            if text := left_out.note(self.spec.gap):
+                self.subject.note(text)
+        return found
 
     def facts(self) -> dict[str, Any]:
         """What the summary says of the method."""

@@ -157,6 +157,7 @@ class MethodSpec:
         colour: Whether the raw values [C, H, W] are a picture of their own, drawn around grey.
         several_layers: Whether more than one ``--layer`` makes one map.
         caveat: What everybody who looks at these maps should know; told once a run.
+        gap: For maps that should sum to the score: why one may not, told with how many do not.
         rehearsal: Options with which a run tries the method on a probe before it starts, where few passes will do.
         packages: What must be installed for it beside cnnviz.
     """
@@ -179,6 +180,7 @@ class MethodSpec:
     kind: str = "method"
     colour: bool = False
     caveat: str = ""
+    gap: str = ""
     several_layers: bool = False
     inputs: str = "images"
     uses: tuple[str, ...] = ()

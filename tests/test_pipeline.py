@@ -529,3 +529,25 @@ def test_a_model_that_fails_on_one_image_loses_only_that(
     assert result.exit_code == 3
     assert [os.path.basename(row["path"]) for row in bad] == ["white.png"]
     assert bad[0]["error"] == {"type": "model", "message": "cannot stand white"}
+
+
+def test_a_gap_is_told_with_how_many_maps_have_one(photos: Path, tmp_path: Path) -> None:
+    target = TargetSettings(method="lrp", params={"rule": "epsilon"})
+    reporter = Quiet()
+    pipeline.run(settings(photos, tmp_path / "o", target=target), reporter)
+    rows = report(tmp_path / "o")["images"]
+    shares = [
+        abs(e["scores"]["conservation_gap"]) / abs(e["target"]["logit"]) for row in rows for e in row["explanations"]
+    ]
+    above = sum(share > 0.01 for share in shares)
+    assert above > 0
+    told = [text for text in reporter.notes if "of the score" in text]
+    assert len(told) == 1
+    assert told[0].startswith(f"{above} of {len(shares)} maps leave out more than 1% of the score")
+    assert f"at most {max(shares):.0%}" in told[0]
+    assert report(tmp_path / "o")["summary"]["left_out"]["above_tolerance"] == above
+    # FullGrad accounts for all of it.
+    quiet = Quiet()
+    pipeline.run(settings(photos, tmp_path / "f", target=TargetSettings(method="fullgrad")), quiet)
+    assert not [text for text in quiet.notes if "of the score" in text]
+    assert report(tmp_path / "f")["summary"]["left_out"]["above_tolerance"] == 0

@@ -271,6 +271,84 @@ def test_subclasses_of_layers_count_as_what_they_compute(method: str, options: d
         close(found.raw, expected.raw, 1e-4)
 
 
+class _ClassMaps(nn.Module):
+    """As SqueezeNet: the classifier is a 1x1 convolution whose class maps are averaged; or the same with Linear."""
+
+    def __init__(self, rectified: bool, linear: bool) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
+        self.classifier = nn.Conv2d(6, 4, 1)
+        self.rectified, self.linear = rectified, linear
+        self.head = nn.Linear(6, 4)
+        self.head.weight, self.head.bias = nn.Parameter(self.classifier.weight.flatten(1)), self.classifier.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        if self.linear:
+            return self.head(x.mean((2, 3)))
+        x = self.classifier(x)
+        return F.adaptive_avg_pool2d(F.relu(x) if self.rectified else x, 1).flatten(1)
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+def test_contrast_at_a_classifier_of_one_by_one_convolutions(rectified: bool) -> None:
+    network = _ClassMaps(rectified, linear=False).eval()
+    with torch.no_grad():
+        a = network.features(BATCH).double()
+        maps = network.classifier(BATCH.new_tensor(a.numpy())).double()
+        w = network.classifier.weight.flatten(1).double()
+    for target in (0, 2):
+        firing = (maps[:, target] > 0).double()
+        # One neuron that reads every position at which the class fires; and its dual.
+        shares = []
+        for sign in (1, -1):
+            part = torch.einsum("nchw,c->nhw", a, (sign * w[target]).clamp_min(0)) * firing
+            shares.append(part / part.sum((1, 2), keepdim=True))
+        expected = (shares[0] - shares[1]).clamp_min(0)
+        found = cnnviz.explain(
+            network, BATCH, method="excitation_backprop", contrastive=True, target=target, layer="features.1"
+        )
+        assert float(expected.amax()) > 1e-3
+        close(found.raw, expected)
+        assert "pooling and a linear layer" in found.facts["head"]
+
+
+def test_contrast_at_class_maps_is_that_of_pooling_and_linear_where_the_class_fires_everywhere() -> None:
+    networks = [_ClassMaps(rectified=True, linear=linear).eval() for linear in (False, True)]
+    for network in networks:
+        network.classifier.bias.data += 10.0
+    one, two = (
+        cnnviz.explain(n, BATCH, method="excitation_backprop", contrastive=True, target=1, layer="features.1").raw
+        for n in networks
+    )
+    close(one, two)
+
+
+class _Divided(nn.Module):
+    """Normalisations written by hand: a norm that values are divided by, and the functions for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 6, 3, bias=False), nn.Conv2d(6, 6, 1, bias=False)
+        self.norm, self.head = nn.RMSNorm(6), nn.Linear(6, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.one(x))
+        x = F.normalize(x, dim=1)
+        x = x / (x.mean((2, 3), keepdim=True) + 0.1)
+        x = x / x.square().mean((1, 2, 3), keepdim=True).sqrt()
+        x = self.norm(self.two(x).mean((2, 3)))
+        return self.head(F.rms_norm(F.relu(x), (6,)))
+
+
+def test_lrp_conserves_through_quotients() -> None:
+    torch.manual_seed(4)
+    found = cnnviz.explain(_Divided().eval(), BATCH, method="lrp", rule="epsilon", epsilon=0, target=[1, 3])
+    for i, target in enumerate([1, 3]):
+        assert float(found.raw[i].double().sum()) == pytest.approx(float(found.logits[i, target]), rel=2e-3)
+
+
 @pytest.mark.parametrize("method", ["lrp", "excitation_backprop"])
 def test_what_is_refused(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = kinds.make("plain")

@@ -5,7 +5,7 @@ c = R / value at each tensor that is a gradient: when a layer y = f(a) is replac
 a_j dq_k/da_j = s_jk y_k, then automatic differentiation carries c, and R = a * c. So only layers whose split is not
 already that of their gradient need a rule (Montavon et al., "Layer-Wise Relevance Propagation: An Overview", 2019,
 section 10.3); sums, concatenations, reshaping and average pooling split in proportion, maximum pooling gives all to
-the winner.
+the winner. What a signal is divided by is taken for a constant, as the deviation in normalisations is.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from cnnviz.models.graph import ACTIVATION_NAMES, Graph, function_name
 
 _ADDITIONS = frozenset({operator.add, operator.iadd, torch.add, "add"})
 _PRODUCTS = frozenset({operator.mul, operator.imul, torch.mul, "mul"})
+_QUOTIENTS = frozenset({operator.truediv, torch.div, torch.true_divide, "div", "true_divide"})
 _GATES = frozenset("sigmoid sigmoid_ hardsigmoid hard_sigmoid softmax tanh".split())
 _GATE_TYPES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Tanh)
 _SHAPERS = frozenset("view reshape expand expand_as unsqueeze flatten permute transpose contiguous".split())
@@ -184,7 +185,7 @@ class _Interpreter(fx.Interpreter):
             self.propagation.used[used] += 1
             return keeping(y, q)
         normalises = _is_normalisation(node, module)
-        if _is_activation(node, module) or (self.rules.excitatory and normalises):
+        if _is_activation(node, module) or _only_scales(node, module) or (self.rules.excitatory and normalises):
             return passing(x, getattr(self, node.op)(node.target, args, kwargs))
         if normalises:
             return self._normalised(node, module, args, kwargs)
@@ -199,6 +200,8 @@ class _Interpreter(fx.Interpreter):
         if node.target in _ADDITIONS and self.rules.excitatory and not kwargs:
             y = x + others[0]
             return keeping(y, scaled(x.clamp_min(0) + others[0].clamp_min(0), y))
+        if node.target in _QUOTIENTS and others[0].requires_grad and not kwargs:
+            return torch.div(x, others[0].detach())
         if node.target in _PRODUCTS and x.requires_grad and others[0].requires_grad:
             return self._product(node, x, others[0])
         return None
@@ -307,6 +310,13 @@ def _is_activation(node: fx.Node, module: nn.Module | None) -> bool:
         return function_name(node) in ACTIVATION_NAMES
     inside = type(module).__module__ == "torch.nn.modules.activation"
     return inside and not isinstance(module, (nn.Softmax, nn.MultiheadAttention, nn.GLU))
+
+
+def _only_scales(node: fx.Node, module: nn.Module | None) -> bool:
+    """Normalisations that multiply each value, and add nothing: with the factor as a constant they pass all on."""
+    if module is None:
+        return function_name(node) in {"normalize", "rms_norm"}
+    return isinstance(module, nn.RMSNorm)
 
 
 def _is_average(node: fx.Node, module: nn.Module | None) -> bool:

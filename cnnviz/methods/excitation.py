@@ -12,23 +12,30 @@ off (section 3.3): common winners cancel out, what tells this class from all oth
 Batch normalisation is merged into the convolution before it. Maximum pooling hands all to the winner; average pooling
 and sums share in proportion to the (positive) values; elementwise activations hand on all they get, and so do
 normalisations that stand by themselves. Biases excite nothing.
+
+Where the classifier is a 1x1 convolution that average pooling follows (SqueezeNet), the class has a neuron at each
+position, and what each position hands down is decided before the weights take part: summed over channels, the walk from
+the class and the one from its dual are equal, and their difference is rounding. For the contrast such a head is read as
+the pooling and linear layer that it equals: one neuron, whose inputs are all positions at which the class fires.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cnnviz.engine.relevance import Propagation, Rules, Weighted, propagate, scaled
+from cnnviz.engine.relevance import Propagation, Rules, Weighted, propagate, readable, scaled
 from cnnviz.engine.session import Pass
 from cnnviz.engine.targets import ClassTarget, Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
+from cnnviz.models.heads import read_head
 
+_NAME = "Excitation backprop"
 _TINY = 1e-20
 
 
@@ -50,40 +57,72 @@ def excitation_backprop(run: Pass, target: Target, params: Mapping[str, Any]) ->
     """
     if not isinstance(target, ClassTarget) or target.score != "logit":
         raise CnnvizError("Excitation backprop starts at a class.", "Leave --score out, or use gradcam.")
-    chosen = _winning(run, target, dual=False)
+    pooled = bool(params["contrastive"]) and _has_class_maps(run)
+    chosen = _winning(run, target, _Walk(pooled=pooled))
     gap = 1 - chosen.double().sum((1, 2)).float()
     values = chosen
     if params["contrastive"]:
-        values = (chosen - _winning(run, target, dual=True)).clamp_min(0)
+        values = (chosen - _winning(run, target, _Walk(True, pooled))).clamp_min(0)
     facts = {"contrastive": params["contrastive"], "reduction": "sum over channels"}
-    return Heatmap(values, facts=facts, scores={"conservation_gap": gap})
+    if pooled:
+        facts["head"] = "the 1x1 convolution and the pooling are read as pooling and a linear layer"
+    return Heatmap(values, facts=facts, scores={"conservation_gap": gap, "gap_share": gap.abs()})
 
 
-def _winning(run: Pass, target: ClassTarget, *, dual: bool) -> Tensor:
-    """P at the layer [N, h, w] for a walk from the class, or from its dual."""
+@dataclass(frozen=True)
+class _Walk:
+    """A walk: from the class or its ``dual``, with a head of class maps read as ``pooled`` before it is weighted."""
+
+    dual: bool = False
+    pooled: bool = False
+
+    def rule(self, layer: Weighted, x: Tensor, y: Tensor, propagation: Propagation) -> tuple[Tensor, str]:
+        weight = -layer.weight if self.dual and layer.last else layer.weight
+        exciting = layer.apply(x.clamp_min(0), weight.clamp_min(0), None)
+        if self.pooled and layer.last:
+            return _over_positions(exciting, y), "excitatory"
+        return scaled(exciting, y), "excitatory"
+
+
+def _over_positions(exciting: Tensor, y: Tensor) -> Tensor:
+    """Shares of what excites a class map [N, K, h, w], of the sum over the positions at which it is positive."""
+    firing = (y > 0).to(y.dtype)
+    part, whole = ((value * firing).sum((2, 3), keepdim=True) for value in (exciting, y))
+    return exciting * (whole / _nonzero(part)).detach()
+
+
+def _nonzero(value: Tensor) -> Tensor:
+    return torch.where(value.abs() < _TINY, torch.full_like(value, _TINY), value)
+
+
+def _has_class_maps(run: Pass) -> bool:
+    """Whether the head is a 1x1 convolution whose class maps are averaged."""
+
+    def found() -> bool:
+        graph, _ = readable(run.session, _NAME)
+        try:
+            reading = read_head(graph, run.session.name)
+        except CnnvizError:
+            return False
+        return reading.class_maps and reading.pooling == "average"
+
+    return run.session.remember("class maps are averaged", found)
+
+
+def _winning(run: Pass, target: ClassTarget, walk: _Walk) -> Tensor:
+    """P at the layer [N, h, w]."""
     if run.logits.shape[1] == 1:
         # One logit is class 1; class 0 is its dual.
         one = replace(target, indices=torch.ones_like(target.indices))
-        straight, turned = _walk(run, one, dual), _walk(run, one, not dual)
+        straight, turned = _reached(run, one, walk), _reached(run, one, replace(walk, dual=not walk.dual))
         first = (target.indices == 1).to(straight.device)[:, None, None]
         return torch.where(first, straight, turned)
-    return _walk(run, target, dual)
+    return _reached(run, target, walk)
 
 
-def _walk(run: Pass, target: ClassTarget, dual: bool) -> Tensor:
-    rules = Rules(_dual if dual else _excitatory, excitatory=True)
-    propagation = run.remember(("excitation", dual), lambda: propagate(run, rules, "Excitation backprop"))
+def _reached(run: Pass, target: ClassTarget, walk: _Walk) -> Tensor:
+    rules = Rules(walk.rule, excitatory=True)
+    propagation = run.remember(("excitation", walk), lambda: propagate(run, rules, _NAME))
     value = target(propagation.logits)
     # Starts with probability 1: c = 1 / z.
-    start = value.detach()
-    start = torch.where(start.abs() < _TINY, torch.full_like(start, _TINY), start)
-    return propagation.relevance(value / start).sum(1)
-
-
-def _excitatory(layer: Weighted, x: Tensor, y: Tensor, propagation: Propagation) -> tuple[Tensor, str]:
-    return scaled(layer.apply(x.clamp_min(0), layer.weight.clamp_min(0), None), y), "excitatory"
-
-
-def _dual(layer: Weighted, x: Tensor, y: Tensor, propagation: Propagation) -> tuple[Tensor, str]:
-    weight = -layer.weight if layer.last else layer.weight
-    return scaled(layer.apply(x.clamp_min(0), weight.clamp_min(0), None), y), "excitatory"
+    return propagation.relevance(value / _nonzero(value.detach())).sum(1)

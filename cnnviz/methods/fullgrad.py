@@ -17,7 +17,7 @@ from cnnviz.engine.biases import Places, places_of
 from cnnviz.engine.relevance import readable
 from cnnviz.engine.session import Pass
 from cnnviz.engine.targets import Target
-from cnnviz.methods.heatmap import Heatmap
+from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.models.graph import Graph
 
 
@@ -40,7 +40,8 @@ def fullgrad(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
 
     Returns:
         Heatmap with values [N, H, W] >= 0, without a unit; scores ``completeness_gap`` = z - (sum of x dz/dx) - (sum of
-        all b dz/dy) for each image, in units of the score, and fact ``bias_layers``: how many layers were summed.
+        all b dz/dy) for each image, in units of the score, and ``gap_share``, its share of the score; fact
+        ``bias_layers``: how many layers were summed.
 
     Raises:
         CnnvizError: The network cannot be traced, or computes self-attention.
@@ -55,7 +56,8 @@ def fullgrad(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     values = torch.stack([_upsampled(summed, size) for summed in found.maps.values()]).sum(0)
     gap = score.detach().double() - found.total
     # The image's own share is in the sum, and is no bias.
-    return Heatmap(values, facts={"bias_layers": found.layers - 1}, scores={"completeness_gap": gap.float()})
+    scores = {"completeness_gap": gap.float(), "gap_share": gap_share(gap, score)}
+    return Heatmap(values, facts={"bias_layers": found.layers - 1}, scores=scores)
 
 
 def cut_nodes(graph: Graph) -> list[fx.Node]:

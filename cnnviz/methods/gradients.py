@@ -25,7 +25,7 @@ from torch import Tensor
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import Pass
 from cnnviz.engine.targets import ClassTarget, Target
-from cnnviz.methods.heatmap import Heatmap
+from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.occlusion import baseline
 
 REDUCTIONS = ("max", "sum", "l2")
@@ -129,7 +129,8 @@ def integrated_gradients(run: Pass, target: Target, params: Mapping[str, Any]) -
 
     Returns:
         Heatmap with values [N, C, H, W] and maps [N, H, W] (sum over channels), signed, in units of the score; scores
-        ``completeness_gap`` = z(x) - z(x') - sum of R, and ``score_difference`` = z(x) - z(x'), for each image.
+        ``completeness_gap`` = z(x) - z(x') - sum of R, and ``score_difference`` = z(x) - z(x'), for each image;
+        ``gap_share``, the gap's share of the difference.
     """
     pixels = run.pixels.detach().float()
     score = target(run.logits).detach().float()
@@ -144,8 +145,10 @@ def integrated_gradients(run: Pass, target: Target, params: Mapping[str, Any]) -
         values += (pixels - start) * total / params["trials"]
         there = target(run.session.logits(start)).detach().float()
         difference += (score - there) / params["trials"]
+    gap = difference - values.double().sum((1, 2, 3)).float()
     figures = {
-        "completeness_gap": difference - values.double().sum((1, 2, 3)).float(),
+        "completeness_gap": gap,
+        "gap_share": gap_share(gap, difference),
         "score_difference": difference,
         "baseline": params["baseline"],
         "steps": params["steps"],

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,3 +39,9 @@ def upsample(values: Tensor, size: tuple[int, int]) -> Tensor:
     ``align_corners=False``: cell j of w covers pixels [j W/w, (j+1) W/w), so its peak stays at its centre.
     """
     return F.interpolate(values[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def gap_share(gap: Tensor, score: Tensor) -> Tensor:
+    """What a map leaves out, as a share of the score [N]; 0 where the score is 0."""
+    whole = score.detach().double().abs()
+    return torch.where(whole > 0, gap.double().abs() / whole.clamp_min(1e-30), 0.0).float()

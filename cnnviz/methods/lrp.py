@@ -33,7 +33,7 @@ from cnnviz.engine.relevance import Propagation, Rules, Weighted, propagate, sca
 from cnnviz.engine.session import Pass
 from cnnviz.engine.targets import ClassTarget, Target
 from cnnviz.errors import CnnvizError
-from cnnviz.methods.heatmap import Heatmap
+from cnnviz.methods.heatmap import Heatmap, gap_share
 
 RULES = ("composite", "epsilon", "alpha-beta")
 
@@ -49,8 +49,9 @@ def lrp(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
         params: ``rule``, ``epsilon``, ``alpha`` (beta = alpha - 1), ``bias`` (``absorb`` or ``ignore``).
 
     Returns:
-        Heatmap with values [N, C, H, W] and maps [N, H, W] (sum over channels), signed, in units of the score; score
-        ``conservation_gap`` = score - sum of R for each image; fact ``layers``: how often each rule was used.
+        Heatmap with values [N, C, H, W] and maps [N, H, W] (sum over channels), signed, in units of the score; scores
+        ``conservation_gap`` = score - sum of R for each image and ``gap_share``, its share of the score; fact
+        ``layers``: how often each rule was used.
 
     Raises:
         CnnvizError: The network cannot be traced, or has a layer without a rule; a probability is asked for.
@@ -64,7 +65,8 @@ def lrp(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     values = propagation.relevance(score)
     gap = score.detach().double() - values.double().sum((1, 2, 3))
     facts = {"rule": params["rule"], "layers": dict(propagation.used), "reduction": "sum over channels"}
-    return Heatmap(values, values.sum(1), facts=facts, scores={"conservation_gap": gap.float()})
+    scores = {"conservation_gap": gap.float(), "gap_share": gap_share(gap, score)}
+    return Heatmap(values, values.sum(1), facts=facts, scores=scores)
 
 
 def _weighted(

@@ -162,6 +162,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         space="input",
         forward="1",
         backward="1",
+        gap="a layer adds what FullGrad has no formula for; completeness_gap in the report has each",
     ),
     MethodSpec(
         name="scorecam",

@@ -91,6 +91,7 @@ INPUT_GRADIENTS: tuple[MethodSpec, ...] = (
         space="input",
         signed=True,
         forward="steps + 1",
+        gap="the steps are too few for the way from the baseline; use more with --steps",
         backward="steps",
     ),
     MethodSpec(

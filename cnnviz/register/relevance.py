@@ -17,6 +17,7 @@ RELEVANCE: tuple[MethodSpec, ...] = (
             Param("contrastive", "bool", False, "Less what the class's dual unit, with negated weights, would reach."),
         ),
         backward="1 (head)",
+        gap="neurons that only their bias excites, and branches around the layer, keep their share",
     ),
     MethodSpec(
         name="lrp",
@@ -49,5 +50,6 @@ RELEVANCE: tuple[MethodSpec, ...] = (
         signed=True,
         forward="2",
         backward="1",
+        gap="biases keep their share, unless --bias ignore; conservation_gap in the report has each",
     ),
 )
