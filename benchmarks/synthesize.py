@@ -1,6 +1,7 @@
 """Steps of ``cnnviz synthesize`` beside bare forward and backward steps; ten classes within the default steps.
 
     python -m benchmarks.synthesize --json benchmarks/results/synthesize.json
+    python -m benchmarks.synthesize --only-classes --second resnet50      # what another network says of the pictures
 
 A bare step is a forward pass of the eager module over the batch and the gradient of a logit at the pixels, nothing
 else, in the same process. ``rate`` is the time of a bare step over the time of a step of the ascent with its default
@@ -12,22 +13,27 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
+import cnnviz
 from benchmarks.timing import in_turns, load, machine, save
 from cnnviz import catalog, pipeline
 from cnnviz.io.writer import Store
 from cnnviz.models.load import load as load_model
+from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.studies.synthesize import Synthesize
 from cnnviz.subject import Subject
 
-CLASSES = (1, 8, 88, 130, 277, 291, 340, 417, 817, 980)
-"""Goldfish, hen, macaw, flamingo, red fox, lion, zebra, balloon, sports car, volcano."""
+CLASSES = (1, 7, 292, 340, 779, 949, 953, 967, 980, 985)
+"""Goldfish, cock, tiger, zebra, school bus, strawberry, pineapple, espresso, volcano, daisy."""
 
 
 class Silent:
@@ -74,15 +80,42 @@ def candidates(count: int, steps: int, folder: str) -> dict[str, Callable[[], An
     return {"bare": bare, "prepared": prepared, "synthesize": lambda: study.maker.make(objective, seeds)}
 
 
-def ten_classes(folder: str) -> dict[str, Any]:
-    """The probability of each class in the picture made for it, as written, with all options at their defaults."""
+def ten_classes(folder: str, second: Any) -> dict[str, Any]:
+    """The probability of each class in the picture made for it, as written, with all options at their defaults.
+
+    ``second`` is another network, or None: ``rank`` is the number of classes that it finds likelier in the file.
+    """
+    began = time.perf_counter()
     pipeline.run(asked(tuple(map(str, CLASSES)), folder, each=True), Silent())
+    seconds = (time.perf_counter() - began) / len(CLASSES)
     report = json.loads((Path(folder) / "report.json").read_text())
-    found = {}
+    found, ranks = {}, {}
     for index, row in zip(CLASSES, report["synthesized"], strict=True):
         said = {score["class_index"]: score["probability"] for score in row["synthesized_predictions"]}
         found[row["objective"]] = round(said.get(index, 0.0), 5)
-    return {"steps": report["summary"]["steps"], "probability": found, "least": min(found.values())}
+        if second is not None:
+            pixels = np.asarray(Image.open(Path(folder) / row["files"]["image"]).convert("RGB"))
+            spec = second.loaded.preprocess
+            with torch.no_grad():
+                logits = second.module(normalize(prepare(pixels, spec)[0][None], spec))[0]
+            ranks[row["objective"]] = int((logits > logits[index]).sum())
+    result = {"steps": report["summary"]["steps"], "probability": found, "least": min(found.values())}
+    if ranks:
+        result["second"] = {"model": second.loaded.name, "rank": ranks, **_hits(ranks)}
+    return {**result, "seconds_an_image": round(seconds, 1)}
+
+
+def _hits(ranks: dict[str, int]) -> dict[str, int]:
+    return {"top1": sum(rank < 1 for rank in ranks.values()), "top5": sum(rank < 5 for rank in ranks.values())}
+
+
+def _second(given: argparse.Namespace) -> Any:
+    if given.second is None:
+        return None
+    options: dict[str, Any] = {"checkpoint": given.second_checkpoint}
+    if given.second_mean and given.second_std:
+        options.update(mean=tuple(given.second_mean), std=tuple(given.second_std))
+    return cnnviz.load_model(given.second, weights=None if given.second_checkpoint else "DEFAULT", **options)
 
 
 def main() -> None:
@@ -91,11 +124,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-classes", action="store_true")
+    parser.add_argument("--only-classes", action="store_true")
+    parser.add_argument("--second", help="another network, as --model names it, that looks at the pictures")
+    parser.add_argument("--second-checkpoint")
+    parser.add_argument("--second-mean", type=float, nargs=3)
+    parser.add_argument("--second-std", type=float, nargs=3)
     parser.add_argument("--json")
     given = parser.parse_args()
     print(machine())
     rows = [row for row in load(given.json) if row.get("batch") not in given.batch]
-    for count in given.batch:
+    for count in () if given.only_classes else given.batch:
         with tempfile.TemporaryDirectory() as folder:
             times = in_turns(candidates(count, given.steps, folder), given.rounds)
         milliseconds = {name: round(1000 * value / given.steps, 2) for name, value in times.items()}
@@ -106,7 +144,7 @@ def main() -> None:
     if not given.no_classes:
         rows = [row for row in rows if "least" not in row]
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(ten_classes(folder))
+            rows.append(ten_classes(folder, _second(given)))
         print(rows[-1])
         save(given.json, rows)
 
