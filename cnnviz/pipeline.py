@@ -106,10 +106,7 @@ def _run_limits(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | N
 
     loop = Loop(settings, explainer, widen, None)
     loop.run(None, stdin)
-    if explainer.spec.signed:
-        high = max(high, -low)
-        low = -high
-    return (low, high) if high > 0 else (0.0, 1.0)
+    return (low, high) if low < high else (0.0, 1.0)
 
 
 def _picture(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None) -> RunResult:

@@ -90,7 +90,7 @@ class DrawSettings:
 
     save: tuple[str, ...] = ("overlay", "heatmap")
     scale: str = "image"
-    colormap: str = "turbo"
+    colormap: str = "auto"
     alpha: float = 0.5
     image_format: str = "png"
     png_level: int = 1

@@ -177,8 +177,10 @@ def test_tiles_stand_in_rows_in_their_colours() -> None:
 
 
 def test_signed_values_are_drawn_around_the_neutral_colour() -> None:
-    shown = coloured(np.array([[-2.0, 0.0, 1.0, 2.0]], np.float32), 2.0, "turbo", True)
+    shown = coloured(np.array([[-2.0, 0.0, 1.0, 2.0]], np.float32), 2.0, "auto", True)
     assert (shown[0] == colormap("coolwarm")[[1, 128, 192, 255]]).all()
+    named = coloured(np.array([[-2.0, 0.0, 2.0]], np.float32), 2.0, "turbo", True)
+    assert (named[0] == colormap("turbo")[[0, 128, 255]]).all()
     assert (coloured(np.zeros((1, 1), np.float32), 0.0, "turbo", False) == colormap("turbo")[0]).all()
 
 

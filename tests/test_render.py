@@ -12,7 +12,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.render.colormap import COLORMAPS, SIGNED_DEFAULT, colormap
 from cnnviz.render.figure import PanelRow, panel
 from cnnviz.render.grid import grid, thumbnail
-from cnnviz.render.overlay import Style, heatmap_image, limits_of, overlay
+from cnnviz.render.overlay import Style, coloured, heatmap_image, limits_of, overlay
 from cnnviz.render.resample import Placed, place
 from cnnviz.render.text import printable
 
@@ -119,8 +119,10 @@ def test_every_pixel_is_the_stated_blend(signed: bool, alpha: float) -> None:
     off = 0
     for y in range(18):
         for x in range(24):
-            colour = table[level(float(placed.values[y, x]), maximum, signed)]
-            expected = (1 - alpha) * rgb[y, x].astype(float) + alpha * colour
+            value = float(placed.values[y, x])
+            colour = table[level(value, maximum, signed)]
+            weight = min(1.0, 1.6 * alpha * abs(value) / maximum) if signed else alpha
+            expected = (1 - weight) * rgb[y, x].astype(float) + weight * colour
             off += bool(np.abs(drawn[y, x] - expected).max() > 0.51)
     # A value on the edge between two entries of the table may fall to either side.
     assert off <= 2
@@ -138,18 +140,34 @@ def test_the_brightness_of_the_image_does_not_depend_on_the_map() -> None:
         assert np.abs(pixel - expected).max() <= 1
 
 
-@pytest.mark.parametrize("chosen", ["turbo", "gray", *DIVERGING])
+@pytest.mark.parametrize("chosen", ["auto", *DIVERGING])
 def test_a_signed_map_is_drawn_about_a_neutral_zero(chosen: str) -> None:
     values = np.array([[-2.0, -1.0, 0.0, 1.0, 4.0]], dtype=np.float32)
-    drawn = overlay(photograph(5, 1), whole(values, signed=True), Style(chosen, alpha=1.0))[0]
+    drawn = coloured(whole(values, signed=True), Style(chosen))[0]
     table = colormap(chosen if chosen in DIVERGING else SIGNED_DEFAULT)
     expected = [128 - round(127 / 2), 128 - round(127 / 4), 128, 128 + round(127 / 4), 255]
     assert drawn.tolist() == table[expected].tolist()
 
 
+@pytest.mark.parametrize("chosen", ["turbo", "gray"])
+def test_a_named_sequential_colour_map_is_obeyed_by_a_signed_map(chosen: str) -> None:
+    values = np.array([[-1.0, 0.0, 4.0]], dtype=np.float32)
+    drawn = overlay(photograph(3, 1), whole(values, signed=True), Style(chosen, alpha=1.0))[0]
+    assert drawn.tolist() == colormap(chosen)[[0, round(255 / 5), 255]].tolist()
+
+
+def test_a_signed_map_leaves_the_photograph_where_it_says_nothing() -> None:
+    rgb = photograph(3, 1)
+    drawn = overlay(rgb, whole(np.array([[-0.07, 0.0, 23.8]], dtype=np.float32), signed=True), Style(alpha=1.0))[0]
+    assert drawn[1].tolist() == rgb[0, 1].tolist()
+    assert drawn[2].tolist() == colormap(SIGNED_DEFAULT)[255].tolist()
+    # Three thousandths of the maximum: a weight of half a per cent.
+    assert np.abs(drawn[0].astype(int) - rgb[0, 0].astype(int)).max() <= 2
+
+
 def test_an_unsigned_map_in_a_diverging_colour_map_starts_at_neutral() -> None:
     values = np.array([[0.0, 4.0]], dtype=np.float32)
-    drawn = overlay(photograph(2, 1), whole(values, signed=False), Style("coolwarm", alpha=1.0))[0]
+    drawn = coloured(whole(values, signed=False), Style("coolwarm"))[0]
     assert drawn.tolist() == colormap("coolwarm")[[128, 255]].tolist()
 
 
@@ -202,7 +220,7 @@ def test_heatmap_levels_follow_the_contract_in_every_unit(signed: bool, unit: fl
     values = (np.linspace(-1.0 if signed else 0.0, 1.0, 64, dtype=np.float32) * unit).reshape(8, 8)
     placed = whole(values.astype(np.float32), signed=signed)
     maximum = float(np.abs(placed.values).max())
-    assert limits_of(placed) == ((-maximum, maximum) if signed else (0.0, maximum))
+    assert limits_of(placed) == (float(placed.values.min()) if signed else 0.0, float(placed.values.max()))
     drawn = heatmap_image(placed, Style())
     expected = [[level(float(v), maximum, signed) for v in row] for row in placed.values]
     assert np.abs(drawn.astype(int) - expected).max() <= 1
@@ -308,7 +326,7 @@ def test_a_panel_shows_image_heatmap_and_overlay_of_every_row(size: tuple[int, i
     assert len(images) == 2
     assert images[0][0] == images[1][0]
     for (x, y), row in zip(images, rows, strict=True):
-        [(heat_x, heat_y)] = find(out, overlay(rgb, row.placed, Style(alpha=1.0)))
+        [(heat_x, heat_y)] = find(out, coloured(row.placed, Style()))
         [(over_x, over_y)] = find(out, overlay(rgb, row.placed, Style()))
         assert heat_y == over_y == y
         assert x < heat_x < over_x
@@ -320,7 +338,11 @@ def test_a_panel_shows_image_heatmap_and_overlay_of_every_row(size: tuple[int, i
 )
 def test_the_colour_bar_runs_from_the_last_colour_down(signed: bool, name: str, first: int) -> None:
     rgb = photograph(300, 300)
-    out = panel(rgb, rows_for(rgb, 1, signed=signed), Style(name))
+    rows = rows_for(rgb, 1, signed=signed)
+    if signed:
+        # Both sides as far as each other, so that the bar runs over the whole table.
+        rows[0].placed.values[0, :2] = (-9.0, 9.0)
+    out = panel(rgb, rows, Style(name))
     [(x, y)] = find(out, rgb)
     column = x + 3 * 300 + 3 * 12 + 4
     bar = out[y : y + 300, column]

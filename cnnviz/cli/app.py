@@ -78,6 +78,9 @@ def _alone(name: str, function: Callable[..., Any], **more: Any) -> Any:
 
 
 def _hint_for(name: str, commands: list[str]) -> str:
+    for spec in catalog.all_methods():
+        if spec.name.replace("_", "-") == name.replace("_", "-").casefold():
+            return f"It is a variant: cnnviz {spec.command} --variant {spec.name}"
     near = nearest(name, commands)
     if near:
         return near

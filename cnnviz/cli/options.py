@@ -264,8 +264,14 @@ class Shared:
         ),
     ] = "image"
     colormap: Annotated[
-        str, _option("--colormap", panel=_OUTPUT, metavar="NAME", help="turbo, viridis, jet, …")
-    ] = "turbo"
+        str,
+        _option(
+            "--colormap",
+            panel=_OUTPUT,
+            metavar="NAME",
+            help="turbo, viridis, jet, … auto: turbo, and coolwarm for maps with a sign.",
+        ),
+    ] = "auto"
     alpha: Annotated[
         float, _option("--alpha", panel=_OUTPUT, metavar="A", help="Weight of the map, 0 to 1.")
     ] = 0.5
@@ -362,12 +368,12 @@ class Shared:
     def draw(self) -> DrawSettings:
         """What is drawn."""
         # Not at the top: it brings NumPy and OpenCV, for which --help must not wait.
-        from cnnviz.render.colormap import COLORMAPS
+        from cnnviz.render.colormap import AUTO, COLORMAPS
 
         return DrawSettings(
             save=parse_save(self._default_save() if self.save is None else self.save),
             scale=self.scale,
-            colormap=check_choice(self.colormap, COLORMAPS, "--colormap"),
+            colormap=check_choice(self.colormap, (AUTO, *COLORMAPS), "--colormap"),
             alpha=self.alpha,
             image_format=self.image_format,
             png_level=self.png_level,

@@ -35,7 +35,8 @@ _DIVERGING = {
 }  # fmt: skip
 
 COLORMAPS: tuple[str, ...] = (*_OPENCV, "gray", *_DIVERGING)
-SIGNED_DEFAULT = "coolwarm"
+AUTO = "auto"
+UNSIGNED_DEFAULT, SIGNED_DEFAULT = "turbo", "coolwarm"
 NEUTRAL = 128
 """The entry of a diverging colour map where zero is drawn, and the level of zero in a signed heatmap."""
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from cnnviz.render.colormap import NEUTRAL, colormap, is_diverging
+from cnnviz.render.colormap import colormap, is_diverging
 from cnnviz.render.grid import fit, paste, resize
-from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, is_flat, overlay
+from cnnviz.render.overlay import Style, coloured, drawn_colormap, drawn_limits, entry, is_flat, overlay
 from cnnviz.render.resample import Placed
 from cnnviz.render.text import fitted, font, number, percent, write
 
@@ -89,7 +89,7 @@ def panel(
         pictures = (small, *_drawn(small, row.placed, _own(style, row)))
         for x, picture in zip(lefts, pictures, strict=False):
             paste(canvas, picture, (x, y), cell)
-        _paint_bar(canvas, (lefts[3], y), cell[1], row.placed, style)
+        _paint_bar(canvas, (lefts[3], y), cell[1], row.placed, _own(style, row))
     page = Image.fromarray(canvas)
     draw = ImageDraw.Draw(page)
     if title:
@@ -157,9 +157,15 @@ def _shown_size(size: tuple[int, int], rows: int) -> tuple[int, int]:
 def _drawn(small: NDArray[np.uint8], placed: Placed, style: Style) -> tuple[NDArray[np.uint8], ...]:
     """Heatmap in colour, and overlay, drawn at the panel's size so that lines stay thin."""
     height, width = small.shape[:2]
-    own = replace(style, limits=drawn_limits(placed, style))
+    own = replace(style, limits=drawn_limits(placed, style), colormap=drawn_colormap(placed, style))
     placed = _resized(placed, (width, height))
-    return overlay(small, placed, replace(own, alpha=1.0)), overlay(small, placed, own)
+    drawn = overlay(small, placed, own)
+    # Where the network did not look the heatmap shows what the overlay shows.
+    x0, y0, x1, y1 = placed.seen
+    heat = drawn.copy()
+    if not is_flat(placed):
+        heat[y0:y1, x0:x1] = coloured(replace(placed, values=placed.values[y0:y1, x0:x1]), own)
+    return heat, drawn
 
 
 def _own(style: Style, row: PanelRow) -> Style:
@@ -185,17 +191,15 @@ def _resized(placed: Placed, size: tuple[int, int]) -> Placed:
 def _paint_bar(
     canvas: NDArray[np.uint8], corner: tuple[int, int], height: int, placed: Placed, style: Style
 ) -> None:
-    """The colour bar, last colour on top: the part of the colour map that the limits use."""
+    """The colour bar, largest value on top: the part of the colour map that the limits use."""
     x, y = corner
     if is_flat(placed):
         canvas[y : y + height, x : x + _BAR] = _LINE
         return
     name = drawn_colormap(placed, style)
-    first = 0
-    if is_diverging(name):
-        # An unsigned map uses the upper half, from the neutral colour on.
-        first = 1 if placed.signed else NEUTRAL
-    entries = np.rint(np.linspace(255, first, height)).astype(np.intp)
+    low, high = drawn_limits(placed, style)
+    first, last = (entry(value, (low, high), is_diverging(name)) for value in (low, high))
+    entries = np.rint(np.linspace(last, first, height)).astype(np.intp)
     canvas[y : y + height, x : x + _BAR] = colormap(name)[entries][:, None]
 
 
@@ -209,12 +213,18 @@ def _write_bar(
         write(draw, (x, y - 3), "0 everywhere", _SMALL_SIZE, _SOFT, width)
         return
     low, high = drawn_limits(placed, style)
-    bottom, middle = y + height - 14, y + height // 2 - 8
+    bottom = y + height - 14
     write(draw, (x, y - 3), number(high), _SMALL_SIZE, _INK, width)
     write(draw, (x, bottom), number(low), _SMALL_SIZE, _INK, width)
-    if placed.signed:
-        write(draw, (x, middle), "0", _SMALL_SIZE, _INK, width)
+    if not placed.signed:
+        return
+    # Each side of zero is named where it is tall enough for the word.
+    zero = y + round(height * high / (high - low)) - 8 if low < 0.0 < high else None
+    if zero is not None and y + 14 <= zero <= bottom - 14:
+        write(draw, (x, zero), "0", _SMALL_SIZE, _INK, width)
+    if high > 0.0 and (zero is None or zero >= y + 29):
         write(draw, (x, y + 13), "for", _SMALL_SIZE, _SOFT, width)
+    if low < 0.0 and (zero is None or zero <= bottom - 32):
         write(draw, (x, bottom - 16), "against", _SMALL_SIZE, _SOFT, width)
 
 

@@ -1,9 +1,12 @@
 """A map as colours on its image, and as a grey picture of its own.
 
-``out = (1 - alpha) * image + alpha * colour``, never divided by its own maximum, so the brightness of the
-image does not vary with the map. An unsigned map is divided by its maximum (zero stays zero, no minimum is
-subtracted), a signed one is symmetric about zero in a diverging colour map. What the network did not see is
-dark grey behind a thin frame, and a map that is zero everywhere leaves the image grey: neither looks cold.
+``out = (1 - w) * image + w * colour``, never divided by its own maximum, so the brightness of the image does not
+vary with the map. In a sequential colour map w = alpha everywhere, and the values from the lower to the upper limit
+run through all colours; the lower limit of an unsigned map is zero. In a diverging one zero is neutral, equal
+magnitudes are equally far from it, and w = min(1, 1.6 alpha |v| / m) with m the larger magnitude of the limits: where
+the map says nothing the photograph shows as it is, so that colour may cover more of it where the map is strong. What
+the network did not see is dark grey behind a thin frame, and a map that is zero everywhere leaves the image grey:
+neither looks cold.
 """
 
 from __future__ import annotations
@@ -17,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError
-from cnnviz.render.colormap import NEUTRAL, SIGNED_DEFAULT, colormap, is_diverging
+from cnnviz.render.colormap import AUTO, NEUTRAL, SIGNED_DEFAULT, UNSIGNED_DEFAULT, colormap, is_diverging
 from cnnviz.render.resample import Placed
 
 _UNSEEN_BRIGHTNESS = 0.35
 _UNSEEN_FRAME = (255, 255, 255)
 _STRIP_PIXELS = 1 << 20
+_MAGNITUDE_GAIN = 1.6
 
 
 @dataclass(frozen=True)
@@ -30,19 +34,19 @@ class Style:
     """How maps are drawn.
 
     Attributes:
-        colormap: A name of :data:`cnnviz.render.colormap.COLORMAPS`. A signed map drawn with one that has no
-            neutral middle takes :data:`~cnnviz.render.colormap.SIGNED_DEFAULT` instead.
+        colormap: A name of :data:`cnnviz.render.colormap.COLORMAPS`, or ``auto``: turbo, and for signed maps
+            :data:`~cnnviz.render.colormap.SIGNED_DEFAULT`.
         alpha: Share of the colour in the blend, 0 to 1.
-        limits: The values drawn in the first and the last colour; None takes those of each map. A signed map
-            takes the larger magnitude of the two on both sides.
+        limits: The smallest and the largest value that the colours tell apart; None takes those of each map.
     """
 
-    colormap: str = "turbo"
+    colormap: str = AUTO
     alpha: float = 0.5
     limits: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        colormap(self.colormap)
+        if self.colormap != AUTO:
+            colormap(self.colormap)
         if not 0.0 <= self.alpha <= 1.0:
             raise CnnvizError(f"alpha is {self.alpha}, expected 0 to 1", "0 is the image, 1 the map alone.")
         if self.limits is not None:
@@ -52,33 +56,38 @@ class Style:
 
 
 def limits_of(placed: Placed) -> tuple[float, float]:
-    """The map's own drawing limits: (0, max) unsigned, (-m, m) with m = max |v| signed, (0, 0) when flat."""
-    high = float(placed.values.max())
-    if placed.signed:
-        high = max(high, -float(placed.values.min()))
-        return (-high, high) if high > 0.0 else (0.0, 0.0)
-    return 0.0, max(high, 0.0)
+    """The map's own drawing limits: zero and its extremes; (0, 0) when flat."""
+    low = min(float(placed.values.min()), 0.0) if placed.signed else 0.0
+    return low, max(float(placed.values.max()), 0.0)
 
 
 def is_flat(placed: Placed) -> bool:
     """Whether there is nothing to draw: no value above zero, nor (signed) below it."""
-    return limits_of(placed)[1] == 0.0
+    return limits_of(placed) == (0.0, 0.0)
 
 
 def drawn_colormap(placed: Placed, style: Style) -> str:
     """The name of the colour map that this map is drawn with."""
-    return SIGNED_DEFAULT if placed.signed and not is_diverging(style.colormap) else style.colormap
+    if style.colormap != AUTO:
+        return style.colormap
+    return SIGNED_DEFAULT if placed.signed else UNSIGNED_DEFAULT
 
 
 def drawn_limits(placed: Placed, style: Style) -> tuple[float, float]:
-    """The values that are drawn in the first and the last colour."""
-    if style.limits is None:
-        return limits_of(placed)
-    low, high = style.limits
-    if placed.signed:
-        high = max(abs(low), abs(high))
-        low = -high
-    return low, high
+    """The smallest and the largest value that the colours tell apart."""
+    return limits_of(placed) if style.limits is None else style.limits
+
+
+def entry(value: float, limits: tuple[float, float], centred: bool) -> int:
+    """The entry of a colour table in which a value is drawn."""
+    return int(_levels(np.array([value], dtype=np.float32), limits, centred)[0])
+
+
+def coloured(placed: Placed, style: Style) -> NDArray[np.uint8]:
+    """The map's colours alone [H, W, 3]."""
+    name = drawn_colormap(placed, style)
+    levels = _levels(placed.values, drawn_limits(placed, style), is_diverging(name))
+    return _u8(cv2.applyColorMap(levels, colormap(name).reshape(256, 1, 3)))
 
 
 def overlay(rgb: NDArray[np.uint8], placed: Placed, style: Style) -> NDArray[np.uint8]:
@@ -89,7 +98,7 @@ def overlay(rgb: NDArray[np.uint8], placed: Placed, style: Style) -> NDArray[np.
         placed: The map at that size.
 
     Returns:
-        [H, W, 3]. With ``alpha`` 1 the peak has exactly the colour map's last colour.
+        [H, W, 3]. With ``alpha`` 1 the value of largest magnitude has exactly the last colour on its side.
     """
     if rgb.shape != (*placed.values.shape, 3):
         raise ValueError(f"image {rgb.shape} and map {placed.values.shape} differ in size")
@@ -118,7 +127,9 @@ def _painter(
     table, centred = colormap(name).reshape(256, 1, 3), is_diverging(name)
 
     def paint(rgb: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
-        colours = cv2.applyColorMap(_levels(values, limits, centred), table)
+        colours = _u8(cv2.applyColorMap(_levels(values, limits, centred), table))
+        if centred:
+            return _blended_by_magnitude(rgb, colours, values, style.alpha, limits)
         return _u8(cv2.addWeighted(rgb, 1.0 - style.alpha, colours, style.alpha, 0.0))
 
     return paint
@@ -128,6 +139,24 @@ def _strips(top: int, bottom: int, width: int) -> Iterator[slice]:
     """Rows in strips of about a megapixel: what is made on the way to a picture is larger than the picture."""
     rows = max(1, _STRIP_PIXELS // width)
     return (slice(first, min(first + rows, bottom)) for first in range(top, bottom, rows))
+
+
+def _blended_by_magnitude(
+    rgb: NDArray[np.uint8],
+    colours: NDArray[np.uint8],
+    values: NDArray[np.float32],
+    alpha: float,
+    limits: tuple[float, float],
+) -> NDArray[np.uint8]:
+    """The blend whose weight of the colour grows with the magnitude."""
+    largest = max(abs(limits[0]), abs(limits[1]))
+    if largest == 0.0:
+        return np.ascontiguousarray(rgb)
+    weights = np.abs(np.divide(values, np.float32(largest)))
+    weights *= np.float32(_MAGNITUDE_GAIN * alpha)
+    np.minimum(weights, 1.0, out=weights)
+    # blendLinear takes one weight a pixel for all channels, and rounds to the nearest.
+    return _u8(cv2.blendLinear(np.ascontiguousarray(rgb), colours, np.float32(1.0) - weights, weights))
 
 
 def heatmap_image(placed: Placed, style: Style) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from cnnviz.render.colormap import SIGNED_DEFAULT, colormap, is_diverging
+from cnnviz.render.colormap import AUTO, SIGNED_DEFAULT, UNSIGNED_DEFAULT, colormap, is_diverging
 from cnnviz.render.grid import fit, resize
 from cnnviz.render.text import font, write
 
@@ -53,12 +53,14 @@ def layout(count: int, tile: tuple[int, int], width: int = 960, largest: int = 1
 
 
 def coloured(values: NDArray[np.float32], limit: float, name: str, signed: bool) -> NDArray[np.uint8]:
-    """Values [h, w] as colours [h, w, 3]: 0 to ``limit``, or -limit to limit around the neutral colour if signed."""
-    if signed and not is_diverging(name):
-        name = SIGNED_DEFAULT
+    """Values [h, w] as colours [h, w, 3]: 0 to ``limit``, or -limit to limit if signed, zero in the middle."""
+    if name == AUTO:
+        name = SIGNED_DEFAULT if signed else UNSIGNED_DEFAULT
     limit = limit if limit > 0 else 1.0
-    # Zero is entry 128 of a diverging map, 0 of a sequential one.
-    position = 128 + 127 * values / limit if is_diverging(name) else 255 * values / limit
+    if is_diverging(name):
+        position = 128 + 127 * values / limit
+    else:
+        position = 255 * (values + limit) / (2 * limit) if signed else 255 * values / limit
     picked: NDArray[np.uint8] = colormap(name)[np.clip(np.rint(position), 0, 255).astype(np.int64)]
     return picked
 
