@@ -70,7 +70,7 @@ def _find(name: str, specs: tuple[MethodSpec, ...], what: str) -> MethodSpec:
     by_name = {spec.name: spec for spec in specs}
     if name in by_name:
         return by_name[name]
-    hint = nearest(name, by_name) or f"There is: {', '.join(by_name)}."
+    hint = nearest(name, by_name) or f"Available: {', '.join(by_name)}."
     raise CnnvizError(f"Unknown {what} {name!r}.", hint)
 
 

@@ -201,7 +201,7 @@ def test_layouts_grow_by_whole_pixels_and_tables_stand_at_their_places() -> None
     ("params", "said"),
     [
         ({"channel": "12"}, "--channel 12: 12 does not exist: there are 12 channels of 4"),
-        ({"channel": "a"}, "--channel a: 'a' is no number"),
+        ({"channel": "a"}, "--channel a: 'a' is not a number"),
         ({"sort": "size"}, "sort='size'"),
     ],
 )

@@ -102,7 +102,7 @@ def test_an_unknown_method() -> None:
     assert "gradcam" in raised.value.hint
     with pytest.raises(CnnvizError) as raised:
         catalog.find_method("zzzzz")
-    assert "There is: cam, gradcam" in raised.value.hint
+    assert "Available: cam, gradcam" in raised.value.hint
 
 
 def test_names_and_commands() -> None:

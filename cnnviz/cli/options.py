@@ -142,7 +142,7 @@ class Shared:
     output: Annotated[
         str | None,
         _option(
-            "--output", panel=_MODEL, metavar="KEY", help="Where the class scores are in what it returns."
+            "--output", panel=_MODEL, metavar="KEY", help="Key or index of the class scores in the model's output."
         ),
     ] = None
     activation: Annotated[
@@ -219,7 +219,7 @@ class Shared:
         ),
     ] = None
     batch_size: Annotated[
-        str, _option("--batch-size", "-b", panel=_SPEED, metavar="N|auto", help="Images a batch.")
+        str, _option("--batch-size", "-b", panel=_SPEED, metavar="N|auto", help="Images in a batch.")
     ] = "auto"
     workers: Annotated[
         int | None,
@@ -260,7 +260,10 @@ class Shared:
     scale: Annotated[
         str,
         _option(
-            "--scale", panel=_OUTPUT, metavar="SCALE", help="image, run or fixed:a,b: which map value is hot."
+            "--scale",
+            panel=_OUTPUT,
+            metavar="SCALE",
+            help="Value range of the colours: each image's own (image), one for the run (run), or fixed:LOW,HIGH.",
         ),
     ] = "image"
     colormap: Annotated[

@@ -124,7 +124,7 @@ def _indices(target: Any, logits: Tensor) -> Tensor:
         indices = torch.as_tensor(target)
     except (TypeError, ValueError, RuntimeError):
         raise CnnvizError(
-            f"target={target!r} is no class index.", "Pass for example target=281, or one index for each image."
+            f"target={target!r} is not a class index.", "Pass for example target=281, or one index for each image."
         ) from None
     if indices.is_floating_point() or indices.dtype == torch.bool:
         raise CnnvizError(f"Class indices are integers; got {indices.dtype}.", "Pass for example target=281.")

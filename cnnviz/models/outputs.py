@@ -227,7 +227,7 @@ def _step(value: Any, part: str, key: str) -> Any:
         names = list(getattr(value, "_fields", ())) or [
             n for n in getattr(value, "__dict__", {}) if n[0] != "_"
         ]
-    hint = nearest(part, names) or f"There is: {', '.join(names) or 'nothing to choose from'}."
+    hint = nearest(part, names) or f"Available: {', '.join(names) or 'nothing to choose from'}."
     raise CnnvizError(f"--output {key}: {type(value).__name__} has no {part!r}.", hint)
 
 

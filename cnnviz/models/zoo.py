@@ -107,7 +107,7 @@ def find(name: str, weights: str, channels: int) -> Recipe:
 def _unknown(name: str) -> CnnvizError:
     if name.lower() in torchvision_models.list_models():
         return CnnvizError(
-            f"{name} is no classifier; cnnviz explains networks that put images into classes",
+            f"{name} is not a classifier; cnnviz explains networks that put images into classes",
             "give a classifier, such as resnet50, or its backbone by a factory: --model file.py:function",
         )
     if timm.is_model(name):

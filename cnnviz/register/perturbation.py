@@ -48,7 +48,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         ),
         space="grid",
         signed=True,
-        forward="one a window",
+        forward="one for each window",
         rehearsal={"stride": (1 << 20, 1 << 20)},
     ),
     MethodSpec(

@@ -49,7 +49,7 @@ def parse_numbers(text: str, flag: str, count: int, what: str) -> tuple[int, ...
     for part in text.split(","):
         match = _PART.fullmatch(part.strip())
         if match is None:
-            raise CnnvizError(f"{flag} {text}: {part.strip()!r} is no number.", "Write 0,7,20-30, or all.")
+            raise CnnvizError(f"{flag} {text}: {part.strip()!r} is not a number.", "Write 0,7,20-30, or all.")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last >= count:
             said = f"{flag} {text}: {part.strip()} does not exist: there are {count} {what}."
