@@ -266,9 +266,10 @@ class Loop:
         return drawn
 
     def _safely(self, done: Any, memory: Ticket) -> Record:
-        height, width = done.rgb.shape[:2]
         try:
-            memory.take(getattr(done, "bytes_a_pixel", _DRAWING_PIXEL) * height * width)
+            if hasattr(done, "rgb"):  # what a second pass over the images gathers has nothing to draw
+                height, width = done.rgb.shape[:2]
+                memory.take(getattr(done, "bytes_a_pixel", _DRAWING_PIXEL) * height * width)
             return self._draw(done)
         except ImageError as error:
             return _failed(done.ref, error.kind, error.message, done)

@@ -62,6 +62,7 @@ def test_notes_and_failures_go_to_standard_error(
     assert err.splitlines()[:-1] == [
         "cnnviz: note: compiling takes 9 s\\x07",
         *(f"cnnviz: note: {i}.jpg  truncated: the file ends early" for i in range(5)),
+        "cnnviz: note: 4 more failed; the report has the reason of each",
     ]
 
 
@@ -125,8 +126,9 @@ def test_nothing_printed_can_steer_a_terminal(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-def test_a_narrow_encoding_is_no_obstacle() -> None:
+def test_a_narrow_encoding_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
     console_module._line(stream, "猫 é")
     assert stream.buffer.getvalue() == b"\\u732b \\xe9\n"
 

@@ -232,10 +232,10 @@ def test_left_as_found_after_an_exception_in_the_method(method: str, way: str, m
 
 
 class _FailsLate(nets.ValueDependent):
-    """Runs on the probe and fails on the batch."""
+    """Runs on probes and fails on the batch, whose values are larger."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) > 1:
+        if float(x.detach().amax()) > 50:
             raise _Broken
         return super().forward(x)
 
@@ -244,7 +244,7 @@ class _FailsLate(nets.ValueDependent):
 def test_left_as_found_after_an_exception_in_the_network(method: str) -> None:
     network = _FailsLate().train()
     with _untouched(network), pytest.raises(_Broken):
-        _explain(network, nets.images(), method, target=1)
+        _explain(network, 100 * nets.images(), method, target=1)
 
 
 CALLERS: dict[str, Callable[[], Any]] = {
@@ -335,11 +335,7 @@ def test_weights_that_hooks_compute(method: str) -> None:
         nn.utils.weight_norm(network.conv)
     expected = _explain(_network(), nets.images(), method, target=1)
     for model in (network, nets.as_model(network.requires_grad_(False))):
-        if method == "lrp":
-            with pytest.raises(CnnvizError, match="makes its weights anew"):
-                _explain(model, nets.images(), method, target=1)
-        else:
-            _close(_explain(model, nets.images(), method, target=1).raw, expected.raw)
+        _close(_explain(model, nets.images(), method, target=1).raw, expected.raw)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -293,7 +293,7 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
         "several branches meet in cat behind its last feature map",
     ),
     "softmax": (Odd(lambda a: a.mean((2, 3)), nn.Softmax(1), nn.Linear(4, 3)), r"parts.0 \(Softmax\) stands between"),
-    "order": (Odd(lambda a: a.permute(0, 2, 3, 1).flatten(1), nn.Linear(144, 3)), "it does not run on 16 x 16 pixels"),
+    "order": (Odd(lambda a: a.permute(0, 2, 3, 1).flatten(1), nn.Linear(144, 3)), "its axes 1 and 2"),
     "unequal maxima": (
         Odd(lambda a: F.adaptive_max_pool2d(a, 4).flatten(1), nn.Linear(64, 3)), "4x4 of 6x6 cells by unequal windows"
     ),

@@ -135,7 +135,7 @@ TIMM: dict[str, str] = {
     "convnext_atto": "stages", "convnextv2_atto": "stages", "inception_next_atto": "stages",
     "poolformer_s12": "stages", "efficientvit_b0": "head.in_conv",
     "starnet_s1": "norm", "fasternet_t0": "stages", "mobileone_s0": "stages", "repvit_m0_9": "stages",
-    "rdnet_tiny": "dense_stages", "convmixer_768_32": "blocks", "mambaout_femto": "stages", "focalnet_tiny_srf": "norm",
+    "rdnet_tiny": "dense_stages", "convmixer_768_32": "blocks", "focalnet_tiny_srf": "norm",
     "inception_v4": "features", "convformer_s18": "stages",
 }  # fmt: skip
 

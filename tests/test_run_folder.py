@@ -215,7 +215,7 @@ def test_what_is_unchanged_by_size_and_time_is_not_read(
     out = tmp_path / "o"
     pipeline.run(settings(photos, out), Quiet())
     monkeypatch.setattr("cnnviz.io.digests.read_bytes", None)
-    monkeypatch.setattr("cnnviz.loop.decode", None)
+    monkeypatch.setattr("cnnviz.loop.open_image", None)
     assert len(again(photos, out)) == 6
 
 

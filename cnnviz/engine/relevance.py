@@ -13,14 +13,16 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.fold import batch_norm
 from cnnviz.engine.session import Pass, Session, two_dim
 from cnnviz.engine.split import Split, cut
 from cnnviz.engine.weights import in_use, with_weights
@@ -153,6 +155,7 @@ class _Interpreter(fx.Interpreter):
         self.rules, self.propagation, self.name = rules, propagation, name
         nodes = list(head.graph.nodes)
         self._from_image: dict[Any, Callable[[Tensor], Tensor]] = {nodes[0]: lambda image: image}
+        self._head, self._merged = head, dict[fx.Node, Tensor]()
         self._last = next((node for node in reversed(nodes) if self._weights(node) is not None), None)
 
     def run_node(self, n: fx.Node) -> Any:
@@ -178,9 +181,14 @@ class _Interpreter(fx.Interpreter):
         """The value of a node with a rule; None for nodes that split as their gradient does."""
         x = args[0]
         module = self.fetch_attr(str(node.target)) if node.op == "call_module" else None
+        if node in self._merged:
+            return self._merged.pop(node)
         layer = self._weighted(node, module, args, kwargs)
         if layer is not None:
-            y = getattr(self, node.op)(node.target, args, kwargs)
+            y: Tensor = getattr(self, node.op)(node.target, args, kwargs)
+            transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+            if layer.convolution and not transposed and self._merge(node, layer, x):
+                return y.detach()
             q, used = self.rules.weighted(layer, x, y, self.propagation)
             self.propagation.used[used] += 1
             return keeping(y, q)
@@ -205,6 +213,22 @@ class _Interpreter(fx.Interpreter):
         if node.target in _PRODUCTS and x.requires_grad and others[0].requires_grad:
             return self._product(node, x, others[0])
         return None
+
+    def _merge(self, node: fx.Node, layer: Weighted, x: Tensor) -> bool:
+        """Merge the batch normalisation that alone reads a convolution into it, where folding left the two apart."""
+        reader = next(iter(node.users)) if len(node.users) == 1 else None
+        norm = None if reader is None or reader.args[:1] != (node,) else batch_norm(self._head, reader)
+        if reader is None or norm is None:
+            return False
+        weight, bias = fuse_conv_bn_weights(
+            layer.weight, layer.bias, norm.mean, norm.var, norm.eps, norm.weight, norm.bias
+        )
+        merged = replace(layer, weight=weight.detach(), bias=bias.detach())
+        y = merged.apply(x, merged.weight, merged.bias)
+        q, used = self.rules.weighted(merged, x, y, self.propagation)
+        self.propagation.used[used] += 1
+        self._merged[reader] = keeping(y, q)
+        return True
 
     def _normalised(
         self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -73,6 +73,8 @@ class Responses:
             if not _follows(along, across):
                 mirrored = _follows((-along[0], -along[1]), across)
                 turned = any(_follows((sign * across[0], sign * across[1]), along) for sign in (1, -1))
+                if plain.shape[2 + axis] == 2 and not (mirrored or turned):
+                    continue  # the receptive fields of two cells may cover the image: nothing speaks against a map
                 does = "runs against" if mirrored else "does not follow"
                 instead = f" (its axis {3 - axis} does)" if turned else ""
                 return f"its axis {axis + 2} {does} the image's {what}{instead}"
