@@ -71,7 +71,10 @@ class TargetMap:
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """What the model said about one image."""
+    """What the model said about one image.
+
+    ``facts`` are those of every explanation, ``of_image`` those of the record.
+    """
 
     ref: ImageRef
     rgb: NDArray[np.uint8]
@@ -80,6 +83,7 @@ class Explained:
     predictions: tuple[ClassScore, ...]
     maps: Sequence[TargetMap]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    of_image: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def bytes_a_pixel(self) -> int:
@@ -124,7 +128,7 @@ def draw(done: Explained, how: Drawn) -> Record:
         label=done.label,
         predictions=done.predictions,
         explanations=tuple(rows),
-        facts={"seen_xywh": [seen[0], seen[1], seen[2] - seen[0], seen[3] - seen[1]]},
+        facts=done.of_image,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnviz import catalog
+from cnnviz import catalog, tiling
 from cnnviz.drawing import Explained, TargetMap
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cuts import cut_for
@@ -22,24 +21,14 @@ from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.metrics.left_out import LeftOut
 from cnnviz.models.preprocess import Preprocess, normalize
-from cnnviz.records import Record, RunHeader
+from cnnviz.records import ClassScore, Record, RunHeader
 from cnnviz.sanity import Sanity, conclude
 from cnnviz.sanity import said as sanity_said
 from cnnviz.settings import SCORES, RunSettings, check_choice
-from cnnviz.subject import Loaded, Said, Subject, failed
+from cnnviz.subject import Loaded, Subject, failed
+from cnnviz.tiling import Made, Tiles
 
 Row = Explained | Record
-
-
-@dataclass(frozen=True, eq=False)
-class _Made:
-    """What a method made of one image for one target."""
-
-    drawn: NDArray[np.float32]
-    raw: NDArray[np.float32]
-    facts: dict[str, Any]
-    scores: dict[str, Any]
-    arrays: dict[str, NDArray[Any]]
 
 
 class Explainer:
@@ -103,7 +92,8 @@ class Explainer:
 
     def explain(self, items: Sequence[Loaded]) -> list[Row]:
         """Explain a batch; each image's row is what it would be alone. Images that fail become records."""
-        return self.subject.guarded(items, self._explain)
+        tiled = self.preprocess.view == "tiles"
+        return self.subject.guarded(items, self._explain_tiled if tiled else self._explain)
 
     def _explain(self, items: Sequence[Loaded]) -> list[Row]:
         subject = self.subject
@@ -112,33 +102,79 @@ class Explainer:
             run = self.session.forward(pixels)
             said = subject.said(run.logits.detach())
             asked = [subject.ask(item, said, i) for i, item in enumerate(items)]
-            wanted = [a if isinstance(a, list) else [0] for a in asked]
-            maps = self._maps(run, wanted)
-            if self._sanity is not None:
-                self._compare(pixels, wanted, maps)
+            maps = self._maps(run, [a if isinstance(a, list) else [0] for a in asked])
         rows: list[Row] = []
         for i, (item, classes) in enumerate(zip(items, asked, strict=True)):
-            rows.append(classes if isinstance(classes, Record) else self._row(item, classes, (said, i), maps[i]))
+            if isinstance(classes, Record):
+                rows.append(classes)
+                continue
+            targets = [subject.scored(index, said, i) for index in classes]
+            rows.append(self._row(item, targets, subject.predictions(said, i), maps[i]))
         return rows
 
-    def _compare(self, pixels: Tensor, asked: Sequence[list[int]], maps: list[list[_Made]]) -> None:
-        assert self._sanity is not None
+    def _explain_tiled(self, items: Sequence[Loaded]) -> list[Row]:
+        rows: list[Row] = []
+        for some in tiling.together(items, self.preprocess, self.subject.batch_size):
+            with rt.scope():
+                rows += self._explain_tiles(some)
+        return rows
 
-        def drawn(run: Pass) -> list[list[NDArray[np.float32]]]:
-            return [[made.drawn for made in own] for own in self._maps(run, asked)]
+    def _explain_tiles(self, mosaics: Sequence[Tiles]) -> list[Row]:
+        """Images whose tiles run together. Where they are more than a batch, each runs twice: once for the classes,
+        which depend on all of them, and once for its maps."""
+        subject, most = self.subject, self.subject.batch_size
+        pixels = torch.cat([mosaic.cut() for mosaic in mosaics]).to(self.session.device, non_blocking=True)
+        pixels = normalize(pixels, subject.preprocess)
+        first = self.session.forward(pixels) if len(pixels) <= most else None
+        if first is not None:
+            logits = first.logits.detach()
+        else:
+            logits = torch.cat([self.session.forward(part).logits.detach() for part in pixels.split(most)])
+        said = subject.said(logits)
+        best = [tiling.deciding(said, mosaic.rows) for mosaic in mosaics]
+        asked = [tiling.ask(subject, mosaic, said, row) for mosaic, row in zip(mosaics, best, strict=True)]
+        wanted = [a if isinstance(a, list) else [0] for m, a in zip(mosaics, asked, strict=True) for _ in m.rows]
+        maps: list[list[Made]] = []
+        for start in range(0, len(pixels), most):
+            run = first or self.session.forward(pixels[start : start + most])
+            maps += self._maps(run, wanted[start : start + most])
+        rows: list[Row] = []
+        for mosaic, row, classes in zip(mosaics, best, asked, strict=True):
+            if isinstance(classes, Record):
+                rows.append(classes)
+                continue
+            shown = [tiling.showing(said, mosaic.rows, index) for index in classes]
+            targets = [subject.scored(index, said, at) for index, at in zip(classes, shown, strict=True)]
+            whole = [
+                tiling.joined(mosaic, [maps[tile][place] for tile in mosaic.rows], at - mosaic.rows.start)
+                for place, at in enumerate(shown)
+            ]
+            facts = tiling.facts(mosaic, said, subject, row)
+            rows.append(self._row(mosaic.item, targets, subject.predictions(said, row), whole, facts))
+        return rows
 
-        rows = self._sanity.compare(pixels, [[made.drawn for made in own] for own in maps], drawn)
+    def _maps(self, run: Pass, asked: Sequence[list[int]]) -> list[list[Made]]:
+        """The maps of a pass over a batch, with ``--sanity`` compared with those of random weights."""
+        maps = self._made(run, asked)
+        if self._sanity is None:
+            return maps
+
+        def drawn(other: Pass) -> list[list[NDArray[np.float32]]]:
+            return [[made.drawn for made in own] for own in self._made(other, asked)]
+
+        rows = self._sanity.compare(run.pixels, [[made.drawn for made in own] for own in maps], drawn)
         for own, of_image in zip(maps, rows, strict=True):
             for made, of_class in zip(own, of_image, strict=True):
                 made.scores["sanity"] = of_class
+        return maps
 
-    def _maps(self, run: Pass, asked: Sequence[list[int]]) -> list[list[_Made]]:
+    def _made(self, run: Pass, asked: Sequence[list[int]]) -> list[list[Made]]:
         """For each image, for each of its classes: what is drawn, what is stored, what the method states.
 
         One forward pass is shared; place k of all images' lists is one backward pass. Images with fewer classes
         repeat their first there, and the result is dropped.
         """
-        found: list[list[_Made]] = [[] for _ in asked]
+        found: list[list[Made]] = [[] for _ in asked]
         for place in range(max(len(classes) for classes in asked)):
             indices = [classes[place] if place < len(classes) else classes[0] for classes in asked]
             target = ClassTarget(
@@ -152,11 +188,18 @@ class Explainer:
                 if place < len(classes):
                     own = {name: array[image] for name, array in arrays.items()}
                     scores = {k: v[image].tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
-                    found[image].append(_Made(drawn[image], raw[image], dict(heatmap.facts), scores, own))
+                    found[image].append(Made(drawn[image], raw[image], dict(heatmap.facts), scores, own))
         return found
 
-    def _row(self, item: Loaded, classes: Sequence[int], heard: tuple[Said, int], maps: Sequence[_Made]) -> Row:
-        subject, (said, place) = self.subject, heard
+    def _row(
+        self,
+        item: Loaded,
+        targets: Sequence[ClassScore],
+        predictions: tuple[ClassScore, ...],
+        maps: Sequence[Made],
+        of_image: Mapping[str, Any] | None = None,
+    ) -> Row:
+        subject = self.subject
         if not all(np.isfinite(made.drawn).all() for made in maps):
             return failed(item, "not-finite", f"the map is not finite in {subject.runtime.precision}")
         facts: dict[str, Any] = dict(maps[0].facts) if maps else {}
@@ -169,20 +212,21 @@ class Explainer:
             rgb=item.rgb,
             geometry=item.geometry,
             label=subject.asker.truth(item.ref),
-            predictions=subject.predictions(said, place),
+            predictions=predictions,
             maps=[
                 TargetMap(
-                    subject.scored(index, said, place),
-                    subject.classes.slug(index),
+                    target,
+                    subject.classes.slug(target.class_index),
                     made.drawn,
                     made.raw,
                     made.scores,
                     made.arrays,
                     self.spec.colour,
                 )
-                for index, made in zip(classes, maps, strict=True)
+                for target, made in zip(targets, maps, strict=True)
             ],
             facts=facts,
+            of_image={**subject.view_facts(item), **(of_image or {})},
         )
 
     def conclusions(self, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

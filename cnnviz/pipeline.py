@@ -34,6 +34,7 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
         CnnvizError: Nothing could be run (exit code 2), or the output folder became unusable.
     """
     spec = catalog.find_entry(settings.target.method)
+    spec.check_view(settings.model.view, spec.resolve_params(settings.target.params))
     if spec.kind == "study":
         return run_study(spec, settings, reporter, stdin)
     total = count_inputs(settings)

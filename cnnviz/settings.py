@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
 
 from cnnviz.errors import CnnvizError, nearest, shown
@@ -18,11 +18,15 @@ ACTIVATIONS = ("auto", "softmax", "sigmoid")
 CHECKS = (
     "output", "deterministic", "batch_independent", "gradient_reaches_layer", "precision_agreement", "input_sizes",
 )  # fmt: skip
+VIEWS = ("crop", "tiles", "whole", "squash")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which network, with which weights, labels and preprocessing: the model options by their long names."""
+    """Which network, with which weights, labels and preprocessing: the model options by their long names.
+
+    ``no_crop`` is short for ``view="whole"``.
+    """
 
     model: str = "efficientnet_lite0"
     weights: str = "DEFAULT"
@@ -34,11 +38,20 @@ class ModelSpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     resize: int | None = None
-    no_crop: bool = False
+    view: str = "crop"
     seed: int = 0
+    no_crop: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, no_crop: bool) -> None:
         check_seed(self.seed)
+        check_choice(self.view, VIEWS, "--view")
+        if not no_crop:
+            return
+        if self.view not in ("crop", "whole"):
+            raise CnnvizError(
+                f"--no-crop means --view whole, but --view {self.view} was given.", "Leave one of the two out."
+            )
+        object.__setattr__(self, "view", "whole")
 
 
 @dataclass(frozen=True)
@@ -128,7 +141,7 @@ class RunSettings:
         """Every resolved option by its long name, as plain JSON: ``options`` of the report."""
         flat: dict[str, Any] = {"inputs": list(self.inputs), "limit": self.limit}
         for part in (self.model, self.target, self.runtime, self.draw, self.output):
-            for name in part.__dataclass_fields__:
+            for name in (each.name for each in fields(part)):
                 value = getattr(part, name)
                 if name == "params":
                     flat.update(value)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from cnnviz.errors import CnnvizError, nearest
+from cnnviz.settings import VIEWS
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Param:
     unit: str = ""
     # Whether another value than the default makes a method in input space look at a layer too.
     needs_layer: bool = False
+    # Whether another value than the default makes something that cannot be joined from tiles (--view tiles).
+    one_view: bool = False
 
     def check(self, value: Any) -> Any:
         """The value in this option's type.
@@ -100,7 +103,7 @@ STUDY_LACKS = tuple("layer class_ score sanity save scale colormap alpha image_f
 
 # Shared options that mean nothing to a study that looks at no images: what is decoded, shown to the network and listed.
 INPUTLESS_LACKS = tuple(
-    "inputs nul limit fail_fast mean std resize no_crop activation top batch_size workers compile".split()
+    "inputs nul limit fail_fast mean std resize view no_crop activation top batch_size workers compile".split()
 )
 
 
@@ -160,6 +163,8 @@ class MethodSpec:
         gap: For maps that should sum to the score: why one may not, told with how many do not.
         rehearsal: Options with which a run tries the method on a probe before it starts, where few passes will do.
         packages: What must be installed for it beside cnnviz.
+        views: What of ``--view`` it can take.
+        why_views: Why it cannot take the others, after the command's name.
     """
 
     name: str
@@ -188,6 +193,8 @@ class MethodSpec:
     hidden: tuple[str, ...] = ()
     rehearsal: Mapping[str, Any] = field(default_factory=dict)
     packages: tuple[Package, ...] = ()
+    views: tuple[str, ...] = VIEWS
+    why_views: str = ""
 
     def lacks(self) -> frozenset[str]:
         """Shared options, by field name, that the command does not have."""
@@ -195,6 +202,23 @@ class MethodSpec:
             return frozenset(self.hidden)
         idle = INPUTLESS_LACKS if self.inputs == "none" else ()
         return frozenset({*STUDY_LACKS, *idle, *self.hidden} - set(self.uses))
+
+    def check_view(self, view: str, params: Mapping[str, Any]) -> None:
+        """Whether what the network is shown can be explained by this method with these parameters.
+
+        Raises:
+            CnnvizError: It cannot, and why; which views can.
+        """
+        if view not in self.views:
+            others = " or ".join(f"--view {name}" for name in self.views)
+            raise CnnvizError(f"--view {view}: {self.command} {self.why_views}.", f"Use {others}.")
+        single = [p.name for p in self.params if p.one_view and params[p.name] != p.default]
+        if view == "tiles" and single:
+            flag = single[0].replace("_", "-")
+            raise CnnvizError(
+                f"--view tiles: what --{flag} draws cannot be joined from tiles.",
+                f"Use --view whole, or leave --{flag} out.",
+            )
 
     def wants_layer(self, params: Mapping[str, Any]) -> bool:
         """Whether these parameters make a method in input space look at a layer too."""

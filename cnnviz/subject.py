@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,15 +21,17 @@ from cnnviz.asking import Asker, Classes, top_classes
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cuts import Cut
 from cnnviz.engine.examine import Examination, Wanted, examine
-from cnnviz.engine.session import Session, SessionOptions, prepare
+from cnnviz.engine.session import Session, SessionOptions, prepare, two_dim
 from cnnviz.engine.targets import class_logits, probabilities
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.digests import file_sha256
 from cnnviz.io.sources import ImageRef
 from cnnviz.models.digests import labels_sha256, source_sha256, weights_sha256
 from cnnviz.models.load import LoadedModel, load
+from cnnviz.models.outputs import select_output
 from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, Record, RunHeader
+from cnnviz.render.resample import seen_part
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
 
 # Compilation takes about half a minute and saves about a tenth of the time of the packed network on a CPU.
@@ -107,6 +110,8 @@ class Subject:
             self._choose_compilation(cut, total)
         for text in (*self.session.notes, *self.examination.notes):
             note(text)
+        if settings.model.view == "whole":
+            self._check_other_size()
         self.activation = settings.target.activation
         if self.activation == "auto":
             self.activation = self.session.final_activation or "softmax"
@@ -165,9 +170,39 @@ class Subject:
         generator = torch.Generator().manual_seed(0)
         return torch.randn((count, *self.preprocess.input_size), generator=generator)
 
+    def _check_other_size(self) -> None:
+        """A network is traced at one size: what Python decided on the way by that size would hold for all others."""
+        channels, height, width = self.preprocess.input_size
+        generator = torch.Generator().manual_seed(0)
+        size = (1, channels, height + self.preprocess.stride, width + 2 * self.preprocess.stride)
+        image = torch.randn(size, generator=generator)
+        key = self.session.output.key if self.session.output is not None else None
+        with rt.scope():
+            expected = select_output(self.loaded.module(image), key)
+            try:
+                got = self.session.forward(image).logits.detach().cpu()
+            except Exception as error:
+                if rt.is_out_of_memory(error):
+                    raise
+                got = torch.zeros(0)
+        expected = two_dim(expected.detach())
+        close = got.shape == expected.shape and bool(
+            (got - expected).abs().max() <= self.runtime.tolerance * expected.abs().max().clamp_min(1e-6)
+        )
+        if not close:
+            raise CnnvizError(
+                f"--view whole: {self.loaded.name} decides by the size of its input what to compute, which cannot be "
+                "traced for several sizes.",
+                "Use --view tiles, which covers the whole picture with crops of one size, or --view squash.",
+            )
+
     def _choose_compilation(self, cut: Cut, total: int | None) -> None:
         mode = self.settings.runtime.compile
         if mode == "off" or not self.session.graph:
+            return
+        if self.preprocess.view == "whole":
+            if mode == "on":
+                self.note("not compiled: a compiled network takes one input size, and --view whole shows it many")
             return
         if mode == "auto":
             if not rt.compiler_here(self.runtime.device) or (total or 0) < _WORTH_MEASURING_INPUTS:
@@ -200,22 +235,41 @@ class Subject:
         return self.session.layers[0].name if self.session.layers else None
 
     def guarded(self, items: Sequence[Loaded], work: Callable[[Sequence[Loaded]], list[R]]) -> list[R | Record]:
-        """``work`` on a batch, one result an image. Out of memory halves the batch; images that fail become records."""
+        """``work`` on a batch, one result an image. Out of memory halves the batch; images that fail become records.
+
+        With ``--view whole`` images of one shape share a batch, and results keep the order of ``items``.
+        """
+        if self.preprocess.view != "whole":
+            return self._guarded(items, work)
+        alike = defaultdict[tuple[int, ...], list[int]](list)
+        for number, item in enumerate(items):
+            alike[tuple(item.pixels.shape)].append(number)
+        found: dict[int, R | Record] = {}
+        for numbers in alike.values():
+            results = self._guarded([items[number] for number in numbers], work)
+            found.update(zip(numbers, results, strict=True))
+        return [found[number] for number in range(len(items))]
+
+    def _guarded(self, items: Sequence[Loaded], work: Callable[[Sequence[Loaded]], list[R]]) -> list[R | Record]:
         try:
             return list(work(items))
         except CnnvizError:
             raise
         except Exception as error:
             memory = rt.is_out_of_memory(error)
-            if len(items) == 1:
+            # The tiles of one image are a batch of their own.
+            tiled = memory and self.preprocess.view == "tiles" and self.batch_size > 1
+            if len(items) == 1 and not tiled:
                 kind = "out-of-memory" if memory else "model"
                 return [failed(items[0], kind, (str(error).strip().splitlines() or [type(error).__name__])[0])]
         if memory:
             rt.release_memory(self.runtime.device)
-            self.batch_size = max(1, len(items) // 2)
+            self.batch_size = max(1, (self.batch_size if tiled else len(items)) // 2)
             self.note(f"out of memory: the batch is halved to {self.batch_size}")
+        if tiled:
+            return self._guarded(items, work)
         half = (len(items) + 1) // 2
-        return self.guarded(items[:half], work) + self.guarded(items[half:], work)
+        return self._guarded(items[:half], work) + self._guarded(items[half:], work)
 
     def batch(self, items: Sequence[Loaded]) -> Tensor:
         """The images as the network takes them before normalisation, uint8 [N, C, H, W] on its device."""
@@ -246,6 +300,14 @@ class Subject:
         best = top_classes(said.scores[place], min(self.settings.target.top, len(self.classes)))
         return tuple(self.scored(index, said, place) for index in best)
 
+    def view_facts(self, item: Loaded) -> dict[str, Any]:
+        """What the record says of the view: which it is, and what part of the image the network saw."""
+        left, top, right, bottom = seen_part(item.geometry.rect, item.geometry.image_size)
+        facts: dict[str, Any] = {"view": self.preprocess.view, "seen_xywh": [left, top, right - left, bottom - top]}
+        if self.preprocess.view == "whole":
+            facts["input_size"] = list(item.pixels.shape)
+        return facts
+
     def header(self) -> RunHeader:
         """What the report says of the run, before its first image."""
         import timm
@@ -269,7 +331,7 @@ class Subject:
                 "layers": [layer.name for layer in self.session.layers],
                 "preprocess": {
                     "resize": spec.resize,
-                    "crop": spec.crop,
+                    "view": spec.view,
                     "interpolation": spec.interpolation,
                     "mean": list(spec.mean),
                     "std": list(spec.std),

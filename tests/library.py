@@ -99,7 +99,7 @@ def as_model(network: nn.Module, size: tuple[int, int] = (12, 16), classes: int 
     from cnnviz.models.preprocess import Preprocess
 
     spec = Preprocess(
-        input_size=(3, *size), resize=None, crop=False, mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="bilinear"
+        input_size=(3, *size), resize=None, view="squash", mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="bilinear"
     )
     numbers = sum(p.numel() for p in network.parameters())
     labels = tuple(f"class {i}" for i in range(classes))

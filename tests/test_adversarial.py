@@ -75,8 +75,8 @@ def test_the_written_file_read_again_still_fools_the_network(
 ) -> None:
     inputs = [sample_images / "cat.jpg", sample_images / "rocket.jpg"]
     report, _ = run(inputs, tmp_path, model=BUNDLED, params={"attack": attack, "at": at, **NONE})
-    assert [row["read_with"] for row in report["images"]] == ["" if at == "image" else "--no-crop"] * 2
-    spec = override(bundled.preprocess, no_crop=at == "input")
+    assert [row["read_with"] for row in report["images"]] == ["" if at == "image" else "--view squash"] * 2
+    spec = override(bundled.preprocess, view="squash" if at == "input" else None)
     for row in report["images"]:
         after = pixels(tmp_path / row["files"]["adversarial"])
         assert after.shape == (pixels(Path(row["path"])).shape if at == "image" else (224, 224, 3))

@@ -355,12 +355,12 @@ def test_what_was_never_fooled_is_not_said_to_be() -> None:
 
 
 SPECS = [
-    Preprocess((3, 24, 24), 28, True, (0.5,) * 3, (0.25,) * 3, "bilinear"),
-    Preprocess((3, 24, 32), (30, 40), True, (0.5,) * 3, (0.25,) * 3, "bicubic"),
-    Preprocess((1, 20, 20), 20, True, (0.5,), (0.25,), "bilinear"),
-    Preprocess((3, 24, 24), 18, True, (0.5,) * 3, (0.25,) * 3, "bilinear", fill=(90, 20, 200)),
-    Preprocess((3, 24, 24), None, False, (0.5,) * 3, (0.25,) * 3, "bicubic"),
-    Preprocess((3, 24, 24), 24, True, (0.5,) * 3, (0.25,) * 3, "nearest"),
+    Preprocess((3, 24, 24), 28, (0.5,) * 3, (0.25,) * 3, "bilinear"),
+    Preprocess((3, 24, 32), (30, 40), (0.5,) * 3, (0.25,) * 3, "bicubic"),
+    Preprocess((1, 20, 20), 20, (0.5,), (0.25,), "bilinear"),
+    Preprocess((3, 24, 24), 18, (0.5,) * 3, (0.25,) * 3, "bilinear", fill=(90, 20, 200)),
+    Preprocess((3, 24, 24), None, (0.5,) * 3, (0.25,) * 3, "bicubic", view="squash"),
+    Preprocess((3, 24, 24), 24, (0.5,) * 3, (0.25,) * 3, "nearest"),
 ]
 
 
@@ -403,7 +403,7 @@ def test_through_prepare_the_network_sees_exactly_the_file() -> None:
 
 
 def test_a_session_sees_what_normalize_gives_and_differentiates_before_it() -> None:
-    spec = Preprocess((3, 8, 8), 8, True, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), "bilinear")
+    spec = Preprocess((3, 8, 8), 8, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), "bilinear")
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                            nn.Linear(6, 4)).eval()  # fmt: skip

@@ -63,7 +63,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_hand(path: Path, size: tuple[int, int], crop: bool = False) -> NDArray[np.float32]:
     """Probabilities [K, rows, cols] of the tiny network on windows of its features, with its own layers."""
     loaded = load(TINY)
-    spec = override(loaded.preprocess, input_size=size, no_crop=not crop)
+    spec = override(loaded.preprocess, input_size=size, view="crop" if crop else "squash")
     pixels, _ = prepare(np.asarray(Image.open(path).convert("RGB")), spec)
     net: Any = loaded.module
     with torch.no_grad():

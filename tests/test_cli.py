@@ -84,7 +84,7 @@ def test_every_option_arrives(fake: FakePipeline, args: list[str]) -> None:
             mean=(0.1, 0.2, 0.3),
             std=(0.4, 0.5, 0.6),
             resize=260,
-            no_crop=True,
+            view="whole",
             seed=11,
         ),
         target=TargetSettings(
@@ -269,8 +269,8 @@ def test_a_reader_that_went_away_is_no_error(args: list[str]) -> None:
 # Help, methods, version.
 
 CONTRACT = """-m --model --weights --checkpoint --trust-checkpoint --num-classes --labels --input-size --mean --std
-    --resize --no-crop -l --layer -c --class --score -d --device --precision --compile -b --batch-size -j --workers
-    -o --out --resume --overwrite --save --scale --colormap --alpha --image-format --png-level --seed --config -q -v
+    --resize --view --no-crop -l --layer -c --class --score -d --device --precision --compile -b --batch-size -j
+    --workers -o --out --resume --overwrite --save --scale --colormap --alpha --image-format --png-level --seed --config -q -v
     --json --limit --fail-fast -0 --top --output --activation""".split()
 
 

@@ -71,7 +71,7 @@ def test_every_kind_of_value(settings_of: Run) -> None:
     )
     assert settings.inputs == ("a", "b.jpg")
     assert settings.model.model == "resnet50"
-    assert settings.model.no_crop is True
+    assert settings.model.view == "whole"
     assert settings.model.num_classes == 12
     assert settings.model.mean == (0.5, 0.25, 0.125)
     assert settings.model.input_size == (320, 320)

@@ -27,7 +27,7 @@ from tests import digits
 from tests.test_pipeline import TINY, Quiet
 
 CPU = rt.resolve("cpu", "fp32")
-SPEC = Preprocess((3, 32, 32), 32, True, (0.4, 0.45, 0.5), (0.2, 0.25, 0.3), "bilinear")
+SPEC = Preprocess((3, 32, 32), 32, (0.4, 0.45, 0.5), (0.2, 0.25, 0.3), "bilinear")
 
 
 class Net(nn.Module):

@@ -383,7 +383,7 @@ def test_a_run_writes_the_gradient_and_the_four_panels(tmp_path: Path) -> None:
         return RunSettings(
             command=spec.command,
             inputs=(str(tmp_path / "a.png"),),
-            model=ModelSpec(model=TINY, input_size=(3, 32, 48), no_crop=True),
+            model=ModelSpec(model=TINY, input_size=(3, 32, 48), view="squash"),
             target=TargetSettings(method=method, params=params, classes=("top:2",)),
             draw=DrawSettings(save=save),
             output=OutputSettings(str(tmp_path / method)),

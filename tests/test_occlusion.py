@@ -126,7 +126,7 @@ def test_a_batch_gives_what_its_images_give_alone() -> None:
     assert not torch.allclose(together, other)
 
 
-PIXELS = Preprocess((3, 8, 8), None, False, (0.5, 0.4, 0.3), (0.2, 0.25, 0.5), "bilinear")
+PIXELS = Preprocess((3, 8, 8), None, (0.5, 0.4, 0.3), (0.2, 0.25, 0.5), "bilinear", view="squash")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_records_say_how(tmp_path: Path) -> None:
     run = RunSettings(
         command="occlusion",
         inputs=(str(picture),),
-        model=ModelSpec(model=TINY, input_size=(3, 48, 64), no_crop=True),
+        model=ModelSpec(model=TINY, input_size=(3, 48, 64), view="squash"),
         target=TargetSettings(method="occlusion", params=params, classes=("top:2",)),
         draw=DrawSettings(save=("raw", "overlay")),
         output=OutputSettings(str(tmp_path / "out")),

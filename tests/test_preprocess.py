@@ -30,7 +30,7 @@ WEIGHTS = [
     "EfficientNet_B0_Weights.IMAGENET1K_V1",  # bicubic 256 -> 224
     "Inception_V3_Weights.IMAGENET1K_V1",  # bilinear 342 -> 299
 ]
-LITE = Preprocess((3, 224, 224), 256, True, (0.5,) * 3, (0.5,) * 3, "bicubic")
+LITE = Preprocess((3, 224, 224), 256, (0.5,) * 3, (0.5,) * 3, "bicubic")
 
 
 def photograph(width: int, height: int) -> NDArray[np.uint8]:
@@ -103,7 +103,7 @@ def test_a_crop_larger_than_the_picture_is_padded(resize: int, size: tuple[int, 
 
 
 def test_the_rectangle_reaches_outside_the_image_where_the_crop_is_padded() -> None:
-    spec = Preprocess((3, 224, 224), None, True, (0.0,) * 3, (1.0,) * 3, "bilinear", fill=(7,))
+    spec = Preprocess((3, 224, 224), None, (0.0,) * 3, (1.0,) * 3, "bilinear", fill=(7,))
     pixels, geometry = prepare(np.full((100, 301, 3), 200, np.uint8), spec)
     assert geometry.image_size == (301, 100)
     # 224 rows over 100: 62 above; 301 columns, the crop begins at round(77 / 2) = 38 (half to even).
@@ -124,7 +124,7 @@ def test_the_other_filters_are_pillows(interpolation: str) -> None:
 
 def test_grey_networks_get_the_luminance() -> None:
     rgb = photograph(300, 300)
-    spec = Preprocess((1, 300, 300), None, True, (0.0,), (1.0,), "bilinear")
+    spec = Preprocess((1, 300, 300), None, (0.0,), (1.0,), "bilinear")
     exact = rgb.astype(np.float64) @ [0.299, 0.587, 0.114]
     pixels, _ = prepare(rgb, spec)
     assert pixels.shape == (1, 300, 300)
@@ -162,8 +162,8 @@ MARKED = [
     (640, 400, LITE),  # landscape
     (500, 500, LITE),
     (3000, 500, LITE),
-    (640, 400, override(LITE, no_crop=True)),
-    (400, 640, override(LITE, no_crop=True, input_size=(160, 288))),
+    (640, 400, override(LITE, view="squash")),
+    (400, 640, override(LITE, view="squash", input_size=(160, 288))),
     (640, 400, override(LITE, input_size=(288, 160))),
     (500, 375, override(LITE, resize=180)),
     (501, 333, dataclasses.replace(LITE, interpolation="bilinear", resize=224)),
@@ -201,9 +201,9 @@ def test_one_pixel_fills_everything() -> None:
     assert geometry.to_image(112, 112, (224, 224)) == (0.5, 0.5)
 
 
-def test_no_crop_shows_the_whole_image() -> None:
+def test_squash_shows_the_whole_image() -> None:
     rgb = photograph(500, 375)
-    pixels, geometry = prepare(rgb, override(LITE, no_crop=True))
+    pixels, geometry = prepare(rgb, override(LITE, view="squash"))
     assert geometry.rect == (0, 0, 500, 375)
     expected = np.asarray(Image.fromarray(rgb).resize((224, 224), Image.Resampling.BICUBIC)).astype(np.int16)
     assert np.abs(pixels.permute(1, 2, 0).numpy() - expected).max() <= 1
@@ -221,7 +221,7 @@ def test_arrays_that_cannot_be_shared_give_the_same_pixels() -> None:
 def test_normalize_is_the_formula_and_keeps_the_memory_format() -> None:
     batch = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(2, 3, 1, 1)
     batch = batch.to(memory_format=torch.channels_last)
-    spec = Preprocess((3, 16, 16), None, True, (0.1, 0.2, 0.3), (0.5, 1.0, 0.25), "bilinear", scale=1 / 128)
+    spec = Preprocess((3, 16, 16), None, (0.1, 0.2, 0.3), (0.5, 1.0, 0.25), "bilinear", scale=1 / 128)
     got = normalize(batch, spec)
     mean, std = np.array(spec.mean)[:, None, None], np.array(spec.std)[:, None, None]
     assert np.abs(got.numpy() - (batch.numpy() / 128 - mean) / std).max() < 1e-6
@@ -245,7 +245,7 @@ def test_overrides() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"resize": 256, "no_crop": True}, "exclude each other"),
+        ({"resize": 256, "view": "squash"}, "exclude each other"),
         ({"input_size": (1, 2, 3, 4)}, "1 to 3 numbers"),
         ({"input_size": (4, 224, 224)}, "4 channels"),
         ({"input_size": (0,)}, "at least 1 pixel"),

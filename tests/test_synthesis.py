@@ -76,7 +76,7 @@ def net(kind: type[Net] = Net, channels: int = 3) -> Net:
 
 def spec(channels: int = 3, side: int = 24) -> Preprocess:
     mean = (0.4, 0.45, 0.5)[:channels]
-    return Preprocess((channels, side, side), side, True, mean, (0.25,) * channels, "bilinear")
+    return Preprocess((channels, side, side), side, mean, (0.25,) * channels, "bilinear")
 
 
 def opened(module: nn.Module, side: int = 24) -> tuple[Session, object]:

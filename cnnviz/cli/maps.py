@@ -133,7 +133,12 @@ def given_values(ctx: typer.Context, values: Mapping[str, Any], annotations: Map
         if value is not None and source is not None and source.name == "COMMANDLINE":
             said[name] = number(value, annotations[name], name)
     path = said.get("config")
-    return {**(from_config(read_config(path), annotations, path) if path else {}), **said}
+    filed = from_config(read_config(path), annotations, path) if path else {}
+    if "view" in said:  # the command line wins, also over the other word for the same thing
+        filed.pop("no_crop", None)
+    elif said.get("no_crop"):
+        filed.pop("view", None)
+    return {**filed, **said}
 
 
 def _check(spec: MethodSpec, chosen: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from cnnviz.settings import (
     COMPILE_MODES,
     IMAGE_FORMATS,
     SCORES,
+    VIEWS,
     DrawSettings,
     ModelSpec,
     OutputSettings,
@@ -133,12 +134,20 @@ class Shared:
             "--resize",
             panel=_MODEL,
             metavar="N",
-            help="Pixels of the shorter side before the crop. [default: from the weights]",
+            help="Pixels of the shorter side, before the crop or of the whole picture. [default: from the weights]",
         ),
     ] = None
-    no_crop: Annotated[
-        bool, _option("--no-crop", panel=_MODEL, help="Show the network the whole image, not its centre.")
-    ] = False
+    view: Annotated[
+        str,
+        _option(
+            "--view",
+            panel=_MODEL,
+            metavar="|".join(VIEWS),
+            help="What the network is shown: the weights' own centre crop; overlapping crops at that scale over the "
+            "whole picture, their maps joined; the whole picture at its aspect ratio; or pressed into the input size.",
+        ),
+    ] = "crop"
+    no_crop: Annotated[bool, _option("--no-crop", panel=_MODEL, help="Short for --view whole.")] = False
     output: Annotated[
         str | None,
         _option(
@@ -307,6 +316,7 @@ class Shared:
         check_choice(self.compile, COMPILE_MODES, "--compile")
         check_choice(self.activation, ACTIVATIONS, "--activation")
         check_choice(self.score, SCORES, "--score")
+        check_choice(self.view, VIEWS, "--view")
         check_choice(self.image_format, IMAGE_FORMATS, "--image-format")
         parse_scale(self.scale)
         if self.resume and self.overwrite:
@@ -338,6 +348,7 @@ class Shared:
             mean=None if self.mean is None else parse_numbers(self.mean, "--mean", (1, 3)),
             std=None if self.std is None else parse_numbers(self.std, "--std", (1, 3)),
             resize=self.resize,
+            view=self.view,
             no_crop=self.no_crop,
             seed=self.seed,
         )

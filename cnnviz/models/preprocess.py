@@ -6,7 +6,9 @@ Pillow 13 runs its vertical pass first (portraits narrower than 2:5; one axis gr
 rounding between the passes differs in a quarter of the values, still by one count almost always.
 
 Beside it the rectangle of the image that fills the network's input is kept, so that a map drawn on a centre
-crop lands where it belongs.
+crop lands where it belongs. What of the image the network is shown is the ``view``: the weights' own centre crop,
+overlapping crops at the same scale over the whole image (``tiles``: :mod:`cnnviz.models.tiles` cuts them), the
+``whole`` image at its aspect ratio, or the whole image squashed into the input size.
 
 Two coordinate systems occur, both with edge coordinates (a pixel ``i`` covers ``[i, i + 1]``):
 network pixels of the input tensor, and pixels of the upright image.
@@ -29,6 +31,7 @@ from PIL import Image
 from cnnviz.errors import CnnvizError, ImageError, nearest
 from cnnviz.models import normalization
 from cnnviz.models.normalization import per_channel
+from cnnviz.settings import VIEWS, check_choice
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,6 +45,9 @@ _PILLOW = {
 # A 1 x 30000 strip whose short side becomes 256 would need 6 GB; beyond this many pixels only the part that
 # the crop keeps is computed. It costs the fast path, so ordinary photographs do not go this way.
 _LARGEST_RESIZED = 1 << 24
+# What a view of the whole image costs grows with its aspect ratio, and tiles of an image that is not resized with its
+# size: in multiples of the shorter side, and of the area of a tile.
+_LONGEST, _MOST_TILES = 64, 400
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,6 @@ class Preprocess:
     Args:
         input_size: Channels (1 or 3), height, width of the network's input.
         resize: Length of the shorter side, or (height, width) as ``fit`` says; None leaves the size alone.
-        crop: Centre crop to ``input_size`` after the resize, padded with ``fill`` where it reaches outside.
-            Without it the whole image is squeezed to ``input_size`` and ``resize`` has no part in it.
         mean: One value a channel, subtracted after ``scale``.
         std: One value a channel, divided by.
         interpolation: ``"bilinear"``, ``"bicubic"``, ``"lanczos"`` or ``"nearest"``.
@@ -61,6 +65,12 @@ class Preprocess:
         fit: What (height, width) in ``resize`` mean: ``"stretch"`` to exactly these, or keep the aspect ratio
             and ``"cover"`` them or be ``"contain"``ed in them.
         fill: Colour of the padding, 0–255, one value or one a channel.
+        view: What is shown of the resized image. ``"crop"``: its centre, ``input_size`` large, padded with ``fill``
+            where it reaches outside. ``"tiles"``: all of it, to be cut into crops of ``input_size``; padded where it
+            is smaller than one. ``"whole"``: all of it, the shorter side ``resize`` (or that of ``input_size``) and
+            both sides rounded to multiples of ``stride``. ``"squash"``: all of it pressed into ``input_size``;
+            ``resize`` has no part in it.
+        stride: Pixels from one cell of the network's last map to the next; for ``"whole"``.
 
     Raises:
         CnnvizError: if the values do not fit together.
@@ -68,7 +78,6 @@ class Preprocess:
 
     input_size: tuple[int, int, int]
     resize: int | tuple[int, int] | None
-    crop: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
@@ -76,6 +85,8 @@ class Preprocess:
     scale: float = 1 / 255
     fit: str = "stretch"
     fill: tuple[int, ...] = (0,)
+    view: str = "crop"
+    stride: int = 32
 
     def __post_init__(self) -> None:
         channels, height, width = self.input_size
@@ -91,6 +102,7 @@ class Preprocess:
                 f"unknown interpolation {self.interpolation!r}; known are {', '.join(_PILLOW)}",
                 nearest(self.interpolation, _PILLOW),
             )
+        check_choice(self.view, VIEWS, "--view")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(per_channel(name, values, channels)) != len(values):
                 raise CnnvizError(f"--{name} needs {channels} values, one a channel; got {values}", "")
@@ -126,35 +138,49 @@ class Geometry:
 
 
 def prepare(rgb: NDArray[np.uint8], spec: Preprocess) -> tuple[torch.Tensor, Geometry]:
-    """Resize and crop one image as the weights' own transform does; safe to call from many threads.
+    """Resize and crop one image as the weights' own transform does, or as ``spec.view`` says; safe to call from many
+    threads.
 
     Args:
         rgb: ``(H, W, 3)`` uint8, upright.
         spec: What the network expects.
 
     Returns:
-        uint8 ``[C, h, w]`` on the host, not yet normalised, and where it lies in the image.
+        uint8 ``[C, h, w]`` on the host, not yet normalised, and where it lies in the image. (h, w) is the input size
+        for the views ``crop`` and ``squash``.
 
     Raises:
-        ImageError: if the image has no pixels.
+        ImageError: if the image has no pixels, or (views ``tiles`` and ``whole``) is too long for its width.
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
         raise ImageError("empty", f"expected height x width x 3 with pixels in it, got {rgb.shape}")
     height, width = rgb.shape[:2]
     resized = _resized_size(height, width, spec)
-    crop = spec.input_size[1:]
-    top, left = _crop_offset(resized[0], crop[0]), _crop_offset(resized[1], crop[1])
-    # The part of the resized image that the crop keeps: y0, x0, y1, x1.
-    kept = (max(top, 0), max(left, 0), min(top + crop[0], resized[0]), min(left + crop[1], resized[1]))
+    frame = _frame(resized, spec)
+    _check_shown(frame, spec, (height, width))
+    top, left = _crop_offset(resized[0], frame[0]), _crop_offset(resized[1], frame[1])
+    # The part of the resized image that is kept: y0, x0, y1, x1.
+    kept = (max(top, 0), max(left, 0), min(top + frame[0], resized[0]), min(left + frame[1], resized[1]))
     pixels = _resample(rgb, resized, kept, spec)
-    if pixels.shape[1:] != crop:
-        padded = torch.empty((pixels.shape[0], *crop), dtype=torch.uint8)
+    if pixels.shape[1:] != frame:
+        padded = torch.empty((pixels.shape[0], *frame), dtype=torch.uint8)
         padded[:] = torch.tensor(spec.fill, dtype=torch.uint8)[:, None, None]
         padded[:, kept[0] - top : kept[2] - top, kept[1] - left : kept[3] - left] = pixels
         pixels = padded
     across, down = width / resized[1], height / resized[0]
-    rect = (left * across, top * down, (left + crop[1]) * across, (top + crop[0]) * down)
+    rect = (left * across, top * down, (left + frame[1]) * across, (top + frame[0]) * down)
     return pixels.contiguous(), Geometry((width, height), rect)
+
+
+def _check_shown(frame: tuple[int, int], spec: Preprocess, size: tuple[int, int]) -> None:
+    tile = spec.input_size[1] * spec.input_size[2]
+    too_long = spec.view in ("tiles", "whole") and max(frame) > _LONGEST * max(min(frame), spec.stride)
+    if too_long or (spec.view == "tiles" and frame[0] * frame[1] > _MOST_TILES * tile):
+        raise ImageError(
+            "too-large",
+            f"--view {spec.view} would show the network {frame[1]} x {frame[0]} pixels of this image of {size[1]} x "
+            f"{size[0]}, which would take very long; --view crop shows its centre",
+        )
 
 
 def normalize(batch: torch.Tensor, spec: Preprocess) -> torch.Tensor:
@@ -186,7 +212,6 @@ def from_torchvision(transforms: Any) -> Preprocess:
         return Preprocess(
             input_size=(3, crop[0], crop[-1]),
             resize=resize[0] if len(resize) == 1 else (resize[0], resize[1]),
-            crop=True,
             mean=tuple(float(value) for value in transforms.mean),
             std=tuple(float(value) for value in transforms.std),
             interpolation=str(transforms.interpolation.value),
@@ -217,7 +242,6 @@ def from_timm(cfg: Mapping[str, Any]) -> Preprocess:
     return Preprocess(
         input_size=(channels, height, width),
         resize=resize,
-        crop=True,
         mean=mean,
         std=std,
         interpolation=cfg.get("interpolation") or "bicubic",
@@ -233,40 +257,43 @@ def override(
     resize: int | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
-    no_crop: bool = False,
+    view: str | None = None,
 ) -> Preprocess:
     """The spec with what the user asked for instead of what came with the weights.
 
     Args:
         spec: The weights' own preprocessing.
         input_size: S, (H, W) or (C, H, W). Without ``resize`` the share that the crop keeps stays the same.
-        resize: Length of the shorter side before the crop.
+        resize: Length of the shorter side before the crop, or of the whole image.
         mean: One value, or one a channel.
         std: One value, or one a channel.
-        no_crop: Squeeze the whole image to the input size.
+        view: ``crop``, ``tiles``, ``whole`` or ``squash``.
 
     Raises:
         CnnvizError: if the values do not fit together.
     """
-    if no_crop and resize is not None:
+    view = spec.view if view is None else view
+    if view == "squash" and resize is not None:
         raise CnnvizError(
-            f"--resize {resize} and --no-crop exclude each other",
-            "--no-crop squeezes the whole image to --input-size; give one of the two",
+            f"--resize {resize} and --view squash exclude each other",
+            "--view squash presses the whole image into --input-size; give one of the two",
         )
     size = _input_size(input_size, spec.input_size)
     new_resize, fit = spec.resize, spec.fit
     if resize is not None:
         new_resize = resize
+    elif view == "whole":
+        new_resize = min(size[1:])
+    elif view == "squash":
+        new_resize, fit = (size[1], size[2]), "stretch"
     elif size[1:] != spec.input_size[1:]:
         new_resize, fit = _scaled_resize(spec, size)
-    if no_crop:
-        new_resize = (size[1], size[2])
     return dataclasses.replace(
         spec,
         input_size=size,
         resize=new_resize,
-        fit="stretch" if no_crop else fit,
-        crop=spec.crop and not no_crop,
+        fit=fit,
+        view=view,
         mean=per_channel("mean", spec.mean if mean is None else mean, size[0]),
         std=per_channel("std", spec.std if std is None else std, size[0]),
         fill=spec.fill if len(spec.fill) in (1, size[0]) else (round(sum(spec.fill) / len(spec.fill)),),
@@ -308,8 +335,12 @@ def _check_channels(channels: int) -> None:
 
 def _resized_size(height: int, width: int, spec: Preprocess) -> tuple[int, int]:
     """Height and width after the resize, rounded as torchvision (shorter side) and timm (the rest) do."""
-    if not spec.crop:
+    if spec.view == "squash":
         return spec.input_size[1:]
+    if spec.view == "whole":
+        short = spec.resize if isinstance(spec.resize, int) else min(spec.resize or spec.input_size[1:])
+        rows, columns = (short * side / min(height, width) / spec.stride for side in (height, width))
+        return max(1, round(rows)) * spec.stride, max(1, round(columns)) * spec.stride
     if spec.resize is None:
         return height, width
     if isinstance(spec.resize, int):
@@ -320,6 +351,20 @@ def _resized_size(height: int, width: int, spec: Preprocess) -> tuple[int, int]:
     pick = min if spec.fit == "cover" else max
     ratio = pick(height / spec.resize[0], width / spec.resize[1])
     return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+
+def shown_size(height: int, width: int, spec: Preprocess) -> tuple[int, int]:
+    """Height and width of what :func:`prepare` makes of an image of this size."""
+    return _frame(_resized_size(height, width, spec), spec)
+
+
+def _frame(resized: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
+    """Height and width of what is shown of the resized image."""
+    if spec.view == "crop":
+        return spec.input_size[1:]
+    if spec.view == "tiles":
+        return max(resized[0], spec.input_size[1]), max(resized[1], spec.input_size[2])
+    return resized
 
 
 def _crop_offset(size: int, crop: int) -> int:

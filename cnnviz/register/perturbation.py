@@ -43,7 +43,10 @@ PERTURBATION: tuple[MethodSpec, ...] = (
                 "Recompute only what a window changes, exactly; off runs the whole network for each.",
                 choices=("auto", "on", "off"),
             ),
-            Param("classes_map", "bool", False, "Draw and keep the most probable class of each position too."),
+            Param(
+                "classes_map", "bool", False, "Draw and keep the most probable class of each position too.",
+                one_view=True,
+            ),
             Param("seed", "int", 0, "Seeds the noise.", minimum=0),
         ),
         space="grid",

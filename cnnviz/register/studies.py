@@ -6,6 +6,8 @@ from cnnviz.specs import MethodSpec, Package, Param
 
 _ONE_LAYER = "Layer by module path, or -1, -2, … for stages from the end. [default: {}]"
 _LABELS = "Where labels come from: folder, or FILE.csv with path,label. [default: the folder's name]"
+# Views that show the network an image once; and those that show it at one size.
+_ONE_PASS, _ONE_SIZE = ("crop", "whole", "squash"), ("crop", "squash")
 
 STUDIES: tuple[MethodSpec, ...] = (
     MethodSpec(
@@ -17,6 +19,8 @@ STUDIES: tuple[MethodSpec, ...] = (
         summary="The vector before the classifier for every image: t-SNE, PCA, a grid of thumbnails, neighbours.",
         paper="van der Maaten & Hinton, Visualizing Data using t-SNE, JMLR 2008",
         kind="study",
+        views=_ONE_PASS,
+        why_views="describes every image by one vector, and each tile has its own",
         uses=("layer", "class_"),
         says={"layer": _ONE_LAYER.format("what the classifier reads"), "class_": _LABELS},
         params=(
@@ -47,6 +51,8 @@ STUDIES: tuple[MethodSpec, ...] = (
         paper="Girshick et al., Rich feature hierarchies for accurate object detection, CVPR 2014, figure 4; "
         "Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014",
         kind="study",
+        views=_ONE_SIZE,
+        why_views="compares places in inputs of one size",
         uses=("layer", "class_"),
         says={"layer": _ONE_LAYER.format("the last convolutional stage"), "class_": _LABELS},
         params=(
@@ -77,6 +83,8 @@ STUDIES: tuple[MethodSpec, ...] = (
         paper="Goodfellow et al., Explaining and Harnessing Adversarial Examples, ICLR 2015; Madry et al., ICLR 2018; "
         "Moosavi-Dezfooli et al., DeepFool, CVPR 2016; Carlini & Wagner, S&P 2017",
         kind="study",
+        views=_ONE_PASS,
+        why_views="changes what the network sees in one pass, and each tile has its own",
         uses=("layer", "class_", "resume"),
         says={"layer": _ONE_LAYER.format("the last convolutional stage, of --explain"), "class_": _LABELS},
         params=(
@@ -112,6 +120,8 @@ STUDIES: tuple[MethodSpec, ...] = (
         paper="Sermanet et al., OverFeat, ICLR 2014; Long et al., Fully Convolutional Networks for Semantic "
         "Segmentation, CVPR 2015",
         kind="study",
+        views=_ONE_SIZE,
+        why_views="shows the network what --fit says: by default the whole picture",
         uses=("class_", "save", "colormap", "alpha", "image_format", "png_level", "resume"),
         params=(
             Param("size", "int", None, "Shorter side that the network sees; by default twice the trained.", minimum=1),
@@ -134,6 +144,8 @@ STUDIES: tuple[MethodSpec, ...] = (
         paper="Simonyan et al., Deep Inside Convolutional Networks, ICLR workshop 2014; Yosinski et al., Understanding "
         "Neural Networks Through Deep Visualization, 2015; Olah et al., Feature Visualization, Distill 2017",
         kind="study",
+        views=_ONE_SIZE,
+        why_views="makes images of the network's own input size",
         inputs="optional",
         uses=("layer", "class_", "resume"),
         says={
@@ -189,6 +201,8 @@ STUDIES: tuple[MethodSpec, ...] = (
         summary="What a layer sees in an image, made stronger at several sizes; or what another image shows it.",
         paper="Mordvintsev, Olah & Tyka, Inceptionism: Going Deeper into Neural Networks, 2015",
         kind="study",
+        views=_ONE_PASS,
+        why_views="goes through the picture in tiles of its own (--tile)",
         uses=("layer", "resume"),
         says={"layer": _ONE_LAYER.format("the stage before the last")},
         hidden=("top", "activation", "batch_size"),
@@ -233,6 +247,8 @@ STUDIES: tuple[MethodSpec, ...] = (
         summary="All channels of a layer for an image, one of them over the image; dead channels of a folder.",
         paper="Yosinski et al., Understanding Neural Networks Through Deep Visualization, ICML workshop 2015",
         kind="study",
+        views=_ONE_PASS,
+        why_views="draws the channels of one pass, and each tile has its own",
         uses=("layer", "colormap", "alpha", "image_format", "png_level", "resume"),
         says={
             "layer": "Layer by module path, or -1, -2, … for stages from the end; repeatable, a row each. "

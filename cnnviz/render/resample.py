@@ -59,8 +59,7 @@ def place(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int], *, signed
     if not np.isfinite(raw).all():
         raise ImageError("not-finite", "the map holds NaN or infinity (often an overflow of fp16)")
     (width, height), (x0, y0, x1, y1) = size, rect
-    left, right = _seen(x0, x1, width)
-    top, bottom = _seen(y0, y1, height)
+    left, top, right, bottom = seen_part(rect, size)
     rows = _weights(raw.shape[0], float(y0), float(y1), top, bottom)
     columns = _weights(raw.shape[1], float(x0), float(x1), left, right)
     values = np.zeros((height, width), dtype=np.float32)
@@ -102,6 +101,16 @@ def place_cells(
     values = np.zeros_like(whole.values)
     values[y0:y1, x0:x1] = whole.values[y0:y1, x0:x1]
     return Placed(values, (x0, y0, x1, y1), False)
+
+
+def seen_part(rect: Rect, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The pixels of an image of (W, H) that lie in ``rect``: x0, y0, x1, y1, half-open.
+
+    Raises:
+        ValueError: ``rect`` does not touch the image.
+    """
+    (left, right), (top, bottom) = _seen(rect[0], rect[2], size[0]), _seen(rect[1], rect[3], size[1])
+    return left, top, right, bottom
 
 
 def _seen(start: float, stop: float, length: int) -> tuple[int, int]:

@@ -329,4 +329,4 @@ def _as_it_is(spec: Preprocess) -> tuple[Preprocess, str]:
     same = torch.from_numpy(trial).expand(channels, -1, -1)
     if torch.equal(prepare(np.repeat(trial[:, :, None], 3, axis=2), spec)[0], same):
         return spec, ""
-    return override(spec, no_crop=True), "--no-crop"
+    return override(spec, view="squash"), "--view squash"

@@ -155,7 +155,8 @@ class ClassMap(Study):
             shown = tuple(max(side, round(side * length / min(sides))) for length in sides)
             if shown[0] * shown[1] > MOST_PIXELS:
                 return []
-            plans.append(override(base, input_size=shown, no_crop=self.params["fit"] != "crop"))
+            view = "crop" if self.params["fit"] == "crop" else "squash"
+            plans.append(override(base, input_size=shown, view=view))
         return plans
 
     def _maps(self, items: Sequence[Loaded], plans: Sequence[list[Preprocess]]) -> list[list[_Scale]]:

@@ -142,7 +142,7 @@ class _Worker:
         return rows
 
     def draw(self, done: Observed) -> Record:
-        facts = dict(self.study.draw(done))
+        facts = {**self.subject.view_facts(done.item), **self.study.draw(done)}
         height, width = done.rgb.shape[:2]
         return Record(done.ref.uri, width, height, done.label, done.predictions, facts=facts)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnviz.models.preprocess import Geometry, Preprocess, prepare
+from cnnviz.models.preprocess import Geometry, Preprocess, prepare, shown_size
 from cnnviz.synthesis.attacks import LEVELS, Back, Network
 
 _GREY = (0.299, 0.587, 0.114)
@@ -59,7 +59,8 @@ def view(geometry: Geometry, spec: Preprocess, device: torch.device | None = Non
         spec: What it was prepared for.
         device: Where the gradients are.
     """
-    channels, height, width = spec.input_size
+    channels = spec.input_size[0]
+    height, width = shown_size(geometry.image_size[1], geometry.image_size[0], spec)
     x0, y0, x1, y1 = geometry.rect
     columns = _matrix(geometry.image_size[0], (x0, x1), width, spec)
     rows = _matrix(geometry.image_size[1], (y0, y1), height, spec)
