@@ -55,6 +55,8 @@ class Counts:
     failures: dict[str, int] = field(default_factory=dict)
     labelled: int = 0
     right: int = 0
+    cropped: int = 0
+    outside: float = 0.0
     stopped: bool = False
     run_folders: list[str] = field(default_factory=list)
 
@@ -70,9 +72,23 @@ class Counts:
         if label is not None and predictions:
             self.labelled += 1
             self.right += predictions[0]["label"] == label
+        share = outside(record)
+        self.cropped += share > 0
+        self.outside += share
         maps = record.get("explanations") or ()
         self.maps += len(maps)
         self.flat += sum(bool(each["scores"].get("flat")) for each in maps)
+
+    def what_was_outside(self) -> str:
+        """How much of how many pictures the network was not shown; empty where it saw all."""
+        if not self.cropped:
+            return ""
+        share = 100.0 * self.outside / self.cropped
+        of = "1 picture" if self.cropped == 1 else f"{self.cropped} pictures, on average"
+        return (
+            f"the network's centre crop left out {share:.0f} % of {of}, drawn in grey: "
+            "--view tiles shows it everything, --view whole all at once"
+        )
 
     def all_inputs(self, complete: bool) -> int:
         """The images that were asked for; of a run that was cut short also those that it did not come to."""
@@ -94,6 +110,8 @@ class Counts:
         if self.labelled:
             summary["labelled"] = self.labelled
             summary["accuracy"] = round(self.right / self.labelled, 4)
+        if self.cropped:
+            summary["outside_view"] = {"images": self.cropped, "mean_share": round(self.outside / self.cropped, 4)}
         if self.run_folders:
             summary["run_folders_passed_over"] = list(self.run_folders)
         if interrupted:
@@ -112,6 +130,15 @@ class Counts:
             over += f"; {self.run_folders[0]}, the output folder of a cnnviz run, is passed over"
         where = ", ".join(settings.inputs)
         return CnnvizError(f"No images in {where}{over}.", "Name image files, or a folder of them.")
+
+
+def outside(record: Mapping[str, Any]) -> float:
+    """The share of a picture that the network was not shown, 0 to 1; 0 where that is not known."""
+    seen, width, height = record.get("seen_xywh"), record.get("width"), record.get("height")
+    if not seen or not width or not height:
+        return 0.0
+    shown: float = seen[2] * seen[3] / (width * height)
+    return 1.0 - shown
 
 
 def count_inputs(settings: RunSettings) -> int | None:

@@ -17,7 +17,7 @@ from cnnviz.records import ClassScore, Explanation, Record
 from cnnviz.render.figure import PanelRow, PictureRow, panel, picture_panel, reduced
 from cnnviz.render.gradient import gradient_image, magnitude_limit
 from cnnviz.render.label_map import label_map
-from cnnviz.render.overlay import Style, heatmap_image, overlay
+from cnnviz.render.overlay import Style, drawn_limits, heatmap_image, overlay
 from cnnviz.render.resample import Placed, place
 
 HEATMAP_FORMAT = ImageFormat("png", 1)
@@ -89,9 +89,10 @@ class Explained:
     def bytes_a_pixel(self) -> int:
         """What drawing takes at most, for each pixel of the image, beside the image: measured.
 
-        A map and a copy of it, its regions, a picture and its file; pictures of gradients are floats in three colours.
+        A map and a copy of it, its regions, a picture with alpha and its file; pictures of gradients are floats
+        in three colours.
         """
-        return 48 if any(item.raw.ndim == 3 for item in self.maps) else 16
+        return 48 if any(item.raw.ndim == 3 for item in self.maps) else 20
 
 
 def draw(done: Explained, how: Drawn) -> Record:
@@ -103,17 +104,15 @@ def draw(done: Explained, how: Drawn) -> Record:
     height, width = done.rgb.shape[:2]
     rows: list[Explanation] = []
     panel_rows: list[PanelRow] = []
-    seen = (0, 0, width, height)
     for item in done.maps:
         placed = place(item.values, done.geometry.rect, (width, height), signed=how.signed)
         shown = _without_outliers(placed) if item.raw.ndim == 3 and how.style.limits is None else placed
-        seen = placed.seen
         if "panel" in how.save:
             panel_row = PanelRow(item.target.label, item.target.probability, shown, how.method)
             panel_rows.append(reduced(panel_row, len(done.maps), how.style))
         scores = {**map_scores(item.raw, placed), **item.scores}
-        files = _write_map(done, item, (placed, shown), how)
-        facts = dict(done.facts)
+        files = _write_map(done, item, shown, how)
+        facts = {**done.facts, "drawn_limits": list(drawn_limits(shown, how.style))}
         if scores.get("flat"):
             facts["flat_reason"] = _flat_reason(item.values, class_specific=how.class_specific)
         rows.append(Explanation(how.method, how.layer, item.target, files, scores, facts))
@@ -133,7 +132,7 @@ def draw(done: Explained, how: Drawn) -> Record:
 
 
 def _without_outliers(placed: Placed) -> Placed:
-    """What overlays and panels show of a map of single pixels: cut off at the 99th percentile of its magnitudes."""
+    """What pictures show of a map of single pixels: cut off at the 99th percentile of its magnitudes."""
     limit = np.float32(magnitude_limit(placed.values, _OUTLIERS))
     return replace(placed, values=np.clip(placed.values, -limit, limit))
 
@@ -145,9 +144,7 @@ def _flat_reason(values: NDArray[np.float32], *, class_specific: bool) -> str:
     return "the map is zero on the part of the image that the network saw"
 
 
-def _write_map(done: Explained, item: TargetMap, maps: tuple[Placed, Placed], how: Drawn) -> dict[str, str]:
-    """``maps``: as it is, for the heatmap; and as overlays show it."""
-    placed, shown = maps
+def _write_map(done: Explained, item: TargetMap, shown: Placed, how: Drawn) -> dict[str, str]:
     stem = f"images/{done.ref.name}.{item.slug}.{how.method}"
     files: dict[str, str] = {}
     if "overlay" in how.save:
@@ -155,7 +152,7 @@ def _write_map(done: Explained, item: TargetMap, maps: tuple[Placed, Placed], ho
         how.store.write(files["overlay"], encode(overlay(done.rgb, shown, how.style), how.picture))
     if "heatmap" in how.save:
         files["heatmap"] = f"{stem}.heatmap.png"
-        how.store.write(files["heatmap"], encode(heatmap_image(placed, how.style), HEATMAP_FORMAT))
+        how.store.write(files["heatmap"], encode(heatmap_image(shown, how.style), HEATMAP_FORMAT))
     if item.raw.ndim == 3 and ("gradient" in how.save or (item.colour and "heatmap" in how.save)):
         files["gradient"] = f"{stem}.gradient.{how.picture.suffix}"
         how.store.write(files["gradient"], encode(_gradient(done, item.raw), how.picture))

@@ -69,6 +69,8 @@ def _through(
     if not counts.inputs and not interrupted:
         ledger.abandon()
         raise counts.no_images(settings)
+    if said := counts.what_was_outside():
+        reporter.note(said)
     if counts.flat:
         reporter.note(f"{counts.flat} of {counts.maps} maps are zero everywhere: flat_reason in the report says why")
     found = explainer.conclusions(ledger.records())

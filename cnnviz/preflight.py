@@ -34,6 +34,7 @@ def check(settings: RunSettings, spec: MethodSpec) -> None:
         # Raises where an INPUT is missing; whether any file is an image shows only when it is decoded.
         next(find_images(settings.inputs), None)
     _check_files(spec, settings.target.params)
+    spec.check_view(settings.model.view, settings.target.params)
     for name in ("checkpoint", "labels"):
         _check_file(f"--{name}", getattr(settings.model, name))
     _check_classes(settings)

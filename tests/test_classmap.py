@@ -185,7 +185,8 @@ def test_the_map_lies_on_what_the_network_saw(fit: str, centre: tuple[int, int],
     Image.fromarray(picture).save(tmp_path / "square.png")
     report = run(tmp_path / "square.png", tmp_path / "out", DETECTOR, classes=("1",), size=64, fit=fit, scales="1,1.5")
     [row] = report["images"]
-    heat = np.asarray(Image.open(tmp_path / "out" / row["explanations"][0]["files"]["heatmap"])).astype(float)
+    picture_of_it = Image.open(tmp_path / "out" / row["explanations"][0]["files"]["heatmap"])
+    heat = np.asarray(picture_of_it.convert("L")).astype(float)
     assert heat.shape == (120, 200)
     heat[heat < 60] = 0  # what the class has everywhere
     found = [(heat.sum(1 - a) * (np.arange(heat.shape[a]) + 0.5)).sum() / heat.sum() for a in (0, 1)]

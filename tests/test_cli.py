@@ -270,8 +270,8 @@ def test_a_reader_that_went_away_is_no_error(args: list[str]) -> None:
 
 CONTRACT = """-m --model --weights --checkpoint --trust-checkpoint --num-classes --labels --input-size --mean --std
     --resize --view --no-crop -l --layer -c --class --score -d --device --precision --compile -b --batch-size -j
-    --workers -o --out --resume --overwrite --save --scale --colormap --alpha --image-format --png-level --seed --config -q -v
-    --json --limit --fail-fast -0 --top --output --activation""".split()
+    --workers -o --out --resume --overwrite --save --scale --colormap --alpha --image-format --png-level --seed --config
+    -q -v --json --limit --fail-fast -0 --top --output --activation""".split()
 
 
 @pytest.mark.parametrize("command", ["cam", "gradcam"])

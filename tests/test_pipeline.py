@@ -92,6 +92,11 @@ def settings(inputs: Path | str, out: Path | str, **parts: Any) -> RunSettings:
     )
 
 
+def grey(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L"))
+
+
 def pixels(path: Path | str) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image)
@@ -152,7 +157,7 @@ def test_raw_values_and_prediction_equal_a_computation_by_hand(photos: Path, tmp
     # The resize rounds to bytes, now and then by one count differently from Pillow.
     assert np.abs(raw - expected).max() < 0.02 * expected.max()
     assert explanation["scores"]["max"] == pytest.approx(expected.max(), rel=0.02)
-    heatmap = pixels(out / explanation["files"]["heatmap"])
+    heatmap = grey(out / explanation["files"]["heatmap"])
     x0, _, width, height = row["seen_xywh"]
     seen = heatmap[:, x0 : x0 + width] / 255
     whole = F.interpolate(torch.from_numpy(expected)[None, None], (height, width), mode="bilinear")[
@@ -286,7 +291,7 @@ def test_run_scale_makes_pictures_comparable(photos: Path, tmp_path: Path) -> No
     rows = report(out)["images"]
     maxima = [row["explanations"][0]["scores"]["max"] for row in rows]
     for row, own in zip(rows, maxima, strict=True):
-        peak = pixels(out / row["explanations"][0]["files"]["heatmap"]).max()
+        peak = grey(out / row["explanations"][0]["files"]["heatmap"]).max()
         # Between cell centres and pixel centres the largest value may shrink a little.
         assert peak == pytest.approx(255 * own / max(maxima), abs=8)
 

@@ -183,7 +183,7 @@ def test_a_flat_map_leaves_the_image_grey(signed: bool) -> None:
     assert np.unique(heatmap_image(placed, Style())).tolist() == [128 if signed else 0]
 
 
-def test_what_was_not_seen_is_dark_grey_behind_a_frame_and_not_cold() -> None:
+def test_what_was_not_seen_is_light_grey_behind_a_frame_and_not_cold() -> None:
     rgb = photograph(60, 40)
     raw = np.ones((7, 7), dtype=np.float32)
     placed = place(raw, (12.0, 2.0, 48.0, 38.0), (60, 40), signed=False)
@@ -193,12 +193,12 @@ def test_what_was_not_seen_is_dark_grey_behind_a_frame_and_not_cold() -> None:
     frame = np.zeros((40, 60), dtype=bool)
     frame[1:39, 11:49] = True
     frame[2:38, 12:48] = False
-    assert (drawn[frame] == 255).all()
+    assert (drawn[frame] == 64).all()
     outside = np.ones((40, 60), dtype=bool)
     outside[1:39, 11:49] = False
     luminance = rgb.astype(float) @ [0.299, 0.587, 0.114]
     assert np.ptp(drawn[outside], axis=-1).max() == 0
-    assert np.abs(drawn[outside][:, 0] - 0.35 * luminance[outside]).max() <= 1.0
+    assert np.abs(drawn[outside][:, 0] - (140 + 0.4 * luminance[outside])).max() <= 1.0
 
 
 def test_limits_of_a_run_replace_those_of_the_map() -> None:
@@ -228,12 +228,12 @@ def test_heatmap_levels_follow_the_contract_in_every_unit(signed: bool, unit: fl
     assert drawn.min() == (1 if signed else 0)
 
 
-def test_the_heatmap_outside_of_what_was_seen_is_zero_or_neutral() -> None:
+def test_the_heatmap_outside_of_what_was_seen_is_zero_or_neutral_and_transparent() -> None:
     for signed, neutral in ((False, 0), (True, 128)):
         placed = place(np.ones((3, 3), dtype=np.float32), (4.0, 0.0, 8.0, 6.0), (12, 6), signed=signed)
         drawn = heatmap_image(placed, Style())
         assert (drawn[:, 4:8] == 255).all()
-        assert (np.delete(drawn, np.s_[4:8], axis=1) == neutral).all()
+        assert (np.delete(drawn, np.s_[4:8], axis=1) == [neutral, 0]).all()
 
 
 def test_the_caller_keeps_its_image_and_views_are_fine() -> None:

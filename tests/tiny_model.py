@@ -40,3 +40,11 @@ def make_dead() -> nn.Module:
     with torch.no_grad():
         network[3].bias.fill_(-1e3)
     return network
+
+
+def make_for_one_size(num_classes: int = 5) -> nn.Module:
+    """Flattens its last map: it takes 64 x 64 pixels only."""
+    network = make(num_classes)
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        return nn.Sequential(*network[:5], nn.Flatten(), nn.Linear(12 * 8 * 8, num_classes)).eval()

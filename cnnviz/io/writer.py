@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.lines import LineLog, deleted, failure, is_full
@@ -77,18 +78,22 @@ def encode(image: NDArray[np.uint8], fmt: ImageFormat) -> bytes:
     """An image file's bytes; the same for the same pixels. Safe in threads.
 
     Args:
-        image: uint8, [H, W] grey or [H, W, 3] RGB.
+        image: uint8, [H, W] grey, [H, W, 2] grey and alpha (PNG only), or [H, W, 3] RGB.
         fmt: Format and level.
 
     Raises:
         ImageError: Of kind ``too-large``, when the format cannot hold so many pixels.
     """
-    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-        raise ValueError(f"expected uint8 [H, W] or [H, W, 3], got {image.dtype} {list(image.shape)}")
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (2, 3))):
+        raise ValueError(f"expected uint8 [H, W], [H, W, 2] or [H, W, 3], got {image.dtype} {list(image.shape)}")
     height, width = image.shape[:2]
     limit = {"jpg": 65_500, "webp": 16_383}.get(fmt.suffix, 1_000_000)
     if max(height, width) > limit:
         raise ImageError("too-large", f"{width} x {height} pixels; {fmt.suffix} holds {limit} a side")
+    if image.ndim == 3 and image.shape[2] == 2:  # which OpenCV cannot write
+        stream = io.BytesIO()
+        Image.fromarray(image, "LA").save(stream, "PNG", compress_level=fmt.png_level)
+        return stream.getvalue()
     pixels: Any = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(f".{fmt.suffix}", pixels, fmt.options())
     if not done:

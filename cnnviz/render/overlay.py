@@ -5,7 +5,7 @@ vary with the map. In a sequential colour map w = alpha everywhere, and the valu
 run through all colours; the lower limit of an unsigned map is zero. In a diverging one zero is neutral, equal
 magnitudes are equally far from it, and w = min(1, 1.6 alpha |v| / m) with m the larger magnitude of the limits: where
 the map says nothing the photograph shows as it is, so that colour may cover more of it where the map is strong. What
-the network did not see is dark grey behind a thin frame, and a map that is zero everywhere leaves the image grey:
+the network did not see is light grey behind a thin frame, and a map that is zero everywhere leaves the image grey:
 neither looks cold.
 """
 
@@ -23,8 +23,9 @@ from cnnviz.errors import CnnvizError
 from cnnviz.render.colormap import AUTO, NEUTRAL, SIGNED_DEFAULT, UNSIGNED_DEFAULT, colormap, is_diverging
 from cnnviz.render.resample import Placed
 
-_UNSEEN_BRIGHTNESS = 0.35
-_UNSEEN_FRAME = (255, 255, 255)
+# Light and without colour: neither a cold place nor a dark one.
+_UNSEEN_CONTRAST, _UNSEEN_LIGHT = 0.4, 140.0
+_UNSEEN_FRAME = (64, 64, 64)
 _STRIP_PIXELS = 1 << 20
 _MAGNITUDE_GAIN = 1.6
 
@@ -107,7 +108,7 @@ def overlay(rgb: NDArray[np.uint8], placed: Placed, style: Style) -> NDArray[np.
     out = np.empty_like(rgb)
     if (x0, y0, x1, y1) != (0, 0, rgb.shape[1], rgb.shape[0]):
         for rows in _strips(0, rgb.shape[0], rgb.shape[1]):
-            out[rows] = _grey(rgb[rows], _UNSEEN_BRIGHTNESS)
+            out[rows] = _grey(rgb[rows], _UNSEEN_CONTRAST, _UNSEEN_LIGHT)
         line = max(1, round(max(rgb.shape) / 600))
         # The frame lies in the unseen part, so that it covers nothing that was explained.
         out[max(0, y0 - line) : y1 + line, max(0, x0 - line) : x1 + line] = _UNSEEN_FRAME
@@ -122,7 +123,7 @@ def _painter(
 ) -> Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.uint8]]:
     """What draws a part of the map on that part of the image."""
     if is_flat(placed):
-        return lambda rgb, values: _grey(rgb, 1.0)
+        return lambda rgb, values: _grey(rgb)
     name, limits = drawn_colormap(placed, style), drawn_limits(placed, style)
     table, centred = colormap(name).reshape(256, 1, 3), is_diverging(name)
 
@@ -160,19 +161,26 @@ def _blended_by_magnitude(
 
 
 def heatmap_image(placed: Placed, style: Style) -> NDArray[np.uint8]:
-    """The map as an 8-bit grey picture, [H, W].
+    """The map as an 8-bit grey picture, [H, W]; where a part was not seen [H, W, 2], grey and alpha.
 
     Unsigned: 255 * v / max, zero stays 0. Signed: 128 + 127 * v / max |v|. With ``style.limits`` those limits
-    instead. Outside of what was seen, and for a flat map: 0, or 128 when signed.
+    instead. A flat map: 0, or 128 when signed. Outside of what was seen the same, with alpha 0: that nothing speaks
+    there is not known.
     """
     neutral = NEUTRAL if placed.signed else 0
-    out = np.full(placed.values.shape, neutral, dtype=np.uint8)
+    height, width = placed.values.shape
+    out = np.full((height, width), neutral, dtype=np.uint8)
     if not is_flat(placed):
         x0, y0, x1, y1 = placed.seen
         limits = drawn_limits(placed, style)
         for rows in _strips(y0, y1, x1 - x0):
             out[rows, x0:x1] = _levels(placed.values[rows, x0:x1], limits, placed.signed)
-    return out
+    if placed.seen == (0, 0, width, height):
+        return out
+    alpha = np.zeros_like(out)
+    x0, y0, x1, y1 = placed.seen
+    alpha[y0:y1, x0:x1] = 255
+    return np.dstack((out, alpha))
 
 
 def _levels(values: NDArray[np.float32], limits: tuple[float, float], centred: bool) -> NDArray[np.uint8]:
@@ -196,11 +204,11 @@ def _levels(values: NDArray[np.float32], limits: tuple[float, float], centred: b
     return scaled.astype(np.uint8)
 
 
-def _grey(rgb: NDArray[np.uint8], brightness: float) -> NDArray[np.uint8]:
-    """The image without colour, times a factor, still [h, w, 3]."""
+def _grey(rgb: NDArray[np.uint8], contrast: float = 1.0, light: float = 0.0) -> NDArray[np.uint8]:
+    """The image without colour, contrast * grey + light, still [h, w, 3]."""
     grey = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
-    if brightness != 1.0:
-        grey = cv2.convertScaleAbs(grey, alpha=brightness)
+    if contrast != 1.0:
+        grey = cv2.convertScaleAbs(grey, alpha=contrast, beta=light)
     return _u8(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB))
 
 
