@@ -19,6 +19,7 @@ from cnnviz.models.preprocess import normalize, override, prepare
 from cnnviz.render.adversarial import Cell, Point, accuracy_curve, comparison, noise_picture
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.studies import adversarial
+from cnnviz.studies.attack_tally import Outcome, Tally
 from tests import digits, tiny_model
 from tests.test_pipeline import TINY, Quiet, photograph
 
@@ -310,3 +311,24 @@ def test_the_figure_has_the_pictures_and_the_curve_its_points() -> None:
     high, low = (accuracy_curve([Point(0, 1, (0.9, 1), "0"), Point(1, v, (v, v), "1")], "t", "e") for v in (0.9, 0.1))
     line = [np.flatnonzero((plot[:, -60:-44] == (66, 105, 208)).all(axis=2).any(axis=1)).mean() for plot in (high, low)]
     assert line[1] - line[0] == pytest.approx(0.8 * 380, abs=15)
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd", "deepfool", "cw"])
+def test_a_zero_gradient_is_no_robustness(
+    attack: str, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["-m", "tests.tiny_model:make_rounding", "--input-size", "64", "-o", str(tmp_path / "o"), "--limit", "2"]
+    assert app.main(["adversarial", str(photographs), "--attack", attack, *words]) == 0
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    found = report["summary"]["adversarial"]
+    assert (found["attacked"], found["fooled"], found["zero_gradient"]) == (2, 0, 2)
+    assert "robust_accuracy" not in found
+    assert [row["gradient_is_zero"] for row in report["images"]] == [True, True]
+    assert "the gradient is zero at 2 of 2 images: this says nothing about robustness" in capsys.readouterr().err
+
+
+def test_images_without_a_gradient_are_left_out_of_the_curve() -> None:
+    tally = Tally((0.01, 0.02))
+    for falls, blind in ((0, False), (2, False), (2, True)):
+        tally.add(Outcome(falls == 0, False, 1, 0.01, 0.1, falls, blind), False, True)
+    assert [(row["value"], row["n"]) for row in tally.robust_accuracy()] == [(0.5, 2), (0.5, 2)]

@@ -114,7 +114,8 @@ class Adversarial(Study):
         if done:
             usable = [number for number, each in enumerate(made) if isinstance(each, _Made)]
             rows = torch.tensor(usable, device=clean.device)
-            for number, result in zip(usable, self._judged(done, clean[rows], said[rows], goal.of(rows)), strict=True):
+            judged = self._judged(done, clean[rows], said[rows], goal.of(rows))
+            for number, result in zip(usable, judged, strict=True):
                 seen[number] = result
         return seen
 
@@ -129,6 +130,7 @@ class Adversarial(Study):
         falls: list[int | None] = [None] * len(made)
         if self.tally.curve:
             falls = self.choice.falls(self.network, clean.float() / LEVELS, goal, self.tally.curve).tolist()
+        blind = attacks.without_gradient(self.network, clean.float() / LEVELS, goal).tolist()
         maps: list[tuple[Map, Map] | None] = [None] * len(made)
         if self.explaining is not None:
             maps = list(zip(self.explaining.maps(clean, before), self.explaining.maps(after, now), strict=True))
@@ -136,7 +138,7 @@ class Adversarial(Study):
             _Seen(
                 each,
                 subject.predictions(said, number),
-                Outcome(success[number], already[number], each.steps, each.linf, each.l2, falls[number]),
+                Outcome(success[number], already[number], each.steps, each.linf, each.l2, falls[number], blind[number]),
                 maps[number],
             )
             for number, each in enumerate(made)
@@ -198,6 +200,7 @@ class Adversarial(Study):
             "to": None if self.target is None else self.subject.classes.labels[self.target],
             "success": outcome.success,
             "already": outcome.already,
+            "gradient_is_zero": outcome.blind,
             "steps": outcome.steps,
             "linf": outcome.linf,
             "l2": outcome.l2,
@@ -214,6 +217,8 @@ class Adversarial(Study):
         before, after = done.predictions[0], seen.predictions[0]
         if seen.outcome.already:
             return f"{before.label} already"
+        if seen.outcome.blind and not seen.outcome.success:
+            return f"{before.label} {percent(before.probability)}: the gradient is zero, so nothing was tried"
         ends = f"{before.label} {percent(before.probability)} → {after.label} {percent(after.probability)}"
         return ends if seen.outcome.success else f"{ends} (not fooled)"
 
@@ -256,9 +261,10 @@ class Adversarial(Study):
             )
         at = None if not curve else len(curve) if falls is None else curve.index(falls)
         said = [record[name] for name in ("success", "already", "steps", "linf", "l2")]
+        blind = bool(record.get("gradient_is_zero"))
         known = record["label"] is not None and record["label"] in self.subject.classes.labels
         right = not known or record["predictions"][0]["label"] == record["label"]
-        self.tally.add(Outcome(said[0], said[1], said[2], said[3], said[4], at), known, right)
+        self.tally.add(Outcome(said[0], said[1], said[2], said[3], said[4], at, blind), known, right)
 
     def writes(self) -> Sequence[str]:
         return ("robust_accuracy.png",) if self.tally.curve else ()
@@ -279,6 +285,10 @@ class Adversarial(Study):
         """How many images were fooled, and the accuracy that is left at the largest epsilon of the curve."""
         tally = self.tally
         told = [f"{TITLES[self.choice.name]} fooled the network on {tally.fooled} of {tally.attacked} images"]
+        if tally.blind:
+            told.append(
+                f"the gradient is zero at {tally.blind} of {tally.attacked} images: this says nothing about robustness"
+            )
         if rows:
             last = rows[-1]
             low, high = (percent(share) for share in last["ci95"])
@@ -291,7 +301,7 @@ class Adversarial(Study):
             Point(row["epsilon"], row["value"], (row["ci95"][0], row["ci95"][1]), f"{row['epsilon'] * unit:.3g}")
             for row in rows
         ]
-        attacked, labelled = self.tally.attacked, self.tally.labelled
+        attacked, labelled = self.tally.attacked - self.tally.blind, self.tally.labelled
         of = "clean predictions" if not labelled else "labels" if labelled == attacked else "labels, else predictions"
         title = f"{TITLES[self.choice.name]}: accuracy of {attacked} images by {of}"
         axis = "largest change of a channel, in 1/255" if unit == LEVELS else "L2 norm of the change, pixels in 0–1"

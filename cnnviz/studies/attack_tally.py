@@ -16,6 +16,7 @@ class Outcome:
         already: Whether the goal was met without an attack.
         steps, linf, l2: What it took; norms in 0–1 over the written picture.
         falls: Place of the first epsilon of the curve at which the network is fooled; None without a curve.
+        blind: Whether the attack had nothing to go by: the gradient is zero at every pixel of the image.
     """
 
     success: bool
@@ -24,6 +25,7 @@ class Outcome:
     linf: float
     l2: float
     falls: int | None
+    blind: bool = False
 
 
 class Tally:
@@ -35,7 +37,7 @@ class Tally:
 
     def __init__(self, curve: tuple[float, ...]) -> None:
         self.curve = curve
-        self.attacked = self.already = self.fooled = self.labelled = self.steps = 0
+        self.attacked = self.already = self.fooled = self.labelled = self.steps = self.blind = 0
         self.linf = self.l2 = 0.0
         self.held = [0] * len(curve)
 
@@ -45,12 +47,16 @@ class Tally:
             self.already += 1
             return
         self.attacked += 1
-        self.labelled += labelled
         if outcome.success:
             self.fooled += 1
             self.steps += outcome.steps
             self.linf += outcome.linf
             self.l2 += outcome.l2
+        elif outcome.blind:
+            # An attack that could not move says nothing about what a better one would do.
+            self.blind += 1
+            return
+        self.labelled += labelled
         for number in range(len(self.held)):
             self.held[number] += right and outcome.falls is not None and number < outcome.falls
 
@@ -64,6 +70,7 @@ class Tally:
             "attacked": self.attacked,
             "already": self.already,
             "fooled": self.fooled,
+            "zero_gradient": self.blind,
             "success_rate": self.fooled / self.attacked if self.attacked else None,
             "mean_steps": mean(self.steps),
             "mean_linf": mean(self.linf),
@@ -71,8 +78,11 @@ class Tally:
         }
 
     def robust_accuracy(self) -> list[dict[str, Any]]:
-        """By epsilon the share of images whose class is right and that no attack within epsilon changes."""
-        count = self.attacked
+        """By epsilon the share of images whose class is right and that no attack within epsilon changes.
+
+        Images that are not fooled and at which the gradient is zero are left out.
+        """
+        count = self.attacked - self.blind
         return [
             {"epsilon": epsilon, "value": held / count, "ci95": list(wilson(held, count)), "n": count}
             for epsilon, held in zip(self.curve, self.held, strict=True)

@@ -102,6 +102,12 @@ class Goal:
         return logits.gather(1, index).squeeze(1), logits.scatter(1, index, float("-inf"))
 
 
+def without_gradient(network: Network, images: Tensor, goal: Goal) -> Tensor:
+    """[N] whether the gradient of the loss is zero at every pixel of an image: no attack that follows it can move."""
+    logits, back = network(images)
+    return back(goal.loss(logits)).flatten(1).abs().amax(dim=1) == 0
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """What an attack came to.
