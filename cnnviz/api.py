@@ -24,6 +24,7 @@ from cnnviz.errors import CnnvizError, nearest
 from cnnviz.methods import listed
 from cnnviz.methods.heatmap import Heatmap, upsample
 from cnnviz.models import preprocess
+from cnnviz.models.dtypes import in_float32
 from cnnviz.models.layers import LayerRef, reference, stages
 from cnnviz.models.load import LoadedModel, load, unwrap
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, ModelSpec, check_choice, parse_skipped
@@ -149,7 +150,8 @@ def explain(
 
     Args:
         model: What :func:`load_model` returned (keeps what it prepared), or any ``nn.Module`` (left as found: same
-            mode, same ``requires_grad``, no hooks, no gradients, also after an exception).
+            mode, same ``requires_grad``, no hooks, no gradients, also after an exception; one that holds other floats
+            than float32 is explained as a copy in float32, which ``notes`` say).
         batch: Float tensor [N, C, H, W], already preprocessed.
         method: A name of :func:`methods`.
         target: None for the predicted class; a class index; one index an image (list or LongTensor [N]); or
@@ -279,7 +281,7 @@ def _session(
     precision, device, compile_mode, output = how
     check_choice(compile_mode, COMPILE_MODES, "compile")
     probe = tuple(int(size) for size in batch.shape[1:])
-    module = model.module if isinstance(model, Model) else unwrap(model)
+    module, told = (model.module, None) if isinstance(model, Model) else in_float32(unwrap(model))
     here = next((p.device for p in module.parameters()), batch.device)
     runtime = rt.resolve(str(device or here), precision)
     compiled = compile_mode == "on" or (compile_mode == "auto" and rt.compiler_here(runtime.device))
@@ -297,4 +299,6 @@ def _session(
     with open_session(
         module, name, probe, runtime, replace(options, private=private)
     ) as opened:
+        if told is not None:
+            opened.notes.append(told)
         yield opened

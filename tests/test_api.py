@@ -175,3 +175,37 @@ def test_a_network_without_parameters() -> None:
 
     found = cnnviz.explain(Fixed(), nets.images(), method="saliency", target=0)
     torch.testing.assert_close(found.maps, torch.full((3, 12, 16), 1 / (3 * 12 * 16)))
+
+
+def _doubled_buffers(network: nn.Module) -> nn.Module:
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean, part.running_var = part.running_mean.double(), part.running_var.double()
+    return network
+
+
+@pytest.mark.parametrize("method", ["gradcam", "saliency", "occlusion", "lrp"])
+@pytest.mark.parametrize(
+    ("convert", "kind"),
+    [
+        (lambda network: network.double(), "float64"),
+        (lambda network: network.half(), "float16"),
+        (lambda network: network.bfloat16(), "bfloat16"),
+        (_doubled_buffers, "float64"),
+    ],
+    ids=["double", "half", "bfloat16", "buffers"],
+)
+def test_networks_of_other_floats(method: str, convert: Any, kind: str) -> None:
+    options = {"window": 4, "stride": 4} if method == "occlusion" else {}
+    rounded = convert(nets.TOYS["residual"].build()).float()
+    expected = cnnviz.explain(rounded, nets.images(), method=method, target=1, **options)
+    assert expected.notes == ()
+    network = convert(nets.TOYS["residual"].build())
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    found = cnnviz.explain(network, nets.images().double(), method=method, target=1, **options)
+    assert found.raw.dtype == torch.float32
+    assert float((found.raw - expected.raw).abs().max()) <= 1e-5 * float(expected.raw.abs().max())
+    assert any(f"holds {kind} values: a copy in float32 is explained" in note for note in found.notes)
+    for name, value in network.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])
