@@ -76,7 +76,7 @@ def drawn(
             continue
         values = raw if raw.ndim == 2 and spec.space == "layer" else map_
         placed = place(values, rect, (width, height), signed=spec.signed)
-        results.append(overlay(rgb, _clipped(placed) if raw.ndim == 3 else placed, Style("turbo", 0.6, None)))
+        results.append(overlay(rgb, _clipped(placed) if raw.ndim == 3 else placed, Style(alpha=0.6)))
     return results
 
 

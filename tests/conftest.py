@@ -24,6 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["TORCH_HOME"] = cache.name
     os.environ["HF_HOME"] = cache.name
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # Several workers share the cores: a thread that waits must not spin.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -140,7 +140,7 @@ def test_preprocessing_comes_from_the_weights_and_gives_way_to_options() -> None
     spec = ModelSpec(model=SMALL, weights="none", input_size=(64,), mean=(0.5,), std=(0.25,), no_crop=True)
     model = load(spec)
     assert model.preprocess.input_size == (3, 64, 64)
-    assert (model.preprocess.view, model.preprocess.resize, model.preprocess.stride) == ("whole", 64, 32)
+    assert (model.preprocess.view, model.preprocess.resize, model.preprocess.stride) == ("whole", 64, 16)  # four halvings
     assert model.preprocess.std == (0.25, 0.25, 0.25)
     grey = load(ModelSpec(model="timm/resnet10t", weights="none", input_size=(1, 64, 64)))
     assert_ready(grey)
@@ -237,7 +237,7 @@ def test_a_slow_name_server_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> 
         ({"model": "timm/resnet51"}, "no model called 'resnet51'", "timm/resnet50"),
         ({"model": "timm/resnet50.a9_in1k"}, "no weights called 'a9_in1k'", "a3_in1k"),
         ({"model": "resnet34d"}, "one of timm", "give --model timm/resnet34d"),
-        ({"model": "fcn_resnet50"}, "no classifier", "give a classifier"),
+        ({"model": "fcn_resnet50"}, "not a classifier", "give a classifier"),
         ({"model": "best.pth"}, "is a file of weights", "give --checkpoint best.pth"),
         ({"model": "net.py"}, "names no function", "give --model net.py:FUNCTION"),
         ({"model": "vgg16", "weights": "IMAGENET1K_V7"}, "no weights called", "Did you mean IMAGENET1K_V1"),
