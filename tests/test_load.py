@@ -140,7 +140,7 @@ def test_preprocessing_comes_from_the_weights_and_gives_way_to_options() -> None
     spec = ModelSpec(model=SMALL, weights="none", input_size=(64,), mean=(0.5,), std=(0.25,), no_crop=True)
     model = load(spec)
     assert model.preprocess.input_size == (3, 64, 64)
-    assert (model.preprocess.view, model.preprocess.resize, model.preprocess.stride) == ("whole", 64, 16)  # four halvings
+    assert (model.preprocess.view, model.preprocess.resize, model.preprocess.stride) == ("whole", 64, 16)
     assert model.preprocess.std == (0.25, 0.25, 0.25)
     grey = load(ModelSpec(model="timm/resnet10t", weights="none", input_size=(1, 64, 64)))
     assert_ready(grey)
