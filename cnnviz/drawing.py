@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.writer import ImageFormat, Store, encode, encode_npz
-from cnnviz.metrics.scores import map_scores
+from cnnviz.metrics.scores import is_even, map_scores
 from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, Explanation, Record
 from cnnviz.render.figure import PanelRow, PictureRow, panel, picture_panel, reduced
@@ -107,6 +107,10 @@ def draw(done: Explained, how: Drawn) -> Record:
     for item in done.maps:
         placed = place(item.values, done.geometry.rect, (width, height), signed=how.signed)
         shown = _without_outliers(placed) if item.raw.ndim == 3 and how.style.limits is None else placed
+        x0, y0, x1, y1 = shown.seen
+        if how.style.limits is None and is_even(shown.values[y0:y1, x0:x1]):
+            # The same everywhere is nowhere in particular: drawn as such, not as hot all over.
+            shown = replace(shown, values=np.zeros_like(shown.values))
         if "panel" in how.save:
             panel_row = PanelRow(item.target.label, item.target.probability, shown, how.method)
             panel_rows.append(reduced(panel_row, len(done.maps), how.style))
@@ -114,7 +118,7 @@ def draw(done: Explained, how: Drawn) -> Record:
         files = _write_map(done, item, shown, how)
         facts = {**done.facts, "drawn_limits": list(drawn_limits(shown, how.style))}
         if scores.get("flat"):
-            facts["flat_reason"] = _flat_reason(item.values, class_specific=how.class_specific)
+            facts["flat_reason"] = _flat_reason(item.values, how)
         rows.append(Explanation(how.method, how.layer, item.target, files, scores, facts))
     if "panel" in how.save and rows:
         name = _write_panel(done, panel_rows, how)
@@ -137,10 +141,17 @@ def _without_outliers(placed: Placed) -> Placed:
     return replace(placed, values=np.clip(placed.values, -limit, limit))
 
 
-def _flat_reason(values: NDArray[np.float32], *, class_specific: bool) -> str:
+def _flat_reason(values: NDArray[np.float32], how: Drawn) -> str:
+    if values.size == 1 and how.layer is not None:
+        return (
+            f"layer {how.layer} has a single cell at this input size, which tells no place from another: "
+            "use a larger --input-size or an earlier --layer"
+        )
     if not values.any():
-        found = "speaks for the class" if class_specific else "stands out (the method does not look at the class)"
+        found = "speaks for the class" if how.class_specific else "stands out (the method does not look at the class)"
         return f"the map is zero everywhere: no position of this layer {found}"
+    if is_even(values):
+        return "the map is the same everywhere: it tells no place from another (a window over the whole input, perhaps)"
     return "the map is zero on the part of the image that the network saw"
 
 

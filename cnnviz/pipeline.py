@@ -72,7 +72,8 @@ def _through(
     if said := counts.what_was_outside():
         reporter.note(said)
     if counts.flat:
-        reporter.note(f"{counts.flat} of {counts.maps} maps are zero everywhere: flat_reason in the report says why")
+        flat = f"{counts.flat} of {counts.maps} maps are zero, or the same, everywhere"
+        reporter.note(f"{flat}: flat_reason in the report says why")
     found = explainer.conclusions(ledger.records())
     model = {"model": explainer.subject.loaded.name}
     summary = {**counts.summary(seconds, interrupted), **model, **explainer.facts(), **found}

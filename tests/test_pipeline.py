@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from cnnviz import pipeline
+from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
 from cnnviz.io.writer import Store
 from cnnviz.settings import (
@@ -429,9 +430,9 @@ def test_maps_that_are_zero_everywhere_are_told(photos: Path, tmp_path: Path) ->
     pipeline.run(asked, reporter)
     rows = [row for record in report(tmp_path / "out")["images"] for row in record["explanations"]]
     flat = sum(bool(row["scores"].get("flat")) for row in rows)
-    told = [text for text in reporter.notes if "zero everywhere" in text]
+    told = [text for text in reporter.notes if "flat_reason" in text]
     assert 2 * flat == len(rows) > 0
-    assert told == [f"{flat} of {len(rows)} maps are zero everywhere: flat_reason in the report says why"]
+    assert told == [f"{flat} of {len(rows)} maps are zero, or the same, everywhere: flat_reason in the report says why"]
 
 
 @pytest.mark.parametrize(("method", "reason"), [("eigencam", "does not look at the class"), ("gradcam", "speaks for")])
@@ -556,3 +557,27 @@ def test_a_gap_is_told_with_how_many_maps_have_one(photos: Path, tmp_path: Path)
     pipeline.run(settings(photos, tmp_path / "f", target=TargetSettings(method="fullgrad")), quiet)
     assert not [text for text in quiet.notes if "of the score" in text]
     assert report(tmp_path / "f")["summary"]["left_out"]["above_tolerance"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["occlusion", "--window", "500", "--input-size", "64"], "the same everywhere"),
+        (["gradcam", "--input-size", "8", "--layer", "4"], "a single cell at this input size"),
+    ],
+)
+def test_a_map_that_is_the_same_everywhere_is_flat(
+    words: list[str], reason: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *options = words
+    out = tmp_path / "o"
+    assert main([command, str(photos), *options, "-m", "tests.tiny_model:make", "-c", "all", "-o", str(out)]) == 0
+    rows = [row for record in report(out)["images"] for row in record["explanations"]]
+    assert rows
+    for row in rows:
+        assert row["scores"]["flat"] is True
+        assert row["scores"]["peak"] is None
+        assert reason in row["flat_reason"] or "zero everywhere" in row["flat_reason"]
+        assert np.ptp(pixels(out / row["files"]["overlay"]), axis=-1).max() == 0  # grey: nowhere is hot
+    assert any(reason in row["flat_reason"] for row in rows)
+    assert f"{len(rows)} of {len(rows)} maps are zero, or the same, everywhere" in capsys.readouterr().err

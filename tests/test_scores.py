@@ -114,12 +114,13 @@ def test_of_regions_of_one_size_the_first_in_reading_order_counts() -> None:
 
 def test_entropy_is_zero_for_a_point_and_one_for_an_even_map() -> None:
     point = scores_of([[0, 0, 0], [0, 7, 0]])
-    even = scores_of([[0.3] * 50] * 40)
+    even = scores_of([[0.3, 0.3001] * 25] * 40)
     half = scores_of([[1.0] * 8 + [0.0] * 8] * 16)
     assert point["entropy"] == pytest.approx(0.0, abs=1e-9)
     assert even["entropy"] == pytest.approx(1.0, abs=1e-6)
     assert half["entropy"] == pytest.approx(math.log(128) / math.log(256), abs=1e-6)
-    assert scores_of([[2.0]])["entropy"] == 0.0
+    single = np.full((1, 1), 2.0, np.float32)
+    assert map_scores(single, place(single, (0, 0, 1, 1), (1, 1), signed=False))["flat"] is True
 
 
 @pytest.mark.parametrize(
@@ -174,6 +175,7 @@ def test_a_hot_corner_of_a_crop_peaks_in_its_cell_of_the_image(
 
 def test_what_was_not_seen_counts_nowhere() -> None:
     raw = np.ones((4, 4), dtype=np.float32)
+    raw[1:3, 1:3] = 1.001
     scores = map_scores(raw, place(raw, (10.0, 5.0, 30.0, 25.0), (50, 40), signed=False))
     assert scores["box_xywh"] == [10, 5, 20, 20]
     assert scores["peak"] == [19, 14]
@@ -185,6 +187,14 @@ def test_what_was_not_seen_counts_nowhere() -> None:
 def test_a_map_that_is_zero_everywhere_is_flat_and_has_no_peak(signed: bool) -> None:
     scores = scores_of([[0.0] * 5] * 4, signed=signed)
     assert scores == {"min": 0.0, "max": 0.0, "mean": 0.0, **dict.fromkeys(UNDEFINED), "flat": True}
+
+
+@pytest.mark.parametrize("value", [-3.0, 1e-30, 8.777])
+def test_a_map_that_is_the_same_everywhere_is_flat(value: float) -> None:
+    scores = scores_of([[value] * 5] * 4, signed=True)
+    assert scores["flat"] is True
+    assert scores["max"] == pytest.approx(value, rel=1e-6)
+    assert {key: scores[key] for key in UNDEFINED} == dict.fromkeys(UNDEFINED)
 
 
 def test_a_map_with_nothing_for_the_class_has_no_peak_but_is_not_flat() -> None:

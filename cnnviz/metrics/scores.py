@@ -12,8 +12,8 @@ With v the placed map at the image's size, S the pixels that the network saw, v+
 * ``entropy``: -sum p ln p / ln |S| with p = v+ / sum v+: 0 for a single pixel, 1 for an even map.
 * ``area_above_half``: share of S where v >= m / 2.
 
-Where no value is positive, all but the raw figures are None, and ``flat`` is True when v is zero everywhere
-(else there is no ``flat``).
+Where no value is positive, or v is the same everywhere, all but the raw figures are None. ``flat`` is True when v is
+zero or the same everywhere (else there is no ``flat``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from cnnviz.render.resample import Placed
 
 _BOX_SHARE = 0.2
 # A plateau comes out of interpolation with weights that sum to 1 only to the last bits of float32.
-_TIE = 1.0 - 1e-6
+_EVEN = 1e-6
+_TIE = 1.0 - _EVEN
 # Larger maps are gone through in strips.
 _STRIP_PIXELS = 1 << 20
 
@@ -48,10 +49,10 @@ def map_scores(raw: NDArray[np.float32], placed: Placed) -> dict[str, object]:
     x0, y0, x1, y1 = placed.seen
     values = placed.values[y0:y1, x0:x1]
     highest = float(values.max())
-    if not (math.isfinite(highest) and highest > 0.0):
+    if is_even(values) or not (math.isfinite(highest) and highest > 0.0):
         undefined = ("peak", "box_xywh", "energy_in_box", "entropy", "area_above_half")
         scores.update(dict.fromkeys(undefined))
-        if not values.any():
+        if is_even(values):
             scores["flat"] = True
         return scores
     # In units of the maximum: sums and logarithms stay in range whatever the unit of the map is.
@@ -67,6 +68,12 @@ def map_scores(raw: NDArray[np.float32], placed: Placed) -> dict[str, object]:
     scores["entropy"] = _entropy(share, total)
     scores["area_above_half"] = int(np.count_nonzero(share >= np.float32(0.5))) / share.size
     return scores
+
+
+def is_even(values: NDArray[np.float32]) -> bool:
+    """Whether a map is the same everywhere, zero or not: it tells no place from another."""
+    low, high = float(values.min()), float(values.max())
+    return high - low <= _EVEN * max(abs(low), abs(high))
 
 
 def _finite(value: np.floating) -> float | None:

@@ -178,7 +178,7 @@ def _scores(scores: object) -> str:
     if not isinstance(scores, Mapping) or not scores:
         return ""
     if scores.get("flat"):
-        return '<p class="facts">the map is zero everywhere</p>\n'
+        return '<p class="facts">the map is zero, or the same, everywhere</p>\n'
     pairs = "".join(
         f"<div><dt>{_text(str(name).replace('_', ' '))}</dt><dd>{_value(value)}</dd></div>"
         for name, value in scores.items()
