@@ -18,8 +18,9 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.cuts import Cut, cut_for
 from cnnviz.engine.examine import Examination, Wanted, examine
 from cnnviz.engine.layer_table import LayerRow, layer_table
+from cnnviz.engine.precision import AGREEMENT, correlation, opened, smooth_probe
 from cnnviz.engine.session import Pass, Session, SessionOptions, open_session, prepare, probe_image
-from cnnviz.engine.targets import make_target
+from cnnviz.engine.targets import ClassTarget, class_logits, make_target
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.methods import listed
 from cnnviz.methods.heatmap import Heatmap, upsample
@@ -175,6 +176,9 @@ def explain(
     asked = cut_for(spec, params, _layers(layer))
     with _session(model, batch, spec, asked, (precision, device, compile, general.get("output"))) as session:
         found = _examined(session, spec, params, general.get("skip_check", ()))
+        if session.runtime.precision != "fp32" and "precision_agreement" not in found.not_run:
+            with _session(model, batch, spec, asked, ("fp32", device, "off", general.get("output"))) as exact:
+                found = _with_agreement(found, session, exact, (spec, params))
         if activation == "auto":
             activation = session.final_activation or "softmax"
 
@@ -210,6 +214,33 @@ def _examined(
         return found
 
     return session.remember(f"examination {gradient} {sorted(names)} {seed}", made)
+
+
+def _with_agreement(
+    found: Examination, session: Session, exact: Session, how: tuple[catalog.MethodSpec, Mapping[str, Any]]
+) -> Examination:
+    """What was found, with how far the map of a probe is from that in float32; told below 0.99."""
+    spec, params = how
+    method, cheap = spec.load(), {**params, **spec.rehearsal}
+
+    def measured() -> float:
+        probe = smooth_probe(session.input_shape)
+        maps = []
+        with rt.scope():
+            chosen: Tensor | None = None
+            for each in (exact, session):
+                run = each.forward(probe)
+                chosen = class_logits(run.logits.detach()).argmax(dim=1).cpu() if chosen is None else chosen
+                maps.append(method(run, ClassTarget(chosen, "logit"), cheap).values)
+        return correlation(maps[1], maps[0])
+
+    value = session.remember(f"agreement {spec.name} {sorted(cheap.items())}", measured)
+    if value >= AGREEMENT:
+        return found.with_agreement(value, "")
+    name = session.runtime.precision
+    note = f"in {name} the map of a probe correlates only {value:.3g} with that in float32: use precision='fp32'"
+    _tell(note)
+    return found.with_agreement(value, "", (note,))
 
 
 @lru_cache(maxsize=256)
@@ -289,16 +320,20 @@ def _session(
     if isinstance(model, Model):
         loaded = model.loaded
         key = output if output is not None or loaded.output is None else loaded.output.key
-        yield model.session(replace(options, output=key, classes=(loaded.num_classes,)), runtime, probe)
+        wanted = replace(options, output=key, classes=(loaded.num_classes,))
+        session, fallen_back = opened(lambda each: model.session(wanted, each, probe), runtime)
+        session.notes.extend(note for note in fallen_back if note not in session.notes)
+        yield session
         return
     inference = any(p.is_inference() for p in module.parameters())
     private = compiled or inference or runtime.precision != "fp32" or runtime.device != here
     # Many passes pay for a faster private copy.
     private = private or spec.forward != "1"
     name = type(module).__name__
-    with open_session(
-        module, name, probe, runtime, replace(options, private=private)
-    ) as opened:
-        if told is not None:
-            opened.notes.append(told)
-        yield opened
+    with contextlib.ExitStack() as stack:
+        choices = replace(options, private=private)
+        session, fallen_back = opened(
+            lambda each: stack.enter_context(open_session(module, name, probe, each, choices)), runtime
+        )
+        session.notes.extend([*fallen_back, *([] if told is None else [told])])
+        yield session

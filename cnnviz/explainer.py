@@ -15,8 +15,9 @@ from cnnviz import catalog, tiling
 from cnnviz.drawing import Explained, TargetMap
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cuts import cut_for
-from cnnviz.engine.session import Pass
-from cnnviz.engine.targets import ClassTarget
+from cnnviz.engine.precision import smooth_probe
+from cnnviz.engine.session import Pass, Session
+from cnnviz.engine.targets import ClassTarget, class_logits
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.metrics.left_out import LeftOut
@@ -57,6 +58,9 @@ class Explainer:
         self.session = self.subject.session
         self._method = self.spec.load()
         self._rehearse()
+        self._probe_class: Tensor | None = None
+        self.subject.settle_precision(cut, self._map_of_probe)
+        self.session = self.subject.session
         self._sanity = Sanity(self.subject, cut, self.spec.signed) if settings.target.sanity else None
 
     def _rehearse(self) -> None:
@@ -69,6 +73,16 @@ class Explainer:
             heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.rehearsal})
         for text in (*heatmap.notes, *([self.spec.caveat] if self.spec.caveat else [])):
             self.subject.note(text)
+
+    def _map_of_probe(self, session: Session) -> Tensor:
+        """The method's map of a probe that is smooth as photographs are, for the class that it is first taken for."""
+        with rt.scope():
+            run = session.forward(smooth_probe(self.preprocess.input_size))
+            if self._probe_class is None:
+                self._probe_class = class_logits(run.logits.detach()).argmax(dim=1).cpu()
+            target = ClassTarget(self._probe_class, self.settings.target.score, self.subject.activation)
+            heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.rehearsal})
+            return heatmap.values.detach().float().cpu()
 
     @property
     def lanes(self) -> rt.Lanes:

@@ -20,7 +20,8 @@ from cnnviz import catalog
 from cnnviz.asking import Asker, Classes, top_classes
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cuts import Cut
-from cnnviz.engine.examine import Examination, Wanted, examine
+from cnnviz.engine.examine import SKIPPED, Examination, Wanted, examine
+from cnnviz.engine.precision import Maps, faster, opened, settle
 from cnnviz.engine.session import Session, SessionOptions, prepare, two_dim
 from cnnviz.engine.targets import class_logits, probabilities
 from cnnviz.errors import CnnvizError, ImageError
@@ -102,6 +103,8 @@ class Subject:
             note(text)
         self.preprocess = self.loaded.preprocess
         self.session = self.open(cut)
+        if settings.runtime.precision == "auto":
+            self._choose_precision(cut)
         self.examination = self._examine()
         if self.session.graph is None:
             # Hooks sit on the one module: batches must take turns.
@@ -131,7 +134,10 @@ class Subject:
             found = examine(self.session, self.probe(1), wanted)
         if self.session.one_by_one:
             self.batch_size = 1
-        return found
+        if "precision_agreement" in how.skip_check:
+            return found.with_agreement(None, SKIPPED)
+        exact = self.runtime.precision == "fp32"
+        return found.with_agreement(None, "the network runs in float32" if exact else f"{spec.name} compares no maps")
 
     def _default_batch_size(self, total: int | None) -> int:
         """Few inputs are shared out over the lanes."""
@@ -159,7 +165,12 @@ class Subject:
         loaded = self.loaded
         key = loaded.output.key if loaded.output is not None else self.settings.target.output
         options = SessionOptions(cut, key, compile_it, self.batch_size, classes=(loaded.num_classes,))
-        session = prepare(loaded.module, loaded.name, self.preprocess.input_size, self.runtime, options)
+        session, told = opened(
+            lambda runtime: prepare(loaded.module, loaded.name, self.preprocess.input_size, runtime, options),
+            self.runtime,
+        )
+        self.runtime = session.runtime
+        session.notes.extend(told)
         session.preprocess = self.preprocess
         if (first := getattr(self, "session", None)) is not None:
             session.behave_like(first)
@@ -195,6 +206,40 @@ class Subject:
                 "traced for several sizes.",
                 "Use --view tiles, which covers the whole picture with crops of one size, or --view squash.",
             )
+
+    def _choose_precision(self, cut: Cut) -> None:
+        """``--precision auto``: what is faster here, found out by running both."""
+        if self.runtime.precision == "fp32":
+            return
+        lower, asked = self.session, self.runtime
+        self.runtime = rt.Runtime(asked.device, "fp32")
+        exact = self.open(cut)
+        with rt.threads(self.lanes.threads):
+            worth = faster(lower, exact, self.probe(self.batch_size))
+        if worth:
+            self.runtime = asked
+        else:
+            self.session = exact
+            self.note(f"--precision auto: {asked.precision} is not faster than float32 here, so float32 is used")
+
+    def settle_precision(self, cut: Cut, maps: Maps) -> None:
+        """Compare the map of a probe with that in float32, and keep in float32 what needs it."""
+        if self.runtime.precision == "fp32" or "precision_agreement" in self.settings.runtime.skip_check:
+            return
+
+        def opens(runtime: rt.Runtime) -> Session:
+            before, self.runtime = self.runtime, runtime
+            try:
+                return self.open(cut, compile_it=self.session.compiled)
+            finally:
+                self.runtime = before
+
+        with rt.threads(self.lanes.threads):
+            found = settle(self.session, opens, maps)
+        self.session, self.runtime = found.session, found.session.runtime
+        self.examination = self.examination.with_agreement(found.agreement, found.why_not)
+        for text in found.notes:
+            self.note(text)
 
     def _choose_compilation(self, cut: Cut, total: int | None) -> None:
         mode = self.settings.runtime.compile
@@ -345,7 +390,7 @@ class Subject:
                 "torchvision": torchvision.__version__,
                 "timm": timm.__version__,
                 "device": str(self.runtime.device),
-                "precision": self.runtime.precision,
+                "precision": self.runtime.precision + (" (float32 above the layer)" if self.runtime.head else ""),
                 "preparation": self.session.preparation,
             },
             summary={"inputs": 0, "explained": 0, "failed": 0, "finished": False},

@@ -63,3 +63,29 @@ class _Rounding(nn.Module):
 
 def make_rounding(num_classes: int = 5) -> nn.Module:
     return _Rounding(make(num_classes)).eval()
+
+
+def _cancelling(difference: float, offset: float, constant: float) -> nn.Module:
+    """Pairs of channels that are nearly equal, of which the next layer takes the difference."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        first, second, last = nn.Conv2d(3, 8, 5, stride=4, padding=2), nn.Conv2d(8, 4, 1), nn.Linear(4, 5)
+    with torch.no_grad():
+        first.weight[1::2] = (1 + difference) * first.weight[::2]
+        first.bias.fill_(offset)
+        second.weight.zero_()
+        for channel in range(4):
+            second.weight[channel, 2 * channel : 2 * channel + 2, 0, 0] = torch.tensor([1.0, -1.0])
+        second.bias.zero_()
+        last.bias += constant
+    return nn.Sequential(first, nn.ReLU(), second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), last).eval()
+
+
+def make_cancelling(num_classes: int = 5) -> nn.Module:
+    """What is left of the gradient is lost in bf16; a constant keeps the scores where they are."""
+    return _cancelling(1e-3, 0.0, 100.0)
+
+
+def make_scores_that_cancel(num_classes: int = 5) -> nn.Module:
+    """What is left of the scores is lost in bf16, too."""
+    return _cancelling(0.3, 1000.0, 0.0)

@@ -27,7 +27,7 @@ _ROUNDING = 1e-4
 _BESIDE = 33
 _MULTIPLES = (32, 16, 8, 4, 2)
 _SMALLEST = (32, 64, 128)
-_SKIPPED = "skipped with --skip-check"
+SKIPPED = "skipped with --skip-check"
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class _Examiner:
 
     def _asked(self, check: str) -> bool:
         if check in self.wanted.skip:
-            self.not_run[check] = _SKIPPED
+            self.not_run[check] = SKIPPED
         elif check == "gradient_reaches_layer" and not self.wanted.gradient:
             self.not_run[check] = f"{self.wanted.method} needs no gradient"
         return check not in self.not_run

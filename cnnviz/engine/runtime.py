@@ -24,14 +24,21 @@ class Runtime:
     Attributes:
         device: Resolved device.
         precision: ``fp32``, ``bf16`` or ``fp16`` (resolved, never ``auto``).
+        head: Precision of what lies above the explained layer, where gradients are taken, if it has convolutions;
+            None for the same.
     """
 
     device: torch.device
     precision: str
+    head: str | None = None
 
     @property
     def dtype(self) -> torch.dtype:
         return _DTYPES[self.precision]
+
+    @property
+    def head_dtype(self) -> torch.dtype:
+        return _DTYPES[self.head or self.precision]
 
     @property
     def tolerance(self) -> float:

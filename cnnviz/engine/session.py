@@ -56,6 +56,10 @@ class SessionOptions:
     classes: tuple[int, ...] = ()
 
 
+class PrecisionError(CnnvizError):
+    """The network's scores in this precision are not those in float32."""
+
+
 class Pass:
     """One forward pass over a batch, ready for backward passes from the head.
 
@@ -328,7 +332,7 @@ def _fastest_that_agrees(
             return split
     if runtime.precision == "fp32" and image.device == runtime.device:
         return reference_split  # modules that cannot be copied (weights computed by hooks) run as they are
-    raise CnnvizError(
+    raise PrecisionError(
         f"In {runtime.precision} on {runtime.device} this network gives other values than in float32.",
         "Use --precision fp32.",
     )

@@ -153,7 +153,7 @@ def _finish(split: Split, runtime: Runtime) -> None:
     # A head of pooling and linear layers costs nothing: it stays exact. One with convolutions is most of the
     # network, and its user asked for that precision.
     split.trunk_dtype = runtime.dtype
-    split.head_dtype = runtime.dtype if _has_convolution(head) else torch.float32
+    split.head_dtype = runtime.head_dtype if _has_convolution(head) else torch.float32
     kept = set(_results(trunk))
     if split.preparation == "packed":
         pack.pack(trunk, kept, runtime.dtype)
