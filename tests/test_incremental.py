@@ -274,7 +274,8 @@ def test_auto_increments_where_it_pays() -> None:
         for window in (10, 150):
             windows = place_windows(size, (window, window), (5, 5))
             incremental.occluded_logits(session, pixels, windows, torch.zeros_like(pixels))
-            used.append(session._memory["incremental (160, 160)"].trusted.get(f"incremental (1, 3, 160, 160) {windows}"))
+            trusted = session._memory["incremental (160, 160)"].trusted
+            used.append(trusted.get(f"incremental (1, 3, 160, 160) {windows}"))
     assert used == [True, None]
 
 
