@@ -112,13 +112,14 @@ def draw(done: Explained, how: Drawn) -> Record:
             # The same everywhere is nowhere in particular: drawn as such, not as hot all over.
             shown = replace(shown, values=np.zeros_like(shown.values))
         if "panel" in how.save:
-            panel_row = PanelRow(item.target.label, item.target.probability, shown, how.method)
+            label = f"against {item.target.label}" if _is_against(done) else item.target.label
+            panel_row = PanelRow(label, item.target.probability, shown, _kind(done, how))
             panel_rows.append(reduced(panel_row, len(done.maps), how.style))
         scores = {**map_scores(item.raw, placed), **item.scores}
         files = _write_map(done, item, shown, how)
         facts = {**done.facts, "drawn_limits": list(drawn_limits(shown, how.style))}
         if scores.get("flat"):
-            facts["flat_reason"] = _flat_reason(item.values, how)
+            facts["flat_reason"] = _flat_reason(item.values, how, against=_is_against(done))
         rows.append(Explanation(how.method, how.layer, item.target, files, scores, facts))
     if "panel" in how.save and rows:
         name = _write_panel(done, panel_rows, how)
@@ -141,14 +142,26 @@ def _without_outliers(placed: Placed) -> Placed:
     return replace(placed, values=np.clip(placed.values, -limit, limit))
 
 
-def _flat_reason(values: NDArray[np.float32], how: Drawn) -> str:
+def _is_against(done: Explained) -> bool:
+    """Whether the maps show what speaks against their class."""
+    return bool(done.facts.get("counterfactual"))
+
+
+def _kind(done: Explained, how: Drawn) -> str:
+    """The method as file names and captions have it."""
+    return f"{how.method}-counterfactual" if _is_against(done) else how.method
+
+
+def _flat_reason(values: NDArray[np.float32], how: Drawn, *, against: bool) -> str:
     if values.size == 1 and how.layer is not None:
         return (
             f"layer {how.layer} has a single cell at this input size, which tells no place from another: "
             "use a larger --input-size or an earlier --layer"
         )
     if not values.any():
-        found = "speaks for the class" if how.class_specific else "stands out (the method does not look at the class)"
+        found = f"speaks {'against' if against else 'for'} the class"
+        if not how.class_specific:
+            found = "stands out (the method does not look at the class)"
         return f"the map is zero everywhere: no position of this layer {found}"
     if is_even(values):
         return "the map is the same everywhere: it tells no place from another (a window over the whole input, perhaps)"
@@ -156,7 +169,7 @@ def _flat_reason(values: NDArray[np.float32], how: Drawn) -> str:
 
 
 def _write_map(done: Explained, item: TargetMap, shown: Placed, how: Drawn) -> dict[str, str]:
-    stem = f"images/{done.ref.name}.{item.slug}.{how.method}"
+    stem = f"images/{done.ref.name}.{item.slug}.{_kind(done, how)}"
     files: dict[str, str] = {}
     if "overlay" in how.save:
         files["overlay"] = f"{stem}.overlay.{how.picture.suffix}"
@@ -183,7 +196,7 @@ def _write_panel(done: Explained, rows: Sequence[PanelRow], how: Drawn) -> str:
         figure = picture_panel(pictures, done.ref.name)
     else:
         figure = panel(done.rgb, rows, how.style, done.ref.name)
-    name = f"images/{done.ref.name}.{how.method}.panel.{how.picture.suffix}"
+    name = f"images/{done.ref.name}.{_kind(done, how)}.panel.{how.picture.suffix}"
     how.store.write(name, encode(figure, how.picture))
     return name
 

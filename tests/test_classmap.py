@@ -255,3 +255,23 @@ def test_a_strip_that_would_take_all_memory_is_a_failed_input(tmp_path: Path) ->
         run(tmp_path / "strip.png", tmp_path / "out")
     [row] = json.loads((tmp_path / "out" / "report.json").read_text())["images"]
     assert row["error"]["type"] == "too-large"
+
+
+def test_one_number_for_the_share_of_a_class(tmp_path: Path) -> None:
+    """The share of pixels whose nearest cell says so: in the report as in the legend of the picture."""
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (120, 200, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    report = run(tmp_path / "a.png", tmp_path / "out", DETECTOR, classes=("all",), size=64)
+    [row] = report["images"]
+    stored = np.load(tmp_path / "out" / row["explanations"][0]["files"]["raw"])
+    x, y, width, height = row["seen_xywh"]
+    count: dict[int, int] = {}
+    for line in range(y, y + height):
+        near = int(np.abs(stored["centre_y"] - line - 0.5).argmin())
+        for column in range(x, x + width):
+            index = int(stored["argmax"][near, int(np.abs(stored["centre_x"] - column - 0.5).argmin())])
+            count[index] = count.get(index, 0) + 1
+    shares = {each["target"]["class_index"]: each["scores"]["argmax_share"] for each in row["explanations"]}
+    for index, share in shares.items():
+        assert share == pytest.approx(count.get(index, 0) / (width * height), abs=1e-6)
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert all(each["layer"] is None for each in row["explanations"])

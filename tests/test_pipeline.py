@@ -581,3 +581,28 @@ def test_a_map_that_is_the_same_everywhere_is_flat(
         assert np.ptp(pixels(out / row["files"]["overlay"]), axis=-1).max() == 0  # grey: nowhere is hot
     assert any(reason in row["flat_reason"] for row in rows)
     assert f"{len(rows)} of {len(rows)} maps are zero, or the same, everywhere" in capsys.readouterr().err
+
+
+def test_a_counterfactual_says_so_everywhere(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    words = ["-m", "tests.tiny_model:make_opposed", "--input-size", "64", "-c", "all", "--save", "overlay,panel"]
+    assert main(["gradcam", str(photos), "--counterfactual", *words, "-o", str(out)]) == 0
+    rows = [row for record in report(out)["images"] for row in record["explanations"]]
+    assert all(row["counterfactual"] is True for row in rows)
+    assert all(".gradcam-counterfactual." in name for row in rows for name in row["files"].values())
+    assert all((out / name).is_file() for row in rows for name in row["files"].values())
+    flat = [row["flat_reason"] for row in rows if row["scores"].get("flat")]
+    assert flat
+    assert all("speaks against the class" in reason for reason in flat)
+    page = (out / "index.html").read_text()
+    assert "gradcam (counterfactual) at" in page
+    assert "against <strong>" in page
+    assert main(["gradcam", str(photos), *words, "-o", str(tmp_path / "plain")]) == 0
+    assert "(counterfactual)" not in (tmp_path / "plain" / "index.html").read_text()
+    assert all("counterfactual" not in row for row in report(tmp_path / "plain")["images"][0]["explanations"])
+
+
+def test_a_map_at_the_image_names_no_layer(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    assert main(["guided", str(photos), "-m", "tests.tiny_model:make", "--input-size", "64", "-o", str(out)]) == 0
+    assert " at None" not in (out / "index.html").read_text()

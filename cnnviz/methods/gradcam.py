@@ -62,7 +62,9 @@ def gradcam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
         params: ``counterfactual``.
 
     Returns:
-        Heatmap with values [N, h, w] >= 0, in units of the score.
+        Heatmap with values [N, h, w] >= 0, in units of the score; the fact ``counterfactual`` where that was asked for.
     """
     signed = class_map(run, target, mean_gradient).values
-    return Heatmap((-signed if params["counterfactual"] else signed).clamp_min(0))
+    if params["counterfactual"]:
+        return Heatmap((-signed).clamp_min(0), facts={"counterfactual": True})
+    return Heatmap(signed.clamp_min(0))

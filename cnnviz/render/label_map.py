@@ -67,6 +67,14 @@ def nearest_cells(centres: Sequence[float], length: int) -> NDArray[np.intp]:
     return nearest
 
 
+def areas(
+    classes: NDArray[np.int64], centres: tuple[Sequence[float], Sequence[float]], size: tuple[int, int]
+) -> dict[int, float]:
+    """The share of a picture of (height, width) that each class has, as :func:`label_map` draws it."""
+    rows, cols = (nearest_cells(centres[axis], size[axis]) for axis in (0, 1))
+    return _areas(rows, cols, classes)
+
+
 def _areas(rows: NDArray[np.intp], cols: NDArray[np.intp], classes: NDArray[np.int64]) -> dict[int, float]:
     """Share of the image by class."""
     down = np.bincount(rows, minlength=classes.shape[0]) / len(rows)

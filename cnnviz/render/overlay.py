@@ -39,11 +39,13 @@ class Style:
             :data:`~cnnviz.render.colormap.SIGNED_DEFAULT`.
         alpha: Share of the colour in the blend, 0 to 1.
         limits: The smallest and the largest value that the colours tell apart; None takes those of each map.
+        opacity: ``even``: w = alpha in a sequential colour map; ``magnitude``: w grows with the value in those, too.
     """
 
     colormap: str = AUTO
     alpha: float = 0.5
     limits: tuple[float, float] | None = None
+    opacity: str = "even"
 
     def __post_init__(self) -> None:
         if self.colormap != AUTO:
@@ -129,7 +131,7 @@ def _painter(
 
     def paint(rgb: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.uint8]:
         colours = _u8(cv2.applyColorMap(_levels(values, limits, centred), table))
-        if centred:
+        if centred or style.opacity == "magnitude":
             return _blended_by_magnitude(rgb, colours, values, style.alpha, limits)
         return _u8(cv2.addWeighted(rgb, 1.0 - style.alpha, colours, style.alpha, 0.0))
 

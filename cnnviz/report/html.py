@@ -106,8 +106,8 @@ def card(record: Mapping[str, object]) -> str:
     """
     error = record.get("error")
     explanations = _mappings(record.get("explanations"))
-    figures = "".join(_figure(explanation, record) for explanation in explanations)
-    figures += "".join(_picture(figure) for figure in _mappings(record.get("figures")))
+    figures = "".join(_picture(figure) for figure in _mappings(record.get("figures")))
+    figures += "".join(_figure(explanation, record) for explanation in explanations)
     size = _size(record)
     facts = [f"{size[0]} × {size[1]}"] if size else []
     if record.get("label") is not None:
@@ -154,6 +154,10 @@ def _figure(explanation: Mapping[str, object], record: Mapping[str, object]) -> 
         label, probability = _text(_name(target)), _number(target.get("probability"))
     sure = "" if probability is None else f" {_percent(probability)}"
     method = _text(explanation.get("method", ""))
+    against = "against " if explanation.get("counterfactual") else ""
+    method += " (counterfactual)" if against else ""
+    layer = explanation.get("layer")
+    where = "" if layer is None else f" at {_text(layer)}"
     picture = ""
     shown = next((kind for kind in ("gradient", "overlay", "panel", "heatmap") if kind in files), None)
     if shown is not None:
@@ -168,8 +172,8 @@ def _figure(explanation: Mapping[str, object], record: Mapping[str, object]) -> 
     others = "".join(f'<a href="{_link(path)}">{_text(kind)}</a>' for kind, path in files.items())
     links = f'<p class="links">{others}</p>\n' if others else ""
     return (
-        f"<figure>\n{picture}<figcaption><strong>{label}</strong>{sure}"
-        f'<p class="facts">{method} at {_text(explanation.get("layer", "the input"))}</p>\n'
+        f"<figure>\n{picture}<figcaption>{against}<strong>{label}</strong>{sure}"
+        f'<p class="facts">{method}{where}</p>\n'
         f"{_scores(explanation.get('scores'))}{links}</figcaption>\n</figure>\n"
     )
 

@@ -28,7 +28,7 @@ from cnnviz.models.preprocess import Geometry, Preprocess, normalize, override
 from cnnviz.models.preprocess import prepare as prepare_image
 from cnnviz.probes.class_cells import Placement, merged
 from cnnviz.records import ClassScore, Explanation, Record
-from cnnviz.render.label_map import label_map
+from cnnviz.render.label_map import areas, label_map
 from cnnviz.render.overlay import Style, heatmap_image, overlay
 from cnnviz.render.resample import Placed, place_cells
 from cnnviz.settings import RunSettings
@@ -43,6 +43,9 @@ _SAVES = ("overlay", "heatmap", "raw")
 _PIXELS_OF_BATCHES = 4
 _PNG = ImageFormat("png")
 _Scale = tuple[Placement, Geometry]
+
+
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +104,7 @@ class ClassMap(Study):
                 "statistics of the whole picture enter every cell (squeeze-and-excitation or the like): "
                 "a cell is not exactly what the network says of its window alone"
             )
-        self.style = Style(draw.colormap, draw.alpha, (0.0, 1.0))
+        self.style = Style(draw.colormap, draw.alpha, (0.0, 1.0), "magnitude")
         self.picture = ImageFormat(draw.image_format, draw.png_level)
 
     @classmethod
@@ -234,7 +237,12 @@ class ClassMap(Study):
         if "raw" in save:
             shared["raw"] = f"{stem}.{METHOD}.raw.npz"
             self.store.write(shared["raw"], encode_npz(_arrays(seen)))
-        rows = [self._drawn(done, place, shared) for place in range(len(seen.targets))]
+        _, middles, size = self._shown(done)
+        share = areas(seen.argmax.astype(np.int64), middles, size)
+        rows = [
+            self._drawn(done, place, shared, share.get(target.class_index, 0.0))
+            for place, target in enumerate(seen.targets)
+        ]
         figures = [{"file": shared["classes"], "caption": "most probable class of each cell"}] if shared else []
         x0, y0, x1, y1 = place_cells(
             seen.probabilities[0], seen.first, seen.pitch, seen.geometry.rect, seen.geometry.image_size
@@ -245,8 +253,8 @@ class ClassMap(Study):
             "seen_xywh": [x0, y0, x1 - x0, y1 - y0],
         }
 
-    def _drawn(self, done: Observed, place: int, shared: Mapping[str, str]) -> Explanation:
-        """Pictures and scores of one class."""
+    def _drawn(self, done: Observed, place: int, shared: Mapping[str, str], share: float) -> Explanation:
+        """Pictures and scores of one class, the most probable one in ``share`` of what the network saw."""
         seen: _Seen = done.seen
         raw, target = seen.probabilities[place], seen.targets[place]
         placed: Placed = place_cells(raw, seen.first, seen.pitch, seen.geometry.rect, seen.geometry.image_size)
@@ -264,12 +272,12 @@ class ClassMap(Study):
             "first_cell": [seen.first[1], seen.first[0]],
             "pitch": [seen.pitch[1], seen.pitch[0]],
             "inputs": [list(size) for size in seen.inputs],
-            "argmax_share": float((seen.argmax == target.class_index).mean()),
+            "argmax_share": share,
         }
-        return Explanation(METHOD, CLASS_MAP, target, {**files, **shared}, scores)
+        return Explanation(METHOD, None, target, {**files, **shared}, scores)
 
-    def _labelled(self, done: Observed) -> NDArray[np.uint8]:
-        """The label map over what the network saw."""
+    def _shown(self, done: Observed) -> tuple[Box, tuple[list[float], list[float]], tuple[int, int]]:
+        """What the network saw (x0, y0, x1, y1), the middles of the cells in it by rows and columns, and its size."""
         seen: _Seen = done.seen
         x0, y0, x1, y1 = place_cells(
             seen.probabilities[0], seen.first, seen.pitch, seen.geometry.rect, seen.geometry.image_size
@@ -278,9 +286,15 @@ class ClassMap(Study):
             (first + pitch * np.arange(count) - corner).tolist()
             for first, pitch, count, corner in zip(seen.first, seen.pitch, seen.argmax.shape, (y0, x0), strict=True)
         ]
+        return (x0, y0, x1, y1), (middles[0], middles[1]), (y1 - y0, x1 - x0)
+
+    def _labelled(self, done: Observed) -> NDArray[np.uint8]:
+        """The label map over what the network saw."""
+        seen: _Seen = done.seen
+        (x0, y0, x1, y1), middles, _ = self._shown(done)
         names = {int(index): self.subject.classes.labels[int(index)] for index in np.unique(seen.argmax)}
         classes = seen.argmax.astype(np.int64)
-        return label_map(done.rgb[y0:y1, x0:x1], classes, (middles[0], middles[1]), names)
+        return label_map(done.rgb[y0:y1, x0:x1], classes, middles, names)
 
     def finish(self) -> Findings:
         where = self.cells
