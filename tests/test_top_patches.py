@@ -17,6 +17,7 @@ from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
 from cnnviz.models.load import load
 from cnnviz.models.preprocess import normalize, prepare
+from cnnviz.probes.top_units import TopUnits
 from cnnviz.render.patches import PADDING, cut, gradient_crop, square
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.studies.patch_review import Review
@@ -353,6 +354,7 @@ def test_pictures_differ_by_rule_and_are_the_same_twice(photos: Path, tmp_path: 
         (" ALL ", Choice("all")),
         ("random:5", Choice("random", count=5)),
         ("top:90", Choice("top", count=90)),
+        ("selective:7", Choice("selective", count=7)),
     ],
 )
 def test_units_as_they_are_written(text: str, choice: Choice) -> None:
@@ -407,3 +409,22 @@ def test_the_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "units/3.1.png" in page
     assert app.main(["top-patches", str(photos), "--units", "99", *words, "--overwrite"]) == 2
     assert "unit 99 does not exist" in capsys.readouterr().err
+
+
+def test_selective_units(photos: Path, tmp_path: Path) -> None:
+    """Those whose strongest images stand out: from the definition, over all images."""
+    largest = np.maximum(activations(photos).reshape(11, 12, -1).max(2), 0).astype(np.float64)
+    strength = np.sort(largest, axis=0)[::-1][:4].mean(0)
+    score = (strength - largest.mean(0)) / np.maximum(largest.std(0), 1e-12)
+    report, _ = run(photos, tmp_path, p={"units": "selective:3", "patches": 4})
+    assert [row["unit"] for row in report["units"]] == np.lexsort((-strength, -score))[:3].tolist()
+
+
+def test_units_that_fire_alike_or_never_are_not_selective() -> None:
+    top = TopUnits(3, 2)
+    for number, value in enumerate((1.0, 5.0, 1.0, 1.0)):
+        values = np.array([[value], [2.0], [-1.0]], dtype=np.float32)
+        top.fold(number, values, np.zeros((3, 1), dtype=np.int64))
+    found = top.selectivity()
+    assert found[0] == pytest.approx((3.0 - 2.0) / np.std([1, 5, 1, 1]))
+    assert found[1:].tolist() == [0.0, 0.0]

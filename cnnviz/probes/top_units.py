@@ -88,6 +88,7 @@ class TopUnits:
         images: int64 [U, K], the numbers given to :meth:`fold`; -1 where there are fewer.
         positions: int64 [U, K], likewise.
         fired: int64 [U], images in which the unit's largest activation was above 0.
+        count: Images folded in.
     """
 
     def __init__(self, units: int, keep: int) -> None:
@@ -95,6 +96,8 @@ class TopUnits:
         self.images: NDArray[np.int64] = np.full((units, keep), -1, dtype=np.int64)
         self.positions: NDArray[np.int64] = np.full((units, keep), -1, dtype=np.int64)
         self.fired: NDArray[np.int64] = np.zeros(units, dtype=np.int64)
+        self.count = 0
+        self._sum, self._squares = np.zeros(units), np.zeros(units)
 
     def fold(self, image: int, values: NDArray[np.float32], positions: NDArray[Any]) -> None:
         """Take the candidates of one image into account.
@@ -105,6 +108,10 @@ class TopUnits:
             positions: [U, M].
         """
         self.fired += values[:, 0] > 0
+        self.count += 1
+        largest = np.maximum(values[:, 0], 0.0).astype(np.float64)
+        self._sum += largest
+        self._squares += largest**2
         rows = np.flatnonzero(values[:, 0] > self.values[:, -1])
         if not rows.size:
             return
@@ -118,3 +125,23 @@ class TopUnits:
         self.images[rows] = np.take_along_axis(numbers, order, axis=1)
         self.positions[rows] = np.take_along_axis(places, order, axis=1)
         self.images[rows] = np.where(self.values[rows] == -np.inf, -1, self.images[rows])
+
+    def strength(self) -> NDArray[np.float64]:
+        """[U], mean of the K strongest activations, each at least 0."""
+        found: NDArray[np.float64] = np.maximum(self.values, 0.0).astype(np.float64).mean(axis=1)
+        return found
+
+    def selectivity(self) -> NDArray[np.float64]:
+        """[U], how far the images that a unit prefers stand out from all: with m_i its largest activation in image i,
+
+            (strength - mean_i m_i) / sqrt(mean_i m_i^2 - (mean_i m_i)^2),   m_i >= 0
+
+        0 for a unit that fires alike everywhere, or nowhere.
+        """
+        mean = self._sum / max(self.count, 1)
+        variance = self._squares / max(self.count, 1) - mean**2
+        # What is left of a variance by rounding is none.
+        varies = variance > 1e-10 * np.maximum(self._squares / max(self.count, 1), 1e-300)
+        above = np.maximum(self.strength() - mean, 0.0)
+        found: NDArray[np.float64] = np.where(varies, above / np.sqrt(np.where(varies, variance, 1.0)), 0.0)
+        return found

@@ -56,7 +56,11 @@ STUDIES: tuple[MethodSpec, ...] = (
         uses=("layer", "class_"),
         says={"layer": _ONE_LAYER.format("the last convolutional stage"), "class_": _LABELS},
         params=(
-            Param("units", "text", "top:16", "0,7,20-30, all, random:N, or top:N: the N that fire most."),
+            Param(
+                "units", "text", "selective:16",
+                "0,7,20-30, all, random:N, top:N: the N that fire most, or selective:N: the N whose strongest patches "
+                "stand out most from all images.",
+            ),
             Param("patches", "int", 9, "Patches of each unit.", minimum=1, maximum=100),
             Param("per_image", "int", 1, "Patches that one image may have of a unit.", minimum=1, maximum=100),
             Param(
@@ -255,9 +259,13 @@ STUDIES: tuple[MethodSpec, ...] = (
             "[default: the last convolutional stage]"
         },
         params=(
-            Param("sort", "choice", "index", "Order of the channels.", ("index", "mean", "max")),
+            Param(
+                "sort", "choice", "auto",
+                "Order of the channels; auto: by index, and by mean, most active first, where there are more than 64.",
+                ("auto", "index", "mean", "max"),
+            ),
             Param("channel", "text", None, "Drawn over the image, such as 7 or 3,20-22; by default the strongest."),
-            Param("per_channel", "bool", False, "Each channel on its own scale, not all on one."),
+            Param("per_channel", "bool", True, "Each channel on its own scale; otherwise all on one."),
             Param("raw", "bool", False, "Also images/NAME.activations.npz with the values."),
         ),
     ),

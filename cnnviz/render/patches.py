@@ -22,6 +22,8 @@ from cnnviz.render.text import font, number, write
 Edges = tuple[float, float, float, float]
 """x0, y0, x1, y1."""
 
+FRAMES = "Thick frame: the receptive field; thin frame, where the field is nearly the whole image: the unit's own cell."
+"""What the frames of a crop are, for captions."""
 PADDING = 52
 """Grey of what lies outside the image."""
 _BLANK, _INK, _SOFT, _WHITE, _BLACK = 232, (28, 30, 34), (112, 117, 124), (255, 255, 255), (0, 0, 0)
@@ -248,6 +250,6 @@ def _rectangle(picture: NDArray[np.uint8], edges: Edges, thick: int) -> None:
 
 
 __all__ = [
-    "PADDING", "Edges", "Tile", "UnitRow", "cut", "fit", "fit_box", "gradient_crop", "marked", "sheet", "square",
-    "unit_picture",
+    "FRAMES", "PADDING", "Edges", "Tile", "UnitRow", "cut", "fit", "fit_box", "gradient_crop", "marked", "sheet",
+    "square", "unit_picture",
 ]  # fmt: skip

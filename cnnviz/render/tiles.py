@@ -39,8 +39,8 @@ class Layout:
 
 
 def layout(count: int, tile: tuple[int, int], width: int = 960, largest: int = 128) -> Layout:
-    """Tiles [h, w] = ``tile`` in about ``width`` pixels, whole multiples of their size where they grow."""
-    columns = max(1, min(count, math.ceil(math.sqrt(1.6 * count))))
+    """Tiles [h, w] = ``tile`` in about ``width`` pixels, numbered, and grown by whole multiples of their size."""
+    columns = max(1, min(count, math.ceil(math.sqrt(1.6 * count)), width // (_ROOM + 4)))
     gap = 2 if columns > 24 else 4
     room = max(4, min(largest, width // columns - gap))
     h, w = tile

@@ -25,6 +25,7 @@ from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.unit_choice import parse_numbers
 from cnnviz.subject import Loaded, Subject, failed
 
+_WIDE = 64
 _STRONGEST = 10
 # Of a layer whose values reach below zero by more than this share of their maximum, both signs are drawn.
 _BELOW = 0.1
@@ -108,7 +109,7 @@ class Activations(Study):
         return {"layers": rows, "files": files, "figures": figures}
 
     def _grid(self, ref: LayerRef, layer: _Layer) -> NDArray[np.uint8]:
-        sort, own = self.params["sort"], self.params["per_channel"]
+        sort, own = self._order_of(ref), self.params["per_channel"]
         channels, height, width = layer.values.shape
         picked = order(layer.figures, sort).tolist()
         figures, limit = layer.figures, layer.limit()
@@ -120,6 +121,12 @@ class Activations(Study):
         scale = "each on its own scale" if own else f"{'-' + number(limit) if layer.signed else '0'} to {number(limit)}"
         title = f"{ref.name}: {channels} channels of {height}x{width}, by {sort}, {scale}"
         return tiles(made, picked, layout(channels, (height, width)), title)
+
+    def _order_of(self, ref: LayerRef) -> str:
+        """``--sort``; by itself a wide layer begins with what is most active, since nobody reads it to the end."""
+        if self.params["sort"] != "auto":
+            return str(self.params["sort"])
+        return "mean" if ref.channels > _WIDE else "index"
 
     def _enlarge(
         self, done: Observed, ref: LayerRef, layer: _Layer, figures: list[dict[str, str]]

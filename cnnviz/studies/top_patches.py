@@ -28,7 +28,7 @@ from cnnviz.models.receptive_field import ReceptiveField, receptive_field
 from cnnviz.probes.dissection import Quantiles, codes
 from cnnviz.probes.selectivity import Selectivity, selectivity
 from cnnviz.probes.top_units import TopUnits, overlapping, strongest
-from cnnviz.render.patches import UnitRow, sheet, unit_picture
+from cnnviz.render.patches import FRAMES, UnitRow, sheet, unit_picture
 from cnnviz.render.text import percent
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
@@ -198,10 +198,11 @@ class TopPatches(Study):
     def _chosen(self) -> list[_Unit]:
         """The units to show, in the order asked for, each with its patches."""
         indices = list(range(len(self.units)))
-        if self.choice.kind == "top":
-            # What patches activate, on the average of as many as were asked for; of equals the first unit.
-            strength = np.maximum(self.top.values, 0.0).astype(np.float64).mean(axis=1)
-            indices = np.argsort(-strength, kind="stable")[: self.choice.count].tolist()
+        if self.choice.kind in {"top", "selective"}:
+            # Of equally strong or selective units the stronger stands first, then the first.
+            strength = self.top.strength()
+            by = strength if self.choice.kind == "top" else self.top.selectivity()
+            indices = np.lexsort((-strength, -by))[: self.choice.count].tolist()
         return [_Unit(int(self.units[i]), i, self._patches(i), None) for i in indices]
 
     def _patches(self, index: int) -> list[Patch]:
@@ -268,7 +269,7 @@ class TopPatches(Study):
     # Writing.
 
     def _draw(self, units: Sequence[_Unit], review: Review) -> list[dict[str, str]]:
-        figures = [{"file": "sheet.png", "caption": f"{self.layer.name}: {len(units)} units"}]
+        figures = [{"file": "sheet.png", "caption": f"{self.layer.name}: {len(units)} units. {FRAMES}"}]
         self.columns = max([1, *(len(unit.patches) for unit in units)])
         page = sheet(len(units), self.columns, lambda place: self._row(units[place], review))
         self.store.write("sheet.png", encode(page, _PNG))

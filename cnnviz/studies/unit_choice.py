@@ -9,7 +9,7 @@ import numpy as np
 
 from cnnviz.errors import CnnvizError
 
-_FORMS = "Write numbers and ranges such as 0,7,20-30, or all, random:25 or top:25."
+_FORMS = "Write numbers and ranges such as 0,7,20-30, or all, random:25, top:25 or selective:25."
 _PART = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -18,9 +18,9 @@ class Choice:
     """What was asked for.
 
     Attributes:
-        kind: ``all``, ``named``, ``random`` or ``top``.
+        kind: ``all``, ``named``, ``random``, ``top`` or ``selective``.
         units: Those that were named, in the order given.
-        count: How many, for ``random`` and ``top``.
+        count: How many, for ``random``, ``top`` and ``selective``.
     """
 
     kind: str
@@ -28,7 +28,7 @@ class Choice:
     count: int = 0
 
     def followed(self, channels: int, seed: int) -> tuple[int, ...]:
-        """The units that the pass must look at: for ``top`` all, since the best are known only afterwards."""
+        """The units that the pass must look at: all for ``top`` and ``selective``, which are known only afterwards."""
         if self.kind == "named":
             return self.units
         if self.kind == "random":
@@ -59,7 +59,7 @@ def parse_numbers(text: str, flag: str, count: int, what: str) -> tuple[int, ...
 
 
 def parse_units(text: str, channels: int, layer: str) -> Choice:
-    """``0,7,20-30``, ``all``, ``random:N`` or ``top:N``.
+    """``0,7,20-30``, ``all``, ``random:N``, ``top:N`` or ``selective:N``.
 
     Raises:
         CnnvizError: Another word, or a unit that the layer does not have.
@@ -68,7 +68,7 @@ def parse_units(text: str, channels: int, layer: str) -> Choice:
     if word == "all":
         return Choice("all")
     kind, _, number = word.partition(":")
-    if kind in {"random", "top"} and number.isascii() and number.isdigit() and int(number) > 0:
+    if kind in {"random", "top", "selective"} and number.isascii() and number.isdigit() and int(number) > 0:
         return Choice(kind, count=int(number))
     units: list[int] = []
     for part in word.split(","):
