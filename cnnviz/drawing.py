@@ -17,6 +17,7 @@ from cnnviz.records import ClassScore, Explanation, Record
 from cnnviz.render.figure import PanelRow, PictureRow, panel, picture_panel, reduced
 from cnnviz.render.gradient import gradient_image, magnitude_limit
 from cnnviz.render.label_map import label_map
+from cnnviz.render.legend import with_box, with_legend
 from cnnviz.render.overlay import Style, drawn_limits, heatmap_image, overlay
 from cnnviz.render.resample import Placed, place
 
@@ -24,6 +25,9 @@ HEATMAP_FORMAT = ImageFormat("png", 1)
 # Of maps of single pixels a few values are many times as large as the rest; scaled by them a picture shows nothing.
 _OUTLIERS = 99.0
 _RULES = {"guided": "guided backpropagation", "deconvnet": "deconvnet", "backprop": "backpropagation"}
+
+
+Box = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Drawn:
         signed: Whether the method's values have a sign.
         layer: Resolved layer, or None.
         labels: Class names by index.
+        marks: What overlays also carry: ``legend``, ``box``.
         class_specific: Whether the method's maps depend on the class.
     """
 
@@ -51,6 +56,7 @@ class Drawn:
     layer: str | None
     labels: Sequence[str] = ()
     class_specific: bool = True
+    marks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +98,7 @@ class Explained:
         A map and a copy of it, its regions, a picture with alpha and its file; pictures of gradients are floats
         in three colours.
         """
-        return 48 if any(item.raw.ndim == 3 for item in self.maps) else 20
+        return 48 if any(item.raw.ndim == 3 for item in self.maps) else 26
 
 
 def draw(done: Explained, how: Drawn) -> Record:
@@ -112,11 +118,10 @@ def draw(done: Explained, how: Drawn) -> Record:
             # The same everywhere is nowhere in particular: drawn as such, not as hot all over.
             shown = replace(shown, values=np.zeros_like(shown.values))
         if "panel" in how.save:
-            label = f"against {item.target.label}" if _is_against(done) else item.target.label
-            panel_row = PanelRow(label, item.target.probability, shown, _kind(done, how))
+            panel_row = PanelRow(_said(done, item), item.target.probability, shown, _kind(done, how))
             panel_rows.append(reduced(panel_row, len(done.maps), how.style))
         scores = {**map_scores(item.raw, placed), **item.scores}
-        files = _write_map(done, item, shown, how)
+        files = _write_map(done, item, shown, scores["box_xywh"], how)
         facts = {**done.facts, "drawn_limits": list(drawn_limits(shown, how.style))}
         if scores.get("flat"):
             facts["flat_reason"] = _flat_reason(item.values, how, against=_is_against(done))
@@ -147,6 +152,11 @@ def _is_against(done: Explained) -> bool:
     return bool(done.facts.get("counterfactual"))
 
 
+def _said(done: Explained, item: TargetMap) -> str:
+    """What a map shows, as pictures say it."""
+    return f"against {item.target.label}" if _is_against(done) else item.target.label
+
+
 def _kind(done: Explained, how: Drawn) -> str:
     """The method as file names and captions have it."""
     return f"{how.method}-counterfactual" if _is_against(done) else how.method
@@ -168,12 +178,17 @@ def _flat_reason(values: NDArray[np.float32], how: Drawn, *, against: bool) -> s
     return "the map is zero on the part of the image that the network saw"
 
 
-def _write_map(done: Explained, item: TargetMap, shown: Placed, how: Drawn) -> dict[str, str]:
+def _write_map(done: Explained, item: TargetMap, shown: Placed, box: Box | None, how: Drawn) -> dict[str, str]:
     stem = f"images/{done.ref.name}.{item.slug}.{_kind(done, how)}"
     files: dict[str, str] = {}
     if "overlay" in how.save:
         files["overlay"] = f"{stem}.overlay.{how.picture.suffix}"
-        how.store.write(files["overlay"], encode(overlay(done.rgb, shown, how.style), how.picture))
+        picture = overlay(done.rgb, shown, how.style)
+        if "box" in how.marks and box is not None:
+            picture = with_box(picture, box)
+        if "legend" in how.marks:
+            picture = with_legend(picture, _said(done, item), item.target.probability, shown, how.style)
+        how.store.write(files["overlay"], encode(picture, how.picture))
     if "heatmap" in how.save:
         files["heatmap"] = f"{stem}.heatmap.png"
         how.store.write(files["heatmap"], encode(heatmap_image(shown, how.style), HEATMAP_FORMAT))

@@ -93,6 +93,7 @@ def _drawn(settings: RunSettings, explainer: Explainer, store: Store, limits: tu
         layer=explainer.layer_name,
         labels=explainer.subject.classes.labels,
         class_specific=explainer.spec.class_specific,
+        marks=frozenset(mark for mark, asked in (("legend", draws.legend), ("box", draws.draw_box)) if asked),
     )
 
 

@@ -99,7 +99,10 @@ class RuntimeSettings:
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """What is drawn. ``limits`` None scales every image by its own maximum."""
+    """What is drawn. ``limits`` None scales every image by its own maximum.
+
+    ``legend`` adds a band below each overlay, ``draw_box`` the box of the map's largest region.
+    """
 
     save: tuple[str, ...] = ("overlay", "heatmap")
     scale: str = "image"
@@ -107,6 +110,8 @@ class DrawSettings:
     alpha: float = 0.5
     image_format: str = "png"
     png_level: int = 1
+    legend: bool = False
+    draw_box: bool = False
 
     @property
     def limits(self) -> tuple[float, float] | None:

@@ -296,6 +296,16 @@ class Shared:
     png_level: Annotated[
         int, _option("--png-level", panel=_OUTPUT, metavar="N", help="Compression, 0 to 9.")
     ] = 1
+    legend: Annotated[
+        bool,
+        _option(
+            "--legend", panel=_OUTPUT, help="Add a band below overlays: class, probability, colours with their values."
+        ),
+    ] = False
+    draw_box: Annotated[
+        bool,
+        _option("--draw-box", panel=_OUTPUT, help="Draw the box of the largest region above 20 % of the maximum."),
+    ] = False
     fail_fast: Annotated[
         bool, _option("--fail-fast", panel=_OUTPUT, help="Stop at the first input that fails.")
     ] = False
@@ -391,6 +401,8 @@ class Shared:
             alpha=self.alpha,
             image_format=self.image_format,
             png_level=self.png_level,
+            legend=self.legend,
+            draw_box=self.draw_box,
         )
 
     def _default_save(self) -> str:

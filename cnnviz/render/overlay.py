@@ -171,18 +171,20 @@ def heatmap_image(placed: Placed, style: Style) -> NDArray[np.uint8]:
     """
     neutral = NEUTRAL if placed.signed else 0
     height, width = placed.values.shape
-    out = np.full((height, width), neutral, dtype=np.uint8)
+    seen_whole = placed.seen == (0, 0, width, height)
+    picture = np.zeros((height, width, 1 if seen_whole else 2), dtype=np.uint8)
+    out = picture[..., 0]
+    out[:] = neutral
     if not is_flat(placed):
         x0, y0, x1, y1 = placed.seen
         limits = drawn_limits(placed, style)
         for rows in _strips(y0, y1, x1 - x0):
             out[rows, x0:x1] = _levels(placed.values[rows, x0:x1], limits, placed.signed)
-    if placed.seen == (0, 0, width, height):
+    if seen_whole:
         return out
-    alpha = np.zeros_like(out)
     x0, y0, x1, y1 = placed.seen
-    alpha[y0:y1, x0:x1] = 255
-    return np.dstack((out, alpha))
+    picture[y0:y1, x0:x1, 1] = 255
+    return picture
 
 
 def _levels(values: NDArray[np.float32], limits: tuple[float, float], centred: bool) -> NDArray[np.uint8]:
