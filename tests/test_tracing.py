@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.models.graph import trace
 from cnnviz.models.outputs import selector
+from tests import networks as nets
 
 
 class Tutorial(nn.Module):
@@ -191,3 +192,39 @@ def test_defaulted_arguments_stay_at_their_defaults(kind: type[nn.Module]) -> No
     (value["logits"] if isinstance(value, dict) else value)[:, 1].sum().backward()
     found = cnnviz.explain(network, _PIXELS, "saliency", target=1)
     torch.testing.assert_close(found.raw, leaf.grad)
+
+
+# Hooks of other tools.
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1"])
+def test_another_tools_tensor_hook_is_passed_by(name: str) -> None:
+    """As pytorch-grad-cam has it: a hook on the module before the head that asks for the gradient of its output."""
+    x = nets.images(1, (64, 64))
+    methods = ("gradcam", "cam", "saliency", "lrp")
+    expected = {m: cnnviz.explain(nets.torchvision_network(name), x, method=m, target=3) for m in methods}
+    network, gradients = nets.torchvision_network(name), []
+
+    def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(gradients.append)
+
+    handle = network.features.register_forward_hook(keep)
+    for method in methods:
+        found = cnnviz.explain(network, x, method=method, target=3)
+        assert found.layer == expected[method].layer
+        torch.testing.assert_close(found.raw, expected[method].raw)
+    assert list(network.features._forward_hooks.values()) == [keep]
+    gradients.clear()
+    network(x.requires_grad_()).sum().backward()
+    assert len(gradients) == 1  # the other tool's hook still works
+    handle.remove()
+
+
+def test_a_hook_that_changes_the_output_counts() -> None:
+    """It looks at values, so it cannot be traced: the network runs by hooks, with what the hook makes of it."""
+    network = nets.torchvision_network("squeezenet1_1")
+    network.features.register_forward_hook(lambda module, args, output: output * 2 if output.sum() != 0 else output)
+    x = nets.images(1, (64, 64))
+    found = cnnviz.explain(network, x, target=3, layer="features.12")
+    torch.testing.assert_close(found.logits, network(x).detach(), rtol=1e-4, atol=1e-5)

@@ -48,11 +48,16 @@ _LEAF_TYPES = (nn.LayerNorm, nn.Linear, nn.modules.conv._ConvNd)
 
 
 class _Tracer(fx.Tracer):
-    """Symbolic tracer that notes what every module call returned and where tracing failed."""
+    """Symbolic tracer that notes what every module call returned and where tracing failed.
 
-    def __init__(self, opaque: frozenset[str]) -> None:
+    Args:
+        opaque: Modules that stay one node.
+        unhooked: Modules whose forward hooks are passed by.
+    """
+
+    def __init__(self, opaque: frozenset[str], unhooked: frozenset[str] = frozenset()) -> None:
         super().__init__()
-        self.opaque = opaque
+        self.opaque, self.unhooked = opaque, unhooked
         self.calls: dict[str, list[fx.Node]] = {}
         self.failed: str | None = None
 
@@ -77,6 +82,8 @@ class _Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         path = self.path_of_module(m)
+        if path in self.unhooked:
+            forward = m.forward
         try:
             result = super().call_module(m, forward, args, kwargs)
         except Exception:
@@ -304,8 +311,9 @@ def _trace_adaptively(module: nn.Module) -> tuple[fx.GraphModule, dict[str, list
     if any(hasattr(fx.GraphModule, name) for name, _ in module.named_children()):
         return None  # a part called ``graph`` or ``code``, which a graph module has of its own
     opaque: frozenset[str] = frozenset()
+    unhooked: frozenset[str] = frozenset()
     for _ in range(_MAX_RETRIES):
-        tracer = _Tracer(opaque)
+        tracer = _Tracer(opaque, unhooked)
         try:
             graph = tracer.trace(module)
             return fx.GraphModule(module, graph), tracer.calls, opaque
@@ -313,8 +321,14 @@ def _trace_adaptively(module: nn.Module) -> tuple[fx.GraphModule, dict[str, list
             failed = tracer.failed
             if failed is None or failed in opaque:
                 return None
+            resisting = module.get_submodule(failed)
+            if resisting._forward_hooks and not resisting._forward_pre_hooks and failed not in unhooked:
+                # What looks at tensors cannot look at what stands for them. Another tool's hook leaves the values
+                # alone; one that does not is noticed when the trace is compared with the network itself.
+                unhooked |= {failed}
+                continue
             # Siblings of the same class resist for the same reason.
-            kind = type(module.get_submodule(failed))
+            kind = type(resisting)
             opaque |= {name for name, m in module.named_modules() if name and type(m) is kind} | {failed}
     return None
 
