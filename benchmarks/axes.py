@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.prepare.split import quietly
 from cnnviz.engine.session import Session, SessionOptions, prepare
-from cnnviz.engine.split import quietly
 from cnnviz.errors import CnnvizError
 
 SIZE = (128, 192)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 import cnnviz
 from benchmarks.timing import machine, save
-from cnnviz.methods.extremal import blur_pyramid, perturb
+from cnnviz.methods.perturbation.extremal import blur_pyramid, perturb
 from cnnviz.models.preprocess import normalize, prepare
 
 FITTING: dict[str, tuple[int, ...]] = {

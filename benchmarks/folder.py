@@ -26,14 +26,14 @@ import torch
 
 from benchmarks.timing import load, machine, save
 from cnnviz import pipeline
-from cnnviz.drawing import draw
-from cnnviz.explainer import Explainer
 from cnnviz.io.decode import decode
 from cnnviz.io.sources import find_images, read_bytes
-from cnnviz.io.writer import Store
+from cnnviz.io.store import Store
+from cnnviz.maps.explainer import Explainer
+from cnnviz.maps.write_image import draw
 from cnnviz.models.preprocess import prepare
+from cnnviz.run.prepared_model import Loaded
 from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings
-from cnnviz.subject import Loaded
 
 SIZE = (500, 375)
 # Number, width, height, format, and how many MiB above idle a run of them may take.

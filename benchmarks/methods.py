@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import cnnviz
 from benchmarks.timing import load, machine, save
-from cnnviz import catalog
+from cnnviz.registry import lookup
 
 MODELS = ("resnet50", "efficientnet_lite0")
 LAYERS = {"resnet50": "layer4", "efficientnet_lite0": "bn2"}
@@ -219,7 +219,7 @@ def main() -> None:
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     print(machine())
-    known = {spec.name for spec in catalog.all_methods()}
+    known = {spec.name for spec in lookup.all_methods()}
     cases = [case for case in CASES if case.method in (given.methods or known) and case.method in known]
     rows = load(given.json)
     for name, count in itertools.product(given.models, given.batch):

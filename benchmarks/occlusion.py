@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz.engine import runtime
-from cnnviz.engine.cuts import Cut
-from cnnviz.engine.incremental import occluded_logits
+from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import SessionOptions, prepare
-from cnnviz.methods.occlusion import place_windows
+from cnnviz.methods.perturbation.incremental.windows import occluded_logits
+from cnnviz.methods.perturbation.occlusion import place_windows
 
 MODELS = "resnet18,resnet50,vgg16,mobilenet_v2,efficientnet_lite0,densenet121"
 REACH = {

@@ -69,7 +69,7 @@ def networks() -> dict[str, Network]:
 
 def runs() -> Iterator[tuple[str, list[str]]]:
     """Name of a run, and its command line."""
-    listed = cnnviz.list_methods() if hasattr(cnnviz, "list_methods") else cnnviz.methods()
+    listed = cnnviz.list_methods()
     methods = [(str(entry["name"]), str(entry["command"])) for entry in listed]
     variants = Counter(command for _, command in methods)
     for label, network in networks().items():

@@ -23,23 +23,23 @@ import torch
 
 from benchmarks.folder import make_folder
 from benchmarks.timing import machine, save
-from cnnviz import catalog
 from cnnviz.engine import runtime as rt
 from cnnviz.io.decode import decode
 from cnnviz.io.sources import find_images, read_bytes
-from cnnviz.io.writer import Store
-from cnnviz.loop import Gathering, Loop
+from cnnviz.io.store import Store
 from cnnviz.models.preprocess import normalize, prepare
+from cnnviz.registry import lookup
+from cnnviz.run.loop import Gathering, Loop
+from cnnviz.run.prepared_model import Subject
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, TargetSettings
 from cnnviz.studies.base import Study
 from cnnviz.studies.run import _Worker
-from cnnviz.subject import Subject
 
 STUDIES: dict[str, dict[str, Any]] = {"top-patches": {"units": "all"}, "embed": {}}
 
 
 def settings(name: str, folder: Path, out: Path, model: str, **params: Any) -> RunSettings:
-    spec = catalog.find_entry(name)
+    spec = lookup.find_entry(name)
     return RunSettings(
         command=name,
         inputs=(str(folder),),
@@ -51,7 +51,7 @@ def settings(name: str, folder: Path, out: Path, model: str, **params: Any) -> R
 
 def opened(asked: RunSettings, out: Path) -> Study:
     """The study of a run, before its first image."""
-    kind = cast("type[Study]", catalog.find_entry(asked.command).load())
+    kind = cast("type[Study]", lookup.find_entry(asked.command).load())
     params = dict(asked.target.params)
     subject = Subject(asked, kind.cut(asked, params), None, print, lambda one: kind.adapt(one, asked, params))
     return kind(subject, params, Store(str(out)))

@@ -24,13 +24,14 @@ from PIL import Image
 
 import cnnviz
 from benchmarks.timing import in_turns, load, machine, save
-from cnnviz import catalog, pipeline
-from cnnviz.io.writer import Store
-from cnnviz.models.load import load as load_model
+from cnnviz import pipeline
+from cnnviz.io.store import Store
+from cnnviz.models.loading.load import load as load_model
 from cnnviz.models.preprocess import normalize, prepare
+from cnnviz.registry import lookup
+from cnnviz.run.prepared_model import Subject
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from cnnviz.studies.synthesize import Synthesize
-from cnnviz.subject import Subject
+from cnnviz.studies.synthesize.study import Synthesize
 
 CLASSES = (1, 7, 292, 340, 779, 949, 953, 967, 980, 985)
 """Goldfish, cock, tiger, zebra, school bus, strawberry, pineapple, espresso, volcano, daisy."""
@@ -59,7 +60,7 @@ def asked(classes: tuple[str, ...], out: str, **params: Any) -> RunSettings:
 def candidates(count: int, steps: int, folder: str) -> dict[str, Callable[[], Any]]:
     """``steps`` steps of each kind for a batch of ``count`` images."""
     settings = asked(("340",), folder, steps=steps, images=count, diversity=0.0)
-    params = catalog.find_entry("synthesize").resolve_params(settings.target.params)
+    params = lookup.find_entry("synthesize").resolve_params(settings.target.params)
     subject = Subject(settings, Synthesize.layers(settings, params), None, lambda text: None)
     study = Synthesize(subject, params, Store(folder))
     objective, seeds = study._objective(study.rows), [row.seed for row in study.rows]

@@ -15,20 +15,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cnnviz.api import Explanation, Model, explain, load_model, methods
+    from cnnviz.api import Explanation, Model, explain, load_model
     from cnnviz.errors import CnnvizError, ImageError
+    from cnnviz.registry.lookup import list_methods
 
 _HOMES = {
     "Explanation": "cnnviz.api",
     "Model": "cnnviz.api",
     "explain": "cnnviz.api",
     "load_model": "cnnviz.api",
-    "methods": "cnnviz.api",
+    "list_methods": "cnnviz.registry.lookup",
     "CnnvizError": "cnnviz.errors",
     "ImageError": "cnnviz.errors",
 }
 
-__all__ = ["CnnvizError", "Explanation", "ImageError", "Model", "__version__", "explain", "load_model", "methods"]
+__all__ = ["CnnvizError", "Explanation", "ImageError", "Model", "__version__", "explain", "list_methods", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

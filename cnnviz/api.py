@@ -1,4 +1,4 @@
-"""The Python interface: ``load_model``, ``explain``, ``methods``."""
+"""The Python interface: ``load_model`` and ``explain``."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnnviz import catalog
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.cuts import Cut, cut_for
+from cnnviz.engine.cut import Cut, cut_for
 from cnnviz.engine.examine import Examination, Wanted, examine
 from cnnviz.engine.layer_table import LayerRow, layer_table
 from cnnviz.engine.precision import AGREEMENT, correlation, opened, smooth_probe
 from cnnviz.engine.session import Pass, Session, SessionOptions, open_session, prepare, probe_image
 from cnnviz.engine.targets import ClassTarget, class_logits, make_target
 from cnnviz.errors import CnnvizError, nearest
-from cnnviz.methods import listed
 from cnnviz.methods.heatmap import Heatmap, upsample
 from cnnviz.models import preprocess
-from cnnviz.models.dtypes import in_float32
-from cnnviz.models.layers import LayerRef, reference, stages
-from cnnviz.models.load import LoadedModel, load, unwrap
+from cnnviz.models.graph.layers import LayerRef, reference, stages
+from cnnviz.models.loading.dtypes import in_float32
+from cnnviz.models.loading.load import LoadedModel, load, unwrap
+from cnnviz.registry import lookup
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, ModelSpec, check_choice, parse_skipped
 
 TargetLike = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
@@ -131,11 +130,6 @@ def load_model(name: str = "efficientnet_lite0", *, weights: str | None = "DEFAU
     return Model(load(ModelSpec(model=name, weights="none" if weights is None else weights, **options)))
 
 
-def methods() -> list[dict[str, Any]]:
-    """Every method: name, one-line description, family, reference and options."""
-    return listed()
-
-
 def explain(
     model: Model | nn.Module,
     batch: Tensor,
@@ -154,7 +148,7 @@ def explain(
             mode, same ``requires_grad``, no hooks, no gradients, also after an exception; one that holds other floats
             than float32 is explained as a copy in float32, which ``notes`` say).
         batch: Float tensor [N, C, H, W], already preprocessed.
-        method: A name of :func:`methods`.
+        method: A name of :func:`cnnviz.list_methods`.
         target: None for the predicted class; a class index; one index an image (list or LongTensor [N]); or
             ``function(output [N, K]) -> [N]``.
         layer: Module path, negative stage index, or several; None for the tensor that feeds the head.
@@ -167,7 +161,7 @@ def explain(
     Raises:
         CnnvizError: Unknown method, option, layer or class; wrong shapes.
     """
-    spec = catalog.find_method(method)
+    spec = lookup.find_method(method)
     general = {key: method_options.pop(key) for key in _GENERAL if key in method_options}
     activation = general.get("activation") or "auto"
     check_choice(activation, ACTIVATIONS, "activation")
@@ -199,7 +193,7 @@ def explain(
 
 
 def _examined(
-    session: Session, spec: catalog.MethodSpec, params: Mapping[str, Any], skip: str | Sequence[str]
+    session: Session, spec: lookup.MethodSpec, params: Mapping[str, Any], skip: str | Sequence[str]
 ) -> Examination:
     """The examination of a session's network, once for each kind of question; what it found is told."""
     names = parse_skipped((skip,) if isinstance(skip, str) else skip)
@@ -217,7 +211,7 @@ def _examined(
 
 
 def _with_agreement(
-    found: Examination, session: Session, exact: Session, how: tuple[catalog.MethodSpec, Mapping[str, Any]]
+    found: Examination, session: Session, exact: Session, how: tuple[lookup.MethodSpec, Mapping[str, Any]]
 ) -> Examination:
     """What was found, with how far the map of a probe is from that in float32; told below 0.99."""
     spec, params = how
@@ -305,7 +299,7 @@ def _layers(layer: str | int | Sequence[str] | None) -> tuple[str, ...]:
 def _session(
     model: Model | nn.Module,
     batch: Tensor,
-    spec: catalog.MethodSpec,
+    spec: lookup.MethodSpec,
     cut: Cut,
     how: tuple[str, str | torch.device | None, str, str | None],
 ) -> Iterator[Session]:

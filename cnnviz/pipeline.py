@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-from cnnviz import catalog
-from cnnviz.counting import Reporter, RunResult, count_inputs
-from cnnviz.drawing import Drawn, Explained, draw
 from cnnviz.errors import EXIT_DONE, CnnvizError
-from cnnviz.explainer import Explainer
-from cnnviz.io.writer import ImageFormat, Store
-from cnnviz.ledger import REPORT, Ledger
-from cnnviz.loop import Loop
+from cnnviz.io.store import ImageFormat, Store
+from cnnviz.maps.explainer import Explainer
+from cnnviz.maps.write_image import Drawn, Explained, draw
 from cnnviz.records import Record
+from cnnviz.registry import lookup
 from cnnviz.render.overlay import Style
+from cnnviz.run.counting import Reporter, RunResult, count_inputs
+from cnnviz.run.folder import REPORT, Ledger
+from cnnviz.run.loop import Loop
 from cnnviz.settings import RunSettings
 from cnnviz.studies.run import run_study
 
@@ -33,7 +33,7 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
     Raises:
         CnnvizError: Nothing could be run (exit code 2), or the output folder became unusable.
     """
-    spec = catalog.find_entry(settings.target.method)
+    spec = lookup.find_entry(settings.target.method)
     spec.check_view(settings.model.view, spec.resolve_params(settings.target.params))
     if spec.kind == "study":
         return run_study(spec, settings, reporter, stdin)

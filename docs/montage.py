@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import cnnviz
-from cnnviz import catalog
+from cnnviz.geometry.placement import Placed, place
 from cnnviz.io.decode import decode
 from cnnviz.models.preprocess import prepare
+from cnnviz.registry import lookup
+from cnnviz.registry.specs import MethodSpec
 from cnnviz.render.gradient import gradient_image
 from cnnviz.render.overlay import Style, overlay
-from cnnviz.render.resample import Placed, place
 from cnnviz.render.text import printable
-from cnnviz.specs import MethodSpec
 
 ROOT = Path(__file__).parent.parent
 PICTURE = Path(__file__).parent / "images" / "methods.jpg"
@@ -89,7 +89,7 @@ def tiles(model: cnnviz.Model, options: Mapping[str, Mapping[str, Any]]) -> dict
     """For each family its methods: title and pictures."""
     seen = views(model)
     found: dict[str, list[tuple[str, list[Picture]]]] = {"photographs": [("what the network sees", seen[0])]}
-    for spec in catalog.BUILT_IN:
+    for spec in lookup.BUILT_IN:
         chosen = dict(options.get(spec.name, {}))
         row = found.setdefault(spec.family, [])
         row.append((spec.title, drawn(model, spec, chosen, seen)))
@@ -125,7 +125,7 @@ def montage(families: Mapping[str, Sequence[tuple[str, Sequence[Picture]]]]) -> 
 
 def names() -> str:
     """What the picture shows, as its comment says: a test compares it with the register."""
-    return " ".join(spec.name for spec in catalog.BUILT_IN)
+    return " ".join(spec.name for spec in lookup.BUILT_IN)
 
 
 def main() -> None:

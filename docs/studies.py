@@ -15,8 +15,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from cnnviz import catalog
 from cnnviz.cli.app import main as cnnviz
+from cnnviz.registry import lookup
 from cnnviz.render.text import printable
 
 ROOT = Path(__file__).parent.parent
@@ -96,7 +96,7 @@ def sheet(tiles: Sequence[tuple[str, Image.Image]]) -> Image.Image:
 
 def names() -> str:
     """What the picture shows, as its comment says: a test compares it with the register."""
-    return " ".join(spec.name for spec in catalog.STUDIES)
+    return " ".join(spec.name for spec in lookup.STUDIES)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cnnviz import catalog
+from cnnviz.registry import lookup
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- methods: begin (python docs/tables.py) -->", "<!-- methods: end -->"
@@ -20,8 +20,8 @@ def methods_table() -> str:
         "| command | method | what it shows | passes (forward, backward) | paper |",
         "| --- | --- | --- | --- | --- |",
     ]
-    shared = {command for command, specs in catalog.commands().items() if len(specs) > 1}
-    for spec in catalog.BUILT_IN:
+    shared = {command for command, specs in lookup.commands().items() if len(specs) > 1}
+    for spec in lookup.BUILT_IN:
         plain = spec.command not in shared or spec.name == spec.command
         call = f"`{spec.command}`" if plain else f"`{spec.command} --variant {spec.name}`"
         rows.append(f"| {call} | {spec.title} | {spec.summary} | {spec.forward}, {spec.backward} | {spec.paper} |")
@@ -31,7 +31,7 @@ def methods_table() -> str:
 def studies_table() -> str:
     """The built-in studies as a Markdown table."""
     rows = ["| command | what it does | paper |", "| --- | --- | --- |"]
-    rows += [f"| `{spec.command}` | {spec.summary} | {spec.paper} |" for spec in catalog.STUDIES]
+    rows += [f"| `{spec.command}` | {spec.summary} | {spec.paper} |" for spec in lookup.STUDIES]
     return "\n".join(rows)
 
 

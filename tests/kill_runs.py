@@ -100,9 +100,9 @@ if __name__ == "__main__":
     import cv2
     import torch
 
-    from cnnviz import catalog
+    from cnnviz.registry import lookup
 
-    catalog.all_entries()
+    lookup.all_entries()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     for line in sys.stdin:

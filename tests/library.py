@@ -95,7 +95,7 @@ def timm_network(name: str, classes: int = 12, **options: Any) -> nn.Module:
 def as_model(network: nn.Module, size: tuple[int, int] = (12, 16), classes: int = 4, name: str = "toy") -> Any:
     """A network as ``cnnviz.load_model`` hands one over: it keeps private, rewritten copies."""
     from cnnviz.api import Model
-    from cnnviz.models.load import LoadedModel
+    from cnnviz.models.loading.load import LoadedModel
     from cnnviz.models.preprocess import Preprocess
 
     spec = Preprocess(

@@ -15,12 +15,12 @@ from torch import nn
 
 from cnnviz import pipeline
 from cnnviz.errors import CnnvizError
-from cnnviz.models.load import load
+from cnnviz.models.loading.load import load
 from cnnviz.models.preprocess import normalize, prepare
-from cnnviz.probes.channels import ChannelTally, channel_figures, order
 from cnnviz.render.colormap import colormap
 from cnnviz.render.tiles import Layout, coloured, layout, table, tiles
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
+from cnnviz.studies.activations.channels import ChannelTally, channel_figures, order
 from tests import digits
 from tests.test_pipeline import TINY, Quiet
 

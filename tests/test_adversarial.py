@@ -14,12 +14,12 @@ from PIL import Image
 from cnnviz import pipeline
 from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
-from cnnviz.models.load import LoadedModel, load
+from cnnviz.models.loading.load import LoadedModel, load
 from cnnviz.models.preprocess import normalize, override, prepare
-from cnnviz.render.adversarial import Cell, Point, accuracy_curve, comparison, noise_picture
+from cnnviz.render.comparison import Cell, Point, accuracy_curve, comparison, noise_picture
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from cnnviz.studies import adversarial
-from cnnviz.studies.attack_tally import Outcome, Tally
+from cnnviz.studies.adversarial import study as adversarial
+from cnnviz.studies.adversarial.tally import Outcome, Tally
 from tests import digits, tiny_model
 from tests.test_pipeline import TINY, Quiet, photograph
 

@@ -131,10 +131,10 @@ def test_training_goes_on_after_an_explanation() -> None:
 
 def test_methods_lists_the_register() -> None:
     """Also after the package of the same name was imported."""
-    import cnnviz.methods.gradcam as module
+    import cnnviz.methods.cam.gradcam as module
 
     assert callable(module.gradcam)
-    listed = {method["name"]: method for method in cnnviz.methods()}
+    listed = {method["name"]: method for method in cnnviz.list_methods()}
     assert listed["gradcam"]["options"]["counterfactual"]["default"] is False
     assert "2017" in listed["gradcam"]["paper"]
     assert listed["cam"]["signed"] is True

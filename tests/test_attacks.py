@@ -11,15 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnnviz.engine.cuts import Cut
-from cnnviz.engine.runtime import resolve
-from cnnviz.engine.session import SessionOptions, open_session
-from cnnviz.errors import CnnvizError
-from cnnviz.models.preprocess import Preprocess, normalize, prepare
-from cnnviz.studies.attack_choice import Choice, amount, epsilons
-from cnnviz.studies.attack_tally import Outcome, Tally, wilson
-from cnnviz.synthesis import minimal, viewing
-from cnnviz.synthesis.attacks import (
+from cnnviz.attacks import l2 as minimal
+from cnnviz.attacks import picture_view as viewing
+from cnnviz.attacks.l2 import CarliniWagner, DeepFool, carlini_wagner, deepfool, norms, rounded
+from cnnviz.attacks.linf import (
     LEVELS,
     Goal,
     SignAttack,
@@ -31,7 +26,13 @@ from cnnviz.synthesis.attacks import (
     smallest_epsilon,
     snap,
 )
-from cnnviz.synthesis.minimal import CarliniWagner, DeepFool, carlini_wagner, deepfool, norms, rounded
+from cnnviz.engine.cut import Cut
+from cnnviz.engine.runtime import resolve
+from cnnviz.engine.session import SessionOptions, open_session
+from cnnviz.errors import CnnvizError
+from cnnviz.models.preprocess import Preprocess, normalize, prepare
+from cnnviz.studies.adversarial.attack_choice import Choice, amount, epsilons
+from cnnviz.studies.adversarial.tally import Outcome, Tally, wilson
 from tests.oracles import attacks as oracle
 
 SHAPE = (3, 4, 5)

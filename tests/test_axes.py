@@ -15,9 +15,9 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.layer_table import layer_table
 from cnnviz.engine.session import SessionOptions, prepare
 from cnnviz.errors import CnnvizError
-from cnnviz.models.axes import axes_of
-from cnnviz.models.graph import trace
-from cnnviz.models.outputs import selector
+from cnnviz.models.graph.axes import axes_of
+from cnnviz.models.graph.outputs import selector
+from cnnviz.models.graph.trace import trace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 _PIXELS = torch.randn((2, 3, 16, 24), generator=torch.Generator().manual_seed(5))

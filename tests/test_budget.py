@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnviz import loop, pipeline
+from cnnviz import pipeline
 from cnnviz.io import decode
 from cnnviz.io.budget import Budget, Ticket
+from cnnviz.run import loop
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from tests import tiny_model
 
@@ -216,9 +217,9 @@ _DRAWING = """
 import ctypes, sys
 from pathlib import Path
 import numpy as np
-from cnnviz.drawing import Drawn, Explained, TargetMap, draw
+from cnnviz.maps.write_image import Drawn, Explained, TargetMap, draw
 from cnnviz.io.sources import ImageRef
-from cnnviz.io.writer import ImageFormat, Store
+from cnnviz.io.store import ImageFormat, Store
 from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore
 from cnnviz.render.overlay import Style

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import cnnviz
-from cnnviz import catalog
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
-from cnnviz.specs import MethodSpec, Param
+from cnnviz.registry import lookup
+from cnnviz.registry.specs import MethodSpec, Param
 from tests import networks as nets
 
 
@@ -53,11 +53,11 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     def install(*values: Any) -> None:
         points = [_Point(f"point{i}", value) for i, value in enumerate(values)]
-        monkeypatch.setattr(catalog, "entry_points", lambda group: points if group == "cnnviz.methods" else [])
-        catalog.all_entries.cache_clear()
+        monkeypatch.setattr(lookup, "entry_points", lambda group: points if group == "cnnviz.methods" else [])
+        lookup.all_entries.cache_clear()
 
     yield install
-    catalog.all_entries.cache_clear()
+    lookup.all_entries.cache_clear()
 
 
 @pytest.mark.parametrize("registered", [SPEC, lambda: SPEC], ids=["spec", "function"])
@@ -68,9 +68,9 @@ def test_a_method_of_another_package(registered: Any, installed: Any) -> None:
     with torch.no_grad():
         expected = 3 * torch.relu(network.maps(nets.images())).mean(1)
     torch.testing.assert_close(found.raw, expected)
-    listed = {method["name"]: method for method in cnnviz.methods()}
+    listed = {method["name"]: method for method in cnnviz.list_methods()}
     assert listed["mean_activation"]["options"]["factor"]["default"] == 1.0
-    assert catalog.commands()["mean-activation"] == (SPEC,)
+    assert lookup.commands()["mean-activation"] == (SPEC,)
     with pytest.raises(CnnvizError, match=r"factor=11 is out of range: 0 to 10"):
         cnnviz.explain(network, nets.images(), method="mean_activation", factor=11)
 
@@ -86,14 +86,14 @@ def test_a_method_of_another_package(registered: Any, installed: Any) -> None:
 def test_an_entry_point_that_cannot_be_used(registered: Any, message: str, installed: Any) -> None:
     installed(registered)
     with pytest.raises(CnnvizError, match=message) as raised:
-        catalog.all_methods()
+        lookup.all_methods()
     assert "point0" in raised.value.message
 
 
 def test_two_packages_with_one_name(installed: Any) -> None:
     installed(SPEC, SPEC)
     with pytest.raises(CnnvizError, match="'mean_activation' is taken"):
-        catalog.all_methods()
+        lookup.all_methods()
 
 
 def test_an_unknown_method() -> None:
@@ -101,25 +101,25 @@ def test_an_unknown_method() -> None:
         cnnviz.explain(nets.TOYS["plain"].build(), nets.images(), method="gradcan")
     assert "gradcam" in raised.value.hint
     with pytest.raises(CnnvizError) as raised:
-        catalog.find_method("zzzzz")
+        lookup.find_method("zzzzz")
     assert "Available: cam, gradcam" in raised.value.hint
 
 
 def test_names_and_commands() -> None:
-    names = [spec.name for spec in catalog.BUILT_IN]
+    names = [spec.name for spec in lookup.BUILT_IN]
     assert len(set(names)) == len(names)
     assert {"cam", "gradcam"} <= set(names)
-    grouped = catalog.commands()
+    grouped = lookup.commands()
     assert sorted(spec.name for specs in grouped.values() for spec in specs if spec.name in names) == sorted(names)
-    assert set(grouped) >= {spec.command for spec in catalog.BUILT_IN}
-    for spec in catalog.BUILT_IN:
+    assert set(grouped) >= {spec.command for spec in lookup.BUILT_IN}
+    for spec in lookup.BUILT_IN:
         options = [p.name for p in spec.params]
         assert len(set(options)) == len(options)
         assert spec.command == spec.command.lower()
 
 
 def test_listing_methods_needs_no_torch() -> None:
-    code = "import sys; from cnnviz import catalog; catalog.all_methods(); print('torch' in sys.modules)"
+    code = "import sys; from cnnviz import catalog; lookup.all_methods(); print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 

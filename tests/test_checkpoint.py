@@ -21,8 +21,8 @@ from torch import nn
 from torchvision import models
 
 from cnnviz.errors import CnnvizError
-from cnnviz.models.checkpoint import read_checkpoint
-from cnnviz.models.checkpoint_fit import classes_in, load_checkpoint
+from cnnviz.models.loading.checkpoint import read_checkpoint
+from cnnviz.models.loading.checkpoint_fit import classes_in, load_checkpoint
 from tests.library import torchvision_network
 
 

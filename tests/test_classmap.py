@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from cnnviz import pipeline
 from cnnviz.errors import CnnvizError
-from cnnviz.models.load import load
+from cnnviz.geometry.placement import place_cells
+from cnnviz.models.loading.load import load
 from cnnviz.models.preprocess import normalize, override, prepare
-from cnnviz.probes.class_cells import Placement, merged
-from cnnviz.render.resample import place_cells
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
+from cnnviz.studies.classmap.class_cells import Placement, merged
 from tests import digits
 from tests.test_pipeline import ONE, TINY, Quiet
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from cnnviz import __version__, catalog
+from cnnviz import __version__
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
+from cnnviz.registry import lookup
+from cnnviz.registry.specs import MethodSpec
 from cnnviz.settings import (
     DrawSettings,
     ModelSpec,
@@ -22,7 +24,6 @@ from cnnviz.settings import (
     RuntimeSettings,
     TargetSettings,
 )
-from cnnviz.specs import MethodSpec
 from tests.fake_pipeline import FakePipeline
 
 
@@ -30,7 +31,7 @@ from tests.fake_pipeline import FakePipeline
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     pipeline = FakePipeline()
     monkeypatch.setitem(sys.modules, "cnnviz.pipeline", pipeline)
-    monkeypatch.setattr("cnnviz.preflight.check", lambda settings, spec: None)
+    monkeypatch.setattr("cnnviz.run.preflight.check", lambda settings, spec: None)
     return pipeline
 
 
@@ -292,7 +293,7 @@ def test_the_help_page_has_every_option_under_its_heading(
     assert out.startswith(f"Usage: cnnviz {command} INPUT... [OPTIONS]\n")
 
 
-@pytest.mark.parametrize("spec", [spec for spec in catalog.STUDIES if spec.says], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", [spec for spec in lookup.STUDIES if spec.says], ids=lambda spec: spec.name)
 def test_a_study_words_shared_options_as_it_means_them(spec: MethodSpec, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([spec.command, "--help"]) == 0
     words = " ".join(capsys.readouterr().out.split())
@@ -311,7 +312,7 @@ def test_methods_lists_the_register(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    for spec in catalog.all_methods():
+    for spec in lookup.all_methods():
         row = next(line for line in out.splitlines() if line.startswith(f"{spec.name} "))
         assert row.endswith(spec.paper)
         assert f"{spec.forward} forward, {spec.backward} backward" in row
@@ -321,7 +322,7 @@ def test_methods_lists_the_register(capsys: pytest.CaptureFixture[str]) -> None:
 def test_methods_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", "--json"]) == 0
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert list(listed) == [spec.name for spec in catalog.all_methods()]
+    assert list(listed) == [spec.name for spec in lookup.all_methods()]
     gradcam = listed["gradcam"]
     assert gradcam["paper"].startswith("Selvaraju et al.")
     assert gradcam["options"]["counterfactual"]["default"] is False

@@ -12,7 +12,7 @@ import pytest
 
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
-from cnnviz.io.config import read_config
+from cnnviz.io.config_file import read_config
 from cnnviz.settings import RunSettings
 
 Run = Callable[..., RunSettings]
@@ -29,7 +29,7 @@ def settings_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         return SimpleNamespace(summary=summary, report=None, exit_code=0, picture=None, sentences=())
 
     monkeypatch.setitem(sys.modules, "cnnviz.pipeline", SimpleNamespace(run=run))
-    monkeypatch.setattr("cnnviz.preflight.check", lambda settings, spec: None)
+    monkeypatch.setattr("cnnviz.run.preflight.check", lambda settings, spec: None)
 
     def settings_of(text: str, *args: str) -> RunSettings:
         path = tmp_path / "options.yaml"

@@ -21,7 +21,7 @@ from tests.fake_pipeline import SUMMARY, FakePipeline, failed, record
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     pipeline = FakePipeline()
     monkeypatch.setitem(sys.modules, "cnnviz.pipeline", pipeline)
-    monkeypatch.setattr("cnnviz.preflight.check", lambda settings, spec: None)
+    monkeypatch.setattr("cnnviz.run.preflight.check", lambda settings, spec: None)
     return pipeline
 
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz import catalog
 from cnnviz.engine import session
 from cnnviz.errors import CnnvizError
+from cnnviz.registry import lookup
 from tests import networks as nets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-METHODS = [spec.name for spec in catalog.BUILT_IN]
+METHODS = [spec.name for spec in lookup.BUILT_IN]
 # Few passes are enough here.
 CHEAP: dict[str, dict[str, Any]] = {
     "smoothgrad": {"samples": 3},
@@ -96,7 +96,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def _reads_the_trace(method: str) -> bool:
     """CAM reads the head, relevance walks from node to node."""
-    spec = catalog.find_method(method)
+    spec = lookup.find_method(method)
     return bool({"gap-head", "trace"} & set(spec.needs)) or spec.family == "relevance"
 
 
@@ -161,7 +161,7 @@ def test_results_are_plain_tensors_on_the_host(method: str) -> None:
         assert tensor.device.type == "cpu"
         assert len(tensor) == 3
     assert found.target.dtype == torch.int64
-    signed = catalog.find_method(method).signed
+    signed = lookup.find_method(method).signed
     assert signed or float(found.maps.min()) >= 0
 
 
@@ -211,7 +211,7 @@ def _fail(*args: Any) -> Any:
 @pytest.mark.parametrize("method", METHODS)
 def test_left_as_found_after_an_exception_in_the_target(method: str, error: type[BaseException], way: str) -> None:
     _skip_if_it_needs_a_trace(method, way)
-    if not catalog.find_method(method).class_specific:
+    if not lookup.find_method(method).class_specific:
         pytest.skip("looks at no target")
 
     def target(logits: Tensor) -> Tensor:
@@ -292,7 +292,7 @@ def test_a_module_made_under_inference_mode(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_unknown_option_is_an_error_with_near_matches(method: str) -> None:
-    params = catalog.find_method(method).params
+    params = lookup.find_method(method).params
     wrong = params[0].name[:-1] + "x" if params else "counterfactul"
     with pytest.raises(CnnvizError, match=f"no option '{wrong}'") as raised:
         cnnviz.explain(_network(), nets.images(), method=method, **{wrong: 1})
@@ -341,7 +341,7 @@ def test_weights_that_hooks_compute(method: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_register_is_complete(name: str) -> None:
     """An entry that names its paper, whose function exists and says what it computes, whose defaults are valid."""
-    spec = catalog.find_method(name)
+    spec = lookup.find_method(name)
     assert (spec.load().__doc__ or "").strip()
     assert any(character.isdigit() for character in spec.paper)
     assert spec.space in {"layer", "input", "grid"}

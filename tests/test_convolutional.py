@@ -11,12 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.cuts import Cut
+from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import SessionOptions, open_session
 from cnnviz.errors import CnnvizError
-from cnnviz.models.convolutional import CLASS_MAP, Cells, FullyConvolutional, cells, convolutional, moves_with_size
-from cnnviz.models.graph import Graph, at_size, trace
-from cnnviz.models.outputs import selector
+from cnnviz.models.fully_convolutional.rewrite import (
+    CLASS_MAP,
+    Cells,
+    FullyConvolutional,
+    cells,
+    convolutional,
+    moves_with_size,
+)
+from cnnviz.models.graph.outputs import selector
+from cnnviz.models.graph.trace import Graph, at_size, trace
 from tests import digits
 from tests.library import fill, timm_network, torchvision_network
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz import catalog
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.cuts import Cut, cut_for
+from cnnviz.engine.cut import Cut, cut_for
 from cnnviz.engine.session import SessionOptions, open_session
-from cnnviz.methods.fullgrad import cut_nodes
+from cnnviz.methods.relevance.fullgrad import cut_nodes
+from cnnviz.registry import lookup
 
 _PIXELS = torch.randn((2, 3, 8, 10), generator=torch.Generator().manual_seed(3))
 # Words that the engine, torch.fx and this package use for things of their own.
@@ -94,7 +94,7 @@ def test_the_image_comes_first_and_the_layers_in_their_order() -> None:
 
 def test_what_each_kind_of_method_asks_for() -> None:
     def of(name: str, *asked: str, **params: Any) -> Cut:
-        spec = catalog.find_method(name)
+        spec = lookup.find_method(name)
         return cut_for(spec, spec.resolve_params(params), asked)
 
     assert of("gradcam") == Cut.at_layers() == Cut.at_layers("")

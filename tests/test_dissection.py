@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnnviz.errors import CnnvizError
-from cnnviz.io.concepts import find_masks, read_boxes
+from cnnviz.io.annotations import find_masks, read_boxes
 from cnnviz.io.sources import ImageRef
 from cnnviz.models.preprocess import Geometry
-from cnnviz.probes.dissection import Overlaps, Quantiles, codes, covered
 from cnnviz.settings import ModelSpec
-from cnnviz.studies.dissect import on_map
+from cnnviz.studies.top_patches.dissect import on_map
+from cnnviz.studies.top_patches.dissection import Overlaps, Quantiles, codes, covered
 from tests.test_top_patches import CORNERS, NETWORKS, dotted, run
 
 

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from cnnviz import pipeline
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.cuts import Cut
+from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import SessionOptions, prepare
 from cnnviz.errors import CnnvizError
 from cnnviz.models.preprocess import Preprocess
 from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from cnnviz.synthesis.dreaming import DreamOptions, dream, gradient_of, guided_by, octave_sizes, resized, spans
+from cnnviz.synthesis.deepdream import DreamOptions, dream, gradient_of, guided_by, octave_sizes, resized, spans
 from cnnviz.synthesis.objectives import leaky_square
-from cnnviz.synthesis.reading import Normalisation, Reader, normalisation, open_reader
+from cnnviz.synthesis.reader import Normalisation, Reader, normalisation, open_reader
 from tests import digits
 from tests.test_pipeline import TINY, Quiet
 

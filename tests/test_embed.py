@@ -21,13 +21,13 @@ from torch import nn
 from cnnviz import pipeline
 from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
-from cnnviz.io.vectors import Spool, VectorFile, write_csv
+from cnnviz.io.write_tables import Spool, VectorFile, write_csv
 from cnnviz.models.preprocess import normalize, prepare
-from cnnviz.probes import embedding
-from cnnviz.render.scatter import categorize, placed
-from cnnviz.report.html import Gallery
-from cnnviz.report.scatter import Key, Plot, Point, page
+from cnnviz.render.embedding import categorize, placed
+from cnnviz.report.embedding_page import Key, Plot, Point, page
+from cnnviz.report.gallery import Gallery
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
+from cnnviz.studies.embed import embedding
 from tests import digits, tiny_model
 from tests.chromium import Browser, browser
 from tests.test_html import HOSTILE
@@ -148,7 +148,7 @@ def test_a_layer_is_averaged_over_its_positions(photos: Path, tmp_path: Path) ->
     vectors, module = np.load(tmp_path / "out" / "embeddings.npy"), tiny_model.make()
     assert vectors.shape == (9, 8)
     assert report["summary"]["embedding"]["source"] == "2"
-    from cnnviz.models.load import load
+    from cnnviz.models.loading.load import load
 
     spec = load(TINY).preprocess
     for vector, row in zip(vectors, table(tmp_path / "out"), strict=True):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cnnviz.errors import CnnvizError
-from cnnviz.probes import embedding
-from cnnviz.probes.arrange import distinct, effective_perplexity, said_of_few, tsne, umap
-from cnnviz.probes.embedding import (
+from cnnviz.studies.embed import embedding
+from cnnviz.studies.embed.arrange import distinct, effective_perplexity, said_of_few, tsne, umap
+from cnnviz.studies.embed.embedding import (
     chance_purity,
     grid_cells,
     grid_cost,

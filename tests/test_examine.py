@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.engine import cuts
+from cnnviz.engine import cut as cuts
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.examine import Examination, InputSizes, Wanted, examine, input_sizes
 from cnnviz.engine.session import Session, SessionOptions, prepare

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz.errors import CnnvizError
-from cnnviz.methods import extremal
+from cnnviz.methods.perturbation import extremal
 from tests import networks as nets
 from tests.oracles import extremal as oracle
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from cnnviz import pipeline
 from cnnviz.errors import CnnvizError
-from cnnviz.models.load import load
-from cnnviz.probes.filters import filter_figures
+from cnnviz.models.loading.load import load
 from cnnviz.render.colormap import colormap
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, TargetSettings
+from cnnviz.studies.filters.figures import filter_figures
 from tests import digits
 from tests.test_pipeline import TINY, Quiet
 

@@ -25,22 +25,22 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from cnnviz.asking import Asker, Classes
 from cnnviz.cli.options import shared_annotations
 from cnnviz.cli.values import from_config
 from cnnviz.errors import CnnvizError, ImageError
-from cnnviz.io.config import read_config
+from cnnviz.io.config_file import read_config
 from cnnviz.io.decode import decode
 from cnnviz.io.label_files import read_class_names
+from cnnviz.io.label_tables import read_label_table
 from cnnviz.io.names import unique_parts
 from cnnviz.io.sources import ImageRef, find_images, read_bytes
+from cnnviz.io.store import Store
 from cnnviz.io.structured import load_json, load_yaml
-from cnnviz.io.tables import read_label_table
-from cnnviz.io.writer import Store
-from cnnviz.ledger import Ledger
-from cnnviz.models.checkpoint import read_checkpoint
-from cnnviz.models.checkpoint_fit import classes_in, load_checkpoint
+from cnnviz.models.loading.checkpoint import read_checkpoint
+from cnnviz.models.loading.checkpoint_fit import classes_in, load_checkpoint
 from cnnviz.records import RunHeader, to_json
+from cnnviz.run.folder import Ledger
+from cnnviz.run.target_selection import Asker, Classes
 from cnnviz.settings import OutputSettings, RunSettings
 
 _LONG = os.environ.get("CNNVIZ_FUZZ")

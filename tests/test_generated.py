@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from cnnviz import catalog
 from cnnviz.cli.app import main
-from cnnviz.specs import MethodSpec, Param
+from cnnviz.registry import lookup
+from cnnviz.registry.specs import MethodSpec, Param
 from tests.fake_pipeline import FakePipeline
 
 
@@ -20,7 +20,7 @@ from tests.fake_pipeline import FakePipeline
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     pipeline = FakePipeline()
     monkeypatch.setitem(sys.modules, "cnnviz.pipeline", pipeline)
-    monkeypatch.setattr("cnnviz.preflight.check", lambda settings, spec: None)
+    monkeypatch.setattr("cnnviz.run.preflight.check", lambda settings, spec: None)
     return pipeline
 
 
@@ -65,10 +65,10 @@ def extra(monkeypatch: pytest.MonkeyPatch, fake: FakePipeline) -> Iterator[FakeP
         assert group == "cnnviz.methods"
         return [SimpleNamespace(name=spec.name, load=lambda spec=spec: spec) for spec in EXTRA]
 
-    monkeypatch.setattr(catalog, "entry_points", points)
-    catalog.all_entries.cache_clear()
+    monkeypatch.setattr(lookup, "entry_points", points)
+    lookup.all_entries.cache_clear()
     yield fake
-    catalog.all_entries.cache_clear()
+    lookup.all_entries.cache_clear()
 
 
 def test_a_method_of_another_package_is_a_command(extra: FakePipeline) -> None:
@@ -172,11 +172,11 @@ def test_help_says_which_variants_take_an_option(capsys: pytest.CaptureFixture[s
     assert "smoothgradcam++: Noisy copies. 1 or more. [default: 10] sscam: Noisy copies of each" in text
 
 
-@pytest.mark.parametrize("spec", catalog.all_methods(), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", lookup.all_methods(), ids=lambda spec: spec.name)
 def test_the_examples_of_every_help_page_parse(
     spec: MethodSpec, fake: FakePipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if len(catalog.commands()[spec.command]) == 1:
+    if len(lookup.commands()[spec.command]) == 1:
         pytest.skip("the command has no variants")
     assert main([spec.command, "--variant", spec.name, "--help"]) == 0
     lines = capsys.readouterr().out.split("Examples:\n")[1].split("\n\n")[0].splitlines()

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.engine import session
 from cnnviz.errors import CnnvizError
-from cnnviz.methods.eigen import first_component
-from cnnviz.methods.gradients import noisy_copies
+from cnnviz.methods.cam.eigen import first_component
+from cnnviz.methods.nearby_images import noisy_copies
 from tests import networks as nets
 from tests.oracles import gradcam as plain
 from tests.oracles import gradcam_relatives as oracle
@@ -351,7 +351,7 @@ def test_eigencam_is_the_same_for_every_class() -> None:
     network = nets.TOYS["residual"].build()
     maps = [cnnviz.explain(network, nets.images(), method="eigencam", target=c).raw for c in (0, 3)]
     assert torch.equal(*maps)
-    listed = {m["name"]: m for m in cnnviz.methods()}
+    listed = {m["name"]: m for m in cnnviz.list_methods()}
     assert listed["eigencam"]["class_specific"] is False
     assert listed["eigengradcam"]["class_specific"] is True
 

@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz import catalog, pipeline
+from cnnviz import pipeline
 from cnnviz.engine import session
-from cnnviz.engine.cuts import Cut
+from cnnviz.engine.cut import Cut
 from cnnviz.errors import CnnvizError
+from cnnviz.registry import lookup
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
 from tests import kinds_of_networks as kinds
 from tests.oracles import gradients as oracle
@@ -243,7 +244,7 @@ def test_the_record_has_each_images_own_gap(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
-    spec = catalog.find_method("integrated_gradients")
+    spec = lookup.find_method("integrated_gradients")
     run = RunSettings(
         command="saliency",
         inputs=(str(tmp_path / "a.png"), str(tmp_path / "b.png")),

@@ -16,13 +16,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz import catalog, pipeline
-from cnnviz.drawing import _without_outliers
+from cnnviz import pipeline
 from cnnviz.engine import relu_rules, session
-from cnnviz.engine.cuts import Cut
+from cnnviz.engine.cut import Cut
 from cnnviz.errors import CnnvizError
+from cnnviz.geometry.placement import Placed
+from cnnviz.maps.write_image import _without_outliers
+from cnnviz.registry import lookup
 from cnnviz.render.gradient import gradient_image
-from cnnviz.render.resample import Placed
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
 from tests import kinds_of_networks as kinds
 from tests.oracles import guided as oracle
@@ -304,7 +305,7 @@ def test_several_targets_of_one_pass() -> None:
     assert torch.equal(model_like[0], model_like[2])
     from cnnviz.engine import runtime as rt
     from cnnviz.engine.targets import ClassTarget
-    from cnnviz.methods.guided import guided
+    from cnnviz.methods.gradient.guided_backprop import guided
 
     params = {"rule": "guided", "with_gradcam": True, "strict_rule": True, "unit": -1, "start": "one",
               "reduction": "max"}  # fmt: skip
@@ -375,11 +376,11 @@ def test_the_picture_of_a_gradient_is_grey_where_it_is_zero() -> None:
 def test_a_run_writes_the_gradient_and_the_four_panels(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(tmp_path / "a.png")
-    spec = catalog.find_method("guided")
+    spec = lookup.find_method("guided")
     notes: list[str] = []
 
     def settings(method: str, save: tuple[str, ...], **options: object) -> RunSettings:
-        params = catalog.find_method(method).resolve_params(options)
+        params = lookup.find_method(method).resolve_params(options)
         return RunSettings(
             command=spec.command,
             inputs=(str(tmp_path / "a.png"),),

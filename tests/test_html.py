@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
 
-from cnnviz.report.html import Gallery, begin, card, end
+from cnnviz.report.gallery import Gallery, begin, card, end
 
 HOSTILE = [
     "<script>alert(1)</script>",

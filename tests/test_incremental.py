@@ -11,12 +11,13 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from cnnviz.engine import incremental, runtime
-from cnnviz.engine.cuts import Cut
-from cnnviz.engine.incremental_ops import Axis
-from cnnviz.engine.incremental_run import Runner
+from cnnviz.engine import runtime
+from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import Session, SessionOptions, open_session
-from cnnviz.methods.occlusion import place_windows
+from cnnviz.methods.perturbation.incremental import windows as incremental
+from cnnviz.methods.perturbation.incremental.ops import Axis
+from cnnviz.methods.perturbation.incremental.runner import Runner
+from cnnviz.methods.perturbation.occlusion import place_windows
 
 SIZE = (60, 84)
 

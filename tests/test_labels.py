@@ -11,8 +11,8 @@ import pytest
 
 from cnnviz.errors import CnnvizError
 from cnnviz.io.label_files import read_class_names
-from cnnviz.models import zoo
-from cnnviz.models.labels import LabelLookup, numbered
+from cnnviz.models.loading import zoo
+from cnnviz.models.loading.labels import LabelLookup, numbered
 
 NAMES = ("tench, Tinca tinca", "no", "Käse", "golden retriever")
 FORMS = {

@@ -15,7 +15,7 @@ from torchvision import models as zoo
 import cnnviz
 from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
-from cnnviz.engine.cuts import Cut
+from cnnviz.engine.cut import Cut
 from cnnviz.errors import CnnvizError
 from tests import networks as nets
 

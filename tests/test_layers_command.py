@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from cnnviz.cli.app import main
 from cnnviz.engine.layer_table import layer_table
-from cnnviz.models import listing, zoo
-from cnnviz.models.graph import trace
-from cnnviz.models.layers import resolve
-from cnnviz.models.outputs import selector
+from cnnviz.models.graph.layers import resolve
+from cnnviz.models.graph.outputs import selector
+from cnnviz.models.graph.trace import trace
+from cnnviz.models.loading import listing, zoo
 from tests.library import as_model
 from tests.test_startup import modules_after
 

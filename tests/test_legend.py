@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from cnnviz.cli.app import main
+from cnnviz.geometry.placement import Placed
 from cnnviz.render.colormap import colormap
 from cnnviz.render.legend import with_box, with_legend
 from cnnviz.render.overlay import Style
-from cnnviz.render.resample import Placed
 
 
 def test_the_box_is_where_it_is_said_to_be() -> None:

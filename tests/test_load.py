@@ -17,9 +17,9 @@ import torchvision
 from torch import nn
 
 from cnnviz.errors import CnnvizError
-from cnnviz.models import bundled, zoo
-from cnnviz.models.labels import LabelLookup
-from cnnviz.models.load import LoadedModel, ModelSpec, load, unwrap
+from cnnviz.models.loading import bundled, zoo
+from cnnviz.models.loading.labels import LabelLookup
+from cnnviz.models.loading.load import LoadedModel, ModelSpec, load, unwrap
 from cnnviz.models.preprocess import normalize, prepare
 
 SMALL = "squeezenet1_1"  # 1.2 million parameters

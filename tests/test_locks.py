@@ -19,7 +19,7 @@ import pytest
 from cnnviz.errors import CnnvizError
 from cnnviz.io import locks
 from cnnviz.io.locks import FolderLock, Owner
-from cnnviz.io.writer import LOCK, Store
+from cnnviz.io.store import LOCK, Store
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and locks of POSIX")
 
@@ -53,7 +53,7 @@ def test_two_runs_cannot_write_one_folder(tmp_path: Path) -> None:
 @posix
 def test_the_lock_of_a_killed_process_is_taken_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom cnnviz.io.writer import Store\nfrom cnnviz.io.locks import FolderLock\n"
+        "import sys, time\nfrom cnnviz.io.store import Store\nfrom cnnviz.io.locks import FolderLock\n"
         "lock = FolderLock(Store(sys.argv[1]), 'classmap')\nprint('locked', flush=True)\ntime.sleep(60)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)

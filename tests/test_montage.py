@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import cnnviz
-from cnnviz import catalog
+from cnnviz.registry import lookup
 
 ROOT = Path(__file__).parent.parent
 # The picture's layout is tested, not the methods: a few repetitions are enough.
@@ -55,9 +55,9 @@ def test_every_method_has_its_place_and_no_two_are_alike(
     script: dict[str, Any], families: dict[str, list[tuple[str, list[np.ndarray]]]]
 ) -> None:
     titles = [title for methods in families.values() for title, _ in methods]
-    assert len(titles) == len(set(titles)) == 1 + len(catalog.BUILT_IN) + len(script["FURTHER"])
-    assert {spec.title for spec in catalog.BUILT_IN} <= set(titles)
-    assert {spec.family for spec in catalog.BUILT_IN} < set(families)
+    assert len(titles) == len(set(titles)) == 1 + len(lookup.BUILT_IN) + len(script["FURTHER"])
+    assert {spec.title for spec in lookup.BUILT_IN} <= set(titles)
+    assert {spec.family for spec in lookup.BUILT_IN} < set(families)
     by_title = {title: pictures for methods in families.values() for title, pictures in methods}
     for title, pictures in by_title.items():
         assert len(pictures) == 2

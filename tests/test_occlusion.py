@@ -12,11 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz import catalog, pipeline
-from cnnviz.engine.incremental import Windows
+from cnnviz import pipeline
 from cnnviz.errors import CnnvizError
-from cnnviz.methods.occlusion import baseline, covering_mean, place_windows
+from cnnviz.methods.baselines import baseline
+from cnnviz.methods.perturbation.incremental.windows import Windows
+from cnnviz.methods.perturbation.occlusion import covering_mean, place_windows
 from cnnviz.models.preprocess import Preprocess
+from cnnviz.registry import lookup
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
 from tests import tiny_model
 from tests.oracles import occlusion as oracle
@@ -201,7 +203,7 @@ def test_records_say_how(tmp_path: Path) -> None:
     picture = tmp_path / "wide.png"
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(picture)
-    spec = catalog.find_method("occlusion")
+    spec = lookup.find_method("occlusion")
     params = spec.resolve_params({"window": "24,16", "stride": 12, "classes_map": True})
     run = RunSettings(
         command="occlusion",

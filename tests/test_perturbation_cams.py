@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.engine import perturb, session
+from cnnviz.engine import perturbed_scores as perturb
 from cnnviz.engine import runtime as rt
-from cnnviz.methods import perturbation_cams
-from cnnviz.methods.gradients import generators
+from cnnviz.engine import session
+from cnnviz.engine.seeding import generator_for
+from cnnviz.methods.cam import perturbed as perturbation_cams
 from tests import networks as nets
 from tests.oracles import perturbation_cams as oracle
 
@@ -101,7 +102,7 @@ def test_sscam(smooth: str, noise: float, monkeypatch: pytest.MonkeyPatch) -> No
     found = _explain(network, "module", monkeypatch, method="sscam", **asked)
     shape = (3, 1 if smooth == "mask" else 3, *batch.shape[2:])
     expected = []
-    for x, c, source in zip(batch, CLASSES, generators(batch, 5), strict=True):
+    for x, c, source in zip(batch, CLASSES, [generator_for(image, 5) for image in batch], strict=True):
         draws = noise * torch.randn(shape, generator=source).double().numpy()
 
         def samples(image: Any, mask: Any, draws: Any = draws) -> list[Any]:

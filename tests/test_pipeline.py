@@ -23,7 +23,7 @@ from PIL import Image
 from cnnviz import pipeline
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
-from cnnviz.io.writer import Store
+from cnnviz.io.store import Store
 from cnnviz.settings import (
     DrawSettings,
     ModelSpec,

@@ -67,7 +67,7 @@ def test_missing_packages_are_said_with_the_command_that_installs_them(
     def without(name: str) -> object:
         return None if name == module else True
 
-    monkeypatch.setattr("cnnviz.specs.find_spec", without)
+    monkeypatch.setattr("cnnviz.registry.specs.find_spec", without)
     monkeypatch.setattr("cnnviz.pipeline.run", lambda *_: pytest.fail("it was not said before the run"))
     assert main(args) == 2
     error = capsys.readouterr().err

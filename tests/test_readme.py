@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnviz import catalog
+from cnnviz.registry import lookup
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,9 +21,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_the_table_is_what_the_register_says() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "tables.py"))["with_table"](README)
     assert written == README, "run: python docs/tables.py"
-    for spec in catalog.BUILT_IN:
+    for spec in lookup.BUILT_IN:
         assert f"| {spec.title} | {spec.summary} |" in README
-    for spec in catalog.STUDIES:
+    for spec in lookup.STUDIES:
         assert f"| `{spec.command}` | {spec.summary} |" in README
 
 
@@ -50,7 +50,7 @@ def options_of(command: str) -> set[str]:
 def test_every_option_in_the_readme_exists(line: str) -> None:
     words = shlex.split(line.split(">")[0])
     command = words[1]
-    assert command in {*catalog.commands(), "layers", "methods", "models"}
+    assert command in {*lookup.commands(), "layers", "methods", "models"}
     for word in words[2:]:
         if word.startswith("-") and word != "-" and not re.fullmatch(r"-[1-9]", word):
             assert word in options_of(command), f"{word} in: {line}"

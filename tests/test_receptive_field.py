@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnviz.errors import CnnvizError
-from cnnviz.models.graph import Graph, trace
-from cnnviz.models.outputs import selector
-from cnnviz.models.receptive_field import ReceptiveField, fields_or_reasons, receptive_field, receptive_fields
+from cnnviz.models.graph.outputs import selector
+from cnnviz.models.graph.trace import Graph, trace
+from cnnviz.models.receptive_field.field import ReceptiveField, fields_or_reasons, receptive_field, receptive_fields
 from tests.library import timm_network, torchvision_network
 
 Box = tuple[int, int, int, int]

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
-from cnnviz.engine.cuts import Cut
+from cnnviz.engine.cut import Cut
 from cnnviz.engine.targets import ClassTarget
 from cnnviz.errors import CnnvizError
-from cnnviz.methods.lrp import lrp
+from cnnviz.methods.relevance.lrp import lrp
 from tests import kinds_of_networks as kinds
 from tests.oracles import relevance as oracle
 

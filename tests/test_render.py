@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError
+from cnnviz.geometry.placement import Placed, place
 from cnnviz.render.colormap import COLORMAPS, SIGNED_DEFAULT, colormap
-from cnnviz.render.figure import PanelRow, panel
 from cnnviz.render.grid import grid, thumbnail
 from cnnviz.render.overlay import Style, coloured, heatmap_image, limits_of, overlay
-from cnnviz.render.resample import Placed, place
+from cnnviz.render.panel import PanelRow, panel
 from cnnviz.render.text import printable
 
 SEQUENTIAL = ("turbo", "jet", "viridis", "inferno", "magma", "gray")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
-from cnnviz.engine.cuts import Cut
+from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import SessionOptions, open_session, prepare
 from cnnviz.errors import CnnvizError
 from tests import networks as nets

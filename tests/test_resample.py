@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cnnviz.errors import ImageError
-from cnnviz.render.resample import Rect, place
+from cnnviz.geometry.placement import Rect, place
 
 
 def random_map(height: int, width: int, seed: int = 0) -> NDArray[np.float32]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.engine import perturb
-from cnnviz.methods import rise
+from cnnviz.engine import perturbed_scores as perturb
+from cnnviz.methods.perturbation import rise
 from tests import networks as nets
 from tests.oracles import rise as oracle
 

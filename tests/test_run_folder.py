@@ -21,10 +21,10 @@ from torch import nn
 
 from cnnviz import pipeline
 from cnnviz.cli.console import closing_line
-from cnnviz.earlier import EarlierRun
 from cnnviz.errors import CnnvizError, ImageError
-from cnnviz.io.writer import LOCK, Store
-from cnnviz.models.digests import weights_sha256
+from cnnviz.io.store import LOCK, Store
+from cnnviz.models.loading.digests import weights_sha256
+from cnnviz.run.earlier import EarlierRun
 from cnnviz.settings import DrawSettings, ModelSpec, RuntimeSettings, TargetSettings
 from tests.test_pipeline import Quiet, files, photograph, report, settings
 
@@ -215,7 +215,7 @@ def test_what_is_unchanged_by_size_and_time_is_not_read(
     out = tmp_path / "o"
     pipeline.run(settings(photos, out), Quiet())
     monkeypatch.setattr("cnnviz.io.digests.read_bytes", None)
-    monkeypatch.setattr("cnnviz.loop.open_image", None)
+    monkeypatch.setattr("cnnviz.run.loop.open_image", None)
     assert len(again(photos, out)) == 6
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from cnnviz import pipeline
-from cnnviz.engine.randomize import Cascade
+from cnnviz.maps.sanity import conclude
+from cnnviz.metrics.random_weights import Cascade
 from cnnviz.metrics.similarity import spearman, ssim
-from cnnviz.models.graph import trace
-from cnnviz.models.outputs import selector
-from cnnviz.sanity import conclude
+from cnnviz.models.graph.outputs import selector
+from cnnviz.models.graph.trace import trace
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from tests import networks as nets
 from tests.test_pipeline import TINY, Quiet

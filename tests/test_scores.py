@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnnviz.metrics.scores import map_scores
-from cnnviz.render.resample import Placed, place
+from cnnviz.geometry.placement import Placed, place
+from cnnviz.metrics.map_statistics import map_scores
 
 UNDEFINED = ("peak", "box_xywh", "energy_in_box", "entropy", "area_above_half")
 

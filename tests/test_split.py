@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
-from cnnviz.engine.pack import PackedConv
-from cnnviz.engine.split import Split, cut
+from cnnviz.engine.prepare.pack import PackedConv
+from cnnviz.engine.prepare.split import Split, cut
 from cnnviz.errors import CnnvizError
-from cnnviz.models.graph import Graph, trace
-from cnnviz.models.layers import resolve
+from cnnviz.models.graph.layers import resolve
+from cnnviz.models.graph.trace import Graph, trace
 from tests import networks as nets
 
 CPU = rt.Runtime(torch.device("cpu"), "fp32")

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnviz import catalog, pipeline
+from cnnviz import pipeline
 from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
+from cnnviz.registry import lookup
+from cnnviz.registry.specs import MethodSpec, Param
 from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from cnnviz.specs import MethodSpec, Param
 from cnnviz.studies.base import Findings, Observed, Study
 from tests.test_pipeline import TINY, Quiet
 
@@ -75,10 +76,10 @@ SPECS = (
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(catalog, "STUDIES", SPECS)
-    catalog.all_entries.cache_clear()
+    monkeypatch.setattr(lookup, "STUDIES", SPECS)
+    lookup.all_entries.cache_clear()
     yield
-    catalog.all_entries.cache_clear()
+    lookup.all_entries.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +222,7 @@ def test_inputs_are_needed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_studies_are_no_methods() -> None:
-    assert "brightness" not in {spec.name for spec in catalog.all_methods()}
+    assert "brightness" not in {spec.name for spec in lookup.all_methods()}
     with pytest.raises(CnnvizError, match="Unknown method 'brightness'"):
-        catalog.find_method("brightness")
-    assert catalog.find_entry("brightness") is SPECS[0]
+        lookup.find_method("brightness")
+    assert lookup.find_entry("brightness") is SPECS[0]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnviz import catalog
+from cnnviz.registry import lookup
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,7 +24,7 @@ def script() -> dict[str, Any]:
 def test_the_committed_picture_shows_every_study(script: dict[str, Any]) -> None:
     with Image.open(script["PICTURE"]) as picture:
         assert picture.info["comment"].decode() == script["names"](), "run: python docs/studies.py"
-    assert {shlex.split(shown.command)[0] for shown in script["SHOWN"]} == {spec.command for spec in catalog.STUDIES}
+    assert {shlex.split(shown.command)[0] for shown in script["SHOWN"]} == {spec.command for spec in lookup.STUDIES}
     assert f"docs/images/{script['PICTURE'].name}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cnnviz import catalog, pipeline
+from cnnviz import pipeline
 from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
-from cnnviz.io.writer import Store
+from cnnviz.io.store import Store
+from cnnviz.registry import lookup
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from tests.test_pipeline import Quiet, photograph, report
 
@@ -37,7 +38,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_those_that_continue() -> None:
-    studies = [spec for spec in catalog.all_entries() if spec.kind == "study"]
+    studies = [spec for spec in lookup.all_entries() if spec.kind == "study"]
     continuing = {spec.command for spec in studies if "resume" not in spec.lacks()}
     assert continuing >= {"adversarial", "classmap", "activations", "dream", "synthesize"}
     assert not continuing & {"embed", "top-patches", "filters"}
@@ -85,7 +86,7 @@ def test_layers_with_odd_names_have_files_of_their_own(
 ) -> None:
     (tmp_path / "net.py").write_text(NETWORK)
     layers = ("a/b",) if command == "top-patches" else ("a/b", "a_b")
-    spec = catalog.find_entry(command)
+    spec = lookup.find_entry(command)
     settings = RunSettings(
         command,
         () if command == "filters" else (str(photos),),
@@ -113,7 +114,7 @@ def test_a_study_says_before_the_first_image_what_stands_in_its_way(photos: Path
         "top-patches",
         (str(photos),),
         ModelSpec(model=f"{tmp_path / 'net.py'}:make", input_size=(3, 32, 32)),
-        TargetSettings(method="top-patches", params=catalog.find_entry("top-patches").resolve_params({})),
+        TargetSettings(method="top-patches", params=lookup.find_entry("top-patches").resolve_params({})),
         output=OutputSettings(str(tmp_path / "o"), overwrite=True),
     )
     told = Quiet()

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 import cnnviz
-from cnnviz.engine import perturb
+from cnnviz.engine import perturbed_scores as perturb
 from cnnviz.errors import CnnvizError
-from cnnviz.methods import superpixels
-from cnnviz.methods.occlusion import baseline
+from cnnviz.methods.baselines import baseline
+from cnnviz.methods.perturbation import superpixels
 from tests import networks as nets
 from tests.oracles import superpixels as oracle
 
@@ -142,7 +142,7 @@ def test_without_scikit_image_the_command_that_installs_it(monkeypatch: pytest.M
 
 def test_as_many_drawn_samples_as_there_are_subsets_are_no_complete_design() -> None:
     """With 4 superpixels there are 14 subsets; 13 samples are made 14, drawn by the kernel's weight already."""
-    from cnnviz.methods.superpixels import _shap_design, _solve_shap
+    from cnnviz.methods.perturbation.superpixels import _shap_design, _solve_shap
 
     design = _shap_design(4, {"samples": 13, "seed": 0})
     assert len(design) == 14 != len(np.unique(design, axis=0))

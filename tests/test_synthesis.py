@@ -13,14 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.cuts import Cut
+from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import Session, SessionOptions, prepare
 from cnnviz.errors import CnnvizError
-from cnnviz.models.load import load
+from cnnviz.models.loading.load import load
 from cnnviz.models.preprocess import Preprocess, normalize
 from cnnviz.settings import ModelSpec
-from cnnviz.synthesis import regularise
+from cnnviz.synthesis import augmentation as regularise
 from cnnviz.synthesis.ascent import AscentOptions, Maker, as_levels
+from cnnviz.synthesis.augmentation import Shaking, Views, mirrored
 from cnnviz.synthesis.canvas import Fourier, Pixels, correlation, gaussian_blur, noise
 from cnnviz.synthesis.objectives import (
     Objective,
@@ -33,8 +34,7 @@ from cnnviz.synthesis.objectives import (
     unit_term,
     weighted,
 )
-from cnnviz.synthesis.reading import Reader, normalisation, open_reader
-from cnnviz.synthesis.regularise import Shaking, Views, mirrored
+from cnnviz.synthesis.reader import Reader, normalisation, open_reader
 
 CPU = rt.resolve("cpu", "fp32")
 DEVICE = CPU.device

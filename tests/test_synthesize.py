@@ -13,14 +13,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnviz import catalog, pipeline
+from cnnviz import pipeline
 from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
 from cnnviz.io.movies import encode_gif, encode_mp4, enlarged
-from cnnviz.models.load import load
+from cnnviz.models.loading.load import load
 from cnnviz.models.preprocess import normalize
+from cnnviz.registry import lookup
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from cnnviz.studies.synthesize import Synthesize
+from cnnviz.studies.synthesize.study import Synthesize
 from cnnviz.synthesis.ascent import seed_of
 from cnnviz.synthesis.objectives import Term, objective_text
 from tests import digits
@@ -286,7 +287,7 @@ def again(out: Path, reporter: Quiet, **changes: Any) -> tuple[int, dict[str, An
         model=TINY,
         target=TargetSettings(
             method="synthesize",
-            params=catalog.find_entry("synthesize").resolve_params({"steps": 8, "each": True}),
+            params=lookup.find_entry("synthesize").resolve_params({"steps": 8, "each": True}),
             classes=("0", "1", "3"),
         ),
         runtime=RuntimeSettings(seed=3, batch_size=1),

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnnviz import pipeline
-from cnnviz.asking import Asker, Classes
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.cells import guarded, without_guard
+from cnnviz.io.label_tables import read_label_table
 from cnnviz.io.sources import ImageRef, find_images
-from cnnviz.io.tables import read_label_table
-from cnnviz.io.vectors import write_csv
+from cnnviz.io.write_tables import write_csv
+from cnnviz.run.target_selection import Asker, Classes
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from tests.test_pipeline import TINY, Quiet, photograph
 

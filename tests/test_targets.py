@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
-from cnnviz.engine.cuts import Cut
+from cnnviz.engine.cut import Cut
 from cnnviz.engine.targets import (
     ClassTarget,
     class_count,

@@ -15,14 +15,14 @@ from PIL import Image
 from cnnviz import pipeline
 from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
-from cnnviz.models.load import load
+from cnnviz.models.loading.load import load
 from cnnviz.models.preprocess import normalize, prepare
-from cnnviz.probes.top_units import TopUnits
 from cnnviz.render.patches import PADDING, cut, gradient_crop, square
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from cnnviz.studies.patch_review import Review
-from cnnviz.studies.unit_changes import changes
-from cnnviz.studies.unit_choice import Choice, parse_units
+from cnnviz.studies.top_patches.review import Review
+from cnnviz.studies.top_patches.top_units import TopUnits
+from cnnviz.studies.top_patches.unit_changes import changes
+from cnnviz.studies.unit_selection import Choice, parse_units
 from tests import digits, tiny_model
 from tests.test_pipeline import TINY, Quiet, photograph
 

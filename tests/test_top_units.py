@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.cuts import Cut
+from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import SessionOptions, open_session
-from cnnviz.probes.selectivity import selectivity
-from cnnviz.probes.top_units import TopUnits, overlapping, strongest
-from cnnviz.probes.unit_gradients import unit_gradients
+from cnnviz.studies.top_patches.selectivity import selectivity
+from cnnviz.studies.top_patches.top_units import TopUnits, overlapping, strongest
+from cnnviz.studies.top_patches.unit_gradients import unit_gradients
 from tests import tiny_model
 
 SIZE, STRIDE, SHAPE = (9, 7), (4, 3), (5, 6)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.models.graph import trace
-from cnnviz.models.outputs import selector
+from cnnviz.models.graph.outputs import selector
+from cnnviz.models.graph.trace import trace
 from tests import networks as nets
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 import cnnviz
 from cnnviz.cli.app import main
+from cnnviz.geometry.mosaic import join
 from cnnviz.models.tiles import corners
-from cnnviz.render.mosaic import join
 from tests import tiny_model
 
 MODEL = ["-m", "tests.tiny_model:make", "--input-size", "64", "--resize", "64", "--mean", "0.5", "--std", "0.25"]

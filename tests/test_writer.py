@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnnviz.errors import CnnvizError, ImageError
-from cnnviz.io.lines import LineLog
-from cnnviz.io.writer import ImageFormat, Store, encode, encode_npz
+from cnnviz.io.line_log import LineLog
+from cnnviz.io.store import ImageFormat, Store, encode, encode_npz
 
 
 def picture(height: int = 30, width: int = 50) -> NDArray[np.uint8]:
@@ -113,7 +113,7 @@ def test_npz(tmp_path: Path) -> None:
         for name, array in arrays.items():
             assert back[name].dtype == array.dtype
             np.testing.assert_array_equal(back[name], array)
-    command = [sys.executable, "-c", "import numpy,sys,hashlib;from cnnviz.io.writer import encode_npz;"]
+    command = [sys.executable, "-c", "import numpy,sys,hashlib;from cnnviz.io.store import encode_npz;"]
     command[-1] += "print(hashlib.md5(encode_npz({'a': numpy.arange(4.0)})).hexdigest())"
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == hashlib.md5(encode_npz({"a": np.arange(4.0)})).hexdigest()
@@ -252,7 +252,7 @@ def test_a_disk_that_fills_while_writing(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_file_size_limit_of_the_system_is_no_traceback(tmp_path: Path) -> None:
     """A real failure in the middle of a file: the kernel refuses the bytes beyond 4096."""
     code = (
-        "import resource, signal, sys\nfrom cnnviz.io.writer import Store\n"
+        "import resource, signal, sys\nfrom cnnviz.io.store import Store\n"
         "from cnnviz.errors import CnnvizError\n"
         "store = Store(sys.argv[1])\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "log = store.open_lines('r.jsonl')\nlog.append('a' * 3000)\n"

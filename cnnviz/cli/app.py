@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from cnnviz import catalog
-from cnnviz.cli import info, pages, variants
+from cnnviz.cli import help_pages as pages
+from cnnviz.cli import info, variants
 from cnnviz.cli.console import Console
 from cnnviz.cli.streams import open_closed_ones
 from cnnviz.errors import EXIT_INTERRUPTED, CnnvizError, nearest
+from cnnviz.registry import lookup
 
 # Newer Typers bring their own copy of click, older ones import it: take the classes from what both export.
 _ClickException: type[Exception] = next(
@@ -37,12 +38,12 @@ class _Commands(pages.Group):
     """The commands written by hand, and those of the register, whose options are built only for the one that runs."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*catalog.commands(), *_LOOKING, *super().list_commands(ctx)]
+        return [*lookup.commands(), *_LOOKING, *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in _LOOKING:
             return _alone(cmd_name, _nothing, help=_LOOKING[cmd_name], rich_help_panel="Information")
-        specs = catalog.commands().get(cmd_name)
+        specs = lookup.commands().get(cmd_name)
         if specs is None:
             return super().get_command(ctx, cmd_name)
         # For the list of commands: its name and its first line.
@@ -52,15 +53,15 @@ class _Commands(pages.Group):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
-        specs = catalog.commands().get(name)
+        specs = lookup.commands().get(name)
         if specs is not None:
             # Not at the top: the list of commands need not wait for the options of one.
-            from cnnviz.cli import maps
+            from cnnviz.cli import commands as maps
 
             described = variants.variant_for_help(specs, args[1:])
             return name, _alone(name, maps.command_of(name, described)), args[1:]
         if name in _LOOKING:
-            from cnnviz.cli import look
+            from cnnviz.cli import inspect as look
 
             return name, _alone(name, look.COMMANDS[name](_LOOKING[name])), args[1:]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
@@ -78,7 +79,7 @@ def _alone(name: str, function: Callable[..., Any], **more: Any) -> Any:
 
 
 def _hint_for(name: str, commands: list[str]) -> str:
-    for spec in catalog.all_methods():
+    for spec in lookup.all_methods():
         if spec.name.replace("_", "-") == name.replace("_", "-").casefold():
             return f"It is a variant: cnnviz {spec.command} --variant {spec.name}"
     near = nearest(name, commands)

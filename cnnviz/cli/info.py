@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from cnnviz import __version__, catalog
+from cnnviz import __version__
 from cnnviz.cli.console import Console
 from cnnviz.cli.variants import default_variant
-from cnnviz.specs import MethodSpec
+from cnnviz.registry import lookup
+from cnnviz.registry.specs import MethodSpec
 
 _COLUMNS = ("method", "command", "family", "passes an image", "paper")
 
@@ -20,7 +21,7 @@ def methods(
 ) -> int:
     """List every method: its command, family, cost, paper and options."""
     console: Console = ctx.obj
-    specs = catalog.all_methods()
+    specs = lookup.all_methods()
     if json_:
         console.data([_plain(spec) for spec in specs])
     else:

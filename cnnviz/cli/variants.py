@@ -8,10 +8,10 @@ import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from cnnviz import catalog
 from cnnviz.cli.values import long_name
 from cnnviz.errors import CnnvizError, nearest
-from cnnviz.specs import MethodSpec, Param
+from cnnviz.registry import lookup
+from cnnviz.registry.specs import MethodSpec, Param
 
 
 def default_variant(specs: tuple[MethodSpec, ...]) -> MethodSpec:
@@ -143,7 +143,7 @@ def elsewhere(flag: str, path: str, flags: Iterable[str]) -> str:
     wanted = flag.lstrip("-")
     takers = [
         f"cnnviz {name}"
-        for name, specs in catalog.commands().items()
+        for name, specs in lookup.commands().items()
         if any(long_name(param.name) == wanted for spec in specs for param in spec.params)
     ]
     if takers:

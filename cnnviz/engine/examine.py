@@ -18,8 +18,8 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.gradient_path import gradient_at_layers
 from cnnviz.engine.session import Pass, Session
 from cnnviz.errors import CnnvizError
-from cnnviz.models.inputs import first_line
-from cnnviz.models.outputs import OutputChoice
+from cnnviz.models.graph.outputs import OutputChoice
+from cnnviz.models.loading.inputs import first_line
 
 # Largest difference between two answers that rounding may explain, relative to the largest logit.
 _ROUNDING = 1e-4

@@ -9,15 +9,15 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.hooks import Watched, seen_layer, watched
 from cnnviz.engine.session import SessionOptions, check_runs, probe_image
-from cnnviz.engine.tape import Watched, seen_layer, watched
 from cnnviz.errors import CnnvizError
-from cnnviz.models.axes import is_map
-from cnnviz.models.graph import Graph, trace
-from cnnviz.models.heads import read_head
-from cnnviz.models.layers import default_node, reference
-from cnnviz.models.outputs import selector
-from cnnviz.models.receptive_field import ReceptiveField, fields_or_reasons
+from cnnviz.models.graph.axes import is_map
+from cnnviz.models.graph.heads import read_head
+from cnnviz.models.graph.layers import default_node, reference
+from cnnviz.models.graph.outputs import selector
+from cnnviz.models.graph.trace import Graph, trace
+from cnnviz.models.receptive_field.field import ReceptiveField, fields_or_reasons
 
 _UNTRACED = "the network cannot be traced, only watched while it runs"
 

@@ -1,14 +1,16 @@
-"""The same random numbers at every pass of a network that draws some."""
+"""Random numbers that depend on the seed and on what they are for, never on the batch or on what ran before."""
 
 from __future__ import annotations
 
 import contextlib
 import random
 import threading
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
 # The generators are those of the process: passes of several threads take turns.
 _TURN = threading.RLock()
@@ -32,3 +34,10 @@ def same_noise(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def generator_for(image: Tensor, seed: int) -> torch.Generator:
+    """A source of randomness for one image, from the seed and the image itself, so that its batch does not matter."""
+    content = zlib.crc32(image.detach().float().cpu().contiguous().numpy().tobytes())
+    # One number of 32 bits: torch's CPU generator reads no more of a seed.
+    return torch.Generator().manual_seed(zlib.crc32(str(seed).encode(), content))

@@ -19,17 +19,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.compiled import compile_trunk
-from cnnviz.engine.cuts import Cut
-from cnnviz.engine.rerun import HeadRun, Rerun
+from cnnviz.engine.cut import Cut
+from cnnviz.engine.head_rerun import HeadRun, Rerun
+from cnnviz.engine.hooks import passing, recording, seen_layer, substituting, watched
+from cnnviz.engine.prepare.compile import compile_trunk
+from cnnviz.engine.prepare.split import Split, cut, quietly, to_head, usable_preparations
 from cnnviz.engine.seeding import same_noise
-from cnnviz.engine.split import Split, cut, quietly, to_head, usable_preparations
-from cnnviz.engine.tape import passing, recording, seen_layer, substituting, watched
 from cnnviz.errors import CnnvizError, foreign_code
-from cnnviz.models.graph import Graph, trace
-from cnnviz.models.inputs import cannot_run, first_line
-from cnnviz.models.layers import LayerRef
-from cnnviz.models.outputs import OutputChoice, choose_output, select_output, selector
+from cnnviz.models.graph.layers import LayerRef
+from cnnviz.models.graph.outputs import OutputChoice, choose_output, select_output, selector
+from cnnviz.models.graph.trace import Graph, trace
+from cnnviz.models.loading.inputs import cannot_run, first_line
 from cnnviz.models.preprocess import Preprocess
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from cnnviz.errors import CnnvizError
-from cnnviz.io.writer import LOCK, Store
+from cnnviz.io.store import LOCK, Store
 
 if sys.platform == "win32":
     import msvcrt

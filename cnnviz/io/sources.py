@@ -27,9 +27,9 @@ from typing import Any, BinaryIO
 
 from cnnviz.errors import CnnvizError, ImageError, nearest
 from cnnviz.io.decode import SNIFF_BYTES, sniff
+from cnnviz.io.label_tables import read_image_rows
 from cnnviz.io.names import Names, safe_name
 from cnnviz.io.patience import Clock, patiently, stalled
-from cnnviz.io.tables import read_image_rows
 from cnnviz.io.walk import (
     Found,
     LocalFiles,

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnnviz.errors import CnnvizError, ImageError, nearest
-from cnnviz.models import normalization
-from cnnviz.models.normalization import per_channel
+from cnnviz.models.loading import normalization
+from cnnviz.models.loading.normalization import per_channel
 from cnnviz.settings import VIEWS, check_choice
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

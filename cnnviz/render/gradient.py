@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnviz.geometry.placement import Rect, place
 from cnnviz.render.colormap import NEUTRAL
-from cnnviz.render.resample import Rect, place
 
 # A few pixels hold gradients many times as large as the rest; scaled by them the picture would be grey.
 _PERCENTILE = 99.0

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from cnnviz.geometry.placement import Placed
 from cnnviz.render.colormap import colormap, is_diverging
 from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, entry, is_flat
-from cnnviz.render.resample import Placed
 from cnnviz.render.text import fitted, font, number, percent
 
 _PAPER, _INK, _SOFT = (255, 255, 255), (28, 30, 34), (112, 117, 124)

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError
+from cnnviz.geometry.placement import Placed
 from cnnviz.render.colormap import AUTO, NEUTRAL, SIGNED_DEFAULT, UNSIGNED_DEFAULT, colormap, is_diverging
-from cnnviz.render.resample import Placed
 
 # Light and without colour: neither a cold place nor a dark one.
 _UNSEEN_CONTRAST, _UNSEEN_LIGHT = 0.4, 140.0

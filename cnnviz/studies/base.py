@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnviz.engine.cuts import Cut
+from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import Pass
 from cnnviz.io.sources import ImageRef
-from cnnviz.io.writer import Store
-from cnnviz.models.load import LoadedModel
+from cnnviz.io.store import Store
+from cnnviz.models.loading.load import LoadedModel
 from cnnviz.records import ClassScore
+from cnnviz.run.prepared_model import Loaded, Subject
 from cnnviz.settings import RunSettings
-from cnnviz.subject import Loaded, Subject
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.cuts import Cut
+from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import Pass
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.decode import decode
 from cnnviz.io.sources import find_images, read_bytes
-from cnnviz.io.writer import ImageFormat, Store, encode
-from cnnviz.models.layers import stages
+from cnnviz.io.store import ImageFormat, Store, encode
+from cnnviz.models.graph.layers import stages
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.records import ClassScore
 from cnnviz.render.text import percent
+from cnnviz.run.prepared_model import Loaded, Subject
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Observed, Study
-from cnnviz.subject import Loaded, Subject
 from cnnviz.synthesis.ascent import as_levels, seed_of
-from cnnviz.synthesis.dreaming import DreamOptions, dream, guided_by
+from cnnviz.synthesis.deepdream import DreamOptions, dream, guided_by
 from cnnviz.synthesis.objectives import leaky_square
-from cnnviz.synthesis.reading import normalisation, open_reader
+from cnnviz.synthesis.reader import normalisation, open_reader
 
 _GREY = (0.299, 0.587, 0.114)
 _PNG = ImageFormat("png")

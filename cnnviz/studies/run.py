@@ -8,19 +8,19 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
-from cnnviz.counting import Reporter, RunResult, count_inputs
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError
-from cnnviz.io.lines import LineLog
-from cnnviz.io.writer import Store
-from cnnviz.ledger import REPORT, Extras, Ledger
-from cnnviz.loop import Gathering, Loop
+from cnnviz.io.line_log import LineLog
+from cnnviz.io.store import Store
 from cnnviz.models.preprocess import Preprocess, normalize
 from cnnviz.records import Record
+from cnnviz.registry.specs import MethodSpec
+from cnnviz.run.counting import Reporter, RunResult, count_inputs
+from cnnviz.run.folder import REPORT, Extras, Ledger
+from cnnviz.run.loop import Gathering, Loop
+from cnnviz.run.prepared_model import Loaded, Subject, failed
 from cnnviz.settings import RunSettings
-from cnnviz.specs import MethodSpec
 from cnnviz.studies.base import Findings, Observed, Study
-from cnnviz.subject import Loaded, Subject, failed
 
 
 def run_study(spec: MethodSpec, settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None) -> RunResult:

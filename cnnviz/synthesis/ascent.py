@@ -11,10 +11,10 @@ from torch import Tensor
 
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError
+from cnnviz.synthesis.augmentation import Shaking, Views, l2, total_variation
 from cnnviz.synthesis.canvas import Canvas, Fourier, Pixels
 from cnnviz.synthesis.objectives import Objective, likeness
-from cnnviz.synthesis.reading import Normalisation, Reader
-from cnnviz.synthesis.regularise import Shaking, Views, l2, total_variation
+from cnnviz.synthesis.reader import Normalisation, Reader
 
 PARAMETRISATIONS = ("fourier", "pixel")
 OPTIMISERS = ("adam", "gradient")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cnnviz.engine.targets import class_logits
 from cnnviz.errors import CnnvizError
-from cnnviz.synthesis.reading import Reader, Reading
+from cnnviz.synthesis.reader import Reader, Reading
 
 REDUCTIONS = ("mean", "max")
 LEAK = 0.01

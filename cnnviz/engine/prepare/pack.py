@@ -1,0 +1,207 @@
+"""Convolutions with weights packed once for oneDNN and the activation or addition that follows fused in.
+
+A convolution in eager PyTorch re-orders its weight at every call and leaves the activation to another pass over
+memory. Below the target layer nothing needs a gradient, so the weight can be re-ordered once, and oneDNN applies
+the activation (or adds the residual branch and then applies it) while the result is still in cache. These are the
+operators that inductor emits when it freezes a graph; called here without a compiler.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from cnnviz.engine.prepare.fold import add_submodule, foldable_convolution
+from cnnviz.models.graph.trace import function_name
+
+# Activation name of oneDNN's fused operator and its scalars, by what the graph calls.
+_FUSED: dict[str, tuple[str, list[Any], str]] = {
+    "relu": ("relu", [], ""),
+    "relu_": ("relu", [], ""),
+    "relu6": ("hardtanh", [0.0, 6.0], ""),
+    "silu": ("swish", [], ""),
+    "hardswish": ("hardswish", [], ""),
+    "hardsigmoid": ("hardsigmoid", [], ""),
+    "sigmoid": ("sigmoid", [], ""),
+    "tanh": ("tanh", [], ""),
+}
+
+
+class PackedConv(nn.Module):
+    """``activation(conv(x))`` or ``activation(conv(x) + other)`` with a packed weight. No gradients."""
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, source: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        # "same" as TensorFlow means it: the padding depends on the input's size and may be asymmetric.
+        self.same = type(conv).__name__ == "Conv2dSame"
+        self.kernel = tuple(conv.kernel_size)
+        padding = (0, 0) if self.same or isinstance(conv.padding, str) else conv.padding
+        self.geometry = (list(padding), list(conv.stride), list(conv.dilation), conv.groups)
+        self.macs = float(conv.weight.numel())  # multiplications for one output position
+        weight = conv.weight.detach().to(dtype)
+        pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+        # oneDNN orders the weight for the input's size: ordered blindly, it would be re-ordered at every call.
+        sized = None if source is None or self.same else list(source)
+        self.weight: Tensor = pack(weight.to_mkldnn(), *self.geometry, sized)
+        self.wider = self._widened(weight, pack) if self.same and conv.groups > 1 else None
+        self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
+        self.activation: tuple[str, list[Any], str] = ("none", [], "")
+        self.add = False
+        self.in_place = False
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        if self.wider is not None and all(
+            after == before + 1 for before, after in (self.same_padding(x.shape[2 + axis], axis) for axis in (0, 1))
+        ):
+            weight, padding = self.wider
+            return self._run(x, other, (weight, padding), self.in_place)
+        return self.convolve(self.pad(x) if self.same else x, other, self.geometry[0], self.in_place)
+
+    def _widened(self, weight: Tensor, pack: Any) -> tuple[Tensor, list[int]] | None:
+        """The kernel with a row and a column of zeros in front: it does with symmetric padding p + 1 what the kernel
+        does with p before and p + 1 after, and spares a depthwise convolution the copy into a padded tensor."""
+        if any(k < 2 or s != 2 or d != 1 for k, s, d in zip(self.kernel, *self.geometry[1:3], strict=True)):
+            return None
+        padding = [(k - 2) // 2 + 1 for k in self.kernel]
+        wide = F.pad(weight, (1, 0, 1, 0))
+        return pack(wide.to_mkldnn(), padding, *self.geometry[1:]), padding
+
+    def convolve(self, x: Tensor, other: Tensor | None, padding: list[int], in_place: bool = False) -> Tensor:
+        """The fused operation with another padding; with ``in_place`` the result overwrites ``other``."""
+        return self._run(x, other, (self.weight, padding), in_place)
+
+    def _run(
+        self, x: Tensor, other: Tensor | None, kernel: tuple[Tensor, list[int]], in_place: bool
+    ) -> Tensor:
+        weight, padding = kernel
+        geometry = (padding, *self.geometry[1:])
+        if other is not None:
+            name = None if self.activation[0] == "none" else self.activation[0]
+            tail: tuple[Any, ...] = (weight, self.bias, *geometry, "add", 1.0, name, [], "")
+            if in_place:
+                summed: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(other, x, *tail)
+                return summed
+            result: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(x, other, *tail)
+            return result
+        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *geometry, *self.activation)
+        return fused
+
+    def same_padding(self, size: int, axis: int) -> tuple[int, int]:
+        """Padding before and after along an axis (0 rows, 1 columns) for an input of ``size``."""
+        _, stride, dilation, _ = self.geometry
+        span = (self.kernel[axis] - 1) * dilation[axis] + 1
+        total = max((-(-size // stride[axis]) - 1) * stride[axis] + span - size, 0)
+        return total // 2, total - total // 2
+
+    def pad(self, x: Tensor) -> Tensor:
+        pads = [*self.same_padding(x.shape[3], 1), *self.same_padding(x.shape[2], 0)]
+        if not any(pads):
+            return x
+        if min(pads) < 0:
+            return F.pad(x, pads)
+        # F.pad fills the whole result first; only the border needs it.
+        left, right, top, bottom = pads
+        n, channels, height, width = x.shape
+        shape = (n, channels, height + top + bottom, width + left + right)
+        padded = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        padded[:, :, top : top + height, left : left + width] = x
+        below, right_of = top + height, left + width
+        for border in (padded[:, :, :top], padded[:, :, below:], padded[..., :left], padded[..., right_of:]):
+            border.zero_()
+        return padded
+
+
+def pack(module: fx.GraphModule, kept: Collection[fx.Node], dtype: torch.dtype) -> int:
+    """Pack and fuse every plain convolution of a private, folded copy. Returns how many.
+
+    Args:
+        module: The trunk; rewritten in place.
+        kept: Nodes whose values leave the trunk: nothing is fused across them.
+        dtype: Precision of the convolutions (fp32 or bf16).
+    """
+    packed = 0
+    for node in list(module.graph.nodes):
+        conv = foldable_convolution(module, node)
+        if conv is None or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            continue
+        fused = PackedConv(conv, dtype, node.all_input_nodes[0].meta.get("shape"))
+        node.target = add_submodule(module, f"{node.name}_packed", fused)
+        if node not in kept:
+            node = _fuse_addition(module, node, fused, kept)
+        if node not in kept:
+            _fuse_activation(module, node, fused)
+        packed += 1
+    module.graph.lint()
+    module.recompile()
+    return packed
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _fuse_addition(module: fx.GraphModule, node: fx.Node, conv: PackedConv, kept: Collection[fx.Node]) -> fx.Node:
+    """Absorb ``conv(x) + other`` when ``other`` is known by then; returns the node that now holds the sum."""
+    user = _only_user(node)
+    if user is None or user.target not in {operator.add, torch.add} or len(user.args) != 2 or user.kwargs:
+        return node
+    other = user.args[0] if user.args[1] is node else user.args[1]
+    if not isinstance(other, fx.Node) or other is node or not _same_shape(node, other):
+        return node
+    if isinstance(_submodule(module, other), PackedConv) and len(other.users) == 1 and _after(other, node):
+        return node  # the other summand's convolution comes later and absorbs the addition itself
+    # Accumulating into the other summand saves a pass, when nobody reads it afterwards.
+    last_read = all(reader < user for reader in other.users if reader is not user)
+    conv.in_place = last_read and other not in kept and isinstance(_submodule(module, other), PackedConv)
+    # The fused node stands where the addition stood: both summands exist there.
+    with module.graph.inserting_before(user):
+        joined = module.graph.call_module(str(node.target), (node.args[0], other))
+    joined.meta = dict(user.meta)
+    conv.add = True
+    user.replace_all_uses_with(joined)
+    module.graph.erase_node(user)
+    module.graph.erase_node(node)
+    return joined
+
+
+def _after(first: fx.Node, second: fx.Node) -> bool:
+    """Whether ``first`` runs after ``second``."""
+    return second < first
+
+
+def _same_shape(a: fx.Node, b: fx.Node) -> bool:
+    left, right = a.meta.get("shape"), b.meta.get("shape")
+    return left is not None and left == right
+
+
+def _submodule(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _fuse_activation(module: fx.GraphModule, node: fx.Node, conv: PackedConv) -> None:
+    user = _only_user(node)
+    if user is None:
+        return
+    fused = _fused_name(module, user)
+    if fused is None or (conv.add and fused[0] != "relu"):
+        return
+    conv.activation = fused
+    user.replace_all_uses_with(node)
+    module.graph.erase_node(user)
+
+
+def _fused_name(module: fx.GraphModule, node: fx.Node) -> tuple[str, list[Any], str] | None:
+    target = _submodule(module, node)
+    if target is None:
+        return _FUSED.get(function_name(node)) if len(node.all_input_nodes) == 1 else None
+    if isinstance(target, nn.Hardtanh) and not isinstance(target, nn.ReLU6):
+        return ("hardtanh", [float(target.min_val), float(target.max_val)], "")
+    if type(target).__module__ != "torch.nn.modules.activation":
+        return None
+    return _FUSED.get(type(target).__name__.lower())
+

@@ -1,0 +1,192 @@
+"""The network as trunk and head, cut at the target layers.
+
+The trunk computes the activations A of the target layers without gradients; the head computes the logits from A and
+is the only part that autograd sees. The gradient dz/dA of the cut network equals that of the whole network, because
+nothing below A takes part in it. Values that bypass A (a residual branch around a named layer) cross the cut as
+constants.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from cnnviz.engine.prepare import fold, pack
+from cnnviz.engine.runtime import Runtime, packable
+from cnnviz.errors import CnnvizError
+from cnnviz.models.graph.trace import Graph, ancestors, descendants
+
+# How far a private copy is rewritten, fastest first; the first that reproduces the module's own values is used.
+PREPARATIONS = ("packed", "folded", "plain")
+
+
+@dataclass(eq=False)
+class Split:
+    """Trunk and head.
+
+    Attributes:
+        trunk: pixels [N, C, H, W] -> every value that crosses the cut, target layers first.
+        head: those values -> (logits [N, K], activations of target layers above the first ones ...).
+        order: For each target layer, in the asked order, its place in (crossing values + inner activations).
+        crossing: How many of the trunk's values are target layers.
+        preparation: ``packed``, ``folded``, ``plain`` or ``shared`` (the user's own modules).
+        trunk_dtype, head_dtype: What the two compute in.
+        kinds: How the crossing values depend on the number of images; found when it is first needed.
+    """
+
+    trunk: Callable[[Tensor], tuple[Any, ...]]
+    head: Callable[..., tuple[Tensor, ...]]
+    order: tuple[int, ...]
+    crossing: int
+    preparation: str
+    trunk_dtype: torch.dtype
+    head_dtype: torch.dtype
+    kinds: Sequence[tuple[Any, Any]] | None = None
+
+
+def cut(graph: Graph, targets: Sequence[fx.Node], runtime: Runtime, preparation: str) -> Split:
+    """Cut a traced network at ``targets``.
+
+    Args:
+        graph: The trace; left as it is.
+        targets: Nodes to explain; ``graph.input`` cuts at the image (everything is head).
+        runtime: Device and precision.
+        preparation: One of :data:`PREPARATIONS` for a private copy, ``shared`` to use the user's modules as they are.
+    """
+    whole = _with_outputs(graph, targets)
+    if preparation != "shared":
+        whole = copy.deepcopy(whole)
+        for parameter in whole.parameters():
+            parameter.requires_grad_(False)
+    if preparation in {"packed", "folded"}:
+        fold.fold_batch_norm(whole, _results(whole)[1:])
+    trunk, head, order, crossing = _separate(whole)
+    split = Split(trunk, head, order, crossing, preparation, torch.float32, torch.float32)
+    if preparation != "shared":
+        _finish(split, runtime)
+    return split
+
+
+def _with_outputs(graph: Graph, targets: Sequence[fx.Node]) -> fx.GraphModule:
+    """A graph of the same modules that returns (logits, *targets) and has nothing else.
+
+    Modules that pass their input on (identity, dropout in evaluation) are left out: they would stand between a
+    convolution and what can be folded or fused into it.
+    """
+    wanted = ancestors([graph.logits, *targets])
+    idle = (nn.Identity, nn.modules.dropout._DropoutNd)
+    fresh = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in graph.module.graph.nodes:
+        if node in wanted and node not in targets and isinstance(graph.submodule(node), idle):
+            env[node] = env[node.all_input_nodes[0]]
+        elif node in wanted or node.op == "placeholder":
+            env[node] = fresh.node_copy(node, lambda n: env[n])
+            env[node].meta["shape"] = graph.shapes.get(node)
+            env[node].meta["bundle"] = node in graph.bundles
+    fresh.output((env[graph.logits], *(env[t] for t in targets)))
+    return fx.GraphModule(graph.module, fresh)
+
+
+def _results(module: fx.GraphModule) -> list[fx.Node]:
+    output = next(n for n in module.graph.nodes if n.op == "output")
+    return list(output.args[0])
+
+
+def _separate(whole: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule, tuple[int, ...], int]:
+    logits, *targets = _results(whole)
+    above = descendants(targets)
+    in_head = above & ancestors([logits, *targets])
+    if logits not in in_head and logits not in targets:
+        raise CnnvizError(
+            "The chosen layer does not influence the explained output.",
+            "Name another layer with --layer, or another output with --output.",
+        )
+    outer = list(dict.fromkeys(t for t in targets if t not in above))
+    inner = list(dict.fromkeys(t for t in targets if t in above))
+    if logits in outer:  # nothing below the logits is asked for: all is trunk
+        in_head = set()
+    used = [n for node in whole.graph.nodes if node in in_head for n in node.all_input_nodes if n not in in_head]
+    image = [node for node in whole.graph.nodes if node.op == "placeholder"]
+    bound = descendants(image) | set(image)
+    others = [n for n in dict.fromkeys(used) if n not in outer and n in bound]
+    # Parameters, and what is computed from them alone, are the head's own.
+    fixed = ancestors([n for n in used if n not in bound])
+    crossing = [*outer, *others]
+    trunk = _sub_graph(whole, [], ancestors(crossing), crossing)
+    head = _sub_graph(whole, crossing, in_head | fixed, [logits, *inner])
+    order = tuple(outer.index(t) if t in outer else len(crossing) + inner.index(t) for t in targets)
+    return trunk, head, order, len(outer)
+
+
+def _sub_graph(
+    whole: fx.GraphModule, inputs: Sequence[fx.Node], nodes: Iterable[fx.Node], results: Sequence[fx.Node]
+) -> fx.GraphModule:
+    """The part of a graph that computes ``results`` from ``inputs`` (or from the image when there are none)."""
+    chosen, fresh = set(nodes), fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for index, node in enumerate(inputs):
+        env[node] = fresh.placeholder(f"crossing_{index}")
+        env[node].meta = dict(node.meta)
+    for node in whole.graph.nodes:
+        if node in env or node.op == "output":
+            continue
+        if node in chosen or (node.op == "placeholder" and not inputs):
+            env[node] = fresh.node_copy(node, lambda n: env[n])
+            env[node].meta = dict(node.meta)
+    fresh.output(tuple(env[n] for n in results))
+    module = fx.GraphModule(whole, fresh)
+    module.graph.lint()
+    return module
+
+
+def _finish(split: Split, runtime: Runtime) -> None:
+    """Move to the device, set memory format and precision, pack the trunk."""
+    trunk, head = split.trunk, split.head
+    assert isinstance(trunk, fx.GraphModule)
+    assert isinstance(head, fx.GraphModule)
+    # A head of pooling and linear layers costs nothing: it stays exact. One with convolutions is most of the
+    # network, and its user asked for that precision.
+    split.trunk_dtype = runtime.dtype
+    split.head_dtype = runtime.head_dtype if _has_convolution(head) else torch.float32
+    kept = set(_results(trunk))
+    if split.preparation == "packed":
+        pack.pack(trunk, kept, runtime.dtype)
+    elif split.preparation == "folded":
+        fold.in_place_where_safe(trunk, kept)
+    for part, dtype in ((trunk, split.trunk_dtype), (head, split.head_dtype)):
+        part.delete_all_unused_submodules()
+        part.to(device=runtime.device, dtype=dtype)
+        if split.preparation != "plain":
+            part.to(memory_format=torch.channels_last)
+
+
+def quietly(part: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """A part of the network to call: errors of a GraphModule's own call are printed before they are raised."""
+    return part.forward if isinstance(part, fx.GraphModule) else part
+
+
+def to_head(value: Any, split: Split, explained: bool) -> Any:
+    """A crossing value as the head takes it: a constant, or a leaf that is explained."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach()
+    if value.is_floating_point():
+        value = value.to(split.head_dtype)
+        if explained:
+            value.requires_grad_()
+    return value
+
+
+def _has_convolution(module: nn.Module) -> bool:
+    return any(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules())
+
+
+def usable_preparations(runtime: Runtime) -> tuple[str, ...]:
+    """The preparations to try here, fastest first."""
+    return PREPARATIONS if packable(runtime.device) and runtime.precision != "fp16" else PREPARATIONS[1:]

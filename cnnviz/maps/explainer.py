@@ -1,0 +1,269 @@
+"""The method of a run: batches of decoded images in, maps and predictions out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnviz.engine import runtime as rt
+from cnnviz.engine.cut import cut_for
+from cnnviz.engine.precision import smooth_probe
+from cnnviz.engine.session import Pass, Session
+from cnnviz.engine.targets import ClassTarget, class_logits
+from cnnviz.errors import CnnvizError
+from cnnviz.maps import tiling
+from cnnviz.maps.sanity import Sanity, conclude
+from cnnviz.maps.sanity import said as sanity_said
+from cnnviz.maps.tiling import Made, Tiles
+from cnnviz.maps.write_image import Explained, TargetMap
+from cnnviz.methods.heatmap import Heatmap
+from cnnviz.metrics.conservation import LeftOut
+from cnnviz.models.preprocess import Preprocess, normalize
+from cnnviz.records import ClassScore, Record, RunHeader
+from cnnviz.registry import lookup
+from cnnviz.run.prepared_model import Loaded, Subject, failed
+from cnnviz.settings import SCORES, RunSettings, check_choice
+
+Row = Explained | Record
+
+
+class Explainer:
+    """Loads the model, prepares the session and checks the request on a probe, before anything is written.
+
+    Args:
+        settings: What was asked for.
+        total: Number of inputs if known: decides whether compilation pays.
+        note: Told what the user should know.
+
+    Raises:
+        CnnvizError: The model, the layer, the class or the method cannot be had.
+    """
+
+    def __init__(self, settings: RunSettings, total: int | None, note: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.spec = lookup.find_method(settings.target.method)
+        self.params = self.spec.resolve_params(settings.target.params)
+        check_choice(settings.target.score, SCORES, "--score")
+        if "gradient" in settings.draw.save and self.spec.space != "input":
+            raise CnnvizError(
+                f"--save gradient: {self.spec.name} has no gradient at the image.", "Use it with guided or saliency."
+            )
+        cut = cut_for(self.spec, self.params, settings.target.layers)
+        self.subject = Subject(settings, cut, total, note)
+        self.session = self.subject.session
+        self._method = self.spec.load()
+        self._rehearse()
+        self._probe_class: Tensor | None = None
+        self.subject.settle_precision(cut, self._map_of_probe)
+        self.session = self.subject.session
+        self._sanity = Sanity(self.subject, cut, self.spec.signed) if settings.target.sanity else None
+
+    def _rehearse(self) -> None:
+        """Run the method on a probe, so that a request it cannot meet fails before the run."""
+        with rt.scope():
+            run = self.session.forward(self.subject.probe(1))
+            target = ClassTarget(
+                torch.zeros(1, dtype=torch.long), self.settings.target.score, self.subject.activation
+            )
+            heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.rehearsal})
+        for text in (*heatmap.notes, *([self.spec.caveat] if self.spec.caveat else [])):
+            self.subject.note(text)
+
+    def _map_of_probe(self, session: Session) -> Tensor:
+        """The method's map of a probe that is smooth as photographs are, for the class that it is first taken for."""
+        with rt.scope():
+            run = session.forward(smooth_probe(self.preprocess.input_size))
+            if self._probe_class is None:
+                self._probe_class = class_logits(run.logits.detach()).argmax(dim=1).cpu()
+            target = ClassTarget(self._probe_class, self.settings.target.score, self.subject.activation)
+            heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.rehearsal})
+            return heatmap.values.detach().float().cpu()
+
+    @property
+    def lanes(self) -> rt.Lanes:
+        return self.subject.lanes
+
+    @property
+    def batch_size(self) -> int:
+        return self.subject.batch_size
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.subject.preprocess
+
+    @property
+    def layer_name(self) -> str | None:
+        return self.subject.layer_name
+
+    def header(self) -> RunHeader:
+        """What the report says of the run, before its first image."""
+        return self.subject.header()
+
+    def explain(self, items: Sequence[Loaded]) -> list[Row]:
+        """Explain a batch; each image's row is what it would be alone. Images that fail become records."""
+        tiled = self.preprocess.view == "tiles"
+        return self.subject.guarded(items, self._explain_tiled if tiled else self._explain)
+
+    def _explain(self, items: Sequence[Loaded]) -> list[Row]:
+        subject = self.subject
+        with rt.scope():
+            pixels = normalize(subject.batch(items), subject.preprocess)
+            run = self.session.forward(pixels)
+            said = subject.said(run.logits.detach())
+            asked = [subject.ask(item, said, i) for i, item in enumerate(items)]
+            maps = self._maps(run, [a if isinstance(a, list) else [0] for a in asked])
+        rows: list[Row] = []
+        for i, (item, classes) in enumerate(zip(items, asked, strict=True)):
+            if isinstance(classes, Record):
+                rows.append(classes)
+                continue
+            targets = [subject.scored(index, said, i) for index in classes]
+            rows.append(self._row(item, targets, subject.predictions(said, i), maps[i]))
+        return rows
+
+    def _explain_tiled(self, items: Sequence[Loaded]) -> list[Row]:
+        rows: list[Row] = []
+        for some in tiling.together(items, self.preprocess, self.subject.batch_size):
+            with rt.scope():
+                rows += self._explain_tiles(some)
+        return rows
+
+    def _explain_tiles(self, mosaics: Sequence[Tiles]) -> list[Row]:
+        """Images whose tiles run together. Where they are more than a batch, each runs twice: once for the classes,
+        which depend on all of them, and once for its maps."""
+        subject, most = self.subject, self.subject.batch_size
+        pixels = torch.cat([mosaic.cut() for mosaic in mosaics]).to(self.session.device, non_blocking=True)
+        pixels = normalize(pixels, subject.preprocess)
+        first = self.session.forward(pixels) if len(pixels) <= most else None
+        if first is not None:
+            logits = first.logits.detach()
+        else:
+            logits = torch.cat([self.session.forward(part).logits.detach() for part in pixels.split(most)])
+        said = subject.said(logits)
+        best = [tiling.deciding(said, mosaic.rows) for mosaic in mosaics]
+        asked = [tiling.ask(subject, mosaic, said, row) for mosaic, row in zip(mosaics, best, strict=True)]
+        wanted = [a if isinstance(a, list) else [0] for m, a in zip(mosaics, asked, strict=True) for _ in m.rows]
+        maps: list[list[Made]] = []
+        for start in range(0, len(pixels), most):
+            run = first or self.session.forward(pixels[start : start + most])
+            maps += self._maps(run, wanted[start : start + most])
+        rows: list[Row] = []
+        for mosaic, row, classes in zip(mosaics, best, asked, strict=True):
+            if isinstance(classes, Record):
+                rows.append(classes)
+                continue
+            shown = [tiling.showing(said, mosaic.rows, index) for index in classes]
+            targets = [subject.scored(index, said, at) for index, at in zip(classes, shown, strict=True)]
+            whole = [
+                tiling.joined(mosaic, [maps[tile][place] for tile in mosaic.rows], at - mosaic.rows.start)
+                for place, at in enumerate(shown)
+            ]
+            facts = tiling.facts(mosaic, said, subject, row)
+            rows.append(self._row(mosaic.item, targets, subject.predictions(said, row), whole, facts))
+        return rows
+
+    def _maps(self, run: Pass, asked: Sequence[list[int]]) -> list[list[Made]]:
+        """The maps of a pass over a batch, with ``--sanity`` compared with those of random weights."""
+        maps = self._made(run, asked)
+        if self._sanity is None:
+            return maps
+
+        def drawn(other: Pass) -> list[list[NDArray[np.float32]]]:
+            return [[made.drawn for made in own] for own in self._made(other, asked)]
+
+        rows = self._sanity.compare(run.pixels, [[made.drawn for made in own] for own in maps], drawn)
+        for own, of_image in zip(maps, rows, strict=True):
+            for made, of_class in zip(own, of_image, strict=True):
+                made.scores["sanity"] = of_class
+        return maps
+
+    def _made(self, run: Pass, asked: Sequence[list[int]]) -> list[list[Made]]:
+        """For each image, for each of its classes: what is drawn, what is stored, what the method states.
+
+        One forward pass is shared; place k of all images' lists is one backward pass. Images with fewer classes
+        repeat their first there, and the result is dropped.
+        """
+        found: list[list[Made]] = [[] for _ in asked]
+        for place in range(max(len(classes) for classes in asked)):
+            indices = [classes[place] if place < len(classes) else classes[0] for classes in asked]
+            target = ClassTarget(
+                torch.tensor(indices, device=run.logits.device), self.settings.target.score, self.subject.activation
+            )
+            heatmap: Heatmap = self._method(run, target, self.params)
+            raw = heatmap.values.detach().float().cpu().numpy()
+            drawn = raw if heatmap.maps is None else heatmap.maps.detach().float().cpu().numpy()
+            arrays = {name: array.detach().cpu().numpy() for name, array in heatmap.arrays.items()}
+            for image, classes in enumerate(asked):
+                if place < len(classes):
+                    own = {name: array[image] for name, array in arrays.items()}
+                    scores = {k: v[image].tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
+                    found[image].append(Made(drawn[image], raw[image], dict(heatmap.facts), scores, own))
+        return found
+
+    def _row(
+        self,
+        item: Loaded,
+        targets: Sequence[ClassScore],
+        predictions: tuple[ClassScore, ...],
+        maps: Sequence[Made],
+        of_image: Mapping[str, Any] | None = None,
+    ) -> Row:
+        subject = self.subject
+        if not all(np.isfinite(made.drawn).all() for made in maps):
+            return failed(item, "not-finite", f"the map is not finite in {subject.runtime.precision}")
+        facts: dict[str, Any] = dict(maps[0].facts) if maps else {}
+        if self.session.layers:
+            facts["pre_activation"] = self.session.layers[0].pre_activation
+        if subject.one_logit:
+            facts["one_logit"] = "class 1 is the logit, class 0 its negative"
+        return Explained(
+            ref=item.ref,
+            rgb=item.rgb,
+            geometry=item.geometry,
+            label=subject.asker.truth(item.ref),
+            predictions=predictions,
+            maps=[
+                TargetMap(
+                    target,
+                    subject.classes.slug(target.class_index),
+                    made.drawn,
+                    made.raw,
+                    made.scores,
+                    made.arrays,
+                    self.spec.colour,
+                )
+                for target, made in zip(targets, maps, strict=True)
+            ],
+            facts=facts,
+            of_image={**subject.view_facts(item), **(of_image or {})},
+        )
+
+    def conclusions(self, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """What the summary says of all images together."""
+        left_out = LeftOut()
+        passing = left_out.counting(records) if self.spec.gap else records
+        found: dict[str, Any] = {}
+        if self._sanity is not None:
+            found["sanity"] = conclude(passing)
+            if found["sanity"]:
+                self.subject.note(sanity_said(found["sanity"]))
+        elif self.spec.gap:
+            deque(passing, maxlen=0)
+        if self.spec.gap and left_out.maps:
+            found["left_out"] = left_out.summary()
+            if text := left_out.note(self.spec.gap):
+                self.subject.note(text)
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """What the summary says of the method."""
+        said: dict[str, Any] = {"caveat": self.spec.caveat} if self.spec.caveat else {}
+        if self.subject.guesses:
+            said["class_guesses"] = list(self.subject.guesses)
+        return {"method": self.spec.name, "class_specific": self.spec.class_specific, **said}

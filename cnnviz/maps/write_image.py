@@ -1,0 +1,245 @@
+"""One explained image: place the maps on its pixels, measure, draw, encode, write. Runs in the encoder threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.geometry.placement import Placed, place
+from cnnviz.io.sources import ImageRef
+from cnnviz.io.store import ImageFormat, Store, encode, encode_npz
+from cnnviz.metrics.map_statistics import is_even, map_scores
+from cnnviz.models.preprocess import Geometry
+from cnnviz.records import ClassScore, Explanation, Record
+from cnnviz.render.gradient import gradient_image, magnitude_limit
+from cnnviz.render.label_map import label_map
+from cnnviz.render.legend import with_box, with_legend
+from cnnviz.render.overlay import Style, drawn_limits, heatmap_image, overlay
+from cnnviz.render.panel import PanelRow, PictureRow, panel, picture_panel, reduced
+
+HEATMAP_FORMAT = ImageFormat("png", 1)
+# Of maps of single pixels a few values are many times as large as the rest; scaled by them a picture shows nothing.
+_OUTLIERS = 99.0
+_RULES = {"guided": "guided backpropagation", "deconvnet": "deconvnet", "backprop": "backpropagation"}
+
+
+Box = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How maps of a run are drawn and named.
+
+    Attributes:
+        store: The output folder.
+        save: Kinds of files.
+        style: Colours and limits.
+        picture: Format of overlays and panels. Heatmaps are data and always PNG.
+        method: Name of the method, for records and file names.
+        signed: Whether the method's values have a sign.
+        layer: Resolved layer, or None.
+        labels: Class names by index.
+        marks: What overlays also carry: ``legend``, ``box``.
+        class_specific: Whether the method's maps depend on the class.
+    """
+
+    store: Store
+    save: frozenset[str]
+    style: Style
+    picture: ImageFormat
+    method: str
+    signed: bool
+    layer: str | None
+    labels: Sequence[str] = ()
+    class_specific: bool = True
+    marks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class TargetMap:
+    """One map of one image: ``values`` is drawn [h, w], ``raw`` and ``arrays`` are stored as they are.
+
+    ``scores`` are the method's own figures of this map; ``colour`` says that ``raw`` [C, H, W] is a picture of its own.
+    """
+
+    target: ClassScore
+    slug: str
+    values: NDArray[np.float32]
+    raw: NDArray[np.float32]
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    colour: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """What the model said about one image.
+
+    ``facts`` are those of every explanation, ``of_image`` those of the record.
+    """
+
+    ref: ImageRef
+    rgb: NDArray[np.uint8]
+    geometry: Geometry
+    label: str | None
+    predictions: tuple[ClassScore, ...]
+    maps: Sequence[TargetMap]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    of_image: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def bytes_a_pixel(self) -> int:
+        """What drawing takes at most, for each pixel of the image, beside the image: measured.
+
+        A map and a copy of it, its regions, a picture with alpha and its file; pictures of gradients are floats
+        in three colours.
+        """
+        return 48 if any(item.raw.ndim == 3 for item in self.maps) else 26
+
+
+def draw(done: Explained, how: Drawn) -> Record:
+    """Write the files of one image and return its record.
+
+    Raises:
+        CnnvizError: The output folder cannot be written.
+    """
+    height, width = done.rgb.shape[:2]
+    rows: list[Explanation] = []
+    panel_rows: list[PanelRow] = []
+    for item in done.maps:
+        placed = place(item.values, done.geometry.rect, (width, height), signed=how.signed)
+        shown = _without_outliers(placed) if item.raw.ndim == 3 and how.style.limits is None else placed
+        x0, y0, x1, y1 = shown.seen
+        if how.style.limits is None and is_even(shown.values[y0:y1, x0:x1]):
+            # The same everywhere is nowhere in particular: drawn as such, not as hot all over.
+            shown = replace(shown, values=np.zeros_like(shown.values))
+        if "panel" in how.save:
+            panel_row = PanelRow(_said(done, item), item.target.probability, shown, _kind(done, how))
+            panel_rows.append(reduced(panel_row, len(done.maps), how.style))
+        scores = {**map_scores(item.raw, placed), **item.scores}
+        files = _write_map(done, item, shown, scores["box_xywh"], how)
+        facts = {**done.facts, "drawn_limits": list(drawn_limits(shown, how.style))}
+        if scores.get("flat"):
+            facts["flat_reason"] = _flat_reason(item.values, how, against=_is_against(done))
+        rows.append(Explanation(how.method, how.layer, item.target, files, scores, facts))
+    if "panel" in how.save and rows:
+        name = _write_panel(done, panel_rows, how)
+        for row in rows:
+            row.files["panel"] = name  # type: ignore[index]
+    return Record(
+        path=done.ref.uri,
+        width=width,
+        height=height,
+        label=done.label,
+        predictions=done.predictions,
+        explanations=tuple(rows),
+        facts=done.of_image,
+    )
+
+
+def _without_outliers(placed: Placed) -> Placed:
+    """What pictures show of a map of single pixels: cut off at the 99th percentile of its magnitudes."""
+    limit = np.float32(magnitude_limit(placed.values, _OUTLIERS))
+    return replace(placed, values=np.clip(placed.values, -limit, limit))
+
+
+def _is_against(done: Explained) -> bool:
+    """Whether the maps show what speaks against their class."""
+    return bool(done.facts.get("counterfactual"))
+
+
+def _said(done: Explained, item: TargetMap) -> str:
+    """What a map shows, as pictures say it."""
+    return f"against {item.target.label}" if _is_against(done) else item.target.label
+
+
+def _kind(done: Explained, how: Drawn) -> str:
+    """The method as file names and captions have it."""
+    return f"{how.method}-counterfactual" if _is_against(done) else how.method
+
+
+def _flat_reason(values: NDArray[np.float32], how: Drawn, *, against: bool) -> str:
+    if values.size == 1 and how.layer is not None:
+        return (
+            f"layer {how.layer} has a single cell at this input size, which tells no place from another: "
+            "use a larger --input-size or an earlier --layer"
+        )
+    if not values.any():
+        found = f"speaks {'against' if against else 'for'} the class"
+        if not how.class_specific:
+            found = "stands out (the method does not look at the class)"
+        return f"the map is zero everywhere: no position of this layer {found}"
+    if is_even(values):
+        return "the map is the same everywhere: it tells no place from another (a window over the whole input, perhaps)"
+    return "the map is zero on the part of the image that the network saw"
+
+
+def _write_map(done: Explained, item: TargetMap, shown: Placed, box: Box | None, how: Drawn) -> dict[str, str]:
+    stem = f"images/{done.ref.name}.{item.slug}.{_kind(done, how)}"
+    files: dict[str, str] = {}
+    if "overlay" in how.save:
+        files["overlay"] = f"{stem}.overlay.{how.picture.suffix}"
+        picture = overlay(done.rgb, shown, how.style)
+        if "box" in how.marks and box is not None:
+            picture = with_box(picture, box)
+        if "legend" in how.marks:
+            picture = with_legend(picture, _said(done, item), item.target.probability, shown, how.style)
+        how.store.write(files["overlay"], encode(picture, how.picture))
+    if "heatmap" in how.save:
+        files["heatmap"] = f"{stem}.heatmap.png"
+        how.store.write(files["heatmap"], encode(heatmap_image(shown, how.style), HEATMAP_FORMAT))
+    if item.raw.ndim == 3 and ("gradient" in how.save or (item.colour and "heatmap" in how.save)):
+        files["gradient"] = f"{stem}.gradient.{how.picture.suffix}"
+        how.store.write(files["gradient"], encode(_gradient(done, item.raw), how.picture))
+    if "classes" in item.arrays and how.save:
+        files["classes"] = f"{stem}.classes.{how.picture.suffix}"
+        how.store.write(files["classes"], encode(_classes(done, item, how), how.picture))
+    if "raw" in how.save:
+        files["raw"] = f"{stem}.raw.npz"
+        rect = np.asarray(done.geometry.rect, dtype=np.float64)
+        how.store.write(files["raw"], encode_npz({"raw": item.raw, "rect": rect, **item.arrays}))
+    return files
+
+
+def _write_panel(done: Explained, rows: Sequence[PanelRow], how: Drawn) -> str:
+    if all(item.colour for item in done.maps):
+        pictures = [PictureRow(row, _pictures(done, item, how)) for row, item in zip(rows, done.maps, strict=True)]
+        figure = picture_panel(pictures, done.ref.name)
+    else:
+        figure = panel(done.rgb, rows, how.style, done.ref.name)
+    name = f"images/{done.ref.name}.{_kind(done, how)}.panel.{how.picture.suffix}"
+    how.store.write(name, encode(figure, how.picture))
+    return name
+
+
+def _classes(done: Explained, item: TargetMap, how: Drawn) -> NDArray[np.uint8]:
+    """The most probable class for each position of the window (figure 7e of Zeiler & Fergus)."""
+    x0, y0, x1, y1 = done.geometry.rect
+    rows, cols = item.arrays["centre_rows"], item.arrays["centre_cols"]
+    centres = ((y0 + rows * (y1 - y0)).tolist(), (x0 + cols * (x1 - x0)).tolist())
+    classes = item.arrays["classes"].astype(np.int64)
+    return label_map(done.rgb, classes, centres, {int(c): how.labels[int(c)] for c in np.unique(classes)})
+
+
+def _gradient(done: Explained, raw: NDArray[np.float32]) -> NDArray[np.uint8]:
+    height, width = done.rgb.shape[:2]
+    return gradient_image(raw, done.geometry.rect, (width, height))
+
+
+def _pictures(done: Explained, item: TargetMap, how: Drawn) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Image and gradient; with Grad-CAM the four panels of the Guided Grad-CAM paper."""
+    rule = _RULES.get(str(done.facts.get("rule")), how.method)
+    if "gradcam" not in item.arrays:
+        return [("image", done.rgb), (rule, _gradient(done, item.raw))]
+    height, width = done.rgb.shape[:2]
+    cam = place(item.arrays["gradcam"], done.geometry.rect, (width, height), signed=False)
+    return [
+        ("image", done.rgb),
+        (rule, _gradient(done, item.arrays["gradient"])),
+        ("Grad-CAM", overlay(done.rgb, cam, replace(how.style, limits=None))),
+        (f"{rule.split()[0].capitalize()} Grad-CAM", _gradient(done, item.raw)),
+    ]

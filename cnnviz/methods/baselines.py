@@ -1,0 +1,84 @@
+"""What stands in for the parts of an image that are hidden, and where paths to an image begin."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from PIL import ImageColor
+from torch import Tensor
+
+from cnnviz.engine.seeding import generator_for
+from cnnviz.errors import CnnvizError, nearest
+from cnnviz.models.preprocess import Preprocess
+
+BASELINES = ("zero", "mean", "blur", "noise", "black", "gray")
+
+
+def baseline(pixels: Tensor, kind: str, window: tuple[int, int], seed: int, preprocess: Preprocess | None) -> Tensor:
+    """What stands in the windows, [N, C, H, W] in the network's own (normalised) values.
+
+    Mean, blur and noise are made in normalised values: normalisation is affine, so they equal those made in pixels.
+    The blur is Gaussian with a standard deviation of half the window's shorter side (nothing as small as the window
+    survives); the noise is normal with the image's own mean and standard deviation by channel, limited to the image's
+    range, and drawn from the seed and the image's content.
+    """
+    if kind == "zero":
+        return torch.zeros_like(pixels)
+    if kind == "mean":
+        return pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
+    if kind == "blur":
+        return blurred(pixels, min(window) / 2)
+    if kind == "noise":
+        return torch.stack([_noise(image, seed) for image in pixels])
+    colour = _colour(kind, pixels.shape[1])
+    if preprocess is None or len(preprocess.mean) != pixels.shape[1]:
+        raise CnnvizError(
+            f"baseline={kind!r} needs to know how pixels become the network's input.",
+            "Load the network with cnnviz.load_model(...), or use baseline zero, mean, blur or noise.",
+        )
+    mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
+    value = (torch.tensor(colour) * preprocess.scale - mean) / std
+    return value.to(pixels).reshape(1, -1, 1, 1).expand_as(pixels)
+
+
+def blurred(pixels: Tensor, sigma: float) -> Tensor:
+    """Pixels [N, C, H, W] under a Gaussian of this standard deviation in pixels; the border is repeated."""
+    reach = max(1, math.ceil(3 * sigma))
+    offsets = torch.arange(-reach, reach + 1, device=pixels.device, dtype=pixels.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    flat = pixels.reshape(-1, 1, *pixels.shape[2:])
+    flat = F.conv2d(F.pad(flat, (0, 0, reach, reach), mode="replicate"), kernel.reshape(1, 1, -1, 1))
+    flat = F.conv2d(F.pad(flat, (reach, reach, 0, 0), mode="replicate"), kernel.reshape(1, 1, 1, -1))
+    return flat.reshape(pixels.shape)
+
+
+def _noise(image: Tensor, seed: int) -> Tensor:
+    drawn = torch.randn(image.shape, generator=generator_for(image, seed)).to(image)
+    flat = image.flatten(1)
+    mean, std = flat.mean(1)[:, None, None], flat.std(1, correction=0)[:, None, None]
+    low, high = flat.amin(1)[:, None, None], flat.amax(1)[:, None, None]
+    return torch.minimum(torch.maximum(mean + std * drawn, low), high)
+
+
+def _colour(text: str, channels: int) -> tuple[float, ...]:
+    """A colour as 0-255 values, one a channel."""
+    rgb: tuple[float, ...]
+    parts = text.split(",")
+    if text == "gray":
+        rgb = (127.5, 127.5, 127.5)
+    elif len(parts) in (1, 3) and all(part.strip().replace(".", "", 1).isdigit() for part in parts):
+        rgb = tuple(float(part) for part in (parts if len(parts) == 3 else parts * 3))
+    else:
+        try:
+            rgb = tuple(float(v) for v in ImageColor.getrgb(text)[:3])
+        except ValueError:
+            hint = nearest(text, (*BASELINES, *ImageColor.colormap)) or "For example red, #ff8800 or 255,136,0."
+            raise CnnvizError(f"baseline={text!r}: expected {', '.join(BASELINES)}, or a colour.", hint) from None
+    if max(rgb) > 255:
+        raise CnnvizError(f"baseline={text!r}: a colour's values are 0 to 255.", "For example 255,136,0.")
+    if channels == 1:
+        return (0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2],)
+    return rgb

@@ -1,0 +1,126 @@
+"""CAM: the classifier's own weights on the last feature maps.
+
+Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnviz.engine.session import Pass, Session
+from cnnviz.engine.targets import ClassTarget, Target
+from cnnviz.errors import CnnvizError
+from cnnviz.methods.heatmap import Heatmap
+from cnnviz.models.graph.heads import HeadReading, read_head
+
+_IDENTITY_TOLERANCE = 1e-3
+
+
+def cam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+    """Class activation map.
+
+        M_c(i, j) = sum_k w_ck A_k(i, j)
+
+    A are the feature maps [N, C, h, w] that are pooled globally, w the weights [K, C] of the one linear layer after
+    the pooling (or of the 1x1 convolution before it). With average pooling and bias b the map's mean is the logit:
+    mean(M_c) + b_c = z_c; the identity is checked on the first batch of a session and its error recorded. Where a
+    layer normalisation stands between pooling and classifier the logit is not linear in the pooled features; the
+    weights are then those of the head linearised at this image, and the record says ``"linear": false``.
+
+    Args:
+        run: A forward pass through the default layer.
+        target: A class (the weights of a class are what CAM shows).
+        params: None.
+
+    Returns:
+        Heatmap with values [N, h, w], signed, in logits (average pooling: divided over h w positions).
+
+    Raises:
+        CnnvizError: The head is something else than global pooling and one linear layer.
+    """
+    session = run.session
+    head = session.remember("cam head", lambda: _reading(session))
+    activations = run.activations[0].detach().float()
+    if not isinstance(target, ClassTarget) or target.score != "logit":
+        raise CnnvizError("CAM explains the logit of a class.", "Leave --score out, or use `cnnviz gradcam`.")
+    # A head with convolutions runs in the precision of the run, and its logits are no more exact than that.
+    exact = session.split is None or session.split.head_dtype == torch.float32
+    tolerance = _IDENTITY_TOLERANCE if exact else session.runtime.tolerance
+    facts = session.remember("cam facts", lambda: _verified(head, activations, run.logits.detach(), tolerance))
+    weights = _class_weights(head, target, activations)
+    n, channels, height, width = activations.shape
+    return Heatmap((weights[:, None] @ activations.reshape(n, channels, -1)).reshape(n, height, width), facts=facts)
+
+
+def _reading(session: Session) -> HeadReading:
+    name = session.name
+    if session.graph is None:
+        raise CnnvizError(
+            f"CAM needs to follow the data from the feature map to the logits; {name} cannot be traced.",
+            "Use `cnnviz gradcam`.",
+        )
+    head = read_head(session.graph, name)
+    if session.layers[0].node is not head.features:
+        raise CnnvizError(
+            f"CAM is defined on the feature map that is pooled, not on {session.layers[0].name}.",
+            "Leave --layer out, or use `cnnviz gradcam --layer`.",
+        )
+    return head
+
+
+def _class_weights(head: HeadReading, target: ClassTarget, activations: Tensor) -> Tensor:
+    """Weight of each channel for each image's class [N, C]."""
+    classifier = head.weight.detach().to(activations)
+    indices = target.indices.to(activations.device)
+    if classifier.shape[0] == 1:
+        # One logit: class 1 is the logit, class 0 its negative.
+        weights = classifier.expand(len(indices), -1) * (2 * indices - 1)[:, None]
+    else:
+        weights = classifier[indices]
+    return weights if head.norm is None else _through_norm(head, weights, activations)
+
+
+def _through_norm(head: HeadReading, weights: Tensor, activations: Tensor) -> Tensor:
+    """Row c of the classifier carried back through y = gamma (x - mean) / sigma + beta.
+
+    v = gamma w_c,    J^T w_c = (v - mean(v) - x_hat mean(v x_hat)) / sigma
+    """
+    assert head.norm is not None
+    x = _pooled(head, activations)
+    centred = x - x.mean(dim=1, keepdim=True)
+    sigma = (centred.pow(2).mean(dim=1, keepdim=True) + head.norm.eps).sqrt()
+    x_hat = centred / sigma
+    gamma = torch.ones_like(x[0]) if head.norm.weight is None else head.norm.weight.detach().to(x)
+    v = gamma * weights
+    return (v - v.mean(dim=1, keepdim=True) - x_hat * (v * x_hat).mean(dim=1, keepdim=True)) / sigma
+
+
+def _pooled(head: HeadReading, activations: Tensor) -> Tensor:
+    return activations.amax(dim=(2, 3)) if head.pooling == "max" else activations.mean(dim=(2, 3))
+
+
+def _verified(head: HeadReading, activations: Tensor, logits: Tensor, tolerance: float) -> dict[str, Any]:
+    """Recompute the logits from the reading of the head; refuse when they are not the network's."""
+    weight = head.weight.detach().to(activations)
+    bias = torch.zeros_like(weight[:, 0]) if head.bias is None else head.bias.detach().to(activations)
+    if head.class_maps:
+        maps = torch.einsum("kc,nchw->nkhw", weight, activations) + bias[:, None, None]
+        rebuilt = _pooled(head, maps.clamp_min(0) if head.rectified else maps)
+    else:
+        pooled = _pooled(head, activations)
+        if head.norm is not None:
+            shape, norm = pooled.shape[1:], head.norm
+            gamma, beta = (None if p is None else p.detach().to(pooled) for p in (norm.weight, norm.bias))
+            pooled = torch.nn.functional.layer_norm(pooled, shape, gamma, beta, norm.eps)
+        rebuilt = pooled @ weight.T + bias
+    error = float((rebuilt - logits).abs().max() / logits.abs().max().clamp_min(1e-12))
+    if not error < tolerance:
+        raise CnnvizError(
+            f"CAM's identity fails: pooling and one linear layer give other logits (relative error {error:.2g}).",
+            "Use `cnnviz gradcam`.",
+        )
+    return {"pooling": head.pooling, "linear": head.norm is None and not head.rectified, "identity_error": error}

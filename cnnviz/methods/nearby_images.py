@@ -1,0 +1,62 @@
+"""Scores and gradients at other images than those of the pass: noisy copies, points on a path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from cnnviz.engine import runtime as rt
+from cnnviz.engine.seeding import generator_for
+from cnnviz.engine.session import Pass
+from cnnviz.engine.targets import ClassTarget, Target
+
+
+def gradients_at(run: Pass, target: Target, points: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Score [N] and its gradient [N, C, H, W] at other images than those of the pass.
+
+    Several points go through the network at once; when memory runs out, fewer.
+
+    Args:
+        run: The pass whose session and target are used.
+        target: Score [N] of the logits [N, K] of the images of one point.
+        points: Batches [N, C, H, W] like the pass's own.
+    """
+    size = max(1, rt.default_batch_size(run.session.device) // len(run.pixels))
+    while chunk := list(islice(points, size)):
+        yield from _chunk(run, target, chunk)
+
+
+def _chunk(run: Pass, target: Target, chunk: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    try:
+        there = run.session.forward(torch.cat(list(chunk)))
+        scores = _scores(target, there.logits, len(chunk))
+        gradients = there.gradients(scores)[0]
+        pairs = zip(scores.detach().float().chunk(len(chunk)), gradients.chunk(len(chunk)), strict=True)
+        return list(pairs)
+    except Exception as error:
+        if len(chunk) == 1 or not rt.is_out_of_memory(error):
+            raise
+    rt.release_memory(run.session.device)
+    half = len(chunk) // 2
+    return _chunk(run, target, chunk[:half]) + _chunk(run, target, chunk[half:])
+
+
+def _scores(target: Target, logits: Tensor, times: int) -> Tensor:
+    if isinstance(target, ClassTarget):
+        return replace(target, indices=target.indices.repeat(times))(logits)
+    # A user's function may rely on the number of images.
+    return torch.cat([target(part) for part in logits.chunk(times)])
+
+
+def noisy_copies(pixels: Tensor, noise: float, samples: int, seed: int) -> Iterator[Tensor]:
+    """The images with normal noise whose deviation is ``noise`` times each image's range, ``samples`` times."""
+    sources = [generator_for(image, seed) for image in pixels]
+    flat = pixels.flatten(1)
+    sigma = (noise * (flat.amax(1) - flat.amin(1)))[:, None, None, None]
+    for _ in range(samples):
+        drawn = torch.stack([torch.randn(pixels.shape[1:], generator=source) for source in sources])
+        yield pixels + sigma * drawn.to(pixels)

@@ -1,0 +1,199 @@
+"""The logits of every occluded copy of an image.
+
+    clean, occluded = occluded_logits(session, pixels, windows, fill)
+
+The plain path runs the whole network on batches of occluded copies. The incremental path reruns, at every node of the
+traced network, only the part that a window can change (Nakandala et al., "Incremental and Approximate Inference for
+Faster Occlusion-based Deep CNN Explanations", SIGMOD 2019, without its approximations): the same numbers but for
+rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from cnnviz.engine import runtime as rt
+from cnnviz.engine.session import Session, two_dim
+from cnnviz.methods.perturbation.incremental.plan import Group, make_plan
+from cnnviz.methods.perturbation.incremental.runner import Runner
+
+_BATCH = 32
+_PLAIN_BATCH = 8
+# Share of the plain path's estimated time from which on the plain path is taken.
+_WORTHWHILE = 0.8
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A grid of equal windows: one for every pair of a row and a column.
+
+    Attributes:
+        rows: First pixel row of each window, ascending.
+        cols: First pixel column of each window, ascending.
+        size: Height and width of a window.
+    """
+
+    rows: tuple[int, ...]
+    cols: tuple[int, ...]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.cols)
+
+    def corner(self, position: int) -> tuple[int, int]:
+        """First row and column of window ``position`` in reading order."""
+        row, col = divmod(position, len(self.cols))
+        return self.rows[row], self.cols[col]
+
+
+def occluded_logits(
+    session: Session, pixels: Tensor, windows: Windows, fill: Tensor, incremental: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """The network's answer to every image with every window replaced by ``fill``.
+
+    Args:
+        session: The prepared network.
+        pixels: [N, C, H, W], normalised.
+        windows: Where to occlude; P = rows x cols.
+        fill: [N, C, H, W], normalised: what stands in the windows.
+
+    Returns:
+        Logits of the images [N, K] and of their occluded copies [N, P, K], float32, computed the same way, so that
+        a window that changes nothing differs by nothing but rounding.
+    """
+    pixels, fill = pixels.to(session.device), fill.to(session.device)
+    size = (int(pixels.shape[2]), int(pixels.shape[3]))
+    runner = _runner(session, size) if _worthwhile(session, incremental) else None
+    found = []
+    # Image by image: what an image gets does not depend on its batch.
+    for image, hidden in zip(pixels.split(1), fill.split(1), strict=True):
+        pair = None if runner is None else _incremental(session, runner, image, windows, hidden, incremental == "on")
+        found.append(pair or _plain(session, image, windows, hidden))
+    return torch.cat([clean for clean, _ in found]), torch.stack([occluded for _, occluded in found])
+
+
+def _worthwhile(session: Session, incremental: str) -> bool:
+    """On a CPU. A GPU runs the whole network faster than it fetches contexts."""
+    asked = incremental == "on" or (incremental == "auto" and session.device.type == "cpu")
+    # What a window changes reaches everything where the statistics of the whole map are taken.
+    return asked and not session.one_by_one
+
+
+def _runner(session: Session, size: tuple[int, int]) -> Runner | None:
+    """The runner of a session's network for images of one size; None where it could not be traced.
+
+    It keeps the shapes of all maps, which images of several sizes in several threads must not share.
+    """
+    split = session.split
+    if split is None or not isinstance(split.trunk, fx.GraphModule):
+        return None
+    trunk = split.trunk
+    results = next(n for n in trunk.graph.nodes if n.op == "output").args[0]
+    if len(results) != 1:
+        return None
+    return session.remember(f"incremental {size}", lambda: Runner(trunk))
+
+
+def _incremental(
+    session: Session, runner: Runner, image: Tensor, windows: Windows, fill: Tensor, always: bool
+) -> tuple[Tensor, Tensor] | None:
+    """Logits by increments; None where the plain path is to be taken instead.
+
+    That is where increments would save nothing (unless ``always``), where memory does not suffice, and where they do
+    not give what the network gives: the first image of each size is checked at three windows.
+    """
+    key = f"incremental {tuple(image.shape)} {windows}"
+    if runner.trusted.get(key) is False:
+        return None
+    pair = None
+    try:
+        pair = _by_groups(session, runner, image, windows, fill, always)
+        if pair is not None and key not in runner.trusted:
+            runner.trusted[key] = _agrees(session, pair[1], image, windows, fill)
+    except Exception as error:
+        if rt.is_out_of_memory(error):
+            rt.release_memory(session.device)
+            return None
+        # An operation that does not take what it is given here, such as a shape fixed for one image.
+        runner.trusted[key] = False
+    return pair if runner.trusted.get(key, True) else None
+
+
+def _agrees(session: Session, occluded: Tensor, image: Tensor, windows: Windows, fill: Tensor) -> bool:
+    last = len(windows) - 1
+    for position in {0, last // 2, last}:
+        expected = session.logits(_occluded(image, windows, fill, range(position, position + 1)))[0]
+        allowed = session.runtime.tolerance * expected.abs().max().clamp_min(1e-6)
+        if not bool((occluded[position] - expected).abs().max() <= allowed):
+            return False
+    return True
+
+
+def _by_groups(
+    session: Session, runner: Runner, image: Tensor, windows: Windows, fill: Tensor, always: bool
+) -> tuple[Tensor, Tensor] | None:
+    split = session.split
+    assert split is not None
+    with torch.no_grad():
+        source = image.to(split.trunk_dtype).contiguous(memory_format=torch.channels_last)
+        hidden = fill.to(split.trunk_dtype)[0].permute(1, 2, 0).contiguous()
+        clean = runner.clean(source)
+        size = (int(image.shape[2]), int(image.shape[3]))
+        plan = session.remember(
+            f"incremental {size} {windows}",
+            lambda: make_plan(
+                runner.order, runner.ops, runner.shapes, (windows.rows, windows.cols), windows.size, _BATCH
+            ),
+        )
+        if plan.share > _WORTHWHILE and not always:
+            return None
+        features = [clean.values[runner.result]]
+        places: list[int] = []
+        for group in plan.groups:
+            places += [r * len(windows.cols) + c for r in group.rows for c in group.cols]
+            features.append(runner.run(clean, group, _patches(hidden, windows, group)))
+        logits = two_dim(split.head(torch.cat(features).to(split.head_dtype))[0])
+    occluded = torch.empty_like(logits[1:])
+    occluded[torch.tensor(places)] = logits[1:]
+    return logits[:1], occluded
+
+
+def _patches(hidden: Tensor, windows: Windows, group: Group) -> Tensor:
+    """What stands in the windows of a group, [B, C, h, w], cut from the fill [H, W, C]."""
+    y = torch.tensor([windows.rows[r] for r in group.rows])[:, None] + torch.arange(windows.size[0])
+    x = torch.tensor([windows.cols[c] for c in group.cols])[:, None] + torch.arange(windows.size[1])
+    blocks = hidden[y[:, None, :, None], x[None, :, None, :]]
+    return blocks.flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def _plain(session: Session, image: Tensor, windows: Windows, fill: Tensor) -> tuple[Tensor, Tensor]:
+    clean = session.logits(image)
+    # On a CPU few copies at a time, so that a map is still in the cache when the next layer reads it.
+    size = _PLAIN_BATCH if session.device.type == "cpu" else 2 * rt.default_batch_size(session.device)
+    start, found = 0, []
+    while start < len(windows):
+        stop = min(start + size, len(windows))
+        try:
+            found.append(session.logits(_occluded(image, windows, fill, range(start, stop))))
+        except Exception as error:
+            if size == 1 or not rt.is_out_of_memory(error):
+                raise
+            size //= 2
+            rt.release_memory(session.device)
+            continue
+        start = stop
+    return clean, torch.cat(found)
+
+
+def _occluded(image: Tensor, windows: Windows, fill: Tensor, positions: range) -> Tensor:
+    """Copies [P, C, H, W] of one image, each with one window replaced."""
+    copies = image.expand(len(positions), -1, -1, -1).clone(memory_format=torch.channels_last)
+    height, width = windows.size
+    for copy, position in zip(copies, positions, strict=True):
+        top, left = windows.corner(position)
+        part = (slice(None), slice(top, top + height), slice(left, left + width))
+        copy[part] = fill[0][part]
+    return copies

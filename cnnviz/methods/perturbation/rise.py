@@ -1,0 +1,116 @@
+"""RISE: which pixels were visible when the class was recognised through random masks.
+
+Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
+
+    S(u) = sum_i f(x * M_i) M_i(u) / (N E[M])
+
+equation 6, with f the probability of the class and N masks. A mask is a grid of s x s cells, each 1 with probability p,
+upsampled bilinearly to (s + 1) cells of ceil(H/s) x ceil(W/s) pixels and cut out at a random offset of up to one cell
+(section 3.2). E[M] = p. With ``coverage=observed`` the mean of the masks that were drawn stands in its place at every
+pixel, which is the average of the score over the masks that show the pixel: free of the noise of how often that was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnviz.engine.perturbed_scores import Changes, chunk_size, chunks, scores
+from cnnviz.engine.session import Pass
+from cnnviz.engine.targets import ClassTarget, Target
+from cnnviz.methods.heatmap import Heatmap
+
+COVERAGES = ("expected", "observed")
+
+
+def rise(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+    """RISE.
+
+    The masks depend on the seed alone: every image of a run is seen through the same ones. The score is the class's
+    probability as in the paper, also where a logit is explained otherwise; the logarithm of the probability and
+    functions are taken as they are.
+
+    Args:
+        run: A forward pass over pixels [N, C, H, W].
+        target: Score [N] of the logits.
+        params: ``masks`` N, ``cells`` s, ``p``, ``coverage``, ``seed``. A hidden pixel has the network's value zero
+            (the mean colour).
+
+    Returns:
+        Heatmap with values [N, H, W], in units of the score: the expected score when the pixel is visible. Half of the
+        image is visible even where it shows nothing of the class, so they have a floor: maps [N, H, W] are the values
+        above it, and the score ``floor`` is the lowest value of each image.
+    """
+    if isinstance(target, ClassTarget) and target.score == "logit":
+        target = replace(target, score="probability")
+    pixels = run.pixels.detach().float()
+    size = (int(pixels.shape[2]), int(pixels.shape[3]))
+    masks = draw_masks(size, params)
+    asked = tuple(params[name] for name in ("masks", "cells", "p", "seed"))
+
+    def hide(image: int, positions: range) -> Tensor:
+        return pixels[image] * masks.at(positions).to(pixels)[:, None]
+
+    found = scores(run, target, Changes(len(masks), hide, key=("rise", asked))).double()
+    total = torch.zeros(len(pixels), size[0] * size[1], dtype=torch.float64)
+    seen = torch.zeros(size[0] * size[1], dtype=torch.float64)
+    for part in chunks(len(masks), chunk_size(run)):
+        flat = masks.at(part).flatten(1).double()
+        total += found[:, part.start : part.stop].cpu() @ flat
+        seen += flat.sum(0)
+    if params["coverage"] == "expected":
+        seen = torch.full_like(seen, len(masks) * params["p"])
+    values = torch.where(seen > 0, total / seen, 0.0).reshape(-1, *size).float()
+    score = target.score if isinstance(target, ClassTarget) else "function"
+    floor = values.amin((1, 2))
+    figures = {"masks": len(masks), "floor": floor}
+    return Heatmap(values, values - floor[:, None, None], facts={"score": score}, scores=figures)
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """Masks that are made when they are needed.
+
+    Attributes:
+        grids: [N, s, s], zeros and ones.
+        down, across: [offsets, H, s] and [offsets, W, s]: bilinear interpolation of a grid's rows and columns, for each
+            offset of the cut.
+        offsets: [N, 2].
+    """
+
+    grids: Tensor
+    down: Tensor
+    across: Tensor
+    offsets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.grids)
+
+    def at(self, positions: range) -> Tensor:
+        """Masks [B, H, W] at these positions."""
+        part = slice(positions.start, positions.stop)
+        top, left = self.offsets[part].unbind(1)
+        return self.down[top] @ self.grids[part] @ self.across[left].transpose(1, 2)
+
+
+def draw_masks(size: tuple[int, int], params: Mapping[str, Any]) -> Masks:
+    """The masks for images of ``size`` (height, width); the same for the same seed."""
+    count, cells = params["masks"], params["cells"]
+    generator = torch.Generator().manual_seed(params["seed"])
+    grids = (torch.rand((count, cells, cells), generator=generator) < params["p"]).float()
+    sides = [-(-length // cells) for length in size]
+    offsets = torch.stack([torch.randint(side, (count,), generator=generator) for side in sides], 1)
+    down, across = (_interpolation(length, cells, side) for length, side in zip(size, sides, strict=True))
+    return Masks(grids, down, across, offsets)
+
+
+def _interpolation(length: int, cells: int, side: int) -> Tensor:
+    """[side, length, cells]: ``cells`` values upsampled to (cells + 1) * side, cut at each offset below ``side``."""
+    every = torch.nn.functional.interpolate(
+        torch.eye(cells)[None], size=(cells + 1) * side, mode="linear", align_corners=False
+    )[0].T
+    return torch.stack([every[offset : offset + length] for offset in range(side)])

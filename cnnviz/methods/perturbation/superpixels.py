@@ -1,0 +1,197 @@
+"""Shares of the score among superpixels, from images in which some of them are hidden: KernelSHAP and LIME.
+
+With z in {0, 1}^d which of the d superpixels are visible, x_z the image with the others replaced by the baseline, and
+f the score, both fit f(x_z) by a linear function of z, weighted by how near x_z is to what is explained:
+
+    KernelSHAP  weight (d - 1) / (C(d, |z|) |z| (d - |z|)), and exact at z = 0 and z = 1: Shapley values, which sum to
+                f(x) - f(baseline)
+    LIME        weight exp(-D^2 / width^2), D the cosine distance between z and 1; ridge regression
+
+Lundberg & Lee, "A Unified Approach to Interpreting Model Predictions", NIPS 2017, theorem 2; Ribeiro et al., "Why
+Should I Trust You?", KDD 2016, section 3. Where 2^d - 2 is not more than the samples, KernelSHAP takes every z and its
+values are the Shapley values themselves; otherwise sizes are drawn by the weight that the kernel gives them and each z
+is followed by its complement. The superpixels are those of SLIC (Achanta et al., PAMI 2012).
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnviz.engine.perturbed_scores import Changes, scores
+from cnnviz.engine.session import Pass
+from cnnviz.engine.targets import Target
+from cnnviz.errors import CnnvizError
+from cnnviz.methods.baselines import baseline
+from cnnviz.methods.heatmap import Heatmap
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def kernelshap(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+    """KernelSHAP on superpixels.
+
+    Args:
+        run: A forward pass over pixels [N, C, H, W].
+        target: Score [N] of the logits.
+        params: ``segments``: about so many superpixels; ``compactness`` of SLIC; ``samples``: images with hidden
+            superpixels; ``baseline`` as for occlusion; ``seed``.
+
+    Returns:
+        Heatmap with values [N, H, W], each pixel its superpixel's value, in units of the score; array ``segments``
+        [N, H, W]; scores ``superpixels`` and ``fit``: the weighted share of the scores' variance that the values
+        explain (below 0 a constant would come nearer: shares that must add up say little of this score).
+    """
+    return _explained(run, target, params, _shap)
+
+
+def lime(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+    """LIME on superpixels, each visible with probability one half; ridge regression with an intercept.
+
+    Args:
+        run: A forward pass over pixels [N, C, H, W].
+        target: Score [N] of the logits.
+        params: As for :func:`kernelshap`, and ``width`` of the kernel, ``ridge``: the penalty on squared values.
+
+    Returns:
+        As :func:`kernelshap`; values are changes of the score as one superpixel becomes visible.
+    """
+    return _explained(run, target, params, _lime)
+
+
+def _explained(run: Pass, target: Target, params: Mapping[str, Any], method: Any) -> Heatmap:
+    pixels = run.pixels.detach().float()
+    segments = run.remember(
+        ("segments", params["segments"], params["compactness"]),
+        lambda: np.stack([_segments(image, params) for image in pixels]),
+    )
+    counts = [int(own.max()) + 1 for own in segments]
+    design, solve = method
+    designs = [design(count, params) for count in counts]
+    longest = max(len(own) for own in designs)
+    # The last two are nothing visible and all visible; shorter designs run what is visible once more.
+    rows = [np.concatenate([own, np.ones((longest - len(own), count), bool), [[False] * count], [[True] * count]])
+            for own, count in zip(designs, counts, strict=True)]  # fmt: skip
+    fill = baseline(pixels, params["baseline"], (max(1, pixels.shape[2] // 5),) * 2, params["seed"],
+                    run.session.preprocess)  # fmt: skip
+
+    def hide(image: int, positions: range) -> Tensor:
+        visible = rows[image][positions.start : positions.stop][:, segments[image]]
+        return torch.where(torch.from_numpy(visible).to(pixels.device)[:, None], pixels[image], fill[image])
+
+    key = ("superpixels", solve, *sorted(params.items()))
+    found = scores(run, target, Changes(longest + 2, hide, key=key)).double().cpu().numpy()
+    maps, fits = [], []
+    for own, answers, of_image in zip(designs, found, segments, strict=True):
+        values, fit = solve(own, answers[: len(own)], (float(answers[-2]), float(answers[-1])), params)
+        maps.append(torch.from_numpy(values[of_image]))
+        fits.append(fit)
+    lengths = torch.tensor([len(own) for own in designs])
+    figures = {"superpixels": torch.tensor(counts), "fit": torch.tensor(fits), "samples": lengths}
+    arrays = {"segments": torch.from_numpy(segments)}
+    return Heatmap(torch.stack(maps).float(), scores=figures, arrays=arrays)
+
+
+def _segments(image: Tensor, params: Mapping[str, Any]) -> NDArray[np.int32]:
+    """SLIC labels [H, W], 0 ... d - 1, of the network's input stretched to its own range."""
+    slic = _slic()
+    values = image.cpu().permute(1, 2, 0).numpy().astype(np.float64)
+    low, high = values.min(), values.max()
+    values = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    labels = slic(
+        values,
+        n_segments=params["segments"],
+        compactness=params["compactness"],
+        start_label=0,
+        channel_axis=-1,
+        convert2lab=values.shape[2] == 3,
+    )
+    found: NDArray[np.int32] = np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)
+    return found
+
+
+def _slic() -> Any:
+    try:
+        return importlib.import_module("skimage.segmentation").slic
+    except ImportError as error:
+        raise CnnvizError(
+            f"Superpixels need scikit-image, which cannot be imported: {error}.", "pip install 'cnnviz[superpixels]'"
+        ) from error
+
+
+def _shap_design(count: int, params: Mapping[str, Any]) -> Bools:
+    """z [S, d]: all that are neither empty nor full, or a sample of them in pairs of complements."""
+    samples = params["samples"]
+    if count == 1:
+        return np.zeros((0, 1), dtype=bool)
+    if count < 31 and 2**count - 2 <= samples:
+        every = (np.arange(1, 2**count - 1)[:, None] >> np.arange(count)) & 1
+        return every.astype(bool)
+    random = np.random.default_rng(params["seed"])
+    sizes = np.arange(1, count)
+    likely = 1 / (sizes * (count - sizes))
+    found = np.zeros((samples + samples % 2, count), dtype=bool)
+    for pair in range(0, len(found), 2):
+        size = random.choice(sizes, p=likely / likely.sum())
+        found[pair, random.permutation(count)[:size]] = True
+        found[pair + 1] = ~found[pair]
+    return found
+
+
+def _solve_shap(
+    design: Bools, answers: Floats, ends: tuple[float, float], params: Mapping[str, Any]
+) -> tuple[Floats, float]:
+    """Values [d] that sum to f(x) - f(baseline), and how well they fit."""
+    nothing, everything = ends
+    count = design.shape[1]
+    if count == 1:
+        return np.array([everything - nothing]), 1.0
+    sizes = design.sum(1)
+    complete = len(design) == 2**count - 2 == len(np.unique(design, axis=0))
+    # Drawn by the kernel's weight already; where all are there each has its own.
+    weights = np.array([1 / (math.comb(count, int(s)) * s * (count - s)) for s in sizes]) if complete else None
+    weights = np.ones(len(design)) if weights is None else weights
+    # The last value is what the others leave of the sum.
+    total = everything - nothing
+    z = design.astype(np.float64)
+    left, right = z[:, :-1] - z[:, -1:], answers - nothing - z[:, -1] * total
+    root = np.sqrt(weights)[:, None]
+    others = np.linalg.lstsq(left * root, right * root[:, 0], rcond=None)[0]
+    values = np.append(others, total - others.sum())
+    return values, _fit(answers, nothing + z @ values, weights)
+
+
+def _lime_design(count: int, params: Mapping[str, Any]) -> Bools:
+    return np.random.default_rng(params["seed"]).random((params["samples"], count)) < 0.5
+
+
+def _solve_lime(
+    design: Bools, answers: Floats, ends: tuple[float, float], params: Mapping[str, Any]
+) -> tuple[Floats, float]:
+    """Ridge regression [d] with an intercept; the whole image is among the samples, with weight 1."""
+    z = np.concatenate([design, np.ones((1, design.shape[1]), bool)]).astype(np.float64)
+    wanted = np.append(answers, ends[1])
+    distance = 1 - np.sqrt(z.mean(1))  # the cosine between z and 1 is sqrt(|z| / d)
+    weights = np.exp(-((distance / params["width"]) ** 2))
+    middle, level = np.average(z, axis=0, weights=weights), np.average(wanted, weights=weights)
+    root = np.sqrt(weights)[:, None]
+    left, right = (z - middle) * root, (wanted - level) * root[:, 0]
+    values = np.linalg.solve(left.T @ left + params["ridge"] * np.eye(z.shape[1]), left.T @ right)
+    return values, _fit(wanted, level + (z - middle) @ values, weights)
+
+
+def _fit(wanted: Floats, found: Floats, weights: Floats) -> float:
+    """Weighted coefficient of determination; 1 where there is nothing to explain."""
+    spread = float((weights * (wanted - np.average(wanted, weights=weights)) ** 2).sum())
+    return 1 - float((weights * (wanted - found) ** 2).sum()) / spread if spread > 0 else 1.0
+
+
+_shap, _lime = (_shap_design, _solve_shap), (_lime_design, _solve_lime)

@@ -1,0 +1,117 @@
+"""Layer-wise relevance propagation: the score handed back layer by layer, each neuron's share to its inputs.
+
+Bach et al., "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation", PLoS
+ONE 2015. With z_jk = a_j w_jk what input j sends to neuron k, z_k = sum_j z_jk + b_k, and z+, z- their positive and
+negative parts summed with those of the bias:
+
+    epsilon      R_j = sum_k z_jk / (z_k + epsilon sign(z_k)) R_k                       (formula 58)
+    alpha-beta   R_j = sum_k (alpha z_jk+ / z_k+  -  beta z_jk- / z_k-) R_k,  alpha - beta = 1    (formula 60)
+    flat         R_j = sum_k 1 / (number of inputs of k) R_k
+    composite    epsilon at linear layers, alpha 1 beta 0 at convolutions, flat at a convolution that reads the image
+                 (EpsilonPlusFlat of Kohlbrenner et al., "Towards Best Practice in Explaining Neural Network Decisions
+                 with LRP", IJCNN 2020)
+
+Batch normalisation is merged into the convolution before it. Elementwise activations hand on all they get, maximum
+pooling gives it to the winner, sums and average pooling share it in proportion, gates (sigmoid factors) take none.
+Biases take their share, as in the paper, which is lost: that and epsilon are what the recorded conservation gap holds;
+with beta > 0 also neurons that only inputs of one sign reach, which hand on alpha (or -beta) times what they got. In
+deep networks with large (merged) biases the gap can be nearly all of the score; with ``bias=ignore`` biases take
+nothing, and the inputs share all of it; only what reaches a neuron without a suitable input is lost then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnviz.engine.session import Pass
+from cnnviz.engine.targets import ClassTarget, Target
+from cnnviz.errors import CnnvizError
+from cnnviz.methods.heatmap import Heatmap, gap_share
+from cnnviz.methods.relevance.propagation import Propagation, Rules, Weighted, propagate, scaled
+
+RULES = ("composite", "epsilon", "alpha-beta")
+
+
+def lrp(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+    """Layer-wise relevance propagation from the logit to the pixels.
+
+    On a network of ReLUs without clipping, epsilon = 0 gives gradient times input (Ancona et al. 2018).
+
+    Args:
+        run: A forward pass that starts at the image.
+        target: The logit of a class, or a function linear in the logits (such as the difference of two).
+        params: ``rule``, ``epsilon``, ``alpha`` (beta = alpha - 1), ``bias`` (``absorb`` or ``ignore``).
+
+    Returns:
+        Heatmap with values [N, C, H, W] and maps [N, H, W] (sum over channels), signed, in units of the score; scores
+        ``conservation_gap`` = score - sum of R for each image and ``gap_share``, its share of the score; fact
+        ``layers``: how often each rule was used.
+
+    Raises:
+        CnnvizError: The network cannot be traced, or has a layer without a rule; a probability is asked for.
+    """
+    if isinstance(target, ClassTarget) and target.score != "logit":
+        raise CnnvizError("LRP hands back the logit of a class, not its probability.", "Leave --score out.")
+    key = ("lrp", *(params[name] for name in ("rule", "epsilon", "alpha", "bias")))
+    rules = Rules(partial(_weighted, params))
+    propagation = run.remember(key, lambda: propagate(run, rules, "LRP"))
+    score = target(propagation.logits)
+    values = propagation.relevance(score)
+    gap = score.detach().double() - values.double().sum((1, 2, 3))
+    facts = {"rule": params["rule"], "layers": dict(propagation.used), "reduction": "sum over channels"}
+    scores = {"conservation_gap": gap.float(), "gap_share": gap_share(gap, score)}
+    return Heatmap(values, values.sum(1), facts=facts, scores=scores)
+
+
+def _weighted(
+    params: Mapping[str, Any], layer: Weighted, x: Tensor, y: Tensor, propagation: Propagation
+) -> tuple[Tensor, str]:
+    rule = params["rule"]
+    if params["bias"] == "ignore":
+        layer = replace(layer, bias=None)
+    if rule == "alpha-beta":
+        return _alpha_beta(layer, x, y, params["alpha"]), f"alpha {params['alpha']:g}, beta {params['alpha'] - 1:g}"
+    if rule == "composite" and layer.convolution:
+        if layer.from_image is not None:
+            return _flat(layer, layer.from_image, y, propagation), "flat"
+        return _alpha_beta(layer, x, y, 1.0), "alpha 1, beta 0"
+    sums = y if params["bias"] == "absorb" else layer.apply(x, layer.weight, None)
+    return _epsilon(sums, y, params["epsilon"]), "epsilon"
+
+
+def _epsilon(sums: Tensor, y: Tensor, epsilon: float) -> Tensor:
+    """``sums``: what the inputs (and the bias, where it takes its share) add up to."""
+    if epsilon == 0:
+        return scaled(sums, y)
+    return sums * (y / (sums + torch.where(sums >= 0, epsilon, -epsilon))).detach()
+
+
+def _alpha_beta(layer: Weighted, x: Tensor, y: Tensor, alpha: float) -> Tensor:
+    up, down = layer.weight.clamp_min(0), layer.weight.clamp_max(0)
+    high = None if layer.bias is None else layer.bias.detach().clamp_min(0)
+    low = None if layer.bias is None else layer.bias.detach().clamp_max(0)
+    above, below = x.clamp_min(0), x.clamp_max(0)
+    mixed = bool((x.detach() < 0).any())
+    for_it = layer.apply(above, up, high)
+    if mixed:
+        for_it = for_it + layer.apply(below, down, None)
+    q = alpha * scaled(for_it, y)
+    if alpha != 1:
+        against = layer.apply(above, down, low)
+        if mixed:
+            against = against + layer.apply(below, up, None)
+        q = q - (alpha - 1) * scaled(against, y)
+    return q
+
+
+def _flat(layer: Weighted, from_image: Callable[[Tensor], Tensor], y: Tensor, propagation: Propagation) -> Tensor:
+    """Every input in reach gets the same: as if the image and the weights were ones."""
+    ones = torch.ones_like(propagation.at).requires_grad_()
+    propagation.extra.append(ones)
+    return scaled(layer.apply(from_image(ones), torch.ones_like(layer.weight), None), y)

@@ -1,0 +1,383 @@
+"""Relevance by one modified forward pass over the traced head, and one ordinary backward pass.
+
+A relevance method splits what arrives at a neuron's output among its inputs, R_j = sum_k s_jk R_k. With
+c = R / value at each tensor that is a gradient: when a layer y = f(a) is replaced by a function q(a) with q = y and
+a_j dq_k/da_j = s_jk y_k, then automatic differentiation carries c, and R = a * c. So only layers whose split is not
+already that of their gradient need a rule (Montavon et al., "Layer-Wise Relevance Propagation: An Overview", 2019,
+section 10.3); sums, concatenations, reshaping and average pooling split in proportion, maximum pooling gives all to
+the winner. What a signal is divided by is taken for a constant, as the deviation in normalisations is.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from cnnviz.engine import runtime as rt
+from cnnviz.engine.prepare.fold import batch_norm
+from cnnviz.engine.prepare.split import Split, cut
+from cnnviz.engine.session import Pass, Session, two_dim
+from cnnviz.errors import CnnvizError
+from cnnviz.methods.relevance.weights import in_use, with_weights
+from cnnviz.models.graph.trace import ACTIVATION_NAMES, Graph, function_name
+
+_ADDITIONS = frozenset({operator.add, operator.iadd, torch.add, "add"})
+_PRODUCTS = frozenset({operator.mul, operator.imul, torch.mul, "mul"})
+_QUOTIENTS = frozenset({operator.truediv, torch.div, torch.true_divide, "div", "true_divide"})
+_GATES = frozenset("sigmoid sigmoid_ hardsigmoid hard_sigmoid softmax tanh".split())
+_GATE_TYPES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Tanh)
+_SHAPERS = frozenset("view reshape expand expand_as unsqueeze flatten permute transpose contiguous".split())
+_TINY = 1e-30
+_NORM_NAMES = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm"})
+_NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+# Largest share of its values by which a normalisation may differ from the one that its rule is for.
+_SAME_NORM = 1e-2
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """A convolution or a linear layer: ``apply(x, weight, bias)`` computes it with other weights.
+
+    ``from_image`` makes the layer's input of something of the image's shape, where that is the image itself, padded at
+    most; otherwise it is None.
+    """
+
+    apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    weight: Tensor
+    bias: Tensor | None
+    convolution: bool
+    from_image: Callable[[Tensor], Tensor] | None
+    last: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """How layers are replaced.
+
+    Attributes:
+        weighted: (layer, input, output, propagation) -> q, and the rule's name.
+        excitatory: Whether only positive parts take part in sums and averages, and normalisations pass all on.
+    """
+
+    weighted: Callable[[Weighted, Tensor, Tensor, Propagation], tuple[Tensor, str]]
+    excitatory: bool = False
+
+
+@dataclass(eq=False)
+class Propagation:
+    """One modified pass.
+
+    Attributes:
+        logits: [N, K], the network's own, connected to the leaves.
+        at: The tensor that relevance is asked of; a leaf.
+        extra: Further leaves (ones in the place of the image) whose relevance is added to that of ``at``.
+        used: How often each rule was used.
+    """
+
+    at: Tensor
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    extra: list[Tensor] = field(default_factory=list)
+    used: Counter[str] = field(default_factory=Counter)
+
+    def relevance(self, scores: Tensor) -> Tensor:
+        """R at ``at`` for scores [N]: value times c, in the score's units."""
+        leaves = [self.at, *self.extra]
+        found = torch.autograd.grad(scores.sum(), leaves, retain_graph=True, materialize_grads=True)
+        return torch.stack([leaf.detach() * c for leaf, c in zip(leaves, found, strict=True)]).sum(0)
+
+
+def propagate(run: Pass, rules: Rules, name: str) -> Propagation:
+    """Run the head of a pass with modified layers.
+
+    Args:
+        run: A pass that starts at the image, or at one layer.
+        rules: How layers are replaced.
+        name: What to call the method in messages.
+
+    Raises:
+        CnnvizError: The network cannot be traced, computes self-attention, or has weights in a form without a rule.
+    """
+    session = run.session
+    split = session.remember("relevance split", lambda: _canonical(session, name))
+    head = split.head
+    assert isinstance(head, fx.GraphModule)
+    inputs = sum(node.op == "placeholder" for node in head.graph.nodes)
+    values: Sequence[Any] = (run.activations[0],)
+    if inputs > 1:  # what bypasses the layer is no part of the pass
+        with torch.no_grad():
+            values = split.trunk(run.pixels.to(split.trunk_dtype))
+    at = values[0].detach().float().requires_grad_()
+    others = [v.detach().float() if isinstance(v, Tensor) and v.is_floating_point() else v for v in values[1:]]
+    propagation = Propagation(at)
+    logits = _Interpreter(head, rules, propagation, name).run(at, *others)[0]
+    propagation.logits = two_dim(logits)
+    return propagation
+
+
+def _canonical(session: Session, name: str) -> Split:
+    """The network cut where the session is, in float32, with batch normalisations folded into convolutions."""
+    graph, split = readable(session, name)
+    if split.preparation in {"packed", "folded"} and split.head_dtype == torch.float32:
+        return split
+    return cut(graph, session.nodes, rt.Runtime(session.device, "fp32"), "folded")
+
+
+def readable(session: Session, name: str) -> tuple[Graph, Split]:
+    """The trace of a network whose every operation can be read.
+
+    Raises:
+        CnnvizError: It cannot be traced, or computes self-attention.
+    """
+    graph, split = session.graph, session.split
+    if graph is None or split is None:
+        raise CnnvizError(
+            f"{name} follows the data through the layers; {session.name} cannot be traced.",
+            "Use integrated_gradients.",
+        )
+    if graph.attention:
+        raise CnnvizError(f"{name} has no rule for self-attention, which {session.name} computes.", "Use gradcam.")
+    return graph, split
+
+
+class _Interpreter(fx.Interpreter):
+    """Runs a head with layers replaced. The values stay those of the network."""
+
+    def __init__(self, head: fx.GraphModule, rules: Rules, propagation: Propagation, name: str) -> None:
+        super().__init__(head)
+        self.rules, self.propagation, self.name = rules, propagation, name
+        nodes = list(head.graph.nodes)
+        self._from_image: dict[Any, Callable[[Tensor], Tensor]] = {nodes[0]: lambda image: image}
+        self._head, self._merged = head, dict[fx.Node, Tensor]()
+        self._last = next((node for node in reversed(nodes) if self._weights(node) is not None), None)
+
+    def run_node(self, n: fx.Node) -> Any:
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        if n.op in {"call_module", "call_function", "call_method"} and args and isinstance(args[0], Tensor):
+            self._follow_padding(n, args, kwargs)
+            replaced = self._replaced(n, args, kwargs)
+            if replaced is not None:
+                return replaced
+        return getattr(self, n.op)(n.target, args, kwargs)
+
+    def _follow_padding(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        before = self._from_image.get(node.args[0])
+        module = self.fetch_attr(str(node.target)) if node.op == "call_module" else None
+        if before is None or not _is_padding(node, module):
+            return
+        call = partial(getattr(self, node.op), node.target)
+        # What it makes of zeros tells whether it adds a value of its own.
+        if not bool(call((torch.zeros_like(args[0]), *args[1:]), kwargs).any()):
+            self._from_image[node] = lambda image: call((before(image), *args[1:]), kwargs)
+
+    def _replaced(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """The value of a node with a rule; None for nodes that split as their gradient does."""
+        x = args[0]
+        module = self.fetch_attr(str(node.target)) if node.op == "call_module" else None
+        if node in self._merged:
+            return self._merged.pop(node)
+        layer = self._weighted(node, module, args, kwargs)
+        if layer is not None:
+            y: Tensor = getattr(self, node.op)(node.target, args, kwargs)
+            transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
+            if layer.convolution and not transposed and self._merge(node, layer, x):
+                return y.detach()
+            q, used = self.rules.weighted(layer, x, y, self.propagation)
+            self.propagation.used[used] += 1
+            return keeping(y, q)
+        normalises = _is_normalisation(node, module)
+        if _is_activation(node, module) or _only_scales(node, module) or (self.rules.excitatory and normalises):
+            return passing(x, getattr(self, node.op)(node.target, args, kwargs))
+        if normalises:
+            return self._normalised(node, module, args, kwargs)
+        if self.rules.excitatory and _is_average(node, module):
+            y, above = (
+                getattr(self, node.op)(node.target, (part, *args[1:]), kwargs) for part in (x, x.clamp_min(0))
+            )
+            return keeping(y, scaled(above, y))
+        others = [arg for arg in args[1:2] if isinstance(arg, Tensor)]
+        if not others:
+            return None
+        if node.target in _ADDITIONS and self.rules.excitatory and not kwargs:
+            y = x + others[0]
+            return keeping(y, scaled(x.clamp_min(0) + others[0].clamp_min(0), y))
+        if node.target in _QUOTIENTS and others[0].requires_grad and not kwargs:
+            return torch.div(x, others[0].detach())
+        if node.target in _PRODUCTS and x.requires_grad and others[0].requires_grad:
+            return self._product(node, x, others[0])
+        return None
+
+    def _merge(self, node: fx.Node, layer: Weighted, x: Tensor) -> bool:
+        """Merge the batch normalisation that alone reads a convolution into it, where folding left the two apart."""
+        reader = next(iter(node.users)) if len(node.users) == 1 else None
+        norm = None if reader is None or reader.args[:1] != (node,) else batch_norm(self._head, reader)
+        if reader is None or norm is None:
+            return False
+        weight, bias = fuse_conv_bn_weights(
+            layer.weight, layer.bias, norm.mean, norm.var, norm.eps, norm.weight, norm.bias
+        )
+        merged = replace(layer, weight=weight.detach(), bias=bias.detach())
+        y = merged.apply(x, merged.weight, merged.bias)
+        q, used = self.rules.weighted(merged, x, y, self.propagation)
+        self.propagation.used[used] += 1
+        self._merged[reader] = keeping(y, q)
+        return True
+
+    def _normalised(
+        self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor | None:
+        """Layer and group normalisation; None for batch normalisation, which is linear as it is."""
+        name, x = function_name(node), args[0]
+        if isinstance(module, nn.GroupNorm):
+            q = _group_norm(x, module.weight, module.bias, module.eps, module.num_groups)
+        elif isinstance(module, nn.LayerNorm):
+            of_maps = x.dim() == 4 and "2d" in type(module).__name__.lower()
+            dims = (1,) if of_maps else tuple(range(-len(module.normalized_shape), 0))
+            q = _layer_norm(x, module.weight, module.bias, module.eps, dims)
+        elif module is None and name in {"layer_norm", "group_norm"}:
+            size = "normalized_shape" if name == "layer_norm" else "num_groups"
+            given: dict[str, Any] = {"weight": None, "bias": None, "eps": 1e-5}
+            given |= dict(zip((size, "weight", "bias", "eps"), args[1:], strict=False)) | kwargs
+            rest = (x, given["weight"], given["bias"], given["eps"])
+            if name == "group_norm":
+                q = _group_norm(*rest, given[size])
+            else:  # over as many of the last dimensions as are given
+                q = _layer_norm(*rest, tuple(range(-len(given[size]), 0)))
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm) or name == "batch_norm":
+            return None
+        else:
+            raise CnnvizError(f"{self.name} has no rule for {_called(module, name)}.", "Use integrated_gradients.")
+        y: Tensor = getattr(self, node.op)(node.target, args, kwargs)
+        if bool((q - y).abs().max() > _SAME_NORM * y.abs().max()):
+            # A subclass may do more than its name says, such as an activation.
+            raise CnnvizError(f"{self.name} has no rule for {_called(module, name)}.", "Use integrated_gradients.")
+        return keeping(y, q)
+
+    def _product(self, node: fx.Node, a: Tensor, b: Tensor) -> Tensor:
+        """A gate takes nothing (Arras et al. 2017); factors that are both signals take a half each."""
+        if self._is_gate(node.args[0]):
+            return a.detach() * b
+        if self._is_gate(node.args[1]):
+            return a * b.detach()
+        return keeping(a * b, 0.5 * (a * b.detach() + a.detach() * b))
+
+    def _is_gate(self, node: Any) -> bool:
+        while isinstance(node, fx.Node) and node.op == "call_method" and node.target in _SHAPERS:
+            node = node.args[0]
+        if not isinstance(node, fx.Node):
+            return False
+        if node.op == "call_module":
+            return isinstance(self.fetch_attr(str(node.target)), _GATE_TYPES)
+        return function_name(node) in _GATES
+
+    def _weights(self, node: fx.Node) -> nn.Module | str | None:
+        """What makes a node a weighted layer: its module, or the name of its function."""
+        if node.op == "call_module":
+            module = self.fetch_attr(str(node.target))
+            return module if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) else None
+        name = function_name(node)
+        return name if node.op == "call_function" and name in {"linear", "conv2d"} else None
+
+    def _weighted(
+        self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Weighted | None:
+        what = self._weights(node)
+        if what is None:
+            return None
+        places = (self._from_image.get(node.all_input_nodes[0]), node is self._last)
+        if module is not None:
+            found = in_use(module, args[0])
+            if found is None:
+                raise CnnvizError(
+                    f"{self.name} has no rule for {type(module).__name__} ({node.target}), which computes more than "
+                    f"one {'linear layer' if isinstance(module, nn.Linear) else 'convolution'}.",
+                    "Use integrated_gradients.",
+                )
+            return Weighted(partial(with_weights, module), *found, not isinstance(module, nn.Linear), *places)
+        function: Callable[..., Tensor] = node.target  # type: ignore[assignment]
+        given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+        rest = args[3:]
+
+        def apply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            named = {k: v for k, v in kwargs.items() if k not in {"weight", "bias"}}
+            return function(x, weight, bias, *rest, **named)
+
+        return Weighted(apply, given["weight"], given.get("bias"), what == "conv2d", *places)
+
+
+def keeping(y: Tensor, q: Tensor) -> Tensor:
+    """The value of ``y`` with the gradient of ``q``."""
+    return y.detach() + (q - q.detach())
+
+
+def scaled(part: Tensor, y: Tensor) -> Tensor:
+    """``part`` times the constant y / part, so that its share of the relevance is all of it; 0 where ``part`` is 0."""
+    some = part.abs() > _TINY
+    ratio = torch.where(some, y / torch.where(some, part, torch.ones_like(part)), torch.zeros_like(part))
+    return part * ratio.detach()
+
+
+def passing(x: Tensor, y: Tensor) -> Tensor:
+    """An elementwise function: its input gets what its output had."""
+    return keeping(y, scaled(x, y))
+
+
+def _is_activation(node: fx.Node, module: nn.Module | None) -> bool:
+    if module is None:
+        return function_name(node) in ACTIVATION_NAMES
+    inside = type(module).__module__ == "torch.nn.modules.activation"
+    return inside and not isinstance(module, (nn.Softmax, nn.MultiheadAttention, nn.GLU))
+
+
+def _only_scales(node: fx.Node, module: nn.Module | None) -> bool:
+    """Normalisations that multiply each value, and add nothing: with the factor as a constant they pass all on."""
+    if module is None:
+        return function_name(node) in {"normalize", "rms_norm"}
+    return isinstance(module, nn.RMSNorm)
+
+
+def _is_average(node: fx.Node, module: nn.Module | None) -> bool:
+    if module is None:
+        return function_name(node) in {"mean", "avg_pool2d", "adaptive_avg_pool2d"}
+    return isinstance(module, (nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd))
+
+
+def _called(module: nn.Module | None, name: str) -> str:
+    return name if module is None else type(module).__name__
+
+
+def _is_padding(node: fx.Node, module: nn.Module | None) -> bool:
+    return function_name(node) == "pad" if module is None else type(module).__module__ == "torch.nn.modules.padding"
+
+
+def _is_normalisation(node: fx.Node, module: nn.Module | None) -> bool:
+    return function_name(node) in _NORM_NAMES if module is None else isinstance(module, _NORM_TYPES)
+
+
+def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, dims: tuple[int, ...]) -> Tensor:
+    """Layer normalisation with the deviation as a constant: then it is linear (Ali et al. 2022)."""
+    # Over the channels of a map, or over the last dimensions.
+    shape = (-1, 1, 1) if dims == (1,) and x.dim() == 4 else x.shape[dims[0] :]
+    return _affine(_centred(x, dims, eps), weight, bias, shape)
+
+
+def _group_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, groups: int) -> Tensor:
+    normal = _centred(x.reshape(len(x), groups, -1), (2,), eps).reshape(x.shape)
+    return _affine(normal, weight, bias, (-1, *[1] * (x.dim() - 2)))
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]) -> Tensor:
+    y = x if weight is None else x * weight.reshape(shape)
+    return y if bias is None else y + bias.reshape(shape)
+
+
+def _centred(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    centred = x - x.mean(dims, keepdim=True)
+    return centred / (centred.square().mean(dims, keepdim=True) + eps).sqrt().detach()

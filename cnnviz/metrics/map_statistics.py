@@ -1,0 +1,130 @@
+"""The figures of one map: the "scores" of a record.
+
+With v the placed map at the image's size, S the pixels that the network saw, v+ = max(v, 0) and m = max v:
+
+* ``min``, ``max``, ``mean``: of the raw map, in its own unit.
+* ``peak``: [x, y], the pixel where v = m. Where several pixels tie (closer to m than float32 can tell) the
+  largest 8-connected region of them counts, of equals the one that reading order meets first; the peak is its
+  pixel nearest to its centroid, again the first of equals.
+* ``box_xywh``: bounding box of the largest 8-connected region with v > 0.2 m, the first of equals (Zhou et
+  al., "Learning Deep Features for Discriminative Localization", CVPR 2016).
+* ``energy_in_box``: sum of v+ in that box over the sum of v+.
+* ``entropy``: -sum p ln p / ln |S| with p = v+ / sum v+: 0 for a single pixel, 1 for an even map.
+* ``area_above_half``: share of S where v >= m / 2.
+
+Where no value is positive, or v is the same everywhere, all but the raw figures are None. ``flat`` is True when v is
+zero or the same everywhere (else there is no ``flat``).
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.geometry.placement import Placed
+
+_BOX_SHARE = 0.2
+# A plateau comes out of interpolation with weights that sum to 1 only to the last bits of float32.
+_EVEN = 1e-6
+_TIE = 1.0 - _EVEN
+# Larger maps are gone through in strips.
+_STRIP_PIXELS = 1 << 20
+
+
+def map_scores(raw: NDArray[np.float32], placed: Placed) -> dict[str, object]:
+    """The scores of one map as plain JSON values, coordinates in pixels of the input image.
+
+    Args:
+        raw: The method's own output, any shape, unscaled.
+        placed: The same map on the image.
+    """
+    scores: dict[str, object] = {
+        "min": _finite(raw.min()),
+        "max": _finite(raw.max()),
+        "mean": _finite(raw.mean(dtype=np.float64)),
+    }
+    x0, y0, x1, y1 = placed.seen
+    values = placed.values[y0:y1, x0:x1]
+    highest = float(values.max())
+    if is_even(values) or not (math.isfinite(highest) and highest > 0.0):
+        undefined = ("peak", "box_xywh", "energy_in_box", "entropy", "area_above_half")
+        scores.update(dict.fromkeys(undefined))
+        if is_even(values):
+            scores["flat"] = True
+        return scores
+    # In units of the maximum: sums and logarithms stay in range whatever the unit of the map is.
+    share = np.ascontiguousarray(np.divide(values, np.float32(highest)))
+    np.clip(share, 0.0, 1.0, out=share)
+    total = float(share.sum(dtype=np.float64))
+    _, (x, y, width, height) = _largest_region(share > np.float32(_BOX_SHARE))
+    inside = float(share[y : y + height, x : x + width].sum(dtype=np.float64))
+    column, row = _peak(share)
+    scores["peak"] = [x0 + column, y0 + row]
+    scores["box_xywh"] = [x0 + x, y0 + y, width, height]
+    scores["energy_in_box"] = min(1.0, inside / total)
+    scores["entropy"] = _entropy(share, total)
+    scores["area_above_half"] = int(np.count_nonzero(share >= np.float32(0.5))) / share.size
+    return scores
+
+
+def is_even(values: NDArray[np.float32]) -> bool:
+    """Whether a map is the same everywhere, zero or not: it tells no place from another."""
+    low, high = float(values.min()), float(values.max())
+    return high - low <= _EVEN * max(abs(low), abs(high))
+
+
+def _finite(value: np.floating) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _largest_region(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], tuple[int, int, int, int]]:
+    """The largest 8-connected region of a mask that is not empty, and its box x, y, width, height."""
+    # Half the memory is half the time; no two regions share a 2x2 block, which bounds their number.
+    few = ((mask.shape[0] + 1) // 2) * ((mask.shape[1] + 1) // 2) < 65535
+    _, found, statistics, _ = cv2.connectedComponentsWithStats(
+        mask.view(np.uint8), connectivity=8, ltype=cv2.CV_16U if few else cv2.CV_32S
+    )
+    labels, stats = np.asarray(found), np.asarray(statistics)
+    areas = stats[:, cv2.CC_STAT_AREA].copy()
+    areas[0] = 0
+    largest = np.flatnonzero(areas == areas.max())
+    label = int(largest[0])
+    if len(largest) > 1:
+        # OpenCV numbers regions in no promised order: the first pixel in reading order decides.
+        label = int(labels.flat[np.flatnonzero(np.isin(labels, largest))[0]])
+    x, y, width, height = (int(figure) for figure in stats[label, :4])
+    return labels == label, (x, y, width, height)
+
+
+def _peak(share: NDArray[np.float32]) -> tuple[int, int]:
+    """x, y of the maximum, of a map divided by it."""
+    ties = np.flatnonzero(share >= np.float32(_TIE))
+    if len(ties) == 1:
+        row, column = divmod(int(ties[0]), share.shape[1])
+        return column, row
+    rows, columns = np.divmod(ties, share.shape[1])
+    top, left = int(rows.min()), int(columns.min())
+    mask = np.zeros((int(rows.max()) - top + 1, int(columns.max()) - left + 1), dtype=np.bool_)
+    mask[rows - top, columns - left] = True
+    rows, columns = np.nonzero(_largest_region(mask)[0])
+    nearest = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
+    return left + int(columns[nearest]), top + int(rows[nearest])
+
+
+def _entropy(share: NDArray[np.float32], total: float) -> float:
+    """Shannon entropy of share / total over that of an even map; of a single pixel 0."""
+    if share.size == 1:
+        return 0.0
+    rows = max(1, _STRIP_PIXELS // share.shape[1])
+    weighted = sum(_weighted(share[top : top + rows]) for top in range(0, len(share), rows))
+    return min(1.0, max(0.0, (math.log(total) - weighted / total) / math.log(share.size)))
+
+
+def _weighted(share: NDArray[np.float32]) -> float:
+    # OpenCV's logarithm takes a sixth of the time of NumPy's.
+    logarithms = np.asarray(cv2.log(np.maximum(share, np.finfo(np.float32).tiny)), dtype=np.float32)
+    return float(np.multiply(share, logarithms, out=logarithms).sum(dtype=np.float64))

@@ -1,0 +1,286 @@
+"""Which tensor a layer name means, and which one is explained when nobody names one.
+
+The default target is the tensor that feeds the head, activation included: on the chain of nodes that every path
+from the image to the logits passes through, the last map of the image before it is collapsed to a vector (global
+pooling or flattening), with pooling and dropout skipped. Named layers mean the output of that module's call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import fx, nn
+
+from cnnviz.errors import CnnvizError, nearest
+from cnnviz.models.graph.axes import axes_of, is_map
+from cnnviz.models.graph.layer_names import name_of
+from cnnviz.models.graph.trace import Graph, ancestors, descendants, function_name
+
+Stage = TypeVar("Stage")
+_NORMS = frozenset("layer_norm group_norm batch_norm rms_norm".split())
+
+
+@dataclass(frozen=True)
+class LayerRef:
+    """A tensor of the network.
+
+    Attributes:
+        name: Module path as in ``named_modules``; ``name:k`` for call k of a module that runs several times.
+        channels: Channels C of the tensor [N, C, h, w].
+        size: Height and width (h, w) at the probe's input size.
+        stride: Input pixels a cell, (vertical, horizontal), at the probe's input size.
+        pre_activation: Whether an activation follows directly (and is not included).
+        node: The tensor's node in the graph; None where the network could not be traced.
+        call: Which call of the module, from 0.
+    """
+
+    name: str
+    channels: int
+    size: tuple[int, int]
+    stride: tuple[float, float]
+    pre_activation: bool
+    node: fx.Node | None = None
+    call: int = 0
+
+
+def refuse_attention(name: str) -> CnnvizError:
+    return CnnvizError(
+        f"{name} computes self-attention: it is a transformer or a hybrid, not a convolutional network.",
+        "Class activation maps need a convolutional one. Choose such a model, or name a convolution with --layer.",
+    )
+
+
+def default_node(graph: Graph, model_name: str) -> fx.Node:
+    """The tensor that feeds the head.
+
+    Raises:
+        CnnvizError: A transformer, or a network whose head is not fed by a spatial feature map.
+    """
+    if graph.attention:
+        raise refuse_attention(model_name)
+    chain = graph.chain()
+    last = _index_before_collapse(graph, chain)
+    if last is None:
+        raise CnnvizError(
+            f"{model_name}: no spatial feature map [N, C, h, w] feeds the head.",
+            "Name a convolutional layer with --layer; `cnnviz layers` lists them.",
+        )
+    node = _back_over_pools(graph, chain, last)
+    return _before_class_maps(graph, chain, node)
+
+
+def _index_before_collapse(graph: Graph, chain: Sequence[fx.Node]) -> int | None:
+    """Index in ``chain`` of the last map of the image before the first collapse; None when there is none."""
+    seen: list[int] = []
+    for index, node in enumerate(chain):
+        shape = graph.shapes[node]
+        if seen:
+            before = graph.shapes[chain[seen[-1]]]
+            single = len(shape) == 4 and shape[2:] == (1, 1) and before[2:] != (1, 1)
+            if graph.is_global_pool(node) or single or len(shape) == 2:
+                spatial = next((i for i in reversed(seen) if is_map(graph, chain[i])), None)
+                if spatial is None or not _has_convolution(graph, chain[0], chain[spatial]):
+                    return None
+                return spatial if _reads_positions(graph, chain[spatial], node) else None
+        if len(shape) == 4 and index > 0:
+            seen.append(index)
+    return None
+
+
+def _reads_positions(graph: Graph, start: fx.Node, end: fx.Node) -> bool:
+    """Whether what lies between the last map and the vector leaves the positions apart until they are collapsed.
+
+    Weights that mix what has no place in the image any more mean that the network reads tokens (a mixer), not this
+    map. Normalisations, layers that have channels last and those of a vector do not; recurrent layers are a head.
+    """
+    weighted = [n for n in descendants([start]) & ancestors([end]) - {end} if _has_weights(graph, n)]
+    return all(_is_harmless(graph, n) or _of_vector(graph, n) or axes_of(graph).placed(n) for n in weighted)
+
+
+def _of_vector(graph: Graph, node: fx.Node) -> bool:
+    shapes = [graph.shapes[source] for source in graph.inputs_of(node)]
+    return all(len(shape) == 2 or set(shape[2:]) == {1} for shape in shapes)
+
+
+def _is_harmless(graph: Graph, node: fx.Node) -> bool:
+    module = graph.submodule(node)
+    kinds = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.RNNBase)
+    return isinstance(module, kinds) if module is not None else function_name(node) in _NORMS
+
+
+def _has_convolution(graph: Graph, start: fx.Node, node: fx.Node) -> bool:
+    """Whether a convolution lies between the image and ``node``."""
+    stack, seen = [node], set()
+    while stack:
+        current = stack.pop()
+        if current in seen or current is start:
+            continue
+        seen.add(current)
+        if _is_convolution(graph, current):
+            return True
+        stack.extend(graph.inputs_of(current))
+    return False
+
+
+def _is_convolution(graph: Graph, node: fx.Node) -> bool:
+    module = graph.submodule(node)
+    if module is None:
+        return getattr(node.target, "__name__", "") in {"conv2d", "_convolution"}
+    return isinstance(module, nn.modules.conv._ConvNd)
+
+
+def _back_over_pools(graph: Graph, chain: Sequence[fx.Node], index: int) -> fx.Node:
+    start = index
+    while index > 1 and (graph.is_pool(chain[index]) or graph.is_passive(chain[index])):
+        index -= 1
+    return chain[index] if index > 0 and is_map(graph, chain[index]) else chain[start]
+
+
+def _before_class_maps(graph: Graph, chain: Sequence[fx.Node], node: fx.Node) -> fx.Node:
+    """Step back over a 1x1-convolution classifier (SqueezeNet): its output are class maps, not features."""
+    index = chain.index(node)
+    after = chain[index + 1 : chain.index(graph.logits) + 1]
+    weightless = all(not _has_weights(graph, n) for n in after)
+    while index > 0 and (graph.is_activation(chain[index]) or graph.is_passive(chain[index])):
+        index -= 1
+    module = graph.submodule(chain[index])
+    classes = graph.shapes[graph.logits][-1]
+    if not (weightless and isinstance(module, nn.Conv2d) and module.out_channels == classes and classes > 1):
+        return node
+    return _back_over_pools(graph, chain, index - 1)
+
+
+def _has_weights(graph: Graph, node: fx.Node) -> bool:
+    module = graph.submodule(node)
+    if module is not None:
+        return next(module.parameters(), None) is not None
+    return any(n.op == "get_attr" for n in node.all_input_nodes)
+
+
+def stages(graph: Graph, model_name: str) -> list[fx.Node]:
+    """Convolutional stages: the last feature map of each resolution that every path passes through, input first."""
+    target = default_node(graph, model_name)
+    chain = graph.chain()
+    found: dict[tuple[int, ...], fx.Node] = {}
+    for node in chain[1 : chain.index(target) + 1]:
+        usable = graph.is_spatial(node) and not graph.is_pool(node) and not graph.is_passive(node)
+        if usable and _has_convolution(graph, chain[0], node) and is_map(graph, node):
+            found[graph.shapes[node][2:]] = node
+    found[graph.shapes[target][2:]] = target
+    return list(found.values())
+
+
+def reference(graph: Graph, node: fx.Node, name: str | None = None, call: int | None = None) -> LayerRef:
+    """Describe a spatial node of the graph."""
+    known, index = name_of(graph, node)
+    shape, source = graph.shapes[node], graph.shapes[graph.input]
+    path = name or known
+    chosen = index if call is None else call
+    if len(graph.calls.get(path, ())) > 1:
+        path = f"{path}:{chosen}"
+    return LayerRef(
+        name=path,
+        channels=shape[1],
+        size=(shape[2], shape[3]),
+        stride=(source[2] / shape[2], source[3] / shape[3]),
+        pre_activation=any(graph.is_activation(user) for user in node.users)
+        and not graph.is_activation(node),
+        node=node,
+        call=chosen,
+    )
+
+
+def resolve(graph: Graph, layer: str | None, model_name: str) -> LayerRef:
+    """The tensor that ``--layer`` means.
+
+    Args:
+        graph: The traced network.
+        layer: A module path, ``path:k`` for its call k, a negative stage index, or None for the default.
+        model_name: For messages.
+
+    Raises:
+        CnnvizError: Unknown name (with near matches), a layer without spatial output, or a transformer.
+    """
+    if layer is None:
+        return reference(graph, default_node(graph, model_name))
+    text = layer.strip()
+    if text.lstrip("-").isdigit() and text not in graph.calls:  # "3" may be the name of a Sequential's part
+        return reference(graph, stage_at(stages(graph, model_name), int(text), model_name))
+    path, _, suffix = text.partition(":")
+    call = int(suffix) if suffix.isdigit() else None
+    calls = graph.calls.get(path)
+    if not calls or (suffix and call is None):
+        raise unknown_layer(
+            layer, [p for p, nodes in graph.calls.items() if p and graph.is_spatial(nodes[-1])]
+        )
+    if call is not None and call >= len(calls):
+        raise unknown_call(path, suffix, len(calls))
+    chosen = len(calls) - 1 if call is None else call
+    node = calls[chosen]
+    if not graph.is_spatial(node):
+        raise not_spatial(layer, graph.shapes.get(node))
+    if graph.attention and not _is_convolution(graph, node):
+        raise refuse_attention(model_name)
+    if objection := axes_of(graph).objection(node):
+        raise no_map(layer, graph.shapes[node], objection, _map_before(graph, node))
+    return reference(graph, node, path, chosen)
+
+
+def _map_before(graph: Graph, node: fx.Node) -> str | None:
+    """The nearest map of the image that ``node`` is computed from, as ``--layer`` names it."""
+    above = ancestors([node]) - {node, graph.input}
+    for candidate in reversed([n for n in graph.module.graph.nodes if n in above]):
+        if is_map(graph, candidate) and _has_convolution(graph, graph.input, candidate):
+            name, call = name_of(graph, candidate)
+            return f"{name}:{call}" if len(graph.calls.get(name, ())) > 1 else name
+    return None
+
+
+def stepped_over(graph: Graph, layer: LayerRef) -> str | None:
+    """What to tell where a tensor with four axes that is not a map of the image stands between a map and the head."""
+    chain = graph.chain()
+    after = chain[chain.index(layer.node) + 1 :] if layer.node in chain else []
+    for node in reversed(after):
+        shape = graph.shapes[node]
+        if graph.is_spatial(node) and shape[2:] != (1, 1) and (objection := axes_of(graph).objection(node)):
+            name, _ = name_of(graph, node)
+            return (
+                f"the head is fed by {list(shape)} behind {name}, which is not a map of the image ({objection}): "
+                f"{layer.name} before it is explained"
+            )
+    return None
+
+
+def stage_at(found: Sequence[Stage], index: int, model_name: str) -> Stage:
+    """The convolutional stage that a negative index means."""
+    if not -len(found) <= index < 0:
+        raise CnnvizError(
+            f"--layer {index}: {model_name} has {len(found)} convolutional stages.",
+            f"Count from the end: -1 (the default) to -{len(found)}.",
+        )
+    return found[index]
+
+
+def unknown_call(path: str, call: str, count: int) -> CnnvizError:
+    return CnnvizError(f"{path} runs {count} time(s); there is no call {call}.", f"Use {path}:0 to {path}:{count - 1}.")
+
+
+def unknown_layer(layer: str, known: Sequence[str]) -> CnnvizError:
+    close = nearest(layer, known)
+    shown = ", ".join(known[-6:])
+    return CnnvizError(f"There is no layer {layer!r}.", close or f"The last spatial layers are {shown}.")
+
+
+def not_spatial(layer: str, shape: tuple[int, ...] | None) -> CnnvizError:
+    return CnnvizError(
+        f"Layer {layer!r} has output {list(shape or ())}; a class activation map needs [N, C, h, w].",
+        "Name a convolutional layer before the pooling, or leave --layer out.",
+    )
+
+
+def no_map(layer: str, shape: tuple[int, ...], objection: str, instead: str | None) -> CnnvizError:
+    """What to say of a tensor with four axes that is not a map of the image."""
+    hint = f"Use --layer {instead}, the last map before it." if instead else "Name a convolution with --layer."
+    return CnnvizError(f"Layer {layer!r} has output {list(shape)}, which is not a map of the image: {objection}.", hint)

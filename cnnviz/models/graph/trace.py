@@ -1,0 +1,383 @@
+"""The network as a graph of tensors, found by running it once symbolically.
+
+Names in ``named_modules`` say what a network owns, not what it does: modules are listed in the order in which
+they were registered, one module may run several times, and functional calls have no name at all. Everything that
+asks "which tensor?" (default layer, split into trunk and head, CAM's head, receptive fields) asks this graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, is_dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from cnnviz.models.graph.attention import AttentionWatch
+from cnnviz.models.graph.functionalize import without_in_place, without_strides
+
+_MAX_RETRIES = 64
+
+ACTIVATION_NAMES = frozenset(
+    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu silu_ mish hardswish hardswish_ hardtanh "
+    "hardtanh_ hardsigmoid sigmoid sigmoid_ tanh tanh_ softplus prelu rrelu clamp clamp_ swish hard_swish".split()
+)
+_POOL_NAMES = frozenset(
+    "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d lp_pool2d fractional_max_pool2d "
+    "boolean_dispatch".split()
+)
+_PASSIVE_NAMES = frozenset(
+    "dropout dropout2d alpha_dropout stochastic_depth contiguous identity clone".split()
+)
+_RESHAPES = frozenset("flatten view reshape squeeze".split())
+_POOL_TYPES = (
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.modules.pooling._LPPoolNd,
+)
+_PASSIVE_TYPES = (nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity)
+# These stay one node also when subclassed (a LayerNorm that permutes, a convolution that pads), so that heads can
+# be read and convolutions recognised.
+_LEAF_TYPES = (nn.LayerNorm, nn.Linear, nn.modules.conv._ConvNd)
+
+
+class _Tracer(fx.Tracer):
+    """Symbolic tracer that notes what every module call returned and where tracing failed.
+
+    Args:
+        opaque: Modules that stay one node.
+        unhooked: Modules whose forward hooks are passed by.
+    """
+
+    def __init__(self, opaque: frozenset[str], unhooked: frozenset[str] = frozenset()) -> None:
+        super().__init__()
+        self.opaque, self.unhooked = opaque, unhooked
+        self.calls: dict[str, list[fx.Node]] = {}
+        self.failed: str | None = None
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """One argument, the image: Python itself fills in what ``forward`` has defaults for, as in a real call."""
+
+        def forward(module: nn.Module, image: fx.Proxy) -> Any:
+            return root_fn(module, image)
+
+        return forward, [self.root, self.create_proxy("placeholder", "image", (), {})]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if module_qualified_name in self.opaque:
+            return True
+        if isinstance(m, _LEAF_TYPES):
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        path = self.path_of_module(m)
+        if path in self.unhooked:
+            forward = m.forward
+        try:
+            result = super().call_module(m, forward, args, kwargs)
+        except Exception:
+            if self.failed is None:
+                self.failed = path
+            raise
+        if isinstance(result, fx.Proxy):
+            self.calls.setdefault(path, []).append(result.node)
+        return result
+
+
+@dataclass(eq=False)
+class Graph:
+    """A traced network.
+
+    Attributes:
+        module: The traced module; its submodules are the user's own, shared.
+        calls: Module path to the nodes that its calls returned, in execution order.
+        shapes: Shape of each node whose value is a tensor, at the probe's input size.
+        bundles: Nodes whose value is a tuple or list of tensors.
+        logits: The node that is explained: the chosen output, before a final softmax or sigmoid.
+        final_activation: ``"softmax"``, ``"sigmoid"`` or None: what the network applies to its logits.
+        attention: Whether self-attention ran.
+        probe: The input that it was traced with; None where nothing was computed.
+    """
+
+    module: fx.GraphModule
+    calls: dict[str, list[fx.Node]]
+    shapes: dict[fx.Node, tuple[int, ...]]
+    bundles: set[fx.Node]
+    logits: fx.Node
+    final_activation: str | None
+    attention: bool
+    probe: Tensor | None = field(default=None, repr=False)
+    _chain: list[fx.Node] | None = field(default=None, repr=False)
+    axes: Any = field(default=None, repr=False)  # what cnnviz.models.graph.axes found, once
+
+    @property
+    def input(self) -> fx.Node:
+        found: fx.Node = next(node for node in self.module.graph.nodes if node.op == "placeholder")
+        return found
+
+    def submodule(self, node: fx.Node) -> nn.Module | None:
+        """The module that this node calls, if it is a module call."""
+        return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def inputs_of(self, node: fx.Node) -> list[fx.Node]:
+        """The tensor-valued inputs of a node, seen through tuples of tensors (``chunk``, ``split``)."""
+        found: list[fx.Node] = []
+        for source in node.all_input_nodes:
+            if source in self.shapes:
+                found.append(source)
+            elif source in self.bundles:
+                found.extend(self.inputs_of(source))
+        return found
+
+    def chain(self) -> list[fx.Node]:
+        """The nodes that every path from the image to the logits passes through, in order.
+
+        A node lies on every path when (paths into it) x (paths out of it) = all paths; Python's integers count
+        them exactly, however many a dense network has.
+        """
+        if self._chain is None:
+            order = [n for n in self.module.graph.nodes if n in self.shapes]
+            into = dict.fromkeys(order, 0)
+            into[self.input] = 1
+            for node in order:
+                for source in self.inputs_of(node):
+                    into[node] += into[source]
+            out = dict.fromkeys(order, 0)
+            out[self.logits] = 1
+            for node in reversed(order):
+                for source in self.inputs_of(node):
+                    out[source] += out[node]
+            total = into[self.logits]
+            self._chain = [n for n in order if into[n] and out[n] and into[n] * out[n] == total]
+        return self._chain
+
+    def is_spatial(self, node: fx.Node) -> bool:
+        return len(self.shapes.get(node, ())) == 4
+
+    def is_activation(self, node: fx.Node) -> bool:
+        module = self.submodule(node)
+        if module is not None:
+            return type(module).__module__ == "torch.nn.modules.activation" and not isinstance(
+                module, nn.MultiheadAttention
+            )
+        return function_name(node) in ACTIVATION_NAMES
+
+    def is_pool(self, node: fx.Node) -> bool:
+        module = self.submodule(node)
+        if module is not None:
+            return isinstance(module, _POOL_TYPES)
+        return function_name(node) in _POOL_NAMES or self.is_spatial_mean(node)
+
+    def is_passive(self, node: fx.Node) -> bool:
+        """Dropout, identity and the like: in evaluation the value passes through unchanged."""
+        module = self.submodule(node)
+        if module is not None:
+            return isinstance(module, _PASSIVE_TYPES) or not _changes_values(module)
+        return function_name(node) in _PASSIVE_NAMES
+
+    def is_spatial_mean(self, node: fx.Node) -> bool:
+        """``x.mean((2, 3))`` in any spelling, on a 4-D tensor."""
+        if function_name(node) != "mean" or not node.args:
+            return False
+        source = node.args[0]
+        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        if not isinstance(source, fx.Node) or not isinstance(dims, (list, tuple)):
+            return False
+        return self.is_spatial(source) and {int(d) % 4 for d in dims if isinstance(d, int)} == {2, 3}
+
+    def is_global_pool(self, node: fx.Node) -> bool:
+        """Whether the node collapses all positions of a 4-D map into one."""
+        source = next(iter(self.inputs_of(node)), None)
+        if source is None or not self.is_spatial(source):
+            return False
+        if self.is_spatial_mean(node):
+            return True
+        if not self.is_pool(node):
+            return False
+        module = self.submodule(node)
+        size = getattr(module, "output_size", None)
+        if module is None and "adaptive" in function_name(node):
+            size = node.args[1] if len(node.args) > 1 else node.kwargs.get("output_size")
+        if size is not None:
+            return size == 1 or (isinstance(size, (tuple, list)) and tuple(size) == (1, 1))
+        out, into = self.shapes[node], self.shapes[source]
+        return out[2:] == (1, 1) and into[2:] != (1, 1)
+
+
+def _changes_values(module: nn.Module) -> bool:
+    # timm's DropPath and torchvision's StochasticDepth have no parameters and pass values on in eval mode.
+    return not type(module).__name__.lower().startswith(("droppath", "stochasticdepth", "dropblock"))
+
+
+def function_name(node: fx.Node) -> str:
+    """Plain name of the function or method that a node calls; empty for module calls."""
+    if node.op == "call_method":
+        return str(node.target)
+    if node.op == "call_function":
+        return str(getattr(node.target, "__name__", node.target))
+    return ""
+
+
+class _Prober(fx.Interpreter):
+    """Runs the graph once and keeps the shape of every tensor."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=True)
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.bundles: set[fx.Node] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor) and n.op != "get_attr":
+            self.shapes[n] = tuple(value.shape)
+        elif isinstance(value, (tuple, list)) and any(isinstance(item, Tensor) for item in value):
+            self.bundles.add(n)
+        return value
+
+
+def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Graph | None:
+    """Trace ``module`` (in evaluation mode) and check the trace against the module itself.
+
+    Args:
+        module: The network. It is not changed; the graph shares its submodules.
+        probe: An input [N, C, H, W] that the network accepts; shapes are recorded for it.
+        select: Picks the logits from whatever the network returns (applied to graph nodes here).
+
+    Returns:
+        The graph, free of in-place operations, or None when the network cannot be traced or its trace computes
+        something else.
+    """
+    traced = _trace_adaptively(module)
+    if traced is None:
+        return None
+    graph_module, calls, opaque = traced
+    without_in_place(graph_module)
+    without_strides(graph_module, opaque)
+    output = next(n for n in graph_module.graph.nodes if n.op == "output")
+    try:
+        chosen = select(_unpacked(output.args[0]))
+    except Exception:
+        return None
+    if not isinstance(chosen, fx.Node):
+        return None
+    prober, watch = _Prober(graph_module), AttentionWatch()
+    try:
+        with torch.no_grad():
+            with watch:
+                value = prober.run(probe)
+            expected = select(module(probe))
+        same = torch.allclose(select(value), expected, rtol=1e-3, atol=1e-5, equal_nan=True)
+    except Exception:
+        return None
+    if not same:
+        return None
+    graph = Graph(graph_module, calls, prober.shapes, prober.bundles, chosen, None, watch.seen, probe)
+    return _before_final_activation(graph)
+
+
+def at_size(graph: Graph, size: tuple[int, int]) -> Graph:
+    """The same graph with the shapes of its tensors at another input size (height, width). Nothing is computed."""
+    channels = graph.shapes[graph.input][1]
+    prober = _Prober(graph.module)
+    kind = next((p.dtype for p in graph.module.parameters() if p.is_floating_point()), torch.float32)
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        prober.run(torch.empty((1, channels, *size), dtype=kind))
+    return replace(graph, shapes=prober.shapes, bundles=prober.bundles, probe=None, axes=None)
+
+
+def _unpacked(value: Any) -> Any:
+    """What a network returns, as nodes: a dataclass that it makes is a node itself, its fields are what counts."""
+    if isinstance(value, fx.Node) and value.op == "call_function" and is_dataclass(value.target):
+        return SimpleNamespace(**{name: _unpacked(item) for name, item in value.kwargs.items()})
+    if isinstance(value, dict):
+        return {name: _unpacked(item) for name, item in value.items()}
+    named = hasattr(value, "_fields")
+    return [_unpacked(item) for item in value] if isinstance(value, (list, tuple)) and not named else value
+
+
+def _trace_adaptively(module: nn.Module) -> tuple[fx.GraphModule, dict[str, list[fx.Node]], frozenset[str]] | None:
+    """Trace; where a submodule resists (control flow on values), keep it as one opaque node and try again."""
+    if any(hasattr(fx.GraphModule, name) for name, _ in module.named_children()):
+        return None  # a part called ``graph`` or ``code``, which a graph module has of its own
+    opaque: frozenset[str] = frozenset()
+    unhooked: frozenset[str] = frozenset()
+    for _ in range(_MAX_RETRIES):
+        tracer = _Tracer(opaque, unhooked)
+        try:
+            graph = tracer.trace(module)
+            return fx.GraphModule(module, graph), tracer.calls, opaque
+        except Exception:
+            failed = tracer.failed
+            if failed is None or failed in opaque:
+                return None
+            resisting = module.get_submodule(failed)
+            if resisting._forward_hooks and not resisting._forward_pre_hooks and failed not in unhooked:
+                # What looks at tensors cannot look at what stands for them. Another tool's hook leaves the values
+                # alone; one that does not is noticed when the trace is compared with the network itself.
+                unhooked |= {failed}
+                continue
+            # Siblings of the same class resist for the same reason.
+            kind = type(resisting)
+            opaque |= {name for name, m in module.named_modules() if name and type(m) is kind} | {failed}
+    return None
+
+
+def _before_final_activation(graph: Graph) -> Graph:
+    node = _behind_reshapes(graph, graph.logits)
+    name = function_name(node)
+    module = graph.submodule(node)
+    if isinstance(module, (nn.Softmax, nn.LogSoftmax)) or name in {"softmax", "log_softmax"}:
+        kind = "softmax"
+    elif isinstance(module, nn.Sigmoid) or name in {"sigmoid", "sigmoid_"}:
+        kind = "sigmoid"
+    else:
+        return graph
+    graph.logits = graph.inputs_of(node)[0]
+    graph.final_activation = kind
+    return graph
+
+
+def _behind_reshapes(graph: Graph, node: fx.Node) -> fx.Node:
+    """Back over reshapes that keep every class score, as in ``sigmoid(z).squeeze(1)``."""
+    while isinstance(graph.submodule(node), nn.Flatten) or function_name(node) in _RESHAPES:
+        source = graph.inputs_of(node)
+        if len(source) != 1 or math.prod(graph.shapes[source[0]]) != math.prod(graph.shapes[node]):
+            break
+        node = source[0]
+    return node
+
+
+def descendants(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """All nodes that use a value of ``nodes``, directly or not (without ``nodes`` unless one uses another)."""
+    seen: set[fx.Node] = set()
+    stack = [user for node in nodes for user in node.users]
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack.extend(node.users)
+    return seen
+
+
+def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """``nodes`` and everything that they are computed from."""
+    seen: set[fx.Node] = set()
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack.extend(node.all_input_nodes)
+    return seen
+

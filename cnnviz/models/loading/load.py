@@ -1,0 +1,390 @@
+"""A network ready to be explained, from any of the ways in which people keep one."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnnviz.errors import CnnvizError, StoppedError, foreign_code, nearest
+from cnnviz.io.label_files import ClassNames, read_class_names
+from cnnviz.models.graph.any_size import stride_at_any_size
+from cnnviz.models.graph.outputs import OutputChoice, choose_output
+from cnnviz.models.loading import zoo
+from cnnviz.models.loading.checkpoint import Checkpoint, read_checkpoint
+from cnnviz.models.loading.checkpoint_fit import classes_in, load_checkpoint
+from cnnviz.models.loading.inputs import cannot_run
+from cnnviz.models.loading.labels import numbered
+from cnnviz.models.loading.unwrap import unwrap as unwrap
+from cnnviz.models.loading.unwrap import unwrap_parts
+from cnnviz.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, from_timm, override
+from cnnviz.settings import ModelSpec as ModelSpec
+
+_RANDOM = "the weights are random: predictions mean nothing"
+_MOST_CLASSES = 1_000_000
+_IMAGENET = Preprocess((3, 224, 224), 256, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A network in eval mode, float32, on the host, its parameters frozen; and what it expects and names.
+
+    Args:
+        source: ``"bundled"``, ``"torchvision"``, ``"timm"``, ``"factory"`` or ``"file"``.
+        weights: Name of the weights, ``"none"``, a checkpoint's file name, or None if a factory chose them.
+        parameters: How many numbers were trained.
+        notes: What the record should say.
+        synsets: WordNet ids of the classes, where they are known.
+        output: Where the class scores are in what it returns; None where that is not known yet.
+    """
+
+    module: nn.Module
+    preprocess: Preprocess
+    labels: tuple[str, ...]
+    name: str
+    source: str
+    weights: str | None
+    num_classes: int
+    parameters: int
+    notes: tuple[str, ...] = ()
+    output: OutputChoice | None = None
+    synsets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Built:
+    """A network before it is frozen, with what came along."""
+
+    module: nn.Module
+    name: str
+    source: str
+    weights: str | None
+    preprocess: Preprocess
+    labels: tuple[str, ...] = ()
+    num_classes: int | None = None  # None: ask the network
+    notes: tuple[str, ...] = ()
+
+
+def load(spec: ModelSpec, output: str | None = None) -> LoadedModel:
+    """Make, fill and freeze the network that the options describe.
+
+    Args:
+        spec: The options.
+        output: Path to the class scores in what the network returns, as ``--output``.
+
+    Raises:
+        CnnvizError: with the remedy, if any option does not fit.
+    """
+    if spec.num_classes is not None and spec.num_classes < 1:
+        raise CnnvizError(f"--num-classes {spec.num_classes} is less than 1", "give --num-classes 10")
+    if spec.num_classes is not None and spec.num_classes > _MOST_CLASSES:
+        raise CnnvizError(f"--num-classes {spec.num_classes} is more than {_MOST_CLASSES}", "give --num-classes 10")
+    with _importable(Path.cwd()):
+        checkpoint = None
+        if spec.checkpoint is not None:
+            checkpoint = read_checkpoint(spec.checkpoint, trust=spec.trust_checkpoint)
+        if checkpoint is not None and checkpoint.module is not None:
+            built = _from_whole(spec, checkpoint, checkpoint.module)
+        elif ":" in spec.model and not spec.model.startswith("timm/"):
+            built = _from_factory(spec, checkpoint)
+        else:
+            built = _from_zoo(spec, checkpoint)
+        return _finish(spec, built, output)
+
+
+def _check_count(spec: ModelSpec, name: str, count: int) -> None:
+    if spec.num_classes not in (None, count):
+        raise CnnvizError(
+            f"{name} has {count} classes, --num-classes asks for {spec.num_classes}",
+            f"leave --num-classes out, or give weights for {spec.num_classes} classes with --checkpoint FILE",
+        )
+
+
+def _finish(spec: ModelSpec, built: _Built, key: str | None = None) -> LoadedModel:
+    module = unwrap(built.module)
+    notes = list(built.notes)
+    if module is not built.module:
+        notes.append(f"unwrapped {type(module).__name__} from {type(built.module).__name__}")
+    unwrap_parts(module)
+    module = module.to("cpu").float().eval().requires_grad_(False)
+    preprocess = override(
+        built.preprocess,
+        input_size=spec.input_size,
+        resize=spec.resize,
+        mean=spec.mean,
+        std=spec.std,
+        view=spec.view,
+    )
+    if spec.view == "whole":
+        preprocess = replace(preprocess, stride=stride_at_any_size(module, built.name, preprocess.input_size))
+    choice = _probe(module, preprocess, key, _widths(spec)) if built.num_classes is None or key else None
+    count = choice.classes if choice is not None else built.num_classes or 0
+    _check_count(spec, built.name, count)
+    names = _class_names(spec, built, count)
+    notes.extend(names.notes)
+    return LoadedModel(
+        module=module,
+        preprocess=preprocess,
+        labels=names.names,
+        name=built.name,
+        source=built.source,
+        weights=built.weights,
+        num_classes=count,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        notes=tuple(notes),
+        output=choice,
+        synsets=names.synsets,
+    )
+
+
+def _class_names(spec: ModelSpec, built: _Built, count: int) -> ClassNames:
+    if spec.labels is None:
+        names = ClassNames(built.labels if len(built.labels) == count else numbered(count))
+    else:
+        names = read_class_names(spec.labels, count)
+    return names if names.synsets else replace(names, synsets=zoo.synsets_of(names.names))
+
+
+def _from_zoo(spec: ModelSpec, checkpoint: Checkpoint | None) -> _Built:
+    channels = spec.input_size[0] if spec.input_size is not None and len(spec.input_size) == 3 else 3
+    recipe = zoo.find(spec.model, spec.weights, channels)
+    labels = recipe.labels
+    notes: tuple[str, ...] = ()
+    weights = recipe.weights or "none"
+    if checkpoint is not None:
+        keys = frozenset(part for key in checkpoint.tensors for part in _tails(key))
+        module, notes = _filled(spec, checkpoint, lambda classes: recipe.build(classes, keys))
+        weights = checkpoint.path.name
+        labels = () if zoo.is_none(spec.weights) else labels
+    elif recipe.weights is None:
+        module = _seeded(spec.seed, lambda: recipe.build(spec.num_classes, frozenset()))
+        labels, notes = (), (_RANDOM,)
+    else:
+        if labels:
+            _check_count(spec, recipe.name, len(labels))  # before anything is downloaded
+        module = recipe.pretrained()
+    count = _declared(module)
+    if checkpoint is not None and labels and len(labels) == count and spec.labels is None:
+        notes = (*notes, f"class names assumed to be those of {recipe.weights} ({count} classes)")
+    return _Built(module, recipe.name, recipe.source, weights, recipe.preprocess, labels, count, notes)
+
+
+def _tails(key: str) -> Iterator[str]:
+    """``module.aux1.conv`` is also ``aux1.conv``: prefixes are only known once there is a network."""
+    parts = key.split(".")
+    return (".".join(parts[start:]) for start in range(min(len(parts), 4)))
+
+
+def _filled(
+    spec: ModelSpec, checkpoint: Checkpoint, build: Callable[[int | None], nn.Module]
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network with the checkpoint's weights, built with as many classes as these have."""
+    module = _seeded(spec.seed, lambda: build(spec.num_classes))
+    notes: tuple[str, ...] = ()
+    target = unwrap(module)
+    found = classes_in(checkpoint, target) if spec.num_classes is None else None
+    if found is not None:
+        module = _seeded(spec.seed, lambda: build(found))
+        target = unwrap(module)
+        notes = (f"built with {found} classes, as {checkpoint.path.name} has",)
+    return module, (*notes, *load_checkpoint(checkpoint, target))
+
+
+def _from_factory(spec: ModelSpec, checkpoint: Checkpoint | None) -> _Built:
+    place, _, attribute = spec.model.rpartition(":")
+    with _importable(Path(place).resolve().parent) if place.endswith(".py") else contextlib.nullcontext():
+        factory = _attribute(_import(place), attribute, spec.model)
+        if isinstance(factory, nn.Module):
+            module = factory
+            if checkpoint is not None:
+                load_checkpoint(checkpoint, unwrap(module))
+            notes: tuple[str, ...] = ()
+        elif checkpoint is not None:
+            module, notes = _filled(spec, checkpoint, lambda classes: _call(factory, classes, spec.model))
+        else:
+            module, notes = _seeded(spec.seed, lambda: _call(factory, spec.num_classes, spec.model)), ()
+    preprocess, said = _guessed(module, spec)
+    weights = checkpoint.path.name if checkpoint is not None else None
+    return _Built(module, spec.model, "factory", weights, preprocess, notes=(*notes, *said))
+
+
+def _from_whole(spec: ModelSpec, checkpoint: Checkpoint, module: nn.Module) -> _Built:
+    notes = (*checkpoint.notes, "--model is not used")
+    preprocess, said = _guessed(module, spec)
+    name = checkpoint.path.name
+    return _Built(module, checkpoint.path.stem, "file", name, preprocess, notes=(*notes, *said))
+
+
+def _guessed(module: nn.Module, spec: ModelSpec) -> tuple[Preprocess, tuple[str, ...]]:
+    """The preprocessing of a network that nothing is known about: timm's note on it, or ImageNet's."""
+    inner = unwrap(module)
+    config = getattr(inner, "pretrained_cfg", None)
+    if isinstance(config, dict) and config.get("input_size"):
+        return from_timm(config), ()
+    first = next((part for part in inner.modules() if isinstance(part, nn.Conv2d)), None)
+    grey = first is not None and first.in_channels == 1
+    base = override(_IMAGENET, input_size=(1, 224, 224)) if grey else _IMAGENET
+    given = [name for name in ("input_size", "mean", "std", "resize") if getattr(spec, name) is not None]
+    assumed = [name for name in ("input_size", "mean", "std") if name not in given]
+    note = f"preprocessing assumed to be ImageNet's ({', '.join(assumed)})"
+    return base, (note,) if assumed else ()
+
+
+def _import(place: str) -> Any:
+    """The module of a dotted name or a file."""
+    is_file = place.endswith(".py")
+    try:
+        if not is_file:
+            with foreign_code():
+                return importlib.import_module(place)
+        if not Path(place).is_file():
+            near = nearest(Path(place).name, [item.name for item in Path(place).parent.glob("*.py")])
+            raise CnnvizError(f"there is no file {place}", near or "give file.py:function")
+        # Under a name of its own: a file called random.py must not stand in for the standard library's.
+        name = f"cnnviz_factory_{Path(place).stem}"
+        spec = importlib.util.spec_from_file_location(name, place)
+        if spec is None or spec.loader is None:
+            raise CnnvizError(f"{place} cannot be imported", "give a Python file: file.py:function")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        with foreign_code():
+            spec.loader.exec_module(module)
+        return module
+    except CnnvizError:
+        raise
+    except Exception as error:  # the user's code runs here
+        raise CnnvizError(
+            f"--model: importing {place} raised {_said(error)}",
+            f"try it alone: python {place}" if is_file else f"try it alone: python -c 'import {place}'",
+        ) from error
+
+
+# How the networks of a library are named; library:function calls a function of it.
+_LIBRARIES = {"timm": "timm/{}", "torchvision": "{}"}
+
+
+def _attribute(module: Any, path: str, asked: str) -> Any:
+    found = module
+    for part in path.split("."):
+        if not hasattr(found, part):
+            names = [name for name in dir(found) if not name.startswith("_")]
+            library = asked.partition(":")[0]
+            if library in _LIBRARIES:
+                raise CnnvizError(
+                    f"--model {asked}: {library} has no function {part!r}",
+                    f"give {_LIBRARIES[library].format(path)} for the network of that name; cnnviz models lists them",
+                )
+            raise CnnvizError(
+                f"--model {asked}: there is no {part!r} in it",
+                nearest(part, names) or f"it has {', '.join(names[:10]) or 'no public names'}",
+            )
+        found = getattr(found, part)
+    if not callable(found):
+        raise CnnvizError(
+            f"--model {asked} is {type(found).__name__}, not a function that returns an nn.Module",
+            "give file.py:function",
+        )
+    return found
+
+
+def _call(factory: Callable[..., Any], classes: int | None, asked: str) -> nn.Module:
+    arguments: dict[str, int] = {}
+    if classes is not None and _takes_num_classes(factory):
+        arguments["num_classes"] = classes
+    try:
+        with foreign_code():
+            made = factory(**arguments)
+    except CnnvizError:
+        raise
+    except Exception as error:  # the user's code runs here
+        raise CnnvizError(
+            f"--model {asked} raised {_said(error)}",
+            "it is called without arguments, but for num_classes if it takes that",
+        ) from error
+    if not isinstance(made, nn.Module):
+        is_class = isinstance(made, type)
+        raise CnnvizError(
+            f"--model {asked} returned {made.__name__ if is_class else type(made).__name__}"
+            f"{', a class' if is_class else ''}; expected a torch.nn.Module",
+            "return the network itself from the function",
+        )
+    return made
+
+
+def _takes_num_classes(factory: Callable[..., Any]) -> bool:
+    try:
+        known = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # built in C, no signature
+        return False
+    return "num_classes" in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
+
+
+def _said(error: BaseException) -> str:
+    error = error.__cause__ if isinstance(error, StoppedError) and error.__cause__ else error
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def _seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
+    """Build with random weights from the seed; the caller's random state stays what it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that seeds accelerators as well
+        return build()
+
+
+def _declared(module: nn.Module) -> int | None:
+    """Class number of a torchvision or timm network: its last linear layer or 1x1 convolution."""
+    count = getattr(module, "num_classes", None)
+    if isinstance(count, int):
+        return count or None  # timm's 0: features instead of classes
+    last = [part for part in module.modules() if isinstance(part, (nn.Linear, nn.Conv2d))][-1:]
+    return next((p.out_features if isinstance(p, nn.Linear) else p.out_channels for p in last), None)
+
+
+def _widths(spec: ModelSpec) -> tuple[int, ...]:
+    """Numbers of classes that the options speak of."""
+    if spec.num_classes is not None:
+        return (spec.num_classes,)
+    if spec.labels is None:
+        return ()
+    with contextlib.suppress(CnnvizError):  # a file that cannot be read is refused where it is read
+        count = len(read_class_names(spec.labels).names)
+        return (count, count - 1)  # its first line may be a header
+    return ()
+
+
+def _probe(module: nn.Module, preprocess: Preprocess, key: str | None, widths: tuple[int, ...]) -> OutputChoice:
+    """The class scores, and so the class number, by running the network once on zeros."""
+    image = torch.zeros(1, *preprocess.input_size)
+    try:
+        with torch.no_grad(), foreign_code():
+            value = module(image)
+    except Exception as error:  # the user's network runs here
+        otherwise = CnnvizError(
+            f"the network does not take an input of {'x'.join(map(str, preprocess.input_size))}: {_said(error)}",
+            "give --input-size C,H,W as it was trained",
+        )
+        raise cannot_run(module, "the network", error, otherwise) from error
+    leaf = image.clone().requires_grad_()
+    return choose_output(value, key, widths, lambda: module(leaf * 1))
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Code in the folder can be imported, as if Python had been started there."""
+    path = os.fspath(folder)
+    sys.path.insert(0, path)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(path)

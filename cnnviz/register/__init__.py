@@ -1,1 +1,0 @@
-"""The entries of THE register, a file a family; ``cnnviz.catalog`` joins them."""

@@ -1,0 +1,143 @@
+"""What happens to the score when parts of the image change."""
+
+from __future__ import annotations
+
+from cnnviz.registry.specs import MethodSpec, Package, Param
+
+_SLIC = (Package("skimage", "scikit-image", "superpixels"),)
+_SUPERPIXELS = (
+    Param("segments", "int", 50, "About so many superpixels.", minimum=1),
+    Param("compactness", "float", 10.0, "Of SLIC: low follows colours, high makes squares.", minimum=0.001),
+    Param("samples", "int", 1000, "Images with hidden superpixels.", minimum=1),
+    Param(
+        "baseline",
+        "text",
+        "zero",
+        "What hides a superpixel: zero (mean colour), black, gray, mean, blur, noise, or a colour.",
+    ),
+    Param("seed", "int", 0, "Seeds which superpixels are hidden.", minimum=0),
+)
+
+PERTURBATION: tuple[MethodSpec, ...] = (
+    MethodSpec(
+        name="occlusion",
+        command="occlusion",
+        family="perturbation",
+        entry="cnnviz.methods.perturbation.occlusion:occlusion",
+        title="Occlusion",
+        summary="How much the score drops when a window of the image is hidden.",
+        paper="Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014",
+        params=(
+            Param("window", "size", 32, "Side of the window, or height,width.", minimum=1, unit="pixels"),
+            Param("stride", "size", 8, "Step between windows, or height,width.", minimum=1, unit="pixels"),
+            Param(
+                "baseline",
+                "text",
+                "zero",
+                "What hides the window: zero (mean colour), black, gray, mean, blur, noise, or a colour.",
+            ),
+            Param(
+                "incremental",
+                "choice",
+                "auto",
+                "Recompute only what a window changes, exactly; off runs the whole network for each.",
+                choices=("auto", "on", "off"),
+            ),
+            Param(
+                "classes_map", "bool", False, "Draw and keep the most probable class of each position too.",
+                one_view=True,
+            ),
+            Param("seed", "int", 0, "Seeds the noise.", minimum=0),
+        ),
+        space="grid",
+        signed=True,
+        forward="one for each window",
+        rehearsal={"stride": (1 << 20, 1 << 20)},
+    ),
+    MethodSpec(
+        name="rise",
+        command="rise",
+        family="perturbation",
+        entry="cnnviz.methods.perturbation.rise:rise",
+        title="RISE",
+        summary="The expected probability of the class when a pixel is visible, over random masks.",
+        paper="Petsiuk et al., RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC 2018",
+        params=(
+            Param("masks", "int", 4000, "Random masks.", minimum=1),
+            Param("cells", "int", 7, "Cells of a mask's grid along each side.", minimum=1),
+            Param("p", "float", 0.5, "Probability that a cell is visible.", minimum=0.001, maximum=1),
+            Param(
+                "coverage",
+                "choice",
+                "expected",
+                "Divide by how often a pixel is visible: as expected (the paper), or as it was.",
+                choices=("expected", "observed"),
+            ),
+            Param("seed", "int", 0, "Seeds the masks, which are the same for every image.", minimum=0),
+        ),
+        space="grid",
+        forward="masks",
+        rehearsal={"masks": 2},
+    ),
+    MethodSpec(
+        name="extremal",
+        command="extremal",
+        family="perturbation",
+        entry="cnnviz.methods.perturbation.extremal:extremal",
+        title="Extremal perturbation",
+        summary="The region of a given area in which alone the class scores highest; the rest is blurred.",
+        paper="Fong et al., Understanding Deep Networks via Extremal Perturbations and Smooth Masks, ICCV 2019",
+        params=(
+            Param("areas", "text", "0.1", "Shares of the image, such as 0.05,0.1,0.2; the map is the masks' mean."),
+            Param(
+                "steps", "int", 4, "Exchanges of cells at each area, at most, as long as the score rises.", minimum=0
+            ),
+            Param(
+                "game",
+                "choice",
+                "preserve",
+                "Keep the region and blur the rest, or blur the region so that the score falls.",
+                choices=("preserve", "delete"),
+            ),
+            Param("cells", "int", 14, "Cells of the mask along the image's shorter side.", minimum=1),
+            Param("blur", "float", 0.09, "Strongest blur, as a share of the image's shorter side.", minimum=0),
+        ),
+        space="grid",
+        forward="about 2 × cells² + cells²/3 × steps",
+        rehearsal={"steps": 0, "cells": 2},
+    ),
+    MethodSpec(
+        name="kernelshap",
+        command="superpixels",
+        family="perturbation",
+        entry="cnnviz.methods.perturbation.superpixels:kernelshap",
+        title="KernelSHAP",
+        summary="Shapley values of superpixels: each one's fair share of the score.",
+        paper="Lundberg & Lee, A Unified Approach to Interpreting Model Predictions, NIPS 2017",
+        params=_SUPERPIXELS,
+        space="grid",
+        signed=True,
+        forward="samples + 2",
+        rehearsal={"samples": 2},
+        packages=_SLIC,
+    ),
+    MethodSpec(
+        name="lime",
+        command="superpixels",
+        family="perturbation",
+        entry="cnnviz.methods.perturbation.superpixels:lime",
+        title="LIME",
+        summary="A linear model of the score, fitted around the image to which superpixels are visible.",
+        paper="Ribeiro et al., Why Should I Trust You? Explaining the Predictions of Any Classifier, KDD 2016",
+        params=(
+            *_SUPERPIXELS,
+            Param("width", "float", 0.25, "Width of the kernel of cosine distances.", minimum=0.001),
+            Param("ridge", "float", 1.0, "Penalty on squared values.", minimum=0),
+        ),
+        space="grid",
+        signed=True,
+        forward="samples + 2",
+        rehearsal={"samples": 2},
+        packages=_SLIC,
+    ),
+)

@@ -1,0 +1,55 @@
+"""The score handed back layer by layer."""
+
+from __future__ import annotations
+
+from cnnviz.registry.specs import MethodSpec, Param
+
+RELEVANCE: tuple[MethodSpec, ...] = (
+    MethodSpec(
+        name="excitation_backprop",
+        command="excitation-backprop",
+        family="relevance",
+        entry="cnnviz.methods.relevance.excitation_backprop:excitation_backprop",
+        title="Excitation backprop",
+        summary="Where a winner-take-all walk from the class down the excitatory connections ends up.",
+        paper="Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016",
+        params=(
+            Param("contrastive", "bool", False, "Less what the class's dual unit, with negated weights, would reach."),
+        ),
+        backward="1 (head)",
+        gap="neurons that only their bias excites, and branches around the layer, keep their share",
+    ),
+    MethodSpec(
+        name="lrp",
+        command="lrp",
+        family="relevance",
+        entry="cnnviz.methods.relevance.lrp:lrp",
+        title="LRP",
+        summary="Layer-wise relevance propagation: the score handed back layer by layer to the pixels.",
+        paper="Bach et al., On Pixel-Wise Explanations by Layer-Wise Relevance Propagation, PLoS ONE 2015",
+        params=(
+            Param(
+                "rule",
+                "choice",
+                "composite",
+                "epsilon or alpha-beta at all layers; composite: epsilon at linear layers, alpha 1 beta 0 at "
+                "convolutions, flat at the first.",
+                choices=("composite", "epsilon", "alpha-beta"),
+            ),
+            Param("epsilon", "float", 1e-6, "Added to the denominators of the epsilon rule.", minimum=0),
+            Param("alpha", "float", 2.0, "Weight of what speaks for; beta = alpha - 1 speaks against.", minimum=1),
+            Param(
+                "bias",
+                "choice",
+                "absorb",
+                "Biases absorb their share (the paper), or are ignored: their share goes to the inputs.",
+                choices=("absorb", "ignore"),
+            ),
+        ),
+        space="input",
+        signed=True,
+        forward="2",
+        backward="1",
+        gap="biases keep their share, unless --bias ignore; conservation_gap in the report has each",
+    ),
+)

@@ -1,0 +1,257 @@
+"""The panel: image, heatmap and overlay side by side, one row a target.
+
+With the five best classes as rows this is the "top-5 predictions" figure of Zhou et al., "Learning Deep
+Features for Discriminative Localization", CVPR 2016. Every row has its own colour bar, because every map has
+its own unit; the bar says which values are drawn in which colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from cnnviz.geometry.placement import Placed
+from cnnviz.render.colormap import colormap, is_diverging
+from cnnviz.render.grid import fit, paste, resize
+from cnnviz.render.overlay import Style, coloured, drawn_colormap, drawn_limits, entry, is_flat, overlay
+from cnnviz.render.text import fitted, font, number, percent, write
+
+_MARGIN, _GAP, _ROW_GAP = 24, 12, 26
+_CAPTION, _HEADING = 30, 28
+_BAR, _BAR_WIDTH = 16, 108
+_LEAST_CELL = (150, 110)
+_LEAST_SIDE = 240
+_INK, _SOFT, _LINE, _FILL = (28, 30, 34), (112, 117, 124), (216, 219, 223), (66, 105, 208)
+_TITLE_SIZE, _LABEL_SIZE, _SMALL_SIZE = 20, 17, 13
+_PROBABILITY_BAR = (72, 8)
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One explained target of the image.
+
+    Attributes:
+        label: The class as people call it; any text.
+        probability: 0 to 1, or None when the model has none.
+        placed: The map at the image's size.
+        method: What made the map.
+        limits: The values in the first and the last colour; None for those of the style or the map.
+    """
+
+    label: str
+    probability: float | None
+    placed: Placed
+    method: str
+    limits: tuple[float, float] | None = None
+
+
+def reduced(row: PanelRow, rows: int, style: Style) -> PanelRow:
+    """The row with its map at the size that it has in a panel of so many rows, drawn as the whole map would be.
+
+    Many maps at the size of a photograph would take its memory many times.
+    """
+    height, width = row.placed.values.shape
+    small = _resized(row.placed, _shown_size((width, height), rows))
+    return replace(row, placed=small, limits=drawn_limits(row.placed, style))
+
+
+def panel(
+    rgb: NDArray[np.uint8], rows: Sequence[PanelRow], style: Style, title: str = ""
+) -> NDArray[np.uint8]:
+    """The figure on white.
+
+    Args:
+        rgb: [H, W, 3], the upright input image.
+        rows: At least one target, in the order of the figure.
+        title: Written above; none when empty.
+
+    Returns:
+        [height, width, 3]. The pictures' longer side is at most 480 pixels (less with more rows), whatever
+        the size of the image; small images are enlarged to 240.
+    """
+    if not rows:
+        raise ValueError("a panel needs at least one row")
+    shown = _shown_size((rgb.shape[1], rgb.shape[0]), len(rows))
+    cell = max(shown[0], _LEAST_CELL[0]), max(shown[1], _LEAST_CELL[1])
+    top = _MARGIN + (_CAPTION + 6 if title else 0)
+    step = _CAPTION + cell[1] + _ROW_GAP
+    width = 2 * _MARGIN + 3 * cell[0] + 2 * _GAP + _GAP + _BAR_WIDTH
+    height = top + _HEADING + len(rows) * step - _ROW_GAP + _MARGIN
+    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+    small = resize(rgb, shown)
+    lefts = [_MARGIN + column * (cell[0] + _GAP) for column in range(4)]
+    tops = [top + _HEADING + index * step + _CAPTION for index in range(len(rows))]
+    for row, y in zip(rows, tops, strict=True):
+        pictures = (small, *_drawn(small, row.placed, _own(style, row)))
+        for x, picture in zip(lefts, pictures, strict=False):
+            paste(canvas, picture, (x, y), cell)
+        _paint_bar(canvas, (lefts[3], y), cell[1], row.placed, _own(style, row))
+    page = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(page)
+    if title:
+        write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE_SIZE, _INK, width - 2 * _MARGIN)
+    for x, heading in zip(lefts, ("image", _heatmap_heading(rows), "overlay"), strict=False):
+        write(draw, (x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
+    for row, y in zip(rows, tops, strict=True):
+        _write_caption(draw, row, (_MARGIN, y - _CAPTION), 3 * cell[0] + 2 * _GAP)
+        _write_bar(draw, (lefts[3], y), cell[1], row.placed, _own(style, row))
+    return np.array(page, dtype=np.uint8)
+
+
+def _heatmap_heading(rows: Sequence[PanelRow]) -> str:
+    """What the grey means, where there is any."""
+    height, width = rows[0].placed.values.shape
+    seen_whole = all(row.placed.seen == (0, 0, width, height) for row in rows)
+    return "heatmap" if seen_whole else "heatmap; outside the frame: not shown to the network"
+
+
+@dataclass(frozen=True, eq=False)
+class PictureRow:
+    """A target whose pictures are ready: (heading, [H, W, 3]) each, of one size; the same headings in all rows."""
+
+    row: PanelRow
+    pictures: Sequence[tuple[str, NDArray[np.uint8]]]
+
+
+def picture_panel(rows: Sequence[PictureRow], title: str = "") -> NDArray[np.uint8]:
+    """Ready pictures side by side on white, one row a target: such as the four panels of the Guided Grad-CAM paper.
+
+    Args:
+        rows: At least one target, in the order of the figure.
+        title: Written above; none when empty.
+
+    Returns:
+        [height, width, 3].
+    """
+    if not rows:
+        raise ValueError("a panel needs at least one row")
+    first = rows[0].pictures
+    height, width = first[0][1].shape[:2]
+    shown = _shown_size((width, height), max(len(rows), 2 if len(first) > 3 else 1))
+    cell = max(shown[0], _LEAST_CELL[0]), max(shown[1], _LEAST_CELL[1])
+    top = _MARGIN + (_CAPTION + 6 if title else 0)
+    step = _CAPTION + cell[1] + _ROW_GAP
+    lefts = [_MARGIN + column * (cell[0] + _GAP) for column in range(len(first))]
+    across = lefts[-1] + cell[0] - _MARGIN
+    size = (top + _HEADING + len(rows) * step - _ROW_GAP + _MARGIN, across + 2 * _MARGIN, 3)
+    canvas = np.full(size, 255, dtype=np.uint8)
+    tops = [top + _HEADING + index * step + _CAPTION for index in range(len(rows))]
+    for row, y in zip(rows, tops, strict=True):
+        for x, (_, picture) in zip(lefts, row.pictures, strict=True):
+            paste(canvas, resize(picture, shown), (x, y), cell)
+    page = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(page)
+    if title:
+        write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE_SIZE, _INK, across)
+    for x, (heading, _) in zip(lefts, first, strict=True):
+        write(draw, (x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
+    for row, y in zip(rows, tops, strict=True):
+        _write_caption(draw, row.row, (_MARGIN, y - _CAPTION), across)
+    return np.array(page, dtype=np.uint8)
+
+
+def _shown_size(size: tuple[int, int], rows: int) -> tuple[int, int]:
+    """(W, H) of a picture in the panel: smaller the more rows there are, enlarged when tiny."""
+    most = 480 if rows == 1 else 400 if rows <= 3 else 320
+    longest = min(most, max(_LEAST_SIDE, *size))
+    return fit(size, (longest, longest))
+
+
+def _drawn(small: NDArray[np.uint8], placed: Placed, style: Style) -> tuple[NDArray[np.uint8], ...]:
+    """Heatmap in colour, and overlay, drawn at the panel's size so that lines stay thin."""
+    height, width = small.shape[:2]
+    own = replace(style, limits=drawn_limits(placed, style), colormap=drawn_colormap(placed, style))
+    placed = _resized(placed, (width, height))
+    drawn = overlay(small, placed, own)
+    # Where the network did not look the heatmap shows what the overlay shows.
+    x0, y0, x1, y1 = placed.seen
+    heat = drawn.copy()
+    if not is_flat(placed):
+        heat[y0:y1, x0:x1] = coloured(replace(placed, values=placed.values[y0:y1, x0:x1]), own)
+    return heat, drawn
+
+
+def _own(style: Style, row: PanelRow) -> Style:
+    return style if row.limits is None else replace(style, limits=row.limits)
+
+
+def _resized(placed: Placed, size: tuple[int, int]) -> Placed:
+    """The map at another size (W, H)."""
+    width, height = size
+    if placed.values.shape == (height, width):
+        return placed
+    shrinks = width < placed.values.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    scale = np.array([width / placed.values.shape[1], height / placed.values.shape[0]] * 2)
+    x0, y0, x1, y1 = (round(float(edge)) for edge in np.array(placed.seen) * scale)
+    # A seen part of less than a pixel of the panel is still one pixel of it.
+    x0, y0 = min(x0, width - 1), min(y0, height - 1)
+    values = np.zeros((height, width), dtype=np.float32)
+    cv2.resize(placed.values, (width, height), dst=values, interpolation=method)
+    return Placed(values, (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), placed.signed)
+
+
+def _paint_bar(
+    canvas: NDArray[np.uint8], corner: tuple[int, int], height: int, placed: Placed, style: Style
+) -> None:
+    """The colour bar, largest value on top: the part of the colour map that the limits use."""
+    x, y = corner
+    if is_flat(placed):
+        canvas[y : y + height, x : x + _BAR] = _LINE
+        return
+    name = drawn_colormap(placed, style)
+    low, high = drawn_limits(placed, style)
+    first, last = (entry(value, (low, high), is_diverging(name)) for value in (low, high))
+    entries = np.rint(np.linspace(last, first, height)).astype(np.intp)
+    canvas[y : y + height, x : x + _BAR] = colormap(name)[entries][:, None]
+
+
+def _write_bar(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], height: int, placed: Placed, style: Style
+) -> None:
+    """The values at the ends of the bar (and at zero), and on signed maps what the two sides mean."""
+    x, y = corner[0] + _BAR + 8, corner[1]
+    width = _BAR_WIDTH - _BAR - 8
+    if is_flat(placed):
+        write(draw, (x, y - 3), "0 everywhere", _SMALL_SIZE, _SOFT, width)
+        return
+    low, high = drawn_limits(placed, style)
+    bottom = y + height - 14
+    write(draw, (x, y - 3), number(high), _SMALL_SIZE, _INK, width)
+    write(draw, (x, bottom), number(low), _SMALL_SIZE, _INK, width)
+    if not placed.signed:
+        return
+    # Each side of zero is named where it is tall enough for the word.
+    zero = y + round(height * high / (high - low)) - 8 if low < 0.0 < high else None
+    if zero is not None and y + 14 <= zero <= bottom - 14:
+        write(draw, (x, zero), "0", _SMALL_SIZE, _INK, width)
+    if high > 0.0 and (zero is None or zero >= y + 29):
+        write(draw, (x, y + 13), "for", _SMALL_SIZE, _SOFT, width)
+    if low < 0.0 and (zero is None or zero <= bottom - 32):
+        write(draw, (x, bottom - 16), "against", _SMALL_SIZE, _SOFT, width)
+
+
+def _write_caption(draw: ImageDraw.ImageDraw, row: PanelRow, corner: tuple[int, int], width: int) -> None:
+    """Label and probability on the left, the method on the right."""
+    x, y = corner
+    method = fitted(row.method, _SMALL_SIZE, width // 3)
+    used = font(_SMALL_SIZE).getlength(method)
+    draw.text((x + width - used, y + 6), method, font=font(_SMALL_SIZE), fill=_SOFT)
+    figure = "" if row.probability is None else percent(row.probability)
+    room = width - int(used) - 20
+    if figure:
+        room -= int(font(_LABEL_SIZE).getlength(figure)) + _PROBABILITY_BAR[0] + 30
+    x += write(draw, (x, y), row.label, _LABEL_SIZE, _INK, max(room, 60)) + 14
+    if row.probability is None:
+        return
+    length, thickness = _PROBABILITY_BAR
+    bar_top = y + 8
+    draw.rectangle((x, bar_top, x + length - 1, bar_top + thickness - 1), fill=_LINE)
+    filled = round(length * min(max(row.probability, 0.0), 1.0))
+    if filled:
+        draw.rectangle((x, bar_top, x + filled - 1, bar_top + thickness - 1), fill=_FILL)
+    draw.text((x + length + 8, y), figure, font=font(_LABEL_SIZE), fill=_SOFT)

@@ -1,0 +1,231 @@
+"""What an output folder holds before a run begins there, and what of it the run may continue."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cnnviz.errors import CnnvizError
+from cnnviz.io.names import Names
+from cnnviz.io.store import LOCK, Store
+from cnnviz.io.temporaries import is_temporary
+from cnnviz.records import SCHEMA, RunHeader, files_of, parse_line, to_json
+from cnnviz.settings import FREE_OPTIONS
+
+RECORDS, REPORT, INDEX = "records.jsonl", "report.json", "index.html"
+LINES = "synthesized.jsonl"
+"""The images that ``synthesize`` makes from noise, which are no inputs."""
+DIGESTS = {
+    "weights_sha256": "the weights of the network",
+    "source_sha256": "the source code of the network",
+    "labels_sha256": "the class names",
+}
+_ELSE = "Use --overwrite to begin again, or -o for another folder."
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A finished record of the run that is continued.
+
+    Attributes:
+        offset: Where its line begins in ``records.jsonl``.
+        record: What the line says.
+    """
+
+    offset: int
+    record: Mapping[str, Any]
+
+    @property
+    def input(self) -> Mapping[str, Any]:
+        """Size, time of change and digest of the image as it was; empty where they are not known."""
+        found = self.record.get("input")
+        return found if isinstance(found, dict) else {}
+
+
+class EarlierRun:
+    """The folder as it is found.
+
+    Attributes:
+        report: Its ``report.json``; None when that is not one of ours.
+        entries: Names at its top, without what is ours in passing.
+        is_nothing: Whether there is nothing to lose: an empty folder, or a run that was killed before its first image.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.entries = [name for name in store.entries() if name != LOCK and not is_temporary(name)]
+        self.report = _report(store.read(REPORT)) if REPORT in self.entries and store.exists(REPORT) else None
+        self.is_nothing = self._is_nothing()
+        self.unreadable = 0
+        self._names = Names()
+        self._offsets: dict[int, list[int]] = {}
+        self.lines = 0
+
+    def _is_nothing(self) -> bool:
+        if not self.entries:
+            return True
+        if not set(self.entries) <= {REPORT, RECORDS} or (REPORT in self.entries and self.report is None):
+            return False
+        begun = self.report is None or (self.report.get("images") == [] and not self.report.get("files"))
+        return begun and not self.store.read(RECORDS)
+
+    def check_plain(self, resumes: bool) -> None:
+        """Raises a CnnvizError unless there is nothing to lose."""
+        if self.is_nothing:
+            return
+        root = self.store.root
+        if self.report is None:
+            raise CnnvizError(f"The output folder {root} is not empty.", "Name another folder with -o.")
+        more = "--resume to continue it, " if resumes else ""
+        raise CnnvizError(
+            f"The output folder {root} is not empty: it holds a run of cnnviz {self.report.get('command')}.",
+            f"Use {more}--overwrite to replace it, or -o for another folder.",
+        )
+
+    def check_overwrite(self) -> None:
+        """Raises a CnnvizError when files of a run would take the place of somebody else's."""
+        if self.report is not None or self.is_nothing:
+            return
+        for name in (REPORT, RECORDS, INDEX):
+            if name in self.entries:
+                raise CnnvizError(
+                    f"--overwrite: {self.store.root} is not the output folder of a run, and its {name} would be lost.",
+                    "Name another folder with -o.",
+                )
+
+    def check_options(self, command: str, options: Mapping[str, Any]) -> None:
+        """Raises a CnnvizError unless this is a run of the same command with the same options, or nothing at all."""
+        if self.is_nothing:
+            return
+        root = self.store.root
+        if self.report is None:
+            raise CnnvizError(
+                f"--resume: {root} is not empty, and is not the output folder of a run.",
+                "Name the folder of the run to continue with -o, or an empty one.",
+            )
+        before = self.report.get("options")
+        old = {"command": self.report.get("command"), **(before if isinstance(before, dict) else {})}
+        new = {"command": command, **json.loads(to_json(options))}
+        for name in new:
+            if name not in FREE_OPTIONS and old.get(name) != new[name]:
+                raise CnnvizError(
+                    f"--resume: the run in {root} had {name}={old.get(name)!r}, this one has {new[name]!r}.",
+                    "Use the same options, --overwrite, or -o for another folder.",
+                )
+
+    def check_digests(self, header: RunHeader) -> None:
+        """Raises a CnnvizError when what an option names is not what it was."""
+        if self.report is None or self.is_nothing:
+            return
+        root = self.store.root
+        model = self.report.get("model")
+        old = model if isinstance(model, dict) else {}
+        for key, said in DIGESTS.items():
+            if key in old and old[key] != header.model.get(key):
+                raise CnnvizError(f"--resume: {said} changed since the run in {root} began.", _ELSE)
+        files = self.report.get("option_files_sha256")
+        new = header.extra.get("option_files_sha256", {})
+        for path, digest in (files if isinstance(files, dict) else {}).items():
+            if path in new and new[path] != digest:
+                raise CnnvizError(f"--resume: {path} changed since the run in {root} began.", _ELSE)
+        limits = header.extra.get("scale_limits")
+        if limits is not None and self.report.get("scale_limits") not in (None, json.loads(to_json(limits))):
+            raise CnnvizError(
+                f"--resume: with these inputs --scale run makes a scale that the pictures in {root} do not have.", _ELSE
+            )
+
+    def differing_environment(self, header: RunHeader) -> str:
+        """``torch 2.5 then, 2.6 now``, of what may change the last digits of results; empty where nothing differs."""
+        old = (self.report or {}).get("environment")
+        if not isinstance(old, dict):
+            return ""
+        new = header.environment
+        names = ("torch", "torchvision", "timm", "device", "preparation")
+        return "; ".join(f"{n} {old[n]} then, {new.get(n)} now" for n in names if n in old and old[n] != new.get(n))
+
+    # Its records.
+
+    def index(self) -> None:
+        """Read all records once. What stays in memory is about 200 bytes for each."""
+        last: dict[int, tuple[int, int, bool]] = {}
+        for offset, line in self._raw_lines():
+            self.lines += 1
+            record = parse_line(line)
+            if record is None:
+                self.unreadable += 1
+                continue
+            name = record.get("name", record["path"])
+            # A later line of one name tells of the same input again.
+            last[hash(name)] = (hash(record["path"]), offset, bool(record.get("error")))
+            self._names.reserve(name)
+        for path, offset, failed in last.values():
+            self._offsets.setdefault(path, []).append(~offset if failed else offset)
+
+    def _raw_lines(self) -> Iterator[tuple[int, bytes]]:
+        offset = 0
+        stream = self.store.open(RECORDS)
+        if stream is not None:
+            with stream:
+                for line in stream:
+                    if line.endswith(b"\n"):
+                        yield offset, line
+                    offset += len(line)
+
+    def claim(self, path: str, name: str, read: Callable[[int], str]) -> tuple[str, Earlier | None]:
+        """The output name of an input, and its record if it was finished.
+
+        The name is the one that the input has in the folder already; of a new input the one that is proposed, or the
+        nearest free one.
+
+        Args:
+            path: Of the input.
+            name: That an empty folder would give it.
+            read: The line of ``records.jsonl`` at an offset.
+        """
+        offsets = self._offsets.get(hash(path))
+        if offsets:
+            offset = offsets.pop(0)
+            record = parse_line(read(offset if offset >= 0 else ~offset).encode())
+            if record is not None and record["path"] == path:
+                return record.get("name", name), None if offset < 0 else Earlier(offset, record)
+        return self._names.unique(name), None
+
+    def rest(self, read: Callable[[int], str], returned: Iterable[int]) -> Iterator[Earlier]:
+        """The finished records of inputs that were not claimed, or whose claims were returned, in their order."""
+        free = [offset for offsets in self._offsets.values() for offset in offsets if offset >= 0]
+        for offset in sorted([*free, *returned]):
+            record = parse_line(read(offset).encode())
+            if record is not None:
+                yield Earlier(offset, record)
+
+    def clear(self, remove: Callable[[str], None]) -> None:
+        """Remove every file that the folder's records and report list."""
+        for file in (RECORDS, LINES):
+            stream = self.store.open(file) if file in self.entries else None
+            with stream or contextlib.nullcontext(()) as lines:
+                for line in lines:
+                    for name in files_of(_json(line)):
+                        remove(name)
+        if self.report is not None:
+            remove(LINES)
+        names = (self.report or {}).get("files", [])
+        for name in names if isinstance(names, list) else []:
+            if isinstance(name, str):
+                remove(name)
+
+
+def _json(data: bytes | None) -> Any:
+    try:
+        return json.loads(data or b"")
+    except (ValueError, RecursionError):
+        return None
+
+
+def _report(data: bytes | None) -> dict[str, Any] | None:
+    report = _json(data)
+    if not isinstance(report, dict) or not str(report.get("schema", "")).startswith(SCHEMA.split("/")[0]):
+        return None
+    return report

@@ -1,0 +1,312 @@
+"""The run's own files: ``records.jsonl`` while it goes on, ``report.json`` and ``index.html`` at its end.
+
+Records are on disk as soon as an input is finished; what stays in memory is 8 bytes an input, and about 200 for each
+that an earlier run left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cnnviz.errors import CnnvizError
+from cnnviz.io.line_log import LineLog
+from cnnviz.io.locks import FolderLock
+from cnnviz.io.sources import ImageRef, is_url
+from cnnviz.io.store import Store
+from cnnviz.records import RunHeader, files_of, to_json
+from cnnviz.report import gallery as html
+from cnnviz.run.earlier import INDEX, RECORDS, REPORT, Earlier, EarlierRun
+from cnnviz.settings import RunSettings
+
+__all__ = ["REPORT", "Earlier", "Extras", "Ledger"]
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a study adds to the run's own files.
+
+    Attributes:
+        report: Further keys of ``report.json``.
+        figures: ``{"file", "caption"}`` of pictures that stand before the images in ``index.html``.
+        index: Chunks of a page that stands in the place of the gallery; None for the gallery.
+        files: Names of all files that it wrote.
+    """
+
+    report: Mapping[str, Any] = field(default_factory=dict)
+    figures: Sequence[Mapping[str, str]] = ()
+    index: Iterable[bytes] | None = None
+    files: Sequence[str] = ()
+
+
+class Ledger:
+    """Keeps the records of one run, and the folder from others until the block ends.
+
+    Args:
+        store: The output folder.
+        settings: What was asked for.
+        note: Told what became of an earlier run.
+        resumes: Whether the command has ``--resume``.
+
+    Raises:
+        CnnvizError: Another run writes the folder, or what it holds may be neither continued nor replaced.
+    """
+
+    def __init__(
+        self, store: Store, settings: RunSettings, note: Callable[[str], None], *, resumes: bool = True
+    ) -> None:
+        self.store = store
+        self.settings = settings
+        self.note = note
+        self._header: RunHeader | None = None
+        self._log: LineLog | None = None
+        self._order = array("q")
+        self._claimed: set[int] = set()
+        self._lines = 0
+        self._continues = False
+        self._check_apart()
+        self._lock = FolderLock(store, settings.command)
+        try:
+            self._earlier = EarlierRun(store)
+            output = settings.output
+            if output.overwrite:
+                self._earlier.check_overwrite()
+            elif output.resume:
+                self._earlier.check_options(settings.command, settings.options())
+            else:
+                self._earlier.check_plain(resumes)
+        except BaseException:
+            self._lock.release()
+            raise
+        if not self._lock.by_system:
+            note(f"{store.root} cannot be locked: start no second run there while this one goes on")
+
+    def _check_apart(self) -> None:
+        out = os.path.realpath(self.store.root or ".")
+        for text in self.settings.inputs if self.store.is_local else ():
+            if os.path.isdir(text) and os.path.realpath(text) == out:
+                raise CnnvizError(
+                    f"INPUT {text!r} is also the output folder: its own pictures would be explained.",
+                    "Name another folder with -o.",
+                )
+
+    def begin(self, header: RunHeader, writes: Sequence[str] = ()) -> None:
+        """The network is there, and the run will start: write what is known of it.
+
+        Args:
+            header: What is known before the first image; written at once, so that an interrupted run can be
+                recognised.
+            writes: Names that the run will write at its end.
+
+        Raises:
+            CnnvizError: The run to continue had another network, or a folder stands where a file will be written.
+        """
+        output, earlier = self.settings.output, self._earlier
+        if output.resume:
+            earlier.check_digests(header)
+        for name in (RECORDS, REPORT, INDEX, "images/any", *writes):
+            self.store.check_name(name)
+        self._header = header
+        self.store.sweep()
+        self._continues = output.resume and not earlier.is_nothing
+        if self._continues:
+            self._take_up(header)
+        else:
+            if output.overwrite:
+                earlier.clear(self._remove)
+            for name in (RECORDS, INDEX):
+                self.store.remove(name)
+            self._write_report(header)
+        self._log = self.store.open_lines(RECORDS)
+
+    def _take_up(self, header: RunHeader) -> None:
+        earlier = self._earlier
+        earlier.index()
+        self._lines = earlier.lines
+        if earlier.unreadable:
+            count = earlier.unreadable
+            self.note(f"{count} line{'s' * (count > 1)} of {RECORDS} cannot be read: those inputs are done again")
+        differing = earlier.differing_environment(header)
+        if differing:
+            self.note(f"this run differs from the one that it continues ({differing}): last digits may differ")
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._log is not None:
+            with contextlib.suppress(OSError):
+                self._log.close()
+        self._lock.release()
+        if self._header is None:
+            self.store.withdraw()
+
+    def claim(self, ref: ImageRef) -> tuple[ImageRef, Earlier | None]:
+        """An input under the name that its files have in this folder, and its record if it was finished before."""
+        if not self._continues:
+            return ref, None
+        name, earlier = self._earlier.claim(ref.uri, ref.name, self._open_log.read)
+        if earlier is not None:
+            self._claimed.add(earlier.offset)
+        return dataclasses.replace(ref, name=name), earlier
+
+    def keep(self, earlier: Earlier) -> None:
+        """An input that was finished before has its place here."""
+        self._claimed.discard(earlier.offset)
+        self._order.append(earlier.offset)
+
+    def forget(self, earlier: Earlier) -> None:
+        """An input is not what it was: what was made of it goes."""
+        self._claimed.discard(earlier.offset)
+        self.discard(earlier.record)
+
+    def discard(self, record: Mapping[str, Any]) -> None:
+        """Remove the files that a record lists."""
+        for name in files_of(record):
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        # A name that leads out of the folder, or a folder in the place of a file: not ours.
+        with contextlib.suppress(CnnvizError):
+            self.store.remove(name)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write a finished record. Records arrive in input order."""
+        self._lock.check()
+        self._order.append(self._open_log.append(to_json(record)))
+        self._lines += 1
+
+    @property
+    def _open_log(self) -> LineLog:
+        assert self._log is not None, "begin() comes first"
+        return self._log
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The records so far, in input order."""
+        return (record for _, record in self._ordered())
+
+    def close(self, summary: Mapping[str, Any], title: str, extras: Extras | None = None) -> dict[str, Any]:
+        """Write ``report.json`` and ``index.html`` from the records in input order. Returns the summary.
+
+        Raises:
+            CnnvizError: The folder is gone, taken over, or what is in it is not what was written.
+        """
+        self._lock.check()
+        header = self._header
+        assert header is not None, "begin() comes first"
+        summary = {**summary, **self._rest(complete=not {"interrupted", "stopped"} & summary.keys())}
+        self._open_log.close()
+        self._put_in_order()
+        more = {} if extras is None else {**extras.report, "files": self._files(extras)}
+        header = dataclasses.replace(header, summary=summary, extra={**header.extra, **more})
+        self._write_report(header)
+        with self.store.stream(INDEX) as page:
+            for chunk in self._page(header, title, extras or Extras()):
+                page.write(chunk)
+        return summary
+
+    def _files(self, extras: Extras) -> list[str]:
+        """All files, those that an earlier run wrote among them."""
+        of_records = (name for record in self.records() for name in files_of(record))
+        return sorted({*extras.files, *files_of(dict(extras.report)), *of_records})
+
+    def _rest(self, complete: bool) -> dict[str, Any]:
+        """Records of inputs that were not named this time stay; of those that are no longer there they go."""
+        kept = gone = 0
+        for earlier in list(self._earlier.rest(self._open_log.read, self._claimed)):
+            path = str(earlier.record["path"])
+            if complete and not is_url(path) and not os.path.lexists(path):
+                self.forget(earlier)
+                gone += 1
+            else:
+                self.keep(earlier)
+                kept += 1
+        if gone == 1:
+            self.note("1 input of the earlier run no longer exists: its results were removed")
+        elif gone:
+            self.note(f"{gone} inputs of the earlier run no longer exist: their results were removed")
+        if kept == 1 and complete:
+            self.note("1 result of an input that was not named this time stays in the report")
+        elif kept and complete:
+            self.note(f"{kept} results of inputs that were not named this time stay in the report")
+        return {name: count for name, count in (("kept", kept), ("gone", gone)) if count}
+
+    def _put_in_order(self) -> None:
+        """Lines of results that were replaced are left out, and those of failed inputs that were mended move up."""
+        if len(self._order) == self._lines and all(a < b for a, b in zip(self._order, self._order[1:], strict=False)):
+            return
+        order, offset = array("q"), 0
+        with self.store.stream(RECORDS) as fresh:
+            for line, _ in self._ordered():
+                fresh.write(line)
+                order.append(offset)
+                offset += len(line)
+        self._order, self._lines = order, len(order)
+
+    def _page(self, header: RunHeader, title: str, extras: Extras) -> Iterator[bytes]:
+        if extras.index is not None:
+            yield from extras.index
+            return
+        gallery = html.Gallery(
+            title=title,
+            command=f"cnnviz {header.command}",
+            model=f"{header.model.get('name')} ({header.model.get('weights')})",
+            summary=[(str(k), str(v)) for k, v in header.summary.items() if isinstance(v, (int, float, str))],
+        )
+        yield html.begin(gallery).encode("utf-8", "replace")
+        for figure in extras.figures:
+            yield html.picture(figure).encode("utf-8", "replace")
+        for _, record in self._ordered():
+            yield html.card(record).encode("utf-8", "replace")
+        yield html.end().encode()
+
+    def abandon(self) -> None:
+        """Remove the run's files again: nothing was explained. What an earlier run left stays."""
+        self._open_log.close()
+        if self._continues:
+            return
+        for name in (RECORDS, REPORT, INDEX):
+            self.store.remove(name)
+        self._header = None
+
+    def _write_report(self, header: RunHeader) -> None:
+        head = to_json(header.to_dict(), indent=2)
+        with self.store.stream(REPORT) as report:
+            report.write(head[: head.rindex("\n}")].encode() + b',\n  "images": [')
+            separator = b"\n"
+            for line, _ in self._ordered():
+                report.write(separator + b"    " + line.rstrip(b"\n"))
+                separator = b",\n"
+            report.write(b"\n  ]\n}\n" if separator != b"\n" else b"]\n}\n")
+
+    def _ordered(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        """Lines and what they say, in input order; a report never gets one that is no JSON."""
+        if not self._order:
+            return
+        stream = self.store.open(RECORDS)
+        if stream is None:
+            self.store.check_there()
+            raise self._changed()
+        with stream:
+            for offset in self._order:
+                stream.seek(offset)
+                line = stream.readline()
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    raise self._changed() from None
+                if not line.endswith(b"\n") or not isinstance(record, dict):
+                    raise self._changed()
+                yield line, record
+
+    def _changed(self) -> CnnvizError:
+        return CnnvizError(
+            f"{RECORDS} in {self.store.root!r} was changed by another program while the run was writing it",
+            "Run the command again in a folder of its own.",
+        )

@@ -1,0 +1,384 @@
+"""The threads and queues of one pass over the inputs.
+
+Decoders, the model's lanes and encoders are threads of their own; the main thread hands images on and takes results
+in input order as they are finished. Every queue is bounded, so memory does not grow with the number of inputs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Protocol
+
+from cnnviz.engine import runtime as rt
+from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.io.budget import Budget, Ticket
+from cnnviz.io.decode import IMAGE_SUFFIXES, open_image
+from cnnviz.io.digests import fingerprint, is_unchanged
+from cnnviz.io.sources import ImageRef, SourceOptions, find_images, open_file
+from cnnviz.models.preprocess import Preprocess, prepare
+from cnnviz.records import Record
+from cnnviz.run.counting import Counts, Reporter
+from cnnviz.run.folder import Earlier, Ledger
+from cnnviz.run.prepared_model import Loaded
+from cnnviz.settings import RunSettings
+
+# Bytes of images that are being decoded, or are decoded and wait: for the model, the encoders, or while they are drawn.
+_DECODED_BYTES = 384 << 20
+# Bytes that drawing takes beside them, and for each pixel unless the result says how many.
+_DRAWING_BYTES = 448 << 20
+_DRAWING_PIXEL = 16
+# Folders of earlier runs that are told one by one; the summary lists all.
+_TOLD = 3
+
+
+class Worker(Protocol):
+    """What runs the model: maps, or a study."""
+
+    @property
+    def lanes(self) -> rt.Lanes: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def preprocess(self) -> Preprocess: ...
+
+    def explain(self, items: Sequence[Loaded]) -> Sequence[Any]:
+        """One result an image, or the record of its failure; called in several threads at once."""
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """How a study gathers what it sees in all images, in input order, in the main thread.
+
+    Attributes:
+        fold: Takes each result whose record is no failure.
+        recall: Takes each record that an earlier run finished.
+        sees_again: Whether images that an earlier run finished go through the model again, and to ``fold``: what the
+            study gathers is not in its records.
+    """
+
+    fold: Callable[[Any], None]
+    recall: Callable[[Mapping[str, Any]], None] = lambda record: None
+    sees_again: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """A decoded image, or why there is none; ``passed_over`` for files of a folder that are no images.
+
+    Attributes:
+        finished: Its record of the run that is continued.
+        replaced: The same, where the image is another one now.
+        source: ``input`` of its record.
+    """
+
+    ref: ImageRef
+    memory: Ticket
+    loaded: Loaded | None
+    failure: Record | None = None
+    passed_over: bool = False
+    finished: Earlier | None = None
+    replaced: Earlier | None = None
+    source: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """What is written next: a record, or one that is being drawn; None for one that an earlier run wrote.
+
+    ``seen`` is what a study folds.
+    """
+
+    item: _Waiting
+    record: Future[Record] | Record | None
+    seen: Any = None
+
+
+class Loop:
+    """The threads and queues of one pass over the inputs.
+
+    Args:
+        settings: What was asked for.
+        worker: The model and what is done with it.
+        draw: Makes the record of a result, in the encoder threads.
+        reporter: Told about each record; None for silence.
+        gathering: What a study gathers of all images.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        worker: Worker,
+        draw: Callable[[Any], Record],
+        reporter: Reporter | None,
+        gathering: Gathering | None = None,
+    ) -> None:
+        self.settings = settings
+        self.worker = worker
+        self.reporter = reporter
+        self.counts = Counts()
+        self._draw = draw
+        self._gathering = gathering
+        self._workers = settings.runtime.workers or max(2, os.cpu_count() or 2)
+        self._running: deque[tuple[list[_Waiting], Future[Sequence[Any]] | None]] = deque()
+        self._finished: deque[_Result] = deque()
+        self._stop = False
+        self._decoding, self._drawing = Budget(_DECODED_BYTES), Budget(_DRAWING_BYTES)
+
+    def run(self, ledger: Ledger | None, stdin: BinaryIO | None) -> bool:
+        """Go through all inputs. Returns whether Ctrl-C ended it."""
+        lanes = self.worker.lanes
+        with (
+            rt.threads(lanes.threads),
+            ThreadPoolExecutor(self._workers, "decode", rt.use_threads, (1,)) as readers,
+            ThreadPoolExecutor(lanes.count, "model", rt.use_threads, (lanes.threads,)) as models,
+            ThreadPoolExecutor(self._workers, "encode", rt.use_threads, (1,)) as writers,
+            self._decoding,  # the innermost: no decoder waits for room when the threads are joined
+        ):
+            try:
+                waiting = self._decoded(self._refs(ledger, stdin), readers)
+                for batch in self._batches(waiting, ledger):
+                    if batch:
+                        self._explain(batch, models)
+                    self._hand_over(writers, keep=lanes.count if batch else 0)
+                    self._drain(ledger, keep=2 * self.worker.batch_size if batch else 0)
+                    if self._stop:
+                        break
+                self._hand_over(writers, keep=0)
+                self._drain(ledger, keep=0)
+            except KeyboardInterrupt:
+                readers.shutdown(wait=False, cancel_futures=True)
+                models.shutdown(wait=False, cancel_futures=True)
+                self._drain(ledger, keep=0)
+                return True
+            except BaseException:
+                for pool in (readers, models, writers):
+                    pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return False
+
+    def _refs(self, ledger: Ledger | None, stdin: BinaryIO | None) -> Iterator[tuple[ImageRef, Earlier | None]]:
+        """The inputs, and their records if an earlier run finished them."""
+        refs = find_images(self.settings.inputs, SourceOptions(nul=self.settings.nul, told=self._pass_over), stdin)
+        for ref in refs:
+            if self._stop or (self.settings.limit is not None and self.counts.inputs >= self.settings.limit):
+                return
+            yield (ref, None) if ledger is None else ledger.claim(ref)
+
+    def _pass_over(self, folder: str) -> None:
+        known = self.counts.run_folders
+        if folder in known:
+            return
+        known.append(folder)
+        if self.reporter is not None and len(known) <= _TOLD:
+            self.reporter.note(f"{folder} is passed over: it is the output folder of a cnnviz run")
+
+    def _decoded(
+        self, refs: Iterator[tuple[ImageRef, Earlier | None]], readers: ThreadPoolExecutor
+    ) -> Iterator[_Waiting | None]:
+        """Decoded images in input order, a bounded number ahead of the model; None where the next has no room."""
+        ahead: deque[tuple[Future[_Waiting], Ticket]] = deque()
+        room = max(2, (1 + self.worker.lanes.count) * self.worker.batch_size)
+        again = self._gathering is not None and self._gathering.sees_again
+        for ref, earlier in refs:
+            ticket = self._decoding.ticket()
+            looking = (ref, self.worker, ticket)
+            ahead.append((readers.submit(_look_at, looking, earlier, again), ticket))
+            while len(ahead) > room:
+                yield from self._next(*ahead.popleft())
+        while ahead:
+            yield from self._next(*ahead.popleft())
+
+    def _next(self, future: Future[_Waiting], ticket: Ticket) -> Iterator[_Waiting | None]:
+        for _ in range(2):
+            if self._decoding.wait(future, ticket):
+                break
+            yield None
+        yield future.result()
+
+    def _batches(self, waiting: Iterator[_Waiting | None], ledger: Ledger | None) -> Iterator[list[_Waiting]]:
+        """Batches in input order; failures travel in them, so that records keep their order.
+
+        An empty batch says that those before it must be finished to make room. Only when the next image has no room
+        beside the images of this batch alone does it end early: where depends on their sizes, not on time.
+        """
+        batch: list[_Waiting] = []
+        ready = without_room = 0
+        for item in waiting:
+            if item is None:
+                without_room += 1
+                if without_room == 2 and batch:
+                    yield batch
+                    batch, ready = [], 0
+                yield []
+                continue
+            without_room = 0
+            if item.passed_over:
+                self.counts.passed_over += 1
+                continue
+            if self.settings.limit is not None and self.counts.inputs >= self.settings.limit:
+                break
+            self.counts.inputs += 1
+            if item.replaced is not None and ledger is not None:
+                ledger.forget(item.replaced)
+            batch.append(item)
+            ready += item.loaded is not None
+            if ready >= self.worker.batch_size or len(batch) > 4 * self.worker.batch_size:
+                yield batch
+                batch, ready = [], 0
+            if item.failure is not None and self.settings.output.fail_fast:
+                break
+        if batch:
+            yield batch
+
+    def _explain(self, batch: list[_Waiting], models: ThreadPoolExecutor) -> None:
+        loaded = [item.loaded for item in batch if item.loaded is not None]
+        self._running.append((batch, models.submit(self.worker.explain, loaded) if loaded else None))
+
+    def _hand_over(self, writers: ThreadPoolExecutor, keep: int) -> None:
+        """Give the oldest batches to the encoders until at most ``keep`` are with the model."""
+        while len(self._running) > keep:
+            batch, future = self._running.popleft()
+            results = iter(future.result() if future is not None else [])
+            for item in batch:
+                result = next(results) if item.loaded is not None else item.failure
+                if item.finished is not None:
+                    self._finished.append(_Result(item, None, result))
+                elif isinstance(result, Record):
+                    item.memory.free()
+                    self._finished.append(_Result(item, result))
+                elif result is not None:
+                    seen = result if self._gathering is not None else None
+                    self._finished.append(_Result(item, self._drawn(result, item, writers), seen))
+
+    def _drawn(self, done: Any, item: _Waiting, writers: ThreadPoolExecutor) -> Future[Record]:
+        """The record of a result that is being drawn; also when that is cancelled, its memory is given back."""
+        memory = self._drawing.ticket()
+        drawn = writers.submit(self._safely, done, memory)
+        drawn.add_done_callback(lambda _: memory.free())
+        if self._gathering is None:
+            drawn.add_done_callback(lambda _: item.memory.free())
+        return drawn
+
+    def _safely(self, done: Any, memory: Ticket) -> Record:
+        try:
+            if hasattr(done, "rgb"):  # what a second pass over the images gathers has nothing to draw
+                height, width = done.rgb.shape[:2]
+                memory.take(getattr(done, "bytes_a_pixel", _DRAWING_PIXEL) * height * width)
+            return self._draw(done)
+        except ImageError as error:
+            return _failed(done.ref, error.kind, error.message, done)
+        except CnnvizError:
+            raise
+        except Exception as error:
+            # One picture that cannot be drawn must not cost the others of a long run.
+            return _failed(done.ref, "internal", f"{type(error).__name__}: {error}", done)
+
+    def _drain(self, ledger: Ledger | None, keep: int) -> None:
+        """Write finished records in order until at most ``keep`` are outstanding; then those that are ready."""
+        while self._finished:
+            first = self._finished[0]
+            record = first.record
+            if isinstance(record, Future):
+                if len(self._finished) <= keep and not record.done():
+                    return
+                record = record.result()
+            self._finished.popleft()
+            if record is None:
+                self._recall(first, ledger)
+            else:
+                if first.seen is not None and record.error is None and self._gathering is not None:
+                    self._gathering.fold(first.seen)
+                self._write(record, first.item, ledger)
+            first.item.memory.free()
+            if self._stop:
+                self._discard(ledger)
+
+    def _recall(self, result: _Result, ledger: Ledger | None) -> None:
+        """What an earlier run finished stands."""
+        earlier = result.item.finished
+        assert earlier is not None
+        if self._gathering is not None and self._gathering.sees_again:
+            if isinstance(result.seen, Record):  # a network that takes it no longer
+                raise CnnvizError(
+                    f"{result.item.ref.uri} was finished by the run that is continued, and fails now: "
+                    f"{(result.seen.error or {}).get('message')}",
+                    "Use --overwrite to begin again, or -o for another folder.",
+                )
+            self._gathering.fold(result.seen)
+        elif self._gathering is not None:
+            self._gathering.recall(earlier.record)
+        if ledger is not None:
+            ledger.keep(earlier)
+        self.counts.resumed += 1
+        self.counts.count(earlier.record)
+
+    def _write(self, record: Record, item: _Waiting, ledger: Ledger | None) -> None:
+        row = {"path": record.path, "name": item.ref.name, **record.to_dict(), "input": item.source}
+        if ledger is not None:
+            ledger.append(row)
+        self.counts.count(row)
+        if record.error is not None and self.settings.output.fail_fast:
+            self._stop = self.counts.stopped = True
+        if self.reporter is not None:
+            self.reporter.advance(row)
+
+    def _discard(self, ledger: Ledger | None) -> None:
+        """Nothing after the failure that --fail-fast stops at: what was made ahead of its turn goes."""
+        for _, future in self._running:
+            if future is not None:
+                future.cancel()
+        self._running.clear()
+        for result in self._finished:
+            if isinstance(result.record, Future) and not result.record.cancel() and ledger is not None:
+                ledger.discard(result.record.result().to_dict())
+        self._finished.clear()
+
+
+def _look_at(looking: tuple[ImageRef, Worker, Ticket], earlier: Earlier | None, again: bool) -> _Waiting:
+    """Runs in a decoder thread: nothing more of an image that an earlier run finished, unless it changed."""
+    ref, _, memory = looking
+    if earlier is None:
+        return _decode(*looking)
+    try:
+        same = is_unchanged(ref, earlier.input)
+    except ImageError:
+        same = False
+    if same and not again:
+        memory.free()
+        return _Waiting(ref, memory, None, finished=earlier)
+    item = _decode(*looking)
+    return replace(item, finished=earlier) if same else replace(item, replaced=earlier)
+
+
+def _decode(ref: ImageRef, worker: Worker, memory: Ticket) -> _Waiting:
+    """Runs in a decoder thread. What is decoded holds its memory; what fails gives it back."""
+    try:
+        with open_file(ref, memory.cancelled) as stream:
+            image = open_image(stream)
+            memory.take(image.peak_bytes)
+            place = stream.tell()
+            source = fingerprint(ref, stream)
+            stream.seek(place)
+            rgb = image.decode().rgb
+        pixels, geometry = prepare(rgb, worker.preprocess)
+        memory.keep(rgb.nbytes + pixels.nbytes)
+        return _Waiting(ref, memory, Loaded(ref, rgb, pixels, geometry), source=source)
+    except ImageError as error:
+        memory.free()
+        named = os.path.splitext(ref.uri)[1].lower() in IMAGE_SUFFIXES
+        no_image = error.kind in {"not-an-image", "empty"} and not ref.explicit and not named
+        return _Waiting(ref, memory, None, _failed(ref, error.kind, error.message), passed_over=no_image)
+    except Exception as error:
+        memory.free()
+        return _Waiting(ref, memory, None, _failed(ref, "unreadable", f"{type(error).__name__}: {error}"))
+
+
+def _failed(ref: ImageRef, kind: str, message: str, done: Any = None) -> Record:
+    height, width = done.rgb.shape[:2] if done is not None else (None, None)
+    return Record(ref.uri, width, height, ref.label, error={"type": kind, "message": message})

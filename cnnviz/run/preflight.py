@@ -1,0 +1,69 @@
+"""What can be known to be wrong before PyTorch is imported and a network is loaded: said at once, not after seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from cnnviz.errors import CnnvizError
+from cnnviz.io.sources import find_images, is_url
+from cnnviz.io.walk import check_protocols
+from cnnviz.registry.specs import MethodSpec
+from cnnviz.settings import ModelSpec, RunSettings
+
+# The default network knows ImageNet's classes.
+_DEFAULT_CLASSES = 1000
+
+
+def check(settings: RunSettings, spec: MethodSpec) -> None:
+    """Look at the inputs, the files that options name, class indices, and the packages that the request needs.
+
+    Args:
+        settings: What was asked for.
+        spec: The entry that runs.
+
+    Raises:
+        CnnvizError: An input, a file or a package is missing, or a class index is beyond the network's classes.
+    """
+    for package in spec.packages:
+        package.check(spec.command, settings.target.params)
+    if is_url(settings.output.out):
+        check_protocols(settings.output.out)
+    if settings.inputs and "-" not in settings.inputs:
+        # Raises where an INPUT is missing; whether any file is an image shows only when it is decoded.
+        next(find_images(settings.inputs), None)
+    _check_files(spec, settings.target.params)
+    spec.check_view(settings.model.view, settings.target.params)
+    for name in ("checkpoint", "labels"):
+        _check_file(f"--{name}", getattr(settings.model, name))
+    _check_classes(settings)
+
+
+def _check_files(spec: MethodSpec, params: Mapping[str, Any]) -> None:
+    for param in spec.params:
+        if param.type == "file":
+            _check_file(f"--{param.name.replace('_', '-')}", params[param.name])
+
+
+def _check_file(flag: str, path: str | None) -> None:
+    if path is None or is_url(path) or os.path.exists(path):
+        return
+    folder = os.path.dirname(path)
+    missing = f" The folder {folder} does not exist either." if folder and not os.path.isdir(folder) else ""
+    raise CnnvizError(f"{flag} {path}: there is no such file.{missing}", "Check the path.")
+
+
+def _check_classes(settings: RunSettings) -> None:
+    model = settings.model
+    count = model.num_classes
+    if count is None and model == ModelSpec(seed=model.seed):
+        count = _DEFAULT_CLASSES
+    if count is None or model.labels is not None:
+        return  # the labels may themselves be numbers
+    for text in settings.target.classes:
+        if text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= count:
+            raise CnnvizError(
+                f"--class {text}: the network has {count} classes, 0 to {count - 1}.",
+                "Give an index in that range, or the label of a class.",
+            )

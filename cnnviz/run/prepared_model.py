@@ -1,0 +1,404 @@
+"""The network of a run: loaded, placed, prepared for its layers, its classes named; shared by maps and studies."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import cnnviz
+from cnnviz.engine import runtime as rt
+from cnnviz.engine.cut import Cut
+from cnnviz.engine.examine import SKIPPED, Examination, Wanted, examine
+from cnnviz.engine.precision import Maps, faster, opened, settle
+from cnnviz.engine.session import Session, SessionOptions, prepare, two_dim
+from cnnviz.engine.targets import class_logits, probabilities
+from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.geometry.placement import seen_part
+from cnnviz.io.digests import file_sha256
+from cnnviz.io.sources import ImageRef
+from cnnviz.models.graph.outputs import select_output
+from cnnviz.models.loading.digests import labels_sha256, source_sha256, weights_sha256
+from cnnviz.models.loading.load import LoadedModel, load
+from cnnviz.models.preprocess import Geometry
+from cnnviz.records import ClassScore, Record, RunHeader
+from cnnviz.registry import lookup
+from cnnviz.run.target_selection import Asker, Classes, top_classes
+from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
+
+# Compilation takes about half a minute and saves about a tenth of the time of the packed network on a CPU.
+_WORTH_COMPILING_SECONDS = 300.0
+_WORTH_MEASURING_INPUTS = 500
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A decoded image: as a viewer shows it, and as the network sees it (uint8 [C, H, W])."""
+
+    ref: ImageRef
+    rgb: NDArray[np.uint8]
+    pixels: Tensor
+    geometry: Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What the network said about a batch, on the host.
+
+    Attributes:
+        scores: Logits by class [N, K].
+        shares: Probabilities by class [N, K].
+        usable: For each image whether all its logits are finite.
+    """
+
+    scores: Tensor
+    shares: Tensor
+    usable: tuple[bool, ...]
+
+
+class Subject:
+    """Loads the model and prepares it, before anything is written.
+
+    Args:
+        settings: What was asked for.
+        cut: Where the network is cut.
+        total: Number of inputs if known: decides whether compilation pays.
+        note: Told what the user should know.
+        adapt: Changes the loaded network before it is prepared.
+
+    Raises:
+        CnnvizError: The model, the layer or the class cannot be had.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        cut: Cut,
+        total: int | None,
+        note: Callable[[str], None],
+        adapt: Callable[[LoadedModel], LoadedModel] = lambda loaded: loaded,
+    ) -> None:
+        self.settings = settings
+        self.note = note
+        check_choice(settings.target.activation, ACTIVATIONS, "--activation")
+        check_choice(settings.runtime.compile, COMPILE_MODES, "--compile")
+        self.runtime = rt.resolve(settings.runtime.device, settings.runtime.precision)
+        self.lanes = rt.lanes(self.runtime.device)
+        self.batch_size = settings.runtime.batch_size or self._default_batch_size(total)
+        self.loaded = adapt(load(settings.model, settings.target.output))
+        # Beside the preparation: a large network takes a second.
+        self._weights = ThreadPoolExecutor(1).submit(weights_sha256, self.loaded.module)
+        for text in self.loaded.notes:
+            note(text)
+        self.preprocess = self.loaded.preprocess
+        self.session = self.open(cut)
+        if settings.runtime.precision == "auto":
+            self._choose_precision(cut)
+        self.examination = self._examine()
+        if self.session.graph is None:
+            # Hooks sit on the one module: batches must take turns.
+            self.lanes = rt.Lanes(1, self.lanes.count * self.lanes.threads)
+        with rt.threads(self.lanes.threads):
+            self._choose_compilation(cut, total)
+        for text in (*self.session.notes, *self.examination.notes):
+            note(text)
+        if settings.model.view == "whole":
+            self._check_other_size()
+        self.activation = settings.target.activation
+        if self.activation == "auto":
+            self.activation = self.session.final_activation or "softmax"
+        assert self.session.output is not None
+        outputs = self.session.output.classes
+        self.one_logit = outputs == 1
+        self.guesses: list[str] = []
+        self.classes = Classes(self._labels(outputs), self.one_logit, self.loaded.synsets, self._guessed)
+        self.asker = Asker(settings.target.classes, self.classes)
+
+    def _examine(self) -> Examination:
+        """Look the network over, and run it as it must be run."""
+        spec, how = lookup.find_entry(self.settings.target.method), self.settings.runtime
+        study = spec.kind == "study"
+        wanted = Wanted(spec.name, spec.backward != "0", study, how.skip_check, how.seed)
+        with rt.threads(self.lanes.threads):
+            found = examine(self.session, self.probe(1), wanted)
+        if self.session.one_by_one:
+            self.batch_size = 1
+        if "precision_agreement" in how.skip_check:
+            return found.with_agreement(None, SKIPPED)
+        exact = self.runtime.precision == "fp32"
+        return found.with_agreement(None, "the network runs in float32" if exact else f"{spec.name} compares no maps")
+
+    def _default_batch_size(self, total: int | None) -> int:
+        """Few inputs are shared out over the lanes."""
+        size = rt.default_batch_size(self.runtime.device)
+        return size if total is None else max(1, min(size, -(-total // self.lanes.count)))
+
+    def _guessed(self, text: str) -> None:
+        """Tell how a class was understood, and keep it for the report."""
+        self.guesses.append(text)
+        self.note(text)
+
+    def _labels(self, outputs: int) -> tuple[str, ...]:
+        labels = self.loaded.labels
+        if len(labels) == outputs or (outputs == 1 and len(labels) == 2):
+            return labels
+        if self.settings.model.labels is None:
+            return tuple(f"class {index}" for index in range(max(outputs, 1)))
+        raise CnnvizError(
+            f"There are {len(labels)} labels, but the network has {outputs} outputs.",
+            "Give --labels with one name a class, or choose the class scores with --output.",
+        )
+
+    def open(self, cut: Cut, *, compile_it: bool = False) -> Session:
+        """A session of this network, cut elsewhere."""
+        loaded = self.loaded
+        key = loaded.output.key if loaded.output is not None else self.settings.target.output
+        options = SessionOptions(cut, key, compile_it, self.batch_size, classes=(loaded.num_classes,))
+        session, told = opened(
+            lambda runtime: prepare(loaded.module, loaded.name, self.preprocess.input_size, runtime, options),
+            self.runtime,
+        )
+        self.runtime = session.runtime
+        session.notes.extend(told)
+        session.preprocess = self.preprocess
+        if (first := getattr(self, "session", None)) is not None:
+            session.behave_like(first)
+        return session
+
+    def probe(self, count: int) -> Tensor:
+        """Noise [count, C, H, W] that the network takes."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn((count, *self.preprocess.input_size), generator=generator)
+
+    def _check_other_size(self) -> None:
+        """A network is traced at one size: what Python decided on the way by that size would hold for all others."""
+        channels, height, width = self.preprocess.input_size
+        generator = torch.Generator().manual_seed(0)
+        size = (1, channels, height + self.preprocess.stride, width + 2 * self.preprocess.stride)
+        image = torch.randn(size, generator=generator)
+        key = self.session.output.key if self.session.output is not None else None
+        with rt.scope():
+            expected = select_output(self.loaded.module(image), key)
+            try:
+                got = self.session.forward(image).logits.detach().cpu()
+            except Exception as error:
+                if rt.is_out_of_memory(error):
+                    raise
+                got = torch.zeros(0)
+        expected = two_dim(expected.detach())
+        close = got.shape == expected.shape and bool(
+            (got - expected).abs().max() <= self.runtime.tolerance * expected.abs().max().clamp_min(1e-6)
+        )
+        if not close:
+            raise CnnvizError(
+                f"--view whole: {self.loaded.name} decides by the size of its input what to compute, which cannot be "
+                "traced for several sizes.",
+                "Use --view tiles, which covers the whole picture with crops of one size, or --view squash.",
+            )
+
+    def _choose_precision(self, cut: Cut) -> None:
+        """``--precision auto``: what is faster here, found out by running both."""
+        if self.runtime.precision == "fp32":
+            return
+        lower, asked = self.session, self.runtime
+        self.runtime = rt.Runtime(asked.device, "fp32")
+        exact = self.open(cut)
+        with rt.threads(self.lanes.threads):
+            worth = faster(lower, exact, self.probe(self.batch_size))
+        if worth:
+            self.runtime = asked
+        else:
+            self.session = exact
+            self.note(f"--precision auto: {asked.precision} is not faster than float32 here, so float32 is used")
+
+    def settle_precision(self, cut: Cut, maps: Maps) -> None:
+        """Compare the map of a probe with that in float32, and keep in float32 what needs it."""
+        if self.runtime.precision == "fp32" or "precision_agreement" in self.settings.runtime.skip_check:
+            return
+
+        def opens(runtime: rt.Runtime) -> Session:
+            before, self.runtime = self.runtime, runtime
+            try:
+                return self.open(cut, compile_it=self.session.compiled)
+            finally:
+                self.runtime = before
+
+        with rt.threads(self.lanes.threads):
+            found = settle(self.session, opens, maps)
+        self.session, self.runtime = found.session, found.session.runtime
+        self.examination = self.examination.with_agreement(found.agreement, found.why_not)
+        for text in found.notes:
+            self.note(text)
+
+    def _choose_compilation(self, cut: Cut, total: int | None) -> None:
+        mode = self.settings.runtime.compile
+        if mode == "off" or not self.session.graph:
+            return
+        if self.preprocess.view == "whole":
+            if mode == "on":
+                self.note("not compiled: a compiled network takes one input size, and --view whole shows it many")
+            return
+        if mode == "auto":
+            if not rt.compiler_here(self.runtime.device) or (total or 0) < _WORTH_MEASURING_INPUTS:
+                return
+            expected = self._seconds(self.session) / self.batch_size * (total or 0)
+            if expected < _WORTH_COMPILING_SECONDS:
+                return
+            self.note(f"compiling the network: {total} images would take about {expected:.0f} s without")
+        compiled = self.open(cut, compile_it=True)
+        faster = mode == "on" or self._seconds(compiled) < 0.98 * self._seconds(self.session)
+        if compiled.compiled and faster:
+            self.session = compiled
+        elif compiled.compiled:
+            self.note("the compiled network is not faster here: the packed one is used")
+        else:
+            self.session.notes.extend(compiled.notes)
+
+    def _seconds(self, session: Session) -> float:
+        """Time of one forward pass over a batch: the better of two after a warm-up."""
+        batch, best = self.probe(self.batch_size), float("inf")
+        for _ in range(3):
+            began = time.perf_counter()
+            session.forward(batch)
+            rt.wait(self.runtime.device)
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    @property
+    def layer_name(self) -> str | None:
+        return self.session.layers[0].name if self.session.layers else None
+
+    def guarded(self, items: Sequence[Loaded], work: Callable[[Sequence[Loaded]], list[R]]) -> list[R | Record]:
+        """``work`` on a batch, one result an image. Out of memory halves the batch; images that fail become records.
+
+        With ``--view whole`` images of one shape share a batch, and results keep the order of ``items``.
+        """
+        if self.preprocess.view != "whole":
+            return self._guarded(items, work)
+        alike = defaultdict[tuple[int, ...], list[int]](list)
+        for number, item in enumerate(items):
+            alike[tuple(item.pixels.shape)].append(number)
+        found: dict[int, R | Record] = {}
+        for numbers in alike.values():
+            results = self._guarded([items[number] for number in numbers], work)
+            found.update(zip(numbers, results, strict=True))
+        return [found[number] for number in range(len(items))]
+
+    def _guarded(self, items: Sequence[Loaded], work: Callable[[Sequence[Loaded]], list[R]]) -> list[R | Record]:
+        try:
+            return list(work(items))
+        except CnnvizError:
+            raise
+        except Exception as error:
+            memory = rt.is_out_of_memory(error)
+            # The tiles of one image are a batch of their own.
+            tiled = memory and self.preprocess.view == "tiles" and self.batch_size > 1
+            if len(items) == 1 and not tiled:
+                kind = "out-of-memory" if memory else "model"
+                return [failed(items[0], kind, (str(error).strip().splitlines() or [type(error).__name__])[0])]
+        if memory:
+            rt.release_memory(self.runtime.device)
+            self.batch_size = max(1, (self.batch_size if tiled else len(items)) // 2)
+            self.note(f"out of memory: the batch is halved to {self.batch_size}")
+        if tiled:
+            return self._guarded(items, work)
+        half = (len(items) + 1) // 2
+        return self._guarded(items[:half], work) + self._guarded(items[half:], work)
+
+    def batch(self, items: Sequence[Loaded]) -> Tensor:
+        """The images as the network takes them before normalisation, uint8 [N, C, H, W] on its device."""
+        return torch.stack([item.pixels for item in items]).to(self.session.device, non_blocking=True)
+
+    def said(self, logits: Tensor) -> Said:
+        """Scores and probabilities of a batch."""
+        scores = class_logits(logits).cpu()
+        shares = probabilities(logits, self.activation).cpu()
+        return Said(scores, shares, tuple(torch.isfinite(scores).all(dim=1).tolist()))
+
+    def ask(self, item: Loaded, said: Said, place: int) -> list[int] | Record:
+        """The classes that ``--class`` asks of image ``place`` of the batch, or why there are none."""
+        if not said.usable[place]:
+            return failed(item, "not-finite", f"the network's output is not finite in {self.runtime.precision}")
+        try:
+            return self.asker.ask(item.ref, said.scores[place])
+        except ImageError as error:
+            return failed(item, error.kind, error.message)
+
+    def scored(self, index: int, said: Said, place: int) -> ClassScore:
+        """A class with what the network said of it."""
+        label = self.classes.labels[index]
+        return ClassScore(index, label, float(said.shares[place, index]), float(said.scores[place, index]))
+
+    def predictions(self, said: Said, place: int) -> tuple[ClassScore, ...]:
+        """The ``--top`` classes, best first."""
+        best = top_classes(said.scores[place], min(self.settings.target.top, len(self.classes)))
+        return tuple(self.scored(index, said, place) for index in best)
+
+    def view_facts(self, item: Loaded) -> dict[str, Any]:
+        """What the record says of the view: which it is, and what part of the image the network saw."""
+        left, top, right, bottom = seen_part(item.geometry.rect, item.geometry.image_size)
+        facts: dict[str, Any] = {"view": self.preprocess.view, "seen_xywh": [left, top, right - left, bottom - top]}
+        if self.preprocess.view == "whole":
+            facts["input_size"] = list(item.pixels.shape)
+        return facts
+
+    def header(self) -> RunHeader:
+        """What the report says of the run, before its first image."""
+        import timm
+        import torchvision
+
+        loaded, spec = self.loaded, self.preprocess
+        return RunHeader(
+            cnnviz=cnnviz.__version__,
+            command=self.settings.command,
+            options=self.settings.options(),
+            model={
+                "name": loaded.name,
+                "source": loaded.source,
+                "weights": loaded.weights,
+                "weights_sha256": self._weights.result(),
+                "source_sha256": source_sha256(loaded.module, self.settings.model.model),
+                "labels_sha256": labels_sha256(self.classes.labels),
+                "parameters": loaded.parameters,
+                "num_classes": loaded.num_classes,
+                "input_size": list(spec.input_size),
+                "layers": [layer.name for layer in self.session.layers],
+                "preprocess": {
+                    "resize": spec.resize,
+                    "view": spec.view,
+                    "interpolation": spec.interpolation,
+                    "mean": list(spec.mean),
+                    "std": list(spec.std),
+                },
+                "notes": [*loaded.notes, *self.guesses],
+                "checks": self.examination.to_dict(),
+            },
+            environment={
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+                "timm": timm.__version__,
+                "device": str(self.runtime.device),
+                "precision": self.runtime.precision + (" (float32 above the layer)" if self.runtime.head else ""),
+                "preparation": self.session.preparation,
+            },
+            summary={"inputs": 0, "explained": 0, "failed": 0, "finished": False},
+            extra={"option_files_sha256": self.settings.option_files(file_sha256)},
+        )
+
+
+def failed(item: Loaded, kind: str, message: str) -> Record:
+    """The record of a decoded image that could not be explained."""
+    height, width = item.rgb.shape[:2]
+    return Record(item.ref.uri, width, height, item.ref.label, error={"type": kind, "message": message})

@@ -1,0 +1,344 @@
+"""``cnnviz adversarial``: a small change of a picture that makes the network say something else."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnviz.attacks import l2 as minimal
+from cnnviz.attacks import linf as attacks
+from cnnviz.attacks import picture_view as viewing
+from cnnviz.attacks.linf import LEVELS, Goal
+from cnnviz.engine.cut import Cut, cut_for
+from cnnviz.engine.session import Pass
+from cnnviz.engine.targets import ClassTarget, class_logits
+from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.geometry import placement as resample
+from cnnviz.io.decode import decode
+from cnnviz.io.store import ImageFormat, Store, encode
+from cnnviz.methods.heatmap import Heatmap
+from cnnviz.models.preprocess import Preprocess, normalize, override, prepare
+from cnnviz.records import ClassScore, Record
+from cnnviz.registry import lookup
+from cnnviz.render.comparison import Cell, Point, accuracy_curve, comparison, noise_picture
+from cnnviz.render.overlay import Style, overlay
+from cnnviz.render.text import percent
+from cnnviz.run.counting import count_inputs
+from cnnviz.run.prepared_model import Loaded, Subject, failed
+from cnnviz.settings import RunSettings
+from cnnviz.studies.adversarial.attack_choice import CURVES, TITLES, Choice, epsilons
+from cnnviz.studies.adversarial.tally import Outcome, Tally
+from cnnviz.studies.base import Findings, Observed, Study
+
+_LARGE, _LARGEST = 1 << 22, 1 << 24
+"""Pixels of a picture above which pictures take turns, and above which none is attacked through the resizing.
+
+A dozen float32 copies of one of 12 megapixels take 3 GB.
+"""
+_PNG = ImageFormat("png")
+
+Picture = NDArray[np.uint8]
+Map = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A picture [H, W, 3], the one that is written, and what the network sees of that (uint8 [C, h, w])."""
+
+    before: Picture
+    after: Picture
+    pixels: Tensor
+    steps: int
+    linf: float
+    l2: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What an attack made of an image; ``predictions`` of the written one, read again; ``maps`` before and after."""
+
+    made: _Made
+    predictions: tuple[ClassScore, ...]
+    outcome: Outcome
+    maps: tuple[Map, Map] | None
+
+
+class Adversarial(Study):
+    """FGSM, iterative FGSM, PGD, DeepFool and Carlini-Wagner, on the picture or on what the network sees of it."""
+
+    def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
+        super().__init__(subject, params, store)
+        for spec in subject.settings.target.classes:
+            if spec not in {"pred", "folder"} and not spec.lower().endswith(".csv"):
+                raise CnnvizError(
+                    f"--class {spec}: here --class says where labels come from.",
+                    f"Use --to {spec} for the class to reach, --class folder or --class FILE.csv for labels.",
+                )
+        # What differs between this session and one that reads the file again must not undo the attack.
+        self.choice = Choice(params, subject.runtime.tolerance, subject.settings.runtime.seed)
+        self.target = None if params["to"] is None else subject.classes.resolve(params["to"])
+        self.network = attacks.of_session(subject.session, subject.preprocess)
+        self.whole = params["at"] == "image"
+        self.again, self.read_with = (subject.preprocess, "") if self.whole else _as_it_is(subject.preprocess)
+        self.explaining = None if params["explain"] is None else _Explaining(subject, params["explain"])
+        self.tally = Tally(self._curve())
+        self._turn = threading.Lock()
+
+    @classmethod
+    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+        return Cut.at_image()
+
+    def _curve(self) -> tuple[float, ...]:
+        """Epsilons in 0–1, growing; empty for no curve. A single image has none unless it is asked for."""
+        text = self.params["curve"]
+        if text == "none" or (text is None and count_inputs(self.subject.settings) == 1):
+            return ()
+        return epsilons(text or CURVES[self.choice.norm], self.choice.norm)
+
+    # In the lanes.
+
+    def observe(self, run: Pass, items: Sequence[Loaded]) -> Sequence[Any]:
+        clean = self.subject.batch(items)
+        said = class_logits(run.logits.detach()).argmax(dim=1)
+        wanted = said if self.target is None else torch.full_like(said, self.target)
+        goal = Goal(wanted, self.target is not None)
+        made = self._at_images(items, goal) if self.whole else self._at_inputs(clean, goal)
+        seen: list[_Seen | Record | None] = [each if isinstance(each, Record) else None for each in made]
+        done = [each for each in made if isinstance(each, _Made)]
+        if done:
+            usable = [number for number, each in enumerate(made) if isinstance(each, _Made)]
+            rows = torch.tensor(usable, device=clean.device)
+            judged = self._judged(done, clean[rows], said[rows], goal.of(rows))
+            for number, result in zip(usable, judged, strict=True):
+                seen[number] = result
+        return seen
+
+    def _judged(self, made: Sequence[_Made], clean: Tensor, before: Tensor, goal: Goal) -> list[_Seen]:
+        subject = self.subject
+        after = torch.stack([each.pixels for each in made]).to(clean.device)
+        # The way of a file that is read: 8 bits, normalised, forward.
+        said = subject.said(subject.session.logits(normalize(after, subject.preprocess)))
+        now, wanted = said.scores.argmax(dim=1), goal.classes.cpu()
+        success = ((now == wanted) == goal.targeted).tolist()
+        already = ((before.cpu() == wanted) & goal.targeted).tolist()
+        falls: list[int | None] = [None] * len(made)
+        if self.tally.curve:
+            falls = self.choice.falls(self.network, clean.float() / LEVELS, goal, self.tally.curve).tolist()
+        blind = attacks.without_gradient(self.network, clean.float() / LEVELS, goal).tolist()
+        maps: list[tuple[Map, Map] | None] = [None] * len(made)
+        if self.explaining is not None:
+            maps = list(zip(self.explaining.maps(clean, before), self.explaining.maps(after, now), strict=True))
+        return [
+            _Seen(
+                each,
+                subject.predictions(said, number),
+                Outcome(success[number], already[number], each.steps, each.linf, each.l2, falls[number], blind[number]),
+                maps[number],
+            )
+            for number, each in enumerate(made)
+        ]
+
+    def _at_inputs(self, clean: Tensor, goal: Goal) -> list[_Made]:
+        images = clean.float() / LEVELS
+        found = self.choice.run(self.network, self.network, images, goal)
+        linf, l2 = minimal.norms(found.images, images, LEVELS)
+        made = []
+        for number, (before, image) in enumerate(zip(images, found.images, strict=True)):
+            after = viewing.to_rgb(image)
+            pixels, _ = prepare(after, self.again)
+            figures = (int(found.steps[number]), float(linf[number]), float(l2[number]))
+            made.append(_Made(viewing.to_rgb(before), after, pixels, *figures))
+        return made
+
+    def _at_images(self, items: Sequence[Loaded], goal: Goal) -> list[_Made | Record]:
+        """Pictures have sizes of their own: one by one."""
+        device = goal.classes.device
+        return [
+            self._at_image(item, goal.of(torch.tensor([number], device=device))) for number, item in enumerate(items)
+        ]
+
+    def _at_image(self, item: Loaded, goal: Goal) -> _Made | Record:
+        height, width = item.rgb.shape[:2]
+        if height * width > _LARGEST:
+            return failed(item, "too-large", f"{width} x {height} pixels; --at input takes pictures of any size")
+        with self._turn if height * width > _LARGE else contextlib.nullcontext():
+            return self._through_resizing(item, goal)
+
+    def _through_resizing(self, item: Loaded, goal: Goal) -> _Made:
+        spec, device = self.subject.preprocess, self.subject.session.device
+        seeing = viewing.view(item.geometry, spec, device)
+        image = viewing.from_rgb(item.rgb, device)
+        smooth = viewing.through_view(self.network, seeing)
+        exact = viewing.through_prepare(self.network, seeing, spec)
+        found = self.choice.run(smooth, exact, image, goal, seeing)
+        linf, l2 = minimal.norms(found.images, image, LEVELS)
+        after = viewing.to_rgb(found.images[0])
+        pixels, _ = prepare(after, self.again)
+        return _Made(item.rgb, after, pixels, int(found.steps[0]), float(linf[0]), float(l2[0]))
+
+    # In the encoder threads.
+
+    def draw(self, done: Observed) -> Mapping[str, Any]:
+        seen: _Seen = done.seen
+        files = {kind: f"images/{done.ref.name}.{kind}.png" for kind in ("adversarial", "noise", "figure")}
+        data = encode(seen.made.after, _PNG)
+        if not np.array_equal(decode(data).rgb, seen.made.after):
+            raise ImageError("not-written", "the file of the adversarial image does not read as it was written")
+        noise = noise_picture(seen.made.before, seen.made.after, self.params["amplify"])
+        self.store.write(files["adversarial"], data)
+        self.store.write(files["noise"], encode(noise, _PNG))
+        self.store.write(files["figure"], encode(self._figure(done, noise), _PNG))
+        outcome, curve = seen.outcome, self.tally.curve
+        said = {
+            "adversarial_predictions": [asdict(score) for score in seen.predictions],
+            "to": None if self.target is None else self.subject.classes.labels[self.target],
+            "success": outcome.success,
+            "already": outcome.already,
+            "gradient_is_zero": outcome.blind,
+            "steps": outcome.steps,
+            "linf": outcome.linf,
+            "l2": outcome.l2,
+            "read_with": self.read_with,
+            "files": files,
+            "figures": [{"file": files["figure"], "caption": self._caption(done)}],
+        }
+        if outcome.falls is not None:
+            said["falls_at"] = curve[outcome.falls] if outcome.falls < len(curve) else None
+        return said
+
+    def _caption(self, done: Observed) -> str:
+        seen: _Seen = done.seen
+        before, after = done.predictions[0], seen.predictions[0]
+        if seen.outcome.already:
+            return f"{before.label} already"
+        if seen.outcome.blind and not seen.outcome.success:
+            return f"{before.label} {percent(before.probability)}: the gradient is zero, so nothing was tried"
+        ends = f"{before.label} {percent(before.probability)} → {after.label} {percent(after.probability)}"
+        return ends if seen.outcome.success else f"{ends} (not fooled)"
+
+    def _figure(self, done: Observed, noise: Picture) -> Picture:
+        seen: _Seen = done.seen
+        made, before, after = seen.made, done.predictions[0], seen.predictions[0]
+        norms = f"max {made.linf * LEVELS:.0f}/255 · L2 {made.l2:.3g}"
+        took = f"{made.steps} step{'s' * (made.steps != 1)} of {TITLES[self.choice.name]}"
+        rows: list[list[Cell | None]] = [
+            [
+                Cell("image", made.before, before.label, percent(before.probability)),
+                Cell(f"noise × {self.params['amplify']:g}", noise, norms, took),
+                Cell("adversarial", made.after, after.label, percent(after.probability)),
+            ]
+        ]
+        if seen.maps is not None and self.explaining is not None:
+            height, width = made.before.shape[:2]
+            rect = done.item.geometry.rect if self.whole else (0.0, 0.0, float(width), float(height))
+            spec, ends = self.explaining.spec, []
+            for rgb, values, said in zip((made.before, made.after), seen.maps, (before, after), strict=True):
+                placed = resample.place(values, rect, (width, height), signed=spec.signed)
+                ends.append(Cell(spec.title, overlay(rgb, placed, Style()), f"for {said.label}"))
+            rows.append([ends[0], None, ends[1]])
+        return comparison(rows, done.ref.name)
+
+    # In the main thread.
+
+    def fold(self, done: Observed) -> None:
+        known = done.label is not None and done.label in self.subject.classes.labels
+        right = not known or done.predictions[0].label == done.label
+        self.tally.add(done.seen.outcome, known, right)
+
+    def recall(self, record: Mapping[str, Any]) -> None:
+        """Raises a CnnvizError when the record has no place on this run's curve."""
+        curve, falls = self.tally.curve, record.get("falls_at")
+        if curve and ("falls_at" not in record or (falls is not None and falls not in curve)):
+            raise CnnvizError(
+                "--resume: the run that is continued did not measure robust accuracy at the epsilons of this one.",
+                "Use --overwrite to begin again, --curve none, or -o for another folder.",
+            )
+        at = None if not curve else len(curve) if falls is None else curve.index(falls)
+        said = [record[name] for name in ("success", "already", "steps", "linf", "l2")]
+        blind = bool(record.get("gradient_is_zero"))
+        known = record["label"] is not None and record["label"] in self.subject.classes.labels
+        right = not known or record["predictions"][0]["label"] == record["label"]
+        self.tally.add(Outcome(said[0], said[1], said[2], said[3], said[4], at, blind), known, right)
+
+    def writes(self) -> Sequence[str]:
+        return ("robust_accuracy.png",) if self.tally.curve else ()
+
+    def finish(self) -> Findings:
+        choice, tally = self.choice, self.tally
+        summary = {"attack": choice.name, "norm": choice.norm, "epsilon": choice.epsilon, **tally.summary()}
+        rows = tally.robust_accuracy()
+        if not rows:
+            return Findings({"adversarial": summary}, sentences=self._sentences(rows))
+        summary["labelled"] = tally.labelled
+        summary["robust_accuracy"] = rows
+        self.store.write("robust_accuracy.png", encode(self._plot(rows), _PNG))
+        figure = {"file": "robust_accuracy.png", "caption": "robust accuracy over epsilon"}
+        return Findings({"adversarial": summary}, figures=[figure], sentences=self._sentences(rows))
+
+    def _sentences(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """How many images were fooled, and the accuracy that is left at the largest epsilon of the curve."""
+        tally = self.tally
+        told = [f"{TITLES[self.choice.name]} fooled the network on {tally.fooled} of {tally.attacked} images"]
+        if tally.blind:
+            told.append(
+                f"the gradient is zero at {tally.blind} of {tally.attacked} images: this says nothing about robustness"
+            )
+        if rows:
+            last = rows[-1]
+            low, high = (percent(share) for share in last["ci95"])
+            told.append(f"robust accuracy at epsilon {last['epsilon']:.3g}: {percent(last['value'])} ({low} to {high})")
+        return told
+
+    def _plot(self, rows: Sequence[Mapping[str, Any]]) -> Picture:
+        unit = LEVELS if self.choice.norm == "linf" else 1
+        points = [
+            Point(row["epsilon"], row["value"], (row["ci95"][0], row["ci95"][1]), f"{row['epsilon'] * unit:.3g}")
+            for row in rows
+        ]
+        attacked, labelled = self.tally.attacked - self.tally.blind, self.tally.labelled
+        of = "clean predictions" if not labelled else "labels" if labelled == attacked else "labels, else predictions"
+        title = f"{TITLES[self.choice.name]}: accuracy of {attacked} images by {of}"
+        axis = "largest change of a channel, in 1/255" if unit == LEVELS else "L2 norm of the change, pixels in 0–1"
+        return accuracy_curve(points, title, axis)
+
+
+class _Explaining:
+    """The map of a method before and after; tried on noise first, so that a request it cannot meet fails at once."""
+
+    def __init__(self, subject: Subject, name: str) -> None:
+        self.subject = subject
+        self.spec = lookup.find_method(name)
+        self.params = self.spec.resolve_params({})
+        self.method = self.spec.load()
+        self.session = subject.open(cut_for(self.spec, self.params, subject.settings.target.layers))
+        self._of(subject.probe(1), torch.zeros(1, dtype=torch.long), self.spec.rehearsal)
+
+    def maps(self, pixels: Tensor, classes: Tensor) -> Map:
+        """[N, h, w] for a batch of uint8 [N, C, H, W] and a class for each."""
+        return self._of(normalize(pixels, self.subject.preprocess), classes, {})
+
+    def _of(self, batch: Tensor, classes: Tensor, more: Mapping[str, Any]) -> Map:
+        run = self.session.forward(batch)
+        target = ClassTarget(classes.to(run.logits.device), "logit", self.subject.activation)
+        heatmap: Heatmap = self.method(run, target, {**self.params, **more})
+        values = heatmap.values if heatmap.maps is None else heatmap.maps
+        found: Map = values.detach().float().cpu().numpy()
+        return found
+
+
+def _as_it_is(spec: Preprocess) -> tuple[Preprocess, str]:
+    """How a file of the network's input size is preprocessed to nothing else than itself, and the flag for that."""
+    channels, height, width = spec.input_size
+    trial = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
+    same = torch.from_numpy(trial).expand(channels, -1, -1)
+    if torch.equal(prepare(np.repeat(trial[:, :, None], 3, axis=2), spec)[0], same):
+        return spec, ""
+    return override(spec, view="squash"), "--view squash"

@@ -1,0 +1,400 @@
+"""``cnnviz embed``: the vector of every image, and what lies near to what."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnviz.engine.cut import Cut
+from cnnviz.engine.session import Pass
+from cnnviz.errors import CnnvizError
+from cnnviz.io.store import ImageFormat, Store, encode
+from cnnviz.io.write_tables import Spool, VectorFile, write_csv, write_npy, write_parquet
+from cnnviz.models.loading.load import LoadedModel
+from cnnviz.render import embedding as drawing
+from cnnviz.render.grid import thumbnail
+from cnnviz.report.embedding_page import Key, Plot, Point, page, percent
+from cnnviz.report.gallery import Gallery
+from cnnviz.run.prepared_model import Loaded, Subject, failed
+from cnnviz.settings import RunSettings
+from cnnviz.studies.base import Findings, Observed, Study
+from cnnviz.studies.embed import arrange, embedding
+
+THUMBNAIL = 160
+ON_PAGE = 5_000
+"""Points of the page; of more images, this many spread evenly over the inputs."""
+_SHEET_ROWS = 36
+_PATIENCE = 1_000
+_JPEG, _PNG = ImageFormat("jpg"), ImageFormat("png")
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class _Seen:
+    """An image's vector [D] float32, and its thumbnail once it is drawn: a JPEG file's bytes."""
+
+    vector: NDArray[np.float32]
+    thumbnail: bytes = b""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What is kept of an image beside its vector and its thumbnail."""
+
+    path: str
+    file: str
+    label: str | None
+    folder: str | None
+    prediction: str | None
+    probability: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Laid:
+    """The images laid out: projections by name (None where there are too few images), cells, neighbours."""
+
+    pca: embedding.Projection
+    points: Mapping[str, Floats | None]
+    cells: NDArray[np.int64]
+    shape: tuple[int, int]
+    grid_of: str
+    near: embedding.Neighbours
+    labels: tuple[str | None, ...]
+    labelled_by: str | None
+    purity: Mapping[str, Floats]
+    different: int
+
+
+class Embed(Study):
+    """The vector before the classifier, or a layer's mean over positions, for every input."""
+
+    def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
+        super().__init__(subject, params, store)
+        for spec in subject.settings.target.classes:
+            if spec not in {"pred", "folder"} and not spec.lower().endswith(".csv"):
+                raise CnnvizError(
+                    f"--class {spec}: embed explains no class; here --class says where labels come from.",
+                    "Use --class folder, or --class FILE.csv with path,label.",
+                )
+        self._name, self._channels_last = self._source()
+        self.vectors, self.thumbnails, self.rows = VectorFile(), Spool(), list[_Row]()
+
+    @classmethod
+    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+        layers = settings.target.layers
+        if len(layers) > 1:
+            raise CnnvizError(f"embed takes one layer, not {len(layers)}.", "Run it once a layer, each with its --out.")
+        return Cut.at_layers(*layers) if layers else Cut.before_classifier()
+
+    @classmethod
+    def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: Mapping[str, Any]) -> LoadedModel:
+        # Here, not at the end: nobody should learn after an hour that a package is missing.
+        embedding.optional("sklearn.manifold", "embed", "embed")
+        embedding.optional("scipy.optimize", "embed", "embed")
+        if params["umap"]:
+            embedding.optional("umap", "umap", "--umap")
+        if params["table"] == "parquet":
+            embedding.optional("pyarrow.parquet", "parquet", "--table parquet")
+        return loaded
+
+    def _source(self) -> tuple[str, bool]:
+        """Where the vectors come from, and whether channels are the last axis: what a linear layer reads."""
+        subject = self.subject
+        if subject.settings.target.layers:
+            return str(subject.layer_name), False
+        session = subject.session
+        if session.graph is not None and session.nodes[0] is not session.graph.logits:
+            return "input of the classifier", True
+        subject.session = subject.open(Cut.at_layers())
+        subject.note(f"no linear layer at the end of the network: the mean of {subject.layer_name} is taken")
+        return str(subject.layer_name), False
+
+    def observe(self, run: Pass, items: Sequence[Loaded]) -> Sequence[Any]:
+        vectors = pooled(run.activations[0].detach(), self._channels_last).cpu().numpy()
+        return [
+            _Seen(vector) if np.isfinite(vector).all() else failed(item, "not-finite", "its vector is not finite")
+            for item, vector in zip(items, vectors, strict=True)
+        ]
+
+    def draw(self, done: Observed) -> Mapping[str, Any]:
+        done.seen.thumbnail = encode(_small(done.rgb), _JPEG)
+        name = _thumbnail_of(done.ref.index)
+        self.store.write(name, done.seen.thumbnail)
+        return {"thumbnail": name}
+
+    def fold(self, done: Observed) -> None:
+        self.vectors.append(done.seen.vector)
+        self.thumbnails.append(done.seen.thumbnail)
+        best = done.predictions[0] if done.predictions else None
+        said = (None, None) if best is None else (best.label, best.probability)
+        self.rows.append(_Row(done.ref.uri, _thumbnail_of(done.ref.index), done.label, done.ref.folder, *said))
+
+    def writes(self) -> Sequence[str]:
+        names = ["embeddings.npy", "embeddings.csv", "scatter.png", "grid.png", "neighbours.png", "thumbnails/any"]
+        return [*names, "embeddings.parquet"] if self.params["table"] == "parquet" else names
+
+    def finish(self) -> Findings:
+        if not self.rows:
+            return Findings({"embedding": None})
+        if len(self.rows) > _PATIENCE:
+            self.subject.note(f"arranging {len(self.rows)} vectors")
+        began = time.perf_counter()
+        vectors = self.vectors.rows()
+        laid = self._lay_out(vectors)
+        self._write_tables(vectors, laid)
+        self._write_pictures(laid)
+        summary = self._summary(vectors, laid)
+        summary["seconds_arranging"] = round(time.perf_counter() - began, 3)
+        told = [", ".join(f"{name}: {value}" for name, value in _headline(summary))]
+        pages = self._page(laid, summary)
+        return Findings({"embedding": summary}, {"neighbours": self._report(laid)}, index=pages, sentences=told)
+
+    # Computing.
+
+    def _lay_out(self, vectors: NDArray[np.float32]) -> _Laid:
+        params, seed = self.params, self.subject.settings.runtime.seed
+        pca = embedding.pca(vectors)
+        reduced = embedding.reduced(vectors, params["metric"])
+        points: dict[str, Floats | None] = {
+            "tsne": arrange.tsne(reduced, perplexity=params["perplexity"], seed=seed),
+            "pca": pca.points,
+        }
+        if params["umap"]:
+            points["umap"] = arrange.umap(reduced, seed=seed)
+        different = len(arrange.distinct(reduced)[0])
+        for text in arrange.said_of_few(different, len(vectors), params["perplexity"]):
+            self.subject.note(text)
+        arranged = points["tsne"]
+        grid_of = "pca" if arranged is None else "tsne"
+        cells = embedding.grid_cells(pca.points if arranged is None else arranged)
+        near = embedding.neighbours(vectors, params["neighbours"], params["metric"])
+        labels, labelled_by = self._labels()
+        said = {"label": labels, "prediction": tuple(row.prediction for row in self.rows)}
+        purity = {kind: embedding.purity(near.index, values) for kind, values in said.items()}
+        shape = embedding.grid_shape(len(vectors))
+        return _Laid(pca, points, cells, shape, grid_of, near, labels, labelled_by, purity, different)
+
+    def _labels(self) -> tuple[tuple[str | None, ...], str | None]:
+        """The label of every image, and where it comes from: what was given; else the folders, if there are several."""
+        given = tuple(row.label for row in self.rows)
+        folders = {row.folder for row in self.rows}
+        if any(label is not None for label in given) or len(folders) < 2:
+            return given, "given" if any(label is not None for label in given) else None
+        known = {folder: self._class_name(folder) for folder in folders}
+        return tuple(known[row.folder] for row in self.rows), "folder"
+
+    def _class_name(self, folder: str | None) -> str | None:
+        classes = self.subject.classes
+        try:
+            return None if folder is None else classes.labels[classes.exact(folder)]
+        except CnnvizError:
+            return folder
+
+    # Writing.
+
+    def _write_tables(self, vectors: NDArray[np.float32], laid: _Laid) -> None:
+        columns: dict[str, Sequence[object]] = {
+            "path": [row.path for row in self.rows],
+            "label": laid.labels,
+            "prediction": [row.prediction for row in self.rows],
+        }
+        for name in ("pca", "tsne", "umap"):
+            if name in laid.points:
+                found = laid.points[name]
+                for axis, letter in enumerate("xy"):
+                    none = [None] * len(self.rows)
+                    columns[f"{name}_{letter}"] = none if found is None else found[:, axis].tolist()
+        columns["grid_row"], columns["grid_col"] = laid.cells[:, 0].tolist(), laid.cells[:, 1].tolist()
+        with self.store.stream("embeddings.npy") as stream:
+            write_npy(stream, vectors)
+        with self.store.stream("embeddings.csv") as stream:
+            write_csv(stream, tuple(columns), zip(*columns.values(), strict=True))
+        if self.params["table"] == "parquet":
+            with self.store.stream("embeddings.parquet") as stream:
+                write_parquet(stream, columns)
+
+    def _write_pictures(self, laid: _Laid) -> None:
+        kind = self._colouring(laid)
+        categories = drawing.categorize(self._values(laid, kind))
+        found = [(self._title(name, laid), points) for name, points in laid.points.items()]
+        views = [drawing.View(title, points) for title, points in found if points is not None]
+        self.store.write("scatter.png", encode(drawing.scatter(views, categories, f"colour: {kind}"), _PNG))
+        side = drawing.cell_side(laid.shape[1])
+        grid = drawing.thumbnail_grid(self._thumbnail, laid.cells, laid.shape, side)
+        self.store.write("grid.png", encode(grid, _PNG))
+        if laid.near.index.shape[1]:
+            heading = f"each picture, then its nearest by {self.params['metric']} {self._measure()}"
+            self.store.write("neighbours.png", encode(drawing.neighbour_sheet(self._sheet(laid, kind), heading), _PNG))
+
+    def _sheet(self, laid: _Laid, kind: str) -> list[list[drawing.Near]]:
+        values, shown = self._values(laid, kind), laid.near.index[:, :8]
+        counts = Counter(values)
+        rows = []
+        for place in _spread(len(self.rows), _SHEET_ROWS):
+            row = [drawing.Near(self._thumbnail(place), values[place] or "")]
+            for other, value in zip(shown[place].tolist(), laid.near.value[place].tolist(), strict=False):
+                # Where no other image could match, a bar that says "another" says nothing.
+                told = values[place] is not None and counts[values[place]] > 1
+                same = values[place] == values[other] if told else None
+                row.append(drawing.Near(self._thumbnail(other), f"{value:.2f} {values[other] or ''}", same))
+            rows.append(row)
+        return rows
+
+    def _report(self, laid: _Laid) -> list[dict[str, Any]]:
+        rows = []
+        for place, row in enumerate(self.rows):
+            pairs = zip(laid.near.index[place].tolist(), laid.near.value[place].tolist(), strict=True)
+            near = [{"path": self.rows[other].path, self._measure(): value} for other, value in pairs]
+            shares = {f"{kind}_purity": float(values[place]) for kind, values in laid.purity.items()}
+            rows.append({"path": row.path, "label": laid.labels[place], "neighbours": near, **shares})
+        return rows
+
+    def _summary(self, vectors: NDArray[np.float32], laid: _Laid) -> dict[str, Any]:
+        count = len(vectors)
+        block = count > embedding.OPTIMAL_UP_TO
+        perplexity = arrange.effective_perplexity(laid.different, self.params["perplexity"])
+        purity = {}
+        for kind, values in laid.purity.items():
+            known = values[np.isfinite(values)]
+            purity[kind] = {
+                "value": float(known.mean()) if len(known) else None,
+                "chance": embedding.chance_purity(self._values(laid, kind)),
+                "n": len(known),
+            }
+        return {
+            "source": self._name,
+            "images": count,
+            "different": laid.different,
+            "dimensions": int(vectors.shape[1]),
+            "metric": self.params["metric"],
+            "labels": laid.labelled_by,
+            "pca": {"explained": laid.pca.explained.tolist()},
+            "tsne": None if laid.points["tsne"] is None else {"perplexity": perplexity},
+            "grid": {
+                "rows": laid.shape[0],
+                "columns": laid.shape[1],
+                "of": laid.grid_of,
+                "assignment": "optimal in blocks" if block else "optimal",
+            },
+            "neighbours": int(laid.near.index.shape[1]),
+            "purity": purity,
+        }
+
+    def _page(self, laid: _Laid, summary: Mapping[str, Any]) -> Any:
+        kinds = [self._colouring(laid), *(k for k in ("label", "prediction") if k != self._colouring(laid))]
+        kinds = [kind for kind in kinds if any(value is not None for value in self._values(laid, kind))]
+        sorted_ = [drawing.categorize(self._values(laid, kind)) for kind in kinds]
+        names = [name for name, found in laid.points.items() if found is not None]
+        found = [laid.points[name] for name in names]
+        places = [drawing.placed(points) for points in found if points is not None]
+        places.append((laid.cells[:, ::-1] + 0.5) / np.array(laid.shape[::-1]))
+        chosen = _spread(len(self.rows), ON_PAGE)
+        note = "The pointer on a point shows its picture and the nearest others; Tab goes from point to point."
+        if len(chosen) < len(self.rows):
+            note += f" {len(chosen)} of {len(self.rows)} images are shown here; the tables have all."
+        links = [("grid.png", "grid of thumbnails"), ("scatter.png", "scatter"), ("embeddings.csv", "table")]
+        if laid.near.index.shape[1]:
+            links.insert(2, ("neighbours.png", "neighbours"))
+        plot = Plot(
+            Gallery("cnnviz embed", f"cnnviz {self.subject.settings.command}", self._model(), _headline(summary)),
+            [self._title(name, laid) for name in names] + ["grid"],
+            (len(names), "grid.png", laid.shape),
+            [Key(kind, _entries(known), known.rest) for kind, known in zip(kinds, sorted_, strict=True)],
+            links,
+            note,
+            float(np.clip(44.0 / len(chosen) ** 0.25, 5.0, 13.0)),
+        )
+        return page(plot, (self._point(place, laid, places, sorted_) for place in chosen))
+
+    def _point(
+        self, place: int, laid: _Laid, places: Sequence[Floats], categories: Sequence[drawing.Categories]
+    ) -> Point:
+        row = self.rows[place]
+        facts = [] if laid.labels[place] is None else [f"labelled {laid.labels[place]}"]
+        if row.prediction is not None and row.probability is not None:
+            facts.append(f"predicted {row.prediction}, {percent(row.probability)}")
+        near = [self.rows[other].file for other in laid.near.index[place, :5].tolist()]
+        where = [(float(points[place, 0]), float(points[place, 1])) for points in places]
+        return Point(row.path, row.file, facts, where, [int(known.of[place]) for known in categories], near)
+
+    # Words.
+
+    def _colouring(self, laid: _Laid) -> str:
+        wanted = str(self.params["color"])
+        if wanted != "auto":
+            return wanted
+        return "prediction" if laid.labelled_by is None else "label"
+
+    def _values(self, laid: _Laid, kind: str) -> tuple[str | None, ...]:
+        return laid.labels if kind == "label" else tuple(row.prediction for row in self.rows)
+
+    def _title(self, name: str, laid: _Laid) -> str:
+        if name == "pca":
+            first, second = (100.0 * share for share in laid.pca.explained.tolist())
+            return f"PCA ({first:.0f} % + {second:.0f} % of the variance)"
+        if name == "tsne":
+            used = arrange.effective_perplexity(laid.different, self.params["perplexity"])
+            return f"t-SNE (perplexity {used:.3g})"
+        return "UMAP"
+
+    def _measure(self) -> str:
+        return "similarity" if self.params["metric"] == "cosine" else "distance"
+
+    def _model(self) -> str:
+        return f"{self.subject.loaded.name}, {self._name}"
+
+    def _thumbnail(self, place: int) -> NDArray[np.uint8]:
+        data = np.frombuffer(self.thumbnails[place], dtype=np.uint8)
+        decode: Callable[..., Any] = cv2.imdecode
+        return np.asarray(cv2.cvtColor(decode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def pooled(activation: Tensor, channels_last: bool) -> Tensor:
+    """Vectors [N, D] float32: the mean over positions of [N, D, …], or of […, D] when channels are last."""
+    values = activation.float()
+    if values.dim() < 3:
+        return values.reshape(len(values), -1)
+    if channels_last:
+        return values.flatten(1, -2).mean(dim=1)
+    return values.flatten(2).mean(dim=2)
+
+
+def _small(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """At most ``THUMBNAIL`` pixels; the pixels of a tiny image become squares, so that a page shows more than a dot."""
+    times = THUMBNAIL // max(rgb.shape[:2])
+    return thumbnail(rgb, THUMBNAIL) if times < 2 else rgb.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def _thumbnail_of(index: int) -> str:
+    return f"thumbs/{index:06d}.jpg"
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of the numbers below ``count``, evenly spread."""
+    if count <= most:
+        return list(range(count))
+    places: list[int] = np.linspace(0, count - 1, most).round().astype(int).tolist()
+    return places
+
+
+def _entries(known: drawing.Categories) -> list[tuple[str, int, str, bool]]:
+    pairs = zip(known.names, known.counts, strict=True)
+    return [(name, count, known.colour(k), known.is_diamond(k)) for k, (name, count) in enumerate(pairs)]
+
+
+def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = [("images", str(summary["images"])), ("dimensions", str(summary["dimensions"]))]
+    for kind, found in summary["purity"].items():
+        if found["value"] is not None:
+            value, chance = 100.0 * found["value"], 100.0 * found["chance"]
+            rows.append((f"neighbours of the same {kind}", f"{value:.1f} % (by chance {chance:.1f} %)"))
+    return rows

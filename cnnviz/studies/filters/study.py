@@ -1,0 +1,152 @@
+"""``cnnviz filters``: the weights of a convolution as pictures, and which of its filters are dead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from cnnviz.engine.cut import Cut
+from cnnviz.errors import CnnvizError, nearest
+from cnnviz.io.names import Names, safe_component
+from cnnviz.io.store import ImageFormat, Store, encode
+from cnnviz.models.graph.trace import Graph
+from cnnviz.render.text import number
+from cnnviz.render.tiles import coloured, layout, table, tiles
+from cnnviz.run.prepared_model import Subject
+from cnnviz.settings import RunSettings
+from cnnviz.studies.base import Findings, Study
+from cnnviz.studies.filters.figures import FilterFigures, filter_figures, norm_gains
+from cnnviz.studies.unit_selection import parse_numbers
+
+# Of a deeper layer: so many filters and channels unless others are named.
+_FILTERS, _CHANNELS = 16, 32
+_MOST_CELLS = 1 << 16
+_PNG = ImageFormat("png")
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """A convolution and what is drawn of it; ``pictures``: each filter is a picture of its own."""
+
+    name: str
+    module: nn.Conv2d
+    weight: NDArray[np.float32]
+    filters: tuple[int, ...]
+    channels: tuple[int, ...]
+    pictures: bool
+
+
+class Filters(Study):
+    """Weights [O, C, h, w]: pictures where C is 1 or they read colours, otherwise a table of filters and channels."""
+
+    def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
+        super().__init__(subject, params, store)
+        self.graph: Graph | None = subject.session.graph
+        found = dict(self._convolutions())
+        if not found:
+            raise CnnvizError(f"{subject.loaded.name} has no 2-D convolution.", "Choose a convolutional network.")
+        first = next(iter(found))
+        self.shown = [self._choose(name, found) for name in dict.fromkeys(subject.settings.target.layers or (first,))]
+
+    @classmethod
+    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+        return Cut.before_classifier()
+
+    def _convolutions(self) -> list[tuple[str, nn.Conv2d]]:
+        """Convolutions by name, in the order in which they run where that is known."""
+        parts = dict(self.subject.loaded.module.named_modules())
+        names = list(parts)
+        if self.graph is not None:
+            run = [str(node.target) for node in self.graph.module.graph.nodes if node.op == "call_module"]
+            names = list(dict.fromkeys([*(name for name in run if name in parts), *names]))
+        return [(name, part) for name in names if isinstance(part := parts[name], nn.Conv2d)]
+
+    def _choose(self, name: str, found: Mapping[str, nn.Conv2d]) -> _Shown:
+        if name not in found:
+            inside = [path for path in found if path.startswith(f"{name}.")]
+            hint = f"Its first convolution is {inside[0]}." if inside else nearest(name, found)
+            raise CnnvizError(f"--layer {name}: that is no 2-D convolution.", hint or f"One of: {', '.join(found)}.")
+        module = found[name]
+        weight = module.weight.detach().float().cpu().numpy()
+        count, depth = weight.shape[:2]
+        pictures = depth == 1 or (depth == 3 and module.in_channels == self.subject.preprocess.input_size[0] == 3)
+        asked, channels = self.params["filters"], self.params["channels"]
+        filters = tuple(range(count if pictures else min(count, _FILTERS)))
+        if asked is not None:
+            filters = parse_numbers(asked, "--filters", count, f"filters of {name}")
+        drawn = tuple(range(min(depth, _CHANNELS)))
+        if channels is not None:
+            if pictures:
+                raise CnnvizError(
+                    f"--channels {channels}: the filters of {name} are drawn whole.", "Leave --channels out."
+                )
+            drawn = parse_numbers(channels, "--channels", depth, f"channels of {name}")
+        if len(filters) * len(drawn) > _MOST_CELLS:
+            raise CnnvizError(
+                f"{len(filters)} filters by {len(drawn)} channels are more than a picture holds.",
+                "Choose with --filters and --channels.",
+            )
+        return _Shown(name, module, weight, filters, drawn, pictures)
+
+    def finish(self) -> Findings:
+        summary: dict[str, Any] = {}
+        report, figures, names = [], [], Names()
+        for shown in self.shown:
+            gains = None if self.graph is None else norm_gains(self.graph, shown.name)
+            found = filter_figures(shown.weight, gains)
+            name = f"filters.{names.unique(safe_component(shown.name))}.png"
+            title = f"{shown.name}: {' x '.join(map(str, shown.weight.shape))}, {self._scale(shown)}"
+            picture = self._pictures(shown, title) if shown.pictures else self._table(shown, title)
+            self.store.write(name, encode(picture, _PNG))
+            figures.append({"file": name, "caption": title})
+            summary[shown.name] = {"filters": len(found.l2), "dead": len(found.dead)}
+            report.append(self._row(shown, found, name))
+        sentences = [
+            f"{name}: {found['filters']} filters, {found['dead'] or 'none'} dead" for name, found in summary.items()
+        ]
+        return Findings({"filters": summary}, {"layers": report}, figures, sentences=sentences)
+
+    def _limit(self, weight: NDArray[np.float32]) -> float:
+        return float(np.abs(weight).max())
+
+    def _scale(self, shown: _Shown) -> str:
+        if self.params["per_filter"]:
+            return "each filter on its own scale"
+        limit = number(self._limit(shown.weight[list(shown.filters)]))
+        middle = "grey" if shown.pictures else "the neutral colour"
+        return f"-{limit} to {limit}, zero is {middle}"
+
+    def _pictures(self, shown: _Shown, title: str) -> NDArray[np.uint8]:
+        chosen = shown.weight[list(shown.filters)]
+        made = []
+        for weight in chosen:
+            limit = self._limit(weight if self.params["per_filter"] else chosen) or 1.0
+            grey = np.clip(np.rint(127.5 + 127.5 * weight / limit), 0, 255).astype(np.uint8)
+            made.append(np.ascontiguousarray(np.broadcast_to(grey.transpose(1, 2, 0), (*grey.shape[1:], 3))))
+        return tiles(made, shown.filters, layout(len(made), chosen.shape[2:], largest=72), title)
+
+    def _table(self, shown: _Shown, title: str) -> NDArray[np.uint8]:
+        chosen = shown.weight[list(shown.filters)][:, list(shown.channels)]
+        colours = self.subject.settings.draw.colormap
+        rows = []
+        for weight in chosen:
+            limit = self._limit(weight if self.params["per_filter"] else chosen)
+            rows.append([coloured(kernel, limit, colours, True) for kernel in weight])
+        side = max(chosen.shape[2:])
+        cell = side * max(1, (8 if side == 1 else 24) // side)
+        return table(rows, shown.filters, shown.channels, cell, title)
+
+    def _row(self, shown: _Shown, found: FilterFigures, name: str) -> dict[str, Any]:
+        return {
+            "layer": shown.name,
+            "shape": list(shown.weight.shape),
+            "file": name,
+            "shown": {"filters": list(shown.filters), "channels": list(shown.channels)},
+            "dead": found.dead,
+            "filters": found.rows(),
+        }

@@ -1,0 +1,396 @@
+"""``cnnviz synthesize``: images that a class, a unit or a layer responds to most."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnviz.engine import runtime as rt
+from cnnviz.engine.cut import Cut
+from cnnviz.engine.session import Pass
+from cnnviz.errors import CnnvizError
+from cnnviz.io.movies import encode_gif, encode_mp4, enlarged
+from cnnviz.io.names import Names, safe_component
+from cnnviz.io.store import ImageFormat, Store, encode
+from cnnviz.models.graph.layers import resolve, stages
+from cnnviz.models.preprocess import normalize
+from cnnviz.records import Record
+from cnnviz.render.text import percent
+from cnnviz.run.prepared_model import Loaded, Subject
+from cnnviz.settings import RunSettings
+from cnnviz.studies.base import Findings, Observed, Study
+from cnnviz.studies.synthesize.kept import MadeImage, Row, Synthesized, key_of, picture
+from cnnviz.synthesis.ascent import AscentOptions, Made, Maker, seed_of
+from cnnviz.synthesis.augmentation import Shaking
+from cnnviz.synthesis.objectives import (
+    Objective,
+    Term,
+    any_term,
+    check,
+    layers_of,
+    neuron_term,
+    objective_text,
+    unit_term,
+)
+from cnnviz.synthesis.reader import normalisation, open_reader
+
+DEFAULTS: Mapping[str, Mapping[str, float]] = {
+    "fourier": {"l2": 3.0, "tv": 30.0, "blur": 0.0},
+    "pixel": {"l2": 3.0, "tv": 300.0, "blur": 0.8},
+}
+"""Regularisers that suit a parametrisation, for inputs of 224 pixels: 1/f scaling needs few; pixels stay noisy."""
+DIVERSITY = 10.0
+"""Default weight of the likeness of several images."""
+_JITTER = 14
+"""The default jitter is the input's shorter side over this: 16 pixels of 224."""
+_TOLD, _FRAMES, _FRAME_RATE = 8, 48, 12.0
+_SHOWN_SCORES = 4
+_USUAL = 224
+_PNG = ImageFormat("png")
+
+
+@dataclass
+class _Tally:
+    steps: int = 0
+    seconds: float = 0.0
+
+
+class Synthesize(Study):
+    """Activation maximisation, from noise or from each input."""
+
+    def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
+        super().__init__(subject, params, store)
+        settings = subject.settings
+        # An ascent is a loop of small steps: all threads work on one batch.
+        subject.lanes = rt.Lanes(1, subject.lanes.count * subject.lanes.threads)
+        self.from_images = bool(settings.inputs)
+        self.fixed = self._fixed_terms()
+        self.by_class = settings.target.classes != ("pred",) or not self.fixed
+        self.options = self._options()
+        self.rows = [] if self.from_images else self._rows()
+        if self.from_images:
+            self._refuse_for_images()
+        known = [*self.fixed, *(term for row in self.rows for term in row.terms)]
+        self.names = layers_of(known)
+        diverse = self._diversity_layers() if self.options.diversity > 0 else ()
+        self.maker = self._maker(tuple(dict.fromkeys([*self.names, *diverse])), diverse, known)
+        self.tally = _Tally()
+        self.synthesized = Synthesized(store)
+        self._stems: dict[Row, str] = {}
+        self._last: tuple[int, Callable[[], Tensor]] | None = None
+        self._unfinished: tuple[Sequence[Row], Objective, Made, int] | None = None
+
+    @classmethod
+    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+        return Cut.before_classifier()
+
+    # What was asked for.
+
+    def _fixed_terms(self) -> tuple[Term, ...]:
+        """Everything but ``--class``."""
+        params, classes = self.params, self.subject.classes
+
+        def terms(name: str, sign: float) -> Iterable[Term]:
+            for text in params[name]:
+                yield any_term(text, classes.resolve, lambda index: classes.labels[index], f"--{name}").times(sign)
+
+        layers = self.subject.settings.target.layers
+        found = (
+            *(unit_term(text) for text in params["unit"]),
+            *(neuron_term(text) for text in params["neuron"]),
+            *(Term("layer", layer=layer, label=f"layer {layer}") for layer in layers),
+            *terms("plus", 1.0),
+            *terms("minus", -1.0),
+        )
+        return tuple(map(self._by_full_name, found))
+
+    def _by_full_name(self, term: Term) -> Term:
+        """Labelled by the path of the layer, where it was asked for as a stage: -2:7 as blocks.4:7."""
+        session = self.subject.session
+        if not term.layer or session.graph is None:
+            return term
+        path = resolve(session.graph, term.layer, session.name).name
+        return replace(term, label=term.label.replace(term.layer, path, 1))
+
+    def _class_term(self, index: int) -> Term:
+        return Term("class", index, label=self.subject.classes.labels[index])
+
+    def _rows(self) -> list[Row]:
+        """The images to make from noise."""
+        specs = self.subject.settings.target.classes if self.by_class else ()
+        for spec in specs:
+            if spec in {"pred", "all", "folder"} or spec.startswith("top:") or spec.lower().endswith(".csv"):
+                if spec == "pred":
+                    raise CnnvizError(
+                        "Nothing says what to maximise.",
+                        "Give --class, --unit LAYER:K, --neuron LAYER:K:y:x or --layer, or an image to start from.",
+                    )
+                raise CnnvizError(f"--class {spec} needs images.", "Name a class, such as --class goldfish.")
+        named = [self._class_term(self.subject.classes.resolve(spec)) for spec in specs]
+        terms = (*named, *self.fixed)
+        groups: list[tuple[Term, ...]] = [terms]
+        if self.params["each"]:
+            taken = [term for term in terms if term.weight <= 0]
+            groups = [(term, *taken) for term in terms if term.weight > 0]
+        seed = self.subject.settings.runtime.seed
+        wanted = [(number, group) for number, group in enumerate(groups) for _ in range(self.params["images"])]
+        return [Row(group, seed_of(seed, row), number) for row, (number, group) in enumerate(wanted)]
+
+    def _refuse_for_images(self) -> None:
+        for name, said in (("each", self.params["each"]), ("images", self.params["images"] > 1)):
+            if said:
+                raise CnnvizError(f"--{name} is for images from noise.", "Leave it out, or the INPUT.")
+
+    def _options(self) -> AscentOptions:
+        params, size = self.params, self.subject.preprocess.input_size[1:]
+        suited = DEFAULTS[params["param"]]
+        # The same picture with half the pixels a side has four times the total variation a pixel.
+        smaller = {"l2": 1.0, "tv": (min(size) / _USUAL) ** 2, "blur": min(size) / _USUAL}
+        amounts = {n: suited[n] * smaller[n] if params[n] is None else params[n] for n in suited}
+        jitter = max(1, round(min(size) / _JITTER)) if params["jitter"] is None else params["jitter"]
+        diversity = DIVERSITY if params["diversity"] is None else params["diversity"]
+        return AscentOptions(
+            steps=params["steps"],
+            parametrisation=params["param"],
+            optimiser=params["optimizer"],
+            rate=params["rate"],
+            shaking=Shaking(jitter, params["rotate"], params["zoom"]),
+            diversity=0.0 if self.from_images or params["images"] < 2 else diversity,
+            **amounts,
+        )
+
+    def _diversity_layers(self) -> tuple[str, ...]:
+        """Where likeness is measured: the objective's own first layer, else the stage before the last."""
+        if self.names:
+            return self.names[:1]
+        session = self.subject.session
+        if session.graph is None:
+            raise CnnvizError("This network cannot be traced: name the layer of --diversity's features with --unit.")
+        return ("-2" if len(stages(session.graph, session.name)) > 1 else "-1",)
+
+    def _maker(self, names: tuple[str, ...], diverse: tuple[str, ...], known: Sequence[Term]) -> Maker:
+        logits = self.by_class or any(term.kind == "class" for term in known)
+        reader = open_reader(self.subject.session, names, self.subject.open, logits=logits)
+        check(known, reader, names)
+        self.names = names
+        spec = self.subject.preprocess
+        place = names.index(diverse[0]) if diverse else -1
+        return Maker(reader, normalisation(spec, reader.device), spec.input_size, self.options, place)
+
+    # The ascent.
+
+    def _make(self, rows: Sequence[Row], start: Tensor | None, said: str) -> list[MadeImage]:
+        """Make images at once; ``start`` uint8 [N, C, h, w]."""
+        objective = self._objective(rows)
+        frames: list[Tensor] = []
+        began = time.perf_counter()
+        ground = None if start is None else start.float() / 255.0
+        self._unfinished = None
+        try:
+            made = self.maker.make(objective, [row.seed for row in rows], ground, self._watch(frames, said))
+        except KeyboardInterrupt:
+            if self._last is not None:
+                step, images = self._last
+                self._unfinished = (rows, objective, Made(images(), torch.zeros(0, len(rows))), step + 1)
+            raise
+        self.tally.seconds += time.perf_counter() - began
+        self.tally.steps += self.options.steps
+        return self._judged(rows, objective, made, frames)
+
+    def _judged(
+        self, rows: Sequence[Row], objective: Objective, made: Made, frames: Sequence[Tensor]
+    ) -> list[MadeImage]:
+        """The images with their score and what the network says of them."""
+        device = self.maker.reader.device
+        levels = made.images.to(device)
+        with rt.scope():
+            reading = self.maker.reader.read(normalize(levels, self.subject.preprocess))
+            final = objective(reading).detach().tolist()
+        told = self.subject.said(self.subject.session.logits(normalize(levels, self.subject.preprocess)))
+        return [
+            MadeImage(
+                row.terms,
+                made.images[place],
+                final[place],
+                tuple(made.scores[:, place].tolist()),
+                self.subject.predictions(told, place),
+                tuple(enlarged(picture(frame[place])) for frame in frames),
+            )
+            for place, row in enumerate(rows)
+        ]
+
+    def _objective(self, rows: Sequence[Row]) -> Objective:
+        """The terms of all rows, each row with its own weights."""
+        bare = list(dict.fromkeys(replace(term, weight=1.0) for row in rows for term in row.terms))
+        weights = torch.zeros(len(rows), len(bare))
+        for number, row in enumerate(rows):
+            for term in row.terms:
+                weights[number, bare.index(replace(term, weight=1.0))] += term.weight
+        return Objective(bare, weights, self.names, self.params["pool"])
+
+    def _watch(
+        self, frames: list[Tensor], said: str
+    ) -> Callable[[int, Callable[[], Tensor], Callable[[], Tensor]], None]:
+        steps = self.options.steps
+        every, shot = math.ceil(steps / _TOLD), math.ceil(steps / _FRAMES)
+        filmed = self.params["gif"] or self.params["video"]
+
+        def watch(step: int, scores: Callable[[], Tensor], images: Callable[[], Tensor]) -> None:
+            last = step + 1 == steps
+            self._last = (step, images)
+            if filmed and (step % shot == 0 or last):
+                frames.append(images())
+            if (step + 1) % every == 0 or last:
+                values = scores().tolist()
+                more = ", …" if len(values) > _SHOWN_SCORES else ""
+                shown = ", ".join(f"{value:.2f}" for value in values[:_SHOWN_SCORES])
+                self.subject.note(f"{said}step {step + 1} of {steps}: score {shown}{more}")
+
+        return watch
+
+    # From images: in the model's lane, then in the encoder threads.
+
+    def observe(self, run: Pass, items: Sequence[Loaded]) -> Sequence[Any]:
+        asked: list[tuple[Term, ...] | Record] = []
+        told = self.subject.said(run.logits.detach())
+        for place, item in enumerate(items):
+            classes = self.subject.ask(item, told, place) if self.by_class else []
+            if isinstance(classes, Record):
+                asked.append(classes)
+            else:
+                asked.append((*map(self._class_term, classes), *self.fixed))
+        chosen = [place for place, terms in enumerate(asked) if not isinstance(terms, Record)]
+        seed = self.subject.settings.runtime.seed
+        rows = [
+            Row(terms, seed_of(seed, items[place].pixels.numpy().tobytes()), 0)
+            for place, terms in enumerate(asked)
+            if not isinstance(terms, Record)
+        ]
+        if not rows:
+            return asked
+        start = torch.stack([items[place].pixels for place in chosen])
+        said = f"{items[chosen[0]].ref.name}{' …' if len(chosen) > 1 else ''}: "
+        found = dict(zip(chosen, self._make(rows, start, said), strict=True))
+        return [found.get(place, record) for place, record in enumerate(asked)]
+
+    def draw(self, done: Observed) -> Mapping[str, Any]:
+        made: MadeImage = done.seen
+        files = self._write(f"images/{done.ref.name}", made)
+        before, after = done.predictions[0], made.predictions[0]
+        caption = f"{before.label} {percent(before.probability)} → {after.label} {percent(after.probability)}"
+        return {**self._reported(made, files), "figures": [{"file": files["image"], "caption": caption}]}
+
+    # From noise.
+
+    def finish(self) -> Findings:
+        found, names = self.synthesized, Names()
+        found.begin(self.subject.settings.output.resume)
+        for chunk in self._chunks():
+            self._stems.update({row: names.unique(self._slug(row.terms)) for row in chunk})
+            known = [found.find(key_of(row)) for row in chunk]
+            if all(known):
+                for each in known:
+                    assert each is not None
+                    found.add(*each)
+                continue
+            for row, made in zip(chunk, self._in_memory(chunk), strict=True):
+                found.add(self._noted(row, made), made.rgb, key_of(row))
+        return self._found()
+
+    def interrupted(self) -> Findings:
+        """The images that are finished, and those of the ascent that Ctrl-C ended, as far as it came."""
+        if self.from_images:
+            return Findings()
+        if self._unfinished is not None:
+            rows, objective, made, step = self._unfinished
+            for row, each in zip(rows, self._judged(rows, objective, made, ()), strict=True):
+                self.synthesized.add({**self._noted(row, each), "interrupted_at_step": step}, each.rgb)
+        return self._found()
+
+    def _noted(self, row: Row, made: MadeImage) -> dict[str, Any]:
+        return {**self._reported(made, self._write(self._stems[row], made)), "caption": self._caption(made)}
+
+    def _found(self) -> Findings:
+        found = self.synthesized
+        found.close()
+        told = [figure["caption"] for figure in found.figures]
+        report = {"synthesized": found.report} if found.report else {}
+        return Findings(self._summary(found.report), report, found.figures, sentences=told)
+
+    def _in_memory(self, rows: Sequence[Row]) -> list[MadeImage]:
+        """All rows at once, or, where memory is short and they may be made apart, in halves."""
+        try:
+            return self._make(rows, None, "")
+        except Exception as error:
+            if not rt.is_out_of_memory(error):
+                raise
+        rt.release_memory(self.maker.reader.device)
+        if len(rows) == 1 or self.options.diversity > 0:
+            raise CnnvizError(
+                f"Out of memory: {len(rows)} images at once.", "Make fewer --images, or use --diversity 0."
+            )
+        self.subject.note(f"out of memory: {len(rows)} images are made in halves")
+        half = (len(rows) + 1) // 2
+        return self._in_memory(rows[:half]) + self._in_memory(rows[half:])
+
+    def _chunks(self) -> list[list[Row]]:
+        """What goes through the network at once: images that are to differ stay together."""
+        if self.options.diversity > 0:
+            return [list(rows) for _, rows in groupby(self.rows, key=lambda row: row.group)]
+        size = self.subject.batch_size
+        return [self.rows[first : first + size] for first in range(0, len(self.rows), size)]
+
+    def _slug(self, terms: Sequence[Term]) -> str:
+        words = []
+        for place, term in enumerate(terms):
+            plain = self.subject.classes.slug(term.index) if term.kind == "class" else term.label.replace(":", ".")
+            sign = "minus_" if term.weight < 0 else "plus_" if place else ""
+            words.append(f"{sign}{plain}")
+        return safe_component("_".join(words).replace(" ", "_"))[:100]
+
+    # What is written and reported of an image.
+
+    def _write(self, stem: str, made: MadeImage) -> dict[str, str]:
+        files = {"image": f"{stem}.png"}
+        self.store.write(files["image"], encode(made.rgb, _PNG))
+        if made.frames and self.params["gif"]:
+            files["gif"] = f"{stem}.gif"
+            self.store.write(files["gif"], encode_gif(made.frames, _FRAME_RATE))
+        if made.frames and self.params["video"]:
+            files["video"] = f"{stem}.mp4"
+            self.store.write(files["video"], encode_mp4(made.frames, _FRAME_RATE))
+        return files
+
+    def _caption(self, made: MadeImage) -> str:
+        best = made.predictions[0]
+        return f"{objective_text(made.terms)}: {made.score:.3g}; seen as {best.label} {percent(best.probability)}"
+
+    def _reported(self, made: MadeImage, files: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            "objective": objective_text(made.terms),
+            "terms": [asdict(term) for term in made.terms],
+            "score": made.score,
+            "scores": [round(score, 5) for score in made.scores],
+            "synthesized_predictions": [asdict(score) for score in made.predictions],
+            "files": dict(files),
+        }
+
+    def _summary(self, report: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        options, tally = self.options, self.tally
+        summary: dict[str, Any] = {
+            "steps": options.steps,
+            "param": options.parametrisation,
+            "steps_per_second": round(tally.steps / tally.seconds, 2) if tally.seconds else None,
+        }
+        if report:
+            summary["objective"] = "; ".join(dict.fromkeys(str(row["objective"]) for row in report))
+            summary["images"] = len(report)
+            summary["score"] = [round(float(row["score"]), 4) for row in report]
+        return summary

@@ -1,0 +1,148 @@
+"""The second pass of ``cnnviz top-patches`` with ``--boxes`` or ``--masks``: what units overlap with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cnnviz.engine import runtime as rt
+from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.io.annotations import Concepts, find_masks, read_boxes
+from cnnviz.models.preprocess import Geometry, Preprocess, normalize
+from cnnviz.records import Record
+from cnnviz.run.loop import Gathering, Loop
+from cnnviz.run.prepared_model import Loaded, Subject
+from cnnviz.studies.top_patches.dissection import DETECTS, SHARE, Overlaps, covered
+
+_LISTED = 5
+
+
+def asked(params: Mapping[str, Any], inputs: Sequence[str]) -> Concepts | None:
+    """The concepts of ``--boxes`` or ``--masks``; None without them.
+
+    Raises:
+        CnnvizError: Both are given, they cannot be read, or the images can be read only once.
+    """
+    boxes, masks = params["boxes"], params["masks"]
+    if boxes is None and masks is None:
+        return None
+    if boxes is not None and masks is not None:
+        raise CnnvizError("--boxes and --masks exclude each other.", "Give one of the two.")
+    if "-" in inputs:
+        raise CnnvizError("--boxes and --masks go through the images twice: not from standard input.", "Name a list.")
+    return read_boxes(boxes, "--boxes") if boxes is not None else find_masks(masks, "--masks")
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """Areas in one image; None for one that no concept was looked for in."""
+
+    areas: tuple[NDArray[np.int64], dict[int, NDArray[np.int64]], dict[int, int]] | None
+
+
+class Dissection:
+    """Goes through the images again and adds up what the thresholded units share with the concepts.
+
+    Args:
+        subject: The network, with the session of the first pass.
+        concepts: Where they are.
+        units: Channels to look at.
+        thresholds: One a unit.
+    """
+
+    def __init__(
+        self, subject: Subject, concepts: Concepts, units: Sequence[int], thresholds: NDArray[np.float32]
+    ) -> None:
+        self.subject, self.concepts, self.units = subject, concepts, list(units)
+        self.thresholds = torch.from_numpy(thresholds)
+        self.sums = Overlaps(len(self.units), len(concepts.names))
+        # The maps are compared at half the input's size, as in the paper: 112 x 112 of 224 x 224.
+        self.size = tuple(max(1, side // 2) for side in subject.preprocess.input_size[1:])
+
+    def run(self) -> NDArray[np.float64]:
+        """IoU [U, C]."""
+        settings = self.subject.settings
+        loop = Loop(settings, self, lambda done: Record("", None, None, None), None, Gathering(self._fold))
+        if loop.run(None, None):
+            raise KeyboardInterrupt
+        return self.sums.iou()
+
+    @property
+    def lanes(self) -> rt.Lanes:
+        return self.subject.lanes
+
+    @property
+    def batch_size(self) -> int:
+        return self.subject.batch_size
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.subject.preprocess
+
+    def explain(self, items: Sequence[Loaded]) -> list[_Seen | Record]:
+        return self.subject.guarded(items, self._areas)
+
+    def _areas(self, items: Sequence[Loaded]) -> list[_Seen | Record]:
+        found = [self._regions(item) for item in items]
+        if all(regions is None for regions in found):
+            return [_Seen(None) for _ in items]
+        with rt.scope(), torch.no_grad():
+            pixels = normalize(self.subject.batch(items), self.subject.preprocess)
+            layers = self.subject.session.forward(pixels).activations[0].detach()[:, self.units]
+            height, width = self.size
+            return [
+                _Seen(None if regions is None else covered(layer, self.thresholds, regions, (height, width)))
+                for layer, regions in zip(layers, found, strict=True)
+            ]
+
+    def _regions(self, item: Loaded) -> dict[int, torch.Tensor] | None:
+        try:
+            regions = self.concepts.regions(item.ref, item.geometry.image_size)
+        except ImageError as error:
+            raise CnnvizError(f"{item.ref.uri}: {error.message}.", "A mask has the size of its image.") from error
+        if regions is None:
+            return None
+        height, width = self.size
+        return {concept: on_map(region, item.geometry, (height, width)) for concept, region in regions.items()}
+
+    def _fold(self, done: _Seen) -> None:
+        if done.areas is not None:
+            self.sums.fold(*done.areas)
+
+
+def on_map(region: NDArray[np.bool_], geometry: Geometry, size: tuple[int, int]) -> torch.Tensor:
+    """A region [H, W] of the image in the part that the network sees, bool of ``size``: cells covered by half."""
+    x0, y0, x1, y1 = geometry.rect
+    left, top = max(0, int(np.ceil(-x0))), max(0, int(np.ceil(-y0)))
+    right = max(0, int(np.ceil(x1)) - region.shape[1])
+    bottom = max(0, int(np.ceil(y1)) - region.shape[0])
+    wide = np.pad(region, ((top, bottom), (left, right))).astype(np.uint8) * 255
+    box = (x0 + left, y0 + top, x1 + left, y1 + top)
+    shares = Image.fromarray(wide).resize((size[1], size[0]), Image.Resampling.BOX, box)
+    return torch.from_numpy(np.array(shares) >= 128)
+
+
+def listed(iou: NDArray[np.float64], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The concepts of one unit, best first."""
+    order = np.argsort(-iou, kind="stable")[:_LISTED].tolist()
+    return [{"concept": names[place], "iou": float(iou[place])} for place in order if iou[place] > 0]
+
+
+def summed_up(iou: NDArray[np.float64], names: Sequence[str], images: int) -> dict[str, Any]:
+    """Of all units: how many detect a concept, and how many concepts are detected."""
+    best = iou.argmax(axis=1)
+    detect = iou.max(axis=1) > DETECTS
+    return {
+        "concepts": len(names),
+        "images": images,
+        "share_above_threshold": SHARE,
+        "detectors": int(detect.sum()),
+        "unique_detectors": len(set(best[detect].tolist())),
+        "detects_from_iou": DETECTS,
+    }
