@@ -32,7 +32,7 @@ from cnnviz.io.store import Store
 from cnnviz.maps.explainer import Explainer
 from cnnviz.maps.write_image import draw
 from cnnviz.models.preprocess import prepare
-from cnnviz.run.prepared_model import Loaded
+from cnnviz.run.prepared_model import DecodedImage
 from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings
 
 SIZE = (500, 375)
@@ -93,7 +93,7 @@ def stages(folder: Path, settings: RunSettings, out: Path) -> dict[str, float]:
     data = [read_bytes(ref) for ref in refs]
     images = [decode(item).rgb for item in data]
     ready = [prepare(rgb, explainer.preprocess) for rgb in images]
-    loaded = [Loaded(*parts, *done) for *parts, done in zip(refs, images, ready, strict=True)]
+    loaded = [DecodedImage(*parts, *done) for *parts, done in zip(refs, images, ready, strict=True)]
     batches = [loaded[i : i + 16] for i in range(0, len(loaded), 16)]
     explained = [row for batch in batches for row in explainer.explain(batch)]
     store = Store(str(out))

@@ -30,7 +30,7 @@ from cnnviz.io.store import Store
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.registry import lookup
 from cnnviz.run.loop import Gathering, Loop
-from cnnviz.run.prepared_model import Subject
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, TargetSettings
 from cnnviz.studies.base import Study
 from cnnviz.studies.run import _Worker
@@ -53,33 +53,33 @@ def opened(asked: RunSettings, out: Path) -> Study:
     """The study of a run, before its first image."""
     kind = cast("type[Study]", lookup.find_entry(asked.command).load())
     params = dict(asked.target.params)
-    subject = Subject(asked, kind.cut(asked, params), None, print, lambda one: kind.adapt(one, asked, params))
-    return kind(subject, params, Store(str(out)))
+    prepared = PreparedModel(asked, kind.cut(asked, params), None, print, lambda one: kind.adapt(one, asked, params))
+    return kind(prepared, params, Store(str(out)))
 
 
-def pass_rate(asked: RunSettings, out: Path, count: int) -> tuple[float, Subject]:
+def pass_rate(asked: RunSettings, out: Path, count: int) -> tuple[float, PreparedModel]:
     """Images a second of the one pass."""
     study = opened(asked, out)
     worker = _Worker(study)
     loop = Loop(asked, worker, worker.draw, None, Gathering(study.fold))
     began = time.perf_counter()
     loop.run(None, None)
-    return count / (time.perf_counter() - began), study.subject
+    return count / (time.perf_counter() - began), study.prepared
 
 
-def forward_rate(subject: Subject, folder: Path, count: int) -> float:
+def forward_rate(prepared: PreparedModel, folder: Path, count: int) -> float:
     """Images a second of the network alone, in the lanes of the run; 64 images again and again."""
     refs = list(find_images([str(folder)]))[:64]
-    pixels = [prepare(decode(read_bytes(ref)).rgb, subject.preprocess)[0] for ref in refs]
-    size = subject.batch_size
+    pixels = [prepare(decode(read_bytes(ref)).rgb, prepared.preprocess)[0] for ref in refs]
+    size = prepared.batch_size
     batches = [torch.stack(pixels[i : i + size]) for i in range(0, len(pixels) - size + 1, size)]
 
     def run(number: int) -> int:
         with rt.scope():
-            subject.session.forward(normalize(batches[number % len(batches)], subject.preprocess))
+            prepared.session.forward(normalize(batches[number % len(batches)], prepared.preprocess))
         return size
 
-    lanes = subject.lanes
+    lanes = prepared.lanes
     with rt.threads(lanes.threads), ThreadPoolExecutor(lanes.count, "model", rt.use_threads, (lanes.threads,)) as pool:
         began = time.perf_counter()
         done = sum(pool.map(run, range(-(-count // size))))
@@ -126,9 +126,9 @@ def main() -> None:
         for name, params in STUDIES.items():
             rates: dict[str, list[float]] = {"pass": [], "forward": []}
             for _ in range(given.rounds):
-                rate, subject = pass_rate(settings(name, folder, out, given.model, **params), out, given.count)
+                rate, prepared = pass_rate(settings(name, folder, out, given.model, **params), out, given.count)
                 rates["pass"].append(rate)
-                rates["forward"].append(forward_rate(subject, folder, given.count))
+                rates["forward"].append(forward_rate(prepared, folder, given.count))
             best = {key: max(values) for key, values in rates.items()}
             few, many = (peak(name, path, out) for path in sizes.values())
             row = {

@@ -18,7 +18,7 @@ from cnnviz.engine.cut import Cut, cut_for
 from cnnviz.engine.examine import Examination, Wanted, examine
 from cnnviz.engine.layer_table import LayerRow, layer_table
 from cnnviz.engine.precision import AGREEMENT, correlation, opened, smooth_probe
-from cnnviz.engine.session import Pass, Session, SessionOptions, open_session, prepare, probe_image
+from cnnviz.engine.session import ForwardPass, Session, SessionOptions, open_session, prepare, probe_image
 from cnnviz.engine.targets import ClassTarget, class_logits, make_target
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.methods.heatmap import Heatmap, upsample
@@ -215,7 +215,7 @@ def _with_agreement(
 ) -> Examination:
     """What was found, with how far the map of a probe is from that in float32; told below 0.99."""
     spec, params = how
-    method, cheap = spec.load(), {**params, **spec.rehearsal}
+    method, cheap = spec.load(), {**params, **spec.dry_run_params}
 
     def measured() -> float:
         probe = smooth_probe(session.input_shape)
@@ -243,7 +243,7 @@ def _tell(text: str) -> None:
     logging.getLogger("cnnviz").warning(text)
 
 
-def _explanation(run: Pass, heatmap: Heatmap, indices: Tensor, found: Examination) -> Explanation:
+def _explanation(run: ForwardPass, heatmap: Heatmap, indices: Tensor, found: Examination) -> Explanation:
     session, size = run.session, (int(run.pixels.shape[2]), int(run.pixels.shape[3]))
     maps = heatmap.maps if heatmap.maps is not None else upsample(heatmap.values, size)
     return Explanation(

@@ -11,12 +11,12 @@ from typing import Any, BinaryIO
 from cnnviz.errors import EXIT_DONE, CnnvizError
 from cnnviz.io.store import ImageFormat, Store
 from cnnviz.maps.explainer import Explainer
-from cnnviz.maps.write_image import Drawn, Explained, draw
+from cnnviz.maps.write_image import ImageResult, OutputStyle, draw
 from cnnviz.records import Record
 from cnnviz.registry import lookup
 from cnnviz.render.overlay import Style
 from cnnviz.run.counting import Reporter, RunResult, count_inputs
-from cnnviz.run.folder import REPORT, Ledger
+from cnnviz.run.folder import REPORT, RunFolder
 from cnnviz.run.loop import Loop
 from cnnviz.settings import RunSettings
 from cnnviz.studies.run import run_study
@@ -41,49 +41,51 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
     if settings.output.out == "-":
         return _picture(settings, Explainer(settings, total, reporter.note), stdin)
     store = Store(settings.output.out)
-    with Ledger(store, settings, reporter.note) as ledger:
+    with RunFolder(store, settings, reporter.note) as run_folder:
         explainer = Explainer(settings, total, reporter.note)
         limits, extra = settings.draw.limits, {}
         if settings.draw.scale == "run":
             limits = _run_limits(settings, explainer, stdin)
             extra = {"scale_limits": limits}
         header = explainer.header()
-        ledger.begin(replace(header, extra={**header.extra, **extra}))
+        run_folder.begin(replace(header, extra={**header.extra, **extra}))
         how = _drawn(settings, explainer, store, limits)
         loop = Loop(settings, explainer, lambda done: draw(done, how), reporter)
         loop.counts.total = total
-        return _through(loop, explainer, ledger, reporter, stdin)
+        return _through(loop, explainer, run_folder, reporter, stdin)
 
 
 def _through(
-    loop: Loop, explainer: Explainer, ledger: Ledger, reporter: Reporter, stdin: BinaryIO | None
+    loop: Loop, explainer: Explainer, run_folder: RunFolder, reporter: Reporter, stdin: BinaryIO | None
 ) -> RunResult:
     """Explain all inputs and conclude."""
     settings = loop.settings
     reporter.start(loop.counts.total)
     began = time.perf_counter()
-    interrupted = loop.run(ledger, stdin)
+    interrupted = loop.run(run_folder, stdin)
     seconds = time.perf_counter() - began
     reporter.finish()
     counts = loop.counts
     if not counts.inputs and not interrupted:
-        ledger.abandon()
+        run_folder.abandon()
         raise counts.no_images(settings)
     if said := counts.what_was_outside():
         reporter.note(said)
     if counts.flat:
         flat = f"{counts.flat} of {counts.maps} maps are zero, or the same, everywhere"
         reporter.note(f"{flat}: flat_reason in the report says why")
-    found = explainer.conclusions(ledger.records())
-    model = {"model": explainer.subject.loaded.name}
+    found = explainer.conclusions(run_folder.records())
+    model = {"model": explainer.prepared.loaded.name}
     summary = {**counts.summary(seconds, interrupted), **model, **explainer.facts(), **found}
-    summary = ledger.close(summary, f"cnnviz {settings.command}")
+    summary = run_folder.close(summary, f"cnnviz {settings.command}")
     return RunResult(summary, os.path.join(settings.output.out, REPORT), counts.exit_code(interrupted))
 
 
-def _drawn(settings: RunSettings, explainer: Explainer, store: Store, limits: tuple[float, float] | None) -> Drawn:
+def _drawn(
+    settings: RunSettings, explainer: Explainer, store: Store, limits: tuple[float, float] | None
+) -> OutputStyle:
     draws = settings.draw
-    return Drawn(
+    return OutputStyle(
         store=store,
         save=frozenset(draws.save),
         style=Style(draws.colormap, draws.alpha, limits),
@@ -91,7 +93,7 @@ def _drawn(settings: RunSettings, explainer: Explainer, store: Store, limits: tu
         method=explainer.spec.name,
         signed=explainer.spec.signed,
         layer=explainer.layer_name,
-        labels=explainer.subject.classes.labels,
+        labels=explainer.prepared.classes.labels,
         class_specific=explainer.spec.class_specific,
         marks=frozenset(mark for mark, asked in (("legend", draws.legend), ("box", draws.draw_box)) if asked),
     )
@@ -103,7 +105,7 @@ def _run_limits(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | N
         raise CnnvizError("--scale run reads the inputs twice; standard input can be read once.", "Use a list file.")
     low, high = 0.0, 0.0
 
-    def widen(done: Explained) -> Record:
+    def widen(done: ImageResult) -> Record:
         nonlocal low, high
         for item in done.maps:
             low, high = min(low, float(item.values.min())), max(high, float(item.values.max()))

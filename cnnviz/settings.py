@@ -154,7 +154,6 @@ class RunSettings:
                     flat[_LONG_NAMES.get(name, name)] = list(value) if isinstance(value, tuple) else value
         return flat
 
-
     def option_files(self, digest: Callable[[str], str | None]) -> dict[str, str]:
         """Digests of the files that options name, such as a table of labels, by path.
 
@@ -217,14 +216,10 @@ def parse_scale(text: str) -> tuple[float, float] | None:
     kind, _, rest = text.partition(":")
     parts = rest.split(",")
     if kind != "fixed" or len(parts) != 2:
-        raise CnnvizError(
-            f"--scale {text}: expected image, run or fixed:a,b.", "For example --scale fixed:0,12.5"
-        )
+        raise CnnvizError(f"--scale {text}: expected image, run or fixed:a,b.", "For example --scale fixed:0,12.5")
     low, high = _numbers(parts, f"--scale {text}", "fixed:0,12.5")
     if not low < high:
-        raise CnnvizError(
-            f"--scale {text}: the first limit must be below the second.", "For example fixed:0,12.5"
-        )
+        raise CnnvizError(f"--scale {text}: the first limit must be below the second.", "For example fixed:0,12.5")
     return low, high
 
 
@@ -248,9 +243,7 @@ def parse_input_size(text: str) -> tuple[int, ...]:
     """``224``, ``224,320`` (height, width) or ``3,224,224`` as (channels, height, width) or (height, width)."""
     values = parse_numbers(text, "--input-size", (1, 2, 3))
     if any(v < 1 or not v.is_integer() for v in values):
-        raise CnnvizError(
-            f"--input-size {text}: sizes are whole numbers above 0.", "For example --input-size 224"
-        )
+        raise CnnvizError(f"--input-size {text}: sizes are whole numbers above 0.", "For example --input-size 224")
     sizes = tuple(int(v) for v in values)
     return (sizes[0], sizes[0]) if len(sizes) == 1 else sizes
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import cnnviz
-from cnnviz.geometry.placement import Placed, place
+from cnnviz.geometry.placement import PlacedMap, place
 from cnnviz.io.decode import decode
 from cnnviz.models.preprocess import prepare
 from cnnviz.registry import lookup
@@ -80,7 +80,7 @@ def drawn(
     return results
 
 
-def _clipped(placed: Placed) -> Placed:
+def _clipped(placed: PlacedMap) -> PlacedMap:
     limit = np.float32(np.percentile(np.abs(placed.values), 99))
     return replace(placed, values=np.clip(placed.values, -limit, limit))
 

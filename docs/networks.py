@@ -74,7 +74,7 @@ def page(found: dict[str, Any]) -> str:
         f"torch {machine['torch']}, torchvision {machine['torchvision']}, timm {machine['timm']}, Python "
         f"{machine['python']}, on {machine['cores']} cores ({machine['cpu']}), {machine['date']}.",
         "",
-        "\"yes\" means:",
+        '"yes" means:',
         "",
         "- Grad-CAM: the map has the image's proportions, and changes at the upper right and the lower left of the "
         "image are found there in the layer.",

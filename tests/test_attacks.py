@@ -367,9 +367,7 @@ SPECS = [
 
 @pytest.mark.parametrize("size", [(40, 61), (24, 24), (19, 13)])
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_view_is_what_prepare_does_and_its_transpose_is_its_gradient(
-    spec: Preprocess, size: tuple[int, int]
-) -> None:
+def test_a_view_is_what_prepare_does_and_its_transpose_is_its_gradient(spec: Preprocess, size: tuple[int, int]) -> None:
     rgb = np.random.default_rng(1).integers(60, 196, (*size, 3), dtype=np.uint8)
     pixels, geometry = prepare(rgb, spec)
     seeing = viewing.view(geometry, spec)

@@ -113,9 +113,7 @@ def test_options_may_stand_before_and_between_inputs(fake: FakePipeline) -> None
     assert fake.runs[0].output.overwrite is True
 
 
-def test_standard_input_is_handed_over_only_when_asked_for(
-    fake: FakePipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_standard_input_is_handed_over_only_when_asked_for(fake: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a.jpg\0b\xff.jpg\0")))
     assert main(["gradcam", "a.jpg"]) == 0
     unasked = fake.stdin
@@ -293,12 +291,12 @@ def test_the_help_page_has_every_option_under_its_heading(
     assert out.startswith(f"Usage: cnnviz {command} INPUT... [OPTIONS]\n")
 
 
-@pytest.mark.parametrize("spec", [spec for spec in lookup.STUDIES if spec.says], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", [spec for spec in lookup.STUDIES if spec.help_overrides], ids=lambda spec: spec.name)
 def test_a_study_words_shared_options_as_it_means_them(spec: MethodSpec, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([spec.command, "--help"]) == 0
     words = " ".join(capsys.readouterr().out.split())
-    assert set(spec.says) <= set(spec.uses)
-    assert all(" ".join(text.split()) in words for text in spec.says.values())
+    assert set(spec.help_overrides) <= set(spec.shared_options)
+    assert all(" ".join(text.split()) in words for text in spec.help_overrides.values())
     assert main(["gradcam", "--help"]) == 0
     assert "Target layer by module path" in " ".join(capsys.readouterr().out.split())
 

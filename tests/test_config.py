@@ -95,9 +95,7 @@ def test_the_command_line_wins_also_with_a_default(settings_of: Run) -> None:
     assert (settings.runtime.seed, settings.model.seed) == (4, 4)
 
 
-@pytest.mark.parametrize(
-    ("written", "meant"), [("on", "on"), ("off", "off"), ('"off"', "off"), ("auto", "auto")]
-)
+@pytest.mark.parametrize(("written", "meant"), [("on", "on"), ("off", "off"), ('"off"', "off"), ("auto", "auto")])
 def test_a_bare_on_or_off_is_what_it_looks_like(settings_of: Run, written: str, meant: str) -> None:
     assert settings_of(f"compile: {written}", "a.jpg").runtime.compile == meant
 
@@ -106,9 +104,7 @@ def test_an_empty_file_changes_nothing(settings_of: Run) -> None:
     assert settings_of("# nothing yet\n", "a.jpg") == settings_of("", "a.jpg")
 
 
-@pytest.mark.parametrize(
-    "name", sorted(p.name for p in (Path(__file__).parent.parent / "configs").glob("*.yaml"))
-)
+@pytest.mark.parametrize("name", sorted(p.name for p in (Path(__file__).parent.parent / "configs").glob("*.yaml")))
 def test_the_files_that_come_with_the_source_are_accepted(settings_of: Run, name: str) -> None:
     path = Path(__file__).parent.parent / "configs" / name
     wanted = {key.replace("-", "_"): value for key, value in read_config(str(path)).items()}
@@ -142,9 +138,7 @@ def test_the_files_that_come_with_the_source_are_accepted(settings_of: Run, name
         ("png-level: 11", "--png-level 11: expected 0 to 9", "--png-level 9"),
     ],
 )
-def test_a_wrong_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str, hint: str
-) -> None:
+def test_a_wrong_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str, hint: str) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(text, encoding="utf-8")
     said, how = error_of(capsys, path, "a.jpg")
@@ -154,10 +148,7 @@ def test_a_wrong_file(
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = tmp_path / "missing.yaml"
-    assert (
-        error_of(capsys, missing)[0]
-        == f"--config {missing}: the file cannot be read (No such file or directory)."
-    )
+    assert error_of(capsys, missing)[0] == f"--config {missing}: the file cannot be read (No such file or directory)."
     assert "the file cannot be read" in error_of(capsys, tmp_path)[0]
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"out: caf\xe9")

@@ -51,9 +51,7 @@ def test_the_closing_line_counts_in_english() -> None:
     assert closing_line(result) == "explained 1 of 1 image in 0.0 s, 1 other file passed over"
 
 
-def test_notes_and_failures_go_to_standard_error(
-    fake: FakePipeline, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_notes_and_failures_go_to_standard_error(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
     fake.notes = ["compiling takes 9 s\x07"]
     fake.records = [record("a.jpg"), *(failed(f"{i}.jpg") for i in range(9))]
     assert main(["gradcam", "a.jpg"]) == 0
@@ -91,9 +89,7 @@ def test_json_is_one_object_and_nothing_else(fake: FakePipeline, capsys: pytest.
     assert err == "cnnviz: note: heard\n"
 
 
-def test_a_picture_goes_to_standard_output(
-    fake: FakePipeline, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_a_picture_goes_to_standard_output(fake: FakePipeline, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     fake.picture = b"\x89PNG\r\n\x00\xff"
     assert main(["gradcam", "a.jpg", "-o", "-"]) == 0
     assert capsysbinary.readouterr() == (b"\x89PNG\r\n\x00\xff", b"")

@@ -330,9 +330,7 @@ def bombs() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("limit", [None, 100, 10**12])
 @pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "bmp", "ppm"])
-def test_bombs_are_refused_by_their_header(
-    kind: str, limit: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bombs_are_refused_by_their_header(kind: str, limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever limit Pillow has been given, which stays as it is. Decoding would need 2.7 GB."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
 
@@ -435,9 +433,7 @@ for kind, mode, more in forms:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the process's peak from /proc")
 def test_decoding_stays_within_what_the_header_announces() -> None:
     """Peak memory of a fresh process over decoding alone, for 4 megapixels in every form and format."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE], capture_output=True, text=True, timeout=100, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, timeout=100, check=True)
     rows = [line.split(",") for line in done.stdout.split()]
     assert len(rows) >= 14
     for kind, mode, used, announced in rows:

@@ -289,7 +289,7 @@ def test_the_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_names_that_are_no_text_survive(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     with path.open("wb") as stream:
-        write_csv(stream, ("path", "n"), [("caf\udce9,\n\"x\"", 1), ("plain", None)])
+        write_csv(stream, ("path", "n"), [('caf\udce9,\n"x"', 1), ("plain", None)])
     assert path.read_bytes() == b'path,n\n"caf\xe9,\n""x""",1\nplain,\n'
 
 

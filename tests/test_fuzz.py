@@ -39,8 +39,8 @@ from cnnviz.io.structured import load_json, load_yaml
 from cnnviz.models.loading.checkpoint import read_checkpoint
 from cnnviz.models.loading.checkpoint_fit import classes_in, load_checkpoint
 from cnnviz.records import RunHeader, to_json
-from cnnviz.run.folder import Ledger
-from cnnviz.run.target_selection import Asker, Classes
+from cnnviz.run.folder import RunFolder
+from cnnviz.run.target_selection import ClassNames, TargetSelector
 from cnnviz.settings import OutputSettings, RunSettings
 
 _LONG = os.environ.get("CNNVIZ_FUZZ")
@@ -194,7 +194,7 @@ def test_label_files(folder: Path, data: bytes, suffix: str, count: int | None) 
         assert all(isinstance(name, str) for name in found.names)
         assert count is None or len(found.names) in (count, 2)
         assert found.synsets == () or len(found.synsets) == len(found.names)
-        classes = Classes(found.names, count == 1, found.synsets)
+        classes = ClassNames(found.names, count == 1, found.synsets)
         assert len(set(unique_parts(classes.labels))) == len(classes)
         for index, label in enumerate(classes.labels):
             if classes.labels.count(label) == 1 and label.strip():
@@ -211,9 +211,11 @@ _SPECS = st.text() | st.sampled_from(["top:", "pred", "n01440764", "crane", "0",
 def test_class_specs(folder: Path, spec: str, labels: tuple[str, ...]) -> None:
     if WATCH.spent("classes"):
         return
-    classes = Classes(labels, False)
+    classes = ClassNames(labels, False)
     with a_sentence_or_nothing():
-        found = Asker([spec], classes).ask(ImageRef("a/b.png", "b.png", 0, folder="cat"), torch.zeros(len(labels)))
+        found = TargetSelector([spec], classes).select(
+            ImageRef("a/b.png", "b.png", 0, folder="cat"), torch.zeros(len(labels))
+        )
         assert all(0 <= index < len(labels) for index in found)
         assert found
     with a_sentence_or_nothing():
@@ -237,9 +239,9 @@ def test_lists_and_tables(folder: Path, data: bytes, suffix: str) -> None:
     path = folder / f"list.{suffix}"
     path.write_bytes(data)
     with a_sentence_or_nothing():
-        asker = Asker([], Classes(("cat", "dog"), False))
+        target_selector = TargetSelector([], ClassNames(("cat", "dog"), False))
         for ref in find_images([str(path)]):
-            asker.truth(ref)
+            target_selector.truth(ref)
             assert ".." not in ref.name.split("/")
             if "://" not in ref.uri and "::" not in ref.uri:
                 with contextlib.suppress(ImageError):
@@ -363,15 +365,15 @@ def test_the_files_of_an_earlier_run(folder: Path, records: bytes, report: bytes
 
 def _run_again(out: Path, output: OutputSettings) -> None:
     settings = RunSettings("gradcam", ("a.png",), output=output)
-    with a_sentence_or_nothing(), Ledger(Store(str(out)), settings, lambda text: None) as ledger:
-        ledger.begin(_HEADER)
-        ref, earlier = ledger.claim(ImageRef("a.png", "a.png", 0))
+    with a_sentence_or_nothing(), RunFolder(Store(str(out)), settings, lambda text: None) as run_folder:
+        run_folder.begin(_HEADER)
+        ref, earlier = run_folder.claim(ImageRef("a.png", "a.png", 0))
         if earlier is not None:
             assert earlier.input is not None
-            ledger.keep(earlier)
+            run_folder.keep(earlier)
         else:
-            ledger.append({**_RECORD, "path": "a.png", "name": ref.name})
-        ledger.close({"inputs": 1}, "again")
+            run_folder.append({**_RECORD, "path": "a.png", "name": ref.name})
+        run_folder.close({"inputs": 1}, "again")
         strict: Callable[[str], Any] = lambda text: pytest.fail(f"{text} in JSON")  # noqa: E731
         written = json.loads((out / "report.json").read_bytes(), parse_constant=strict)
         assert "a.png" in [image["path"] for image in written["images"]]

@@ -20,7 +20,7 @@ from cnnviz import pipeline
 from cnnviz.engine import relu_rules, session
 from cnnviz.engine.cut import Cut
 from cnnviz.errors import CnnvizError
-from cnnviz.geometry.placement import Placed
+from cnnviz.geometry.placement import PlacedMap
 from cnnviz.maps.write_image import _without_outliers
 from cnnviz.registry import lookup
 from cnnviz.render.gradient import gradient_image
@@ -312,9 +312,7 @@ def test_several_targets_of_one_pass() -> None:
     options = session.SessionOptions(Cut.at_image(""), private=False)
     with session.open_session(network, "net", (3, 8, 10), rt.resolve("cpu"), options) as opened:
         run = opened.forward(batch)
-        first, second, again = (
-            guided(run, ClassTarget(torch.tensor([k, k])), params).values for k in (0, 1, 0)
-        )
+        first, second, again = (guided(run, ClassTarget(torch.tensor([k, k])), params).values for k in (0, 1, 0))
         plain = run.gradients(run.logits[:, 0], (0,))[0]
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
@@ -427,8 +425,8 @@ def test_a_run_writes_the_gradient_and_the_four_panels(tmp_path: Path) -> None:
 def test_overlays_of_single_pixels_are_not_scaled_by_outliers() -> None:
     values = np.full((10, 20), 1.0, dtype=np.float32)
     values[0, 0] = -1000.0
-    shown = _without_outliers(Placed(values, (0, 0, 20, 10), True))
+    shown = _without_outliers(PlacedMap(values, (0, 0, 20, 10), True))
     assert shown.values[5, 5] == 1
     assert shown.values[0, 0] == pytest.approx(-np.percentile(np.abs(values), 99))
     assert -shown.values[0, 0] < 2
-    assert not _without_outliers(Placed(0 * values, (0, 0, 20, 10), True)).values.any()
+    assert not _without_outliers(PlacedMap(0 * values, (0, 0, 20, 10), True)).values.any()

@@ -97,16 +97,12 @@ def page_of(records: Sequence[dict[str, object]], name: str = "a run") -> tuple[
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_element_or_attribute_comes_from_a_name(name: str) -> None:
     failed = record_named(name, explanations=[], predictions=[], error={"type": name, "message": name})
-    _, plain = page_of(
-        [record_named("cat"), {**failed, "path": "cat", "label": "cat", "error": {"type": "x"}}]
-    )
+    _, plain = page_of([record_named("cat"), {**failed, "path": "cat", "label": "cat", "error": {"type": "x"}}])
     source, page = page_of([record_named(name), failed], name)
     assert [(tag, sorted(a)) for tag, a in page.elements] == [(tag, sorted(a)) for tag, a in plain.elements]
     assert page.open == []
     assert page.comments == []
-    assert {tag for tag, _ in page.elements}.isdisjoint(
-        {"script", "iframe", "object", "base", "link", "form"}
-    )
+    assert {tag for tag, _ in page.elements}.isdisjoint({"script", "iframe", "object", "base", "link", "form"})
     for _, attributes in page.elements:
         assert not [key for key in attributes if key.startswith("on")]
     source.encode("utf-8")
@@ -144,9 +140,7 @@ def test_a_card_says_path_predictions_target_and_scores() -> None:
     text = " ".join(page.text)
     for said in ("tabby cat", "500 × 375", "gradcam at features.7", "87.3 %", "class 7", "< 0.1 %"):
         assert said in text
-    scores = dict(
-        zip(*[iter(page.text[page.text.index("min") : page.text.index("min") + 8])] * 2, strict=True)
-    )
+    scores = dict(zip(*[iter(page.text[page.text.index("min") : page.text.index("min") + 8])] * 2, strict=True))
     assert scores == {"min": "0", "max": "3.14", "peak": "120, 80", "box xywh": "1, 2, 3, 4"}
     widths = [a["style"] for a in page.all("i")]
     assert widths == ["width:87.3%", "width:0.0%"]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cnnviz.cli.app import main
-from cnnviz.geometry.placement import Placed
+from cnnviz.geometry.placement import PlacedMap
 from cnnviz.render.colormap import colormap
 from cnnviz.render.legend import with_box, with_legend
 from cnnviz.render.overlay import Style
@@ -31,7 +31,7 @@ def test_the_box_is_where_it_is_said_to_be() -> None:
 def test_the_legend_covers_nothing_and_shows_the_colours(width: int, signed: bool) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (50, width, 3), dtype=np.uint8)
     values = np.linspace(-2 if signed else 0, 4, 50 * width, dtype=np.float32).reshape(50, width)
-    placed = Placed(values, (0, 0, width, 50), signed)
+    placed = PlacedMap(values, (0, 0, width, 50), signed)
     drawn = with_legend(picture, "a tiger cat", 0.37, placed, Style())
     assert (drawn[:50] == picture).all()
     assert drawn.shape[1] == width

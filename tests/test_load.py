@@ -270,9 +270,9 @@ def test_a_checkpoint_tells_the_number_of_classes(name: str) -> None:
     assert "best.pth was trained for 7 classes" in error.message
     assert "the network has 5" in error.message
     Path("names.txt").write_text("a\nb\nc\n")
-    assert "names 3 classes, the network has 7" in refused(
-        model=name, checkpoint="best.pth", labels="names.txt"
-    ).message
+    assert (
+        "names 3 classes, the network has 7" in refused(model=name, checkpoint="best.pth", labels="names.txt").message
+    )
     Path("names.txt").write_text("a\nb\nc\nd\ne\nf\ng\n")
     assert load(ModelSpec(model=name, checkpoint="best.pth", labels="names.txt")).labels[6] == "g"
 

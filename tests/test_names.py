@@ -67,4 +67,3 @@ def test_an_image_and_a_class_are_told_apart_by_the_last_dots(tmp_path: Path) ->
     assert len(named) == 10
     assert sorted(set(named)) == sorted(str(path.relative_to(out)) for path in out.rglob("*.heatmap.png"))
     assert len(set(named)) == 10
-

@@ -83,10 +83,7 @@ def test_iscam(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = oracle.on_the_way(4)
     close(
         found.raw,
-        [
-            oracle.score_weighted(network, toy.split, x, c, samples)
-            for x, c in zip(nets.images(), CLASSES, strict=True)
-        ],
+        [oracle.score_weighted(network, toy.split, x, c, samples) for x, c in zip(nets.images(), CLASSES, strict=True)],
     )
     one = _explain(network, "module", monkeypatch, method="iscam", steps=1)
     close(one.raw, _explain(network, "module", monkeypatch, method="scorecam").raw)
@@ -231,7 +228,7 @@ def test_chunks_change_nothing(method: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_half_a_chunk_when_memory_runs_out(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network, few = nets.TOYS["residual"].build(), ({"samples": 3} if method == "sscam" else {})
     expected = _explain(network, "module", monkeypatch, method=method, **few)
-    logits, rerun, refused = session.Session.logits, session.Pass.rerun, []
+    logits, rerun, refused = session.Session.logits, session.ForwardPass.rerun, []
 
     def check(made: Tensor) -> None:
         if len(made) > 2:
@@ -247,7 +244,7 @@ def test_half_a_chunk_when_memory_runs_out(method: str, monkeypatch: pytest.Monk
         return rerun(self, activations, images)
 
     monkeypatch.setattr(session.Session, "logits", small)
-    monkeypatch.setattr(session.Pass, "rerun", small_head)
+    monkeypatch.setattr(session.ForwardPass, "rerun", small_head)
     close(_explain(network, "module", monkeypatch, method=method, **few).raw, expected.raw, 1e-6)
     assert refused
 

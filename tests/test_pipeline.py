@@ -35,9 +35,7 @@ from cnnviz.settings import (
 from tests import tiny_model
 
 TINY = ModelSpec(model=f"{Path(__file__).parent / 'tiny_model.py'}:make", input_size=(3, 64, 64), resize=64)
-ONE = ModelSpec(
-    model=f"{Path(__file__).parent / 'tiny_model.py'}:make_one_logit", input_size=(3, 64, 64), resize=64
-)
+ONE = ModelSpec(model=f"{Path(__file__).parent / 'tiny_model.py'}:make_one_logit", input_size=(3, 64, 64), resize=64)
 
 
 class Quiet:
@@ -109,9 +107,7 @@ def report(out: Path) -> dict[str, Any]:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(out)): p.read_bytes() for p in sorted((out / "images").rglob("*")) if p.is_file()
-    }
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted((out / "images").rglob("*")) if p.is_file()}
 
 
 def test_files_and_report_follow_the_contract(photos: Path, tmp_path: Path) -> None:
@@ -161,9 +157,7 @@ def test_raw_values_and_prediction_equal_a_computation_by_hand(photos: Path, tmp
     heatmap = grey(out / explanation["files"]["heatmap"])
     x0, _, width, height = row["seen_xywh"]
     seen = heatmap[:, x0 : x0 + width] / 255
-    whole = F.interpolate(torch.from_numpy(expected)[None, None], (height, width), mode="bilinear")[
-        0, 0
-    ].numpy()
+    whole = F.interpolate(torch.from_numpy(expected)[None, None], (height, width), mode="bilinear")[0, 0].numpy()
     assert np.abs(seen - whole / whole.max()).mean() < 0.02
 
 
@@ -173,9 +167,7 @@ def test_batch_size_and_workers_change_nothing(photos: Path, tmp_path: Path) -> 
     pipeline.run(settings(photos, many, runtime=RuntimeSettings(batch_size=7, workers=5)), Quiet())
     for a, b in zip(report(one)["images"], report(many)["images"], strict=True):
         assert a["path"] == b["path"]
-        assert a["explanations"][0]["scores"]["max"] == pytest.approx(
-            b["explanations"][0]["scores"]["max"], rel=1e-5
-        )
+        assert a["explanations"][0]["scores"]["max"] == pytest.approx(b["explanations"][0]["scores"]["max"], rel=1e-5)
         assert a["explanations"][0]["scores"]["peak"] == b["explanations"][0]["scores"]["peak"]
 
 
@@ -196,9 +188,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(photos: Path, tmp_path: Pa
     assert files(whole) == files(parts)
     timing = {"seconds", "images_per_second"}
     first, second = report(whole)["summary"], report(parts)["summary"]
-    assert {k: v for k, v in first.items() if k not in timing} == {
-        k: v for k, v in second.items() if k not in timing
-    }
+    assert {k: v for k, v in first.items() if k not in timing} == {k: v for k, v in second.items() if k not in timing}
 
 
 def test_resume_computes_only_what_is_missing_and_failed(photos: Path, tmp_path: Path) -> None:
@@ -226,9 +216,7 @@ def test_another_run_in_the_folder_is_an_error(photos: Path, tmp_path: Path) -> 
             Quiet(),
         )
     before = set(files(out))
-    pipeline.run(
-        settings(photos, out, target=TargetSettings(classes=("2",)), output={"overwrite": True}), Quiet()
-    )
+    pipeline.run(settings(photos, out, target=TargetSettings(classes=("2",)), output={"overwrite": True}), Quiet())
     after = set(files(out))
     assert all(".class_2." in name for name in after)
     assert before - after, "what the other run had drawn is gone"
@@ -238,9 +226,7 @@ def test_every_class_form(photos: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("cat\ndog\nfish\ncrane\ncrane\n")
     table = tmp_path / "table.csv"
-    table.write_text(
-        "path,label\n" + "".join(f"photos/{'cat' if i % 2 else 'dog'}/{i}.png,fish\n" for i in range(8))
-    )
+    table.write_text("path,label\n" + "".join(f"photos/{'cat' if i % 2 else 'dog'}/{i}.png,fish\n" for i in range(8)))
     model = ModelSpec(model=TINY.model, input_size=(3, 64, 64), resize=64, labels=str(labels))
 
     def explained(*classes: str) -> list[list[int]]:
@@ -312,10 +298,7 @@ def _png_of_size(width: int, height: int) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
-        + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
     )
 
 
@@ -492,9 +475,7 @@ def test_limit_counts_images(photos: Path, tmp_path: Path) -> None:
     assert len(report(tmp_path / "out")["images"]) == 3
 
 
-def test_out_of_memory_halves_the_batch(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory_halves_the_batch(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cnnviz.engine.session import Session
 
     forward = Session.forward

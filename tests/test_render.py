@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError
-from cnnviz.geometry.placement import Placed, place
+from cnnviz.geometry.placement import PlacedMap, place
 from cnnviz.render.colormap import COLORMAPS, SIGNED_DEFAULT, colormap
 from cnnviz.render.grid import grid, thumbnail
 from cnnviz.render.overlay import Style, coloured, heatmap_image, limits_of, overlay
@@ -24,13 +24,13 @@ def photograph(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def random_placed(width: int, height: int, *, signed: bool, seed: int = 0) -> Placed:
+def random_placed(width: int, height: int, *, signed: bool, seed: int = 0) -> PlacedMap:
     raw = np.random.default_rng(seed).normal(size=(7, 7)).astype(np.float32)
     return place(raw if signed else np.maximum(raw, 0), (0, 0, width, height), (width, height), signed=signed)
 
 
-def whole(values: NDArray[np.float32], *, signed: bool) -> Placed:
-    return Placed(values, (0, 0, values.shape[1], values.shape[0]), signed)
+def whole(values: NDArray[np.float32], *, signed: bool) -> PlacedMap:
+    return PlacedMap(values, (0, 0, values.shape[1], values.shape[0]), signed)
 
 
 def level(value: float, maximum: float, signed: bool) -> int:
@@ -353,9 +353,7 @@ def test_the_colour_bar_runs_from_the_last_colour_down(signed: bool, name: str, 
     assert np.abs(bar[150].astype(int) - table[middle]).max() <= 6
 
 
-@pytest.mark.parametrize(
-    ("size", "count"), [((3000, 2000), 1), ((40, 3000), 2), ((3000, 40), 3), ((1, 1), 5)]
-)
+@pytest.mark.parametrize(("size", "count"), [((3000, 2000), 1), ((40, 3000), 2), ((3000, 40), 3), ((1, 1), 5)])
 def test_a_panel_stays_a_page_for_every_size_of_image(size: tuple[int, int], count: int) -> None:
     rgb = photograph(*size)
     out = panel(rgb, rows_for(rgb, count), Style(), "a title")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnnviz.geometry.placement import Placed, place
+from cnnviz.geometry.placement import PlacedMap, place
 from cnnviz.metrics.map_statistics import map_scores
 
 UNDEFINED = ("peak", "box_xywh", "energy_in_box", "entropy", "area_above_half")
@@ -36,7 +36,7 @@ def flood_fill(mask: list[list[bool]]) -> list[set[tuple[int, int]]]:
     return regions
 
 
-def second_opinion(placed: Placed) -> dict[str, object]:
+def second_opinion(placed: PlacedMap) -> dict[str, object]:
     """Box, energy, entropy and area by their definitions, pixel by pixel in float64."""
     x0, y0, x1, y1 = placed.seen
     seen = [(y, x) for y in range(y0, y1) for x in range(x0, x1)]
@@ -47,9 +47,7 @@ def second_opinion(placed: Placed) -> dict[str, object]:
     region = max(flood_fill(mask), key=len)
     rows, columns = [y for y, _ in region], [x for _, x in region]
     box = [min(columns), min(rows), max(columns) - min(columns) + 1, max(rows) - min(rows) + 1]
-    inside = [
-        v for (y, x), v in value.items() if box[0] <= x < box[0] + box[2] and box[1] <= y < box[1] + box[3]
-    ]
+    inside = [v for (y, x), v in value.items() if box[0] <= x < box[0] + box[2] and box[1] <= y < box[1] + box[3]]
     shares = [v / total for v in value.values() if v > 0.0]
     return {
         "box_xywh": box,
@@ -59,8 +57,8 @@ def second_opinion(placed: Placed) -> dict[str, object]:
     }
 
 
-def whole(values: NDArray[np.float32], *, signed: bool = False) -> Placed:
-    return Placed(values, (0, 0, values.shape[1], values.shape[0]), signed)
+def whole(values: NDArray[np.float32], *, signed: bool = False) -> PlacedMap:
+    return PlacedMap(values, (0, 0, values.shape[1], values.shape[0]), signed)
 
 
 def scores_of(values: list[list[float]], *, signed: bool = False) -> dict[str, object]:
@@ -71,9 +69,7 @@ def scores_of(values: list[list[float]], *, signed: bool = False) -> dict[str, o
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("rect", [(0.0, 0.0, 80.0, 50.0), (17.5, 2.5, 62.5, 47.5), (-8.0, 5.0, 70.0, 60.0)])
-def test_scores_equal_their_definitions(
-    signed: bool, seed: int, rect: tuple[float, float, float, float]
-) -> None:
+def test_scores_equal_their_definitions(signed: bool, seed: int, rect: tuple[float, float, float, float]) -> None:
     raw = np.random.default_rng(seed).normal(size=(7, 9)).astype(np.float32)
     if not signed:
         raw = np.maximum(raw, 0.0)

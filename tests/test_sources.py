@@ -311,9 +311,7 @@ def test_paths_do_not_import_fsspec(tmp_path: Path) -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_only_the_head_of_a_file_that_is_no_image_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_head_of_a_file_that_is_no_image_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "film.mp4").write_bytes(b"no image" * 10_000)
     (tmp_path / "x.jpg").write_bytes(JPEG * 1000)
     film, photo = find(tmp_path)
@@ -357,7 +355,7 @@ def test_names_hold_nothing_unprintable(tmp_path: Path, odd: str) -> None:
 
 
 def test_what_is_harmless_in_a_name_stays(tmp_path: Path) -> None:
-    harmless = ["<script>alert(1)<&.jpg", "it's \"quoted\" %20 #1?.jpg", "日本 é 👩\u200d🚀.jpg"]
+    harmless = ["<script>alert(1)<&.jpg", 'it\'s "quoted" %20 #1?.jpg', "日本 é 👩\u200d🚀.jpg"]
     make(tmp_path, *harmless, "-rf.jpg", "~2.jpg")
     assert names(find(tmp_path)) == sorted([*harmless, "-rf.jpg", "~2.jpg"])
 

@@ -57,8 +57,6 @@ def test_the_list_of_commands_is_drawn_without_rich() -> None:
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, cnnviz; print(sorted(m for m in sys.modules if m.startswith('cnnviz') or m == 'torch'))"
-    )
+    code = "import sys, cnnviz; print(sorted(m for m in sys.modules if m.startswith('cnnviz') or m == 'torch'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['cnnviz']"

@@ -16,7 +16,7 @@ from PIL import Image
 from cnnviz.cli.app import main
 from cnnviz.cli.console import Console
 
-NOISY = '''
+NOISY = """
 import atexit, ctypes, os, sys
 import torch
 from torch import nn
@@ -36,7 +36,7 @@ def make():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)]
     return Noisy(*layers).eval()
-'''
+"""
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ class Nothing(Study):
     """A study that takes no images."""
 
     def finish(self) -> Findings:
-        return Findings({"classes": len(self.subject.classes)}, {"seed": self.subject.settings.runtime.seed})
+        return Findings({"classes": len(self.prepared.classes)}, {"seed": self.prepared.settings.runtime.seed})
 
 
 PARAMS = (

@@ -21,7 +21,7 @@ from cnnviz.models.preprocess import Preprocess, normalize
 from cnnviz.settings import ModelSpec
 from cnnviz.synthesis import augmentation as regularise
 from cnnviz.synthesis.ascent import AscentOptions, Maker, as_levels
-from cnnviz.synthesis.augmentation import Shaking, Views, mirrored
+from cnnviz.synthesis.augmentation import Augmentation, Views, mirrored
 from cnnviz.synthesis.canvas import Fourier, Pixels, correlation, gaussian_blur, noise
 from cnnviz.synthesis.objectives import (
     Objective,
@@ -100,7 +100,7 @@ def maker(
     return Maker(reader, normalisation(what, DEVICE), what.input_size, options or AscentOptions(24, shaking=CALM))
 
 
-CALM = Shaking(jitter=2, rotate=0.0, scale=0.0)
+CALM = Augmentation(jitter=2, rotate=0.0, scale=0.0)
 CLASS_2 = Term("class", 2)
 
 
@@ -167,7 +167,7 @@ def test_gaussian_blur_against_its_definition() -> None:
 def test_jitter_shows_every_window_of_the_canvas_and_never_wraps() -> None:
     height, width, margin = 6, 5, 3
     canvas = torch.arange(12 * 11, dtype=torch.float32).reshape(1, 1, 12, 11).expand(2, -1, -1, -1)
-    views = Views((height, width), Shaking(margin, 0.0, 0.0), [1, 2], 400, DEVICE)
+    views = Views((height, width), Augmentation(margin, 0.0, 0.0), [1, 2], 400, DEVICE)
     seen = set()
     for step in range(400):
         for window in views(canvas, step):
@@ -188,7 +188,7 @@ def test_views_are_affine_and_sample_where_they_say(rotate: float, scale: float)
     tall, wide = size[0] + 2 * margin, size[1] + 2 * margin
     y, x = torch.meshgrid(torch.arange(tall) + 0.5, torch.arange(wide) + 0.5, indexing="ij")
     canvas = torch.stack([y - tall / 2, x - wide / 2])[None].repeat(2, 1, 1, 1)
-    views = Views(size, Shaking(margin, rotate, scale), [5, 6], steps, DEVICE)
+    views = Views(size, Augmentation(margin, rotate, scale), [5, 6], steps, DEVICE)
     angles, spans, differ = [], [], False
     for step in range(steps):
         seen = views(canvas, step)[:, :, 7:13, 10:20]  # the middle, which no rotation brings outside
@@ -389,7 +389,7 @@ def test_the_score_of_the_written_image_is_higher(parametrisation: str, optimise
 
 def test_one_step_of_the_gradient_is_the_gradient_over_its_size() -> None:
     module, what = net(), spec()
-    options = AscentOptions(1, "pixel", "gradient", 0.01, l2=3.0, tv=5.0, shaking=Shaking(0, 0.0, 0.0))
+    options = AscentOptions(1, "pixel", "gradient", 0.01, l2=3.0, tv=5.0, shaking=Augmentation(0, 0.0, 0.0))
     start = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.25
     made = maker(module, (), options).make(Objective([CLASS_2], None, []), [0, 1], start)
     x = start.clone().requires_grad_()
@@ -402,7 +402,7 @@ def test_one_step_of_the_gradient_is_the_gradient_over_its_size() -> None:
 
 
 def test_the_same_seed_makes_the_same_image_whatever_stands_beside_it() -> None:
-    making = maker(net(), (), AscentOptions(8, shaking=Shaking(2, 10.0, 0.1)))
+    making = maker(net(), (), AscentOptions(8, shaking=Augmentation(2, 10.0, 0.1)))
     goal = Objective([CLASS_2], None, [])
     pair, again, single = making.make(goal, [7, 8]), making.make(goal, [7, 8]), making.make(goal, [8])
     assert torch.equal(pair.images, again.images)

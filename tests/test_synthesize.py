@@ -238,9 +238,7 @@ def test_words_and_seeds() -> None:
     assert len({seed_of(seed, row) for seed in range(20) for row in range(20)}) == 400
 
 
-def test_images_that_do_not_fit_into_memory_are_made_in_halves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_that_do_not_fit_into_memory_are_made_in_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = run(tmp_path / "a", ("1", "2", "3"), each=True)["synthesized"]
     make = Synthesize._make
 

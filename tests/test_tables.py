@@ -19,7 +19,7 @@ from cnnviz.io.cells import guarded, without_guard
 from cnnviz.io.label_tables import read_label_table
 from cnnviz.io.sources import ImageRef, find_images
 from cnnviz.io.write_tables import write_csv
-from cnnviz.run.target_selection import Asker, Classes
+from cnnviz.run.target_selection import ClassNames, TargetSelector
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from tests.test_pipeline import TINY, Quiet, photograph
 
@@ -44,15 +44,15 @@ FORMS = {
 def test_a_table_says_the_same_as_input_and_as_class(tmp_path: Path, form: str) -> None:
     table = tmp_path / "labels.csv"
     table.write_bytes(FORMS[form].encode())
-    classes = Classes(LABELS, False)
-    asker = Asker([str(table)], classes)
+    classes = ClassNames(LABELS, False)
+    target_selector = TargetSelector([str(table)], classes)
     for name, label in (("a.png", "dog"), ("sub/b.png", "fish")):
         ref = ImageRef(str(tmp_path / name), name, 0)
-        assert asker.truth(ref) == label
-        assert asker.ask(ref, torch.zeros(len(LABELS))) == [LABELS.index(label)]
+        assert target_selector.truth(ref) == label
+        assert target_selector.select(ref, torch.zeros(len(LABELS))) == [LABELS.index(label)]
     listed = [ref for ref in find_images([str(table)]) if not Path(ref.uri).name.startswith("=")]
     assert [ref.uri for ref in listed] == [str(tmp_path / "a.png"), str(tmp_path / "sub/b.png")]
-    assert [Asker([], classes).truth(ref) for ref in listed] == ["dog", "fish"]
+    assert [TargetSelector([], classes).truth(ref) for ref in listed] == ["dog", "fish"]
 
 
 def test_a_label_column_of_numbers_names_labels_and_an_index_column_outputs(tmp_path: Path) -> None:
@@ -60,12 +60,12 @@ def test_a_label_column_of_numbers_names_labels_and_an_index_column_outputs(tmp_
     table = tmp_path / "labels.csv"
     ref = ImageRef(str(tmp_path / "a.png"), "a.png", 0)
     table.write_text("path,label\na.png,10\n")
-    assert Asker([str(table)], Classes(LABELS, False)).truth(ref) == "10"
+    assert TargetSelector([str(table)], ClassNames(LABELS, False)).truth(ref) == "10"
     table.write_text("path,class_index\na.png,10\n")
-    asker = Asker([str(table)], Classes(LABELS, False))
-    assert asker.truth(ref) == "10"  # as the table says it: it is no class
+    target_selector = TargetSelector([str(table)], ClassNames(LABELS, False))
+    assert target_selector.truth(ref) == "10"  # as the table says it: it is no class
     with pytest.raises(ImageError, match="class 10 does not exist; the network has 4"):
-        asker.ask(ref, torch.zeros(4))
+        target_selector.select(ref, torch.zeros(4))
 
 
 @pytest.mark.parametrize("content", ["", "path,label\n", "a.png\nb.png\n", "label,filename\n,a.png\n"])

@@ -76,8 +76,10 @@ def test_top_patches_equal_sorting_everything(per_image: int, most: float, batch
         for offset in range(len(value)):
             top.fold(numbers[start + offset], value[offset].numpy(), place[offset].numpy())
     expected = brute_force(values.numpy(), numbers, 5, per_image, most)
-    got = [list(zip(*rows, strict=True)) for rows in zip(top.values.tolist(), top.images.tolist(),
-                                                         top.positions.tolist(), strict=True)]
+    got = [
+        list(zip(*rows, strict=True))
+        for rows in zip(top.values.tolist(), top.images.tolist(), top.positions.tolist(), strict=True)
+    ]
     assert got == expected
     assert top.fired.tolist() == (values.numpy().max(axis=(2, 3)) > 0).sum(0).tolist()
     assert top.fired[3] == 0

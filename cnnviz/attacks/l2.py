@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cnnviz.attacks.linf import Back, Found, Goal, Network, nothing_found, snap
+from cnnviz.attacks.linf import AttackResult, Back, Goal, Network, nothing_found, snap
 
 _GROWTH, _LARGEST = 1.25, 30
 _HALVINGS = 5
@@ -33,7 +33,7 @@ class DeepFool:
     tolerance: float = 0.0
 
 
-def deepfool(network: Network, clean: Tensor, goal: Goal, how: DeepFool = DeepFool()) -> Found:
+def deepfool(network: Network, clean: Tensor, goal: Goal, how: DeepFool = DeepFool()) -> AttackResult:
     """The nearest decision boundary, by linearising the network again and again.
 
         f_k = z_k - z_y,  w_k = df_k/dx,  l = argmin_k |f_k| / |w_k|_2,  r <- r + |f_l| / |w_l|^2 w_l
@@ -124,7 +124,7 @@ class CarliniWagner:
     tolerance: float = 0.0
 
 
-def carlini_wagner(network: Network, clean: Tensor, goal: Goal, how: CarliniWagner = CarliniWagner()) -> Found:
+def carlini_wagner(network: Network, clean: Tensor, goal: Goal, how: CarliniWagner = CarliniWagner()) -> AttackResult:
     """The smallest perturbation by descent, the box kept by a change of variables.
 
         minimise |x - x_0|^2 + c max(confidence - excess(x), 0),   x = (tanh(w) + 1) / 2
@@ -158,7 +158,11 @@ def carlini_wagner(network: Network, clean: Tensor, goal: Goal, how: CarliniWagn
 
 
 def _descend(
-    network: Network, clean: Tensor, goal: Goal, kept: tuple[Found, Tensor], asked: tuple[Tensor, Tensor, CarliniWagner]
+    network: Network,
+    clean: Tensor,
+    goal: Goal,
+    kept: tuple[AttackResult, Tensor],
+    asked: tuple[Tensor, Tensor, CarliniWagner],
 ) -> Tensor:
     """One descent of the images ``rows`` with their weights; whether each met its goal on the way, [N]."""
     (found, nearest), (rows, weights, how) = kept, asked
@@ -190,7 +194,7 @@ def _descend(
     return works
 
 
-def rounded(network: Network, clean: Tensor, found: Found, goal: Goal, tolerance: float = 0.0) -> Found:
+def rounded(network: Network, clean: Tensor, found: AttackResult, goal: Goal, tolerance: float = 0.0) -> AttackResult:
     """The nearest image of 8 bits along a perturbation that the network is still fooled by.
 
     Plain rounding undoes a perturbation of less than half a level. Here it is stretched by the smallest factor t at
@@ -206,7 +210,7 @@ def rounded(network: Network, clean: Tensor, found: Found, goal: Goal, tolerance
     """
     moved = found.images - clean
     images = snap(found.images, clean, 1.0)
-    result = Found(images, torch.zeros_like(found.met), found.steps.clone())
+    result = AttackResult(images, torch.zeros_like(found.met), found.steps.clone())
     factor, before = torch.ones(len(clean), dtype=torch.float64), torch.zeros(len(clean), dtype=torch.float64)
 
     def judge(rows: Tensor, factors: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def without_gradient(network: Network, images: Tensor, goal: Goal) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class AttackResult:
     """What an attack came to.
 
     Attributes:
@@ -123,10 +123,10 @@ class Found:
     steps: Tensor
 
 
-def nothing_found(clean: Tensor) -> Found:
+def nothing_found(clean: Tensor) -> AttackResult:
     """The clean images, before an attack."""
     count = len(clean)
-    return Found(clean.clone(), torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.long))
+    return AttackResult(clean.clone(), torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.long))
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +178,7 @@ def snap(images: Tensor, clean: Tensor, epsilon: float, levels: int | None = LEV
     return torch.minimum(torch.maximum((images * levels).round(), low), high) / levels
 
 
-def sign_attack(network: Network, clean: Tensor, goal: Goal, how: SignAttack) -> Found:
+def sign_attack(network: Network, clean: Tensor, goal: Goal, how: SignAttack) -> AttackResult:
     """Steps along the sign of the gradient, kept in the ball and in 0–1, until the goal is met.
 
         x_{k+1} = clip(x_k + step_size sign(dL/dx), x_0 - epsilon, x_0 + epsilon, 0, 1)

@@ -20,9 +20,7 @@ from cnnviz.errors import EXIT_INTERRUPTED, CnnvizError, nearest
 from cnnviz.registry import lookup
 
 # Newer Typers bring their own copy of click, older ones import it: take the classes from what both export.
-_ClickException: type[Exception] = next(
-    c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
-)
+_ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": pages.WIDTH}
 
@@ -47,9 +45,7 @@ class _Commands(pages.Group):
         if specs is None:
             return super().get_command(ctx, cmd_name)
         # For the list of commands: its name and its first line.
-        return _alone(
-            cmd_name, _nothing, help=info.help_of(specs), rich_help_panel=specs[0].family.capitalize()
-        )
+        return _alone(cmd_name, _nothing, help=info.help_of(specs), rich_help_panel=specs[0].family.capitalize())
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]

@@ -68,8 +68,8 @@ def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
 
 def _common(spec: MethodSpec) -> dict[str, Any]:
     """The shared options of a command, in its own words where it has some."""
-    common = {name: option for name, option in shared_annotations().items() if name not in spec.lacks()}
-    own = {name: reworded(common[name], text) for name, text in spec.says.items()}
+    common = {name: option for name, option in shared_annotations().items() if name not in spec.unavailable_options()}
+    own = {name: reworded(common[name], text) for name, text in spec.help_overrides.items()}
     if spec.inputs == "optional":
         text = "Images to start from; from noise when there are none."
         own["inputs"] = reworded(common["inputs"], text, "[INPUT...]")
@@ -118,9 +118,7 @@ def _own_option(param: Param, text: str, panel: str) -> Any:
         flag += f"/--no-{long_name(param.name)}"
     kind: Any = _TYPES.get(param.type, str)
     metavar = "|".join(param.choices) or _METAVARS.get(param.type)
-    option = typer.Option(
-        flag, metavar=metavar, help=text, rich_help_panel=panel, show_default=False
-    )
+    option = typer.Option(flag, metavar=metavar, help=text, rich_help_panel=panel, show_default=False)
     return Annotated[kind | None, option]
 
 
@@ -154,11 +152,7 @@ def _check(spec: MethodSpec, chosen: Mapping[str, Any]) -> None:
 
 
 def _settings(spec: MethodSpec, shared: Shared, given: Mapping[str, Any]) -> RunSettings:
-    names = {
-        long_name(param.name): param.name
-        for each in lookup.commands()[spec.command]
-        for param in each.params
-    }
+    names = {long_name(param.name): param.name for each in lookup.commands()[spec.command] for param in each.params}
     mine = {param.name for param in spec.params}
     chosen = {
         names[long_name(key)]: value

@@ -45,6 +45,7 @@ def printable(text: object) -> str:
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
+
 # Seconds of start-up from which on they are told.
 _LONG_START = 1.0
 
@@ -201,9 +202,7 @@ class Console:
     def crash(self, error: BaseException) -> int:
         """An error that nobody foresaw. Returns the exit code."""
         what = f"internal error: {type(error).__name__}: {error}"
-        return self._fail(
-            what, "run again with -v for the traceback, and report it", CnnvizError("").exit_code, error
-        )
+        return self._fail(what, "run again with -v for the traceback, and report it", CnnvizError("").exit_code, error)
 
     def _fail(self, message: str, hint: str, exit_code: int, error: BaseException) -> int:
         self.finish()
@@ -311,6 +310,4 @@ def _rich(stream: TextIO) -> RichConsole:
     from rich.console import Console as RichConsole
 
     # Rich's own reading of NO_COLOR leaves bold and dim.
-    return RichConsole(
-        file=stream, color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False
-    )
+    return RichConsole(file=stream, color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False)

@@ -56,9 +56,7 @@ class Shared:
         bool,
         _option("--nul", "-0", panel=_INPUT, help="Paths on standard input end in NUL, not in a newline."),
     ] = False
-    limit: Annotated[
-        int | None, _option("--limit", panel=_INPUT, metavar="N", help="Stop after N images.")
-    ] = None
+    limit: Annotated[int | None, _option("--limit", panel=_INPUT, metavar="N", help="Stop after N images.")] = None
     config: Annotated[
         str | None,
         _option(
@@ -114,15 +112,11 @@ class Shared:
     ] = None
     input_size: Annotated[
         str | None,
-        _option(
-            "--input-size", panel=_MODEL, metavar="S|H,W|C,H,W", help="Pixels. [default: from the weights]"
-        ),
+        _option("--input-size", panel=_MODEL, metavar="S|H,W|C,H,W", help="Pixels. [default: from the weights]"),
     ] = None
     mean: Annotated[
         str | None,
-        _option(
-            "--mean", panel=_MODEL, metavar="R,G,B", help="Mean, pixels 0 to 1. [default: from the weights]"
-        ),
+        _option("--mean", panel=_MODEL, metavar="R,G,B", help="Mean, pixels 0 to 1. [default: from the weights]"),
     ] = None
     std: Annotated[
         str | None,
@@ -185,9 +179,9 @@ class Shared:
             help="Index, label, pred, top:K, folder, FILE.csv or all; repeatable. [default: pred]",
         ),
     ] = None
-    score: Annotated[
-        str, _option("--score", panel=_WHAT, metavar="|".join(SCORES), help="What is explained.")
-    ] = "logit"
+    score: Annotated[str, _option("--score", panel=_WHAT, metavar="|".join(SCORES), help="What is explained.")] = (
+        "logit"
+    )
     top: Annotated[
         int, _option("--top", panel=_WHAT, metavar="K", help="Predictions that a record lists, 1 or more.")
     ] = 5
@@ -199,16 +193,14 @@ class Shared:
             help="Make the layers random from the top and say how alike the map stays (Adebayo et al. 2018).",
         ),
     ] = False
-    seed: Annotated[
-        int, _option("--seed", panel=_WHAT, metavar="N", help="Seeds every random choice, 0 or more.")
-    ] = 0
+    seed: Annotated[int, _option("--seed", panel=_WHAT, metavar="N", help="Seeds every random choice, 0 or more.")] = 0
 
     device: Annotated[
         str, _option("--device", "-d", panel=_SPEED, metavar="DEV", help="auto, cpu, cuda, cuda:N or mps.")
     ] = "auto"
-    precision: Annotated[
-        str, _option("--precision", panel=_SPEED, metavar="P", help="fp32, bf16, fp16 or auto.")
-    ] = "fp32"
+    precision: Annotated[str, _option("--precision", panel=_SPEED, metavar="P", help="fp32, bf16, fp16 or auto.")] = (
+        "fp32"
+    )
     compile: Annotated[
         str,
         _option(
@@ -251,12 +243,8 @@ class Shared:
             help="Output folder, or - for one picture on standard output. [default: cnnviz-out/COMMAND]",
         ),
     ] = None
-    resume: Annotated[bool, _option("--resume", panel=_OUTPUT, help="Continue the run in the folder.")] = (
-        False
-    )
-    overwrite: Annotated[
-        bool, _option("--overwrite", panel=_OUTPUT, help="Replace the run in the folder.")
-    ] = False
+    resume: Annotated[bool, _option("--resume", panel=_OUTPUT, help="Continue the run in the folder.")] = False
+    overwrite: Annotated[bool, _option("--overwrite", panel=_OUTPUT, help="Replace the run in the folder.")] = False
     save: Annotated[
         str | None,
         _option(
@@ -284,18 +272,12 @@ class Shared:
             help="turbo, viridis, jet, … auto: turbo, and coolwarm for maps with a sign.",
         ),
     ] = "auto"
-    alpha: Annotated[
-        float, _option("--alpha", panel=_OUTPUT, metavar="A", help="Weight of the map, 0 to 1.")
-    ] = 0.5
+    alpha: Annotated[float, _option("--alpha", panel=_OUTPUT, metavar="A", help="Weight of the map, 0 to 1.")] = 0.5
     image_format: Annotated[
         str,
-        _option(
-            "--image-format", panel=_OUTPUT, metavar="|".join(IMAGE_FORMATS), help="Of overlay and panel."
-        ),
+        _option("--image-format", panel=_OUTPUT, metavar="|".join(IMAGE_FORMATS), help="Of overlay and panel."),
     ] = "png"
-    png_level: Annotated[
-        int, _option("--png-level", panel=_OUTPUT, metavar="N", help="Compression, 0 to 9.")
-    ] = 1
+    png_level: Annotated[int, _option("--png-level", panel=_OUTPUT, metavar="N", help="Compression, 0 to 9.")] = 1
     legend: Annotated[
         bool,
         _option(
@@ -306,9 +288,9 @@ class Shared:
         bool,
         _option("--draw-box", panel=_OUTPUT, help="Draw the box of the largest region above 20 % of the maximum."),
     ] = False
-    fail_fast: Annotated[
-        bool, _option("--fail-fast", panel=_OUTPUT, help="Stop at the first input that fails.")
-    ] = False
+    fail_fast: Annotated[bool, _option("--fail-fast", panel=_OUTPUT, help="Stop at the first input that fails.")] = (
+        False
+    )
     json_: Annotated[
         bool, _option("--json", panel=_OUTPUT, help="Print the run's summary as JSON on standard output.")
     ] = False
@@ -438,16 +420,12 @@ def _check_range(name: str, value: float | None, low: float, high: float | None)
         return
     expected = f"{low} or more" if high is None else f"{low} to {high}"
     flag = f"--{long_name(name)}"
-    raise CnnvizError(
-        f"{flag} {value}: expected {expected}.", f"For example {flag} {low if high is None else high}"
-    )
+    raise CnnvizError(f"{flag} {value}: expected {expected}.", f"For example {flag} {low if high is None else high}")
 
 
 def _batch_size(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise CnnvizError(
-            f"--batch-size {text}: expected a number above 0, or auto.", "For example --batch-size 16"
-        )
+        raise CnnvizError(f"--batch-size {text}: expected a number above 0, or auto.", "For example --batch-size 16")
     return int(text)

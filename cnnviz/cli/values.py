@@ -100,9 +100,7 @@ def _typed(value: Any, annotation: Any, where: str) -> Any:
         fits: tuple[type, ...] = {float: (int, float), str: (str, int, float)}.get(kind, (kind,))
         if not isinstance(item, fits) or (isinstance(item, bool) and kind is not bool):
             words = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "a text")
-            hint = (
-                "Write it in quotes: YAML reads on, off, yes and no as true and false, 2024-01-01 as a date."
-            )
+            hint = "Write it in quotes: YAML reads on, off, yes and no as true and false, 2024-01-01 as a date."
             raise CnnvizError(
                 f"{where}: expected {words}, got {shown(item)}.",
                 hint if kind is str else "See the command's --help.",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.gradient_path import gradient_at_layers
-from cnnviz.engine.session import Pass, Session
+from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.outputs import OutputChoice
 from cnnviz.models.loading.inputs import first_line
@@ -136,7 +136,7 @@ class _Examiner:
         self.session, self.probe, self.wanted = session, probe, wanted
         self.notes: list[str] = []
         self.not_run: dict[str, str] = {}
-        self._known: Pass | None = None
+        self._known: ForwardPass | None = None
         self._two: tuple[Tensor | None] | None = None
         self._why = ""
 
@@ -159,7 +159,7 @@ class _Examiner:
             self.not_run[check] = f"{self.wanted.method} needs no gradient"
         return check not in self.not_run
 
-    def _pass(self) -> Pass:
+    def _pass(self) -> ForwardPass:
         """A pass over the probe, made once."""
         if self._known is None:
             self._known = self.session.forward(self.probe)

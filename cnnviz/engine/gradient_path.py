@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from cnnviz.engine.session import Pass, Session
+from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.models.graph.layer_names import name_of
 from cnnviz.models.graph.trace import function_name
 
@@ -42,7 +42,7 @@ class GradientPath:
     steps: str | None = None
 
 
-def gradient_at_layers(session: Session, run: Pass) -> GradientPath:
+def gradient_at_layers(session: Session, run: ForwardPass) -> GradientPath:
     """The gradient of the highest logit at the session's first explained tensor.
 
     Args:

@@ -122,7 +122,7 @@ def substituting(module: nn.Module, layer: tuple[str, int], activations: Tensor)
 
 
 @dataclass(frozen=True)
-class Seen:
+class RecordedLayer:
     """One module call of a probe run.
 
     Attributes:
@@ -148,7 +148,7 @@ class Watched:
         attention: Whether self-attention ran.
     """
 
-    calls: Sequence[Seen]
+    calls: Sequence[RecordedLayer]
     attention: bool
 
 
@@ -168,21 +168,21 @@ def watched(module: nn.Module, image: Tensor) -> Watched:
 
 
 @contextlib.contextmanager
-def watching(module: nn.Module, put: Callable[[Any, Tensor], None] | None = None) -> Iterator[list[Seen]]:
+def watching(module: nn.Module, put: Callable[[Any, Tensor], None] | None = None) -> Iterator[list[RecordedLayer]]:
     """Note every module call that returns a tensor, in order of completion, while the body runs the module.
 
     Args:
         module: The network.
         put: Given (name, call) and the value of every tensor with four axes.
     """
-    seen: list[Seen] = []
+    seen: list[RecordedLayer] = []
     counts: dict[str, int] = {}
     handles = []
 
     def note(name: str) -> Any:
         def hook(child: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                seen.append(Seen(name, counts.get(name, 0), tuple(output.shape), child))
+                seen.append(RecordedLayer(name, counts.get(name, 0), tuple(output.shape), child))
                 if put is not None and output.dim() == 4:
                     put((name, counts.get(name, 0)), output.clone())  # what follows may work in place
             counts[name] = counts.get(name, 0) + 1
@@ -238,7 +238,7 @@ def seen_layer(watched: Watched, layer: str | None, name: str, image: Tensor) ->
     )
 
 
-def _feature_maps(spatial: Sequence[Seen], name: str, attention: bool) -> list[Seen]:
+def _feature_maps(spatial: Sequence[RecordedLayer], name: str, attention: bool) -> list[RecordedLayer]:
     """The last feature map of each resolution, input first."""
     passive = (nn.Dropout, nn.Dropout2d, nn.Identity)
     useful = [s for s in spatial if "pool" not in type(s.module).__name__.lower() and not isinstance(s.module, passive)]
@@ -254,7 +254,7 @@ def _feature_maps(spatial: Sequence[Seen], name: str, attention: bool) -> list[S
     return sorted(last.values(), key=useful.index)
 
 
-def _followed_by_activation(seen: Sequence[Seen], chosen: Seen) -> bool:
+def _followed_by_activation(seen: Sequence[RecordedLayer], chosen: RecordedLayer) -> bool:
     after = seen[list(seen).index(chosen) + 1 :]
     following = next((s for s in after if not chosen.name.startswith(s.name + ".")), None)
     return following is not None and type(following.module).__module__ == "torch.nn.modules.activation"

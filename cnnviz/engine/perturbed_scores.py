@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import ClassTarget, Target
 
 # On a CPU few copies at a time, so that a map is still in the cache when the next layer reads it.
@@ -45,7 +45,7 @@ class Changes:
     key: Any = None
 
 
-def scores(run: Pass, target: Target, changes: Changes) -> Tensor:
+def scores(run: ForwardPass, target: Target, changes: Changes) -> Tensor:
     """The target's score of every changed copy.
 
     Args:
@@ -78,7 +78,7 @@ def chunks(count: int, size: int) -> Iterator[range]:
     return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def chunk_size(run: Pass, of_layer: bool = False) -> int:
+def chunk_size(run: ForwardPass, of_layer: bool = False) -> int:
     """Copies that go through the network (or the head) at once."""
     on_cpu = run.session.device.type == "cpu"
     if not of_layer:
@@ -87,7 +87,7 @@ def chunk_size(run: Pass, of_layer: bool = False) -> int:
     return min(_MOST_COPIES, max(1, (_CPU_BYTES if on_cpu else _DEVICE_BYTES) // each))
 
 
-def _logits(run: Pass, changes: Changes) -> Iterator[Tensor]:
+def _logits(run: ForwardPass, changes: Changes) -> Iterator[Tensor]:
     """[N, B, K] for one chunk of positions after the other."""
     for part in chunks(changes.count, chunk_size(run, changes.of_layer)):
         found = []
@@ -98,7 +98,7 @@ def _logits(run: Pass, changes: Changes) -> Iterator[Tensor]:
         yield torch.stack(found)
 
 
-def answers(run: Pass, image: int, made: Tensor, of_layer: bool = False) -> Tensor:
+def answers(run: ForwardPass, image: int, made: Tensor, of_layer: bool = False) -> Tensor:
     """Logits [B, K] of changed copies of one image, without gradients; where memory runs out, in halves.
 
     Args:

@@ -46,7 +46,7 @@ _EXTENDED = {
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class RuleReport:
     """What stands between a score and the tensors that it is differentiated by.
 
     Attributes:
@@ -66,7 +66,7 @@ class Found:
 
 
 @contextlib.contextmanager
-def applied(scores: Tensor, rule: str, *, strict: bool = False) -> Iterator[Found]:
+def applied(scores: Tensor, rule: str, *, strict: bool = False) -> Iterator[RuleReport]:
     """Hold a rule on the graph of ``scores`` while the body differentiates it; gone afterwards.
 
     Args:
@@ -77,7 +77,7 @@ def applied(scores: Tensor, rule: str, *, strict: bool = False) -> Iterator[Foun
     Raises:
         CnnvizError: ``strict``, and there are activations other than ReLUs, or nodes that cannot be looked into.
     """
-    found = Found(Counter(), Counter(), Counter())
+    found = RuleReport(Counter(), Counter(), Counter())
     handles: list[RemovableHandle] = []
     try:
         for node in _nodes(scores):
@@ -147,11 +147,9 @@ def _send_back_arriving(leaving: tuple[Tensor, ...], arriving: tuple[Tensor, ...
     return (arriving[0].clamp_min(0), *leaving[1:])
 
 
-def _refuse(found: Found) -> None:
+def _refuse(found: RuleReport) -> None:
     names = ", ".join(f"{count} {name}" for name, count in (found.others + found.hidden).items())
     raise CnnvizError(
         f"The rules are defined for ReLUs; this network also has {names}.",
         "Leave --strict-rule out: the gradient is then rectified at those activations too, and called extended.",
     )
-
-

@@ -60,7 +60,7 @@ class PrecisionError(CnnvizError):
     """The network's scores in this precision are not those in float32."""
 
 
-class Pass:
+class ForwardPass:
     """One forward pass over a batch, ready for backward passes from the head.
 
     Attributes:
@@ -78,11 +78,11 @@ class Pass:
         self.activations = activations
         self.logits = logits
         self._rerun = rerun
-        self._parts: tuple[Pass, ...] = ()
+        self._parts: tuple[ForwardPass, ...] = ()
         self._memory: dict[Any, Any] = {}
 
     @classmethod
-    def joined(cls, parts: Sequence[Pass]) -> Pass:
+    def joined(cls, parts: Sequence[ForwardPass]) -> ForwardPass:
         """One pass of a batch whose images went through the network one by one."""
         activations = tuple(torch.cat(same) for same in zip(*(part.activations for part in parts), strict=True))
         pixels, logits = (torch.cat([getattr(part, name) for part in parts]) for name in ("pixels", "logits"))
@@ -160,7 +160,7 @@ class Session:
     """A prepared network. Open one with :func:`open_session`."""
 
     def __init__(
-        self, name: str, run: Callable[[Tensor], Pass], layers: tuple[LayerRef, ...], device: torch.device
+        self, name: str, run: Callable[[Tensor], ForwardPass], layers: tuple[LayerRef, ...], device: torch.device
     ) -> None:
         self.name = name
         self._run = run
@@ -194,7 +194,7 @@ class Session:
         """The network changed: nothing that was remembered holds."""
         self._memory.clear()
 
-    def forward(self, pixels: Tensor) -> Pass:
+    def forward(self, pixels: Tensor) -> ForwardPass:
         """Run the network once on a normalised batch [N, C, H, W].
 
         Raises:
@@ -210,9 +210,9 @@ class Session:
         with torch.no_grad():
             return self._pass(pixels).logits.detach()
 
-    def _pass(self, pixels: Tensor) -> Pass:
+    def _pass(self, pixels: Tensor) -> ForwardPass:
         if self.one_by_one and len(pixels) > 1:
-            run = Pass.joined([self._pass(image) for image in pixels.split(1)])
+            run = ForwardPass.joined([self._pass(image) for image in pixels.split(1)])
         else:
             run = self.guarded(self._run, pixels)
             check_rows(tuple(run.logits.shape), len(pixels), self.name)
@@ -338,7 +338,7 @@ def _fastest_that_agrees(
     )
 
 
-def agrees(got: Pass, expected: Pass, tolerance: float) -> bool:
+def agrees(got: ForwardPass, expected: ForwardPass, tolerance: float) -> bool:
     """Whether two passes have the same logits and activations, relative to their largest value."""
     pairs = zip((got.logits, *got.activations), (expected.logits, *expected.activations), strict=True)
     return all(_close(a.detach().float().cpu(), b.detach().float().cpu(), tolerance) for a, b in pairs)
@@ -352,7 +352,7 @@ def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
     return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1e-6))
 
 
-def _graph_runner(split: Split) -> Callable[[Tensor], Pass]:
+def _graph_runner(split: Split) -> Callable[[Tensor], ForwardPass]:
     def cross(pixels: Tensor) -> tuple[Any, ...]:
         source = pixels.to(split.trunk_dtype)
         if split.preparation not in {"plain", "shared"}:
@@ -360,11 +360,11 @@ def _graph_runner(split: Split) -> Callable[[Tensor], Pass]:
         with torch.no_grad():
             return quietly(split.trunk)(source)
 
-    def run(pixels: Tensor) -> Pass:
+    def run(pixels: Tensor) -> ForwardPass:
         values = tuple(to_head(value, split, i < split.crossing) for i, value in enumerate(cross(pixels)))
         logits, *inner = quietly(split.head)(*values)
         every = (*values, *inner)
-        return Pass(
+        return ForwardPass(
             pixels, tuple(every[i] for i in split.order), two_dim(logits), HeadRun(split, cross, pixels, values)
         )
 
@@ -436,7 +436,7 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
         layers = tuple(seen_layer(calls, layer or None, name, image) for layer in options.cut.layers)
     wanted = [(layer.name.partition(":")[0], layer.call) for layer in layers]
 
-    def run(pixels: Tensor) -> Pass:
+    def run(pixels: Tensor) -> ForwardPass:
         pixels = pixels.contiguous()  # as the network's own code expects, which nobody could read
         leaves: tuple[Tensor, ...] = ()
         source = pixels
@@ -450,7 +450,7 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
             with substituting(module, wanted[0], activations):
                 return select(module(pixels[images]))
 
-        return Pass(pixels, (*leaves, *tape.activations()), two_dim(logits), rerun)
+        return ForwardPass(pixels, (*leaves, *tape.activations()), two_dim(logits), rerun)
 
     session = Session(name, run, layers, image.device)
     session.notes.append("the network cannot be traced: hooks are used, without folding or compilation")

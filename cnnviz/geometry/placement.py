@@ -24,7 +24,7 @@ Rect = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedMap:
     """A map at the size of the input image.
 
     Attributes:
@@ -38,7 +38,7 @@ class Placed:
     signed: bool
 
 
-def place(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int], *, signed: bool) -> Placed:
+def place(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int], *, signed: bool) -> PlacedMap:
     """Lay a map over the image: bilinear where cells are larger than pixels, area average where smaller.
 
     No minimum is subtracted and nothing is quantised: a value keeps its unit. Beyond the centres of the
@@ -67,12 +67,12 @@ def place(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int], *, signed
     for first in range(top, bottom, _ROWS):  # in strips: a copy of the whole would be as large as the image
         last = min(first + _ROWS, bottom)
         values[first:last, left:right] = rows[first - top : last - top] @ across
-    return Placed(values, (left, top, right, bottom), signed)
+    return PlacedMap(values, (left, top, right, bottom), signed)
 
 
 def place_cells(
     raw: NDArray[np.float32], first: tuple[float, float], pitch: tuple[float, float], seen: Rect, size: tuple[int, int]
-) -> Placed:
+) -> PlacedMap:
     """Lay cells over the image that do not cover evenly what the network saw, such as those of a sliding window.
 
     Args:
@@ -97,10 +97,10 @@ def place_cells(
     whole = place(np.pad(raw, pads, "edge"), (left, top, right, bottom), size, signed=False)
     (x0, x1), (y0, y1) = _seen(seen[0], seen[2], size[0]), _seen(seen[1], seen[3], size[1])
     if (x0, y0, x1, y1) == (0, 0, *size):
-        return Placed(whole.values, (x0, y0, x1, y1), False)
+        return PlacedMap(whole.values, (x0, y0, x1, y1), False)
     values = np.zeros_like(whole.values)
     values[y0:y1, x0:x1] = whole.values[y0:y1, x0:x1]
-    return Placed(values, (x0, y0, x1, y1), False)
+    return PlacedMap(values, (x0, y0, x1, y1), False)
 
 
 def seen_part(rect: Rect, size: tuple[int, int]) -> tuple[int, int, int, int]:

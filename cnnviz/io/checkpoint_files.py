@@ -31,9 +31,7 @@ def check_file(path: Path) -> None:
     if not head:
         raise CnnvizError(f"the checkpoint {path} is empty (0 bytes)", "copy or download it again")
     if head.startswith(b"version https://git-lfs"):
-        raise CnnvizError(
-            f"the checkpoint {path} is a Git LFS pointer, not the file itself", "run: git lfs pull"
-        )
+        raise CnnvizError(f"the checkpoint {path} is a Git LFS pointer, not the file itself", "run: git lfs pull")
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise CnnvizError(
             f"the checkpoint {path} is a web page, not weights",

@@ -83,5 +83,3 @@ def patiently(work: Callable[[Clock], T], cancelled: threading.Event | None = No
     if raised:
         raise raised[0]
     return result[0]
-
-

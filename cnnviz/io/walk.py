@@ -233,9 +233,7 @@ class _Entry:
     state: State
 
 
-def _listing(
-    files: Files, folder: str, below: str, state: State, pattern: Sequence[str]
-) -> Iterator[_Entry]:
+def _listing(files: Files, folder: str, below: str, state: State, pattern: Sequence[str]) -> Iterator[_Entry]:
     """What is asked for in one directory."""
     try:
         entries = files.entries(folder)

@@ -14,23 +14,23 @@ from torch import Tensor
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import cut_for
 from cnnviz.engine.precision import smooth_probe
-from cnnviz.engine.session import Pass, Session
+from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import ClassTarget, class_logits
 from cnnviz.errors import CnnvizError
 from cnnviz.maps import tiling
 from cnnviz.maps.sanity import Sanity, conclude
 from cnnviz.maps.sanity import said as sanity_said
-from cnnviz.maps.tiling import Made, Tiles
-from cnnviz.maps.write_image import Explained, TargetMap
+from cnnviz.maps.tiling import ComputedMap, Tiles
+from cnnviz.maps.write_image import ImageResult, TargetMap
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.metrics.conservation import LeftOut
 from cnnviz.models.preprocess import Preprocess, normalize
 from cnnviz.records import ClassScore, Record, RunHeader
 from cnnviz.registry import lookup
-from cnnviz.run.prepared_model import Loaded, Subject, failed
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import SCORES, RunSettings, check_choice
 
-Row = Explained | Record
+ImageOutcome = ImageResult | Record
 
 
 class Explainer:
@@ -55,25 +55,23 @@ class Explainer:
                 f"--save gradient: {self.spec.name} has no gradient at the image.", "Use it with guided or saliency."
             )
         cut = cut_for(self.spec, self.params, settings.target.layers)
-        self.subject = Subject(settings, cut, total, note)
-        self.session = self.subject.session
+        self.prepared = PreparedModel(settings, cut, total, note)
+        self.session = self.prepared.session
         self._method = self.spec.load()
         self._rehearse()
         self._probe_class: Tensor | None = None
-        self.subject.settle_precision(cut, self._map_of_probe)
-        self.session = self.subject.session
-        self._sanity = Sanity(self.subject, cut, self.spec.signed) if settings.target.sanity else None
+        self.prepared.settle_precision(cut, self._map_of_probe)
+        self.session = self.prepared.session
+        self._sanity = Sanity(self.prepared, cut, self.spec.signed) if settings.target.sanity else None
 
     def _rehearse(self) -> None:
         """Run the method on a probe, so that a request it cannot meet fails before the run."""
         with rt.scope():
-            run = self.session.forward(self.subject.probe(1))
-            target = ClassTarget(
-                torch.zeros(1, dtype=torch.long), self.settings.target.score, self.subject.activation
-            )
-            heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.rehearsal})
+            run = self.session.forward(self.prepared.probe(1))
+            target = ClassTarget(torch.zeros(1, dtype=torch.long), self.settings.target.score, self.prepared.activation)
+            heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.dry_run_params})
         for text in (*heatmap.notes, *([self.spec.caveat] if self.spec.caveat else [])):
-            self.subject.note(text)
+            self.prepared.note(text)
 
     def _map_of_probe(self, session: Session) -> Tensor:
         """The method's map of a probe that is smooth as photographs are, for the class that it is first taken for."""
@@ -81,100 +79,102 @@ class Explainer:
             run = session.forward(smooth_probe(self.preprocess.input_size))
             if self._probe_class is None:
                 self._probe_class = class_logits(run.logits.detach()).argmax(dim=1).cpu()
-            target = ClassTarget(self._probe_class, self.settings.target.score, self.subject.activation)
-            heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.rehearsal})
+            target = ClassTarget(self._probe_class, self.settings.target.score, self.prepared.activation)
+            heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.dry_run_params})
             return heatmap.values.detach().float().cpu()
 
     @property
     def lanes(self) -> rt.Lanes:
-        return self.subject.lanes
+        return self.prepared.lanes
 
     @property
     def batch_size(self) -> int:
-        return self.subject.batch_size
+        return self.prepared.batch_size
 
     @property
     def preprocess(self) -> Preprocess:
-        return self.subject.preprocess
+        return self.prepared.preprocess
 
     @property
     def layer_name(self) -> str | None:
-        return self.subject.layer_name
+        return self.prepared.layer_name
 
     def header(self) -> RunHeader:
         """What the report says of the run, before its first image."""
-        return self.subject.header()
+        return self.prepared.header()
 
-    def explain(self, items: Sequence[Loaded]) -> list[Row]:
+    def explain(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
         """Explain a batch; each image's row is what it would be alone. Images that fail become records."""
         tiled = self.preprocess.view == "tiles"
-        return self.subject.guarded(items, self._explain_tiled if tiled else self._explain)
+        return self.prepared.guarded(items, self._explain_tiled if tiled else self._explain)
 
-    def _explain(self, items: Sequence[Loaded]) -> list[Row]:
-        subject = self.subject
+    def _explain(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
+        prepared = self.prepared
         with rt.scope():
-            pixels = normalize(subject.batch(items), subject.preprocess)
+            pixels = normalize(prepared.batch(items), prepared.preprocess)
             run = self.session.forward(pixels)
-            said = subject.said(run.logits.detach())
-            asked = [subject.ask(item, said, i) for i, item in enumerate(items)]
+            predictions = prepared.predict(run.logits.detach())
+            asked = [prepared.select_targets(item, predictions, i) for i, item in enumerate(items)]
             maps = self._maps(run, [a if isinstance(a, list) else [0] for a in asked])
-        rows: list[Row] = []
+        rows: list[ImageOutcome] = []
         for i, (item, classes) in enumerate(zip(items, asked, strict=True)):
             if isinstance(classes, Record):
                 rows.append(classes)
                 continue
-            targets = [subject.scored(index, said, i) for index in classes]
-            rows.append(self._row(item, targets, subject.predictions(said, i), maps[i]))
+            targets = [prepared.scored(index, predictions, i) for index in classes]
+            rows.append(self._row(item, targets, prepared.top_predictions(predictions, i), maps[i]))
         return rows
 
-    def _explain_tiled(self, items: Sequence[Loaded]) -> list[Row]:
-        rows: list[Row] = []
-        for some in tiling.together(items, self.preprocess, self.subject.batch_size):
+    def _explain_tiled(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
+        rows: list[ImageOutcome] = []
+        for some in tiling.together(items, self.preprocess, self.prepared.batch_size):
             with rt.scope():
                 rows += self._explain_tiles(some)
         return rows
 
-    def _explain_tiles(self, mosaics: Sequence[Tiles]) -> list[Row]:
+    def _explain_tiles(self, mosaics: Sequence[Tiles]) -> list[ImageOutcome]:
         """Images whose tiles run together. Where they are more than a batch, each runs twice: once for the classes,
         which depend on all of them, and once for its maps."""
-        subject, most = self.subject, self.subject.batch_size
+        prepared, most = self.prepared, self.prepared.batch_size
         pixels = torch.cat([mosaic.cut() for mosaic in mosaics]).to(self.session.device, non_blocking=True)
-        pixels = normalize(pixels, subject.preprocess)
+        pixels = normalize(pixels, prepared.preprocess)
         first = self.session.forward(pixels) if len(pixels) <= most else None
         if first is not None:
             logits = first.logits.detach()
         else:
             logits = torch.cat([self.session.forward(part).logits.detach() for part in pixels.split(most)])
-        said = subject.said(logits)
-        best = [tiling.deciding(said, mosaic.rows) for mosaic in mosaics]
-        asked = [tiling.ask(subject, mosaic, said, row) for mosaic, row in zip(mosaics, best, strict=True)]
+        predictions = prepared.predict(logits)
+        best = [tiling.deciding(predictions, mosaic.rows) for mosaic in mosaics]
+        asked = [
+            tiling.select_targets(prepared, mosaic, predictions, row) for mosaic, row in zip(mosaics, best, strict=True)
+        ]
         wanted = [a if isinstance(a, list) else [0] for m, a in zip(mosaics, asked, strict=True) for _ in m.rows]
-        maps: list[list[Made]] = []
+        maps: list[list[ComputedMap]] = []
         for start in range(0, len(pixels), most):
             run = first or self.session.forward(pixels[start : start + most])
             maps += self._maps(run, wanted[start : start + most])
-        rows: list[Row] = []
+        rows: list[ImageOutcome] = []
         for mosaic, row, classes in zip(mosaics, best, asked, strict=True):
             if isinstance(classes, Record):
                 rows.append(classes)
                 continue
-            shown = [tiling.showing(said, mosaic.rows, index) for index in classes]
-            targets = [subject.scored(index, said, at) for index, at in zip(classes, shown, strict=True)]
+            shown = [tiling.showing(predictions, mosaic.rows, index) for index in classes]
+            targets = [prepared.scored(index, predictions, at) for index, at in zip(classes, shown, strict=True)]
             whole = [
                 tiling.joined(mosaic, [maps[tile][place] for tile in mosaic.rows], at - mosaic.rows.start)
                 for place, at in enumerate(shown)
             ]
-            facts = tiling.facts(mosaic, said, subject, row)
-            rows.append(self._row(mosaic.item, targets, subject.predictions(said, row), whole, facts))
+            facts = tiling.facts(mosaic, predictions, prepared, row)
+            rows.append(self._row(mosaic.item, targets, prepared.top_predictions(predictions, row), whole, facts))
         return rows
 
-    def _maps(self, run: Pass, asked: Sequence[list[int]]) -> list[list[Made]]:
+    def _maps(self, run: ForwardPass, asked: Sequence[list[int]]) -> list[list[ComputedMap]]:
         """The maps of a pass over a batch, with ``--sanity`` compared with those of random weights."""
         maps = self._made(run, asked)
         if self._sanity is None:
             return maps
 
-        def drawn(other: Pass) -> list[list[NDArray[np.float32]]]:
+        def drawn(other: ForwardPass) -> list[list[NDArray[np.float32]]]:
             return [[made.drawn for made in own] for own in self._made(other, asked)]
 
         rows = self._sanity.compare(run.pixels, [[made.drawn for made in own] for own in maps], drawn)
@@ -183,17 +183,17 @@ class Explainer:
                 made.scores["sanity"] = of_class
         return maps
 
-    def _made(self, run: Pass, asked: Sequence[list[int]]) -> list[list[Made]]:
+    def _made(self, run: ForwardPass, asked: Sequence[list[int]]) -> list[list[ComputedMap]]:
         """For each image, for each of its classes: what is drawn, what is stored, what the method states.
 
         One forward pass is shared; place k of all images' lists is one backward pass. Images with fewer classes
         repeat their first there, and the result is dropped.
         """
-        found: list[list[Made]] = [[] for _ in asked]
+        found: list[list[ComputedMap]] = [[] for _ in asked]
         for place in range(max(len(classes) for classes in asked)):
             indices = [classes[place] if place < len(classes) else classes[0] for classes in asked]
             target = ClassTarget(
-                torch.tensor(indices, device=run.logits.device), self.settings.target.score, self.subject.activation
+                torch.tensor(indices, device=run.logits.device), self.settings.target.score, self.prepared.activation
             )
             heatmap: Heatmap = self._method(run, target, self.params)
             raw = heatmap.values.detach().float().cpu().numpy()
@@ -203,35 +203,35 @@ class Explainer:
                 if place < len(classes):
                     own = {name: array[image] for name, array in arrays.items()}
                     scores = {k: v[image].tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
-                    found[image].append(Made(drawn[image], raw[image], dict(heatmap.facts), scores, own))
+                    found[image].append(ComputedMap(drawn[image], raw[image], dict(heatmap.facts), scores, own))
         return found
 
     def _row(
         self,
-        item: Loaded,
+        item: DecodedImage,
         targets: Sequence[ClassScore],
         predictions: tuple[ClassScore, ...],
-        maps: Sequence[Made],
+        maps: Sequence[ComputedMap],
         of_image: Mapping[str, Any] | None = None,
-    ) -> Row:
-        subject = self.subject
+    ) -> ImageOutcome:
+        prepared = self.prepared
         if not all(np.isfinite(made.drawn).all() for made in maps):
-            return failed(item, "not-finite", f"the map is not finite in {subject.runtime.precision}")
+            return failed(item, "not-finite", f"the map is not finite in {prepared.runtime.precision}")
         facts: dict[str, Any] = dict(maps[0].facts) if maps else {}
         if self.session.layers:
             facts["pre_activation"] = self.session.layers[0].pre_activation
-        if subject.one_logit:
+        if prepared.one_logit:
             facts["one_logit"] = "class 1 is the logit, class 0 its negative"
-        return Explained(
+        return ImageResult(
             ref=item.ref,
             rgb=item.rgb,
             geometry=item.geometry,
-            label=subject.asker.truth(item.ref),
+            label=prepared.target_selector.truth(item.ref),
             predictions=predictions,
             maps=[
                 TargetMap(
                     target,
-                    subject.classes.slug(target.class_index),
+                    prepared.classes.slug(target.class_index),
                     made.drawn,
                     made.raw,
                     made.scores,
@@ -241,7 +241,7 @@ class Explainer:
                 for target, made in zip(targets, maps, strict=True)
             ],
             facts=facts,
-            of_image={**subject.view_facts(item), **(of_image or {})},
+            of_image={**prepared.view_facts(item), **(of_image or {})},
         )
 
     def conclusions(self, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -252,18 +252,18 @@ class Explainer:
         if self._sanity is not None:
             found["sanity"] = conclude(passing)
             if found["sanity"]:
-                self.subject.note(sanity_said(found["sanity"]))
+                self.prepared.note(sanity_said(found["sanity"]))
         elif self.spec.gap:
             deque(passing, maxlen=0)
         if self.spec.gap and left_out.maps:
             found["left_out"] = left_out.summary()
             if text := left_out.note(self.spec.gap):
-                self.subject.note(text)
+                self.prepared.note(text)
         return found
 
     def facts(self) -> dict[str, Any]:
         """What the summary says of the method."""
-        said: dict[str, Any] = {"caveat": self.spec.caveat} if self.spec.caveat else {}
-        if self.subject.guesses:
-            said["class_guesses"] = list(self.subject.guesses)
-        return {"method": self.spec.name, "class_specific": self.spec.class_specific, **said}
+        predictions: dict[str, Any] = {"caveat": self.spec.caveat} if self.spec.caveat else {}
+        if self.prepared.guesses:
+            predictions["class_guesses"] = list(self.prepared.guesses)
+        return {"method": self.spec.name, "class_specific": self.spec.class_specific, **predictions}

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import Pass, SessionOptions, prepare
+from cnnviz.engine.session import ForwardPass, SessionOptions, prepare
 from cnnviz.metrics.random_weights import Cascade
 from cnnviz.metrics.similarity import spearman, ssim
-from cnnviz.run.prepared_model import Subject
+from cnnviz.run.prepared_model import PreparedModel
 
 Map = NDArray[np.float32]
 Maps = list[list[Map]]
@@ -36,29 +36,31 @@ class Sanity:
     """The network of a run with random weights, in float32 on a copy of its own.
 
     Args:
-        subject: The network.
+        prepared: The network.
         cut: Where the method needs the network to be cut.
         signed: Whether the method's values have a sign: their magnitudes are compared too.
     """
 
-    def __init__(self, subject: Subject, cut: Cut, signed: bool) -> None:
+    def __init__(self, prepared: PreparedModel, cut: Cut, signed: bool) -> None:
         self._signed = signed
-        module = copy.deepcopy(subject.loaded.module).to(subject.runtime.device)
+        module = copy.deepcopy(prepared.loaded.module).to(prepared.runtime.device)
         with torch.inference_mode(False):
             for parameter in module.parameters():
                 parameter.data = parameter.detach().clone()
-        options = SessionOptions(cut, subject.settings.target.output, private=False)
-        shape = subject.preprocess.input_size
-        runtime = rt.Runtime(subject.runtime.device, "fp32")
-        self._session = prepare(module, subject.loaded.name, shape, runtime, options)
-        self._session.preprocess = subject.preprocess
+        options = SessionOptions(cut, prepared.settings.target.output, private=False)
+        shape = prepared.preprocess.input_size
+        runtime = rt.Runtime(prepared.runtime.device, "fp32")
+        self._session = prepare(module, prepared.loaded.name, shape, runtime, options)
+        self._session.preprocess = prepared.preprocess
         self._size = (shape[2], shape[1])
         with rt.scope():
-            self._cascade = Cascade(module, self._session.graph, shape, subject.settings.runtime.seed)
+            self._cascade = Cascade(module, self._session.graph, shape, prepared.settings.runtime.seed)
         # There is one set of weights: lanes take turns.
         self._turn = threading.Lock()
 
-    def compare(self, pixels: Tensor, maps: Maps, explain: Callable[[Pass], Maps]) -> list[list[list[dict[str, Any]]]]:
+    def compare(
+        self, pixels: Tensor, maps: Maps, explain: Callable[[ForwardPass], Maps]
+    ) -> list[list[list[dict[str, Any]]]]:
         """For each image and class, one row a step: how alike the map is to that of the trained network.
 
         Args:

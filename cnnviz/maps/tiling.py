@@ -20,14 +20,14 @@ from cnnviz.geometry.mosaic import join
 from cnnviz.models import tiles
 from cnnviz.models.preprocess import Preprocess
 from cnnviz.records import Record
-from cnnviz.run.prepared_model import Loaded, Said, Subject
+from cnnviz.run.prepared_model import DecodedImage, Predictions, PreparedModel
 
 # Arrays that are maps like the one that is drawn; of all others each tile's own is stored.
 _MAPS = ("gradcam", "gradient")
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class ComputedMap:
     """What a method made of one image (or tile) for one target."""
 
     drawn: NDArray[np.float32]
@@ -48,7 +48,7 @@ class Tiles:
         rows: Where the tiles stand among those that run together.
     """
 
-    item: Loaded
+    item: DecodedImage
     corners: list[tuple[int, int]]
     size: tuple[int, int]
     rows: range
@@ -66,9 +66,8 @@ class Tiles:
         return [tiles.xywh(corner, self.size, self.shown, self.item.geometry) for corner in self.corners]
 
 
-def together(items: Sequence[Loaded], spec: Preprocess, most: int) -> Iterator[list[Tiles]]:
-    """Images whose tiles run together: up to ``most`` tiles, or one image of more.
-    """
+def together(items: Sequence[DecodedImage], spec: Preprocess, most: int) -> Iterator[list[Tiles]]:
+    """Images whose tiles run together: up to ``most`` tiles, or one image of more."""
     size, batch, count = spec.input_size[1:], list[Tiles](), 0
     for item in items:
         corners = tiles.corners((int(item.pixels.shape[1]), int(item.pixels.shape[2])), size)
@@ -81,25 +80,27 @@ def together(items: Sequence[Loaded], spec: Preprocess, most: int) -> Iterator[l
         yield batch
 
 
-def deciding(said: Said, rows: range) -> int:
+def deciding(predictions: Predictions, rows: range) -> int:
     """The row of the tile whose first prediction is the most probable."""
-    return rows[int(said.shares[rows.start : rows.stop].amax(dim=1).argmax())]
+    return rows[int(predictions.shares[rows.start : rows.stop].amax(dim=1).argmax())]
 
 
-def showing(said: Said, rows: range, index: int) -> int:
+def showing(predictions: Predictions, rows: range, index: int) -> int:
     """The row of the tile in which a class is most probable; of equally sure ones, that of the highest score."""
     part = slice(rows.start, rows.stop)
-    shares, scores = said.shares[part, index], said.scores[part, index]
+    shares, scores = predictions.shares[part, index], predictions.scores[part, index]
     return rows[int(torch.where(shares == shares.max(), scores, -torch.inf).argmax())]
 
 
-def ask(subject: Subject, mosaic: Tiles, said: Said, decides: int) -> list[int] | Record:
+def select_targets(
+    prepared: PreparedModel, mosaic: Tiles, predictions: Predictions, decides: int
+) -> list[int] | Record:
     """The classes that ``--class`` asks of an image, by what the network says of its deciding tile."""
-    broken = [row for row in mosaic.rows if not said.usable[row]]
-    return subject.ask(mosaic.item, said, broken[0] if broken else decides)
+    broken = [row for row in mosaic.rows if not predictions.usable[row]]
+    return prepared.select_targets(mosaic.item, predictions, broken[0] if broken else decides)
 
 
-def joined(mosaic: Tiles, made: Sequence[Made], chosen: int) -> Made:
+def joined(mosaic: Tiles, made: Sequence[ComputedMap], chosen: int) -> ComputedMap:
     """One map of the whole image from those of its tiles.
 
     Args:
@@ -123,16 +124,16 @@ def joined(mosaic: Tiles, made: Sequence[Made], chosen: int) -> Made:
     for name in first.arrays:
         every = [each.arrays[name] for each in made]
         arrays[name] = whole(every) if name in _MAPS else np.stack(every)
-    return Made(drawn, raw, first.facts, {**made[chosen].scores, "tile": chosen}, arrays)
+    return ComputedMap(drawn, raw, first.facts, {**made[chosen].scores, "tile": chosen}, arrays)
 
 
-def facts(mosaic: Tiles, said: Said, subject: Subject, decides: int) -> Mapping[str, Any]:
+def facts(mosaic: Tiles, predictions: Predictions, prepared: PreparedModel, decides: int) -> Mapping[str, Any]:
     """What the record says of the tiles: where each lies and what the network says of it."""
     return {
         "tiles": [
             {
                 "xywh": [round(value, 2) for value in box],
-                "predictions": [asdict(score) for score in subject.predictions(said, row)],
+                "predictions": [asdict(score) for score in prepared.top_predictions(predictions, row)],
                 "decides": row == decides,
             }
             for row, box in zip(mosaic.rows, mosaic.xywh(), strict=True)

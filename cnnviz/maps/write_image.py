@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnviz.geometry.placement import Placed, place
+from cnnviz.geometry.placement import PlacedMap, place
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import ImageFormat, Store, encode, encode_npz
 from cnnviz.metrics.map_statistics import is_even, map_scores
@@ -31,7 +31,7 @@ Box = Sequence[int]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class OutputStyle:
     """How maps of a run are drawn and named.
 
     Attributes:
@@ -76,7 +76,7 @@ class TargetMap:
 
 
 @dataclass(frozen=True, eq=False)
-class Explained:
+class ImageResult:
     """What the model said about one image.
 
     ``facts`` are those of every explanation, ``of_image`` those of the record.
@@ -101,7 +101,7 @@ class Explained:
         return 48 if any(item.raw.ndim == 3 for item in self.maps) else 26
 
 
-def draw(done: Explained, how: Drawn) -> Record:
+def draw(done: ImageResult, how: OutputStyle) -> Record:
     """Write the files of one image and return its record.
 
     Raises:
@@ -141,28 +141,28 @@ def draw(done: Explained, how: Drawn) -> Record:
     )
 
 
-def _without_outliers(placed: Placed) -> Placed:
+def _without_outliers(placed: PlacedMap) -> PlacedMap:
     """What pictures show of a map of single pixels: cut off at the 99th percentile of its magnitudes."""
     limit = np.float32(magnitude_limit(placed.values, _OUTLIERS))
     return replace(placed, values=np.clip(placed.values, -limit, limit))
 
 
-def _is_against(done: Explained) -> bool:
+def _is_against(done: ImageResult) -> bool:
     """Whether the maps show what speaks against their class."""
     return bool(done.facts.get("counterfactual"))
 
 
-def _said(done: Explained, item: TargetMap) -> str:
+def _said(done: ImageResult, item: TargetMap) -> str:
     """What a map shows, as pictures say it."""
     return f"against {item.target.label}" if _is_against(done) else item.target.label
 
 
-def _kind(done: Explained, how: Drawn) -> str:
+def _kind(done: ImageResult, how: OutputStyle) -> str:
     """The method as file names and captions have it."""
     return f"{how.method}-counterfactual" if _is_against(done) else how.method
 
 
-def _flat_reason(values: NDArray[np.float32], how: Drawn, *, against: bool) -> str:
+def _flat_reason(values: NDArray[np.float32], how: OutputStyle, *, against: bool) -> str:
     if values.size == 1 and how.layer is not None:
         return (
             f"layer {how.layer} has a single cell at this input size, which tells no place from another: "
@@ -178,7 +178,9 @@ def _flat_reason(values: NDArray[np.float32], how: Drawn, *, against: bool) -> s
     return "the map is zero on the part of the image that the network saw"
 
 
-def _write_map(done: Explained, item: TargetMap, shown: Placed, box: Box | None, how: Drawn) -> dict[str, str]:
+def _write_map(
+    done: ImageResult, item: TargetMap, shown: PlacedMap, box: Box | None, how: OutputStyle
+) -> dict[str, str]:
     stem = f"images/{done.ref.name}.{item.slug}.{_kind(done, how)}"
     files: dict[str, str] = {}
     if "overlay" in how.save:
@@ -205,7 +207,7 @@ def _write_map(done: Explained, item: TargetMap, shown: Placed, box: Box | None,
     return files
 
 
-def _write_panel(done: Explained, rows: Sequence[PanelRow], how: Drawn) -> str:
+def _write_panel(done: ImageResult, rows: Sequence[PanelRow], how: OutputStyle) -> str:
     if all(item.colour for item in done.maps):
         pictures = [PictureRow(row, _pictures(done, item, how)) for row, item in zip(rows, done.maps, strict=True)]
         figure = picture_panel(pictures, done.ref.name)
@@ -216,7 +218,7 @@ def _write_panel(done: Explained, rows: Sequence[PanelRow], how: Drawn) -> str:
     return name
 
 
-def _classes(done: Explained, item: TargetMap, how: Drawn) -> NDArray[np.uint8]:
+def _classes(done: ImageResult, item: TargetMap, how: OutputStyle) -> NDArray[np.uint8]:
     """The most probable class for each position of the window (figure 7e of Zeiler & Fergus)."""
     x0, y0, x1, y1 = done.geometry.rect
     rows, cols = item.arrays["centre_rows"], item.arrays["centre_cols"]
@@ -225,12 +227,12 @@ def _classes(done: Explained, item: TargetMap, how: Drawn) -> NDArray[np.uint8]:
     return label_map(done.rgb, classes, centres, {int(c): how.labels[int(c)] for c in np.unique(classes)})
 
 
-def _gradient(done: Explained, raw: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _gradient(done: ImageResult, raw: NDArray[np.float32]) -> NDArray[np.uint8]:
     height, width = done.rgb.shape[:2]
     return gradient_image(raw, done.geometry.rect, (width, height))
 
 
-def _pictures(done: Explained, item: TargetMap, how: Drawn) -> list[tuple[str, NDArray[np.uint8]]]:
+def _pictures(done: ImageResult, item: TargetMap, how: OutputStyle) -> list[tuple[str, NDArray[np.uint8]]]:
     """Image and gradient; with Grad-CAM the four panels of the Guided Grad-CAM paper."""
     rule = _RULES.get(str(done.facts.get("rule")), how.method)
     if "gradcam" not in item.arrays:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.seeding import generator_for
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import ClassTarget, Target
 
 
-def gradients_at(run: Pass, target: Target, points: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+def gradients_at(run: ForwardPass, target: Target, points: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Score [N] and its gradient [N, C, H, W] at other images than those of the pass.
 
     Several points go through the network at once; when memory runs out, fewer.
@@ -30,7 +30,7 @@ def gradients_at(run: Pass, target: Target, points: Iterator[Tensor]) -> Iterato
         yield from _chunk(run, target, chunk)
 
 
-def _chunk(run: Pass, target: Target, chunk: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def _chunk(run: ForwardPass, target: Target, chunk: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     try:
         there = run.session.forward(torch.cat(list(chunk)))
         scores = _scores(target, there.logits, len(chunk))

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
 
 Weigh = Callable[[Tensor, Tensor], Tensor]
 
 
-def class_map(run: Pass, target: Target, weigh: Weigh) -> Heatmap:
+def class_map(run: ForwardPass, target: Target, weigh: Weigh) -> Heatmap:
     """The driver: gradient of the score at the target layer, weighed into one signed map an image.
 
     Args:

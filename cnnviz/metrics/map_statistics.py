@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnviz.geometry.placement import Placed
+from cnnviz.geometry.placement import PlacedMap
 
 _BOX_SHARE = 0.2
 # A plateau comes out of interpolation with weights that sum to 1 only to the last bits of float32.
@@ -34,7 +34,7 @@ _TIE = 1.0 - _EVEN
 _STRIP_PIXELS = 1 << 20
 
 
-def map_scores(raw: NDArray[np.float32], placed: Placed) -> dict[str, object]:
+def map_scores(raw: NDArray[np.float32], placed: PlacedMap) -> dict[str, object]:
     """The scores of one map as plain JSON values, coordinates in pixels of the input image.
 
     Args:

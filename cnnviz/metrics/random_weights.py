@@ -56,9 +56,7 @@ class Cascade:
         counts = sorted({round(1 + (len(groups) - 1) * i / max(1, steps - 1)) for i in range(steps)})
         self.cuts = tuple(Cut(groups[-count][0], count) for count in counts)
         self._groups = groups
-        self._random = {
-            id(p): _drawn(p, seed, name) for name, p in module.named_parameters() if p.is_floating_point()
-        }
+        self._random = {id(p): _drawn(p, seed, name) for name, p in module.named_parameters() if p.is_floating_point()}
         self._norms: dict[int, dict[Any, tuple[Tensor, Tensor]]] = {}
         where = next(iter(module.parameters())).device
         noise = _natural_noise(probe, seed).to(where)

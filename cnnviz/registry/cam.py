@@ -62,7 +62,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         ),
         forward="1 + samples",
         backward="samples (head)",
-        rehearsal={"samples": 1},
+        dry_run_params={"samples": 1},
     ),
     MethodSpec(
         name="xgradcam",
@@ -174,7 +174,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         paper="Wang et al., Score-CAM: Score-Weighted Visual Explanations for CNNs, CVPR workshop 2020",
         params=(_CHANNELS,),
         forward="1 + channels",
-        rehearsal={"channels": 2},
+        dry_run_params={"channels": 2},
     ),
     MethodSpec(
         name="sscam",
@@ -192,7 +192,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
             Param("seed", "int", 0, "Seeds the noise.", minimum=0),
         ),
         forward="1 + samples × channels",
-        rehearsal={"samples": 1, "channels": 2},
+        dry_run_params={"samples": 1, "channels": 2},
     ),
     MethodSpec(
         name="iscam",
@@ -204,7 +204,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         paper="Naidu et al., IS-CAM: Integrated Score-CAM for axiomatic-based explanations, 2020",
         params=(Param("steps", "int", 10, "Points between the blank and the masked image.", minimum=1), _CHANNELS),
         forward="1 + steps × channels",
-        rehearsal={"steps": 1, "channels": 2},
+        dry_run_params={"steps": 1, "channels": 2},
     ),
     MethodSpec(
         name="ablationcam",
@@ -216,6 +216,6 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         paper="Desai & Ramaswamy, Ablation-CAM: Visual Explanations via Gradient-free Localization, WACV 2020",
         params=(_CHANNELS,),
         forward="1 + channels (head)",
-        rehearsal={"channels": 2},
+        dry_run_params={"channels": 2},
     ),
 )

@@ -36,9 +36,7 @@ def all_entries() -> tuple[MethodSpec, ...]:
         spec = point.load()
         spec = spec() if callable(spec) else spec
         if not isinstance(spec, MethodSpec) or spec.name in found:
-            problem = (
-                f"name {spec.name!r} is taken" if isinstance(spec, MethodSpec) else "it is no MethodSpec"
-            )
+            problem = f"name {spec.name!r} is taken" if isinstance(spec, MethodSpec) else "it is no MethodSpec"
             raise CnnvizError(f"Entry point {point.name!r} of {ENTRY_POINT_GROUP} cannot be used: {problem}.")
         found[spec.name] = spec
     return tuple(found.values())

@@ -44,7 +44,10 @@ PERTURBATION: tuple[MethodSpec, ...] = (
                 choices=("auto", "on", "off"),
             ),
             Param(
-                "classes_map", "bool", False, "Draw and keep the most probable class of each position too.",
+                "classes_map",
+                "bool",
+                False,
+                "Draw and keep the most probable class of each position too.",
                 one_view=True,
             ),
             Param("seed", "int", 0, "Seeds the noise.", minimum=0),
@@ -52,7 +55,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         space="grid",
         signed=True,
         forward="one for each window",
-        rehearsal={"stride": (1 << 20, 1 << 20)},
+        dry_run_params={"stride": (1 << 20, 1 << 20)},
     ),
     MethodSpec(
         name="rise",
@@ -77,7 +80,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         ),
         space="grid",
         forward="masks",
-        rehearsal={"masks": 2},
+        dry_run_params={"masks": 2},
     ),
     MethodSpec(
         name="extremal",
@@ -104,7 +107,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         ),
         space="grid",
         forward="about 2 × cells² + cells²/3 × steps",
-        rehearsal={"steps": 0, "cells": 2},
+        dry_run_params={"steps": 0, "cells": 2},
     ),
     MethodSpec(
         name="kernelshap",
@@ -118,7 +121,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         space="grid",
         signed=True,
         forward="samples + 2",
-        rehearsal={"samples": 2},
+        dry_run_params={"samples": 2},
         packages=_SLIC,
     ),
     MethodSpec(
@@ -137,7 +140,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         space="grid",
         signed=True,
         forward="samples + 2",
-        rehearsal={"samples": 2},
+        dry_run_params={"samples": 2},
         packages=_SLIC,
     ),
 )

@@ -69,8 +69,10 @@ class Param:
             raise CnnvizError(
                 f"{self.name}={value!r}: expected a whole number, or height and width.", f"For example {self.name} 32"
             )
-        height, width = (int(Param(self.name, "int", 0, "", (), self.minimum, self.maximum)._number(n))
-                         for n in (numbers[0], numbers[-1]))
+        height, width = (
+            int(Param(self.name, "int", 0, "", (), self.minimum, self.maximum)._number(n))
+            for n in (numbers[0], numbers[-1])
+        )
         return height, width
 
     def _text(self, value: Any) -> str:
@@ -99,12 +101,12 @@ class Param:
 
 
 # Shared options that mean nothing to a study unless it says so: those of maps, and resuming, which one pass cannot.
-STUDY_LACKS = tuple(
+HIDDEN_FROM_STUDIES = tuple(
     "layer class_ score sanity save scale colormap alpha image_format png_level legend draw_box resume".split()
 )
 
 # Shared options that mean nothing to a study that looks at no images: what is decoded, shown to the network and listed.
-INPUTLESS_LACKS = tuple(
+HIDDEN_WITHOUT_INPUT = tuple(
     "inputs nul limit fail_fast mean std resize view no_crop activation top batch_size workers compile".split()
 )
 
@@ -190,20 +192,20 @@ class MethodSpec:
     gap: str = ""
     several_layers: bool = False
     inputs: str = "images"
-    uses: tuple[str, ...] = ()
-    says: Mapping[str, str] = field(default_factory=dict)
-    hidden: tuple[str, ...] = ()
-    rehearsal: Mapping[str, Any] = field(default_factory=dict)
+    shared_options: tuple[str, ...] = ()
+    help_overrides: Mapping[str, str] = field(default_factory=dict)
+    hidden_options: tuple[str, ...] = ()
+    dry_run_params: Mapping[str, Any] = field(default_factory=dict)
     packages: tuple[Package, ...] = ()
     views: tuple[str, ...] = VIEWS
     why_views: str = ""
 
-    def lacks(self) -> frozenset[str]:
+    def unavailable_options(self) -> frozenset[str]:
         """Shared options, by field name, that the command does not have."""
         if self.kind != "study":
-            return frozenset(self.hidden)
-        idle = INPUTLESS_LACKS if self.inputs == "none" else ()
-        return frozenset({*STUDY_LACKS, *idle, *self.hidden} - set(self.uses))
+            return frozenset(self.hidden_options)
+        idle = HIDDEN_WITHOUT_INPUT if self.inputs == "none" else ()
+        return frozenset({*HIDDEN_FROM_STUDIES, *idle, *self.hidden_options} - set(self.shared_options))
 
     def check_view(self, view: str, params: Mapping[str, Any]) -> None:
         """Whether what the network is shown can be explained by this method with these parameters.
@@ -243,9 +245,7 @@ class MethodSpec:
         known = {param.name: param for param in self.params}
         for name in given:
             if name not in known:
-                hint = nearest(name, known) or (
-                    f"It takes {', '.join(known)}." if known else "It takes no options."
-                )
+                hint = nearest(name, known) or (f"It takes {', '.join(known)}." if known else "It takes no options.")
                 raise CnnvizError(f"Method {self.name} has no option {name!r}.", hint)
         return {name: param.check(given.get(name, param.default)) for name, param in known.items()}
 

@@ -39,9 +39,7 @@ def thumbnail(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
     return resize(rgb, fit((width, height), (longest, longest)))
 
 
-def grid(
-    images: Sequence[NDArray[np.uint8]], columns: int, cell: tuple[int, int], gap: int = 4
-) -> NDArray[np.uint8]:
+def grid(images: Sequence[NDArray[np.uint8]], columns: int, cell: tuple[int, int], gap: int = 4) -> NDArray[np.uint8]:
     """Images in rows on white, each scaled to fit its cell and centred in it.
 
     Args:
@@ -67,9 +65,7 @@ def grid(
     return out
 
 
-def paste(
-    canvas: NDArray[np.uint8], image: NDArray[np.uint8], corner: tuple[int, int], cell: tuple[int, int]
-) -> None:
+def paste(canvas: NDArray[np.uint8], image: NDArray[np.uint8], corner: tuple[int, int], cell: tuple[int, int]) -> None:
     """Put an image into the middle of the cell (W, H) whose top left corner is (x, y)."""
     height, width = image.shape[:2]
     x, y = corner[0] + (cell[0] - width) // 2, corner[1] + (cell[1] - height) // 2

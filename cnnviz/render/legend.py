@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from cnnviz.geometry.placement import Placed
+from cnnviz.geometry.placement import PlacedMap
 from cnnviz.render.colormap import colormap, is_diverging
 from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, entry, is_flat
 from cnnviz.render.text import fitted, font, number, percent
@@ -31,7 +31,7 @@ def with_box(picture: NDArray[np.uint8], box: Sequence[int]) -> NDArray[np.uint8
 
 
 def with_legend(
-    picture: NDArray[np.uint8], label: str, probability: float | None, placed: Placed, style: Style
+    picture: NDArray[np.uint8], label: str, probability: float | None, placed: PlacedMap, style: Style
 ) -> NDArray[np.uint8]:
     """The picture above a band with the label, its probability, and the colours with the values at their ends.
 
@@ -59,7 +59,7 @@ def with_legend(
     return np.concatenate([picture, np.array(band, dtype=np.uint8)])
 
 
-def _paint_scale(band: Image.Image, placed: Placed, style: Style, size: int) -> int:
+def _paint_scale(band: Image.Image, placed: PlacedMap, style: Style, size: int) -> int:
     """The colour bar at the right, its ends in numbers. Returns how much room it takes; 0 where there is none."""
     low, high = drawn_limits(placed, style)
     name, pad = drawn_colormap(placed, style), max(3, size // 3)

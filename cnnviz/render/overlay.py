@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError
-from cnnviz.geometry.placement import Placed
+from cnnviz.geometry.placement import PlacedMap
 from cnnviz.render.colormap import AUTO, NEUTRAL, SIGNED_DEFAULT, UNSIGNED_DEFAULT, colormap, is_diverging
 
 # Light and without colour: neither a cold place nor a dark one.
@@ -58,25 +58,25 @@ class Style:
                 raise CnnvizError(f"limits are {low}, {high}, expected two numbers, the smaller one first")
 
 
-def limits_of(placed: Placed) -> tuple[float, float]:
+def limits_of(placed: PlacedMap) -> tuple[float, float]:
     """The map's own drawing limits: zero and its extremes; (0, 0) when flat."""
     low = min(float(placed.values.min()), 0.0) if placed.signed else 0.0
     return low, max(float(placed.values.max()), 0.0)
 
 
-def is_flat(placed: Placed) -> bool:
+def is_flat(placed: PlacedMap) -> bool:
     """Whether there is nothing to draw: no value above zero, nor (signed) below it."""
     return limits_of(placed) == (0.0, 0.0)
 
 
-def drawn_colormap(placed: Placed, style: Style) -> str:
+def drawn_colormap(placed: PlacedMap, style: Style) -> str:
     """The name of the colour map that this map is drawn with."""
     if style.colormap != AUTO:
         return style.colormap
     return SIGNED_DEFAULT if placed.signed else UNSIGNED_DEFAULT
 
 
-def drawn_limits(placed: Placed, style: Style) -> tuple[float, float]:
+def drawn_limits(placed: PlacedMap, style: Style) -> tuple[float, float]:
     """The smallest and the largest value that the colours tell apart."""
     return limits_of(placed) if style.limits is None else style.limits
 
@@ -86,14 +86,14 @@ def entry(value: float, limits: tuple[float, float], centred: bool) -> int:
     return int(_levels(np.array([value], dtype=np.float32), limits, centred)[0])
 
 
-def coloured(placed: Placed, style: Style) -> NDArray[np.uint8]:
+def coloured(placed: PlacedMap, style: Style) -> NDArray[np.uint8]:
     """The map's colours alone [H, W, 3]."""
     name = drawn_colormap(placed, style)
     levels = _levels(placed.values, drawn_limits(placed, style), is_diverging(name))
     return _u8(cv2.applyColorMap(levels, colormap(name).reshape(256, 1, 3)))
 
 
-def overlay(rgb: NDArray[np.uint8], placed: Placed, style: Style) -> NDArray[np.uint8]:
+def overlay(rgb: NDArray[np.uint8], placed: PlacedMap, style: Style) -> NDArray[np.uint8]:
     """The map's colours blended into its image.
 
     Args:
@@ -120,9 +120,7 @@ def overlay(rgb: NDArray[np.uint8], placed: Placed, style: Style) -> NDArray[np.
     return out
 
 
-def _painter(
-    placed: Placed, style: Style
-) -> Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.uint8]]:
+def _painter(placed: PlacedMap, style: Style) -> Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.uint8]]:
     """What draws a part of the map on that part of the image."""
     if is_flat(placed):
         return lambda rgb, values: _grey(rgb)
@@ -162,7 +160,7 @@ def _blended_by_magnitude(
     return _u8(cv2.blendLinear(np.ascontiguousarray(rgb), colours, np.float32(1.0) - weights, weights))
 
 
-def heatmap_image(placed: Placed, style: Style) -> NDArray[np.uint8]:
+def heatmap_image(placed: PlacedMap, style: Style) -> NDArray[np.uint8]:
     """The map as an 8-bit grey picture, [H, W]; where a part was not seen [H, W, 2], grey and alpha.
 
     Unsigned: 255 * v / max, zero stays 0. Signed: 128 + 127 * v / max |v|. With ``style.limits`` those limits

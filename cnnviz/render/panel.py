@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from cnnviz.geometry.placement import Placed
+from cnnviz.geometry.placement import PlacedMap
 from cnnviz.render.colormap import colormap, is_diverging
 from cnnviz.render.grid import fit, paste, resize
 from cnnviz.render.overlay import Style, coloured, drawn_colormap, drawn_limits, entry, is_flat, overlay
@@ -29,6 +29,7 @@ _LEAST_SIDE = 240
 _INK, _SOFT, _LINE, _FILL = (28, 30, 34), (112, 117, 124), (216, 219, 223), (66, 105, 208)
 _TITLE_SIZE, _LABEL_SIZE, _SMALL_SIZE = 20, 17, 13
 _PROBABILITY_BAR = (72, 8)
+
 
 @dataclass(frozen=True)
 class PanelRow:
@@ -44,7 +45,7 @@ class PanelRow:
 
     label: str
     probability: float | None
-    placed: Placed
+    placed: PlacedMap
     method: str
     limits: tuple[float, float] | None = None
 
@@ -59,9 +60,7 @@ def reduced(row: PanelRow, rows: int, style: Style) -> PanelRow:
     return replace(row, placed=small, limits=drawn_limits(row.placed, style))
 
 
-def panel(
-    rgb: NDArray[np.uint8], rows: Sequence[PanelRow], style: Style, title: str = ""
-) -> NDArray[np.uint8]:
+def panel(rgb: NDArray[np.uint8], rows: Sequence[PanelRow], style: Style, title: str = "") -> NDArray[np.uint8]:
     """The figure on white.
 
     Args:
@@ -161,7 +160,7 @@ def _shown_size(size: tuple[int, int], rows: int) -> tuple[int, int]:
     return fit(size, (longest, longest))
 
 
-def _drawn(small: NDArray[np.uint8], placed: Placed, style: Style) -> tuple[NDArray[np.uint8], ...]:
+def _drawn(small: NDArray[np.uint8], placed: PlacedMap, style: Style) -> tuple[NDArray[np.uint8], ...]:
     """Heatmap in colour, and overlay, drawn at the panel's size so that lines stay thin."""
     height, width = small.shape[:2]
     own = replace(style, limits=drawn_limits(placed, style), colormap=drawn_colormap(placed, style))
@@ -179,7 +178,7 @@ def _own(style: Style, row: PanelRow) -> Style:
     return style if row.limits is None else replace(style, limits=row.limits)
 
 
-def _resized(placed: Placed, size: tuple[int, int]) -> Placed:
+def _resized(placed: PlacedMap, size: tuple[int, int]) -> PlacedMap:
     """The map at another size (W, H)."""
     width, height = size
     if placed.values.shape == (height, width):
@@ -192,11 +191,11 @@ def _resized(placed: Placed, size: tuple[int, int]) -> Placed:
     x0, y0 = min(x0, width - 1), min(y0, height - 1)
     values = np.zeros((height, width), dtype=np.float32)
     cv2.resize(placed.values, (width, height), dst=values, interpolation=method)
-    return Placed(values, (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), placed.signed)
+    return PlacedMap(values, (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), placed.signed)
 
 
 def _paint_bar(
-    canvas: NDArray[np.uint8], corner: tuple[int, int], height: int, placed: Placed, style: Style
+    canvas: NDArray[np.uint8], corner: tuple[int, int], height: int, placed: PlacedMap, style: Style
 ) -> None:
     """The colour bar, largest value on top: the part of the colour map that the limits use."""
     x, y = corner
@@ -211,7 +210,7 @@ def _paint_bar(
 
 
 def _write_bar(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], height: int, placed: Placed, style: Style
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], height: int, placed: PlacedMap, style: Style
 ) -> None:
     """The values at the ends of the bar (and at zero), and on signed maps what the two sides mean."""
     x, y = corner[0] + _BAR + 8, corner[1]

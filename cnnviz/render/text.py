@@ -19,9 +19,7 @@ Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def write(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, size: int, fill: Colour, width: int
-) -> int:
+def write(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, size: int, fill: Colour, width: int) -> int:
     """Write text, shortened to ``width`` pixels; returns the pixels it took."""
     shown = fitted(text, size, width)
     draw.text(corner, shown, font=font(size), fill=fill)

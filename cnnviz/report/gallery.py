@@ -84,9 +84,7 @@ class Gallery:
 
 def begin(gallery: Gallery) -> str:
     """The page up to the first card."""
-    pairs = "".join(
-        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>\n" for name, value in gallery.summary
-    )
+    pairs = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>\n" for name, value in gallery.summary)
     summary = f'<dl class="summary">\n{pairs}</dl>\n' if pairs else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -200,9 +198,7 @@ def _predictions(predictions: Iterable[Mapping[str, object]]) -> str:
             width = 100.0 * min(max(probability, 0.0), 1.0)
             bar = f'<span class="bar"><i style="width:{width:.1f}%"></i></span>'
             number = _percent(probability)
-        lines.append(
-            f'<li><span>{_text(_name(prediction))}</span>{bar}<span class="number">{number}</span></li>\n'
-        )
+        lines.append(f'<li><span>{_text(_name(prediction))}</span>{bar}<span class="number">{number}</span></li>\n')
     return f'<ul class="predictions">\n{"".join(lines)}</ul>\n' if lines else ""
 
 

@@ -27,7 +27,7 @@ _ELSE = "Use --overwrite to begin again, or -o for another folder."
 
 
 @dataclass(frozen=True)
-class Earlier:
+class FinishedRecord:
     """A finished record of the run that is continued.
 
     Attributes:
@@ -174,7 +174,7 @@ class EarlierRun:
                         yield offset, line
                     offset += len(line)
 
-    def claim(self, path: str, name: str, read: Callable[[int], str]) -> tuple[str, Earlier | None]:
+    def claim(self, path: str, name: str, read: Callable[[int], str]) -> tuple[str, FinishedRecord | None]:
         """The output name of an input, and its record if it was finished.
 
         The name is the one that the input has in the folder already; of a new input the one that is proposed, or the
@@ -190,16 +190,16 @@ class EarlierRun:
             offset = offsets.pop(0)
             record = parse_line(read(offset if offset >= 0 else ~offset).encode())
             if record is not None and record["path"] == path:
-                return record.get("name", name), None if offset < 0 else Earlier(offset, record)
+                return record.get("name", name), None if offset < 0 else FinishedRecord(offset, record)
         return self._names.unique(name), None
 
-    def rest(self, read: Callable[[int], str], returned: Iterable[int]) -> Iterator[Earlier]:
+    def rest(self, read: Callable[[int], str], returned: Iterable[int]) -> Iterator[FinishedRecord]:
         """The finished records of inputs that were not claimed, or whose claims were returned, in their order."""
         free = [offset for offsets in self._offsets.values() for offset in offsets if offset >= 0]
         for offset in sorted([*free, *returned]):
             record = parse_line(read(offset).encode())
             if record is not None:
-                yield Earlier(offset, record)
+                yield FinishedRecord(offset, record)
 
     def clear(self, remove: Callable[[str], None]) -> None:
         """Remove every file that the folder's records and report list."""

@@ -22,10 +22,10 @@ from cnnviz.io.sources import ImageRef, is_url
 from cnnviz.io.store import Store
 from cnnviz.records import RunHeader, files_of, to_json
 from cnnviz.report import gallery as html
-from cnnviz.run.earlier import INDEX, RECORDS, REPORT, Earlier, EarlierRun
+from cnnviz.run.earlier import INDEX, RECORDS, REPORT, EarlierRun, FinishedRecord
 from cnnviz.settings import RunSettings
 
-__all__ = ["REPORT", "Earlier", "Extras", "Ledger"]
+__all__ = ["REPORT", "Extras", "FinishedRecord", "RunFolder"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Extras:
     files: Sequence[str] = ()
 
 
-class Ledger:
+class RunFolder:
     """Keeps the records of one run, and the folder from others until the block ends.
 
     Args:
@@ -136,7 +136,7 @@ class Ledger:
         if differing:
             self.note(f"this run differs from the one that it continues ({differing}): last digits may differ")
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -147,7 +147,7 @@ class Ledger:
         if self._header is None:
             self.store.withdraw()
 
-    def claim(self, ref: ImageRef) -> tuple[ImageRef, Earlier | None]:
+    def claim(self, ref: ImageRef) -> tuple[ImageRef, FinishedRecord | None]:
         """An input under the name that its files have in this folder, and its record if it was finished before."""
         if not self._continues:
             return ref, None
@@ -156,12 +156,12 @@ class Ledger:
             self._claimed.add(earlier.offset)
         return dataclasses.replace(ref, name=name), earlier
 
-    def keep(self, earlier: Earlier) -> None:
+    def keep(self, earlier: FinishedRecord) -> None:
         """An input that was finished before has its place here."""
         self._claimed.discard(earlier.offset)
         self._order.append(earlier.offset)
 
-    def forget(self, earlier: Earlier) -> None:
+    def forget(self, earlier: FinishedRecord) -> None:
         """An input is not what it was: what was made of it goes."""
         self._claimed.discard(earlier.offset)
         self.discard(earlier.record)

@@ -22,8 +22,8 @@ from cnnviz.io.sources import ImageRef, SourceOptions, find_images, open_file
 from cnnviz.models.preprocess import Preprocess, prepare
 from cnnviz.records import Record
 from cnnviz.run.counting import Counts, Reporter
-from cnnviz.run.folder import Earlier, Ledger
-from cnnviz.run.prepared_model import Loaded
+from cnnviz.run.folder import FinishedRecord, RunFolder
+from cnnviz.run.prepared_model import DecodedImage
 from cnnviz.settings import RunSettings
 
 # Bytes of images that are being decoded, or are decoded and wait: for the model, the encoders, or while they are drawn.
@@ -47,12 +47,12 @@ class Worker(Protocol):
     @property
     def preprocess(self) -> Preprocess: ...
 
-    def explain(self, items: Sequence[Loaded]) -> Sequence[Any]:
+    def explain(self, items: Sequence[DecodedImage]) -> Sequence[Any]:
         """One result an image, or the record of its failure; called in several threads at once."""
 
 
 @dataclass(frozen=True)
-class Gathering:
+class Fold:
     """How a study gathers what it sees in all images, in input order, in the main thread.
 
     Attributes:
@@ -79,11 +79,11 @@ class _Waiting:
 
     ref: ImageRef
     memory: Ticket
-    loaded: Loaded | None
+    loaded: DecodedImage | None
     failure: Record | None = None
     passed_over: bool = False
-    finished: Earlier | None = None
-    replaced: Earlier | None = None
+    finished: FinishedRecord | None = None
+    replaced: FinishedRecord | None = None
     source: Mapping[str, Any] | None = None
 
 
@@ -116,7 +116,7 @@ class Loop:
         worker: Worker,
         draw: Callable[[Any], Record],
         reporter: Reporter | None,
-        gathering: Gathering | None = None,
+        gathering: Fold | None = None,
     ) -> None:
         self.settings = settings
         self.worker = worker
@@ -130,7 +130,7 @@ class Loop:
         self._stop = False
         self._decoding, self._drawing = Budget(_DECODED_BYTES), Budget(_DRAWING_BYTES)
 
-    def run(self, ledger: Ledger | None, stdin: BinaryIO | None) -> bool:
+    def run(self, run_folder: RunFolder | None, stdin: BinaryIO | None) -> bool:
         """Go through all inputs. Returns whether Ctrl-C ended it."""
         lanes = self.worker.lanes
         with (
@@ -141,20 +141,20 @@ class Loop:
             self._decoding,  # the innermost: no decoder waits for room when the threads are joined
         ):
             try:
-                waiting = self._decoded(self._refs(ledger, stdin), readers)
-                for batch in self._batches(waiting, ledger):
+                waiting = self._decoded(self._refs(run_folder, stdin), readers)
+                for batch in self._batches(waiting, run_folder):
                     if batch:
                         self._explain(batch, models)
                     self._hand_over(writers, keep=lanes.count if batch else 0)
-                    self._drain(ledger, keep=2 * self.worker.batch_size if batch else 0)
+                    self._drain(run_folder, keep=2 * self.worker.batch_size if batch else 0)
                     if self._stop:
                         break
                 self._hand_over(writers, keep=0)
-                self._drain(ledger, keep=0)
+                self._drain(run_folder, keep=0)
             except KeyboardInterrupt:
                 readers.shutdown(wait=False, cancel_futures=True)
                 models.shutdown(wait=False, cancel_futures=True)
-                self._drain(ledger, keep=0)
+                self._drain(run_folder, keep=0)
                 return True
             except BaseException:
                 for pool in (readers, models, writers):
@@ -162,13 +162,15 @@ class Loop:
                 raise
         return False
 
-    def _refs(self, ledger: Ledger | None, stdin: BinaryIO | None) -> Iterator[tuple[ImageRef, Earlier | None]]:
+    def _refs(
+        self, run_folder: RunFolder | None, stdin: BinaryIO | None
+    ) -> Iterator[tuple[ImageRef, FinishedRecord | None]]:
         """The inputs, and their records if an earlier run finished them."""
         refs = find_images(self.settings.inputs, SourceOptions(nul=self.settings.nul, told=self._pass_over), stdin)
         for ref in refs:
             if self._stop or (self.settings.limit is not None and self.counts.inputs >= self.settings.limit):
                 return
-            yield (ref, None) if ledger is None else ledger.claim(ref)
+            yield (ref, None) if run_folder is None else run_folder.claim(ref)
 
     def _pass_over(self, folder: str) -> None:
         known = self.counts.run_folders
@@ -179,7 +181,7 @@ class Loop:
             self.reporter.note(f"{folder} is passed over: it is the output folder of a cnnviz run")
 
     def _decoded(
-        self, refs: Iterator[tuple[ImageRef, Earlier | None]], readers: ThreadPoolExecutor
+        self, refs: Iterator[tuple[ImageRef, FinishedRecord | None]], readers: ThreadPoolExecutor
     ) -> Iterator[_Waiting | None]:
         """Decoded images in input order, a bounded number ahead of the model; None where the next has no room."""
         ahead: deque[tuple[Future[_Waiting], Ticket]] = deque()
@@ -201,7 +203,7 @@ class Loop:
             yield None
         yield future.result()
 
-    def _batches(self, waiting: Iterator[_Waiting | None], ledger: Ledger | None) -> Iterator[list[_Waiting]]:
+    def _batches(self, waiting: Iterator[_Waiting | None], run_folder: RunFolder | None) -> Iterator[list[_Waiting]]:
         """Batches in input order; failures travel in them, so that records keep their order.
 
         An empty batch says that those before it must be finished to make room. Only when the next image has no room
@@ -224,8 +226,8 @@ class Loop:
             if self.settings.limit is not None and self.counts.inputs >= self.settings.limit:
                 break
             self.counts.inputs += 1
-            if item.replaced is not None and ledger is not None:
-                ledger.forget(item.replaced)
+            if item.replaced is not None and run_folder is not None:
+                run_folder.forget(item.replaced)
             batch.append(item)
             ready += item.loaded is not None
             if ready >= self.worker.batch_size or len(batch) > 4 * self.worker.batch_size:
@@ -279,7 +281,7 @@ class Loop:
             # One picture that cannot be drawn must not cost the others of a long run.
             return _failed(done.ref, "internal", f"{type(error).__name__}: {error}", done)
 
-    def _drain(self, ledger: Ledger | None, keep: int) -> None:
+    def _drain(self, run_folder: RunFolder | None, keep: int) -> None:
         """Write finished records in order until at most ``keep`` are outstanding; then those that are ready."""
         while self._finished:
             first = self._finished[0]
@@ -290,16 +292,16 @@ class Loop:
                 record = record.result()
             self._finished.popleft()
             if record is None:
-                self._recall(first, ledger)
+                self._recall(first, run_folder)
             else:
                 if first.seen is not None and record.error is None and self._gathering is not None:
                     self._gathering.fold(first.seen)
-                self._write(record, first.item, ledger)
+                self._write(record, first.item, run_folder)
             first.item.memory.free()
             if self._stop:
-                self._discard(ledger)
+                self._discard(run_folder)
 
-    def _recall(self, result: _Result, ledger: Ledger | None) -> None:
+    def _recall(self, result: _Result, run_folder: RunFolder | None) -> None:
         """What an earlier run finished stands."""
         earlier = result.item.finished
         assert earlier is not None
@@ -313,34 +315,34 @@ class Loop:
             self._gathering.fold(result.seen)
         elif self._gathering is not None:
             self._gathering.recall(earlier.record)
-        if ledger is not None:
-            ledger.keep(earlier)
+        if run_folder is not None:
+            run_folder.keep(earlier)
         self.counts.resumed += 1
         self.counts.count(earlier.record)
 
-    def _write(self, record: Record, item: _Waiting, ledger: Ledger | None) -> None:
+    def _write(self, record: Record, item: _Waiting, run_folder: RunFolder | None) -> None:
         row = {"path": record.path, "name": item.ref.name, **record.to_dict(), "input": item.source}
-        if ledger is not None:
-            ledger.append(row)
+        if run_folder is not None:
+            run_folder.append(row)
         self.counts.count(row)
         if record.error is not None and self.settings.output.fail_fast:
             self._stop = self.counts.stopped = True
         if self.reporter is not None:
             self.reporter.advance(row)
 
-    def _discard(self, ledger: Ledger | None) -> None:
+    def _discard(self, run_folder: RunFolder | None) -> None:
         """Nothing after the failure that --fail-fast stops at: what was made ahead of its turn goes."""
         for _, future in self._running:
             if future is not None:
                 future.cancel()
         self._running.clear()
         for result in self._finished:
-            if isinstance(result.record, Future) and not result.record.cancel() and ledger is not None:
-                ledger.discard(result.record.result().to_dict())
+            if isinstance(result.record, Future) and not result.record.cancel() and run_folder is not None:
+                run_folder.discard(result.record.result().to_dict())
         self._finished.clear()
 
 
-def _look_at(looking: tuple[ImageRef, Worker, Ticket], earlier: Earlier | None, again: bool) -> _Waiting:
+def _look_at(looking: tuple[ImageRef, Worker, Ticket], earlier: FinishedRecord | None, again: bool) -> _Waiting:
     """Runs in a decoder thread: nothing more of an image that an earlier run finished, unless it changed."""
     ref, _, memory = looking
     if earlier is None:
@@ -368,7 +370,7 @@ def _decode(ref: ImageRef, worker: Worker, memory: Ticket) -> _Waiting:
             rgb = image.decode().rgb
         pixels, geometry = prepare(rgb, worker.preprocess)
         memory.keep(rgb.nbytes + pixels.nbytes)
-        return _Waiting(ref, memory, Loaded(ref, rgb, pixels, geometry), source=source)
+        return _Waiting(ref, memory, DecodedImage(ref, rgb, pixels, geometry), source=source)
     except ImageError as error:
         memory.free()
         named = os.path.splitext(ref.uri)[1].lower() in IMAGE_SUFFIXES

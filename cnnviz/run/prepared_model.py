@@ -32,7 +32,7 @@ from cnnviz.models.loading.load import LoadedModel, load
 from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, Record, RunHeader
 from cnnviz.registry import lookup
-from cnnviz.run.target_selection import Asker, Classes, top_classes
+from cnnviz.run.target_selection import ClassNames, TargetSelector, top_classes
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
 
 # Compilation takes about half a minute and saves about a tenth of the time of the packed network on a CPU.
@@ -43,7 +43,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
+class DecodedImage:
     """A decoded image: as a viewer shows it, and as the network sees it (uint8 [C, H, W])."""
 
     ref: ImageRef
@@ -53,7 +53,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
+class Predictions:
     """What the network said about a batch, on the host.
 
     Attributes:
@@ -67,7 +67,7 @@ class Said:
     usable: tuple[bool, ...]
 
 
-class Subject:
+class PreparedModel:
     """Loads the model and prepares it, before anything is written.
 
     Args:
@@ -122,8 +122,8 @@ class Subject:
         outputs = self.session.output.classes
         self.one_logit = outputs == 1
         self.guesses: list[str] = []
-        self.classes = Classes(self._labels(outputs), self.one_logit, self.loaded.synsets, self._guessed)
-        self.asker = Asker(settings.target.classes, self.classes)
+        self.classes = ClassNames(self._labels(outputs), self.one_logit, self.loaded.synsets, self._guessed)
+        self.target_selector = TargetSelector(settings.target.classes, self.classes)
 
     def _examine(self) -> Examination:
         """Look the network over, and run it as it must be run."""
@@ -279,7 +279,9 @@ class Subject:
     def layer_name(self) -> str | None:
         return self.session.layers[0].name if self.session.layers else None
 
-    def guarded(self, items: Sequence[Loaded], work: Callable[[Sequence[Loaded]], list[R]]) -> list[R | Record]:
+    def guarded(
+        self, items: Sequence[DecodedImage], work: Callable[[Sequence[DecodedImage]], list[R]]
+    ) -> list[R | Record]:
         """``work`` on a batch, one result an image. Out of memory halves the batch; images that fail become records.
 
         With ``--view whole`` images of one shape share a batch, and results keep the order of ``items``.
@@ -295,7 +297,9 @@ class Subject:
             found.update(zip(numbers, results, strict=True))
         return [found[number] for number in range(len(items))]
 
-    def _guarded(self, items: Sequence[Loaded], work: Callable[[Sequence[Loaded]], list[R]]) -> list[R | Record]:
+    def _guarded(
+        self, items: Sequence[DecodedImage], work: Callable[[Sequence[DecodedImage]], list[R]]
+    ) -> list[R | Record]:
         try:
             return list(work(items))
         except CnnvizError:
@@ -316,36 +320,38 @@ class Subject:
         half = (len(items) + 1) // 2
         return self._guarded(items[:half], work) + self._guarded(items[half:], work)
 
-    def batch(self, items: Sequence[Loaded]) -> Tensor:
+    def batch(self, items: Sequence[DecodedImage]) -> Tensor:
         """The images as the network takes them before normalisation, uint8 [N, C, H, W] on its device."""
         return torch.stack([item.pixels for item in items]).to(self.session.device, non_blocking=True)
 
-    def said(self, logits: Tensor) -> Said:
+    def predict(self, logits: Tensor) -> Predictions:
         """Scores and probabilities of a batch."""
         scores = class_logits(logits).cpu()
         shares = probabilities(logits, self.activation).cpu()
-        return Said(scores, shares, tuple(torch.isfinite(scores).all(dim=1).tolist()))
+        return Predictions(scores, shares, tuple(torch.isfinite(scores).all(dim=1).tolist()))
 
-    def ask(self, item: Loaded, said: Said, place: int) -> list[int] | Record:
+    def select_targets(self, item: DecodedImage, predictions: Predictions, place: int) -> list[int] | Record:
         """The classes that ``--class`` asks of image ``place`` of the batch, or why there are none."""
-        if not said.usable[place]:
+        if not predictions.usable[place]:
             return failed(item, "not-finite", f"the network's output is not finite in {self.runtime.precision}")
         try:
-            return self.asker.ask(item.ref, said.scores[place])
+            return self.target_selector.select(item.ref, predictions.scores[place])
         except ImageError as error:
             return failed(item, error.kind, error.message)
 
-    def scored(self, index: int, said: Said, place: int) -> ClassScore:
+    def scored(self, index: int, predictions: Predictions, place: int) -> ClassScore:
         """A class with what the network said of it."""
         label = self.classes.labels[index]
-        return ClassScore(index, label, float(said.shares[place, index]), float(said.scores[place, index]))
+        return ClassScore(
+            index, label, float(predictions.shares[place, index]), float(predictions.scores[place, index])
+        )
 
-    def predictions(self, said: Said, place: int) -> tuple[ClassScore, ...]:
+    def top_predictions(self, predictions: Predictions, place: int) -> tuple[ClassScore, ...]:
         """The ``--top`` classes, best first."""
-        best = top_classes(said.scores[place], min(self.settings.target.top, len(self.classes)))
-        return tuple(self.scored(index, said, place) for index in best)
+        best = top_classes(predictions.scores[place], min(self.settings.target.top, len(self.classes)))
+        return tuple(self.scored(index, predictions, place) for index in best)
 
-    def view_facts(self, item: Loaded) -> dict[str, Any]:
+    def view_facts(self, item: DecodedImage) -> dict[str, Any]:
         """What the record says of the view: which it is, and what part of the image the network saw."""
         left, top, right, bottom = seen_part(item.geometry.rect, item.geometry.image_size)
         facts: dict[str, Any] = {"view": self.preprocess.view, "seen_xywh": [left, top, right - left, bottom - top]}
@@ -398,7 +404,7 @@ class Subject:
         )
 
 
-def failed(item: Loaded, kind: str, message: str) -> Record:
+def failed(item: DecodedImage, kind: str, message: str) -> Record:
     """The record of a decoded image that could not be explained."""
     height, width = item.rgb.shape[:2]
     return Record(item.ref.uri, width, height, item.ref.label, error={"type": kind, "message": message})

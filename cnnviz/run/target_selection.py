@@ -17,7 +17,7 @@ from cnnviz.models.loading.labels import LabelLookup
 _MOST_DIGITS = 9
 
 
-class Classes:
+class ClassNames:
     """Class names by index. One logit is a two-class network: class 1 is the logit, class 0 its negative.
 
     Args:
@@ -70,7 +70,7 @@ class Classes:
         return found.index
 
 
-class Asker:
+class TargetSelector:
     """Turns the ``--class`` specs into class indices for each image.
 
     Args:
@@ -81,7 +81,7 @@ class Asker:
         CnnvizError: A spec that is none of these (with near matches), before anything is run.
     """
 
-    def __init__(self, specs: Sequence[str], classes: Classes) -> None:
+    def __init__(self, specs: Sequence[str], classes: ClassNames) -> None:
         self.classes = classes
         self._steps = [self._parse(spec.strip()) for spec in specs or ("pred",)]
         self._table: dict[str, tuple[str | int, ...]] = {}
@@ -104,7 +104,7 @@ class Asker:
             return "table", spec
         return "class", self.classes.resolve(spec)
 
-    def ask(self, ref: ImageRef, logits: Tensor) -> list[int]:
+    def select(self, ref: ImageRef, logits: Tensor) -> list[int]:
         """Class indices for one image, each once, in the order asked.
 
         Args:
@@ -147,9 +147,7 @@ class Asker:
     def _labels_of(self, ref: ImageRef, kind: str) -> tuple[str | int, ...]:
         if kind == "folder":
             if ref.folder is None:
-                raise ImageError(
-                    "no-label", "no folder holds this image, so --class folder has no label for it"
-                )
+                raise ImageError("no-label", "no folder holds this image, so --class folder has no label for it")
             return (ref.folder,)
         for key in (ref.uri, os.path.abspath(ref.uri), ref.name):
             if key in self._table:

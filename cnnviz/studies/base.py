@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.models.loading.load import LoadedModel
 from cnnviz.records import ClassScore
-from cnnviz.run.prepared_model import Loaded, Subject
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel
 from cnnviz.settings import RunSettings
 
 
@@ -30,7 +30,7 @@ class Observed:
         seen: What the study made of it.
     """
 
-    item: Loaded
+    item: DecodedImage
     label: str | None
     predictions: tuple[ClassScore, ...]
     seen: Any
@@ -75,7 +75,7 @@ class Study:
             folded again, but not drawn, because what is folded is not in their records.
 
     Args:
-        subject: The network, prepared for ``layers``.
+        prepared: The network, prepared for ``layers``.
         params: The study's own options, checked.
         store: The output folder. Nothing is written to it before ``draw`` or ``finish``.
 
@@ -85,8 +85,8 @@ class Study:
 
     sees_again = False
 
-    def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
-        self.subject = subject
+    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+        self.prepared = prepared
         self.params = params
         self.store = store
 
@@ -100,7 +100,7 @@ class Study:
         """The network that is studied, made from the one that was loaded."""
         return loaded
 
-    def observe(self, run: Pass, items: Sequence[Loaded]) -> Sequence[Any]:
+    def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
         """What is seen in a batch: one value an image, on the host."""
         return [None] * len(items)
 

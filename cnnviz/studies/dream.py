@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.decode import decode
 from cnnviz.io.sources import find_images, read_bytes
@@ -22,7 +22,7 @@ from cnnviz.models.graph.layers import stages
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.records import ClassScore
 from cnnviz.render.text import percent
-from cnnviz.run.prepared_model import Loaded, Subject
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Observed, Study
 from cnnviz.synthesis.ascent import as_levels, seed_of
@@ -35,7 +35,7 @@ _PNG = ImageFormat("png")
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class _Observation:
     """A dream.
 
     Attributes:
@@ -54,15 +54,15 @@ class _Seen:
 class Dream(Study):
     """What a layer sees in an image, made stronger at several sizes."""
 
-    def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
-        super().__init__(subject, params, store)
+    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+        super().__init__(prepared, params, store)
         # A dream is a loop of small steps: all threads work on one image.
-        subject.lanes = rt.Lanes(1, subject.lanes.count * subject.lanes.threads)
-        self.reader = open_reader(subject.session, (self._layer(),), subject.open, logits=False)
+        prepared.lanes = rt.Lanes(1, prepared.lanes.count * prepared.lanes.threads)
+        self.reader = open_reader(prepared.session, (self._layer(),), prepared.open, logits=False)
         self.layer = self.reader.layers[0].name
-        if not subject.settings.target.layers:
-            subject.note(f"no --layer was named: {self.layer}, the stage before the last, is dreamed of")
-        self.normalise = normalisation(subject.preprocess, self.reader.device)
+        if not prepared.settings.target.layers:
+            prepared.note(f"no --layer was named: {self.layer}, the stage before the last, is dreamed of")
+        self.normalise = normalisation(prepared.preprocess, self.reader.device)
         self.options = DreamOptions(
             octaves=params["octaves"],
             octave_scale=params["octave_scale"],
@@ -83,9 +83,9 @@ class Dream(Study):
 
     def _layer(self) -> str:
         """The layer that was asked for; else the stage before the last, whose units show parts of things."""
-        if self.subject.settings.target.layers:
-            return self.subject.settings.target.layers[0]
-        session = self.subject.session
+        if self.prepared.settings.target.layers:
+            return self.prepared.settings.target.layers[0]
+        session = self.prepared.session
         if session.graph is None:
             raise CnnvizError("This network cannot be traced: there is no default layer.", "Name one with --layer.")
         return "-2" if len(stages(session.graph, session.name)) > 1 else "-1"
@@ -96,42 +96,42 @@ class Dream(Study):
         if len(refs) != 1:
             raise CnnvizError(f"--guide {path}: expected one image, found {len(refs)}.", "Name one image file.")
         try:
-            pixels, _ = prepare(decode(read_bytes(refs[0])).rgb, self.subject.preprocess)
+            pixels, _ = prepare(decode(read_bytes(refs[0])).rgb, self.prepared.preprocess)
         except ImageError as error:
             raise CnnvizError(f"--guide {path}: {error.message}", "Give an image that can be read.") from error
         with rt.scope():
-            batch = normalize(pixels[None].to(self.reader.device), self.subject.preprocess)
+            batch = normalize(pixels[None].to(self.reader.device), self.prepared.preprocess)
             return self.reader.read(batch).layers[0].detach()
 
-    def observe(self, run: Pass, items: Sequence[Loaded]) -> Sequence[Any]:
+    def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
         return [self._dream(item) for item in items]
 
-    def _dream(self, item: Loaded) -> _Seen:
-        subject = self.subject
+    def _dream(self, item: DecodedImage) -> _Observation:
+        prepared = self.prepared
         rgb = torch.from_numpy(np.require(item.rgb, requirements=("C", "W"))).permute(2, 0, 1)[None].float() / 255.0
-        grey = subject.preprocess.input_size[0] == 1
+        grey = prepared.preprocess.input_size[0] == 1
         image = (rgb * rgb.new_tensor(_GREY)[:, None, None]).sum(dim=1, keepdim=True) if grey else rgb
-        seed = seed_of(subject.settings.runtime.seed, item.pixels.numpy().tobytes())
+        seed = seed_of(prepared.settings.runtime.seed, item.pixels.numpy().tobytes())
         first = 0.0
 
         def watch(octave: int, step: int, score: float) -> None:
             nonlocal first
             first = score if step == 0 else first
             if step + 1 == self.options.steps:
-                subject.note(f"{item.ref.name}: octave {octave + 1}: score {first:.3g} → {score:.3g}")
+                prepared.note(f"{item.ref.name}: octave {octave + 1}: score {first:.3g} → {score:.3g}")
 
         found = dream(image, self.reader, self.normalise, self.options, seed, self.energy, watch)
         made = found.image.cpu()
         # A grey network changes brightness; the picture keeps its colours.
         levels = as_levels(rgb + (made - image) if grey else made)[0]
         picture = np.ascontiguousarray(levels.permute(1, 2, 0).numpy())
-        pixels, _ = prepare(picture, subject.preprocess)
-        batch = normalize(pixels[None].to(subject.session.device), subject.preprocess)
-        predictions = subject.predictions(subject.said(subject.session.logits(batch)), 0)
-        return _Seen(picture, found.scores, found.sizes, predictions)
+        pixels, _ = prepare(picture, prepared.preprocess)
+        batch = normalize(pixels[None].to(prepared.session.device), prepared.preprocess)
+        predictions = prepared.top_predictions(prepared.predict(prepared.session.logits(batch)), 0)
+        return _Observation(picture, found.scores, found.sizes, predictions)
 
     def draw(self, done: Observed) -> Mapping[str, Any]:
-        seen: _Seen = done.seen
+        seen: _Observation = done.seen
         name = f"images/{done.ref.name}.dream.png"
         self.store.write(name, encode(seen.rgb, _PNG))
         before, after = done.predictions[0], seen.predictions[0]

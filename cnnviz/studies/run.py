@@ -16,9 +16,9 @@ from cnnviz.models.preprocess import Preprocess, normalize
 from cnnviz.records import Record
 from cnnviz.registry.specs import MethodSpec
 from cnnviz.run.counting import Reporter, RunResult, count_inputs
-from cnnviz.run.folder import REPORT, Extras, Ledger
-from cnnviz.run.loop import Gathering, Loop
-from cnnviz.run.prepared_model import Loaded, Subject, failed
+from cnnviz.run.folder import REPORT, Extras, RunFolder
+from cnnviz.run.loop import Fold, Loop
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 
@@ -40,37 +40,37 @@ def run_study(spec: MethodSpec, settings: RunSettings, reporter: Reporter, stdin
     kind: type[Study] = cast("type[Study]", spec.load())
     params = spec.resolve_params(settings.target.params)
     total = count_inputs(settings) if settings.inputs else 0
-    resumes = "resume" not in spec.lacks()
+    resumes = "resume" not in spec.unavailable_options()
     store = _Noting(settings.output.out, "--resume" if resumes else "--overwrite")
-    with Ledger(store, settings, reporter.note, resumes=resumes) as ledger:
-        subject = Subject(
+    with RunFolder(store, settings, reporter.note, resumes=resumes) as run_folder:
+        prepared = PreparedModel(
             settings,
             kind.cut(settings, params),
             total or None,
             reporter.note,
             lambda loaded: kind.adapt(loaded, settings, params),
         )
-        study = kind(subject, params, store)
+        study = kind(prepared, params, store)
         if spec.caveat:
             reporter.note(spec.caveat)
-        ledger.begin(subject.header(), study.writes())
+        run_folder.begin(prepared.header(), study.writes())
         store.names.clear()
         reporter.start(total if settings.inputs else None)
         worker = _Worker(study)
-        loop = Loop(settings, worker, worker.draw, reporter, Gathering(study.fold, study.recall, study.sees_again))
+        loop = Loop(settings, worker, worker.draw, reporter, Fold(study.fold, study.recall, study.sees_again))
         loop.counts.total = total
-        return _through(study, loop, ledger, reporter, stdin)
+        return _through(study, loop, run_folder, reporter, stdin)
 
 
-def _through(study: Study, loop: Loop, ledger: Ledger, reporter: Reporter, stdin: BinaryIO | None) -> RunResult:
+def _through(study: Study, loop: Loop, run_folder: RunFolder, reporter: Reporter, stdin: BinaryIO | None) -> RunResult:
     """Show it all inputs, and write what it found."""
     settings = loop.settings
     began = time.perf_counter()
-    interrupted = bool(settings.inputs) and loop.run(ledger, stdin)
+    interrupted = bool(settings.inputs) and loop.run(run_folder, stdin)
     counts = loop.counts
     if settings.inputs and not counts.inputs and not interrupted:
         reporter.finish()
-        ledger.abandon()
+        run_folder.abandon()
         raise counts.no_images(settings)
     findings, interrupted = _findings(study, interrupted)
     reporter.finish()
@@ -78,11 +78,11 @@ def _through(study: Study, loop: Loop, ledger: Ledger, reporter: Reporter, stdin
     figures = counts.summary(seconds, interrupted) if settings.inputs else {"seconds": round(seconds, 3)}
     if interrupted:
         figures["interrupted"] = True
-    facts = {"model": study.subject.loaded.name, "study": settings.target.method}
+    facts = {"model": study.prepared.loaded.name, "study": settings.target.method}
     summary = {**figures, **facts, **findings.summary}
     names = cast(_Noting, study.store).names
     extras = Extras(findings.report, findings.figures, findings.index, tuple(sorted(set(names))))
-    summary = ledger.close(summary, f"cnnviz {settings.command}", extras)
+    summary = run_folder.close(summary, f"cnnviz {settings.command}", extras)
     report = os.path.join(settings.output.out, REPORT)
     code = counts.exit_code(interrupted)
     return RunResult(summary, report, code, sentences=tuple(findings.sentences))
@@ -90,7 +90,7 @@ def _through(study: Study, loop: Loop, ledger: Ledger, reporter: Reporter, stdin
 
 def _findings(study: Study, interrupted: bool) -> tuple[Findings, bool]:
     """What it found, or, after Ctrl-C, what it has; and whether there was one."""
-    lanes = study.subject.lanes
+    lanes = study.prepared.lanes
     # Alone with the machine: all threads of all lanes are its own.
     with rt.threads(lanes.count * lanes.threads):
         if not interrupted:
@@ -106,43 +106,43 @@ class _Worker:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.subject = study.subject
+        self.prepared = study.prepared
 
     @property
     def lanes(self) -> rt.Lanes:
-        return self.subject.lanes
+        return self.prepared.lanes
 
     @property
     def batch_size(self) -> int:
-        return self.subject.batch_size
+        return self.prepared.batch_size
 
     @property
     def preprocess(self) -> Preprocess:
-        return self.subject.preprocess
+        return self.prepared.preprocess
 
-    def explain(self, items: Sequence[Loaded]) -> list[Observed | Record]:
-        return self.subject.guarded(items, self._observe)
+    def explain(self, items: Sequence[DecodedImage]) -> list[Observed | Record]:
+        return self.prepared.guarded(items, self._observe)
 
-    def _observe(self, items: Sequence[Loaded]) -> list[Observed | Record]:
-        subject = self.subject
+    def _observe(self, items: Sequence[DecodedImage]) -> list[Observed | Record]:
+        prepared = self.prepared
         with rt.scope():
-            run = subject.session.forward(normalize(subject.batch(items), subject.preprocess))
-            said = subject.said(run.logits.detach())
+            run = prepared.session.forward(normalize(prepared.batch(items), prepared.preprocess))
+            said = prepared.predict(run.logits.detach())
             seen = self.study.observe(run, items)
         rows: list[Observed | Record] = []
         for place, (item, each) in enumerate(zip(items, seen, strict=True)):
             if isinstance(each, Record):
                 rows.append(each)
             elif not said.usable[place]:
-                reason = f"the network's output is not finite in {subject.runtime.precision}"
+                reason = f"the network's output is not finite in {prepared.runtime.precision}"
                 rows.append(failed(item, "not-finite", reason))
             else:
-                truth = subject.asker.truth(item.ref)
-                rows.append(Observed(item, truth, subject.predictions(said, place), each))
+                truth = prepared.target_selector.truth(item.ref)
+                rows.append(Observed(item, truth, prepared.top_predictions(said, place), each))
         return rows
 
     def draw(self, done: Observed) -> Record:
-        facts = {**self.subject.view_facts(done.item), **self.study.draw(done)}
+        facts = {**self.prepared.view_facts(done.item), **self.study.draw(done)}
         height, width = done.rgb.shape[:2]
         return Record(done.ref.uri, width, height, done.label, done.predictions, facts=facts)
 

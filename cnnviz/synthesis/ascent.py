@@ -11,10 +11,10 @@ from torch import Tensor
 
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError
-from cnnviz.synthesis.augmentation import Shaking, Views, l2, total_variation
+from cnnviz.synthesis.augmentation import Augmentation, Views, l2, total_variation
 from cnnviz.synthesis.canvas import Canvas, Fourier, Pixels
 from cnnviz.synthesis.objectives import Objective, likeness
-from cnnviz.synthesis.reader import Normalisation, Reader
+from cnnviz.synthesis.reader import GradientReader, Normalisation
 
 PARAMETRISATIONS = ("fourier", "pixel")
 OPTIMISERS = ("adam", "gradient")
@@ -45,12 +45,12 @@ class AscentOptions:
     l2: float = 0.0
     tv: float = 0.0
     blur: float = 0.0
-    shaking: Shaking = field(default_factory=Shaking)
+    shaking: Augmentation = field(default_factory=Augmentation)
     diversity: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class AscentResult:
     """What an ascent came to.
 
     Attributes:
@@ -79,7 +79,7 @@ class Maker:
         diversity_layer: Place among the reader's layers of the one whose likeness counts.
     """
 
-    reader: Reader
+    reader: GradientReader
     normalise: Normalisation
     size: tuple[int, int, int]
     options: AscentOptions
@@ -87,7 +87,7 @@ class Maker:
 
     def make(
         self, objective: Objective, seeds: Sequence[int], start: Tensor | None = None, watch: Watch | None = None
-    ) -> Made:
+    ) -> AscentResult:
         """Climb from noise, or from images, all at once.
 
         Args:
@@ -126,7 +126,7 @@ class Maker:
             found = scores.cpu()
             if not bool(torch.isfinite(found).all()):
                 raise CnnvizError("The score became infinite or NaN.", "Use a smaller --rate, or --precision fp32.")
-            return Made(pictures(), found)
+            return AscentResult(pictures(), found)
 
     def _canvas(self, views: Views, seeds: Sequence[int], start: Tensor | None) -> Canvas:
         fourier = self.options.parametrisation == "fourier"

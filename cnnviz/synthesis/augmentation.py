@@ -30,7 +30,7 @@ def total_variation(images: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Shaking:
+class Augmentation:
     """How far views differ.
 
     Attributes:
@@ -60,7 +60,7 @@ class Views:
     """
 
     def __init__(
-        self, size: tuple[int, int], shaking: Shaking, seeds: Sequence[int], steps: int, device: torch.device
+        self, size: tuple[int, int], shaking: Augmentation, seeds: Sequence[int], steps: int, device: torch.device
     ) -> None:
         self.size = size
         self.margin = shaking.jitter

@@ -14,7 +14,7 @@ from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError
 from cnnviz.synthesis.augmentation import mirrored
 from cnnviz.synthesis.objectives import leaky_square
-from cnnviz.synthesis.reader import Normalisation, Reader
+from cnnviz.synthesis.reader import GradientReader, Normalisation
 
 Energy = Callable[[Tensor], Tensor]
 """A layer's values [1, C, h, w] to what each position adds to the objective [1, C or 1, h, w]."""
@@ -79,7 +79,7 @@ def guided_by(features: Tensor) -> Energy:
 
 def dream(
     image: Tensor,
-    reader: Reader,
+    reader: GradientReader,
     normalise: Normalisation,
     options: DreamOptions,
     seed: int,
@@ -144,7 +144,7 @@ def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 def gradient_of(
     image: Tensor,
-    reader: Reader,
+    reader: GradientReader,
     normalise: Normalisation,
     options: DreamOptions,
     generator: torch.Generator,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cnnviz.engine.targets import class_logits
 from cnnviz.errors import CnnvizError
-from cnnviz.synthesis.reader import Reader, Reading
+from cnnviz.synthesis.reader import GradientReader, Reading
 
 REDUCTIONS = ("mean", "max")
 LEAK = 0.01
@@ -117,7 +117,7 @@ def layers_of(terms: Sequence[Term]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(term.layer for term in terms if term.layer))
 
 
-def check(terms: Sequence[Term], reader: Reader, names: Sequence[str]) -> None:
+def check(terms: Sequence[Term], reader: GradientReader, names: Sequence[str]) -> None:
     """Whether all units and neurons exist.
 
     Args:

@@ -42,7 +42,7 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
+class GradientReader:
     """Reads a network.
 
     Attributes:
@@ -58,7 +58,7 @@ class Reader:
 
 def open_reader(
     session: Session, layers: Sequence[str], opened: Callable[[Cut], Session], *, logits: bool
-) -> Reader:
+) -> GradientReader:
     """Read a network at layers and, if asked, at its class scores; what lies above is not run.
 
     A layer whose value is a ReLU's (ReLU6, hard tanh) is read before it: there a unit that is off still has a
@@ -90,7 +90,7 @@ def open_reader(
         by_node = {end: top, **dict(zip(inner, values, strict=True))}
         return Reading(leaf, two_dim(top) if logits else None, tuple(by_node[node].float() for node in nodes))
 
-    return Reader(read, found, device)
+    return GradientReader(read, found, device)
 
 
 def before_clipping(graph: Graph, node: fx.Node) -> fx.Node:
@@ -127,13 +127,13 @@ def _prepared(graph: Graph, nodes: Sequence[fx.Node], session: Session) -> tuple
     )
 
 
-def _by_hooks(session: Session) -> Reader:
+def _by_hooks(session: Session) -> GradientReader:
     def read(pixels: Tensor) -> Reading:
         run = session.forward(pixels)
         leaf, *values = run.activations
         return Reading(leaf, run.logits, tuple(value.float() for value in values))
 
-    return Reader(read, session.layers, session.device)
+    return GradientReader(read, session.layers, session.device)
 
 
 @dataclass(frozen=True, eq=False)

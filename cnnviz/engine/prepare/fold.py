@@ -116,9 +116,7 @@ def attribute(module: nn.Module, path: str) -> Any:
 
 
 def _folded(conv: nn.Conv2d, norm: Norm) -> nn.Conv2d:
-    weight, bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.mean, norm.var, norm.eps, norm.weight, norm.bias
-    )
+    weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, norm.mean, norm.var, norm.eps, norm.weight, norm.bias)
     twin = conv.__new__(type(conv))
     twin.__dict__ = {**conv.__dict__, "_parameters": dict(conv._parameters)}
     twin.weight = nn.Parameter(weight.detach(), requires_grad=False)

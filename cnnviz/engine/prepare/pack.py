@@ -75,9 +75,7 @@ class PackedConv(nn.Module):
         """The fused operation with another padding; with ``in_place`` the result overwrites ``other``."""
         return self._run(x, other, (self.weight, padding), in_place)
 
-    def _run(
-        self, x: Tensor, other: Tensor | None, kernel: tuple[Tensor, list[int]], in_place: bool
-    ) -> Tensor:
+    def _run(self, x: Tensor, other: Tensor | None, kernel: tuple[Tensor, list[int]], in_place: bool) -> Tensor:
         weight, padding = kernel
         geometry = (padding, *self.geometry[1:])
         if other is not None:
@@ -204,4 +202,3 @@ def _fused_name(module: fx.GraphModule, node: fx.Node) -> tuple[str, list[Any], 
     if type(target).__module__ != "torch.nn.modules.activation":
         return None
     return _FUSED.get(type(target).__name__.lower())
-

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnviz.engine.session import Pass, Session
+from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import ClassTarget, Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
@@ -20,7 +20,7 @@ from cnnviz.models.graph.heads import HeadReading, read_head
 _IDENTITY_TOLERANCE = 1e-3
 
 
-def cam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def cam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """Class activation map.
 
         M_c(i, j) = sum_k w_ck A_k(i, j)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.methods.weighted_activations import class_map, mean_gradient
 
 
-def gradcam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def gradcam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """Grad-CAM.
 
         w_k = (1 / (h w)) sum_ij dz_c / dA_kij,    L = ReLU(sum_k w_k A_k)

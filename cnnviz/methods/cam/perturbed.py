@@ -26,7 +26,7 @@ from torch import Tensor
 
 from cnnviz.engine.perturbed_scores import Changes, scores
 from cnnviz.engine.seeding import generator_for
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
 
@@ -36,7 +36,7 @@ _CONSTANT = 1e-6
 _Hide = Callable[[int, Tensor, int], Tensor]
 
 
-def scorecam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def scorecam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """Score-CAM.
 
     Wang et al., "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks", CVPR workshop 2020,
@@ -55,7 +55,7 @@ def scorecam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     return _score_weighted(run, target, params, 1, lambda i, mask, sample: pixels[i] * mask)
 
 
-def sscam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def sscam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """SS-CAM: Score-CAM with the scores averaged over noise.
 
     Wang et al., "SS-CAM: Smoothed Score-CAM for Sharper Visual Feature Localization", 2020, with its two kinds of
@@ -86,7 +86,7 @@ def sscam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     return _score_weighted(run, target, params, params["samples"], hide)
 
 
-def iscam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def iscam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """IS-CAM: Score-CAM with the scores integrated from the baseline to the masked image.
 
     Naidu et al., "IS-CAM: Integrated Score-CAM for axiomatic-based explanations", 2020: the mean over the points i/n,
@@ -109,7 +109,7 @@ def iscam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     return _score_weighted(run, target, params, steps, hide)
 
 
-def ablationcam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def ablationcam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """Ablation-CAM.
 
         w_k = (y - y_k) / y,    L = ReLU(sum_k w_k A_k)
@@ -147,7 +147,7 @@ def ablationcam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap
     return Heatmap(_weighed(activations.float(), chosen, weights), scores=figures, notes=notes)
 
 
-def _score_weighted(run: Pass, target: Target, params: Mapping[str, Any], samples: int, hide: _Hide) -> Heatmap:
+def _score_weighted(run: ForwardPass, target: Target, params: Mapping[str, Any], samples: int, hide: _Hide) -> Heatmap:
     """The driver of Score-CAM and its relatives: masks from channels, scores of masked images, softmax."""
     activations = run.activations[0].detach().float()
     varies = _varies(activations)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import ClassTarget, Target, class_logits
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap, upsample
@@ -31,7 +31,7 @@ _CANCELLED = 1e-4
 _TANH_SCALE = 2.0
 
 
-def gradcam_plus_plus(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def gradcam_plus_plus(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """Grad-CAM++.
 
         alpha_kij = g^2 / (2 g^2 + g^3 sum_ab A_kab)  (0 where g = 0),    w_k = sum_ij alpha_kij relu(g_kij)
@@ -58,7 +58,7 @@ def _plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
     return weighed(activations, (alpha * gradients.clamp_min(0)).sum((2, 3)))
 
 
-def smooth_gradcam_plus_plus(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def smooth_gradcam_plus_plus(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """Smooth Grad-CAM++.
 
         D_p = mean over noisy images of g^p,    alpha = D_2 / (2 D_2 + D_3 sum A),    w_k = sum_ij alpha relu(D_1)
@@ -89,7 +89,7 @@ def smooth_gradcam_plus_plus(run: Pass, target: Target, params: Mapping[str, Any
     return Heatmap(weighed(activations, weights).clamp_min(0))
 
 
-def xgradcam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def xgradcam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """XGrad-CAM.
 
         w_k = sum_ij (A_kij / sum_ab A_kab) g_kij
@@ -116,7 +116,7 @@ def _axiomatic(activations: Tensor, gradients: Tensor) -> Tensor:
     return weighed(activations, torch.where(usable, top / torch.where(usable, total, 1.0), 0.0))
 
 
-def hirescam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def hirescam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """HiResCAM.
 
         L = relu(sum_k g_k A_k), element by element
@@ -136,7 +136,7 @@ def hirescam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     return Heatmap(class_map(run, target, lambda a, g: (a * g).sum(1)).values.clamp_min(0))
 
 
-def layercam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def layercam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """LayerCAM, of one layer or fused over several.
 
         M = relu(sum_k relu(g_k) A_k), element by element
@@ -183,7 +183,7 @@ def _deepest(activations: Sequence[Tensor]) -> int:
     return max(range(len(activations)), key=rank)
 
 
-def finercam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def finercam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """Finer-CAM: what tells a class from those like it.
 
         z = z_c - s * mean over d of z_d,    then Grad-CAM of z
@@ -228,7 +228,7 @@ def _references(by_class: Tensor, asked: Tensor, params: Mapping[str, Any]) -> T
     return order[:, : max(1, min(params["references"], classes - 1))]
 
 
-def shapleycam(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def shapleycam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """ShapleyCAM.
 
         w_k = mean_ij (g - H A / 2)_kij,    H A the product of the Hessian of z with the activations

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine.seeding import generator_for
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.baselines import baseline
 from cnnviz.methods.heatmap import Heatmap, gap_share
@@ -34,7 +34,7 @@ _REDUCED = {"max": "max of |.| over channels", "sum": "sum of |.| over channels"
 _SUMMED = "sum over channels"
 
 
-def saliency(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def saliency(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """Saliency: the gradient of the class score with respect to the image.
 
         M(i, j) = max over channels of |dz_c / dx(k, i, j)|
@@ -56,7 +56,7 @@ def saliency(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     return unsigned(gradient, params["reduction"])
 
 
-def gradient_x_input(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def gradient_x_input(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """Gradient times input: the first-order share of each value in the score.
 
         R = x * dz_c / dx,    M = sum over channels of R
@@ -76,7 +76,7 @@ def gradient_x_input(run: Pass, target: Target, params: Mapping[str, Any]) -> He
     return Heatmap(values, values.sum(1), facts={"reduction": _SUMMED})
 
 
-def smoothgrad(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def smoothgrad(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """SmoothGrad: statistics of the gradient over noisy copies of the image.
 
         M = (1/n) sum_i g(x + e_i),    e_i ~ N(0, sigma^2),    sigma = noise * (max x - min x)
@@ -108,7 +108,7 @@ def smoothgrad(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     return replace(found, facts={**found.facts, "statistic": statistic})
 
 
-def integrated_gradients(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def integrated_gradients(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """Integrated gradients.
 
         R = (x - x') * integral from 0 to 1 of g(x' + a (x - x')) da
@@ -177,7 +177,7 @@ def quadrature(rule: str, steps: int) -> tuple[list[float], list[float]]:
     return [(k - shift) / steps for k in range(1, steps + 1)], [1.0 / steps] * steps
 
 
-def _baseline(run: Pass, kind: str, seed: int) -> Tensor:
+def _baseline(run: ForwardPass, kind: str, seed: int) -> Tensor:
     pixels = run.pixels.detach().float()
     if kind == "random":
         drawn = torch.stack([torch.rand(image.shape, generator=generator_for(image, seed)) for image in pixels])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine import relu_rules
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.gradient.gradients import unsigned
@@ -28,7 +28,7 @@ STARTS = ("activation", "one")
 _NO_UNIT = -1
 
 
-def guided(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def guided(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """The gradient of the score with respect to the image, with a rule at every rectifier.
 
     With ``with_gradcam`` Guided Grad-CAM (Selvaraju et al., ICCV 2017): the product of the unscaled guided gradient
@@ -73,14 +73,14 @@ def guided(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     return replace(heatmap, facts=facts, scores=figures, arrays=arrays, notes=_notes(found, params["rule"]))
 
 
-def gradcam_at_pixels(run: Pass, scores: Tensor) -> Tensor:
+def gradcam_at_pixels(run: ForwardPass, scores: Tensor) -> Tensor:
     """ReLU of Grad-CAM at the layer, then bilinear to the image's size: [N, H, W], unscaled."""
     gradient = run.gradients(scores, (1,))[0]
     height, width = run.pixels.shape[2:]
     return upsample(mean_gradient(run.activations[1].detach().float(), gradient).clamp_min(0), (height, width))
 
 
-def _unit(run: Pass, params: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+def _unit(run: ForwardPass, params: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
     """A score [N] whose gradient at the layer is one value at the unit's strongest position and zero elsewhere."""
     unit, activations = params["unit"], run.activations[1]
     if params["with_gradcam"]:
@@ -97,14 +97,14 @@ def _unit(run: Pass, params: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]
     return (value * value.detach() if params["start"] == "activation" else value), {"unit": unit, **figures}
 
 
-def _said(found: relu_rules.Found, rule: str) -> dict[str, Any]:
+def _said(found: relu_rules.RuleReport, rule: str) -> dict[str, Any]:
     if rule == "backprop":
         return {"rectified": {"relu": 0}, "extended": False}
     said: dict[str, Any] = {"rectified": found.rectified(), "extended": bool(found.others)}
     return {**said, "left_alone": dict(found.hidden)} if found.hidden else said
 
 
-def _notes(found: relu_rules.Found, rule: str) -> tuple[str, ...]:
+def _notes(found: relu_rules.RuleReport, rule: str) -> tuple[str, ...]:
     notes = []
     if rule != "backprop" and found.others:
         names = ", ".join(f"{count} {name}" for name, count in found.others.items())

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cnnviz.engine.perturbed_scores import answers, chunk_size, chunks
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import ClassTarget, Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.baselines import blurred
@@ -56,7 +56,7 @@ Judge = Callable[[Tensor], Tensor]
 """Regions [B, rows, columns], bool, to what is to be as high as possible [B], in whole quanta."""
 
 
-def extremal(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def extremal(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """Extremal perturbation.
 
     Images are treated one at a time. The areas of an image are found from the largest to the smallest, each from the
@@ -104,7 +104,7 @@ def parse_areas(text: str) -> tuple[float, ...]:
 
 
 def _one(
-    run: Pass, target: Target, image: int, areas: tuple[float, ...], params: Mapping[str, Any]
+    run: ForwardPass, target: Target, image: int, areas: tuple[float, ...], params: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Masks [A, H, W], scores [A] and exchanges [A] of one image."""
     pixels = run.pixels[image : image + 1].detach().float()
@@ -195,7 +195,7 @@ def _exchange(judge: Judge, region: Tensor, count: int) -> Tensor | None:
     return larger & ~parts[least].any(0)
 
 
-def score_of(run: Pass, target: Target, image: int, logits: Tensor) -> Tensor:
+def score_of(run: ForwardPass, target: Target, image: int, logits: Tensor) -> Tensor:
     """Scores [A] of logits [A, K] that all belong to one image."""
     if isinstance(target, ClassTarget):
         return replace(target, indices=target.indices[image].repeat(len(logits)))(logits)

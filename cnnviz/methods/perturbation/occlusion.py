@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cnnviz.engine.perturbed_scores import by_position
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target, class_logits, probabilities
 from cnnviz.methods.baselines import baseline
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.methods.perturbation.incremental.windows import Windows, occluded_logits
 
 
-def occlusion(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def occlusion(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """Occlusion sensitivity.
 
     Args:

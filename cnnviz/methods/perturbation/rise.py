@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine.perturbed_scores import Changes, chunk_size, chunks, scores
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import ClassTarget, Target
 from cnnviz.methods.heatmap import Heatmap
 
 COVERAGES = ("expected", "observed")
 
 
-def rise(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def rise(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """RISE.
 
     The masks depend on the seed alone: every image of a run is seen through the same ones. The score is the class's

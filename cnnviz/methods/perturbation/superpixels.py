@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine.perturbed_scores import Changes, scores
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.baselines import baseline
@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-def kernelshap(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def kernelshap(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """KernelSHAP on superpixels.
 
     Args:
@@ -53,7 +53,7 @@ def kernelshap(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     return _explained(run, target, params, _shap)
 
 
-def lime(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def lime(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """LIME on superpixels, each visible with probability one half; ridge regression with an intercept.
 
     Args:
@@ -67,7 +67,7 @@ def lime(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     return _explained(run, target, params, _lime)
 
 
-def _explained(run: Pass, target: Target, params: Mapping[str, Any], method: Any) -> Heatmap:
+def _explained(run: ForwardPass, target: Target, params: Mapping[str, Any], method: Any) -> Heatmap:
     pixels = run.pixels.detach().float()
     segments = run.remember(
         ("segments", params["segments"], params["compactness"]),

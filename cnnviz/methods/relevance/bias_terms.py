@@ -28,9 +28,7 @@ from torch import Tensor, fx, nn
 from cnnviz.engine.prepare.fold import attribute, batch_norm
 from cnnviz.models.graph.trace import ACTIVATION_NAMES, Graph, ancestors, function_name
 
-_PRODUCTS = frozenset(
-    {operator.mul, operator.imul, operator.matmul, torch.mul, torch.matmul, torch.bmm, torch.einsum}
-)
+_PRODUCTS = frozenset({operator.mul, operator.imul, operator.matmul, torch.mul, torch.matmul, torch.bmm, torch.einsum})
 _PRODUCT_METHODS = frozenset({"mul", "matmul", "bmm"})
 _QUOTIENTS = frozenset({operator.truediv, torch.div, torch.true_divide, "div", "true_divide"})
 _SUMS = frozenset({operator.add, torch.add, "add"})
@@ -67,17 +65,17 @@ Constant = Fixed | Callable[[Look], Tensor]
 
 def places_of(graph: Graph) -> list[fx.Node]:
     """Nodes of a trace at which a session is cut: every place, and what a place's constant is computed from."""
-    moving = _signals(graph.input, lambda node: node in graph.shapes or node in graph.bundles)
-    counting = {node for node in moving & ancestors([graph.logits]) if node in graph.shapes}
+    depends_on_input = _signals(graph.input, lambda node: node in graph.shapes or node in graph.bundles)
+    counting = {node for node in depends_on_input & ancestors([graph.logits]) if node in graph.shapes}
     found: list[fx.Node] = []
     for node in graph.module.graph.nodes:
-        if node in counting and constant_of(graph.module, node, moving) is not None:
+        if node in counting and constant_of(graph.module, node, depends_on_input) is not None:
             found += [node.args[0]] if _is_curved(graph.module, node) else []
             found.append(node)
     return list(dict.fromkeys(found))
 
 
-class Places:
+class BiasTerms:
     """The constants of a session that was cut at :func:`places_of`.
 
     Args:
@@ -90,9 +88,11 @@ class Places:
         results = next(node for node in head.graph.nodes if node.op == "output").args[0]
         every = [*inputs, *results[1:]]
         nodes = [every[i] for i in order]
-        moving, turned = _signals(inputs[0], _holds_tensors), _channels_last(head)
+        depends_on_input, channels_last = _signals(inputs[0], _holds_tensors), _channels_last(head)
         self._where = {node: at for at, node in enumerate(nodes)}
-        found = {at: (constant_of(head, node, moving), node in turned) for node, at in self._where.items()}
+        found = {
+            at: (constant_of(head, node, depends_on_input), node in channels_last) for node, at in self._where.items()
+        }
         self._constants = {at: (c, last) for at, (c, last) in found.items() if c is not None and not _is_zero(c)}
 
     def constant(self, at: int, activations: Sequence[Tensor]) -> tuple[Tensor, bool] | None:
@@ -128,7 +128,7 @@ def _is_zero(constant: Constant) -> bool:
     return isinstance(constant, Fixed) and not bool(constant.bias.any())
 
 
-def constant_of(module: fx.GraphModule, node: fx.Node, moving: set[fx.Node]) -> Constant | None:
+def constant_of(module: fx.GraphModule, node: fx.Node, depends_on_input: set[fx.Node]) -> Constant | None:
     """How to compute what a node adds to a linear function of its input; None when it adds nothing.
 
     Args:
@@ -149,20 +149,20 @@ def constant_of(module: fx.GraphModule, node: fx.Node, moving: set[fx.Node]) -> 
         return _fixed(layer.bias, channels=not isinstance(layer, nn.Linear))
     if node.op == "call_function" and name in _WEIGHTED_NAMES:
         bias = node.kwargs.get("bias", node.args[2] if len(node.args) > 2 else None)
-        return _fixed(_fixed_value(module, bias, moving), channels=name != "linear")
+        return _fixed(_fixed_value(module, bias, depends_on_input), channels=name != "linear")
     if node.op == "call_module":
         return None
-    degree = _degree(node, moving)
+    degree = _degree(node, depends_on_input)
     if degree is not None:
         return None if degree == 1 else lambda value: (1 - degree) * value(node).detach()
-    return _fixed(_added(module, node, moving), channels=False)
+    return _fixed(_added(module, node, depends_on_input), channels=False)
 
 
-def _degree(node: fx.Node, moving: set[fx.Node]) -> int | None:
+def _degree(node: fx.Node, depends_on_input: set[fx.Node]) -> int | None:
     """Degree of a product or quotient in the signals that it joins; None for everything else."""
 
     def signals(values: Sequence[Any]) -> int:
-        return sum(isinstance(value, fx.Node) and value in moving for value in values)
+        return sum(isinstance(value, fx.Node) and value in depends_on_input for value in values)
 
     if node.target in (_PRODUCT_METHODS if node.op == "call_method" else _PRODUCTS):
         factors: Any = node.args[1] if isinstance(node.args[-1], (list, tuple)) else node.args
@@ -172,14 +172,14 @@ def _degree(node: fx.Node, moving: set[fx.Node]) -> int | None:
     return None
 
 
-def _added(module: fx.GraphModule, node: fx.Node, moving: set[fx.Node]) -> Tensor | None:
+def _added(module: fx.GraphModule, node: fx.Node, depends_on_input: set[fx.Node]) -> Tensor | None:
     """What is added to a signal, or what a signal is taken from, where that is the same for every image."""
     if function_name(node) == "addcmul":
-        return _fixed_value(module, node.args[0], moving)
+        return _fixed_value(module, node.args[0], depends_on_input)
     if node.target not in _SUMS | _DIFFERENCES or len(node.args) < 2:
         return None
-    left = _fixed_value(module, node.args[0], moving)
-    right = _fixed_value(module, node.args[1], moving)
+    left = _fixed_value(module, node.args[0], depends_on_input)
+    right = _fixed_value(module, node.args[1], depends_on_input)
     if left is not None or right is None:
         return left
     alpha = node.kwargs.get("alpha", 1)
@@ -187,13 +187,13 @@ def _added(module: fx.GraphModule, node: fx.Node, moving: set[fx.Node]) -> Tenso
     return right * alpha * sign if isinstance(alpha, (int, float)) else None
 
 
-def _fixed_value(module: fx.GraphModule, what: Any, moving: set[fx.Node]) -> Tensor | None:
+def _fixed_value(module: fx.GraphModule, what: Any, depends_on_input: set[fx.Node]) -> Tensor | None:
     """A number, a parameter or what is computed from parameters alone; None for signals and all else."""
     if isinstance(what, (int, float)):
         return torch.tensor(float(what))
 
     def value(node: fx.Node) -> Any:
-        if node in moving or node.op == "placeholder":
+        if node in depends_on_input or node.op == "placeholder":
             raise LookupError
         if node.op == "get_attr":
             return attribute(module, str(node.target))
@@ -210,7 +210,7 @@ def _fixed_value(module: fx.GraphModule, what: Any, moving: set[fx.Node]) -> Ten
             found = value(what) if isinstance(what, fx.Node) else None
     except LookupError:
         return None
-    return found if isinstance(found, Tensor) else _fixed_value(module, found, moving)
+    return found if isinstance(found, Tensor) else _fixed_value(module, found, depends_on_input)
 
 
 def _fixed(bias: Any, channels: bool) -> Fixed | None:
@@ -299,14 +299,14 @@ def _channels_last(head: fx.GraphModule) -> set[fx.Node]:
     """The nodes whose values are [N, h, w, C] because the network turned them."""
     found: set[fx.Node] = set()
     for node in head.graph.nodes:
-        turned = any(source in found for source in node.all_input_nodes)
+        channels_last = any(source in found for source in node.all_input_nodes)
         if function_name(node) == "permute":
             dims = node.args[1] if isinstance(node.args[1], (list, tuple)) else node.args[1:]
             order = [int(d) % len(dims) for d in dims if isinstance(d, int)]
-            turned = order == [0, 2, 3, 1] or (turned and order != [0, 3, 1, 2])
-        if turned:
+            channels_last = order == [0, 2, 3, 1] or (channels_last and order != [0, 3, 1, 2])
+        if channels_last:
             found.add(node)
     return found
 
 
-__all__ = ["Places", "places_of"]
+__all__ = ["BiasTerms", "places_of"]

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import ClassTarget, Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
@@ -39,7 +39,7 @@ _NAME = "Excitation backprop"
 _TINY = 1e-20
 
 
-def excitation_backprop(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def excitation_backprop(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """The marginal winning probability at the target layer, summed over channels.
 
     Args:
@@ -95,7 +95,7 @@ def _nonzero(value: Tensor) -> Tensor:
     return torch.where(value.abs() < _TINY, torch.full_like(value, _TINY), value)
 
 
-def _has_class_maps(run: Pass) -> bool:
+def _has_class_maps(run: ForwardPass) -> bool:
     """Whether the head is a 1x1 convolution whose class maps are averaged."""
 
     def found() -> bool:
@@ -109,18 +109,18 @@ def _has_class_maps(run: Pass) -> bool:
     return run.session.remember("class maps are averaged", found)
 
 
-def _winning(run: Pass, target: ClassTarget, walk: _Walk) -> Tensor:
+def _winning(run: ForwardPass, target: ClassTarget, walk: _Walk) -> Tensor:
     """P at the layer [N, h, w]."""
     if run.logits.shape[1] == 1:
         # One logit is class 1; class 0 is its dual.
         one = replace(target, indices=torch.ones_like(target.indices))
-        straight, turned = _reached(run, one, walk), _reached(run, one, replace(walk, dual=not walk.dual))
-        first = (target.indices == 1).to(straight.device)[:, None, None]
-        return torch.where(first, straight, turned)
+        upright, negated = _reached(run, one, walk), _reached(run, one, replace(walk, dual=not walk.dual))
+        first = (target.indices == 1).to(upright.device)[:, None, None]
+        return torch.where(first, upright, negated)
     return _reached(run, target, walk)
 
 
-def _reached(run: Pass, target: ClassTarget, walk: _Walk) -> Tensor:
+def _reached(run: ForwardPass, target: ClassTarget, walk: _Walk) -> Tensor:
     rules = Rules(walk.rule, excitatory=True)
     propagation = run.remember(("excitation", walk), lambda: propagate(run, rules, _NAME))
     value = target(propagation.logits)

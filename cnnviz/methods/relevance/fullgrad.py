@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap, gap_share
-from cnnviz.methods.relevance.bias_terms import Places, places_of
+from cnnviz.methods.relevance.bias_terms import BiasTerms, places_of
 from cnnviz.methods.relevance.propagation import readable
 from cnnviz.models.graph.trace import Graph
 
 
-def fullgrad(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def fullgrad(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """FullGrad.
 
         S = psi(x dz/dx) + sum over layers l of psi(b_l dz/dy_l),
@@ -48,7 +48,7 @@ def fullgrad(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """
     _, split = readable(run.session, "FullGrad")
     assert isinstance(split.head, fx.GraphModule)
-    known = run.session.remember("biases", partial(Places, split.head, split.order))
+    known = run.session.remember("biases", partial(BiasTerms, split.head, split.order))
     score = target(run.logits)
     found = _Pieces(run, known)
     run.passing_gradients(score, found.add)
@@ -74,7 +74,7 @@ class _Pieces:
         layers: How many shares have places in the image.
     """
 
-    def __init__(self, run: Pass, known: Places) -> None:
+    def __init__(self, run: ForwardPass, known: BiasTerms) -> None:
         self.total = torch.zeros(len(run.pixels), dtype=torch.float64, device=run.pixels.device)
         self.maps: dict[tuple[int, ...], Tensor] = {}
         self.layers = 0

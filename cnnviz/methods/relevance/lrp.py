@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import ClassTarget, Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap, gap_share
@@ -38,7 +38,7 @@ from cnnviz.methods.relevance.propagation import Propagation, Rules, Weighted, p
 RULES = ("composite", "epsilon", "alpha-beta")
 
 
-def lrp(run: Pass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def lrp(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """Layer-wise relevance propagation from the logit to the pixels.
 
     On a network of ReLUs without clipping, epsilon = 0 gives gradient times input (Ancona et al. 2018).

@@ -24,7 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.prepare.fold import batch_norm
 from cnnviz.engine.prepare.split import Split, cut
-from cnnviz.engine.session import Pass, Session, two_dim
+from cnnviz.engine.session import ForwardPass, Session, two_dim
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.relevance.weights import in_use, with_weights
 from cnnviz.models.graph.trace import ACTIVATION_NAMES, Graph, function_name
@@ -94,7 +94,7 @@ class Propagation:
         return torch.stack([leaf.detach() * c for leaf, c in zip(leaves, found, strict=True)]).sum(0)
 
 
-def propagate(run: Pass, rules: Rules, name: str) -> Propagation:
+def propagate(run: ForwardPass, rules: Rules, name: str) -> Propagation:
     """Run the head of a pass with modified layers.
 
     Args:
@@ -198,9 +198,7 @@ class _Interpreter(fx.Interpreter):
         if normalises:
             return self._normalised(node, module, args, kwargs)
         if self.rules.excitatory and _is_average(node, module):
-            y, above = (
-                getattr(self, node.op)(node.target, (part, *args[1:]), kwargs) for part in (x, x.clamp_min(0))
-            )
+            y, above = (getattr(self, node.op)(node.target, (part, *args[1:]), kwargs) for part in (x, x.clamp_min(0)))
             return keeping(y, scaled(above, y))
         others = [arg for arg in args[1:2] if isinstance(arg, Tensor)]
         if not others:

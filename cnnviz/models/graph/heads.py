@@ -102,17 +102,12 @@ def _class_maps_then_pool(graph: Graph, features: fx.Node, path: Sequence[fx.Nod
         rest = rest[1:]
     if len(rest) != 1 or (pooling := _pooling(graph, rest[0])) is None:
         return None
-    return HeadReading(
-        features, pooling, conv.weight.flatten(1), conv.bias, class_maps=True, rectified=rectified
-    )
+    return HeadReading(features, pooling, conv.weight.flatten(1), conv.bias, class_maps=True, rectified=rectified)
 
 
 def _pointwise(conv: nn.Conv2d) -> bool:
     return (
-        conv.kernel_size == (1, 1)
-        and conv.groups == 1
-        and conv.padding in {(0, 0), "valid"}
-        and conv.stride == (1, 1)
+        conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding in {(0, 0), "valid"} and conv.stride == (1, 1)
     )
 
 

@@ -15,9 +15,7 @@ def name_of(graph: Graph, node: fx.Node) -> tuple[str, int]:
     """
     current = node
     while True:
-        owners = [
-            (path, calls.index(current)) for path, calls in graph.calls.items() if current in calls and path
-        ]
+        owners = [(path, calls.index(current)) for path, calls in graph.calls.items() if current in calls and path]
         if owners:
             return min(owners, key=lambda owner: (owner[0].count("."), len(owner[0])))
         upstream = graph.inputs_of(current)

@@ -185,8 +185,7 @@ def reference(graph: Graph, node: fx.Node, name: str | None = None, call: int | 
         channels=shape[1],
         size=(shape[2], shape[3]),
         stride=(source[2] / shape[2], source[3] / shape[3]),
-        pre_activation=any(graph.is_activation(user) for user in node.users)
-        and not graph.is_activation(node),
+        pre_activation=any(graph.is_activation(user) for user in node.users) and not graph.is_activation(node),
         node=node,
         call=chosen,
     )
@@ -212,9 +211,7 @@ def resolve(graph: Graph, layer: str | None, model_name: str) -> LayerRef:
     call = int(suffix) if suffix.isdigit() else None
     calls = graph.calls.get(path)
     if not calls or (suffix and call is None):
-        raise unknown_layer(
-            layer, [p for p, nodes in graph.calls.items() if p and graph.is_spatial(nodes[-1])]
-        )
+        raise unknown_layer(layer, [p for p, nodes in graph.calls.items() if p and graph.is_spatial(nodes[-1])])
     if call is not None and call >= len(calls):
         raise unknown_call(path, suffix, len(calls))
     chosen = len(calls) - 1 if call is None else call

@@ -52,9 +52,7 @@ class OutputChoice:
         return f"output {self.key} {_as_batch(self.shape)} is explained because {self.why}; choose another with {rest}"
 
 
-def choose_output(
-    value: Any, key: str | None, classes: Sequence[int], again: Callable[[], Any]
-) -> OutputChoice:
+def choose_output(value: Any, key: str | None, classes: Sequence[int], again: Callable[[], Any]) -> OutputChoice:
     """The tensor of class scores among everything that a network returned for one image.
 
     In this order: what was asked for; the only floating-point tensor; the one as wide as there are classes; the one
@@ -224,9 +222,7 @@ def _step(value: Any, part: str, key: str) -> Any:
     elif hasattr(value, part):
         return getattr(value, part)
     else:
-        names = list(getattr(value, "_fields", ())) or [
-            n for n in getattr(value, "__dict__", {}) if n[0] != "_"
-        ]
+        names = list(getattr(value, "_fields", ())) or [n for n in getattr(value, "__dict__", {}) if n[0] != "_"]
     hint = nearest(part, names) or f"Available: {', '.join(names) or 'nothing to choose from'}."
     raise CnnvizError(f"--output {key}: {type(value).__name__} has no {part!r}.", hint)
 

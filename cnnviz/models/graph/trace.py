@@ -30,9 +30,7 @@ _POOL_NAMES = frozenset(
     "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d lp_pool2d fractional_max_pool2d "
     "boolean_dispatch".split()
 )
-_PASSIVE_NAMES = frozenset(
-    "dropout dropout2d alpha_dropout stochastic_depth contiguous identity clone".split()
-)
+_PASSIVE_NAMES = frozenset("dropout dropout2d alpha_dropout stochastic_depth contiguous identity clone".split())
 _RESHAPES = frozenset("flatten view reshape squeeze".split())
 _POOL_TYPES = (
     nn.modules.pooling._MaxPoolNd,
@@ -380,4 +378,3 @@ def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
             seen.add(node)
             stack.extend(node.all_input_nodes)
     return seen
-

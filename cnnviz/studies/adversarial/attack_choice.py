@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cnnviz.attacks import l2 as minimal
 from cnnviz.attacks import linf as attacks
-from cnnviz.attacks.linf import LEVELS, Found, Goal, Network, SignAttack
+from cnnviz.attacks.linf import LEVELS, AttackResult, Goal, Network, SignAttack
 from cnnviz.attacks.picture_view import View
 from cnnviz.errors import CnnvizError
 
@@ -72,7 +72,9 @@ class Choice:
         if self.name == "fgsm" and self.steps != 1:
             raise CnnvizError(f"--steps {self.steps}: FGSM makes one step.", "Use --attack ifgsm for several.")
 
-    def run(self, smooth: Network, exact: Network, clean: Tensor, goal: Goal, seeing: View | None = None) -> Found:
+    def run(
+        self, smooth: Network, exact: Network, clean: Tensor, goal: Goal, seeing: View | None = None
+    ) -> AttackResult:
         """The attack, ending in images of 8 bits.
 
         Args:
@@ -114,7 +116,7 @@ class Choice:
             return self._step_size * epsilon / self.epsilon
         return epsilon / self.steps * (_PGD_STEPS_ACROSS if self.name == "pgd" else 1.0)
 
-    def _nearest(self, network: Network, clean: Tensor, goal: Goal, tolerance: float) -> Found:
+    def _nearest(self, network: Network, clean: Tensor, goal: Goal, tolerance: float) -> AttackResult:
         if self.name == "deepfool":
             return minimal.deepfool(network, clean, goal, minimal.DeepFool(steps=self.steps, tolerance=tolerance))
         how = minimal.CarliniWagner(steps=self.steps, tolerance=tolerance)

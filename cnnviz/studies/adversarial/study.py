@@ -18,7 +18,7 @@ from cnnviz.attacks import linf as attacks
 from cnnviz.attacks import picture_view as viewing
 from cnnviz.attacks.linf import LEVELS, Goal
 from cnnviz.engine.cut import Cut, cut_for
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import ClassTarget, class_logits
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry import placement as resample
@@ -32,7 +32,7 @@ from cnnviz.render.comparison import Cell, Point, accuracy_curve, comparison, no
 from cnnviz.render.overlay import Style, overlay
 from cnnviz.render.text import percent
 from cnnviz.run.counting import count_inputs
-from cnnviz.run.prepared_model import Loaded, Subject, failed
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import RunSettings
 from cnnviz.studies.adversarial.attack_choice import CURVES, TITLES, Choice, epsilons
 from cnnviz.studies.adversarial.tally import Outcome, Tally
@@ -50,7 +50,7 @@ Map = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class _Made:
+class _AttackedImage:
     """A picture [H, W, 3], the one that is written, and what the network sees of that (uint8 [C, h, w])."""
 
     before: Picture
@@ -62,10 +62,10 @@ class _Made:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class _Observation:
     """What an attack made of an image; ``predictions`` of the written one, read again; ``maps`` before and after."""
 
-    made: _Made
+    made: _AttackedImage
     predictions: tuple[ClassScore, ...]
     outcome: Outcome
     maps: tuple[Map, Map] | None
@@ -74,21 +74,21 @@ class _Seen:
 class Adversarial(Study):
     """FGSM, iterative FGSM, PGD, DeepFool and Carlini-Wagner, on the picture or on what the network sees of it."""
 
-    def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
-        super().__init__(subject, params, store)
-        for spec in subject.settings.target.classes:
+    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+        super().__init__(prepared, params, store)
+        for spec in prepared.settings.target.classes:
             if spec not in {"pred", "folder"} and not spec.lower().endswith(".csv"):
                 raise CnnvizError(
                     f"--class {spec}: here --class says where labels come from.",
                     f"Use --to {spec} for the class to reach, --class folder or --class FILE.csv for labels.",
                 )
         # What differs between this session and one that reads the file again must not undo the attack.
-        self.choice = Choice(params, subject.runtime.tolerance, subject.settings.runtime.seed)
-        self.target = None if params["to"] is None else subject.classes.resolve(params["to"])
-        self.network = attacks.of_session(subject.session, subject.preprocess)
+        self.choice = Choice(params, prepared.runtime.tolerance, prepared.settings.runtime.seed)
+        self.target = None if params["to"] is None else prepared.classes.resolve(params["to"])
+        self.network = attacks.of_session(prepared.session, prepared.preprocess)
         self.whole = params["at"] == "image"
-        self.again, self.read_with = (subject.preprocess, "") if self.whole else _as_it_is(subject.preprocess)
-        self.explaining = None if params["explain"] is None else _Explaining(subject, params["explain"])
+        self.again, self.read_with = (prepared.preprocess, "") if self.whole else _as_it_is(prepared.preprocess)
+        self.explaining = None if params["explain"] is None else _MapsOfBoth(prepared, params["explain"])
         self.tally = Tally(self._curve())
         self._turn = threading.Lock()
 
@@ -99,33 +99,33 @@ class Adversarial(Study):
     def _curve(self) -> tuple[float, ...]:
         """Epsilons in 0–1, growing; empty for no curve. A single image has none unless it is asked for."""
         text = self.params["curve"]
-        if text == "none" or (text is None and count_inputs(self.subject.settings) == 1):
+        if text == "none" or (text is None and count_inputs(self.prepared.settings) == 1):
             return ()
         return epsilons(text or CURVES[self.choice.norm], self.choice.norm)
 
     # In the lanes.
 
-    def observe(self, run: Pass, items: Sequence[Loaded]) -> Sequence[Any]:
-        clean = self.subject.batch(items)
+    def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
+        clean = self.prepared.batch(items)
         said = class_logits(run.logits.detach()).argmax(dim=1)
         wanted = said if self.target is None else torch.full_like(said, self.target)
         goal = Goal(wanted, self.target is not None)
         made = self._at_images(items, goal) if self.whole else self._at_inputs(clean, goal)
-        seen: list[_Seen | Record | None] = [each if isinstance(each, Record) else None for each in made]
-        done = [each for each in made if isinstance(each, _Made)]
+        seen: list[_Observation | Record | None] = [each if isinstance(each, Record) else None for each in made]
+        done = [each for each in made if isinstance(each, _AttackedImage)]
         if done:
-            usable = [number for number, each in enumerate(made) if isinstance(each, _Made)]
+            usable = [number for number, each in enumerate(made) if isinstance(each, _AttackedImage)]
             rows = torch.tensor(usable, device=clean.device)
             judged = self._judged(done, clean[rows], said[rows], goal.of(rows))
             for number, result in zip(usable, judged, strict=True):
                 seen[number] = result
         return seen
 
-    def _judged(self, made: Sequence[_Made], clean: Tensor, before: Tensor, goal: Goal) -> list[_Seen]:
-        subject = self.subject
+    def _judged(self, made: Sequence[_AttackedImage], clean: Tensor, before: Tensor, goal: Goal) -> list[_Observation]:
+        prepared = self.prepared
         after = torch.stack([each.pixels for each in made]).to(clean.device)
         # The way of a file that is read: 8 bits, normalised, forward.
-        said = subject.said(subject.session.logits(normalize(after, subject.preprocess)))
+        said = prepared.predict(prepared.session.logits(normalize(after, prepared.preprocess)))
         now, wanted = said.scores.argmax(dim=1), goal.classes.cpu()
         success = ((now == wanted) == goal.targeted).tolist()
         already = ((before.cpu() == wanted) & goal.targeted).tolist()
@@ -137,16 +137,16 @@ class Adversarial(Study):
         if self.explaining is not None:
             maps = list(zip(self.explaining.maps(clean, before), self.explaining.maps(after, now), strict=True))
         return [
-            _Seen(
+            _Observation(
                 each,
-                subject.predictions(said, number),
+                prepared.top_predictions(said, number),
                 Outcome(success[number], already[number], each.steps, each.linf, each.l2, falls[number], blind[number]),
                 maps[number],
             )
             for number, each in enumerate(made)
         ]
 
-    def _at_inputs(self, clean: Tensor, goal: Goal) -> list[_Made]:
+    def _at_inputs(self, clean: Tensor, goal: Goal) -> list[_AttackedImage]:
         images = clean.float() / LEVELS
         found = self.choice.run(self.network, self.network, images, goal)
         linf, l2 = minimal.norms(found.images, images, LEVELS)
@@ -155,25 +155,25 @@ class Adversarial(Study):
             after = viewing.to_rgb(image)
             pixels, _ = prepare(after, self.again)
             figures = (int(found.steps[number]), float(linf[number]), float(l2[number]))
-            made.append(_Made(viewing.to_rgb(before), after, pixels, *figures))
+            made.append(_AttackedImage(viewing.to_rgb(before), after, pixels, *figures))
         return made
 
-    def _at_images(self, items: Sequence[Loaded], goal: Goal) -> list[_Made | Record]:
+    def _at_images(self, items: Sequence[DecodedImage], goal: Goal) -> list[_AttackedImage | Record]:
         """Pictures have sizes of their own: one by one."""
         device = goal.classes.device
         return [
             self._at_image(item, goal.of(torch.tensor([number], device=device))) for number, item in enumerate(items)
         ]
 
-    def _at_image(self, item: Loaded, goal: Goal) -> _Made | Record:
+    def _at_image(self, item: DecodedImage, goal: Goal) -> _AttackedImage | Record:
         height, width = item.rgb.shape[:2]
         if height * width > _LARGEST:
             return failed(item, "too-large", f"{width} x {height} pixels; --at input takes pictures of any size")
         with self._turn if height * width > _LARGE else contextlib.nullcontext():
             return self._through_resizing(item, goal)
 
-    def _through_resizing(self, item: Loaded, goal: Goal) -> _Made:
-        spec, device = self.subject.preprocess, self.subject.session.device
+    def _through_resizing(self, item: DecodedImage, goal: Goal) -> _AttackedImage:
+        spec, device = self.prepared.preprocess, self.prepared.session.device
         seeing = viewing.view(item.geometry, spec, device)
         image = viewing.from_rgb(item.rgb, device)
         smooth = viewing.through_view(self.network, seeing)
@@ -182,12 +182,12 @@ class Adversarial(Study):
         linf, l2 = minimal.norms(found.images, image, LEVELS)
         after = viewing.to_rgb(found.images[0])
         pixels, _ = prepare(after, self.again)
-        return _Made(item.rgb, after, pixels, int(found.steps[0]), float(linf[0]), float(l2[0]))
+        return _AttackedImage(item.rgb, after, pixels, int(found.steps[0]), float(linf[0]), float(l2[0]))
 
     # In the encoder threads.
 
     def draw(self, done: Observed) -> Mapping[str, Any]:
-        seen: _Seen = done.seen
+        seen: _Observation = done.seen
         files = {kind: f"images/{done.ref.name}.{kind}.png" for kind in ("adversarial", "noise", "figure")}
         data = encode(seen.made.after, _PNG)
         if not np.array_equal(decode(data).rgb, seen.made.after):
@@ -199,7 +199,7 @@ class Adversarial(Study):
         outcome, curve = seen.outcome, self.tally.curve
         said = {
             "adversarial_predictions": [asdict(score) for score in seen.predictions],
-            "to": None if self.target is None else self.subject.classes.labels[self.target],
+            "to": None if self.target is None else self.prepared.classes.labels[self.target],
             "success": outcome.success,
             "already": outcome.already,
             "gradient_is_zero": outcome.blind,
@@ -215,7 +215,7 @@ class Adversarial(Study):
         return said
 
     def _caption(self, done: Observed) -> str:
-        seen: _Seen = done.seen
+        seen: _Observation = done.seen
         before, after = done.predictions[0], seen.predictions[0]
         if seen.outcome.already:
             return f"{before.label} already"
@@ -225,7 +225,7 @@ class Adversarial(Study):
         return ends if seen.outcome.success else f"{ends} (not fooled)"
 
     def _figure(self, done: Observed, noise: Picture) -> Picture:
-        seen: _Seen = done.seen
+        seen: _Observation = done.seen
         made, before, after = seen.made, done.predictions[0], seen.predictions[0]
         norms = f"max {made.linf * LEVELS:.0f}/255 · L2 {made.l2:.3g}"
         took = f"{made.steps} step{'s' * (made.steps != 1)} of {TITLES[self.choice.name]}"
@@ -249,7 +249,7 @@ class Adversarial(Study):
     # In the main thread.
 
     def fold(self, done: Observed) -> None:
-        known = done.label is not None and done.label in self.subject.classes.labels
+        known = done.label is not None and done.label in self.prepared.classes.labels
         right = not known or done.predictions[0].label == done.label
         self.tally.add(done.seen.outcome, known, right)
 
@@ -264,7 +264,7 @@ class Adversarial(Study):
         at = None if not curve else len(curve) if falls is None else curve.index(falls)
         said = [record[name] for name in ("success", "already", "steps", "linf", "l2")]
         blind = bool(record.get("gradient_is_zero"))
-        known = record["label"] is not None and record["label"] in self.subject.classes.labels
+        known = record["label"] is not None and record["label"] in self.prepared.classes.labels
         right = not known or record["predictions"][0]["label"] == record["label"]
         self.tally.add(Outcome(said[0], said[1], said[2], said[3], said[4], at, blind), known, right)
 
@@ -310,24 +310,24 @@ class Adversarial(Study):
         return accuracy_curve(points, title, axis)
 
 
-class _Explaining:
+class _MapsOfBoth:
     """The map of a method before and after; tried on noise first, so that a request it cannot meet fails at once."""
 
-    def __init__(self, subject: Subject, name: str) -> None:
-        self.subject = subject
+    def __init__(self, prepared: PreparedModel, name: str) -> None:
+        self.prepared = prepared
         self.spec = lookup.find_method(name)
         self.params = self.spec.resolve_params({})
         self.method = self.spec.load()
-        self.session = subject.open(cut_for(self.spec, self.params, subject.settings.target.layers))
-        self._of(subject.probe(1), torch.zeros(1, dtype=torch.long), self.spec.rehearsal)
+        self.session = prepared.open(cut_for(self.spec, self.params, prepared.settings.target.layers))
+        self._of(prepared.probe(1), torch.zeros(1, dtype=torch.long), self.spec.dry_run_params)
 
     def maps(self, pixels: Tensor, classes: Tensor) -> Map:
         """[N, h, w] for a batch of uint8 [N, C, H, W] and a class for each."""
-        return self._of(normalize(pixels, self.subject.preprocess), classes, {})
+        return self._of(normalize(pixels, self.prepared.preprocess), classes, {})
 
     def _of(self, batch: Tensor, classes: Tensor, more: Mapping[str, Any]) -> Map:
         run = self.session.forward(batch)
-        target = ClassTarget(classes.to(run.logits.device), "logit", self.subject.activation)
+        target = ClassTarget(classes.to(run.logits.device), "logit", self.prepared.activation)
         heatmap: Heatmap = self.method(run, target, {**self.params, **more})
         values = heatmap.values if heatmap.maps is None else heatmap.maps
         found: Map = values.detach().float().cpu().numpy()

@@ -93,7 +93,7 @@ class Tally:
 def wilson(hits: int, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share.
 
-        (p + z²/2n ± z sqrt(p (1 - p)/n + z²/4n²)) / (1 + z²/n),   z = 1.96
+    (p + z²/2n ± z sqrt(p (1 - p)/n + z²/4n²)) / (1 + z²/n),   z = 1.96
     """
     z = 1.959963984540054
     share, more = hits / count, z * z / count

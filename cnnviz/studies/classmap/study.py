@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import Pass, SessionOptions, check_runs, probe_image
+from cnnviz.engine.session import ForwardPass, SessionOptions, check_runs, probe_image
 from cnnviz.engine.targets import probabilities
 from cnnviz.errors import CnnvizError
-from cnnviz.geometry.placement import Placed, place_cells
+from cnnviz.geometry.placement import PlacedMap, place_cells
 from cnnviz.io.store import ImageFormat, Store, encode, encode_npz
 from cnnviz.metrics.map_statistics import map_scores
 from cnnviz.models.fully_convolutional.rewrite import CLASS_MAP, Cells, cells, convolutional, moves_with_size
@@ -30,7 +30,7 @@ from cnnviz.models.preprocess import prepare as prepare_image
 from cnnviz.records import ClassScore, Explanation, Record
 from cnnviz.render.label_map import areas, label_map
 from cnnviz.render.overlay import Style, heatmap_image, overlay
-from cnnviz.run.prepared_model import Loaded, Subject, failed
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.classmap.class_cells import Placement, merged
@@ -49,7 +49,7 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class _Observation:
     """The class map of one image.
 
     Attributes:
@@ -74,14 +74,14 @@ class _Seen:
 class ClassMap(Study):
     """Class probabilities for every place of an image that is larger than the network was trained on."""
 
-    def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
-        super().__init__(subject, params, store)
-        draw = subject.settings.draw
+    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+        super().__init__(prepared, params, store)
+        draw = prepared.settings.draw
         for kind in draw.save:
             if kind not in _SAVES:
                 hint = f"Choose any of {','.join(_SAVES)}, or none."
                 raise CnnvizError(f"--save {kind}: classmap does not write that.", hint)
-        trained = subject.preprocess.input_size[1:]
+        trained = prepared.preprocess.input_size[1:]
         self.size: int = params["size"] or 2 * max(trained)
         self.scales = _scales(params["scales"])
         if round(self.size * min(self.scales)) < max(trained):
@@ -91,16 +91,16 @@ class ClassMap(Study):
                 f"Give --size {max(trained)} or more.",
             )
         # Compiled programs hold for one input size.
-        self.session = subject.open(Cut.at_layers(CLASS_MAP)) if subject.session.compiled else subject.session
+        self.session = prepared.open(Cut.at_layers(CLASS_MAP)) if prepared.session.compiled else prepared.session
         if self.session.graph is None:
-            raise CnnvizError(f"{subject.loaded.name}: its class map cannot be traced.", "Choose another network.")
+            raise CnnvizError(f"{prepared.loaded.name}: its class map cannot be traced.", "Choose another network.")
         self.graph, self.node = self.session.graph, self.session.nodes[0]
         self.moves = moves_with_size(self.graph)
         self.cells = cells(self.graph, self.node)
         self._known: dict[tuple[int, int], Cells] = {}
         self._lock = threading.Lock()
         if self.cells.field.global_context:
-            subject.note(
+            prepared.note(
                 "statistics of the whole picture enter every cell (squeeze-and-excitation or the like): "
                 "a cell is not exactly what the network says of its window alone"
             )
@@ -129,13 +129,13 @@ class ClassMap(Study):
 
     # Looking.
 
-    def observe(self, run: Pass, items: Sequence[Loaded]) -> Sequence[Any]:
-        said = self.subject.said(run.logits.detach())
+    def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
+        said = self.prepared.predict(run.logits.detach())
         plans = [self._plans(item) for item in items]
         found = self._maps(items, plans)
         rows: list[Any] = []
         for index, (item, plan) in enumerate(zip(items, plans, strict=True)):
-            asked = self.subject.ask(item, said, index)
+            asked = self.prepared.select_targets(item, said, index)
             if isinstance(asked, Record):
                 rows.append(asked)
             elif not plan:
@@ -143,13 +143,13 @@ class ClassMap(Study):
             elif not all(bool(torch.isfinite(scale.values).all()) for scale, _ in found[index]):
                 rows.append(failed(item, "not-finite", "its class map is not finite"))
             else:
-                targets = tuple(self.subject.scored(c, said, index) for c in asked)
+                targets = tuple(self.prepared.scored(c, said, index) for c in asked)
                 rows.append(self._seen(targets, found[index], plan))
         return rows
 
-    def _plans(self, item: Loaded) -> list[Preprocess]:
+    def _plans(self, item: DecodedImage) -> list[Preprocess]:
         """How the image is shown to the network at each scale; empty where it would be too large."""
-        base, (height, width) = self.subject.preprocess, item.rgb.shape[:2]
+        base, (height, width) = self.prepared.preprocess, item.rgb.shape[:2]
         trained = base.input_size[1:]
         plans = []
         for scale in self.scales:
@@ -162,15 +162,15 @@ class ClassMap(Study):
             plans.append(override(base, input_size=shown, view=view))
         return plans
 
-    def _maps(self, items: Sequence[Loaded], plans: Sequence[list[Preprocess]]) -> list[list[_Scale]]:
+    def _maps(self, items: Sequence[DecodedImage], plans: Sequence[list[Preprocess]]) -> list[list[_Scale]]:
         """The class map of each image at each of its scales; inputs of one size share a batch."""
         shown = defaultdict[tuple[int, int], list[tuple[int, int]]](list)
         for index, plan in enumerate(plans):
             for scale, spec in enumerate(plan):
                 shown[spec.input_size[1], spec.input_size[2]].append((index, scale))
         found: dict[tuple[int, int], _Scale] = {}
-        trained = self.subject.preprocess.input_size
-        budget = _PIXELS_OF_BATCHES * self.subject.batch_size * trained[1] * trained[2]
+        trained = self.prepared.preprocess.input_size
+        budget = _PIXELS_OF_BATCHES * self.prepared.batch_size * trained[1] * trained[2]
         for size, wanted in shown.items():
             many = max(1, budget // (size[0] * size[1]))
             for begin in range(0, len(wanted), many):
@@ -183,11 +183,11 @@ class ClassMap(Study):
 
     def _shares(self, pixels: Tensor) -> Tensor:
         """Probabilities [N, K, rows, cols] of all cells."""
-        batch = normalize(pixels.to(self.session.device, non_blocking=True), self.subject.preprocess)
+        batch = normalize(pixels.to(self.session.device, non_blocking=True), self.prepared.preprocess)
         scores = self.session.forward(batch).activations[0].detach().float()
         count, classes, rows, cols = scores.shape
         flat = scores.permute(0, 2, 3, 1).reshape(-1, classes)
-        shares = probabilities(flat, self.subject.activation)
+        shares = probabilities(flat, self.prepared.activation)
         return shares.view(count, rows, cols, -1).permute(0, 3, 1, 2)
 
     def _placed(self, values: Tensor, geometry: Geometry, size: tuple[int, int]) -> Placement:
@@ -211,10 +211,10 @@ class ClassMap(Study):
                 self._known[key] = cells(self.graph, self.node, size)
             return self._known[key]
 
-    def _seen(self, targets: tuple[ClassScore, ...], scales: list[_Scale], plans: list[Preprocess]) -> _Seen:
+    def _seen(self, targets: tuple[ClassScore, ...], scales: list[_Scale], plans: list[Preprocess]) -> _Observation:
         whole = merged([placement for placement, _ in scales], self.params["merge"])
         chosen = whole.values[[target.class_index for target in targets]]
-        return _Seen(
+        return _Observation(
             targets,
             chosen.cpu().numpy().astype(np.float32),
             whole.values.argmax(0).to(torch.int32).cpu().numpy(),
@@ -227,9 +227,9 @@ class ClassMap(Study):
     # Drawing.
 
     def draw(self, done: Observed) -> Mapping[str, Any]:
-        seen: _Seen = done.seen
+        seen: _Observation = done.seen
         stem = f"images/{done.ref.name}"
-        save = self.subject.settings.draw.save
+        save = self.prepared.settings.draw.save
         shared: dict[str, str] = {}
         if save:
             shared["classes"] = f"{stem}.{METHOD}.classes.{self.picture.suffix}"
@@ -255,15 +255,15 @@ class ClassMap(Study):
 
     def _drawn(self, done: Observed, place: int, shared: Mapping[str, str], share: float) -> Explanation:
         """Pictures and scores of one class, the most probable one in ``share`` of what the network saw."""
-        seen: _Seen = done.seen
+        seen: _Observation = done.seen
         raw, target = seen.probabilities[place], seen.targets[place]
-        placed: Placed = place_cells(raw, seen.first, seen.pitch, seen.geometry.rect, seen.geometry.image_size)
-        stem = f"images/{done.ref.name}.{self.subject.classes.slug(target.class_index)}.{METHOD}"
+        placed: PlacedMap = place_cells(raw, seen.first, seen.pitch, seen.geometry.rect, seen.geometry.image_size)
+        stem = f"images/{done.ref.name}.{self.prepared.classes.slug(target.class_index)}.{METHOD}"
         files: dict[str, str] = {}
-        if "overlay" in self.subject.settings.draw.save:
+        if "overlay" in self.prepared.settings.draw.save:
             files["overlay"] = f"{stem}.overlay.{self.picture.suffix}"
             self.store.write(files["overlay"], encode(overlay(done.rgb, placed, self.style), self.picture))
-        if "heatmap" in self.subject.settings.draw.save:
+        if "heatmap" in self.prepared.settings.draw.save:
             files["heatmap"] = f"{stem}.heatmap.png"
             self.store.write(files["heatmap"], encode(heatmap_image(placed, self.style), _PNG))
         scores = {
@@ -278,7 +278,7 @@ class ClassMap(Study):
 
     def _shown(self, done: Observed) -> tuple[Box, tuple[list[float], list[float]], tuple[int, int]]:
         """What the network saw (x0, y0, x1, y1), the middles of the cells in it by rows and columns, and its size."""
-        seen: _Seen = done.seen
+        seen: _Observation = done.seen
         x0, y0, x1, y1 = place_cells(
             seen.probabilities[0], seen.first, seen.pitch, seen.geometry.rect, seen.geometry.image_size
         ).seen
@@ -290,9 +290,9 @@ class ClassMap(Study):
 
     def _labelled(self, done: Observed) -> NDArray[np.uint8]:
         """The label map over what the network saw."""
-        seen: _Seen = done.seen
+        seen: _Observation = done.seen
         (x0, y0, x1, y1), middles, _ = self._shown(done)
-        names = {int(index): self.subject.classes.labels[int(index)] for index in np.unique(seen.argmax)}
+        names = {int(index): self.prepared.classes.labels[int(index)] for index in np.unique(seen.argmax)}
         classes = seen.argmax.astype(np.int64)
         return label_map(done.rgb[y0:y1, x0:x1], classes, middles, names)
 
@@ -310,7 +310,7 @@ class ClassMap(Study):
         return Findings({METHOD: facts})
 
 
-def _arrays(seen: _Seen) -> dict[str, NDArray[Any]]:
+def _arrays(seen: _Observation) -> dict[str, NDArray[Any]]:
     rows, cols = seen.argmax.shape
     return {
         "probabilities": seen.probabilities,

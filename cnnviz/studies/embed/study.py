@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import ImageFormat, Store, encode
 from cnnviz.io.write_tables import Spool, VectorFile, write_csv, write_npy, write_parquet
@@ -23,7 +23,7 @@ from cnnviz.render import embedding as drawing
 from cnnviz.render.grid import thumbnail
 from cnnviz.report.embedding_page import Key, Plot, Point, page, percent
 from cnnviz.report.gallery import Gallery
-from cnnviz.run.prepared_model import Loaded, Subject, failed
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.embed import arrange, embedding
@@ -39,7 +39,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass
-class _Seen:
+class _Features:
     """An image's vector [D] float32, and its thumbnail once it is drawn: a JPEG file's bytes."""
 
     vector: NDArray[np.float32]
@@ -47,7 +47,7 @@ class _Seen:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _Entry:
     """What is kept of an image beside its vector and its thumbnail."""
 
     path: str
@@ -59,7 +59,7 @@ class _Row:
 
 
 @dataclass(frozen=True, eq=False)
-class _Laid:
+class _Layout:
     """The images laid out: projections by name (None where there are too few images), cells, neighbours."""
 
     pca: embedding.Projection
@@ -77,16 +77,16 @@ class _Laid:
 class Embed(Study):
     """The vector before the classifier, or a layer's mean over positions, for every input."""
 
-    def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
-        super().__init__(subject, params, store)
-        for spec in subject.settings.target.classes:
+    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+        super().__init__(prepared, params, store)
+        for spec in prepared.settings.target.classes:
             if spec not in {"pred", "folder"} and not spec.lower().endswith(".csv"):
                 raise CnnvizError(
                     f"--class {spec}: embed explains no class; here --class says where labels come from.",
                     "Use --class folder, or --class FILE.csv with path,label.",
                 )
         self._name, self._channels_last = self._source()
-        self.vectors, self.thumbnails, self.rows = VectorFile(), Spool(), list[_Row]()
+        self.vectors, self.thumbnails, self.rows = VectorFile(), Spool(), list[_Entry]()
 
     @classmethod
     def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
@@ -108,20 +108,20 @@ class Embed(Study):
 
     def _source(self) -> tuple[str, bool]:
         """Where the vectors come from, and whether channels are the last axis: what a linear layer reads."""
-        subject = self.subject
-        if subject.settings.target.layers:
-            return str(subject.layer_name), False
-        session = subject.session
+        prepared = self.prepared
+        if prepared.settings.target.layers:
+            return str(prepared.layer_name), False
+        session = prepared.session
         if session.graph is not None and session.nodes[0] is not session.graph.logits:
             return "input of the classifier", True
-        subject.session = subject.open(Cut.at_layers())
-        subject.note(f"no linear layer at the end of the network: the mean of {subject.layer_name} is taken")
-        return str(subject.layer_name), False
+        prepared.session = prepared.open(Cut.at_layers())
+        prepared.note(f"no linear layer at the end of the network: the mean of {prepared.layer_name} is taken")
+        return str(prepared.layer_name), False
 
-    def observe(self, run: Pass, items: Sequence[Loaded]) -> Sequence[Any]:
+    def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
         vectors = pooled(run.activations[0].detach(), self._channels_last).cpu().numpy()
         return [
-            _Seen(vector) if np.isfinite(vector).all() else failed(item, "not-finite", "its vector is not finite")
+            _Features(vector) if np.isfinite(vector).all() else failed(item, "not-finite", "its vector is not finite")
             for item, vector in zip(items, vectors, strict=True)
         ]
 
@@ -136,7 +136,7 @@ class Embed(Study):
         self.thumbnails.append(done.seen.thumbnail)
         best = done.predictions[0] if done.predictions else None
         said = (None, None) if best is None else (best.label, best.probability)
-        self.rows.append(_Row(done.ref.uri, _thumbnail_of(done.ref.index), done.label, done.ref.folder, *said))
+        self.rows.append(_Entry(done.ref.uri, _thumbnail_of(done.ref.index), done.label, done.ref.folder, *said))
 
     def writes(self) -> Sequence[str]:
         names = ["embeddings.npy", "embeddings.csv", "scatter.png", "grid.png", "neighbours.png", "thumbnails/any"]
@@ -146,22 +146,22 @@ class Embed(Study):
         if not self.rows:
             return Findings({"embedding": None})
         if len(self.rows) > _PATIENCE:
-            self.subject.note(f"arranging {len(self.rows)} vectors")
+            self.prepared.note(f"arranging {len(self.rows)} vectors")
         began = time.perf_counter()
         vectors = self.vectors.rows()
-        laid = self._lay_out(vectors)
-        self._write_tables(vectors, laid)
-        self._write_pictures(laid)
-        summary = self._summary(vectors, laid)
+        layout = self._lay_out(vectors)
+        self._write_tables(vectors, layout)
+        self._write_pictures(layout)
+        summary = self._summary(vectors, layout)
         summary["seconds_arranging"] = round(time.perf_counter() - began, 3)
         told = [", ".join(f"{name}: {value}" for name, value in _headline(summary))]
-        pages = self._page(laid, summary)
-        return Findings({"embedding": summary}, {"neighbours": self._report(laid)}, index=pages, sentences=told)
+        pages = self._page(layout, summary)
+        return Findings({"embedding": summary}, {"neighbours": self._report(layout)}, index=pages, sentences=told)
 
     # Computing.
 
-    def _lay_out(self, vectors: NDArray[np.float32]) -> _Laid:
-        params, seed = self.params, self.subject.settings.runtime.seed
+    def _lay_out(self, vectors: NDArray[np.float32]) -> _Layout:
+        params, seed = self.params, self.prepared.settings.runtime.seed
         pca = embedding.pca(vectors)
         reduced = embedding.reduced(vectors, params["metric"])
         points: dict[str, Floats | None] = {
@@ -172,7 +172,7 @@ class Embed(Study):
             points["umap"] = arrange.umap(reduced, seed=seed)
         different = len(arrange.distinct(reduced)[0])
         for text in arrange.said_of_few(different, len(vectors), params["perplexity"]):
-            self.subject.note(text)
+            self.prepared.note(text)
         arranged = points["tsne"]
         grid_of = "pca" if arranged is None else "tsne"
         cells = embedding.grid_cells(pca.points if arranged is None else arranged)
@@ -181,7 +181,7 @@ class Embed(Study):
         said = {"label": labels, "prediction": tuple(row.prediction for row in self.rows)}
         purity = {kind: embedding.purity(near.index, values) for kind, values in said.items()}
         shape = embedding.grid_shape(len(vectors))
-        return _Laid(pca, points, cells, shape, grid_of, near, labels, labelled_by, purity, different)
+        return _Layout(pca, points, cells, shape, grid_of, near, labels, labelled_by, purity, different)
 
     def _labels(self) -> tuple[tuple[str | None, ...], str | None]:
         """The label of every image, and where it comes from: what was given; else the folders, if there are several."""
@@ -193,7 +193,7 @@ class Embed(Study):
         return tuple(known[row.folder] for row in self.rows), "folder"
 
     def _class_name(self, folder: str | None) -> str | None:
-        classes = self.subject.classes
+        classes = self.prepared.classes
         try:
             return None if folder is None else classes.labels[classes.exact(folder)]
         except CnnvizError:
@@ -201,19 +201,19 @@ class Embed(Study):
 
     # Writing.
 
-    def _write_tables(self, vectors: NDArray[np.float32], laid: _Laid) -> None:
+    def _write_tables(self, vectors: NDArray[np.float32], layout: _Layout) -> None:
         columns: dict[str, Sequence[object]] = {
             "path": [row.path for row in self.rows],
-            "label": laid.labels,
+            "label": layout.labels,
             "prediction": [row.prediction for row in self.rows],
         }
         for name in ("pca", "tsne", "umap"):
-            if name in laid.points:
-                found = laid.points[name]
+            if name in layout.points:
+                found = layout.points[name]
                 for axis, letter in enumerate("xy"):
                     none = [None] * len(self.rows)
                     columns[f"{name}_{letter}"] = none if found is None else found[:, axis].tolist()
-        columns["grid_row"], columns["grid_col"] = laid.cells[:, 0].tolist(), laid.cells[:, 1].tolist()
+        columns["grid_row"], columns["grid_col"] = layout.cells[:, 0].tolist(), layout.cells[:, 1].tolist()
         with self.store.stream("embeddings.npy") as stream:
             write_npy(stream, vectors)
         with self.store.stream("embeddings.csv") as stream:
@@ -222,26 +222,28 @@ class Embed(Study):
             with self.store.stream("embeddings.parquet") as stream:
                 write_parquet(stream, columns)
 
-    def _write_pictures(self, laid: _Laid) -> None:
-        kind = self._colouring(laid)
-        categories = drawing.categorize(self._values(laid, kind))
-        found = [(self._title(name, laid), points) for name, points in laid.points.items()]
+    def _write_pictures(self, layout: _Layout) -> None:
+        kind = self._colouring(layout)
+        categories = drawing.categorize(self._values(layout, kind))
+        found = [(self._title(name, layout), points) for name, points in layout.points.items()]
         views = [drawing.View(title, points) for title, points in found if points is not None]
         self.store.write("scatter.png", encode(drawing.scatter(views, categories, f"colour: {kind}"), _PNG))
-        side = drawing.cell_side(laid.shape[1])
-        grid = drawing.thumbnail_grid(self._thumbnail, laid.cells, laid.shape, side)
+        side = drawing.cell_side(layout.shape[1])
+        grid = drawing.thumbnail_grid(self._thumbnail, layout.cells, layout.shape, side)
         self.store.write("grid.png", encode(grid, _PNG))
-        if laid.near.index.shape[1]:
+        if layout.near.index.shape[1]:
             heading = f"each picture, then its nearest by {self.params['metric']} {self._measure()}"
-            self.store.write("neighbours.png", encode(drawing.neighbour_sheet(self._sheet(laid, kind), heading), _PNG))
+            self.store.write(
+                "neighbours.png", encode(drawing.neighbour_sheet(self._sheet(layout, kind), heading), _PNG)
+            )
 
-    def _sheet(self, laid: _Laid, kind: str) -> list[list[drawing.Near]]:
-        values, shown = self._values(laid, kind), laid.near.index[:, :8]
+    def _sheet(self, layout: _Layout, kind: str) -> list[list[drawing.Near]]:
+        values, shown = self._values(layout, kind), layout.near.index[:, :8]
         counts = Counter(values)
         rows = []
         for place in _spread(len(self.rows), _SHEET_ROWS):
             row = [drawing.Near(self._thumbnail(place), values[place] or "")]
-            for other, value in zip(shown[place].tolist(), laid.near.value[place].tolist(), strict=False):
+            for other, value in zip(shown[place].tolist(), layout.near.value[place].tolist(), strict=False):
                 # Where no other image could match, a bar that says "another" says nothing.
                 told = values[place] is not None and counts[values[place]] > 1
                 same = values[place] == values[other] if told else None
@@ -249,100 +251,100 @@ class Embed(Study):
             rows.append(row)
         return rows
 
-    def _report(self, laid: _Laid) -> list[dict[str, Any]]:
+    def _report(self, layout: _Layout) -> list[dict[str, Any]]:
         rows = []
         for place, row in enumerate(self.rows):
-            pairs = zip(laid.near.index[place].tolist(), laid.near.value[place].tolist(), strict=True)
+            pairs = zip(layout.near.index[place].tolist(), layout.near.value[place].tolist(), strict=True)
             near = [{"path": self.rows[other].path, self._measure(): value} for other, value in pairs]
-            shares = {f"{kind}_purity": float(values[place]) for kind, values in laid.purity.items()}
-            rows.append({"path": row.path, "label": laid.labels[place], "neighbours": near, **shares})
+            shares = {f"{kind}_purity": float(values[place]) for kind, values in layout.purity.items()}
+            rows.append({"path": row.path, "label": layout.labels[place], "neighbours": near, **shares})
         return rows
 
-    def _summary(self, vectors: NDArray[np.float32], laid: _Laid) -> dict[str, Any]:
+    def _summary(self, vectors: NDArray[np.float32], layout: _Layout) -> dict[str, Any]:
         count = len(vectors)
         block = count > embedding.OPTIMAL_UP_TO
-        perplexity = arrange.effective_perplexity(laid.different, self.params["perplexity"])
+        perplexity = arrange.effective_perplexity(layout.different, self.params["perplexity"])
         purity = {}
-        for kind, values in laid.purity.items():
+        for kind, values in layout.purity.items():
             known = values[np.isfinite(values)]
             purity[kind] = {
                 "value": float(known.mean()) if len(known) else None,
-                "chance": embedding.chance_purity(self._values(laid, kind)),
+                "chance": embedding.chance_purity(self._values(layout, kind)),
                 "n": len(known),
             }
         return {
             "source": self._name,
             "images": count,
-            "different": laid.different,
+            "different": layout.different,
             "dimensions": int(vectors.shape[1]),
             "metric": self.params["metric"],
-            "labels": laid.labelled_by,
-            "pca": {"explained": laid.pca.explained.tolist()},
-            "tsne": None if laid.points["tsne"] is None else {"perplexity": perplexity},
+            "labels": layout.labelled_by,
+            "pca": {"explained": layout.pca.explained.tolist()},
+            "tsne": None if layout.points["tsne"] is None else {"perplexity": perplexity},
             "grid": {
-                "rows": laid.shape[0],
-                "columns": laid.shape[1],
-                "of": laid.grid_of,
+                "rows": layout.shape[0],
+                "columns": layout.shape[1],
+                "of": layout.grid_of,
                 "assignment": "optimal in blocks" if block else "optimal",
             },
-            "neighbours": int(laid.near.index.shape[1]),
+            "neighbours": int(layout.near.index.shape[1]),
             "purity": purity,
         }
 
-    def _page(self, laid: _Laid, summary: Mapping[str, Any]) -> Any:
-        kinds = [self._colouring(laid), *(k for k in ("label", "prediction") if k != self._colouring(laid))]
-        kinds = [kind for kind in kinds if any(value is not None for value in self._values(laid, kind))]
-        sorted_ = [drawing.categorize(self._values(laid, kind)) for kind in kinds]
-        names = [name for name, found in laid.points.items() if found is not None]
-        found = [laid.points[name] for name in names]
+    def _page(self, layout: _Layout, summary: Mapping[str, Any]) -> Any:
+        kinds = [self._colouring(layout), *(k for k in ("label", "prediction") if k != self._colouring(layout))]
+        kinds = [kind for kind in kinds if any(value is not None for value in self._values(layout, kind))]
+        sorted_ = [drawing.categorize(self._values(layout, kind)) for kind in kinds]
+        names = [name for name, found in layout.points.items() if found is not None]
+        found = [layout.points[name] for name in names]
         places = [drawing.placed(points) for points in found if points is not None]
-        places.append((laid.cells[:, ::-1] + 0.5) / np.array(laid.shape[::-1]))
+        places.append((layout.cells[:, ::-1] + 0.5) / np.array(layout.shape[::-1]))
         chosen = _spread(len(self.rows), ON_PAGE)
         note = "The pointer on a point shows its picture and the nearest others; Tab goes from point to point."
         if len(chosen) < len(self.rows):
             note += f" {len(chosen)} of {len(self.rows)} images are shown here; the tables have all."
         links = [("grid.png", "grid of thumbnails"), ("scatter.png", "scatter"), ("embeddings.csv", "table")]
-        if laid.near.index.shape[1]:
+        if layout.near.index.shape[1]:
             links.insert(2, ("neighbours.png", "neighbours"))
         plot = Plot(
-            Gallery("cnnviz embed", f"cnnviz {self.subject.settings.command}", self._model(), _headline(summary)),
-            [self._title(name, laid) for name in names] + ["grid"],
-            (len(names), "grid.png", laid.shape),
+            Gallery("cnnviz embed", f"cnnviz {self.prepared.settings.command}", self._model(), _headline(summary)),
+            [self._title(name, layout) for name in names] + ["grid"],
+            (len(names), "grid.png", layout.shape),
             [Key(kind, _entries(known), known.rest) for kind, known in zip(kinds, sorted_, strict=True)],
             links,
             note,
             float(np.clip(44.0 / len(chosen) ** 0.25, 5.0, 13.0)),
         )
-        return page(plot, (self._point(place, laid, places, sorted_) for place in chosen))
+        return page(plot, (self._point(place, layout, places, sorted_) for place in chosen))
 
     def _point(
-        self, place: int, laid: _Laid, places: Sequence[Floats], categories: Sequence[drawing.Categories]
+        self, place: int, layout: _Layout, places: Sequence[Floats], categories: Sequence[drawing.Categories]
     ) -> Point:
         row = self.rows[place]
-        facts = [] if laid.labels[place] is None else [f"labelled {laid.labels[place]}"]
+        facts = [] if layout.labels[place] is None else [f"labelled {layout.labels[place]}"]
         if row.prediction is not None and row.probability is not None:
             facts.append(f"predicted {row.prediction}, {percent(row.probability)}")
-        near = [self.rows[other].file for other in laid.near.index[place, :5].tolist()]
+        near = [self.rows[other].file for other in layout.near.index[place, :5].tolist()]
         where = [(float(points[place, 0]), float(points[place, 1])) for points in places]
         return Point(row.path, row.file, facts, where, [int(known.of[place]) for known in categories], near)
 
     # Words.
 
-    def _colouring(self, laid: _Laid) -> str:
+    def _colouring(self, layout: _Layout) -> str:
         wanted = str(self.params["color"])
         if wanted != "auto":
             return wanted
-        return "prediction" if laid.labelled_by is None else "label"
+        return "prediction" if layout.labelled_by is None else "label"
 
-    def _values(self, laid: _Laid, kind: str) -> tuple[str | None, ...]:
-        return laid.labels if kind == "label" else tuple(row.prediction for row in self.rows)
+    def _values(self, layout: _Layout, kind: str) -> tuple[str | None, ...]:
+        return layout.labels if kind == "label" else tuple(row.prediction for row in self.rows)
 
-    def _title(self, name: str, laid: _Laid) -> str:
+    def _title(self, name: str, layout: _Layout) -> str:
         if name == "pca":
-            first, second = (100.0 * share for share in laid.pca.explained.tolist())
+            first, second = (100.0 * share for share in layout.pca.explained.tolist())
             return f"PCA ({first:.0f} % + {second:.0f} % of the variance)"
         if name == "tsne":
-            used = arrange.effective_perplexity(laid.different, self.params["perplexity"])
+            used = arrange.effective_perplexity(layout.different, self.params["perplexity"])
             return f"t-SNE (perplexity {used:.3g})"
         return "UMAP"
 
@@ -350,7 +352,7 @@ class Embed(Study):
         return "similarity" if self.params["metric"] == "cosine" else "distance"
 
     def _model(self) -> str:
-        return f"{self.subject.loaded.name}, {self._name}"
+        return f"{self.prepared.loaded.name}, {self._name}"
 
     def _thumbnail(self, place: int) -> NDArray[np.uint8]:
         data = np.frombuffer(self.thumbnails[place], dtype=np.uint8)

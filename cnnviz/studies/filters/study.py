@@ -17,7 +17,7 @@ from cnnviz.io.store import ImageFormat, Store, encode
 from cnnviz.models.graph.trace import Graph
 from cnnviz.render.text import number
 from cnnviz.render.tiles import coloured, layout, table, tiles
-from cnnviz.run.prepared_model import Subject
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Study
 from cnnviz.studies.filters.figures import FilterFigures, filter_figures, norm_gains
@@ -30,7 +30,7 @@ _PNG = ImageFormat("png")
 
 
 @dataclass(frozen=True, eq=False)
-class _Shown:
+class _ShownFilters:
     """A convolution and what is drawn of it; ``pictures``: each filter is a picture of its own."""
 
     name: str
@@ -44,14 +44,14 @@ class _Shown:
 class Filters(Study):
     """Weights [O, C, h, w]: pictures where C is 1 or they read colours, otherwise a table of filters and channels."""
 
-    def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
-        super().__init__(subject, params, store)
-        self.graph: Graph | None = subject.session.graph
+    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+        super().__init__(prepared, params, store)
+        self.graph: Graph | None = prepared.session.graph
         found = dict(self._convolutions())
         if not found:
-            raise CnnvizError(f"{subject.loaded.name} has no 2-D convolution.", "Choose a convolutional network.")
+            raise CnnvizError(f"{prepared.loaded.name} has no 2-D convolution.", "Choose a convolutional network.")
         first = next(iter(found))
-        self.shown = [self._choose(name, found) for name in dict.fromkeys(subject.settings.target.layers or (first,))]
+        self.shown = [self._choose(name, found) for name in dict.fromkeys(prepared.settings.target.layers or (first,))]
 
     @classmethod
     def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
@@ -59,14 +59,14 @@ class Filters(Study):
 
     def _convolutions(self) -> list[tuple[str, nn.Conv2d]]:
         """Convolutions by name, in the order in which they run where that is known."""
-        parts = dict(self.subject.loaded.module.named_modules())
+        parts = dict(self.prepared.loaded.module.named_modules())
         names = list(parts)
         if self.graph is not None:
             run = [str(node.target) for node in self.graph.module.graph.nodes if node.op == "call_module"]
             names = list(dict.fromkeys([*(name for name in run if name in parts), *names]))
         return [(name, part) for name in names if isinstance(part := parts[name], nn.Conv2d)]
 
-    def _choose(self, name: str, found: Mapping[str, nn.Conv2d]) -> _Shown:
+    def _choose(self, name: str, found: Mapping[str, nn.Conv2d]) -> _ShownFilters:
         if name not in found:
             inside = [path for path in found if path.startswith(f"{name}.")]
             hint = f"Its first convolution is {inside[0]}." if inside else nearest(name, found)
@@ -74,7 +74,7 @@ class Filters(Study):
         module = found[name]
         weight = module.weight.detach().float().cpu().numpy()
         count, depth = weight.shape[:2]
-        pictures = depth == 1 or (depth == 3 and module.in_channels == self.subject.preprocess.input_size[0] == 3)
+        pictures = depth == 1 or (depth == 3 and module.in_channels == self.prepared.preprocess.input_size[0] == 3)
         asked, channels = self.params["filters"], self.params["channels"]
         filters = tuple(range(count if pictures else min(count, _FILTERS)))
         if asked is not None:
@@ -91,7 +91,7 @@ class Filters(Study):
                 f"{len(filters)} filters by {len(drawn)} channels are more than a picture holds.",
                 "Choose with --filters and --channels.",
             )
-        return _Shown(name, module, weight, filters, drawn, pictures)
+        return _ShownFilters(name, module, weight, filters, drawn, pictures)
 
     def finish(self) -> Findings:
         summary: dict[str, Any] = {}
@@ -114,14 +114,14 @@ class Filters(Study):
     def _limit(self, weight: NDArray[np.float32]) -> float:
         return float(np.abs(weight).max())
 
-    def _scale(self, shown: _Shown) -> str:
+    def _scale(self, shown: _ShownFilters) -> str:
         if self.params["per_filter"]:
             return "each filter on its own scale"
         limit = number(self._limit(shown.weight[list(shown.filters)]))
         middle = "grey" if shown.pictures else "the neutral colour"
         return f"-{limit} to {limit}, zero is {middle}"
 
-    def _pictures(self, shown: _Shown, title: str) -> NDArray[np.uint8]:
+    def _pictures(self, shown: _ShownFilters, title: str) -> NDArray[np.uint8]:
         chosen = shown.weight[list(shown.filters)]
         made = []
         for weight in chosen:
@@ -130,9 +130,9 @@ class Filters(Study):
             made.append(np.ascontiguousarray(np.broadcast_to(grey.transpose(1, 2, 0), (*grey.shape[1:], 3))))
         return tiles(made, shown.filters, layout(len(made), chosen.shape[2:], largest=72), title)
 
-    def _table(self, shown: _Shown, title: str) -> NDArray[np.uint8]:
+    def _table(self, shown: _ShownFilters, title: str) -> NDArray[np.uint8]:
         chosen = shown.weight[list(shown.filters)][:, list(shown.channels)]
-        colours = self.subject.settings.draw.colormap
+        colours = self.prepared.settings.draw.colormap
         rows = []
         for weight in chosen:
             limit = self._limit(weight if self.params["per_filter"] else chosen)
@@ -141,7 +141,7 @@ class Filters(Study):
         cell = side * max(1, (8 if side == 1 else 24) // side)
         return table(rows, shown.filters, shown.channels, cell, title)
 
-    def _row(self, shown: _Shown, found: FilterFigures, name: str) -> dict[str, Any]:
+    def _row(self, shown: _ShownFilters, found: FilterFigures, name: str) -> dict[str, Any]:
         return {
             "layer": shown.name,
             "shape": list(shown.weight.shape),

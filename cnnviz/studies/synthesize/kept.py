@@ -53,7 +53,7 @@ class MadeImage:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class Request:
     """One image to make: its terms, its seed, the group that it differs from."""
 
     terms: tuple[Term, ...]
@@ -120,7 +120,7 @@ class Synthesized:
             self.figures.insert(0, {"file": "sheet.png", "caption": f"{len(self.pictures)} images"})
 
 
-def key_of(row: Row) -> str:
+def key_of(row: Request) -> str:
     """What an image is found again by."""
     return f"{row.seed} {objective_text(row.terms)}"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError
 from cnnviz.io.movies import encode_gif, encode_mp4, enlarged
 from cnnviz.io.names import Names, safe_component
@@ -23,12 +23,12 @@ from cnnviz.models.graph.layers import resolve, stages
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record
 from cnnviz.render.text import percent
-from cnnviz.run.prepared_model import Loaded, Subject
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
-from cnnviz.studies.synthesize.kept import MadeImage, Row, Synthesized, key_of, picture
-from cnnviz.synthesis.ascent import AscentOptions, Made, Maker, seed_of
-from cnnviz.synthesis.augmentation import Shaking
+from cnnviz.studies.synthesize.kept import MadeImage, Request, Synthesized, key_of, picture
+from cnnviz.synthesis.ascent import AscentOptions, AscentResult, Maker, seed_of
+from cnnviz.synthesis.augmentation import Augmentation
 from cnnviz.synthesis.objectives import (
     Objective,
     Term,
@@ -65,16 +65,16 @@ class _Tally:
 class Synthesize(Study):
     """Activation maximisation, from noise or from each input."""
 
-    def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
-        super().__init__(subject, params, store)
-        settings = subject.settings
+    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+        super().__init__(prepared, params, store)
+        settings = prepared.settings
         # An ascent is a loop of small steps: all threads work on one batch.
-        subject.lanes = rt.Lanes(1, subject.lanes.count * subject.lanes.threads)
+        prepared.lanes = rt.Lanes(1, prepared.lanes.count * prepared.lanes.threads)
         self.from_images = bool(settings.inputs)
         self.fixed = self._fixed_terms()
         self.by_class = settings.target.classes != ("pred",) or not self.fixed
         self.options = self._options()
-        self.rows = [] if self.from_images else self._rows()
+        self.rows = [] if self.from_images else self._requests()
         if self.from_images:
             self._refuse_for_images()
         known = [*self.fixed, *(term for row in self.rows for term in row.terms)]
@@ -83,9 +83,9 @@ class Synthesize(Study):
         self.maker = self._maker(tuple(dict.fromkeys([*self.names, *diverse])), diverse, known)
         self.tally = _Tally()
         self.synthesized = Synthesized(store)
-        self._stems: dict[Row, str] = {}
+        self._stems: dict[Request, str] = {}
         self._last: tuple[int, Callable[[], Tensor]] | None = None
-        self._unfinished: tuple[Sequence[Row], Objective, Made, int] | None = None
+        self._unfinished: tuple[Sequence[Request], Objective, AscentResult, int] | None = None
 
     @classmethod
     def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
@@ -95,13 +95,13 @@ class Synthesize(Study):
 
     def _fixed_terms(self) -> tuple[Term, ...]:
         """Everything but ``--class``."""
-        params, classes = self.params, self.subject.classes
+        params, classes = self.params, self.prepared.classes
 
         def terms(name: str, sign: float) -> Iterable[Term]:
             for text in params[name]:
                 yield any_term(text, classes.resolve, lambda index: classes.labels[index], f"--{name}").times(sign)
 
-        layers = self.subject.settings.target.layers
+        layers = self.prepared.settings.target.layers
         found = (
             *(unit_term(text) for text in params["unit"]),
             *(neuron_term(text) for text in params["neuron"]),
@@ -113,18 +113,18 @@ class Synthesize(Study):
 
     def _by_full_name(self, term: Term) -> Term:
         """Labelled by the path of the layer, where it was asked for as a stage: -2:7 as blocks.4:7."""
-        session = self.subject.session
+        session = self.prepared.session
         if not term.layer or session.graph is None:
             return term
         path = resolve(session.graph, term.layer, session.name).name
         return replace(term, label=term.label.replace(term.layer, path, 1))
 
     def _class_term(self, index: int) -> Term:
-        return Term("class", index, label=self.subject.classes.labels[index])
+        return Term("class", index, label=self.prepared.classes.labels[index])
 
-    def _rows(self) -> list[Row]:
+    def _requests(self) -> list[Request]:
         """The images to make from noise."""
-        specs = self.subject.settings.target.classes if self.by_class else ()
+        specs = self.prepared.settings.target.classes if self.by_class else ()
         for spec in specs:
             if spec in {"pred", "all", "folder"} or spec.startswith("top:") or spec.lower().endswith(".csv"):
                 if spec == "pred":
@@ -133,15 +133,15 @@ class Synthesize(Study):
                         "Give --class, --unit LAYER:K, --neuron LAYER:K:y:x or --layer, or an image to start from.",
                     )
                 raise CnnvizError(f"--class {spec} needs images.", "Name a class, such as --class goldfish.")
-        named = [self._class_term(self.subject.classes.resolve(spec)) for spec in specs]
+        named = [self._class_term(self.prepared.classes.resolve(spec)) for spec in specs]
         terms = (*named, *self.fixed)
         groups: list[tuple[Term, ...]] = [terms]
         if self.params["each"]:
             taken = [term for term in terms if term.weight <= 0]
             groups = [(term, *taken) for term in terms if term.weight > 0]
-        seed = self.subject.settings.runtime.seed
+        seed = self.prepared.settings.runtime.seed
         wanted = [(number, group) for number, group in enumerate(groups) for _ in range(self.params["images"])]
-        return [Row(group, seed_of(seed, row), number) for row, (number, group) in enumerate(wanted)]
+        return [Request(group, seed_of(seed, row), number) for row, (number, group) in enumerate(wanted)]
 
     def _refuse_for_images(self) -> None:
         for name, said in (("each", self.params["each"]), ("images", self.params["images"] > 1)):
@@ -149,7 +149,7 @@ class Synthesize(Study):
                 raise CnnvizError(f"--{name} is for images from noise.", "Leave it out, or the INPUT.")
 
     def _options(self) -> AscentOptions:
-        params, size = self.params, self.subject.preprocess.input_size[1:]
+        params, size = self.params, self.prepared.preprocess.input_size[1:]
         suited = DEFAULTS[params["param"]]
         # The same picture with half the pixels a side has four times the total variation a pixel.
         smaller = {"l2": 1.0, "tv": (min(size) / _USUAL) ** 2, "blur": min(size) / _USUAL}
@@ -161,7 +161,7 @@ class Synthesize(Study):
             parametrisation=params["param"],
             optimiser=params["optimizer"],
             rate=params["rate"],
-            shaking=Shaking(jitter, params["rotate"], params["zoom"]),
+            shaking=Augmentation(jitter, params["rotate"], params["zoom"]),
             diversity=0.0 if self.from_images or params["images"] < 2 else diversity,
             **amounts,
         )
@@ -170,23 +170,23 @@ class Synthesize(Study):
         """Where likeness is measured: the objective's own first layer, else the stage before the last."""
         if self.names:
             return self.names[:1]
-        session = self.subject.session
+        session = self.prepared.session
         if session.graph is None:
             raise CnnvizError("This network cannot be traced: name the layer of --diversity's features with --unit.")
         return ("-2" if len(stages(session.graph, session.name)) > 1 else "-1",)
 
     def _maker(self, names: tuple[str, ...], diverse: tuple[str, ...], known: Sequence[Term]) -> Maker:
         logits = self.by_class or any(term.kind == "class" for term in known)
-        reader = open_reader(self.subject.session, names, self.subject.open, logits=logits)
+        reader = open_reader(self.prepared.session, names, self.prepared.open, logits=logits)
         check(known, reader, names)
         self.names = names
-        spec = self.subject.preprocess
+        spec = self.prepared.preprocess
         place = names.index(diverse[0]) if diverse else -1
         return Maker(reader, normalisation(spec, reader.device), spec.input_size, self.options, place)
 
     # The ascent.
 
-    def _make(self, rows: Sequence[Row], start: Tensor | None, said: str) -> list[MadeImage]:
+    def _make(self, rows: Sequence[Request], start: Tensor | None, said: str) -> list[MadeImage]:
         """Make images at once; ``start`` uint8 [N, C, h, w]."""
         objective = self._objective(rows)
         frames: list[Tensor] = []
@@ -198,35 +198,35 @@ class Synthesize(Study):
         except KeyboardInterrupt:
             if self._last is not None:
                 step, images = self._last
-                self._unfinished = (rows, objective, Made(images(), torch.zeros(0, len(rows))), step + 1)
+                self._unfinished = (rows, objective, AscentResult(images(), torch.zeros(0, len(rows))), step + 1)
             raise
         self.tally.seconds += time.perf_counter() - began
         self.tally.steps += self.options.steps
         return self._judged(rows, objective, made, frames)
 
     def _judged(
-        self, rows: Sequence[Row], objective: Objective, made: Made, frames: Sequence[Tensor]
+        self, rows: Sequence[Request], objective: Objective, made: AscentResult, frames: Sequence[Tensor]
     ) -> list[MadeImage]:
         """The images with their score and what the network says of them."""
         device = self.maker.reader.device
         levels = made.images.to(device)
         with rt.scope():
-            reading = self.maker.reader.read(normalize(levels, self.subject.preprocess))
+            reading = self.maker.reader.read(normalize(levels, self.prepared.preprocess))
             final = objective(reading).detach().tolist()
-        told = self.subject.said(self.subject.session.logits(normalize(levels, self.subject.preprocess)))
+        told = self.prepared.predict(self.prepared.session.logits(normalize(levels, self.prepared.preprocess)))
         return [
             MadeImage(
                 row.terms,
                 made.images[place],
                 final[place],
                 tuple(made.scores[:, place].tolist()),
-                self.subject.predictions(told, place),
+                self.prepared.top_predictions(told, place),
                 tuple(enlarged(picture(frame[place])) for frame in frames),
             )
             for place, row in enumerate(rows)
         ]
 
-    def _objective(self, rows: Sequence[Row]) -> Objective:
+    def _objective(self, rows: Sequence[Request]) -> Objective:
         """The terms of all rows, each row with its own weights."""
         bare = list(dict.fromkeys(replace(term, weight=1.0) for row in rows for term in row.terms))
         weights = torch.zeros(len(rows), len(bare))
@@ -251,25 +251,25 @@ class Synthesize(Study):
                 values = scores().tolist()
                 more = ", …" if len(values) > _SHOWN_SCORES else ""
                 shown = ", ".join(f"{value:.2f}" for value in values[:_SHOWN_SCORES])
-                self.subject.note(f"{said}step {step + 1} of {steps}: score {shown}{more}")
+                self.prepared.note(f"{said}step {step + 1} of {steps}: score {shown}{more}")
 
         return watch
 
     # From images: in the model's lane, then in the encoder threads.
 
-    def observe(self, run: Pass, items: Sequence[Loaded]) -> Sequence[Any]:
+    def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
         asked: list[tuple[Term, ...] | Record] = []
-        told = self.subject.said(run.logits.detach())
+        told = self.prepared.predict(run.logits.detach())
         for place, item in enumerate(items):
-            classes = self.subject.ask(item, told, place) if self.by_class else []
+            classes = self.prepared.select_targets(item, told, place) if self.by_class else []
             if isinstance(classes, Record):
                 asked.append(classes)
             else:
                 asked.append((*map(self._class_term, classes), *self.fixed))
         chosen = [place for place, terms in enumerate(asked) if not isinstance(terms, Record)]
-        seed = self.subject.settings.runtime.seed
+        seed = self.prepared.settings.runtime.seed
         rows = [
-            Row(terms, seed_of(seed, items[place].pixels.numpy().tobytes()), 0)
+            Request(terms, seed_of(seed, items[place].pixels.numpy().tobytes()), 0)
             for place, terms in enumerate(asked)
             if not isinstance(terms, Record)
         ]
@@ -291,7 +291,7 @@ class Synthesize(Study):
 
     def finish(self) -> Findings:
         found, names = self.synthesized, Names()
-        found.begin(self.subject.settings.output.resume)
+        found.begin(self.prepared.settings.output.resume)
         for chunk in self._chunks():
             self._stems.update({row: names.unique(self._slug(row.terms)) for row in chunk})
             known = [found.find(key_of(row)) for row in chunk]
@@ -314,7 +314,7 @@ class Synthesize(Study):
                 self.synthesized.add({**self._noted(row, each), "interrupted_at_step": step}, each.rgb)
         return self._found()
 
-    def _noted(self, row: Row, made: MadeImage) -> dict[str, Any]:
+    def _noted(self, row: Request, made: MadeImage) -> dict[str, Any]:
         return {**self._reported(made, self._write(self._stems[row], made)), "caption": self._caption(made)}
 
     def _found(self) -> Findings:
@@ -324,7 +324,7 @@ class Synthesize(Study):
         report = {"synthesized": found.report} if found.report else {}
         return Findings(self._summary(found.report), report, found.figures, sentences=told)
 
-    def _in_memory(self, rows: Sequence[Row]) -> list[MadeImage]:
+    def _in_memory(self, rows: Sequence[Request]) -> list[MadeImage]:
         """All rows at once, or, where memory is short and they may be made apart, in halves."""
         try:
             return self._make(rows, None, "")
@@ -336,21 +336,21 @@ class Synthesize(Study):
             raise CnnvizError(
                 f"Out of memory: {len(rows)} images at once.", "Make fewer --images, or use --diversity 0."
             )
-        self.subject.note(f"out of memory: {len(rows)} images are made in halves")
+        self.prepared.note(f"out of memory: {len(rows)} images are made in halves")
         half = (len(rows) + 1) // 2
         return self._in_memory(rows[:half]) + self._in_memory(rows[half:])
 
-    def _chunks(self) -> list[list[Row]]:
+    def _chunks(self) -> list[list[Request]]:
         """What goes through the network at once: images that are to differ stay together."""
         if self.options.diversity > 0:
             return [list(rows) for _, rows in groupby(self.rows, key=lambda row: row.group)]
-        size = self.subject.batch_size
+        size = self.prepared.batch_size
         return [self.rows[first : first + size] for first in range(0, len(self.rows), size)]
 
     def _slug(self, terms: Sequence[Term]) -> str:
         words = []
         for place, term in enumerate(terms):
-            plain = self.subject.classes.slug(term.index) if term.kind == "class" else term.label.replace(":", ".")
+            plain = self.prepared.classes.slug(term.index) if term.kind == "class" else term.label.replace(":", ".")
             sign = "minus_" if term.weight < 0 else "plus_" if place else ""
             words.append(f"{sign}{plain}")
         return safe_component("_".join(words).replace(" ", "_"))[:100]

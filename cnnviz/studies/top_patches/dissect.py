@@ -16,8 +16,8 @@ from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.annotations import Concepts, find_masks, read_boxes
 from cnnviz.models.preprocess import Geometry, Preprocess, normalize
 from cnnviz.records import Record
-from cnnviz.run.loop import Gathering, Loop
-from cnnviz.run.prepared_model import Loaded, Subject
+from cnnviz.run.loop import Fold, Loop
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel
 from cnnviz.studies.top_patches.dissection import DETECTS, SHARE, Overlaps, covered
 
 _LISTED = 5
@@ -40,7 +40,7 @@ def asked(params: Mapping[str, Any], inputs: Sequence[str]) -> Concepts | None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class _Observation:
     """Areas in one image; None for one that no concept was looked for in."""
 
     areas: tuple[NDArray[np.int64], dict[int, NDArray[np.int64]], dict[int, int]] | None
@@ -50,58 +50,58 @@ class Dissection:
     """Goes through the images again and adds up what the thresholded units share with the concepts.
 
     Args:
-        subject: The network, with the session of the first pass.
+        prepared: The network, with the session of the first pass.
         concepts: Where they are.
         units: Channels to look at.
         thresholds: One a unit.
     """
 
     def __init__(
-        self, subject: Subject, concepts: Concepts, units: Sequence[int], thresholds: NDArray[np.float32]
+        self, prepared: PreparedModel, concepts: Concepts, units: Sequence[int], thresholds: NDArray[np.float32]
     ) -> None:
-        self.subject, self.concepts, self.units = subject, concepts, list(units)
+        self.prepared, self.concepts, self.units = prepared, concepts, list(units)
         self.thresholds = torch.from_numpy(thresholds)
         self.sums = Overlaps(len(self.units), len(concepts.names))
         # The maps are compared at half the input's size, as in the paper: 112 x 112 of 224 x 224.
-        self.size = tuple(max(1, side // 2) for side in subject.preprocess.input_size[1:])
+        self.size = tuple(max(1, side // 2) for side in prepared.preprocess.input_size[1:])
 
     def run(self) -> NDArray[np.float64]:
         """IoU [U, C]."""
-        settings = self.subject.settings
-        loop = Loop(settings, self, lambda done: Record("", None, None, None), None, Gathering(self._fold))
+        settings = self.prepared.settings
+        loop = Loop(settings, self, lambda done: Record("", None, None, None), None, Fold(self._fold))
         if loop.run(None, None):
             raise KeyboardInterrupt
         return self.sums.iou()
 
     @property
     def lanes(self) -> rt.Lanes:
-        return self.subject.lanes
+        return self.prepared.lanes
 
     @property
     def batch_size(self) -> int:
-        return self.subject.batch_size
+        return self.prepared.batch_size
 
     @property
     def preprocess(self) -> Preprocess:
-        return self.subject.preprocess
+        return self.prepared.preprocess
 
-    def explain(self, items: Sequence[Loaded]) -> list[_Seen | Record]:
-        return self.subject.guarded(items, self._areas)
+    def explain(self, items: Sequence[DecodedImage]) -> list[_Observation | Record]:
+        return self.prepared.guarded(items, self._areas)
 
-    def _areas(self, items: Sequence[Loaded]) -> list[_Seen | Record]:
+    def _areas(self, items: Sequence[DecodedImage]) -> list[_Observation | Record]:
         found = [self._regions(item) for item in items]
         if all(regions is None for regions in found):
-            return [_Seen(None) for _ in items]
+            return [_Observation(None) for _ in items]
         with rt.scope(), torch.no_grad():
-            pixels = normalize(self.subject.batch(items), self.subject.preprocess)
-            layers = self.subject.session.forward(pixels).activations[0].detach()[:, self.units]
+            pixels = normalize(self.prepared.batch(items), self.prepared.preprocess)
+            layers = self.prepared.session.forward(pixels).activations[0].detach()[:, self.units]
             height, width = self.size
             return [
-                _Seen(None if regions is None else covered(layer, self.thresholds, regions, (height, width)))
+                _Observation(None if regions is None else covered(layer, self.thresholds, regions, (height, width)))
                 for layer, regions in zip(layers, found, strict=True)
             ]
 
-    def _regions(self, item: Loaded) -> dict[int, torch.Tensor] | None:
+    def _regions(self, item: DecodedImage) -> dict[int, torch.Tensor] | None:
         try:
             regions = self.concepts.regions(item.ref, item.geometry.image_size)
         except ImageError as error:
@@ -111,7 +111,7 @@ class Dissection:
         height, width = self.size
         return {concept: on_map(region, item.geometry, (height, width)) for concept, region in regions.items()}
 
-    def _fold(self, done: _Seen) -> None:
+    def _fold(self, done: _Observation) -> None:
         if done.areas is not None:
             self.sums.fold(*done.areas)
 

@@ -107,9 +107,7 @@ class Overlaps:
         self.concepts: NDArray[np.int64] = np.zeros(concepts, dtype=np.int64)
         self.images = 0
 
-    def fold(
-        self, units: NDArray[np.int64], shared: Mapping[int, NDArray[np.int64]], areas: Mapping[int, int]
-    ) -> None:
+    def fold(self, units: NDArray[np.int64], shared: Mapping[int, NDArray[np.int64]], areas: Mapping[int, int]) -> None:
         """Add one image, as :func:`covered` gives it."""
         self.images += 1
         self.units += units

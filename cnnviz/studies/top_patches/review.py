@@ -24,7 +24,7 @@ from cnnviz.models.preprocess import Geometry, normalize, prepare
 from cnnviz.models.receptive_field.field import ReceptiveField
 from cnnviz.records import Record
 from cnnviz.render.patches import Edges, Tile, cut, fit_box, gradient_crop, square
-from cnnviz.run.prepared_model import Loaded, Subject
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel
 from cnnviz.studies.top_patches.unit_gradients import unit_gradients
 
 RULES = {"guided": "guided", "deconvnet": "deconvnet", "saliency": "backprop"}
@@ -76,7 +76,7 @@ class Patch:
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked(Loaded):
+class _Asked(DecodedImage):
     """An image with one patch of it."""
 
     patch: Patch
@@ -122,38 +122,38 @@ class Review:
     """Reads the images again, runs them in batches, compares, and cuts the patches out.
 
     Args:
-        subject: The network, with the session that the pass used.
+        prepared: The network, with the session that the pass used.
         store: Where single crops go.
         look: What is wanted.
         layer: The layer as :class:`Cut` names it.
     """
 
-    def __init__(self, subject: Subject, store: Store, look: Look, layer: str) -> None:
-        self.subject, self.store, self.look = subject, store, look
-        self.tolerance = max(TOLERANCE, subject.runtime.tolerance)
+    def __init__(self, prepared: PreparedModel, store: Store, look: Look, layer: str) -> None:
+        self.prepared, self.store, self.look = prepared, store, look
+        self.tolerance = max(TOLERANCE, prepared.runtime.tolerance)
         self._crops, self._gradients = _Tiles(look.side), _Tiles(look.side)
         self._session: Session | None = None
         if look.rule != "none":
-            self._session = subject.open(Cut.at_image(layer))
+            self._session = prepared.open(Cut.at_image(layer))
 
     def look_at(self, patches: Sequence[Patch], refs: Mapping[int, ImageRef]) -> None:
         """Fill in everything of each patch that the image says; one reading and one forward pass an image."""
         by_image: dict[int, list[Patch]] = {}
         for patch in sorted(patches, key=lambda patch: patch.image):
             by_image.setdefault(patch.image, []).append(patch)
-        workers = self.subject.settings.runtime.workers or max(2, os.cpu_count() or 2)
+        workers = self.prepared.settings.runtime.workers or max(2, os.cpu_count() or 2)
         with ThreadPoolExecutor(workers, "draw", rt.use_threads, (1,)) as self._pool:
             self._in_batches(by_image, refs)
 
     def _in_batches(self, by_image: Mapping[int, Sequence[Patch]], refs: Mapping[int, ImageRef]) -> None:
-        batch: list[Loaded] = []
+        batch: list[DecodedImage] = []
         for number, got in self._read([(number, refs[number]) for number in by_image]):
             if isinstance(got, ImageError):
                 for patch in by_image[number]:
                     patch.problem = f"{refs[number].uri} cannot be read again: {got.message}"
                 continue
             batch.append(got)
-            if len(batch) >= self.subject.batch_size:
+            if len(batch) >= self.prepared.batch_size:
                 self._batch(batch, by_image)
                 batch = []
         if batch:
@@ -166,9 +166,9 @@ class Review:
         gradient = None if self._session is None else self._gradients[patch.place]
         return Tile(self._crops[patch.place], gradient, patch.field, patch.cell, patch.value)
 
-    def _read(self, wanted: Sequence[tuple[int, ImageRef]]) -> Iterator[tuple[int, Loaded | ImageError]]:
+    def _read(self, wanted: Sequence[tuple[int, ImageRef]]) -> Iterator[tuple[int, DecodedImage | ImageError]]:
         """Decoded images in order, a bounded number ahead."""
-        ahead: deque[tuple[int, Future[Loaded | ImageError]]] = deque()
+        ahead: deque[tuple[int, Future[DecodedImage | ImageError]]] = deque()
         for number, ref in wanted:
             ahead.append((number, self._pool.submit(self._load, ref)))
             if len(ahead) > _AHEAD:
@@ -178,15 +178,15 @@ class Review:
             number, future = ahead.popleft()
             yield number, future.result()
 
-    def _load(self, ref: ImageRef) -> Loaded | ImageError:
+    def _load(self, ref: ImageRef) -> DecodedImage | ImageError:
         try:
             rgb = decode(read_bytes(ref)).rgb
-            pixels, geometry = prepare(rgb, self.subject.preprocess)
+            pixels, geometry = prepare(rgb, self.prepared.preprocess)
         except ImageError as error:
             return error
-        return Loaded(ref, rgb, pixels, geometry)
+        return DecodedImage(ref, rgb, pixels, geometry)
 
-    def _batch(self, items: Sequence[Loaded], by_image: Mapping[int, Sequence[Patch]]) -> None:
+    def _batch(self, items: Sequence[DecodedImage], by_image: Mapping[int, Sequence[Patch]]) -> None:
         asked = [
             _Asked(item.ref, item.rgb, item.pixels, item.geometry, patch)
             for item in items
@@ -196,11 +196,11 @@ class Review:
             self._place(one.patch, one.geometry)
         self._compare(items, by_image)
         shown = [one for one in asked if one.patch.shown and not one.patch.problem]
-        for start in range(0, len(shown), self.subject.batch_size):
-            some = shown[start : start + self.subject.batch_size]
+        for start in range(0, len(shown), self.prepared.batch_size):
+            some = shown[start : start + self.prepared.batch_size]
             gradients: list[NDArray[np.float32] | Record] = []
             if self._session is not None:
-                gradients = self.subject.guarded(some, self._back)
+                gradients = self.prepared.guarded(some, self._back)
             drawn = self._pool.map(self._cut, some, gradients or [None] * len(some))
             for one, (picture, gradient) in zip(some, drawn, strict=True):
                 one.patch.place = self._crops.append(picture)
@@ -208,7 +208,7 @@ class Review:
                     self._gradients.append(gradient)
 
     def _place(self, patch: Patch, geometry: Geometry) -> None:
-        height, width = self.subject.preprocess.input_size[1:]
+        height, width = self.prepared.preprocess.input_size[1:]
         box, seen = (0, 0, width, height), (0, 0, width, height)
         if self.look.field is not None:
             box = self.look.field.box(patch.row, patch.col)
@@ -219,9 +219,9 @@ class Review:
         x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, wide), min(y1, high)
         patch.clipped = _xywh((x0, y0, max(x1, x0), max(y1, y0)))
 
-    def _compare(self, items: Sequence[Loaded], by_image: Mapping[int, Sequence[Patch]]) -> None:
+    def _compare(self, items: Sequence[DecodedImage], by_image: Mapping[int, Sequence[Patch]]) -> None:
         """Run the images again and look for each activation at its place."""
-        found: list[NDArray[np.float32] | Record] = self.subject.guarded(items, self._again)
+        found: list[NDArray[np.float32] | Record] = self.prepared.guarded(items, self._again)
         for item, got in zip(items, found, strict=True):
             for patch in by_image[item.ref.index]:
                 if isinstance(got, Record):
@@ -232,18 +232,18 @@ class Review:
                 said = f"{item.ref.uri}: {patch.value:.6g} in the pass, {value:.6g} when it was read again"
                 patch.problem = "" if near else said
 
-    def _again(self, items: Sequence[Loaded]) -> list[NDArray[np.float32]]:
+    def _again(self, items: Sequence[DecodedImage]) -> list[NDArray[np.float32]]:
         with rt.scope(), torch.no_grad():
-            pixels = normalize(self.subject.batch(items), self.subject.preprocess)
-            return list(self.subject.session.forward(pixels).activations[0].detach().float().cpu().numpy())
+            pixels = normalize(self.prepared.batch(items), self.prepared.preprocess)
+            return list(self.prepared.session.forward(pixels).activations[0].detach().float().cpu().numpy())
 
-    def _back(self, asked: Sequence[Loaded]) -> list[NDArray[np.float32]]:
+    def _back(self, asked: Sequence[DecodedImage]) -> list[NDArray[np.float32]]:
         assert self._session is not None
         patches = [one.patch for one in asked if isinstance(one, _Asked)]
         units = torch.tensor([patch.unit for patch in patches])
         positions = torch.tensor([patch.row * self.look.size[1] + patch.col for patch in patches])
         with rt.scope():
-            run = self._session.forward(normalize(self.subject.batch(asked), self.subject.preprocess))
+            run = self._session.forward(normalize(self.prepared.batch(asked), self.prepared.preprocess))
             return list(unit_gradients(run, units, positions, RULES[self.look.rule]).cpu().numpy())
 
     def _cut(
@@ -251,7 +251,7 @@ class Review:
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         """The patch's two tiles, in a thread of the pool."""
         patch, side = one.patch, self.look.side
-        size = self.subject.preprocess.input_size[2], self.subject.preprocess.input_size[1]
+        size = self.prepared.preprocess.input_size[2], self.prepared.preprocess.input_size[1]
         window, cell = self._window(patch)
         box = _in_image(window, one.geometry, size)
         crop = cut(one.rgb, box, side)
@@ -278,7 +278,7 @@ class Review:
         """What is cut out, in pixels of the network's input: the field with a margin around it, at most as large as
         the input, centred on the field wherever that lies, so that the crops of a unit align; and the unit's own cell
         where the field is nearly everything."""
-        height, width = self.subject.preprocess.input_size[1:]
+        height, width = self.prepared.preprocess.input_size[1:]
         if self.look.field is None:
             return (0.0, 0.0, float(width), float(height)), None
         x, y, w, h = self.look.field.box(patch.row, patch.col)

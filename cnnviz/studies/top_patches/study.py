@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from cnnviz.engine.cut import DEFAULT_LAYER, Cut
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError
 from cnnviz.io.names import safe_component
 from cnnviz.io.reports import read_report
@@ -27,7 +27,7 @@ from cnnviz.models.graph.trace import Graph, function_name
 from cnnviz.models.receptive_field.field import ReceptiveField, receptive_field
 from cnnviz.render.patches import FRAMES, UnitRow, sheet, unit_picture
 from cnnviz.render.text import percent
-from cnnviz.run.prepared_model import Loaded, Subject, failed
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.top_patches.dissect import Dissection, asked, listed, summed_up
@@ -73,18 +73,18 @@ class TopPatches(Study):
     What is kept grows with units times patches, not with the folder.
     """
 
-    def __init__(self, subject: Subject, params: Mapping[str, Any], store: Store) -> None:
-        super().__init__(subject, params, store)
-        self.asked = subject.settings.target.layers[0] if subject.settings.target.layers else self._unbounded()
-        self.layer = subject.session.layers[0]
+    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+        super().__init__(prepared, params, store)
+        self.asked = prepared.settings.target.layers[0] if prepared.settings.target.layers else self._unbounded()
+        self.layer = prepared.session.layers[0]
         self.choice: Choice = parse_units(params["units"], self.layer.channels, self.layer.name)
         self.before = None
         if params["against"] is not None:
             self.before = recorded(read_report(params["against"], "--against"), self.layer.name, params["against"])
-        self.concepts = asked(params, subject.settings.inputs)
+        self.concepts = asked(params, prepared.settings.inputs)
         self.field = self._field()
         # Which units are followed: all of them unless they were named.
-        followed = self.choice.followed(self.layer.channels, subject.settings.runtime.seed)
+        followed = self.choice.followed(self.layer.channels, prepared.settings.runtime.seed)
         self.units: NDArray[np.int64] = np.array(followed, dtype=np.int64)
         self.top = TopUnits(len(self.units), params["patches"])
         self.quantiles = None if self.concepts is None else Quantiles(len(self.units))
@@ -109,31 +109,33 @@ class TopPatches(Study):
 
     def _unbounded(self) -> str:
         """The default layer; before its last activation where that is a ReLU6: most strong patches are equal at 6."""
-        session = self.subject.session
+        session = self.prepared.session
         graph, layer = session.graph, session.layers[0]
         if graph is None or layer.node is None or not is_bounded(graph, layer.node):
             return DEFAULT_LAYER
         source = graph.inputs_of(layer.node)[0]
         name, call = name_of(graph, source)
         name = f"{name}:{call}" if len(graph.calls[name]) > 1 else name
-        if resolve(graph, name, self.subject.loaded.name).node is not source:
+        if resolve(graph, name, self.prepared.loaded.name).node is not source:
             return DEFAULT_LAYER
-        self.subject.note(f"{layer.name} is clipped, so that strong patches are equal: {name} before it is taken")
-        self.subject.session = self.subject.open(Cut.at_layers(name), compile_it=session.compiled)
+        self.prepared.note(f"{layer.name} is clipped, so that strong patches are equal: {name} before it is taken")
+        self.prepared.session = self.prepared.open(Cut.at_layers(name), compile_it=session.compiled)
         return name
 
     def _field(self) -> ReceptiveField | None:
-        graph, node = self.subject.session.graph, self.layer.node
+        graph, node = self.prepared.session.graph, self.layer.node
         if graph is None or node is None:
-            self.subject.note("the network could not be traced: receptive fields are not known, whole images are shown")
+            self.prepared.note(
+                "the network could not be traced: receptive fields are not known, whole images are shown"
+            )
             return None
         try:
             return receptive_field(graph, node)
         except CnnvizError as error:
-            self.subject.note(f"{error.message} Whole images are shown.")
+            self.prepared.note(f"{error.message} Whole images are shown.")
             return None
 
-    def observe(self, run: Pass, items: Sequence[Loaded]) -> Sequence[Any]:
+    def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
         layer = run.activations[0].detach()
         if len(self.units) < layer.shape[1]:
             layer = layer[:, self.units.tolist()]
@@ -175,7 +177,7 @@ class TopPatches(Study):
         rule = self._rule(len(units))
         side = 160 if len(units) <= 64 else 112 if len(units) <= 512 else 72
         look = Look(self.field, self.layer.size, side, rule, safe_component(self.layer.name), self.params["crops"])
-        review = Review(self.subject, self.store, look, self.asked)
+        review = Review(self.prepared, self.store, look, self.asked)
         every = [patch for unit in units for patch in unit.patches]
         review.look_at(every, {number: winner.ref for number, winner in self.winners.items()})
         lost = [patch for patch in every if patch.problem]
@@ -228,15 +230,15 @@ class TopPatches(Study):
         if asked != "auto":
             return asked
         if units > MOST_WITH_GRADIENTS:
-            self.subject.note(f"{units} units are drawn without gradients; --with guided draws them, which takes long")
+            self.prepared.note(f"{units} units are drawn without gradients; --with guided draws them, which takes long")
             return "none"
         return "guided"
 
     def _tell(self, lost: Sequence[Patch]) -> None:
         for patch in lost[:5]:
-            self.subject.note(f"unit {patch.unit}: not reproduced, and left out: {patch.problem}")
+            self.prepared.note(f"unit {patch.unit}: not reproduced, and left out: {patch.problem}")
         if len(lost) > 5:
-            self.subject.note(f"{len(lost) - 5} more patches were not reproduced, and left out")
+            self.prepared.note(f"{len(lost) - 5} more patches were not reproduced, and left out")
 
     def _judged(self, unit: _Unit) -> _Unit:
         """Without the patches that were not reproduced; with the classes of those that activate the unit."""
@@ -255,15 +257,13 @@ class TopPatches(Study):
         """The second pass over all images; the concepts of each unit are kept for the report."""
         if self.concepts is None or self.quantiles is None:
             return {}
-        self.subject.note("going through the images a second time: what the units overlap with")
+        self.prepared.note("going through the images a second time: what the units overlap with")
         chosen = [unit.index for unit in units]
         thresholds = self.quantiles.thresholds()[chosen]
-        study = Dissection(self.subject, self.concepts, [unit.number for unit in units], thresholds)
+        study = Dissection(self.prepared, self.concepts, [unit.number for unit in units], thresholds)
         iou, names = study.run(), self.concepts.names
         found = zip(units, iou, thresholds.tolist(), strict=True)
-        self.iou = {
-            unit.number: {"threshold": value, "concepts": listed(row, names)} for unit, row, value in found
-        }
+        self.iou = {unit.number: {"threshold": value, "concepts": listed(row, names)} for unit, row, value in found}
         return {"dissection": summed_up(iou, names, study.sums.images)}
 
     # Writing.
@@ -273,7 +273,7 @@ class TopPatches(Study):
         self.columns = max([1, *(len(unit.patches) for unit in units)])
         page = sheet(len(units), self.columns, lambda place: self._row(units[place], review))
         self.store.write("sheet.png", encode(page, _PNG))
-        workers = self.subject.settings.runtime.workers or max(2, os.cpu_count() or 2)
+        workers = self.prepared.settings.runtime.workers or max(2, os.cpu_count() or 2)
         with ThreadPoolExecutor(workers, "encode") as pool:
             waiting: deque[Future[None]] = deque()
             for unit in units:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine import relu_rules
-from cnnviz.engine.session import Pass
+from cnnviz.engine.session import ForwardPass
 
 # Autograd's names for max(min(x, c), 0), and for what only picks and arranges values.
 _BOUNDED = ("Hardtanh", "Clamp")
 _PASSIVE = ("Index", "Select", "View", "UnsafeView", "Reshape", "Unsqueeze", "Clone", "ToCopy", "Alias", "Detach")
 
 
-def unit_gradients(run: Pass, units: Tensor, positions: Tensor, rule: str) -> Tensor:
+def unit_gradients(run: ForwardPass, units: Tensor, positions: Tensor, rule: str) -> Tensor:
     """The gradient of one activation an image with respect to that image, with a rule at every rectifier on the way.
 
         G_n = d A[n, u_n, p_n] / d x_n
