@@ -147,7 +147,7 @@ class Checks:
                 command="top-patches",
                 inputs=(str(SAMPLES),),
                 model=ModelSpec(offer(self.module), input_size=(3, *self.size), resize=min(self.size)),
-                target=TargetSettings("top-patches", params={"with": "none", "units": "top:2", "patches": 2}),
+                target=TargetSettings("top-patches", params={"patch_gradient": "none", "units": "top:2", "patches": 2}),
                 runtime=RuntimeSettings(device="cpu", compile="off", workers=1, batch_size=2),
                 output=OutputSettings(out=folder, overwrite=True),
                 limit=3,

@@ -101,7 +101,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 def peak(name: str, folder: Path, out: Path) -> float:
     """Peak memory in MiB of a whole run with the bundled model, in a process of its own."""
     shutil.rmtree(out, ignore_errors=True)
-    params = json.dumps({"units": "top:16", "with": "none"} if name == "top-patches" else {})
+    params = json.dumps({"units": "top:16", "patch_gradient": "none"} if name == "top-patches" else {})
     command = [sys.executable, "-c", CHILD, name, str(folder), str(out), params]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 

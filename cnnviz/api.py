@@ -31,7 +31,7 @@ from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, ModelSpec, check_choice,
 
 TargetLike = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 # Of explain's options, those that belong to the pass and not to the method.
-_GENERAL = ("score", "output", "activation", "skip_check")
+_GENERAL = ("score", "logits_key", "activation", "skip_check")
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +155,8 @@ def explain(
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         device: Where to compute; None for where the module is.
         compile: ``off``, ``on`` or ``auto`` (on where a compiler is).
-        method_options: The method's options, and ``score``, ``output``, ``activation``, and ``skip_check``: names of
-            checks of the network that are not made.
+        method_options: The method's options, and ``score``, ``logits_key``, ``activation``, and ``skip_check``: names
+            of checks of the network that are not made.
 
     Raises:
         CnnvizError: Unknown method, option, layer or class; wrong shapes.
@@ -168,10 +168,10 @@ def explain(
     params = spec.resolve_params(method_options)
     _check_batch(batch)
     asked = cut_for(spec, params, _layers(layer))
-    with _session(model, batch, spec, asked, (precision, device, compile, general.get("output"))) as session:
+    with _session(model, batch, spec, asked, (precision, device, compile, general.get("logits_key"))) as session:
         found = _examined(session, spec, params, general.get("skip_check", ()))
         if session.runtime.precision != "fp32" and "precision_agreement" not in found.not_run:
-            with _session(model, batch, spec, asked, ("fp32", device, "off", general.get("output"))) as exact:
+            with _session(model, batch, spec, asked, ("fp32", device, "off", general.get("logits_key"))) as exact:
                 found = _with_agreement(found, session, exact, (spec, params))
         if activation == "auto":
             activation = session.final_activation or "softmax"
@@ -314,7 +314,7 @@ def _session(
     if isinstance(model, Model):
         loaded = model.loaded
         key = output if output is not None or loaded.output is None else loaded.output.key
-        wanted = replace(options, output=key, classes=(loaded.num_classes,))
+        wanted = replace(options, logits_key=key, classes=(loaded.num_classes,))
         session, fallen_back = opened(lambda each: model.session(wanted, each, probe), runtime)
         session.notes.extend(note for note in fallen_back if note not in session.notes)
         yield session

@@ -64,7 +64,7 @@ class TargetSettings:
         layers: Layer names; empty for the default.
         classes: ``--class`` specs; empty for the predicted class.
         score: ``logit``, ``probability`` or ``log-probability``.
-        output: Dotted path to the class scores in what the network returns.
+        logits_key: Dotted path to the class scores in what the network returns.
         activation: How logits become probabilities; ``auto`` reads it off the network.
         top: How many predictions a record lists.
         sanity: Compare each map with those of the network with random weights.
@@ -75,7 +75,7 @@ class TargetSettings:
     layers: tuple[str, ...] = ()
     classes: tuple[str, ...] = ("pred",)
     score: str = "logit"
-    output: str | None = None
+    logits_key: str | None = None
     activation: str = "auto"
     top: int = 5
     sanity: bool = False
@@ -140,7 +140,7 @@ class RunSettings:
     draw: DrawSettings = field(default_factory=DrawSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
     limit: int | None = None
-    nul: bool = False
+    null: bool = False
 
     def options(self) -> dict[str, Any]:
         """Every resolved option by its long name, as plain JSON: ``options`` of the report."""

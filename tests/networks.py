@@ -388,7 +388,7 @@ TOYS: dict[str, Toy] = {
 
 
 def _outputs() -> dict[str, tuple[Callable[[Tensor, Tensor], Any], str | None]]:
-    """How class scores come back, and the --output that finds them (None where nobody need say)."""
+    """How class scores come back, and the --logits-key that finds them (None where nobody need say)."""
     return {
         "tensor": (lambda z, a: z, None),
         "[N, K, 1, 1]": (lambda z, a: z[:, :, None, None], None),

@@ -91,7 +91,7 @@ def test_the_written_file_read_again_still_fools_the_network(
 
 
 def test_a_class_is_reached_and_explained_and_another_command_says_so(sample_images: Path, tmp_path: Path) -> None:
-    params = {"to": "goldfish", "epsilon": "6/255", "explain": "gradcam"}
+    params = {"target_class": "goldfish", "epsilon": "6/255", "explain": "gradcam"}
     report, _ = run(sample_images / "espresso.jpg", tmp_path / "a", model=BUNDLED, params=params)
     [row] = report["images"]
     assert row["to"] == row["adversarial_predictions"][0]["label"] == "goldfish"
@@ -190,7 +190,7 @@ def test_images_that_are_there_already_are_not_counted(photographs: Path, tmp_pa
     clean, _ = run(photographs, tmp_path / "a", params=NONE)
     label = clean["images"][0]["predictions"][0]["label"]
     there = sum(row["predictions"][0]["label"] == label for row in clean["images"])
-    report, _ = run(photographs, tmp_path / "b", params={"to": label, "curve": "0,8"})
+    report, _ = run(photographs, tmp_path / "b", params={"target_class": label, "curve": "0,8"})
     summary = report["summary"]["adversarial"]
     assert (summary["already"], summary["attacked"]) == (there, 5 - there)
     first = report["images"][0]
@@ -257,7 +257,7 @@ def test_the_curve_is_that_of_single_runs(digit_folder: tuple[Path, ModelSpec], 
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"to": "no such thing"}, "no such thing"),
+        ({"target_class": "no such thing"}, "no such thing"),
         ({"epsilon": "8"}, "8/255"),
         ({"curve": "a"}, "--curve"),
         ({"explain": "nomethod"}, "nomethod"),
@@ -277,7 +277,7 @@ def test_requests_that_cannot_be_met_fail_before_anything_is_written(
 def test_a_class_to_explain_is_refused_with_the_option_that_is_meant(photographs: Path, tmp_path: Path) -> None:
     with pytest.raises(CnnvizError, match="--class 3") as error:
         run(photographs, tmp_path, classes=("3",))
-    assert "--to 3" in str(error.value.hint)
+    assert "--target-class 3" in str(error.value.hint)
 
 
 def test_the_command_line_has_the_options(
@@ -285,7 +285,7 @@ def test_the_command_line_has_the_options(
 ) -> None:
     words = ["adversarial", str(photographs / "0.png"), "-o", str(tmp_path / "o"), "--model", TINY.model]
     words += ["--input-size", "64", "--resize", "64", "--attack", "ifgsm", "--epsilon", "0.05", "--step-size", "2/255"]
-    assert app.main([*words, "--to", "2", "--amplify", "3", "--at", "input", "--curve", "0,1", "-q"]) == 0
+    assert app.main([*words, "--target-class", "2", "--amplify", "3", "--at", "input", "--curve", "0,1", "-q"]) == 0
     capsys.readouterr()
     report = json.loads((tmp_path / "o" / "report.json").read_text())
     assert report["options"]["epsilon"] == "0.05"

@@ -119,7 +119,7 @@ def test_names_and_commands() -> None:
 
 
 def test_listing_methods_needs_no_torch() -> None:
-    code = "import sys; from cnnviz import catalog; lookup.all_methods(); print('torch' in sys.modules)"
+    code = "import sys; from cnnviz.registry import lookup; lookup.all_methods(); print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 

@@ -53,7 +53,7 @@ LONG = """--model resnet50 --weights none --checkpoint best.pth --trust-checkpoi
     --input-size 3,192,256 --mean 0.1,0.2,0.3 --std 0.4,0.5,0.6 --resize 260 --no-crop --layer layer4 --layer -2
     --class 282 --class top:3 --score probability --device cuda:1 --precision bf16 --compile off --batch-size 8
     --workers 3 --out here --resume --save raw,panel --scale fixed:0,2.5 --colormap viridis --alpha 0.25
-    --image-format webp --png-level 9 --seed 11 --limit 5 --fail-fast --nul --top 2 --output logits
+    --image-format webp --png-level 9 --seed 11 --limit 5 --fail-fast --null --top 2 --logits-key logits
     --activation sigmoid --counterfactual --quiet""".split()
 SHORT = {
     "--model": "-m",
@@ -63,7 +63,7 @@ SHORT = {
     "--batch-size": "-b",
     "--workers": "-j",
     "--out": "-o",
-    "--nul": "-0",
+    "--null": "-0",
     "--quiet": "-q",
 }
 
@@ -94,7 +94,7 @@ def test_every_option_arrives(fake: FakePipeline, args: list[str]) -> None:
             layers=("layer4", "-2"),
             classes=("282", "top:3"),
             score="probability",
-            output="logits",
+            logits_key="logits",
             activation="sigmoid",
             top=2,
         ),
@@ -102,7 +102,7 @@ def test_every_option_arrives(fake: FakePipeline, args: list[str]) -> None:
         draw=DrawSettings(("raw", "panel"), "fixed:0,2.5", "viridis", 0.25, "webp", 9),
         output=OutputSettings("here", resume=True, overwrite=False, fail_fast=True),
         limit=5,
-        nul=True,
+        null=True,
     )
 
 
@@ -270,7 +270,7 @@ def test_a_reader_that_went_away_is_no_error(args: list[str]) -> None:
 CONTRACT = """-m --model --weights --checkpoint --trust-checkpoint --num-classes --labels --input-size --mean --std
     --resize --view --no-crop -l --layer -c --class --score -d --device --precision --compile -b --batch-size -j
     --workers -o --out --resume --overwrite --save --scale --colormap --alpha --image-format --png-level --seed --config
-    -q -v --json --limit --fail-fast -0 --top --output --activation""".split()
+    -q -v --json --limit --fail-fast -0 --top --logits-key --activation""".split()
 
 
 @pytest.mark.parametrize("command", ["cam", "gradcam"])

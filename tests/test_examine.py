@@ -213,7 +213,7 @@ def test_the_output_that_the_others_feed_is_explained_and_told() -> None:
     found = cnnviz.explain(network, x)
     torch.testing.assert_close(found.logits, network(x)[1].detach(), rtol=1e-4, atol=1e-5)
     assert found.checks["output"]["key"] == "1"
-    assert any("--output 0" in note for note in found.notes)
+    assert any("--logits-key 0" in note for note in found.notes)
 
 
 class TwoTasks(nets.Body):
@@ -225,4 +225,4 @@ class TwoTasks(nets.Body):
 def test_two_outputs_that_may_both_be_meant_are_refused_with_their_shapes() -> None:
     with pytest.raises(CnnvizError, match=r"kind \[N, 4\], colour \[N, 4\]") as raised:
         cnnviz.explain(nets.seeded(TwoTasks)().eval(), torch.randn(1, 3, 32, 32))
-    assert "--output kind or --output colour" in raised.value.hint
+    assert "--logits-key kind or --logits-key colour" in raised.value.hint

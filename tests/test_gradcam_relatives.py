@@ -371,13 +371,13 @@ def test_an_image_that_is_not_finite_costs_the_others_nothing(method: str) -> No
 
 
 @pytest.mark.parametrize("name", ["plain", "residual", "deep head", "silu"])
-@pytest.mark.parametrize("options", [{"references": 2}, {"references": 9, "strength": 0.5}, {"against": 2}])
+@pytest.mark.parametrize("options", [{"references": 2}, {"references": 9, "strength": 0.5}, {"contrast_class": 2}])
 def test_finercam(name: str, options: dict[str, Any]) -> None:
     expected, compared = [], []
     for (a, _, head), c in zip(_layers(name), CLASSES, strict=True):
         logits = head(torch.from_numpy(a)[None])[0].tolist()
         near = sorted((i for i in range(len(logits)) if i != c), key=lambda i: (abs(logits[i] - logits[c]), i))
-        others = [options["against"]] if "against" in options else near[: options["references"]]
+        others = [options["contrast_class"]] if "contrast_class" in options else near[: options["references"]]
         expected.append(oracle.finer(head, a, c, others, options.get("strength", 1.0)))
         compared.append(others)
     found = explained(name, "finercam", **options)
@@ -400,7 +400,7 @@ def test_finercam_of_one_logit_compares_it_with_its_negative() -> None:
     [
         ({"score": "probability", "target": 1}, "compares the logits"),
         ({"target": lambda logits: logits[:, 0]}, "compares the logits"),
-        ({"against": 9, "target": 1}, "against=9: the network has 4 classes"),
+        ({"contrast_class": 9, "target": 1}, "contrast_class=9: the network has 4 classes"),
     ],
 )
 def test_finercam_needs_classes(asked: dict[str, Any], message: str) -> None:

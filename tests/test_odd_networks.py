@@ -41,8 +41,8 @@ def report(out: Path) -> dict[str, Any]:
         ("two_inputs", "takes 2 inputs (x, mask)", "fills in mask"),
         ("exits", "the network's code raised SystemExit: 0", "mend its code"),
         ("exits_itself", "raised SystemExit: 0", ""),
-        ("no_classes", "scores of shape [1, 0] for 1 image", "--output KEY"),
-        ("no_rows", "scores of shape [0, 4] for 1 image", "--output KEY"),
+        ("no_classes", "scores of shape [1, 0] for 1 image", "--logits-key KEY"),
+        ("no_rows", "scores of shape [0, 4] for 1 image", "--logits-key KEY"),
         ("detached", "No gradient passes", "occlusion or rise"),
     ],
 )

@@ -32,10 +32,10 @@ def test_class_scores_are_found(kind: str, hooks: bool, monkeypatch: pytest.Monk
         monkeypatch.setattr(session, "trace", lambda *args: None)
     _, key = nets.OUTPUTS[kind]
     network = nets.with_output(kind)
-    _same(cnnviz.explain(network, nets.images(), target=1, layer="conv", output=key), expected)
+    _same(cnnviz.explain(network, nets.images(), target=1, layer="conv", logits_key=key), expected)
     if not hooks:
         model = nets.as_model(network.requires_grad_(False))
-        _same(cnnviz.explain(model, nets.images(), target=1, layer="conv", output=key), expected)
+        _same(cnnviz.explain(model, nets.images(), target=1, layer="conv", logits_key=key), expected)
 
 
 def test_one_score_an_image() -> None:
@@ -55,25 +55,25 @@ def test_one_score_an_image() -> None:
 )
 def test_a_wrong_output_key(key: str, message: str, hint: str) -> None:
     with pytest.raises(CnnvizError, match=message) as raised:
-        cnnviz.explain(nets.with_output("dict"), nets.images(), output=key)
+        cnnviz.explain(nets.with_output("dict"), nets.images(), logits_key=key)
     assert hint in raised.value.hint
 
 
 def test_an_index_that_a_tuple_does_not_have() -> None:
-    with pytest.raises(CnnvizError, match="--output 2: tuple has no '2'"):
-        cnnviz.explain(nets.with_output("tuple"), nets.images(), output="2")
+    with pytest.raises(CnnvizError, match="--logits-key 2: tuple has no '2'"):
+        cnnviz.explain(nets.with_output("tuple"), nets.images(), logits_key="2")
 
 
 def test_an_output_that_is_a_map() -> None:
     with pytest.raises(CnnvizError, match=r"\[3, 6, 6, 8\]; a classifier's is \[N, K\]|\[1, 6, 6, 8\]") as raised:
-        cnnviz.explain(nets.with_output("tuple"), nets.images(), output="1", layer="stem")
-    assert "--output" in raised.value.hint
+        cnnviz.explain(nets.with_output("tuple"), nets.images(), logits_key="1", layer="stem")
+    assert "--logits-key" in raised.value.hint
 
 
 def test_no_tensor_at_all() -> None:
     with pytest.raises(CnnvizError, match="no tensor of class scores") as raised:
         cnnviz.explain(nets.with_pack(lambda z, a: "nothing"), nets.images())
-    assert "--output" in raised.value.hint
+    assert "--logits-key" in raised.value.hint
 
 
 @pytest.mark.parametrize(

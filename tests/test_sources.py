@@ -32,8 +32,8 @@ def make(root: Path, *names: str) -> Path:
     return root
 
 
-def find(*inputs: str | Path, stdin: bytes = b"", nul: bool = False) -> list[ImageRef]:
-    options = SourceOptions(nul=nul)
+def find(*inputs: str | Path, stdin: bytes = b"", null: bool = False) -> list[ImageRef]:
+    options = SourceOptions(null=null)
     return list(find_images([str(item) for item in inputs], options, io.BytesIO(stdin)))
 
 
@@ -211,7 +211,7 @@ def test_standard_input_separated_by_nul(tmp_path: Path) -> None:
     odd = os.fsencode(tmp_path) + b"/two\nlines \xff.jpg"
     with open(odd, "wb") as stream:
         stream.write(JPEG)
-    [ref] = find("-", stdin=odd + b"\0", nul=True)
+    [ref] = find("-", stdin=odd + b"\0", null=True)
     assert os.fsencode(ref.uri) == odd
     assert read_bytes(ref) == JPEG
     assert ref.name.endswith("two_lines _.jpg")

@@ -72,7 +72,9 @@ def run(inputs: Path, out: Path, model: ModelSpec = TINY, **options: Any) -> tup
         inputs=(str(inputs),),
         model=model,
         target=TargetSettings(
-            method="top-patches", layers=options.pop("layers", ("3",)), params={"with": "none", **options.pop("p", {})}
+            method="top-patches",
+            layers=options.pop("layers", ("3",)),
+            params={"patch_gradient": "none", **options.pop("p", {})},
         ),
         runtime=RuntimeSettings(batch_size=options.pop("batch", 4), seed=options.pop("seed", 0)),
         output=OutputSettings(out=str(out), overwrite=True),
@@ -177,7 +179,7 @@ CORNERS = {"red": [(40, 30), (150, 120), (90, 70), (60, 110)], "blue": [(120, 40
 
 
 def test_fields_and_crops_sit_on_what_the_unit_likes(fixed: ModelSpec, dots: Path, tmp_path: Path) -> None:
-    options = {"units": "0,1,2", "patches": 3, "crops": True, "with": "saliency"}
+    options = {"units": "0,1,2", "patches": 3, "crops": True, "patch_gradient": "saliency"}
     report, _ = run(dots, tmp_path, fixed, layers=("act",), p=options)
     for row, colour, channel in zip(report["units"], ("red", "blue"), (0, 2), strict=False):
         assert len(row["patches"]) == 3
@@ -262,13 +264,13 @@ def test_a_bounded_default_layer_is_ranked_before_its_bound(fixed: ModelSpec, do
     """ReLU6 of values times 100 holds every red patch at 6; before it the reddest is the first."""
     model = ModelSpec(model=fixed.model.replace(":fixed", ":bounded"), input_size=(3, 64, 64), resize=80,
                       mean=(0.0,) * 3, std=(0.01,) * 3)  # fmt: skip
-    report, reporter = run(dots, tmp_path, model, layers=(), p={"units": "0", "patches": 2, "with": "guided"})
+    report, reporter = run(dots, tmp_path, model, layers=(), p={"units": "0", "patches": 2, "patch_gradient": "guided"})
     [unit] = report["units"]
     assert unit["layer"] == "conv"
     assert unit["patches"][0]["activation"] > 6
     assert [Path(patch["path"]).name for patch in unit["patches"]] == ["0.png", "1.png"]
     assert any("conv before it is taken" in note for note in reporter.notes)
-    held, _ = run(dots, tmp_path, model, layers=("act",), p={"units": "0", "patches": 2, "with": "guided"})
+    held, _ = run(dots, tmp_path, model, layers=("act",), p={"units": "0", "patches": 2, "patch_gradient": "guided"})
     assert [patch["activation"] for patch in held["units"][0]["patches"]] == [6.0, 6.0]
     strip = np.asarray(Image.open(tmp_path / held["units"][0]["file"]))[220:380, 10:170]
     assert strip.std() > 5  # the gradient passes the unit's own bound
@@ -277,7 +279,9 @@ def test_a_bounded_default_layer_is_ranked_before_its_bound(fixed: ModelSpec, do
 def test_a_network_that_cannot_be_traced_shows_whole_images(fixed: ModelSpec, dots: Path, tmp_path: Path) -> None:
     model = ModelSpec(model=fixed.model.replace(":fixed", ":asking"), input_size=(3, 64, 64), resize=80,
                       mean=(0.0,) * 3, std=(1.0,) * 3)  # fmt: skip
-    report, reporter = run(dots, tmp_path, model, layers=("act",), p={"units": "0", "patches": 2, "with": "guided"})
+    report, reporter = run(
+        dots, tmp_path, model, layers=("act",), p={"units": "0", "patches": 2, "patch_gradient": "guided"}
+    )
     plain, _ = run(dots, tmp_path / "traced", fixed, layers=("act",), p={"units": "0", "patches": 2})
     for here, there in zip(report["units"][0]["patches"], plain["units"][0]["patches"], strict=True):
         assert (here["path"], here["position"]) == (there["path"], there["position"])
@@ -294,7 +298,7 @@ def test_against_another_model(photos: Path, tmp_path: Path) -> None:
     other = ModelSpec(model=TINY.model, checkpoint=str(tmp_path / "other.pt"), input_size=(3, 64, 64), resize=64)
     options = {"units": "2,5,8", "patches": 4}
     before, _ = run(photos, tmp_path / "a", other, p=options)
-    after, _ = run(photos, tmp_path / "b", p={**options, "against": str(tmp_path / "a")})
+    after, _ = run(photos, tmp_path / "b", p={**options, "compare_to": str(tmp_path / "a")})
     assert [row["unit"] for row in after["changes"]] == [5, 2, 8]
     then, now = ([p["path"] for p in report["units"][1]["patches"]] for report in (before, after))
     assert after["changes"][0]["overlap"] == len(set(then) & set(now)) / len(set(then) | set(now)) < 1
@@ -320,13 +324,15 @@ def test_reports_that_cannot_be_compared(photos: Path, tmp_path: Path, layer: st
     (tmp_path / "plain").write_text("{}")
     run(photos, tmp_path / "a", p={"units": "1", "patches": 2})
     with pytest.raises(CnnvizError, match=said):
-        run(photos, tmp_path / "c", layers=(layer,), p={"units": "1", "against": str(tmp_path / path)})
+        run(photos, tmp_path / "c", layers=(layer,), p={"units": "1", "compare_to": str(tmp_path / path)})
 
 
 def test_the_grey_digits(tmp_path: Path) -> None:
     model = digits.trained(tmp_path)
     folder = digits.write(tmp_path / "digits", 60)
-    report, _ = run(folder, tmp_path / "out", model, layers=("4",), p={"units": "0-9", "patches": 5, "with": "guided"})
+    report, _ = run(
+        folder, tmp_path / "out", model, layers=("4",), p={"units": "0-9", "patches": 5, "patch_gradient": "guided"}
+    )
     assert len(report["units"]) == 10
     alive = [row for row in report["units"] if row["activated"]]
     # Units of a trained network agree more with the ten classes than drawing five of sixty digits does: 0.35.
@@ -341,7 +347,7 @@ def test_the_grey_digits(tmp_path: Path) -> None:
 def test_pictures_differ_by_rule_and_are_the_same_twice(photos: Path, tmp_path: Path) -> None:
     seen = {}
     for rule in ("guided", "deconvnet", "saliency", "guided "):
-        run(photos, tmp_path, p={"units": "3", "patches": 2, "with": rule.strip()})
+        run(photos, tmp_path, p={"units": "3", "patches": 2, "patch_gradient": rule.strip()})
         seen[rule] = (tmp_path / "units" / "3.3.png").read_bytes()
     assert seen["guided"] == seen["guided "]
     assert len(set(seen.values())) == 3
@@ -399,10 +405,13 @@ def test_gradients_lie_where_the_crop_shows_their_pixel() -> None:
 
 def test_the_command_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["-m", TINY.model, "--input-size", "64", "--resize", "64", "-o", str(tmp_path / "o"), "-l", "3"]
-    assert app.main(["top-patches", str(photos), "--units", "1,2", "--with", "guided", "--patches", "3", *words]) == 0
+    assert (
+        app.main(["top-patches", str(photos), "--units", "1,2", "--patch-gradient", "guided", "--patches", "3", *words])
+        == 0
+    )
     report = json.loads((tmp_path / "o" / "report.json").read_text())
     assert report["command"] == "top-patches"
-    assert report["options"]["with"] == "guided"
+    assert report["options"]["patch_gradient"] == "guided"
     assert report["summary"]["receptive_field"]["size"] == [13, 13]
     page = (tmp_path / "o" / "index.html").read_text()
     assert "sheet.png" in page

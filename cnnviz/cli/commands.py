@@ -170,5 +170,5 @@ def _settings(spec: MethodSpec, shared: Shared, given: Mapping[str, Any]) -> Run
         draw=shared.draw(),
         output=shared.output_settings(spec.command),
         limit=shared.limit,
-        nul=shared.nul,
+        null=shared.null,
     )

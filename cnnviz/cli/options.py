@@ -52,9 +52,9 @@ class Shared:
             show_default=False,
         ),
     ] = None
-    nul: Annotated[
+    null: Annotated[
         bool,
-        _option("--nul", "-0", panel=_INPUT, help="Paths on standard input end in NUL, not in a newline."),
+        _option("--null", "-0", panel=_INPUT, help="Paths on standard input end in NUL, not in a newline."),
     ] = False
     limit: Annotated[int | None, _option("--limit", panel=_INPUT, metavar="N", help="Stop after N images.")] = None
     config: Annotated[
@@ -142,10 +142,10 @@ class Shared:
         ),
     ] = "crop"
     no_crop: Annotated[bool, _option("--no-crop", panel=_MODEL, help="Short for --view whole.")] = False
-    output: Annotated[
+    logits_key: Annotated[
         str | None,
         _option(
-            "--output", panel=_MODEL, metavar="KEY", help="Key or index of the class scores in the model's output."
+            "--logits-key", panel=_MODEL, metavar="KEY", help="Key or index of the class scores in the model's output."
         ),
     ] = None
     activation: Annotated[
@@ -353,7 +353,7 @@ class Shared:
             layers=tuple(self.layer or ()),
             classes=tuple(self.class_ or ("pred",)),
             score=self.score,
-            output=self.output,
+            logits_key=self.logits_key,
             activation=self.activation,
             top=self.top,
             sanity=self.sanity,

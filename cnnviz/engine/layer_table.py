@@ -81,7 +81,7 @@ def layer_table(
     """
     image = probe_image(input_size)
     with rt.scope():
-        select = selector(check_runs(module, name, image, SessionOptions(output=output)).key)
+        select = selector(check_runs(module, name, image, SessionOptions(logits_key=output)).key)
         graph = trace(module, image, select)
         return _untraced(watched(module, image), name, image) if graph is None else _traced(module, graph, name)
 

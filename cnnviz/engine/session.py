@@ -41,7 +41,7 @@ class SessionOptions:
 
     Attributes:
         cut: Where the network is cut.
-        output: Dotted path to the class scores in the network's return value.
+        logits_key: Dotted path to the class scores in the network's return value.
         compile: Compile the trunk.
         batch_size: Batch to compile for.
         private: Prepare a private copy (folded, packed); otherwise run the given modules as they are.
@@ -49,7 +49,7 @@ class SessionOptions:
     """
 
     cut: Cut = field(default_factory=Cut.at_layers)
-    output: str | None = None
+    logits_key: str | None = None
     compile: bool = False
     batch_size: int = 16
     private: bool = True
@@ -258,7 +258,7 @@ def prepare(
         where = next((p.device for p in module.parameters()), torch.device("cpu"))
         image = probe_image(probe).to(where)
         choice = check_runs(module, name, image, options)
-        options = replace(options, output=choice.key)
+        options = replace(options, logits_key=choice.key)
         graph = trace(module, image, selector(choice.key))
         if graph is None:
             session = _by_hooks(module, name, image, runtime, options)
@@ -292,7 +292,7 @@ def check_runs(module: nn.Module, name: str, image: Tensor, options: SessionOpti
         )
         raise cannot_run(module, name, error, otherwise) from error
     leaf = image.detach().clone().requires_grad_()
-    choice = choose_output(value, options.output, options.classes, lambda: module(leaf * 1))
+    choice = choose_output(value, options.logits_key, options.classes, lambda: module(leaf * 1))
     check_rows(tuple(select_output(value, choice.key).shape), len(image), name)
     return choice
 
@@ -388,7 +388,7 @@ def check_rows(shape: tuple[int, ...], images: int, name: str) -> None:
     raise CnnvizError(
         f"{name} returned scores of shape {list(shape)} for {images} image{'s' * (images != 1)}; "
         "expected one row of class scores for each image.",
-        "Choose another output with --output KEY, or correct the network's forward.",
+        "Choose another output with --logits-key KEY, or correct the network's forward.",
     )
 
 
@@ -402,7 +402,7 @@ def two_dim(logits: Tensor) -> Tensor:
     if flat.dim() != 2:
         raise CnnvizError(
             f"The explained output has shape {list(flat.shape)}; a classifier's is [N, K].",
-            "Choose the class scores with --output KEY.",
+            "Choose the class scores with --logits-key KEY.",
         )
     return flat
 
@@ -426,7 +426,7 @@ def _compile(
 
 def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions) -> Session:
     """Explain by hooks on the module itself, in float32 where it lives."""
-    select = selector(options.output)
+    select = selector(options.logits_key)
     if options.private and image.device != runtime.device:
         module = copy.deepcopy(module).to(runtime.device)
         image = image.to(runtime.device)

@@ -79,13 +79,13 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
-    """How to read the INPUTs: at most ``limit`` images; ``nul``: standard input is NUL-separated.
+    """How to read the INPUTs: at most ``limit`` images; ``null``: standard input is NUL-separated.
 
     ``told`` gets the path of each folder that is passed over because it is the output of a run.
     """
 
     limit: int | None = None
-    nul: bool = False
+    null: bool = False
     told: Told | None = None
 
 
@@ -150,7 +150,7 @@ def is_url(uri: str) -> bool:
 def _finder(text: str, options: SourceOptions, stdin: BinaryIO | None) -> Finder:
     """What lists one INPUT. Runs what can be checked before the first image."""
     if text == "-":
-        return lambda: _from_lines(_split(stdin or sys.stdin.buffer, b"\0" if options.nul else b"\n"), "")
+        return lambda: _from_lines(_split(stdin or sys.stdin.buffer, b"\0" if options.null else b"\n"), "")
     if is_url(text):
         return _remote(text, options.told)
     if os.path.isdir(text):

@@ -47,7 +47,7 @@ class Sanity:
         with torch.inference_mode(False):
             for parameter in module.parameters():
                 parameter.data = parameter.detach().clone()
-        options = SessionOptions(cut, prepared.settings.target.output, private=False)
+        options = SessionOptions(cut, prepared.settings.target.logits_key, private=False)
         shape = prepared.preprocess.input_size
         runtime = rt.Runtime(prepared.runtime.device, "fp32")
         self._session = prepare(module, prepared.loaded.name, shape, runtime, options)

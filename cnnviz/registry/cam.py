@@ -126,7 +126,9 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         params=(
             Param("references", "int", 3, "Classes with the nearest logits to compare with.", minimum=1),
             Param("strength", "float", 1.0, "Share of the references' logits that is subtracted.", minimum=0),
-            Param("against", "int", -1, "Index of the one class to compare with; -1 takes the nearest.", minimum=-1),
+            Param(
+                "contrast_class", "int", -1, "Index of the one class to compare with; -1 takes the nearest.", minimum=-1
+            ),
         ),
         backward="1 (head)",
     ),

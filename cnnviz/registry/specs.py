@@ -107,7 +107,7 @@ HIDDEN_FROM_STUDIES = tuple(
 
 # Shared options that mean nothing to a study that looks at no images: what is decoded, shown to the network and listed.
 HIDDEN_WITHOUT_INPUT = tuple(
-    "inputs nul limit fail_fast mean std resize view no_crop activation top batch_size workers compile".split()
+    "inputs null limit fail_fast mean std resize view no_crop activation top batch_size workers compile".split()
 )
 
 

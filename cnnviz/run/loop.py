@@ -166,7 +166,7 @@ class Loop:
         self, run_folder: RunFolder | None, stdin: BinaryIO | None
     ) -> Iterator[tuple[ImageRef, FinishedRecord | None]]:
         """The inputs, and their records if an earlier run finished them."""
-        refs = find_images(self.settings.inputs, SourceOptions(nul=self.settings.nul, told=self._pass_over), stdin)
+        refs = find_images(self.settings.inputs, SourceOptions(null=self.settings.null, told=self._pass_over), stdin)
         for ref in refs:
             if self._stop or (self.settings.limit is not None and self.counts.inputs >= self.settings.limit):
                 return

@@ -96,7 +96,7 @@ class PreparedModel:
         self.runtime = rt.resolve(settings.runtime.device, settings.runtime.precision)
         self.lanes = rt.lanes(self.runtime.device)
         self.batch_size = settings.runtime.batch_size or self._default_batch_size(total)
-        self.loaded = adapt(load(settings.model, settings.target.output))
+        self.loaded = adapt(load(settings.model, settings.target.logits_key))
         # Beside the preparation: a large network takes a second.
         self._weights = ThreadPoolExecutor(1).submit(weights_sha256, self.loaded.module)
         for text in self.loaded.notes:
@@ -157,13 +157,13 @@ class PreparedModel:
             return tuple(f"class {index}" for index in range(max(outputs, 1)))
         raise CnnvizError(
             f"There are {len(labels)} labels, but the network has {outputs} outputs.",
-            "Give --labels with one name a class, or choose the class scores with --output.",
+            "Give --labels with one name a class, or choose the class scores with --logits-key.",
         )
 
     def open(self, cut: Cut, *, compile_it: bool = False) -> Session:
         """A session of this network, cut elsewhere."""
         loaded = self.loaded
-        key = loaded.output.key if loaded.output is not None else self.settings.target.output
+        key = loaded.output.key if loaded.output is not None else self.settings.target.logits_key
         options = SessionOptions(cut, key, compile_it, self.batch_size, classes=(loaded.num_classes,))
         session, told = opened(
             lambda runtime: prepare(loaded.module, loaded.name, self.preprocess.input_size, runtime, options),

@@ -105,7 +105,7 @@ def _separate(whole: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule, tu
     if logits not in in_head and logits not in targets:
         raise CnnvizError(
             "The chosen layer does not influence the explained output.",
-            "Name another layer with --layer, or another output with --output.",
+            "Name another layer with --layer, or another output with --logits-key.",
         )
     outer = list(dict.fromkeys(t for t in targets if t not in above))
     inner = list(dict.fromkeys(t for t in targets if t in above))

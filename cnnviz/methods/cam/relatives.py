@@ -189,21 +189,21 @@ def finercam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Hea
         z = z_c - s * mean over d of z_d,    then Grad-CAM of z
 
     Zhang et al., "Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation", CVPR 2025. The d
-    are the ``references`` classes whose logits are nearest to that of the class, or the one that ``against`` names; s
+    are the ``references`` classes whose logits are nearest to that of the class, or ``contrast_class``; s
     is ``strength``, at 0 the map is Grad-CAM. (The authors' code weighs the references by their probabilities and
     differentiates these weights too; here they count alike.)
 
     Args:
         run: A forward pass with activations [N, C, h, w].
         target: The logit of a class.
-        params: ``references``, ``strength``, ``against`` (-1: the nearest ones).
+        params: ``references``, ``strength``, ``contrast_class`` (-1: the nearest ones).
 
     Returns:
         Heatmap with values [N, h, w] >= 0, in units of the score; score ``references``: the indices of the classes
         that each image's class was compared with.
 
     Raises:
-        CnnvizError: The target is no class's logit, or ``against`` is no class.
+        CnnvizError: The target is no class's logit, or ``contrast_class`` is no class.
     """
     if not isinstance(target, ClassTarget) or target.score != "logit":
         raise CnnvizError("Finer-CAM compares the logits of classes.", "Ask for a class, and leave --score out.")
@@ -218,10 +218,12 @@ def finercam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Hea
 def _references(by_class: Tensor, asked: Tensor, params: Mapping[str, Any]) -> Tensor:
     """Indices [N, n] of the classes to compare with."""
     count, classes = by_class.shape
-    if params["against"] >= 0:
-        if params["against"] >= classes:
-            raise CnnvizError(f"against={params['against']}: the network has {classes} classes.", "Name one of them.")
-        return torch.full((count, 1), params["against"], device=by_class.device)
+    if params["contrast_class"] >= 0:
+        if params["contrast_class"] >= classes:
+            raise CnnvizError(
+                f"contrast_class={params['contrast_class']}: the network has {classes} classes.", "Name one of them."
+            )
+        return torch.full((count, 1), params["contrast_class"], device=by_class.device)
     distance = (by_class - by_class.gather(1, asked[:, None])).abs()
     distance.scatter_(1, asked[:, None], torch.inf)
     order = torch.argsort(distance, dim=1, stable=True)

@@ -48,7 +48,7 @@ class OutputChoice:
         """What a person should be told; None where nothing was guessed."""
         if not self.guessed:
             return None
-        rest = ", ".join(f"--output {key} for {_as_batch(shape)}" for key, shape in self.others[:_SHOWN])
+        rest = ", ".join(f"--logits-key {key} for {_as_batch(shape)}" for key, shape in self.others[:_SHOWN])
         return f"output {self.key} {_as_batch(self.shape)} is explained because {self.why}; choose another with {rest}"
 
 
@@ -61,7 +61,7 @@ def choose_output(value: Any, key: str | None, classes: Sequence[int], again: Ca
 
     Args:
         value: What the network returned.
-        key: What was asked for with ``--output``, or None.
+        key: What was asked for with ``--logits-key``, or None.
         classes: Numbers of classes that would fit, as ``--labels`` or ``--num-classes`` say; empty if nobody said.
         again: Runs the network once more, with gradients, to see which output feeds which.
 
@@ -103,7 +103,7 @@ def _settled(
         return last[0], "the others are computed on the way to it", True
     listed = ", ".join(f"{name} {_as_batch(tuple(t.shape))}" for name, t in found[:_SHOWN])
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    flags = " or ".join(f"--output {name}" for name in list(scores)[:_SHOWN])
+    flags = " or ".join(f"--logits-key {name}" for name in list(scores)[:_SHOWN])
     raise CnnvizError(
         f"The network returns several tensors that may be class scores: {listed}{more}.",
         f"Say which is explained with {flags}, or how many classes there are with --num-classes or --labels.",
@@ -200,7 +200,7 @@ def select_output(value: Any, key: str | None = None) -> Any:
     if found is None:
         raise CnnvizError(
             f"The network returned {type(value).__name__}, in which no tensor of class scores was found.",
-            "Name it with --output KEY, such as --output logits or --output 0.",
+            "Name it with --logits-key KEY, such as --logits-key logits or --logits-key 0.",
         )
     return found
 
@@ -224,7 +224,7 @@ def _step(value: Any, part: str, key: str) -> Any:
     else:
         names = list(getattr(value, "_fields", ())) or [n for n in getattr(value, "__dict__", {}) if n[0] != "_"]
     hint = nearest(part, names) or f"Available: {', '.join(names) or 'nothing to choose from'}."
-    raise CnnvizError(f"--output {key}: {type(value).__name__} has no {part!r}.", hint)
+    raise CnnvizError(f"--logits-key {key}: {type(value).__name__} has no {part!r}.", hint)
 
 
 def _first_tensor(value: Any) -> Any:

@@ -80,7 +80,7 @@ def load(spec: ModelSpec, output: str | None = None) -> LoadedModel:
 
     Args:
         spec: The options.
-        output: Path to the class scores in what the network returns, as ``--output``.
+        output: Path to the class scores in what the network returns, as ``--logits-key``.
 
     Raises:
         CnnvizError: with the remedy, if any option does not fit.

@@ -80,11 +80,11 @@ class Adversarial(Study):
             if spec not in {"pred", "folder"} and not spec.lower().endswith(".csv"):
                 raise CnnvizError(
                     f"--class {spec}: here --class says where labels come from.",
-                    f"Use --to {spec} for the class to reach, --class folder or --class FILE.csv for labels.",
+                    f"Use --target-class {spec} for the class to reach, --class folder or --class FILE.csv for labels.",
                 )
         # What differs between this session and one that reads the file again must not undo the attack.
         self.choice = Choice(params, prepared.runtime.tolerance, prepared.settings.runtime.seed)
-        self.target = None if params["to"] is None else prepared.classes.resolve(params["to"])
+        self.target = None if params["target_class"] is None else prepared.classes.resolve(params["target_class"])
         self.network = attacks.of_session(prepared.session, prepared.preprocess)
         self.whole = params["at"] == "image"
         self.again, self.read_with = (prepared.preprocess, "") if self.whole else _as_it_is(prepared.preprocess)

@@ -113,9 +113,9 @@ class ClassMap(Study):
 
     @classmethod
     def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: Mapping[str, Any]) -> LoadedModel:
-        key = settings.target.output
+        key = settings.target.logits_key
         probe = probe_image(loaded.preprocess.input_size)
-        asked = SessionOptions(output=key, classes=(loaded.num_classes,))
+        asked = SessionOptions(logits_key=key, classes=(loaded.num_classes,))
         key = check_runs(loaded.module, loaded.name, probe, asked).key
         graph = trace(loaded.module, probe, selector(key))
         if graph is None:

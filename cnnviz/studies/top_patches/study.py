@@ -39,7 +39,7 @@ from cnnviz.studies.top_patches.unit_changes import changes, recorded
 from cnnviz.studies.unit_selection import Choice, parse_units
 
 MOST_WITH_GRADIENTS = 32
-"""Units up to which ``--with auto`` draws gradients: each of their patches costs a backward pass."""
+"""Units up to which ``--patch-gradient auto`` draws gradients: each of their patches costs a backward pass."""
 _MOST_ON_PAGE = 200
 _PNG = ImageFormat("png")
 
@@ -79,8 +79,10 @@ class TopPatches(Study):
         self.layer = prepared.session.layers[0]
         self.choice: Choice = parse_units(params["units"], self.layer.channels, self.layer.name)
         self.before = None
-        if params["against"] is not None:
-            self.before = recorded(read_report(params["against"], "--against"), self.layer.name, params["against"])
+        if params["compare_to"] is not None:
+            self.before = recorded(
+                read_report(params["compare_to"], "--compare-to"), self.layer.name, params["compare_to"]
+            )
         self.concepts = asked(params, prepared.settings.inputs)
         self.field = self._field()
         # Which units are followed: all of them unless they were named.
@@ -226,11 +228,13 @@ class TopPatches(Study):
         ]
 
     def _rule(self, units: int) -> str:
-        asked = str(self.params["with"])
+        asked = str(self.params["patch_gradient"])
         if asked != "auto":
             return asked
         if units > MOST_WITH_GRADIENTS:
-            self.prepared.note(f"{units} units are drawn without gradients; --with guided draws them, which takes long")
+            self.prepared.note(
+                f"{units} units are drawn without gradients; --patch-gradient guided draws them, which takes long"
+            )
             return "none"
         return "guided"
 

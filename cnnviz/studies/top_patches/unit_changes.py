@@ -1,4 +1,4 @@
-"""``--against``: which units look for something else than in another model."""
+"""``--compare-to``: which units look for something else than in another model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def recorded(report: Mapping[str, Any], layer: str, path: str) -> dict[int, list
     hint = "Give the report of a run of top-patches over the same images, of the same layer."
     units = report.get("units")
     if report.get("command") != "top-patches" or not isinstance(units, list):
-        raise CnnvizError(f"--against {path}: this report lists no units.", hint)
+        raise CnnvizError(f"--compare-to {path}: this report lists no units.", hint)
     found = {row["unit"]: [patch["path"] for patch in row["patches"]] for row in units if row.get("layer") == layer}
     if not found:
         other = ", ".join(sorted({str(row.get("layer")) for row in units})) or "none"
-        raise CnnvizError(f"--against {path}: it has units of {other}, not of {layer}.", hint)
+        raise CnnvizError(f"--compare-to {path}: it has units of {other}, not of {layer}.", hint)
     return found
 
 
