@@ -19,7 +19,7 @@ from cnnviz.models.preprocess import normalize, override, prepare
 from cnnviz.render.comparison import Cell, Point, accuracy_curve, comparison, noise_picture
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.studies.adversarial import study as adversarial
-from cnnviz.studies.adversarial.tally import Outcome, Tally
+from cnnviz.studies.adversarial.tally import Outcome, Robustness, Tally
 from tests import digits, tiny_model
 from tests.test_pipeline import TINY, Quiet, photograph
 
@@ -99,7 +99,7 @@ def test_a_class_is_reached_and_explained_and_another_command_says_so(sample_ima
     [said] = read_again([tmp_path / "a" / row["files"]["adversarial"]], tmp_path / "b", BUNDLED)
     assert said["label"] == "goldfish"
     assert row["linf"] <= 6 / 255 + 1e-9
-    assert "robust_accuracy" not in report["summary"]["adversarial"]  # of one image
+    assert "goal_not_reached" not in report["summary"]["adversarial"]  # of one image
     height, width = pixels(tmp_path / "a" / row["files"]["figure"]).shape[:2]
     assert height > 0.5 * width  # two rows of three
 
@@ -231,8 +231,8 @@ def test_digits_fool_a_grey_network_when_they_are_read_again(
     values = [point["value"] for point in curve]
     assert values == sorted(values, reverse=True)
     assert values[-1] < values[0]
-    assert (tmp_path / "a" / "robust_accuracy.png").exists()
-    assert "robust_accuracy.png" in (tmp_path / "a" / "index.html").read_text()
+    assert (tmp_path / "a" / "robustness.png").exists()
+    assert "robustness.png" in (tmp_path / "a" / "index.html").read_text()
 
 
 def test_the_curve_is_that_of_single_runs(digit_folder: tuple[Path, ModelSpec], tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_the_curve_is_that_of_single_runs(digit_folder: tuple[Path, ModelSpec], 
         report, _ = run(folder, tmp_path / str(level), model=model, batch=20, params=params)
         summary = report["summary"]["adversarial"]
         values.append(1 - summary["success_rate"])
-    curve = [point["value"] for point in summary["robust_accuracy"]]
+    curve = [point["value"] for point in summary["prediction_unchanged"]]
     # An image that falls at 8 stays fallen in the curve; success needs a margin. Both are rare.
     assert curve[0] == pytest.approx(values[0], abs=1 / 60)
     assert curve[1] == pytest.approx(values[1], abs=2 / 60)
@@ -322,7 +322,7 @@ def test_a_zero_gradient_is_no_robustness(
     report = json.loads((tmp_path / "o" / "report.json").read_text())
     found = report["summary"]["adversarial"]
     assert (found["attacked"], found["fooled"], found["zero_gradient"]) == (2, 0, 2)
-    assert "robust_accuracy" not in found
+    assert not {"robust_accuracy", "prediction_unchanged"} & found.keys()
     assert [row["gradient_is_zero"] for row in report["images"]] == [True, True]
     assert "the gradient is zero at 2 of 2 images: this says nothing about robustness" in capsys.readouterr().err
 
@@ -331,4 +331,33 @@ def test_images_without_a_gradient_are_left_out_of_the_curve() -> None:
     tally = Tally((0.01, 0.02))
     for falls, blind in ((0, False), (2, False), (2, True)):
         tally.add(Outcome(falls == 0, False, 1, 0.01, 0.1, falls, blind), False, True)
-    assert [(row["value"], row["n"]) for row in tally.robust_accuracy()] == [(0.5, 2), (0.5, 2)]
+    assert [(row["value"], row["n"]) for row in tally.unchanged()] == [(0.5, 2), (0.5, 2)]
+    assert tally.robust_accuracy() == []  # nothing is labelled
+
+
+def test_accuracy_is_of_labelled_images_only() -> None:
+    tally = Tally((0.0, 0.1))
+    for falls, labelled, right in ((2, True, True), (1, True, True), (2, True, False), (2, False, False)):
+        tally.add(Outcome(falls < 2, False, 1, 0.1, 1.0, falls), labelled, right)
+    accuracy = Robustness.of(tally, None)
+    assert [(row["value"], row["n"]) for row in accuracy.rows] == [(2 / 3, 3), (1 / 3, 3)]
+    # Towards a class it is no accuracy, whatever is labelled: what does not become a goldfish may become a cat.
+    towards = Robustness.of(tally, "goldfish")
+    assert [(row["value"], row["n"]) for row in towards.rows] == [(1.0, 4), (0.75, 4)]
+    assert "goldfish" in towards.words
+    assert "accuracy" not in towards.words
+
+
+def test_the_sentence_is_about_the_epsilon_that_was_asked_for(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """3/255 is not on the default curve, and the images have no labels: nothing may be called accurate."""
+    words = ["-m", TINY.model, "--input-size", "64", "-o", str(tmp_path / "o"), "--limit", "2"]
+    assert app.main(["adversarial", str(photographs), "--epsilon", "3/255", "--attack", "fgsm", *words]) == 0
+    found = json.loads((tmp_path / "o" / "report.json").read_text())["summary"]["adversarial"]
+    [row] = [row for row in found["prediction_unchanged"] if row["epsilon"] == 3 / 255]
+    said = capsys.readouterr().err
+    share = f"share of unchanged predictions at epsilon 3/255: {100 * row['value']:.1f} % of 2 images without labels"
+    assert share in said
+    assert "accuracy" not in said
+    assert "accuracy" not in (tmp_path / "o" / "index.html").read_text()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import pytest
+from PIL import ImageDraw
 
 from cnnviz import pipeline
 from cnnviz.render.label_map import PALETTE, label_map, nearest_cells
@@ -50,6 +53,21 @@ def test_more_classes_than_colours_are_grey_together() -> None:
     assert tuple(bottom[13 * 11 + 6]) == PALETTE[11]
     for greyed in range(12, 20):
         assert tuple(bottom[13 * greyed + 6]) == (170, 174, 180)
+
+
+def test_the_legend_says_that_its_figures_are_areas(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    draw = ImageDraw.ImageDraw.text
+
+    def text(self: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, **more: Any) -> None:
+        written.append(text)
+        draw(self, xy, text, **more)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    classes = np.array([[1, 1, 1, 2]])
+    label_map(np.zeros((40, 40, 3), np.uint8), classes, ([20.0], [5.0, 15.0, 25.0, 35.0]), {1: "cat", 2: "mat"})
+    # Beside the name of a class, a percentage alone would be read as its probability.
+    assert written == ["share of the area", "cat", "75.0 %", "mat", "25.0 %"]
 
 
 def test_occlusion_draws_the_most_probable_class_of_each_window(tmp_path: Path, sample_images: Path) -> None:

@@ -47,8 +47,8 @@ def test_adversarial(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     text, report = told(["adversarial", str(photographs)], tmp_path / "o", capsys)
     found = report["summary"]["adversarial"]
     assert f"PGD fooled the network on {found['fooled']} of 3 images\n" in text
-    last = found["robust_accuracy"][-1]
-    assert f"robust accuracy at epsilon {last['epsilon']:.3g}: {100 * last['value']:.1f} %" in text
+    [asked] = [row for row in found["prediction_unchanged"] if row["epsilon"] == 4 / 255]
+    assert f"share of unchanged predictions at epsilon 4/255: {100 * asked['value']:.1f} % of 3 images" in text
 
 
 def test_embed(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,7 +127,8 @@ STUDIES: tuple[MethodSpec, ...] = (
                 "curve",
                 "text",
                 None,
-                "Epsilons of the robust accuracy, in 1/255 (L2: of pixels in 0-1), or none. "
+                "Epsilons of the robust accuracy (without labels: of the share of unchanged predictions), in 1/255 "
+                "(L2: of pixels in 0-1), or none; --epsilon is always among them. "
                 "By default 0,0.5,1,2,4,8 (L2: 0,0.1,0.25,0.5,1,2) where there are several images.",
             ),
             Param("explain", "text", None, "Also the map of this method before and after, such as gradcam."),

@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cnnviz.render.grid import fit, resize
-from cnnviz.render.text import percent, write
+from cnnviz.render.text import font, percent, write
 
 # Colours that are told apart, also by most who are colour-blind (after Okabe & Ito), then mixtures of them.
 PALETTE = (
     (0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (86, 180, 233), (240, 228, 66),
     (120, 80, 40), (90, 60, 150), (150, 200, 60), (200, 40, 60), (40, 120, 120),
 )  # fmt: skip
+AREA = "share of the area"
+"""Heading of the legend's figures."""
 _OTHER = (170, 174, 180)
 _INK, _SOFT = (28, 30, 34), (112, 117, 124)
 _MARGIN, _LINE, _LEGEND = 16, 24, 260
@@ -93,13 +95,15 @@ def _with_legend(
     lines = list(named)
     if others:
         lines.append((f"{len(others)} other classes", _OTHER, sum(share for _, _, share in others)))
-    height = max(shown.shape[0], len(lines) * _LINE)
+    height = max(shown.shape[0], (1 + len(lines)) * _LINE)
     canvas = Image.new("RGB", (shown.shape[1] + _LEGEND + 3 * _MARGIN, height + 2 * _MARGIN), "white")
     canvas.paste(Image.fromarray(shown), (_MARGIN, _MARGIN))
     draw, x = ImageDraw.Draw(canvas), shown.shape[1] + 2 * _MARGIN
-    for place, (name, colour, share) in enumerate(lines):
+    # Beside a class, a bare percentage would be read as its probability.
+    draw.text((x + _LEGEND, _MARGIN + 2), AREA, font=font(13), fill=_SOFT, anchor="ra")
+    for place, (name, colour, share) in enumerate(lines, 1):
         y = _MARGIN + place * _LINE
         draw.rectangle((x, y + 3, x + 13, y + 16), fill=colour)
         write(draw, (x + 22, y), name, 15, _INK, _LEGEND - 90)
-        write(draw, (x + _LEGEND - 62, y), percent(share), 15, _SOFT, 62)
+        draw.text((x + _LEGEND, y), percent(share), font=font(15), fill=_SOFT, anchor="ra")
     return np.asarray(canvas)

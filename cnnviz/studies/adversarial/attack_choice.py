@@ -37,6 +37,7 @@ class Choice:
         name: As ``--attack`` has it.
         norm: ``linf`` or ``l2``.
         epsilon: In 0–1; None for L2.
+        epsilon_text: The same as it was typed, such as ``2/255``; empty for L2.
 
     Raises:
         CnnvizError: Options that do not go together, or out of range.
@@ -49,10 +50,12 @@ class Choice:
         self.tolerance, self.seed = tolerance, seed
         self._refuse(params)
         self.epsilon: float | None = None
+        self.epsilon_text = ""
         self._step_size: float | None = None
         if self.norm == "l2":
             return
-        self.epsilon = amount(params["epsilon"] or _EPSILON, "--epsilon")
+        self.epsilon_text = str(params["epsilon"] or _EPSILON).strip()
+        self.epsilon = amount(self.epsilon_text, "--epsilon")
         if self.epsilon * LEVELS < 1 - 1e-6:
             raise CnnvizError(
                 f"--epsilon {params['epsilon']}: a file of 8 bits holds no change of less than 1/255.",

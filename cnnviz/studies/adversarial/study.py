@@ -35,7 +35,7 @@ from cnnviz.run.counting import count_inputs
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import RunSettings
 from cnnviz.studies.adversarial.attack_choice import CURVES, TITLES, Choice, epsilons
-from cnnviz.studies.adversarial.tally import Outcome, Tally
+from cnnviz.studies.adversarial.tally import Outcome, Robustness, Tally
 from cnnviz.studies.base import Findings, Observed, Study
 
 _LARGE, _LARGEST = 1 << 22, 1 << 24
@@ -44,6 +44,7 @@ _LARGE, _LARGEST = 1 << 22, 1 << 24
 A dozen float32 copies of one of 12 megapixels take 3 GB.
 """
 _PNG = ImageFormat("png")
+_CURVE = "robustness.png"
 
 Picture = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -97,11 +98,15 @@ class Adversarial(Study):
         return Cut.at_image()
 
     def _curve(self) -> tuple[float, ...]:
-        """Epsilons in 0–1, growing; empty for no curve. A single image has none unless it is asked for."""
+        """Epsilons in 0–1, growing, the attack's own among them; empty for no curve.
+
+        A single image has none unless it is asked for.
+        """
         text = self.params["curve"]
         if text == "none" or (text is None and count_inputs(self.prepared.settings) == 1):
             return ()
-        return epsilons(text or CURVES[self.choice.norm], self.choice.norm)
+        found = epsilons(text or CURVES[self.choice.norm], self.choice.norm)
+        return found if self.choice.epsilon is None else tuple(sorted({*found, self.choice.epsilon}))
 
     # In the lanes.
 
@@ -199,7 +204,7 @@ class Adversarial(Study):
         outcome, curve = seen.outcome, self.tally.curve
         said = {
             "adversarial_predictions": [asdict(score) for score in seen.predictions],
-            "to": None if self.target is None else self.prepared.classes.labels[self.target],
+            "to": self._goal_label,
             "success": outcome.success,
             "already": outcome.already,
             "gradient_is_zero": outcome.blind,
@@ -250,62 +255,64 @@ class Adversarial(Study):
 
     def fold(self, done: Observed) -> None:
         known = done.label is not None and done.label in self.prepared.classes.labels
-        right = not known or done.predictions[0].label == done.label
-        self.tally.add(done.seen.outcome, known, right)
+        self.tally.add(done.seen.outcome, known, done.predictions[0].label == done.label)
 
     def recall(self, record: Mapping[str, Any]) -> None:
         """Raises a CnnvizError when the record has no place on this run's curve."""
         curve, falls = self.tally.curve, record.get("falls_at")
         if curve and ("falls_at" not in record or (falls is not None and falls not in curve)):
             raise CnnvizError(
-                "--resume: the run that is continued did not measure robust accuracy at the epsilons of this one.",
+                "--resume: the run that is continued was not measured at the epsilons of this one.",
                 "Use --overwrite to begin again, --curve none, or -o for another folder.",
             )
         at = None if not curve else len(curve) if falls is None else curve.index(falls)
         said = [record[name] for name in ("success", "already", "steps", "linf", "l2")]
         blind = bool(record.get("gradient_is_zero"))
         known = record["label"] is not None and record["label"] in self.prepared.classes.labels
-        right = not known or record["predictions"][0]["label"] == record["label"]
+        right = record["predictions"][0]["label"] == record["label"]
         self.tally.add(Outcome(said[0], said[1], said[2], said[3], said[4], at, blind), known, right)
 
     def writes(self) -> Sequence[str]:
-        return ("robust_accuracy.png",) if self.tally.curve else ()
+        return (_CURVE,) if self.tally.curve else ()
 
     def finish(self) -> Findings:
         choice, tally = self.choice, self.tally
         summary = {"attack": choice.name, "norm": choice.norm, "epsilon": choice.epsilon, **tally.summary()}
-        rows = tally.robust_accuracy()
-        if not rows:
-            return Findings({"adversarial": summary}, sentences=self._sentences(rows))
+        robustness = Robustness.of(tally, self._goal_label)
+        if not robustness.rows:
+            return Findings({"adversarial": summary}, sentences=self._sentences(robustness))
         summary["labelled"] = tally.labelled
-        summary["robust_accuracy"] = rows
-        self.store.write("robust_accuracy.png", encode(self._plot(rows), _PNG))
-        figure = {"file": "robust_accuracy.png", "caption": "robust accuracy over epsilon"}
-        return Findings({"adversarial": summary}, figures=[figure], sentences=self._sentences(rows))
+        summary[robustness.key] = robustness.rows
+        self.store.write(_CURVE, encode(self._plot(robustness), _PNG))
+        figure = {"file": _CURVE, "caption": f"{robustness.words} over epsilon"}
+        return Findings({"adversarial": summary}, figures=[figure], sentences=self._sentences(robustness))
 
-    def _sentences(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """How many images were fooled, and the accuracy that is left at the largest epsilon of the curve."""
-        tally = self.tally
-        told = [f"{TITLES[self.choice.name]} fooled the network on {tally.fooled} of {tally.attacked} images"]
+    @property
+    def _goal_label(self) -> str | None:
+        return None if self.target is None else self.prepared.classes.labels[self.target]
+
+    def _sentences(self, robustness: Robustness) -> list[str]:
+        """How many images were fooled, and how many hold out at the epsilon of the attack."""
+        tally, choice = self.tally, self.choice
+        told = [f"{TITLES[choice.name]} fooled the network on {tally.fooled} of {tally.attacked} images"]
         if tally.blind:
             told.append(
                 f"the gradient is zero at {tally.blind} of {tally.attacked} images: this says nothing about robustness"
             )
-        if rows:
-            last = rows[-1]
-            low, high = (percent(share) for share in last["ci95"])
-            told.append(f"robust accuracy at epsilon {last['epsilon']:.3g}: {percent(last['value'])} ({low} to {high})")
+        if robustness.rows:
+            # Minimal L2 attacks have no epsilon of their own: there, the largest of the curve.
+            asked = next((row for row in robustness.rows if row["epsilon"] == choice.epsilon), robustness.rows[-1])
+            where = f"epsilon {choice.epsilon_text}" if choice.epsilon_text else f"an L2 norm of {asked['epsilon']:.3g}"
+            told.append(robustness.sentence(asked, where))
         return told
 
-    def _plot(self, rows: Sequence[Mapping[str, Any]]) -> Picture:
+    def _plot(self, robustness: Robustness) -> Picture:
         unit = LEVELS if self.choice.norm == "linf" else 1
         points = [
             Point(row["epsilon"], row["value"], (row["ci95"][0], row["ci95"][1]), f"{row['epsilon'] * unit:.3g}")
-            for row in rows
+            for row in robustness.rows
         ]
-        attacked, labelled = self.tally.attacked - self.tally.blind, self.tally.labelled
-        of = "clean predictions" if not labelled else "labels" if labelled == attacked else "labels, else predictions"
-        title = f"{TITLES[self.choice.name]}: accuracy of {attacked} images by {of}"
+        title = f"{TITLES[self.choice.name]}: {robustness.words}, {robustness.images}"
         axis = "largest change of a channel, in 1/255" if unit == LEVELS else "L2 norm of the change, pixels in 0–1"
         return accuracy_curve(points, title, axis)
 

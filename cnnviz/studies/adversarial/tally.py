@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from cnnviz.render.text import percent
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -33,16 +35,21 @@ class Tally:
 
     Args:
         curve: The epsilons, growing.
+
+    Attributes:
+        labelled: How many of the images on the curve have a known true class.
+        held: For each epsilon, how many images no attack within it changes.
+        right: The same, of labelled images whose clean prediction is right.
     """
 
     def __init__(self, curve: tuple[float, ...]) -> None:
         self.curve = curve
         self.attacked = self.already = self.fooled = self.labelled = self.steps = self.blind = 0
         self.linf = self.l2 = 0.0
-        self.held = [0] * len(curve)
+        self.held, self.right = [0] * len(curve), [0] * len(curve)
 
     def add(self, outcome: Outcome, labelled: bool, right: bool) -> None:
-        """One image: whether its true class is known, and whether the network says it (or none is known)."""
+        """One image: whether its true class is known, and whether that is what the network says of it."""
         if outcome.already:
             self.already += 1
             return
@@ -58,7 +65,9 @@ class Tally:
             return
         self.labelled += labelled
         for number in range(len(self.held)):
-            self.held[number] += right and outcome.falls is not None and number < outcome.falls
+            holds = outcome.falls is not None and number < outcome.falls
+            self.held[number] += holds
+            self.right[number] += holds and labelled and right
 
     def summary(self) -> dict[str, Any]:
         """Figures of the run; means are over the images that were fooled."""
@@ -78,16 +87,61 @@ class Tally:
         }
 
     def robust_accuracy(self) -> list[dict[str, Any]]:
-        """By epsilon the share of images whose class is right and that no attack within epsilon changes.
+        """By epsilon the share of the labelled images that are classified rightly under any attack within epsilon.
 
-        Images that are not fooled and at which the gradient is zero are left out.
+        Images that are not fooled and at which the gradient is zero are left out, here and in :meth:`unchanged`.
         """
-        count = self.attacked - self.blind
+        return self._shares(self.right, self.labelled)
+
+    def unchanged(self) -> list[dict[str, Any]]:
+        """By epsilon the share of all images at which no attack within epsilon meets its goal."""
+        return self._shares(self.held, self.attacked - self.blind)
+
+    def _shares(self, hits: list[int], count: int) -> list[dict[str, Any]]:
         return [
             {"epsilon": epsilon, "value": held / count, "ci95": list(wilson(held, count)), "n": count}
-            for epsilon, held in zip(self.curve, self.held, strict=True)
+            for epsilon, held in zip(self.curve, hits, strict=True)
             if count
         ]
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """A share of images by epsilon, and what it is a share of.
+
+    Only where true classes are known may it be called an accuracy; and an attack towards a class says nothing about
+    the other classes that an image may turn into on the way.
+
+    Attributes:
+        key: Of the summary.
+        words: What the share is.
+        images: Of how many images.
+        rows: As :meth:`Tally.robust_accuracy` has them; empty without a curve.
+    """
+
+    key: str
+    words: str
+    images: str
+    rows: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, tally: Tally, goal: str | None) -> Robustness:
+        """What the tally allows to be said; ``goal`` is the class that the attack leads to, if there is one."""
+        if goal is None and tally.labelled:
+            many = f"{tally.labelled} labelled image{'s' * (tally.labelled != 1)}"
+            return cls("robust_accuracy", "robust accuracy", many, tally.robust_accuracy())
+        count = tally.attacked - tally.blind
+        many = f"{count} image{'s' * (count != 1)}"
+        if goal is None:
+            return cls(
+                "prediction_unchanged", "share of unchanged predictions", f"{many} without labels", tally.unchanged()
+            )
+        return cls("goal_not_reached", f"share of images that do not become {goal}", many, tally.unchanged())
+
+    def sentence(self, row: dict[str, Any], where: str) -> str:
+        """The share in one row, with its 95 % interval; ``where`` is its epsilon in words."""
+        low, high = (percent(share) for share in row["ci95"])
+        return f"{self.words} at {where}: {percent(row['value'])} of {self.images} (95 % interval: {low} to {high})"
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
