@@ -51,6 +51,14 @@ def test_the_closing_line_counts_in_english() -> None:
     assert closing_line(result) == "explained 1 of 1 image in 0.0 s, 1 other file passed over"
 
 
+def test_the_closing_line_tells_what_was_done_before() -> None:
+    facts = {"inputs": 9, "explained": 8, "failed": 1, "resumed": 5, "seconds": 2.0, "images_per_second": 2.0}
+    result = SimpleNamespace(summary=facts, report=None, exit_code=3, picture=None, sentences=())
+    assert closing_line(result) == "explained 3 of 9 images in 2.0 s (2.0/s), 5 were done before, 1 failed"
+    facts.update(inputs=5, explained=5, failed=0)
+    assert closing_line(result) == "nothing was left to do: 5 of 5 images were done before"
+
+
 def test_notes_and_failures_go_to_standard_error(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
     fake.notes = ["compiling takes 9 s\x07"]
     fake.records = [record("a.jpg"), *(failed(f"{i}.jpg") for i in range(9))]

@@ -199,6 +199,22 @@ def test_an_image_that_was_replaced_is_done_again(photos: Path, tmp_path: Path, 
     check_whole(out)
 
 
+def test_a_finished_run_keeps_its_times_when_it_is_resumed(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    pipeline.run(settings(photos, out), Quiet())
+    first = report(out)["summary"]
+    page = (out / "index.html").read_text()
+    result = pipeline.run(settings(photos, out, output={"resume": True}), Quiet())
+    assert report(out)["summary"] == {**first, "resumed": 6}
+    assert (out / "index.html").read_text() == page
+    assert closing_line(result).startswith("nothing was left to do: 6 of 6 images were done before")
+    Image.fromarray(photograph(7)).save(photos / "7.png")
+    result = pipeline.run(settings(photos, out, output={"resume": True}), Quiet())
+    assert (result.summary["inputs"], result.summary["resumed"]) == (7, 6)
+    assert result.summary["images_per_second"] == pytest.approx(1 / result.summary["seconds"], rel=0.05, abs=0.006)
+    assert closing_line(result).startswith("explained 1 of 7 images in ")
+
+
 def test_an_image_that_was_only_touched_is_not_done_again(photos: Path, tmp_path: Path) -> None:
     out, told = tmp_path / "o", Quiet()
     pipeline.run(settings(photos, out), Quiet())

@@ -15,7 +15,7 @@ from cnnviz.cli.console import Console, refuse_terminal
 from cnnviz.cli.info import help_of
 from cnnviz.cli.options import Shared, reworded, shared_annotations
 from cnnviz.cli.values import flag_type, from_config, long_name, number
-from cnnviz.cli.variants import default_variant, named_variant, option_help, page_of, refuse_foreign_options
+from cnnviz.cli.variants import named_variant, option_help, page_of, refuse_foreign_options
 from cnnviz.errors import CnnvizError
 from cnnviz.io.config_file import read_config
 from cnnviz.registry import lookup
@@ -100,7 +100,7 @@ def _own_annotations(specs: tuple[MethodSpec, ...], common: Mapping[str, Any]) -
         option = typer.Option(
             "--variant",
             metavar="NAME",
-            help=f"{names}. [default: {default_variant(every).name}] --variant NAME --help shows one alone.",
+            help=f"{names}. [default: {lookup.default_variant(every).name}] --variant NAME --help shows one alone.",
             rich_help_panel=panel,
         )
         own["variant"] = Annotated[str | None, option]

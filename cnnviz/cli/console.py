@@ -254,21 +254,28 @@ def refuse_terminal() -> None:
 def closing_line(result: Outcome, start: float = 0.0) -> str:
     """``explained 6 of 7 images in 1.2 s (5.0/s) after 3.4 s to start, 1 failed; open …/index.html``.
 
+    Images that ``--resume`` found done are counted apart.
+
     Args:
         result: What came of the run.
         start: Seconds until its first image.
     """
     facts = result.summary
-    inputs, failed = int(facts.get("inputs") or 0), int(facts.get("failed") or 0)
+    inputs, failed, resumed = (int(facts.get(name) or 0) for name in ("inputs", "failed", "resumed"))
     did = "went through" if "study" in facts else "explained"
-    text = f"{did} {facts.get('explained', 0)} of {inputs} image{'' if inputs == 1 else 's'}"
-    if "inputs" not in facts:
-        text = "done"
-    if facts.get("seconds") is not None:
-        text += f" in {float(facts['seconds']):.1f} s"
-    if facts.get("images_per_second"):
-        text += f" ({float(facts['images_per_second']):.1f}/s)"
-    text += f" after {start:.1f} s to start" if start >= _LONG_START else ""
+    images = f"image{'' if inputs == 1 else 's'}"
+    fresh = int(facts.get("explained") or 0) - resumed
+    text = f"{did} {fresh} of {inputs} {images}" if "inputs" in facts else "done"
+    if resumed and not fresh and not failed:
+        # The times in the report are those of the run that did the work.
+        text = f"nothing was left to do: {resumed} of {inputs} {images} {'was' if resumed == 1 else 'were'} done before"
+    else:
+        if facts.get("seconds") is not None:
+            text += f" in {float(facts['seconds']):.1f} s"
+        if facts.get("images_per_second"):
+            text += f" ({float(facts['images_per_second']):.1f}/s)"
+        text += f" after {start:.1f} s to start" if start >= _LONG_START else ""
+        text += f", {resumed} {'was' if resumed == 1 else 'were'} done before" if resumed else ""
     text += f", {failed} failed" if failed else ""
     passed = int(facts.get("passed_over") or 0)
     text += f", {passed} other file{'' if passed == 1 else 's'} passed over" if passed else ""

@@ -8,7 +8,6 @@ import typer
 
 from cnnviz import __version__
 from cnnviz.cli.console import Console
-from cnnviz.cli.variants import default_variant
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import MethodSpec
 
@@ -39,7 +38,7 @@ def version(ctx: typer.Context, given: bool) -> None:
 
 def help_of(specs: tuple[MethodSpec, ...]) -> str:
     """Text of a command's help page: one line first, which is also what ``cnnviz --help`` shows."""
-    spec = default_variant(specs)
+    spec = lookup.default_variant(specs)
     return f"{spec.summary}\n\n{spec.paper}."
 
 

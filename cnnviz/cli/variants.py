@@ -14,11 +14,6 @@ from cnnviz.registry import lookup
 from cnnviz.registry.specs import MethodSpec, Param
 
 
-def default_variant(specs: tuple[MethodSpec, ...]) -> MethodSpec:
-    """The method that a command runs without ``--variant``: the one called as the command, or the first."""
-    return next((spec for spec in specs if spec.name == spec.command), specs[0])
-
-
 def named_variant(specs: tuple[MethodSpec, ...], name: str | None) -> MethodSpec:
     """The method that ``--variant`` names.
 
@@ -27,7 +22,7 @@ def named_variant(specs: tuple[MethodSpec, ...], name: str | None) -> MethodSpec
     """
     by_name = {spec.name: spec for spec in specs}
     if name is None:
-        return default_variant(specs)
+        return lookup.default_variant(specs)
     if name not in by_name:
         hint = nearest(name, by_name) or f"Choose one of {', '.join(by_name)}."
         raise CnnvizError(f"--variant {name}: expected one of {', '.join(by_name)}.", hint)

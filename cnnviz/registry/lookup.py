@@ -47,6 +47,11 @@ def all_methods() -> tuple[MethodSpec, ...]:
     return tuple(spec for spec in all_entries() if spec.kind == "method")
 
 
+def default_variant(specs: tuple[MethodSpec, ...]) -> MethodSpec:
+    """The method that a command runs without ``--variant``: the one called as the command, or the first."""
+    return next((spec for spec in specs if spec.name == spec.command), specs[0])
+
+
 def find_entry(name: str) -> MethodSpec:
     """The entry of a method or a study.
 

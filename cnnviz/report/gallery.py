@@ -71,7 +71,7 @@ class Gallery:
 
     Attributes:
         title: Of the page.
-        command: The command line that was typed.
+        command: The command, with the options that are not at their defaults.
         model: The model in words.
         summary: Pairs of name and value.
     """

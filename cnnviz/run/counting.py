@@ -41,7 +41,8 @@ class RunResult:
 class Counts:
     """What became of the inputs; of the maps, how many are flat.
 
-    ``inputs`` are those that were come to, ``total`` the files that there are to look at, where that is known.
+    ``inputs`` are those that were come to, ``total`` the files that there are to look at, where that is known;
+    ``resumed`` those that an earlier run finished.
     """
 
     total: int | None = None
@@ -86,8 +87,8 @@ class Counts:
         share = 100.0 * self.outside / self.cropped
         of = "1 picture" if self.cropped == 1 else f"{self.cropped} pictures, on average"
         return (
-            f"the network's centre crop left out {share:.0f} % of {of}, drawn in grey: "
-            "--view tiles shows it everything, --view whole all at once"
+            f"the network's centre crop left out {share:.0f} % of {of}, drawn in grey; "
+            "with --view tiles it sees the whole picture in overlapping crops, with --view whole in one piece"
         )
 
     def all_inputs(self, complete: bool) -> int:
@@ -103,8 +104,10 @@ class Counts:
             "failed": self.failed,
             "passed_over": self.passed_over,
             "seconds": round(seconds, 3),
-            "images_per_second": round(fresh / seconds, 2) if seconds > 0 else None,
+            "images_per_second": round(fresh / seconds, 2) if seconds > 0 and fresh else None,
         }
+        if self.resumed:
+            summary["resumed"] = self.resumed
         if self.failures:
             summary["failures"] = dict(sorted(self.failures.items()))
         if self.labelled:

@@ -22,6 +22,8 @@ from cnnviz.io.sources import ImageRef, is_url
 from cnnviz.io.store import Store
 from cnnviz.records import RunHeader, files_of, to_json
 from cnnviz.report import gallery as html
+from cnnviz.report.headline import headline
+from cnnviz.run.command_line import command_line
 from cnnviz.run.earlier import INDEX, RECORDS, REPORT, EarlierRun, FinishedRecord
 from cnnviz.settings import RunSettings
 
@@ -201,6 +203,7 @@ class RunFolder:
         header = self._header
         assert header is not None, "begin() comes first"
         summary = {**summary, **self._rest(complete=not {"interrupted", "stopped"} & summary.keys())}
+        summary.update(self._times(summary))
         self._open_log.close()
         self._put_in_order()
         more = {} if extras is None else {**extras.report, "files": self._files(extras)}
@@ -210,6 +213,14 @@ class RunFolder:
             for chunk in self._page(header, title, extras or Extras()):
                 page.write(chunk)
         return summary
+
+    def _times(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Where an earlier run did everything, its times stand: those of looking it through tell nothing."""
+        before = (self._earlier.report or {}).get("summary")
+        resumed = summary.get("resumed")
+        if not resumed or resumed != summary["explained"] + summary["failed"] or not isinstance(before, dict):
+            return {}
+        return {name: before[name] for name in ("seconds", "images_per_second") if before.get(name)}
 
     def _files(self, extras: Extras) -> list[str]:
         """All files, those that an earlier run wrote among them."""
@@ -255,9 +266,9 @@ class RunFolder:
             return
         gallery = html.Gallery(
             title=title,
-            command=f"cnnviz {header.command}",
+            command=command_line(self.settings),
             model=f"{header.model.get('name')} ({header.model.get('weights')})",
-            summary=[(str(k), str(v)) for k, v in header.summary.items() if isinstance(v, (int, float, str))],
+            summary=headline(header.summary),
         )
         yield html.begin(gallery).encode("utf-8", "replace")
         for figure in extras.figures:

@@ -23,6 +23,7 @@ from cnnviz.render import embedding as drawing
 from cnnviz.render.grid import thumbnail
 from cnnviz.report.embedding_page import Key, Plot, Point, page, percent
 from cnnviz.report.gallery import Gallery
+from cnnviz.run.command_line import command_line
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
@@ -307,7 +308,7 @@ class Embed(Study):
         if layout.near.index.shape[1]:
             links.insert(2, ("neighbours.png", "neighbours"))
         plot = Plot(
-            Gallery("cnnviz embed", f"cnnviz {self.prepared.settings.command}", self._model(), _headline(summary)),
+            Gallery("cnnviz embed", command_line(self.prepared.settings), self._model(), _headline(summary)),
             [self._title(name, layout) for name in names] + ["grid"],
             (len(names), "grid.png", layout.shape),
             [Key(kind, _entries(known), known.rest) for kind, known in zip(kinds, sorted_, strict=True)],

@@ -1,0 +1,48 @@
+"""The figures of a run's summary in words: what stands above the cards of its page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_WORDS = {
+    "inputs": "images", "explained": "explained", "failed": "failed", "passed_over": "other files passed over",
+    "seconds": "time", "images_per_second": "images per second", "labelled": "images with a label",
+    "accuracy": "accuracy", "method": "method", "class_specific": "depends on the class", "caveat": "note",
+    "interrupted": "interrupted", "stopped": "stopped", "kept": "images kept from an earlier run",
+    "gone": "images no longer there", "layer": "layer", "units": "units", "units_of_layer": "units of the layer",
+    "units_never_fired": "units that never fired", "patches": "patches",
+    "patches_not_reproduced": "patches not reproduced", "with": "gradients of patches", "objective": "objective",
+    "images": "images made",
+}  # fmt: skip
+# What the page says elsewhere, or what tells of the last command and not of the results.
+_ELSEWHERE = frozenset(("model", "study", "resumed"))
+_NEVER_ZERO = frozenset(("failed", "passed_over", "kept", "gone", "patches_not_reproduced"))
+
+
+def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Pairs of name and value, for people: no key, no ``True``, nothing that is nought where that is no news.
+
+    Args:
+        summary: Of the report. What is no single value stays in ``report.json``.
+    """
+    pairs = []
+    for key, value in summary.items():
+        if key in _ELSEWHERE or not isinstance(value, (bool, int, float, str)) or (key in _NEVER_ZERO and not value):
+            continue
+        # A study goes through its images; what it explains are not they.
+        words = "done" if key == "explained" and "study" in summary else _WORDS.get(key, key.replace("_", " "))
+        pairs.append((words, _value(key, value)))
+    return pairs
+
+
+def _value(key: str, value: bool | int | float | str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key == "seconds":
+        return f"{value:.1f} s"
+    if key == "images_per_second":
+        return f"{value:.1f}"
+    if key == "accuracy":
+        return f"{100 * float(value):.1f} %"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

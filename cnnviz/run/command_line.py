@@ -1,0 +1,81 @@
+"""The command line of a run, as a person would type it again: for its page."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from cnnviz.registry import lookup
+from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
+
+MOST_INPUTS = 4
+"""Inputs that are written out; a shell's ``*.jpg`` may have been thousands."""
+# Where the run lies, and how often it was begun, say nothing about what is in it.
+_UNTOLD = frozenset(("out", "resume", "overwrite"))
+_FLAGS = {"layers": "layer", "classes": "class"}
+_REPEATED = frozenset(("layer", "class", "skip-check"))
+
+
+def command_line(settings: RunSettings) -> str:
+    """``cnnviz gradcam photos/ --model resnet50 --class top:3``: the options that are not at their defaults, quoted.
+
+    Options from a configuration file stand among them; ``--out``, ``--resume`` and ``--overwrite`` do not.
+    """
+    words = ["cnnviz", settings.command, *settings.inputs[:MOST_INPUTS]]
+    line = shlex.join(words)
+    if len(settings.inputs) > MOST_INPUTS:
+        line += f" … ({len(settings.inputs) - MOST_INPUTS} more)"
+    options = [word for flag, value in _chosen(settings) for word in _words(flag, value)]
+    return f"{line} {shlex.join(options)}" if options else line
+
+
+def _chosen(settings: RunSettings) -> Iterator[tuple[str, Any]]:
+    """Flags without their hyphens, and values, each flag once."""
+    told: dict[str, Any] = {}
+    spec = lookup.find_entry(settings.target.method)
+    variants = lookup.commands().get(settings.command, (spec,))
+    if spec.name != lookup.default_variant(variants).name:
+        told["variant"] = spec.name
+    for param in spec.params:
+        value = settings.target.params.get(param.name, param.default)
+        if _plain(value) != _plain(param.default):
+            told[param.name] = value
+    defaults: tuple[Any, ...] = (ModelSpec(), TargetSettings(), RuntimeSettings(), DrawSettings(), OutputSettings())
+    parts = (settings.model, settings.target, settings.runtime, settings.draw, settings.output)
+    for part, default in zip(parts, defaults, strict=True):
+        for name in (each.name for each in fields(default)):
+            value = getattr(part, name)
+            if name not in _UNTOLD | {"method", "params"} and value != getattr(default, name):
+                told.setdefault(_FLAGS.get(name, name), value)
+    if settings.limit is not None:
+        told["limit"] = settings.limit
+    if settings.null:
+        told["null"] = True
+    return ((name.rstrip("_").replace("_", "-"), value) for name, value in told.items())
+
+
+def _plain(value: Any) -> Any:
+    """A value as it compares: a list is what the same tuple is, and so is a side to a square of it."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (list, tuple)):
+        return value[0] if len(value) == 2 and value[0] == value[1] else tuple(value)
+    return value
+
+
+def _words(flag: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, (list, tuple)):
+        each = [_text(item) for item in value]
+        numbers = all(isinstance(item, (int, float)) for item in value)
+        if flag in _REPEATED or not (numbers or flag == "save"):
+            return [word for item in each for word in (f"--{flag}", item)]
+        return [f"--{flag}", ",".join(each) or "none"]
+    return [f"--{flag}", _text(value)]
+
+
+def _text(value: Any) -> str:
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

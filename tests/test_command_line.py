@@ -1,0 +1,74 @@
+"""The page of a run: the command that made it, and its figures in words."""
+
+from __future__ import annotations
+
+import html
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnnviz.cli.app import main
+from cnnviz.report.headline import headline
+from cnnviz.run.command_line import command_line
+from cnnviz.settings import ModelSpec, RunSettings, TargetSettings
+from tests.test_pipeline import photograph
+
+MODEL = ["--model", "tests.tiny_model:make", "--input-size", "64"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["gradcam"], []),
+        (
+            ["gradcam", "-c", "2", "-c", "top:3", "-l", "-1", "--save", "none", "--alpha", "0.25", "--legend"],
+            ["--layer", "-1", "--class", "2", "--class", "top:3", "--save", "none", "--alpha", "0.25", "--legend"],
+        ),
+        (["gradcam", "--variant", "layercam", "--resume", "--no-crop"], ["--variant", "layercam", "--view", "whole"]),
+        (["occlusion", "--window", "24", "--stride", "24,12"], ["--window", "24,24", "--stride", "24,12"]),
+        (["saliency", "--variant", "smoothgrad", "--samples", "2", "--seed", "5", "--limit", "1"],
+         ["--variant", "smoothgrad", "--samples", "2", "--seed", "5", "--limit", "1"]),
+    ],
+)  # fmt: skip
+def test_the_page_shows_the_command_that_made_it(typed: list[str], told: list[str], tmp_path: Path) -> None:
+    from PIL import Image
+
+    path = tmp_path / "<b> & 'c'.png"
+    Image.fromarray(photograph(0)).save(path)
+    command, *options = typed
+    out = tmp_path / "o"
+    assert main([command, str(path), *MODEL, "-o", str(out), *options]) == 0
+    page = (out / "index.html").read_text()
+    line = page.partition("<p><code>")[2].partition("</code>")[0]
+    assert "<" not in line
+    words = shlex.split(html.unescape(line))
+    assert words[:3] == ["cnnviz", command, str(path)]
+    assert sorted(words[3:]) == sorted(["--model", "tests.tiny_model:make", "--input-size", "64,64", *told])
+    # Typed again, it is the same run.
+    again = tmp_path / "again"
+    assert main([*words[1:], "-o", str(again)]) == 0
+    options_of: list[dict[str, Any]] = [json.loads((f / "report.json").read_text())["options"] for f in (out, again)]
+    for each in options_of:
+        each.pop("out")
+        each.pop("resume")
+    assert options_of[0] == options_of[1]
+
+
+def test_thousands_of_inputs_are_counted() -> None:
+    inputs = tuple(f"{number}.jpg" for number in range(5000))
+    line = command_line(RunSettings("cam", inputs, ModelSpec(mean=(0.5, 0.5, 1.0)), TargetSettings("cam")))
+    assert line == "cnnviz cam 0.jpg 1.jpg 2.jpg 3.jpg … (4996 more) --mean 0.5,0.5,1"
+
+
+def test_the_figures_of_a_run_are_told_in_words() -> None:
+    summary = {
+        "inputs": 3, "explained": 2, "failed": 1, "passed_over": 0, "seconds": 4.232, "images_per_second": 0.714,
+        "failures": {"truncated": 1}, "accuracy": 0.5, "model": "resnet50", "method": "gradcam", "class_specific": True,
+    }  # fmt: skip
+    assert headline(summary) == [
+        ("images", "3"), ("explained", "2"), ("failed", "1"), ("time", "4.2 s"), ("images per second", "0.7"),
+        ("accuracy", "50.0 %"), ("method", "gradcam"), ("depends on the class", "yes"),
+    ]  # fmt: skip
