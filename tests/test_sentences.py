@@ -11,6 +11,9 @@ import pytest
 from PIL import Image
 
 from cnnviz.cli.app import main
+from cnnviz.models.graph.layers import LayerRef
+from cnnviz.studies.activations.channels import ChannelTally, channel_figures
+from cnnviz.studies.activations.study import _told
 
 MODEL = ["--model", "tests.tiny_model:make", "--input-size", "64"]
 
@@ -40,7 +43,17 @@ def test_activations(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     text, report = told(["activations", str(photographs)], tmp_path / "o", capsys)
     [row] = report["layers"]
     dead = len(row["dead"]) or "none"
-    assert f"{row['layer']}: {dead} of {row['channels']} channels dead over 3 images\n" in text
+    few = ", too few to call any of them dead" if row["dead"] else ""
+    assert f"{row['layer']}: {dead} of {row['channels']} channels silent over 3 images{few}\n" in text
+
+
+def test_what_few_images_do_not_move_is_not_called_dead() -> None:
+    ref, tally = LayerRef("conv", 2, (1, 1), (1.0, 1.0), False), ChannelTally(2)
+    for number in range(20):
+        tally.add(channel_figures(np.array([[[0.0]], [[1.0 + number]]], np.float32)), "a")
+        if number == 0:
+            assert _told(ref, tally).startswith("conv: 2 of 2 channels silent over 1 image, too few")
+    assert _told(ref, tally) == "conv: 1 of 2 channels dead over 20 images"
 
 
 def test_adversarial(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,8 @@ from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
 from cnnviz.models.loading.load import load
 from cnnviz.models.preprocess import normalize, prepare
-from cnnviz.render.patches import PADDING, cut, gradient_crop, square
+from cnnviz.render import patches as drawing
+from cnnviz.render.patches import PADDING, Tile, UnitRow, cut, gradient_crop, marked, sheet, square
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.studies.top_patches.review import Review
 from cnnviz.studies.top_patches.top_units import TopUnits
@@ -269,9 +270,17 @@ def test_a_bounded_default_layer_is_ranked_before_its_bound(fixed: ModelSpec, do
     assert unit["layer"] == "conv"
     assert unit["patches"][0]["activation"] > 6
     assert [Path(patch["path"]).name for patch in unit["patches"]] == ["0.png", "1.png"]
-    assert any("conv before it is taken" in note for note in reporter.notes)
+    assert any("before that activation (conv)" in note for note in reporter.notes)
+    # The values are not those of `act`, where other commands look: record, summary and picture say so.
+    summary = report["summary"]
+    assert (unit["pre_activation"], summary["pre_activation"], summary["default_layer"]) == (True, True, "act")
+    page = (tmp_path / "index.html").read_text()
+    assert "conv (act before its activation)" in page
+    assert f"up to {unit['max']:.3g} before the activation, fires on" in page
     held, _ = run(dots, tmp_path, model, layers=("act",), p={"units": "0", "patches": 2, "patch_gradient": "guided"})
     assert [patch["activation"] for patch in held["units"][0]["patches"]] == [6.0, 6.0]
+    assert (held["units"][0]["pre_activation"], held["summary"]["pre_activation"]) == (False, False)
+    assert "default_layer" not in held["summary"]
     strip = np.asarray(Image.open(tmp_path / held["units"][0]["file"]))[220:380, 10:170]
     assert strip.std() > 5  # the gradient passes the unit's own bound
 
@@ -437,3 +446,31 @@ def test_units_that_fire_alike_or_never_are_not_selective() -> None:
     found = top.selectivity()
     assert found[0] == pytest.approx((3.0 - 2.0) / np.std([1, 5, 1, 1]))
     assert found[1:].tolist() == [0.0, 0.0]
+
+
+def test_numbers_are_legible_on_white_patches() -> None:
+    """White on white with a thin edge was not: the ink stands on a dark band."""
+    for side in (72, 160):
+        picture = np.full((side, side, 3), 255, np.uint8)
+        shown = marked(Tile(picture, None, (-9.0, -9.0, side + 9.0, side + 9.0), None, 2.92))
+        corner = shown[-12:, :20].astype(float).mean(axis=2)
+        assert (corner == 255).any()  # the digits
+        assert np.median(corner) < 90  # what they stand on
+        assert (shown[: side - 30] == 255).all()
+
+
+def test_the_sheet_says_what_its_frames_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    tile = Tile(np.zeros((160, 160, 3), np.uint8), None, (0.0, 0.0, 160.0, 160.0), None, 1.0)
+    written: list[str] = []
+
+    def write(draw: Any, corner: tuple[int, int], text: str, *more: Any) -> int:
+        written.append(text)
+        return 0
+
+    monkeypatch.setattr(drawing, "write", write)
+    for count, framed in ((4, True), (2000, False)):  # 2000 units have patches too small for frames
+        written.clear()
+        sheet(count, 2, lambda _: UnitRow("a", "b", [tile, tile]))
+        said = " ".join(written[count:])
+        assert ("Thick frame: the receptive field;" in said) == framed
+        assert ("The number on a patch is the activation." in said) == framed

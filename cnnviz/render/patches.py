@@ -23,6 +23,7 @@ Edges = tuple[float, float, float, float]
 """x0, y0, x1, y1."""
 
 FRAMES = "Thick frame: the receptive field; thin frame, where the field is nearly the whole image: the unit's own cell."
+_VALUES = "The number on a patch is the activation."
 """What the frames of a crop are, for captions."""
 PADDING = 52
 """Grey of what lies outside the image."""
@@ -30,6 +31,8 @@ _BLANK, _INK, _SOFT, _WHITE, _BLACK = 232, (28, 30, 34), (112, 117, 124), (255, 
 _PIXELATED_FROM = 4.0
 _GAP, _MARGIN = 4, 10
 _LEAST_MARKED, _LEAST_VALUED = 40, 64
+# What a number's band leaves of the brightness of the patch.
+_BAND = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +178,7 @@ def sheet(count: int, columns: int, row: Callable[[int], UnitRow]) -> NDArray[np
     across = max(1, min(count, round((count * high * 1.3 / wide) ** 0.5)))
     down = -(-count // across)
     canvas = np.full((down * high + 2 * _MARGIN, across * wide, 3), 255, dtype=np.uint8)
-    words = []
+    words: list[tuple[tuple[int, int], str]] = []
     for index in range(count):
         found = row(index)
         # Down the columns: neighbours stay neighbours.
@@ -186,6 +189,24 @@ def sheet(count: int, columns: int, row: Callable[[int], UnitRow]) -> NDArray[np
     draw = ImageDraw.Draw(page)
     for corner, text in words:
         write(draw, corner, text, 12 if side >= 48 else 10, _INK, wide - 2 * _MARGIN)
+    sheet = np.array(page, dtype=np.uint8)
+    return sheet if side < _LEAST_MARKED else np.concatenate([sheet, _footer(sheet.shape[1], side)])
+
+
+def _footer(width: int, side: int) -> NDArray[np.uint8]:
+    """What the frames are, and the numbers where patches are large enough for them, in as many lines as it takes."""
+    size, step, room = 12, 16, width - 2 * _MARGIN
+    said = FRAMES if side < _LEAST_VALUED else f"{FRAMES} {_VALUES}"
+    lines = [""]
+    for word in said.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font(size).getlength(longer) > room:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    page = Image.new("RGB", (width, len(lines) * step + _MARGIN), _WHITE)
+    for row, line in enumerate(lines):
+        write(ImageDraw.Draw(page), (_MARGIN, row * step), line, size, _SOFT, room)
     return np.array(page, dtype=np.uint8)
 
 
@@ -217,7 +238,7 @@ def _paint(
 
 
 def marked(tile: Tile) -> NDArray[np.uint8]:
-    """The crop with its receptive field and its activation in white, each with a thin dark edge."""
+    """The crop with its receptive field in white between dark lines, and its activation in white on a dark band."""
     picture = tile.picture.copy()
     side = picture.shape[0]
     if side < _LEAST_MARKED:
@@ -228,12 +249,14 @@ def marked(tile: Tile) -> NDArray[np.uint8]:
         _rectangle(picture, tile.cell, 1)
     if side < _LEAST_VALUED:
         return picture
+    size = 15 if side >= 96 else 12
+    text, pad = number(tile.value), 3
+    x0, y0, x1, y1 = (round(edge) for edge in font(size).getbbox(text))
+    wide, high = x1 - x0 + 2 * pad, y1 - y0 + 2 * pad
+    band = picture[side - high :, : min(wide, side)]
+    band[...] = (band * np.float32(_BAND)).astype(np.uint8)
     page = Image.fromarray(picture)
-    size = 15 if side >= 96 else 11
-    where = (5 if side >= 96 else 3, side - size - (7 if side >= 96 else 4))
-    ImageDraw.Draw(page).text(
-        where, number(tile.value), font=font(size), fill=_WHITE, stroke_width=1, stroke_fill=_BLACK
-    )
+    ImageDraw.Draw(page).text((pad - x0, side - high + pad - y0), text, font=font(size), fill=_WHITE)
     return np.array(page, dtype=np.uint8)
 
 

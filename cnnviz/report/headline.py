@@ -13,7 +13,7 @@ _WORDS = {
     "gone": "images no longer there", "layer": "layer", "units": "units", "units_of_layer": "units of the layer",
     "units_never_fired": "units that never fired", "patches": "patches",
     "patches_not_reproduced": "patches not reproduced", "with": "gradients of patches", "objective": "objective",
-    "images": "images made",
+    "images": "images made", "pre_activation": "before its activation", "default_layer": "layer of other commands",
 }  # fmt: skip
 # What the page says elsewhere, or what tells of the last command and not of the results.
 _ELSEWHERE = frozenset(("model", "study", "resumed"))

@@ -30,6 +30,8 @@ _STRONGEST = 10
 # Of a layer whose values reach below zero by more than this share of their maximum, both signs are drawn.
 _BELOW = 0.1
 _MOST_ENLARGED = 64
+ENOUGH_IMAGES = 20
+"""From this many images on, a channel that none of them moves is called dead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,9 +184,13 @@ class Activations(Study):
                     "units": tally.units(),
                 }
             )
-        sentences = [
-            f"{ref.name}: {len(tally.dead()) or 'none'} of {ref.channels} channels dead over {tally.images} "
-            f"image{'' if tally.images == 1 else 's'}"
-            for ref, tally in zip(self.refs, self.tallies, strict=True)
-        ]
+        sentences = [_told(ref, tally) for ref, tally in zip(self.refs, self.tallies, strict=True)]
         return Findings({"activations": summary}, {"layers": report}, sentences=sentences)
+
+
+def _told(ref: LayerRef, tally: ChannelTally) -> str:
+    """How many channels say nothing; what is silent in a few images need not be dead."""
+    over = f"over {tally.images} image{'' if tally.images == 1 else 's'}"
+    few = tally.images < ENOUGH_IMAGES
+    text = f"{ref.name}: {len(tally.dead()) or 'none'} of {ref.channels} channels {'silent' if few else 'dead'} {over}"
+    return f"{text}, too few to call any of them dead" if few and tally.dead() else text

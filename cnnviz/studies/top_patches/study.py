@@ -75,8 +75,11 @@ class TopPatches(Study):
 
     def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
         super().__init__(prepared, params, store)
+        default = prepared.session.layers[0].name
         self.asked = prepared.settings.target.layers[0] if prepared.settings.target.layers else self._unbounded()
         self.layer = prepared.session.layers[0]
+        # Other commands take the default layer behind its activation: whoever compares must be told.
+        self.stepped_from = None if self.layer.name == default else default
         self.choice: Choice = parse_units(params["units"], self.layer.channels, self.layer.name)
         self.before = None
         if params["compare_to"] is not None:
@@ -120,9 +123,19 @@ class TopPatches(Study):
         name = f"{name}:{call}" if len(graph.calls[name]) > 1 else name
         if resolve(graph, name, self.prepared.loaded.name).node is not source:
             return DEFAULT_LAYER
-        self.prepared.note(f"{layer.name} is clipped, so that strong patches are equal: {name} before it is taken")
+        self.prepared.note(
+            f"{layer.name} stops at an upper bound, where all strong patches are equal: "
+            f"units are ranked by their values before that activation ({name})"
+        )
         self.prepared.session = self.prepared.open(Cut.at_layers(name), compile_it=session.compiled)
         return name
+
+    @property
+    def _where(self) -> str:
+        """The layer, and whether its values are those before an activation."""
+        if self.stepped_from is not None:
+            return f"{self.layer.name} ({self.stepped_from} before its activation)"
+        return f"{self.layer.name} (before its activation)" if self.layer.pre_activation else self.layer.name
 
     def _field(self) -> ReceptiveField | None:
         graph, node = self.prepared.session.graph, self.layer.node
@@ -273,7 +286,7 @@ class TopPatches(Study):
     # Writing.
 
     def _draw(self, units: Sequence[_Unit], review: Review) -> list[dict[str, str]]:
-        figures = [{"file": "sheet.png", "caption": f"{self.layer.name}: {len(units)} units. {FRAMES}"}]
+        figures = [{"file": "sheet.png", "caption": f"{self._where}: {len(units)} units. {FRAMES}"}]
         self.columns = max([1, *(len(unit.patches) for unit in units)])
         page = sheet(len(units), self.columns, lambda place: self._row(units[place], review))
         self.store.write("sheet.png", encode(page, _PNG))
@@ -303,7 +316,8 @@ class TopPatches(Study):
         fired = int(self.top.fired[unit.index])
         if not fired:
             return f"never fires on these {self.images} images"
-        said = f"up to {self.top.values[unit.index, 0]:.3g}, fires on {fired} of {self.images} images"
+        before = " before the activation" if self.layer.pre_activation else ""
+        said = f"up to {self.top.values[unit.index, 0]:.3g}{before}, fires on {fired} of {self.images} images"
         if unit.classes is not None:
             found = unit.classes
             said += f"; {100 * found.purity:.0f} % {found.label}, {found.entropy:.2f} bits"
@@ -317,6 +331,7 @@ class TopPatches(Study):
     def _reported(self, unit: _Unit) -> dict[str, Any]:
         return {
             "layer": self.layer.name,
+            "pre_activation": self.layer.pre_activation,
             "unit": unit.number,
             "activated": bool(self.top.fired[unit.index]),
             "max": float(self.top.values[unit.index, 0]),
@@ -349,6 +364,8 @@ class TopPatches(Study):
         field = self.field
         return {
             "layer": self.layer.name,
+            "pre_activation": self.layer.pre_activation,
+            **({} if self.stepped_from is None else {"default_layer": self.stepped_from}),
             "units": len(units),
             "units_of_layer": self.layer.channels,
             "units_never_fired": sum(not self.top.fired[unit.index] for unit in units),
@@ -362,11 +379,10 @@ class TopPatches(Study):
                   "global_context": field.global_context},
         }  # fmt: skip
 
-    @staticmethod
-    def _sentences(summary: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    def _sentences(self, summary: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
         """How many units were looked at, and the three that respond most to one class only."""
         told = [
-            f"{summary['layer']}: {summary['units']} of {summary['units_of_layer']} units, {summary['patches']} patches"
+            f"{self._where}: {summary['units']} of {summary['units_of_layer']} units, {summary['patches']} patches"
             + (f"; {summary['units_never_fired']} units never fired" if summary["units_never_fired"] else "")
         ]
         for row in report.get("selectivity", ())[:3]:
