@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import nn
 
 from cnnviz import pipeline
@@ -23,7 +23,8 @@ from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
 from cnnviz.io.write_tables import Spool, VectorFile, write_csv
 from cnnviz.models.preprocess import normalize, prepare
-from cnnviz.render.embedding import categorize, placed
+from cnnviz.render import embedding as drawing
+from cnnviz.render.embedding import categorize, colour_heading, placed, scatter
 from cnnviz.report.embedding_page import Key, Plot, Point, page
 from cnnviz.report.gallery import Gallery
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
@@ -321,6 +322,47 @@ def test_categories_are_the_frequent_labels_in_natural_order() -> None:
     assert set(many.names) >= {f"k{i}" for i in range(0, 30, 3)}
     assert many.rest == "11 other labels"
     assert categorize([f"only {i}" for i in range(40)]).names == ()
+
+
+def test_a_grey_plot_says_why() -> None:
+    alone = categorize([f"only {i}" for i in range(22)])
+    said = colour_heading("prediction", alone)
+    assert said == "no colours: 22 different predictions, of one image each, are more than the 20 colours"
+    assert colour_heading("label", categorize(["a", "b"])) == "colour: label"
+
+
+def test_names_in_the_scatter_cover_neither_each_other_nor_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """60 points in a heap, by the ink of what is written: some names are left out, none is overprinted."""
+    boxes: list[tuple[str, float, float, float, float]] = []
+    draw = ImageDraw.ImageDraw.text
+
+    def text(self: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, **more: Any) -> None:
+        boxes.append((text, *self.textbbox(xy, text, font=more["font"])))
+        draw(self, xy, text, **more)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    points = np.random.default_rng(0).normal(size=(60, 2)) ** 3
+    names = [f"quite a long name {i}" for i in range(60)]
+    scatter([drawing.View("a", points), drawing.View("b", points)], categorize(names), "h")
+    written = [box for box in boxes if box[0].startswith("quite")]
+    assert 20 < len(written) < 120
+    centres = placed(points) * 759 + (28, 68)
+    for n, (_, x0, y0, x1, y1) in enumerate(written):
+        for _, a0, b0, a1, b1 in written[:n]:
+            assert x1 <= a0 or x0 >= a1 or y1 <= b0 or y0 >= b1
+        left = 0 if x0 < 28 + 760 else 788
+        for x, y in np.add(centres, (left, 0)):
+            nearest = (min(max(x, x0), x1), min(max(y, y0), y1))
+            assert max(abs(x - nearest[0]), abs(y - nearest[1])) > 5  # outside of the point's disc
+
+
+def test_purity_is_undefined_where_no_two_images_share_a_label() -> None:
+    index = np.array([[1], [0], [0]])
+    for labels in (["a", "b", "c"], ["a", None, None]):
+        found = embedding.mean_purity(embedding.purity(index, labels), labels)
+        assert (found["value"], found["chance"]) == (None, None)
+    found = embedding.mean_purity(embedding.purity(index, ["a", "b", "a"]), ["a", "b", "a"])
+    assert found == {"value": pytest.approx(1 / 3), "chance": pytest.approx(1 / 3), "n": 3}
 
 
 def test_points_are_placed_with_one_scale_and_the_second_axis_up() -> None:

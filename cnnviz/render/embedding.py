@@ -23,7 +23,8 @@ OTHER_COLOUR = "#a3a8ae"
 _PANEL, _MARGIN, _GAP, _HEAD, _LINE = 760, 28, 28, 40, 26
 _INK, _SOFT, _FRAME = (28, 30, 34), (112, 117, 124), (216, 219, 223)
 _SAME, _DIFFERENT = (58, 154, 75), (228, 70, 47)
-_ANNOTATED = 250
+_TOP = _MARGIN + _HEAD
+_ANNOTATED, _LABEL = 250, 12
 _SHIFT = 4  # bits of a fraction of a pixel, as OpenCV draws
 
 Picture = NDArray[np.uint8]
@@ -70,6 +71,19 @@ def categorize(labels: Sequence[str | None], most: int = MOST_CATEGORIES) -> Cat
     said = [f"{others} {'other ' * bool(names)}label{'s' * (others > 1)}"] if others else []
     said += ["no label"] if unlabelled else []
     return Categories(names, tuple(counts[name] for name in names), of, " and ".join(said), tuple(labels))
+
+
+def colour_heading(kind: str, categories: Categories) -> str:
+    """What the colours mean; or why every point is grey.
+
+    Args:
+        kind: ``label`` or ``prediction``.
+        categories: Of the points.
+    """
+    if categories.names or all(label is None for label in categories.labels):
+        return f"colour: {kind}"
+    count = len({label for label in categories.labels if label is not None})
+    return f"no colours: {count} different {kind}s, of one image each, are more than the {MOST_CATEGORIES} colours"
 
 
 def _natural(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -133,8 +147,13 @@ def scatter(views: Sequence[View], categories: Categories, heading: str) -> Pict
     return np.array(page, dtype=np.uint8)
 
 
+def point_radius(count: int) -> float:
+    """Pixels of a point's radius: smaller the more there are."""
+    return float(np.clip(30.0 / count**0.3, 1.6, 7.0))
+
+
 def _draw_points(canvas: Picture, points: NDArray[np.float64], categories: Categories) -> None:
-    radius = float(np.clip(30.0 / len(points) ** 0.3, 1.6, 7.0))
+    radius = point_radius(len(points))
     # Shuffled, so that no category lies over all others because it came last; those without a colour below.
     order = np.random.default_rng(0).permutation(len(points))
     order = order[np.argsort(categories.of[order] >= 0, kind="stable")]
@@ -159,22 +178,28 @@ def _mark(canvas: Picture, centre: tuple[float, float], radius: float, category:
 
 
 def _annotate(draw: ImageDraw.ImageDraw, points: NDArray[np.float64], categories: Categories, left: int) -> None:
-    """Beside points that no colour names: the label, wherever it covers no other."""
+    """Beside points that no colour names: the label, wherever it covers neither another nor a point.
+
+    Rather none than one that cannot be read; the page and the table have them all.
+    """
     if len(points) > _ANNOTATED:
         return
-    face = font(12)
-    taken: list[tuple[float, float, float, float]] = []
+    face, radius = font(_LABEL), point_radius(len(points)) + 1.0
+    taken = [(x - radius, y - radius, x + radius, y + radius) for x, y in points.tolist()]
     for place in np.flatnonzero(categories.of < 0):
         label = categories.labels[place]
         if label is None:
             continue
         text = printable(label)[:24]
-        (x, y), long = points[place], face.getlength(text)
-        for start in (x + 10.0, x - 10.0 - long):
-            box = (start, y - 8.0, start + long, y + 7.0)
+        (x, y), ink = points[place], face.getbbox(text)
+        long, gap = face.getlength(text), radius + 2.0
+        for corner in ((x + gap, y - 8.0), (x - gap - long, y - 8.0), (x - long / 2, y + gap - 2.0),
+                       (x - long / 2, y - gap - 14.0)):  # fmt: skip
+            box = (corner[0] + ink[0] - 1, corner[1] + ink[1] - 1, corner[0] + ink[2] + 1, corner[1] + ink[3] + 1)
             free = all(box[2] < t[0] or box[0] > t[2] or box[3] < t[1] or box[1] > t[3] for t in taken)
-            if free and left < box[0] and box[2] < left + _PANEL:
-                draw.text((box[0], box[1]), text, font=face, fill=_SOFT)
+            inside = left < box[0] and box[2] < left + _PANEL and box[1] > _TOP and box[3] < _TOP + _PANEL
+            if free and inside:
+                draw.text(corner, text, font=face, fill=_SOFT)
                 taken.append(box)
                 break
 

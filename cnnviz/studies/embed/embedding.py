@@ -226,6 +226,20 @@ def chance_purity(labels: Sequence[Hashable | None]) -> float:
     return float((counts[known] - 1).mean() / (len(codes) - 1))
 
 
+def is_shared(labels: Sequence[Hashable | None]) -> bool:
+    """Whether two items have the same label; where none do, no neighbour can have an item's own: that is no purity."""
+    known = [label for label in labels if label is not None]
+    return len(set(known)) < len(known)
+
+
+def mean_purity(values: Floats, labels: Sequence[Hashable | None]) -> dict[str, Any]:
+    """``value``, the mean of :func:`purity` over ``n`` items, and ``chance``; None where there is nothing to say."""
+    known = values[np.isfinite(values)]
+    told = len(known) > 0 and is_shared(labels)
+    value, chance = (float(known.mean()), chance_purity(labels)) if told else (None, None)
+    return {"value": value, "chance": chance, "n": len(known)}
+
+
 def _codes(labels: Sequence[Hashable | None]) -> NDArray[np.int64]:
     known: dict[Hashable, int] = {}
     return np.array([-1 if label is None else known.setdefault(label, len(known)) for label in labels], dtype=np.int64)

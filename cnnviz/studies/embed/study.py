@@ -228,7 +228,9 @@ class Embed(Study):
         categories = drawing.categorize(self._values(layout, kind))
         found = [(self._title(name, layout), points) for name, points in layout.points.items()]
         views = [drawing.View(title, points) for title, points in found if points is not None]
-        self.store.write("scatter.png", encode(drawing.scatter(views, categories, f"colour: {kind}"), _PNG))
+        self.store.write(
+            "scatter.png", encode(drawing.scatter(views, categories, drawing.colour_heading(kind, categories)), _PNG)
+        )
         side = drawing.cell_side(layout.shape[1])
         grid = drawing.thumbnail_grid(self._thumbnail, layout.cells, layout.shape, side)
         self.store.write("grid.png", encode(grid, _PNG))
@@ -257,7 +259,10 @@ class Embed(Study):
         for place, row in enumerate(self.rows):
             pairs = zip(layout.near.index[place].tolist(), layout.near.value[place].tolist(), strict=True)
             near = [{"path": self.rows[other].path, self._measure(): value} for other, value in pairs]
-            shares = {f"{kind}_purity": float(values[place]) for kind, values in layout.purity.items()}
+            shares = {
+                f"{kind}_purity": float(values[place]) if embedding.is_shared(self._values(layout, kind)) else None
+                for kind, values in layout.purity.items()
+            }
             rows.append({"path": row.path, "label": layout.labels[place], "neighbours": near, **shares})
         return rows
 
@@ -267,12 +272,7 @@ class Embed(Study):
         perplexity = arrange.effective_perplexity(layout.different, self.params["perplexity"])
         purity = {}
         for kind, values in layout.purity.items():
-            known = values[np.isfinite(values)]
-            purity[kind] = {
-                "value": float(known.mean()) if len(known) else None,
-                "chance": embedding.chance_purity(self._values(layout, kind)),
-                "n": len(known),
-            }
+            purity[kind] = embedding.mean_purity(values, self._values(layout, kind))
         return {
             "source": self._name,
             "images": count,
@@ -397,7 +397,10 @@ def _entries(known: drawing.Categories) -> list[tuple[str, int, str, bool]]:
 def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [("images", str(summary["images"])), ("dimensions", str(summary["dimensions"]))]
     for kind, found in summary["purity"].items():
+        name = f"neighbours of the same {kind}"
         if found["value"] is not None:
             value, chance = 100.0 * found["value"], 100.0 * found["chance"]
-            rows.append((f"neighbours of the same {kind}", f"{value:.1f} % (by chance {chance:.1f} %)"))
+            rows.append((name, f"{value:.1f} % (by chance {chance:.1f} %)"))
+        elif found["n"]:
+            rows.append((name, f"undefined, as no two images share a {kind}"))
     return rows
