@@ -1,0 +1,105 @@
+"""The README's shell blocks, run line by line on small copies of the sample images, without a network."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cnnviz.cli.app import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# What is not run here, and why. Each must be the beginning of a line of the README.
+SKIPPED = {
+    "pip install": "changes the environment; .ci/run runs it",
+    "cnnviz gradcam photos/ -m resnet50": "downloads weights",
+    "cnnviz gradcam photos/ -m timm/convnext_tiny.fb_in1k": "downloads weights",
+    "cnnviz gradcam photos/ -m resnet18 --checkpoint best.pth": "the reader's weights",
+    "cnnviz gradcam photos/ -m model.py:build": "the reader's network",
+    "cnnviz gradcam data/val --precision bf16 --compile on": "needs a C++ compiler, and a minute of it",
+    "cnnviz top-patches photos/ --boxes instances.json": "the reader's boxes",
+}
+# Fewer steps, units and images than a reader would wait for, added to what the README says.
+SHORTENED = {
+    "cnnviz synthesize": "--steps 2",
+    "cnnviz dream": "--octaves 1 --steps 1",
+    "cnnviz top-patches photos/ --units all": "--layer blocks.1 --limit 1",
+    "cnnviz guided photos/ --sanity": "--limit 1",
+}
+
+
+def lines() -> list[str]:
+    """Every line of a shell block that runs something, without its comment."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.S)
+    found = [re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines()]
+    return [line for line in found if line]
+
+
+def run_here() -> list[str]:
+    return [line for line in lines() if not line.startswith(tuple(SKIPPED))]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the README speaks of."""
+    samples = {path.name: path for path in sorted((ROOT / "sample_images").glob("*.jpg"))}
+    copies = {
+        "cat.jpg": ["cat.jpg", "photos/tiger cat/cat.jpg", "data/val/tiger cat/cat.jpg"],
+        "espresso.jpg": ["street.jpg", "flowers.jpg", "photos/espresso/cup.jpg", "data/val/espresso/cup.jpg"],
+        "camera_on_tripod.jpg": ["sample_images/camera_on_tripod.jpg"],
+    }
+    for name, targets in copies.items():
+        with Image.open(samples[name]) as picture:
+            picture.thumbnail((256, 256))
+            for target in targets:
+                path = tmp_path / target
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def in_a_shell(line: str, folder: Path) -> int:
+    """The line word for word, with a ``cnnviz`` of this checkout on the path."""
+    script = folder / "bin" / "cnnviz"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m cnnviz "$@"\n')
+    script.chmod(0o755)
+    paths = {
+        "PATH": os.pathsep.join([str(script.parent), os.environ["PATH"]]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+    }
+    return subprocess.run(["sh", "-ec", line], env={**os.environ, **paths}, cwd=folder).returncode
+
+
+@pytest.mark.parametrize("line", run_here())
+def test_a_line_of_the_readme_runs(line: str, folder: Path) -> None:
+    before = set(folder.rglob("*"))
+    more = next((options for start, options in SHORTENED.items() if line.startswith(start)), "")
+    if re.search(r"[|>]", line):
+        if os.name == "nt" or shutil.which("sh") is None:
+            pytest.skip("needs a POSIX shell")
+        assert in_a_shell(line, folder) == 0
+    else:
+        assert not main(shlex.split(f"{line} {more}")[1:])
+    command = shlex.split(line[line.index("cnnviz ") :])[1]
+    written = [path for path in set(folder.rglob("*")) - before if path.is_file() and path.parent.name != "bin"]
+    if command not in {"layers", "models", "methods"}:
+        assert written
+        assert all(path.stat().st_size for path in written if path.suffix in {".png", ".json", ".npz", ".npy", ".gif"})
+
+
+def test_the_lists_are_not_stale() -> None:
+    for start in SKIPPED:
+        assert any(line.startswith(start) for line in lines()), f"not in the README any more: {start}"
+    for start in SHORTENED:
+        assert any(line.startswith(start) for line in run_here()), f"not run any more: {start}"
+    assert len(run_here()) > 2 * len(SKIPPED)
