@@ -22,7 +22,7 @@ from cnnviz.models.preprocess import Preprocess
 from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.synthesis.deepdream import DreamOptions, dream, gradient_of, guided_by, octave_sizes, resized, spans
 from cnnviz.synthesis.objectives import leaky_square
-from cnnviz.synthesis.reader import Normalisation, Reader, normalisation, open_reader
+from cnnviz.synthesis.reader import GradientReader, Normalisation, normalisation, open_reader
 from tests import digits
 from tests.test_pipeline import TINY, Quiet
 
@@ -53,7 +53,7 @@ def net() -> Net:
 
 
 @pytest.fixture(scope="module")
-def reader(net: Net) -> Reader:
+def reader(net: Net) -> GradientReader:
     session = prepare(net, "net", (3, 32, 32), CPU, SessionOptions(Cut.before_classifier()))
     return open_reader(session, ["last"], lambda layers: session, logits=False)
 
@@ -75,7 +75,7 @@ def direct(net: Net, image: Tensor, energy: Any = leaky_square) -> tuple[Tensor,
     return torch.autograd.grad(values.sum(), leaf)[0], float(values.detach().mean())
 
 
-def test_the_gradient_is_that_of_the_mean_square(net: Net, reader: Reader, normalise: Normalisation) -> None:
+def test_the_gradient_is_that_of_the_mean_square(net: Net, reader: GradientReader, normalise: Normalisation) -> None:
     image = photo(41, 57)
     found, score = gradient_of(image, reader, normalise, DreamOptions(jitter=0), torch.Generator())
     expected, mean = direct(net, image)
@@ -86,7 +86,7 @@ def test_the_gradient_is_that_of_the_mean_square(net: Net, reader: Reader, norma
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("height", "width", "tile"), [(150, 97, 32), (64, 200, 48), (90, 90, 45)])
 def test_tiles_with_enough_overlap_give_the_gradient_of_the_whole(
-    net: Net, reader: Reader, normalise: Normalisation, height: int, width: int, tile: int, seed: int
+    net: Net, reader: GradientReader, normalise: Normalisation, height: int, width: int, tile: int, seed: int
 ) -> None:
     image = photo(height, width)
     options = DreamOptions(jitter=0, tile=tile, overlap=24)
@@ -95,14 +95,16 @@ def test_tiles_with_enough_overlap_give_the_gradient_of_the_whole(
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_tiles_without_overlap_do_not(net: Net, reader: Reader, normalise: Normalisation) -> None:
+def test_tiles_without_overlap_do_not(net: Net, reader: GradientReader, normalise: Normalisation) -> None:
     """What the test above would not see if tiles were never used."""
     options = DreamOptions(jitter=0, tile=32, overlap=0)
     found, _ = gradient_of(photo(150, 97), reader, normalise, options, torch.Generator())
     assert (found - direct(net, photo(150, 97))[0]).abs().max() > 1e-2
 
 
-def test_jitter_is_the_gradient_of_a_shifted_mirrored_image(net: Net, reader: Reader, normalise: Normalisation) -> None:
+def test_jitter_is_the_gradient_of_a_shifted_mirrored_image(
+    net: Net, reader: GradientReader, normalise: Normalisation
+) -> None:
     image, jitter = photo(40, 50), 6
     generator = torch.Generator().manual_seed(3)
     above, left = torch.randint(0, jitter + 1, (2,), generator=torch.Generator().manual_seed(3)).tolist()
@@ -135,7 +137,7 @@ def test_octaves() -> None:
     assert octave_sizes((8, 8), DreamOptions()) == [(8, 8)]
 
 
-def test_detail_is_carried_over_octaves(net: Net, reader: Reader, normalise: Normalisation) -> None:
+def test_detail_is_carried_over_octaves(net: Net, reader: GradientReader, normalise: Normalisation) -> None:
     """Two octaves of one step each, written out."""
     image = photo(80, 64) * 0.5 + 0.25
     options = DreamOptions(octaves=2, octave_scale=2.0, steps=1, step_size=0.02, jitter=0)
@@ -152,7 +154,9 @@ def test_detail_is_carried_over_octaves(net: Net, reader: Reader, normalise: Nor
     assert found.sizes == ((40, 32), (80, 64))
 
 
-def test_the_score_rises_and_the_same_seed_gives_the_same_dream(reader: Reader, normalise: Normalisation) -> None:
+def test_the_score_rises_and_the_same_seed_gives_the_same_dream(
+    reader: GradientReader, normalise: Normalisation
+) -> None:
     image = photo(70, 90) * 0.5 + 0.25
     options = DreamOptions(octaves=2, steps=8, step_size=0.02, jitter=4, tile=40, overlap=16)
     one, two, other = (dream(image, reader, normalise, options, seed) for seed in (5, 5, 6))
@@ -164,7 +168,7 @@ def test_the_score_rises_and_the_same_seed_gives_the_same_dream(reader: Reader, 
 
 
 def test_a_guide_draws_every_position_to_its_nearest_feature(
-    net: Net, reader: Reader, normalise: Normalisation
+    net: Net, reader: GradientReader, normalise: Normalisation
 ) -> None:
     guide = reader.read(normalise(photo(32, 48, seed=9))).layers[0]
     image = photo(36, 28)

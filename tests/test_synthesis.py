@@ -34,7 +34,7 @@ from cnnviz.synthesis.objectives import (
     unit_term,
     weighted,
 )
-from cnnviz.synthesis.reader import Reader, normalisation, open_reader
+from cnnviz.synthesis.reader import GradientReader, normalisation, open_reader
 
 CPU = rt.resolve("cpu", "fp32")
 DEVICE = CPU.device
@@ -87,7 +87,7 @@ def opened(module: nn.Module, side: int = 24) -> tuple[Session, object]:
     return again(Cut.before_classifier()), again
 
 
-def reader_of(module: nn.Module, layers: Sequence[str], *, logits: bool = True, side: int = 24) -> Reader:
+def reader_of(module: nn.Module, layers: Sequence[str], *, logits: bool = True, side: int = 24) -> GradientReader:
     session, again = opened(module, side)
     return open_reader(session, layers, again, logits=logits)  # type: ignore[arg-type]
 
@@ -205,6 +205,18 @@ def test_views_are_affine_and_sample_where_they_say(rotate: float, scale: float)
     assert 1 / (1 + scale) - 1e-3 <= min(spans) <= max(spans) <= 1 + scale + 1e-3
     assert max(angles) - min(angles) >= 1.2 * rotate
     assert max(spans) / min(spans) >= 1 + scale
+
+
+def test_noise_on_views_is_normal_and_the_same_whatever_else_is_in_the_batch() -> None:
+    canvas = torch.full((2, 3, 12, 11), 0.5)
+    noisy = Augmentation(3, 0.0, 0.0, noise=0.2)
+    both, alone = Views((6, 5), noisy, [7, 8], 200, DEVICE), Views((6, 5), noisy, [8], 200, DEVICE)
+    drawn = torch.stack([both(canvas, step) for step in range(200)]) - 0.5
+    assert abs(float(drawn.mean())) < 4 * 0.2 / drawn.numel() ** 0.5
+    assert abs(float(drawn.std()) - 0.2) < 0.004
+    assert not torch.equal(drawn[0, 0], drawn[0, 1])
+    assert not torch.equal(drawn[0, 0], drawn[1, 0])
+    torch.testing.assert_close(alone(canvas[1:], 150)[0] - 0.5, drawn[150, 1], rtol=0, atol=0)
 
 
 def test_mirrored_is_reflection_and_goes_on_beyond_one_width() -> None:
@@ -470,10 +482,10 @@ def bundled() -> tuple[Any, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("wanted", [(1, 8), (88, 130), (277, 291), (340, 417), (817, 980)])
 def test_ten_classes_of_imagenet_are_reached_by_the_bundled_model(wanted: tuple[int, int], bundled: Any) -> None:
-    """Within the default 64 steps."""
+    """Within the default 128 steps and views."""
     loaded, session = bundled
     reader = open_reader(session, [], lambda layers: session, logits=True)
-    options = AscentOptions(l2=3.0, tv=30.0)
+    options = AscentOptions(128, l2=3.0, tv=30.0, shaking=Augmentation(32, 20.0, 0.5, 0.2))
     making = Maker(reader, normalisation(loaded.preprocess, DEVICE), loaded.preprocess.input_size, options)
     terms = [Term("class", index) for index in wanted]
     made = making.make(Objective(terms, torch.eye(2), []), [0, 1])

@@ -51,7 +51,7 @@ def run(
     return report
 
 
-STILL = {"jitter": 0, "rotate": 0.0, "zoom": 0.0, "l2": 0.0, "tv": 0.0}
+STILL = {"jitter": 0, "rotate": 0.0, "zoom": 0.0, "noise": 0.0, "l2": 0.0, "tv": 0.0}
 """No views, no penalties: the score rises at every step of a network of random weights."""
 
 

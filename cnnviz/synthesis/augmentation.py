@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,11 +38,15 @@ class Augmentation:
         jitter: Largest shift in pixels, in every direction.
         rotate: Largest angle in degrees.
         scale: Largest relative change of size.
+        noise: Standard deviation of the Gaussian noise on every view, for pixels in 0–1. The gradient is then that of
+            the score averaged over the noise, which leaves what only this network's weights respond to behind
+            (as in randomized smoothing: Cohen et al., ICML 2019; Kaur et al., 2019).
     """
 
     jitter: int = 16
     rotate: float = 5.0
     scale: float = 0.1
+    noise: float = 0.0
 
 
 class Views:
@@ -64,6 +69,7 @@ class Views:
     ) -> None:
         self.size = size
         self.margin = shaking.jitter
+        self._noise, self._seeds = shaking.noise, tuple(seeds)
         self._canvas = (size[0] + 2 * self.margin, size[1] + 2 * self.margin)
         self._bends = shaking.rotate > 0 or shaking.scale > 0
         # Everything is drawn now: a draw a step would make an accelerator wait.
@@ -84,6 +90,13 @@ class Views:
 
     def __call__(self, canvas: Tensor, step: int) -> Tensor:
         """The windows [N, C, h, w] of canvases [N, C, h + 2 margin, w + 2 margin] at a step."""
+        windows = self._windows(canvas, step)
+        if self._noise == 0:
+            return windows
+        drawn = [torch.randn(windows.shape[1:], generator=_source(seed, step)) for seed in self._seeds]
+        return windows + self._noise * torch.stack(drawn).to(windows)
+
+    def _windows(self, canvas: Tensor, step: int) -> Tensor:
         height, width = self.size
         if self._matrices is not None:
             grid = F.affine_grid(self._matrices[step], [len(canvas), 1, height, width], align_corners=False)
@@ -101,6 +114,11 @@ class Views:
     def widen(self, images: Tensor) -> Tensor:
         """Canvases whose centre are these images; their margin is the mirror image."""
         return mirrored(images, (self.margin,) * 4)
+
+
+def _source(seed: int, step: int) -> torch.Generator:
+    """The noise of one image at one step, whatever was drawn before."""
+    return torch.Generator().manual_seed(zlib.crc32(b"%d:%d" % (seed, step)))
 
 
 def mirrored(images: Tensor, sides: tuple[int, int, int, int]) -> Tensor:

@@ -48,8 +48,8 @@ DEFAULTS: Mapping[str, Mapping[str, float]] = {
 """Regularisers that suit a parametrisation, for inputs of 224 pixels: 1/f scaling needs few; pixels stay noisy."""
 DIVERSITY = 10.0
 """Default weight of the likeness of several images."""
-_JITTER = 14
-"""The default jitter is the input's shorter side over this: 16 pixels of 224."""
+_JITTER = 7
+"""The default jitter is the input's shorter side over this: 32 pixels of 224."""
 _TOLD, _FRAMES, _FRAME_RATE = 8, 48, 12.0
 _SHOWN_SCORES = 4
 _USUAL = 224
@@ -161,7 +161,7 @@ class Synthesize(Study):
             parametrisation=params["param"],
             optimiser=params["optimizer"],
             rate=params["rate"],
-            shaking=Augmentation(jitter, params["rotate"], params["zoom"]),
+            shaking=Augmentation(jitter, params["rotate"], params["zoom"], params["noise"]),
             diversity=0.0 if self.from_images or params["images"] < 2 else diversity,
             **amounts,
         )
