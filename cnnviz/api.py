@@ -168,10 +168,12 @@ def explain(
     params = spec.resolve_params(method_options)
     _check_batch(batch)
     asked = cut_for(spec, params, _layers(layer))
-    with _session(model, batch, spec, asked, (precision, device, compile, general.get("logits_key"))) as session:
+    key = general.get("logits_key")
+    logits_key = None if key is None else str(key)
+    with _session(model, batch, spec, asked, (precision, device, compile, logits_key)) as session:
         found = _examined(session, spec, params, general.get("skip_check", ()))
         if session.runtime.precision != "fp32" and "precision_agreement" not in found.not_run:
-            with _session(model, batch, spec, asked, ("fp32", device, "off", general.get("logits_key"))) as exact:
+            with _session(model, batch, spec, asked, ("fp32", device, "off", logits_key)) as exact:
                 found = _with_agreement(found, session, exact, (spec, params))
         if activation == "auto":
             activation = session.final_activation or "softmax"
@@ -256,7 +258,7 @@ def _explanation(run: ForwardPass, heatmap: Heatmap, indices: Tensor, found: Exa
         scores={k: v.tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()},
         arrays={name: array.detach().cpu() for name, array in heatmap.arrays.items()},
         checks=found.to_dict(),
-        notes=(*session.notes, *found.notes),
+        notes=(*session.notes, *found.notes, *heatmap.notes),
     )
 
 
@@ -306,7 +308,7 @@ def _session(
     precision, device, compile_mode, output = how
     check_choice(compile_mode, COMPILE_MODES, "compile")
     probe = tuple(int(size) for size in batch.shape[1:])
-    module, told = (model.module, None) if isinstance(model, Model) else in_float32(unwrap(model))
+    module, told = (model.module, None) if isinstance(model, Model) else in_float32(unwrap(model), batch)
     here = next((p.device for p in module.parameters()), batch.device)
     runtime = rt.resolve(str(device or here), precision)
     compiled = compile_mode == "on" or (compile_mode == "auto" and rt.compiler_here(runtime.device))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 import cnnviz
@@ -327,3 +328,54 @@ def test_attention_is_recognised_without_a_trace() -> None:
     with pytest.raises(CnnvizError, match="computes self-attention"):
         cnnviz.explain(network, _PIXELS)
     assert cnnviz.explain(network, _PIXELS, layer="c").layer == "c"
+
+
+class _Cut(nn.Module):
+    """A map whose columns are cut off, or added to, before the head."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+        self.c, self.d, self.fc = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 12, 1), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.d(self.change(torch.relu(self.c(x))))).mean((2, 3)))
+
+
+CUT = {
+    "left half": lambda v: v[..., :5],
+    "right part": lambda v: v[..., 3:],
+    "rows": lambda v: v[:, :, 4:],
+    "middle": lambda v: v[..., 3:-3],
+    "narrowed": lambda v: v.narrow(3, 0, 5),
+    "padded at one side": lambda v: F.pad(v, (10, 0, 0, 0)),
+    "padded all around": lambda v: F.pad(v, (4, 4, 4, 4)),
+    "padded by less than nothing": lambda v: F.pad(v, (0, -5)),
+}
+
+
+@pytest.mark.parametrize("how", CUT)
+def test_what_does_not_lie_over_the_whole_image_is_not_drawn_over_it(how: str) -> None:
+    torch.manual_seed(0)
+    network = _Cut(CUT[how]).eval()
+    image = torch.randn(1, 3, 8, 10)
+    result = cnnviz.explain(network, image, target=1)
+    assert result.layer == "c"
+    assert any("cut off or added" in note for note in result.notes)
+    # What the score does not depend on has no part in the map.
+    leaf = image.clone().requires_grad_()
+    used = torch.autograd.grad(network(leaf)[0, 1], leaf)[0].abs().sum((0, 1)) > 0
+    assert float(result.maps[0][~used].sum()) <= 0.1 * float(result.maps[0].sum())
+    with pytest.raises(CnnvizError, match="cut off or added"):
+        cnnviz.explain(network, image, target=1, layer="d")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "inception_v3", "alexnet", "squeezenet1_0", "mobilenet_v2", "googlenet"])
+def test_kernels_and_their_padding_leave_maps_in_place(name: str) -> None:
+    options = {"aux_logits": False, "init_weights": False} if name in {"inception_v3", "googlenet"} else {}
+    network = torchvision.models.get_model(name, weights=None, **options).eval()
+    for size in ((230, 331), (224, 224)):
+        graph = trace(network, torch.randn(1, 3, *size), lambda value: value)
+        assert graph is not None
+        spatial = [node for node in graph.chain() if graph.is_spatial(node) and not graph.is_pool(node)]
+        assert [node.name for node in spatial if "cut off" in axes_of(graph).objection(node)] == []

@@ -226,3 +226,59 @@ def test_two_outputs_that_may_both_be_meant_are_refused_with_their_shapes() -> N
     with pytest.raises(CnnvizError, match=r"kind \[N, 4\], colour \[N, 4\]") as raised:
         cnnviz.explain(nets.seeded(TwoTasks)().eval(), torch.randn(1, 3, 32, 32))
     assert "--logits-key kind or --logits-key colour" in raised.value.hint
+
+
+class _TrainingNorm(nn.Module):
+    """Puts its own normalisation into training mode, which writes to the running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.b, self.fc = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.b.training = True
+        return self.fc(torch.relu(self.b(self.c(x))).mean((2, 3)))
+
+
+def test_buffers_are_left_as_found() -> None:
+    network = _TrainingNorm().eval()
+    before = [buffer.clone() for buffer in network.buffers()]
+    cnnviz.explain(network, torch.randn(2, 3, 10, 12))
+    assert all(torch.equal(old, new) for old, new in zip(before, network.buffers(), strict=True))
+
+
+class _TwoTypes(nn.Module):
+    """Converts from float32 to float64 by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 4).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.c(x)).mean((2, 3)).double())
+
+
+def test_a_network_of_two_types_is_left_as_it_is() -> None:
+    network, image = _TwoTypes().eval(), torch.randn(1, 3, 12, 14)
+    result = cnnviz.explain(network, image, target=1)
+    activations = torch.relu(network.c(image)).detach()
+    weights = network.fc.weight[1].detach().float() / activations[0, 0].numel()
+    expected = torch.relu((weights[None, :, None, None] * activations).sum(1))
+    torch.testing.assert_close(result.raw, expected, atol=1e-7, rtol=1e-5)
+    assert result.notes == ()
+
+
+def test_the_contrast_of_a_head_that_takes_the_strongest_position_is_said_to_be_zero() -> None:
+    class Strongest(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU())
+            self.h = nn.Conv2d(64, 10, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.h(self.f(x)).amax((2, 3))
+
+    torch.manual_seed(0)
+    result = cnnviz.explain(Strongest().eval(), torch.randn(2, 3, 12, 14), "excitation_backprop", contrastive=True)
+    assert not result.raw.any()
+    assert any("the contrast is zero everywhere" in note for note in result.notes)

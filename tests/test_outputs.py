@@ -125,3 +125,10 @@ def test_torchvision_networks_with_auxiliary_heads(name: str) -> None:
     found = cnnviz.explain(network.train(), x)
     torch.testing.assert_close(found.logits, expected, rtol=1e-4, atol=1e-5)
     assert all(m.training for m in network.modules())
+
+
+def test_the_key_may_be_a_number() -> None:
+    _same(
+        cnnviz.explain(nets.with_output("tuple"), nets.images(), target=1, layer="conv", logits_key=0),
+        cnnviz.explain(nets.with_output("tuple"), nets.images(), target=1, layer="conv", logits_key="0"),
+    )

@@ -39,7 +39,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_those_that_continue() -> None:
     studies = [spec for spec in lookup.all_entries() if spec.kind == "study"]
-    continuing = {spec.command for spec in studies if "resume" not in spec.lacks()}
+    continuing = {spec.command for spec in studies if "resume" not in spec.unavailable_options()}
     assert continuing >= {"adversarial", "classmap", "activations", "dream", "synthesize"}
     assert not continuing & {"embed", "top-patches", "filters"}
 

@@ -201,8 +201,8 @@ class _Examiner:
             )
         else:
             self.notes.append(
-                f"{session.name} is random, and no seed changes that: the same image twice gives different scores, so "
-                "predictions and maps differ from run to run"
+                f"{session.name} is not a function of its input, and no seed changes that: the same image twice gives "
+                "different scores, so predictions and maps differ from run to run"
             )
         return False
 

@@ -141,6 +141,8 @@ def borrowed(module: nn.Module) -> Iterator[None]:
     modes = [(m, m.training) for m in module.modules()]
     # Parameters made under inference mode take part in no graph, and their flag cannot be set back.
     grads = [(p, p.requires_grad) for p in module.parameters() if not p.is_inference()]
+    # A forward that puts its normalisation into training mode writes to the running statistics.
+    buffers = [(b, b.detach().clone()) for b in module.buffers() if not b.is_inference()]
     try:
         for m, _ in modes:
             m.training = False
@@ -154,6 +156,10 @@ def borrowed(module: nn.Module) -> Iterator[None]:
         for p, wanted in grads:
             if wanted:
                 p.requires_grad_(True)
+        with torch.no_grad():
+            for b, before in buffers:
+                if b.shape == before.shape and not torch.equal(b, before):
+                    b.copy_(before)
 
 
 @dataclass(frozen=True)

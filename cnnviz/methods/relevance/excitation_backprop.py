@@ -37,6 +37,8 @@ from cnnviz.models.graph.heads import read_head
 
 _NAME = "Excitation backprop"
 _TINY = 1e-20
+# Below this share of the largest probability a difference of two walks is what rounding left.
+_ROUNDING = 1e-5
 
 
 def excitation_backprop(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
@@ -60,13 +62,25 @@ def excitation_backprop(run: ForwardPass, target: Target, params: Mapping[str, A
     pooled = bool(params["contrastive"]) and _has_class_maps(run)
     chosen = _winning(run, target, _Walk(pooled=pooled))
     gap = 1 - chosen.double().sum((1, 2)).float()
-    values = chosen
+    values, notes = chosen, tuple[str, ...]()
     if params["contrastive"]:
-        values = (chosen - _winning(run, target, _Walk(True, pooled))).clamp_min(0)
+        values, notes = _contrast(chosen, _winning(run, target, _Walk(True, pooled)))
     facts = {"contrastive": params["contrastive"], "reduction": "sum over channels"}
     if pooled:
         facts["head"] = "the 1x1 convolution and the pooling are read as pooling and a linear layer"
-    return Heatmap(values, facts=facts, scores={"conservation_gap": gap, "gap_share": gap.abs()})
+    return Heatmap(values, facts=facts, scores={"conservation_gap": gap, "gap_share": gap.abs()}, notes=notes)
+
+
+def _contrast(chosen: Tensor, dual: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    """The difference above zero; where it is rounding for every image, zeros, and why.
+
+    A head that picks the strongest position of its class maps makes a class and its dual win at the same cell.
+    """
+    difference = chosen - dual
+    if bool((difference.abs() <= _ROUNDING * chosen.abs().amax((1, 2), keepdim=True)).all()):
+        note = "the contrast is zero everywhere: in this head a class and its dual win at the same positions"
+        return torch.zeros_like(difference), (note,)
+    return difference.clamp_min(0), ()
 
 
 @dataclass(frozen=True)

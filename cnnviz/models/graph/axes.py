@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from cnnviz.models.graph.trace import Graph, function_name
-from cnnviz.models.receptive_field.axes import State, image_axis
+from cnnviz.models.receptive_field.axes import Axis, State, even_axis
 from cnnviz.models.receptive_field.field import layout, states_of
 
 # Bands of rows, and of columns. Two cannot tell a map from one that is rolled around.
@@ -54,7 +54,7 @@ class Responses:
         plain = self._plain.get(key)
         if plain is None or plain.shape != value.shape:
             return
-        change = torch.nan_to_num(value.float() - plain.float())
+        change = torch.nan_to_num(_real(value) - _real(plain))
         # What the whole image adds to every place alike (squeeze-and-excitation, attention) says nothing of places.
         change = (change - change.mean((2, 3), keepdim=True)).abs()
         self._changes.setdefault(key, []).append((change.sum((0, 1, 3)), change.sum((0, 1, 2))))
@@ -89,6 +89,10 @@ class Responses:
         changes = self._changes[key][axis * _BANDS : (axis + 1) * _BANDS]
         along, across = (torch.stack([change[which] for change in changes]) for which in (axis, 1 - axis))
         return _movement(along), _movement(across)
+
+
+def _real(value: Tensor) -> Tensor:
+    return value.abs() if value.is_complex() else value.float()
 
 
 def _follows(along: tuple[float, float], across: tuple[float, float]) -> bool:
@@ -162,10 +166,22 @@ class Axes:
         if state is None:
             return "it does not depend on the image"
         if state.axes_known and state.rows is not None and state.cols is not None:
-            return layout(state.rows.dim, state.cols.dim)
+            return layout(state.rows.dim, state.cols.dim) or self._misplaced(state.rows, state.cols)
         if self._responses is None:
             return state.unknown or f"{state.lost} leaves no positions"
         return self._responses.objection(node)
+
+    def _misplaced(self, rows: Axis, cols: Axis) -> str:
+        sizes = self._graph.shapes[self._graph.input][2:]
+        for axis, what, image in zip((rows, cols), ("rows", "columns"), sizes, strict=True):
+            if axis.out_of_place(image):
+                first = (axis.low + axis.high) / 2
+                last = first + (axis.length - 1) * axis.jump
+                return (
+                    f"its {axis.length} {what} lie at {float(first):g} to {float(last):g} of the image's {image}, "
+                    "because part of a map was cut off or added"
+                )
+        return ""
 
     @property
     def asked(self) -> bool:
@@ -188,7 +204,8 @@ class Axes:
         def settle(n: fx.Node, states: Mapping[fx.Node, State | None]) -> State | None:
             if n not in wanted or (responses.objection(n) and not (responses.is_diffuse(n) and joins(n, states))):
                 return None
-            return State(image_axis(2, graph.shapes[n][2]), image_axis(3, graph.shapes[n][3]))
+            (height, width), image = graph.shapes[n][2:], graph.shapes[graph.input][2:]
+            return State(even_axis(2, height, image[0]), even_axis(3, width, image[1]))
 
         def joins(n: fx.Node, states: Mapping[fx.Node, State | None]) -> bool:
             """Whether this is a sum or product with a map, of the same size, to which the rest adds context."""

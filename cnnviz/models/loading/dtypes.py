@@ -11,8 +11,14 @@ from torch import nn
 from cnnviz.errors import CnnvizError
 
 
-def in_float32(module: nn.Module) -> tuple[nn.Module, str | None]:
-    """The network itself where all its floating-point parameters and buffers are float32; else a copy in float32.
+def in_float32(module: nn.Module, images: torch.Tensor) -> tuple[nn.Module, str | None]:
+    """The network itself where it takes float32 images as it is; else a copy in float32.
+
+    A network may hold several types and convert between them by itself: it is left as it is.
+
+    Args:
+        module: The network.
+        images: [N, C, H, W], which are run through a network of several types to find out.
 
     Returns:
         The network to explain, and what to tell about it.
@@ -22,7 +28,7 @@ def in_float32(module: nn.Module) -> tuple[nn.Module, str | None]:
     """
     tensors = chain(module.parameters(), module.buffers())
     others = sorted({str(t.dtype).removeprefix("torch.") for t in tensors if _is_other(t)})
-    if not others:
+    if not others or (_holds_float32(module) and _runs(module, images[:1])):
         return module, None
     name = type(module).__name__
     try:
@@ -33,6 +39,26 @@ def in_float32(module: nn.Module) -> tuple[nn.Module, str | None]:
             "Convert it first: model.float().",
         ) from error
     return twin, f"{name} holds {', '.join(others)} values: a copy in float32 is explained"
+
+
+def _holds_float32(module: nn.Module) -> bool:
+    return any(t.dtype == torch.float32 for t in chain(module.parameters(), module.buffers()))
+
+
+def _runs(module: nn.Module, images: torch.Tensor) -> bool:
+    where = next((p.device for p in module.parameters()), images.device)
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        for part, _ in modes:
+            part.training = False
+        with torch.no_grad():
+            module(images.detach().to(where, torch.float32))
+    except Exception:
+        return False
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    return True
 
 
 def _is_other(tensor: torch.Tensor) -> bool:

@@ -17,6 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+# How far, in units, kernels with padding move the units of a map from where the cells of a grid lie.
+_SLACK = Fraction(1)
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -61,10 +64,31 @@ class Axis:
     def at(self, dim: int) -> Axis:
         return replace(self, dim=dim)
 
+    def out_of_place(self, image: int) -> bool:
+        """Whether the units do not lie over an image of so many pixels as the cells of a grid over all of it do.
+
+        Kernels and their padding move units by less than a unit and a half, or, without padding, keep them half a field
+        of view from both edges. What goes beyond that was cut off, or added, along the way: the first and the last unit
+        are then not at the same distance from the edges, or all of them lie too far in or out.
+        """
+        first = (self.low + self.high) / 2
+        last = first + (self.length - 1) * self.jump
+        beyond = (self.length * self.jump - image) / 2
+        field = (self.high - self.low) / 2
+        slack = _SLACK * self.jump
+        return abs(first + last - (image - 1)) > 2 * slack or beyond > slack or -beyond > field + slack
+
 
 def image_axis(dim: int, length: int) -> Axis:
     zero = Fraction(0)
     return Axis(dim, length, zero, zero, Fraction(1), zero, Fraction(length - 1))
+
+
+def even_axis(dim: int, length: int, image: int) -> Axis:
+    """Units that share out an image of so many pixels, where no more is known of them than their order."""
+    jump = Fraction(image, length)
+    middle = (jump - 1) / 2
+    return Axis(dim, length, middle, middle, jump, Fraction(0), Fraction(image - 1))
 
 
 @dataclass(frozen=True)
