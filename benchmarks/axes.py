@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.open_session import SessionOptions, prepare
 from cnnviz.engine.prepare.split import quietly
-from cnnviz.engine.session import Session, SessionOptions, prepare
+from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError
 
 SIZE = (128, 192)

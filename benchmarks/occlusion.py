@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.engine import runtime
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import SessionOptions, prepare
+from cnnviz.engine.open_session import SessionOptions, prepare
 from cnnviz.methods.perturbation.incremental.windows import occluded_logits
 from cnnviz.methods.perturbation.occlusion import place_windows
 

@@ -17,8 +17,9 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut, cut_for
 from cnnviz.engine.examine import Examination, Wanted, examine
 from cnnviz.engine.layer_table import LayerRow, layer_table
+from cnnviz.engine.open_session import SessionOptions, open_session, prepare, probe_image
 from cnnviz.engine.precision import AGREEMENT, correlation, opened, smooth_probe
-from cnnviz.engine.session import ForwardPass, Session, SessionOptions, open_session, prepare, probe_image
+from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import ClassTarget, class_logits, make_target
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.methods.heatmap import Heatmap, upsample

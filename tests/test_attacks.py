@@ -27,8 +27,8 @@ from cnnviz.attacks.linf import (
     snap,
 )
 from cnnviz.engine.cut import Cut
+from cnnviz.engine.open_session import SessionOptions, open_session
 from cnnviz.engine.runtime import resolve
-from cnnviz.engine.session import SessionOptions, open_session
 from cnnviz.errors import CnnvizError
 from cnnviz.models.preprocess import Preprocess, normalize, prepare
 from cnnviz.studies.adversarial.attack_choice import Choice, amount, epsilons

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.layer_table import layer_table
-from cnnviz.engine.session import SessionOptions, prepare
+from cnnviz.engine.open_session import SessionOptions, prepare
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.axes import axes_of
 from cnnviz.models.graph.outputs import selector
@@ -171,7 +171,7 @@ def _gradcam_at_c(network: Any) -> Tensor:
 
 
 def _hooked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnnviz.engine.session.trace", lambda *args: None)
+    monkeypatch.setattr("cnnviz.engine.open_session.trace", lambda *args: None)
 
 
 def _network(kind: str) -> nn.Module:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import cnnviz
+from cnnviz.engine import open_session as opening
 from cnnviz.engine import session
 from cnnviz.errors import CnnvizError
 from cnnviz.registry import lookup
@@ -90,7 +91,7 @@ def _untouched(network: nn.Module) -> Iterator[None]:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Traced, or by hooks."""
     if request.param == "hooks":
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     return str(request.param)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import SessionOptions, open_session
+from cnnviz.engine.open_session import SessionOptions, open_session
 from cnnviz.errors import CnnvizError
 from cnnviz.models.fully_convolutional.rewrite import (
     CLASS_MAP,

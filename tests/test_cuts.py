@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut, cut_for
-from cnnviz.engine.session import SessionOptions, open_session
+from cnnviz.engine.open_session import SessionOptions, open_session
 from cnnviz.methods.relevance.fullgrad import cut_nodes
 from cnnviz.registry import lookup
 
@@ -47,7 +47,7 @@ def test_a_layer_of_any_name_is_explained_at_that_layer(
     name: str, hooks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if hooks:
-        monkeypatch.setattr("cnnviz.engine.session.trace", lambda *args: None)
+        monkeypatch.setattr("cnnviz.engine.open_session.trace", lambda *args: None)
     network, twin = Named(name), Named("first")
     activation = twin.first(_PIXELS).detach().requires_grad_()
     logits = twin.fc(torch.relu(twin.last(torch.relu(activation))).mean((2, 3)))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cnnviz import pipeline
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import SessionOptions, prepare
+from cnnviz.engine.open_session import SessionOptions, prepare
 from cnnviz.errors import CnnvizError
 from cnnviz.models.preprocess import Preprocess
 from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings, TargetSettings

@@ -13,7 +13,8 @@ import cnnviz
 from cnnviz.engine import cut as cuts
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.examine import Examination, InputSizes, Wanted, examine, input_sizes
-from cnnviz.engine.session import Session, SessionOptions, prepare
+from cnnviz.engine.open_session import SessionOptions, prepare
+from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError
 from tests import networks as nets
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz.api import Model
+from cnnviz.engine import open_session as opening
 from cnnviz.engine import runtime as rt
-from cnnviz.engine import session
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import upsample
 from tests import networks as nets
@@ -41,10 +41,10 @@ def model_of(network: nn.Module, size: tuple[int, int] = (12, 16), classes: int 
 def explained_by(way: str, network: nn.Module, monkeypatch: pytest.MonkeyPatch, **asked: Any) -> Any:
     """``explain`` by one way of running the network; makes sure that it is that way."""
     if way == "hooks":
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     if way in {"module", "hooks"}:
         return cnnviz.explain(network, nets.images(), target=CLASSES, **asked)
-    monkeypatch.setattr(session, "usable_preparations", lambda runtime: (way,))
+    monkeypatch.setattr(opening, "usable_preparations", lambda runtime: (way,))
     model = model_of(network.requires_grad_(False))
     found = cnnviz.explain(model, nets.images(), target=CLASSES, **asked)
     (opened,) = model._sessions.values()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.engine import session
+from cnnviz.engine import open_session as opening
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.cam.eigen import first_component
 from cnnviz.methods.nearby_images import noisy_copies
@@ -188,7 +188,7 @@ def test_layercam_fuses_layers_by_tanh_and_maximum(
 ) -> None:
     """All are of one size; conv2 is the deepest, in whatever order they are named."""
     if hooks:
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     network = nets.TOYS["residual"].build()
     found = cnnviz.explain(network, nets.images(), method="layercam", target=CLASSES, layer=asked)
     singles = {n: cnnviz.explain(network, nets.images(), method="layercam", target=CLASSES, layer=n).raw for n in asked}

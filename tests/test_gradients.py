@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz import pipeline
-from cnnviz.engine import session
+from cnnviz.engine import open_session as opening
 from cnnviz.engine.cut import Cut
 from cnnviz.errors import CnnvizError
 from cnnviz.registry import lookup
@@ -37,7 +37,7 @@ def close(found: Tensor, expected: object, tolerance: float = 1e-4) -> None:
 @pytest.mark.parametrize("kind", kinds.KINDS)
 def test_saliency_is_the_largest_difference(kind: str, hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if hooks:
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     network, batch = kinds.make(kind), kinds.images(2, (6, 7))
     found = cnnviz.explain(network, batch, method="saliency", target=[1, 3])
     for i, target in enumerate([1, 3]):
@@ -221,12 +221,12 @@ def test_a_network_that_cannot_be_traced() -> None:
 @pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
 def test_the_image_and_a_layer_together(hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if hooks:
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     from cnnviz.engine import runtime as rt
 
     network, batch = kinds.make("in-place"), kinds.images(2)
-    options = session.SessionOptions(Cut.at_image("two"), private=False)
-    with session.open_session(network, "net", (3, 8, 10), rt.resolve("cpu"), options) as opened:
+    options = opening.SessionOptions(Cut.at_image("two"), private=False)
+    with opening.open_session(network, "net", (3, 8, 10), rt.resolve("cpu"), options) as opened:
         run = opened.forward(batch)
         at_image, at_layer = run.gradients(run.logits[:, 1])
     assert [layer.name for layer in opened.layers] == ["two"]

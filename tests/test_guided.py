@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz import pipeline
-from cnnviz.engine import relu_rules, session
+from cnnviz.engine import open_session as opening
+from cnnviz.engine import relu_rules
 from cnnviz.engine.cut import Cut
 from cnnviz.errors import CnnvizError
 from cnnviz.geometry.placement import PlacedMap
@@ -58,7 +59,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
 @pytest.mark.parametrize("kind", kinds.KINDS)
 def test_every_spelling(kind: str, rule: str, hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if hooks:
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     batch = kinds.images(2)
     found = cnnviz.explain(kinds.make(kind), batch, method="guided", rule=rule, target=[1, 2])
     for i, target in enumerate([1, 2]):
@@ -99,7 +100,7 @@ def test_other_readers_of_the_same_tensor_keep_their_gradient(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     if hooks:
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     x = torch.tensor([1.0, -1.0]).reshape(1, 1, 1, 2)
     found = cnnviz.explain(Branches(k, relu), x, method="guided", rule=rule, target=0)
     assert found.raw.flatten().tolist() == list(expected)
@@ -232,7 +233,7 @@ class _Own(torch.autograd.Function):
 def test_what_cannot_be_looked_into_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     # A trace goes through such a function and finds the clamp in it.
     assert cnnviz.explain(_net_of_its_own(), kinds.images(1), method="guided").facts["rectified"] == {"relu": 1}
-    monkeypatch.setattr(session, "trace", lambda *args: None)
+    monkeypatch.setattr(opening, "trace", lambda *args: None)
     found = cnnviz.explain(_net_of_its_own(), kinds.images(1), method="guided")
     assert found.facts["left_alone"] == {"_OwnBackward": 1}
     with pytest.raises(CnnvizError, match="1 _OwnBackward"):
@@ -309,8 +310,8 @@ def test_several_targets_of_one_pass() -> None:
 
     params = {"rule": "guided", "with_gradcam": True, "strict_rule": True, "unit": -1, "start": "one",
               "reduction": "max"}  # fmt: skip
-    options = session.SessionOptions(Cut.at_image(""), private=False)
-    with session.open_session(network, "net", (3, 8, 10), rt.resolve("cpu"), options) as opened:
+    options = opening.SessionOptions(Cut.at_image(""), private=False)
+    with opening.open_session(network, "net", (3, 8, 10), rt.resolve("cpu"), options) as opened:
         run = opened.forward(batch)
         first, second, again = (guided(run, ClassTarget(torch.tensor([k, k])), params).values for k in (0, 1, 0))
         plain = run.gradients(run.logits[:, 0], (0,))[0]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.engine import session
+from cnnviz.engine import open_session as opening
 
 
 def _changed(y: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -57,7 +57,7 @@ class Net(nn.Module):
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_in_place_after_the_layer(name: str, hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if hooks:
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     in_place, functional = SPELLINGS[name]
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     result = cnnviz.explain(Net(in_place), x, layer="conv", target=[1, 2])

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from cnnviz.engine import runtime
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import Session, SessionOptions, open_session
+from cnnviz.engine.open_session import SessionOptions, open_session
+from cnnviz.engine.session import Session
 from cnnviz.methods.perturbation.incremental import windows as incremental
 from cnnviz.methods.perturbation.incremental.ops import Axis
 from cnnviz.methods.perturbation.incremental.runner import Runner

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision import models as zoo
 
 import cnnviz
+from cnnviz.engine import open_session as opening
 from cnnviz.engine import runtime as rt
-from cnnviz.engine import session
 from cnnviz.engine.cut import Cut
 from cnnviz.errors import CnnvizError
 from tests import networks as nets
@@ -67,8 +67,8 @@ def _on_the_way(kind: str, a: Tensor) -> Tensor:
 
 def _explained(network: nn.Module, name: str, x: Tensor, layer: str = "") -> tuple[Any, Tensor]:
     """The layer that is found, and the tensor."""
-    options = session.SessionOptions(Cut.at_layers(layer), private=False)
-    with session.open_session(network, name, tuple(x.shape[1:]), rt.resolve("cpu"), options) as opened:
+    options = opening.SessionOptions(Cut.at_layers(layer), private=False)
+    with opening.open_session(network, name, tuple(x.shape[1:]), rt.resolve("cpu"), options) as opened:
         assert opened.graph is not None, "it should trace"
         return opened.layers[0], opened.forward(x).activations[0].detach()
 
@@ -222,7 +222,7 @@ def test_negative_indices_count_stages_from_the_end(
     index: int | str, hooks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if hooks:
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     network, x = nets.torchvision_network("resnet18"), nets.images(1, (64, 64))
     name = f"layer{5 + int(index)}"
     found, named = (cnnviz.explain(network, x, target=1, layer=layer) for layer in (index, name))
@@ -258,7 +258,7 @@ def test_stages_of_a_model() -> None:
 )
 def test_wrong_names(layer: str, message: str, hint: str, hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if hooks:
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     with pytest.raises(CnnvizError, match=message) as raised:
         cnnviz.explain(nets.torchvision_network("resnet18"), nets.images(1, (64, 64)), layer=layer)
     assert hint in raised.value.hint
@@ -269,7 +269,7 @@ def test_wrong_names(layer: str, message: str, hint: str, hooks: bool, monkeypat
 def test_names_that_are_numbers(hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parts of a Sequential are called "0", "1", ..."""
     if hooks:
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), _Mean(), nn.Linear(5, 3))
     for layer in ("0", "2"):

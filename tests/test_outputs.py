@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.engine import session
+from cnnviz.engine import open_session as opening
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.outputs import select_output
 from tests import networks as nets
@@ -29,7 +29,7 @@ def _same(found: Any, expected: Any) -> None:
 def test_class_scores_are_found(kind: str, hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = cnnviz.explain(nets.with_output("tensor"), nets.images(), target=1, layer="conv")
     if hooks:
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     _, key = nets.OUTPUTS[kind]
     network = nets.with_output(kind)
     _same(cnnviz.explain(network, nets.images(), target=1, layer="conv", logits_key=key), expected)

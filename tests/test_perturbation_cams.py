@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
+from cnnviz.engine import open_session as opening
 from cnnviz.engine import perturbed_scores as perturb
 from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
@@ -43,7 +44,7 @@ CASES = [(n, w) for n, toy in nets.TOYS.items() for w in WAYS if _possible(toy, 
 
 def _explain(network: nn.Module, way: str, monkeypatch: pytest.MonkeyPatch, **asked: Any) -> Any:
     if way == "hooks":
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     model = nets.as_model(network.requires_grad_(False)) if way == "model" else network
     return cnnviz.explain(model, nets.images(), target=CLASSES, **asked)
 
@@ -262,7 +263,7 @@ def test_a_function_as_target_sees_whole_batches(method: str, monkeypatch: pytes
 
 def test_targets_share_the_passes_unless_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     network, batch = nets.TOYS["residual"].build(), nets.images()
-    opened = session.prepare(network, "net", (3, 12, 16), rt.resolve("cpu"), session.SessionOptions())
+    opened = opening.prepare(network, "net", (3, 12, 16), rt.resolve("cpu"), opening.SessionOptions())
     logits, ran = opened.logits, []
     monkeypatch.setattr(opened, "logits", lambda pixels: ran.append(len(pixels)) or logits(pixels))
     for kept, factor in ((1 << 20, 1), (0, 2)):

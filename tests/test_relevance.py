@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
+from cnnviz.engine import open_session as opening
 from cnnviz.engine import runtime as rt
-from cnnviz.engine import session
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.targets import ClassTarget
 from cnnviz.errors import CnnvizError
@@ -208,8 +208,8 @@ def test_a_batch_gives_what_its_images_give_alone(method: str, options: dict[str
 def test_threads_do_not_disturb_each_other() -> None:
     network = kinds.make("residual").requires_grad_(False)
     batch = kinds.images(1, (40, 40))
-    options = session.SessionOptions(Cut.at_image())
-    with session.open_session(network, "net", (3, 40, 40), rt.resolve("cpu"), options) as opened:
+    options = opening.SessionOptions(Cut.at_image())
+    with opening.open_session(network, "net", (3, 40, 40), rt.resolve("cpu"), options) as opened:
 
         def relevance(target: int) -> Tensor:
             with rt.scope():
@@ -363,7 +363,7 @@ def test_what_is_refused(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if method == "lrp":
         with pytest.raises(CnnvizError, match="no rule for Rectified"):
             cnnviz.explain(odd, BATCH, method=method)
-    monkeypatch.setattr(session, "trace", lambda *args: None)
+    monkeypatch.setattr(opening, "trace", lambda *args: None)
     with pytest.raises(CnnvizError, match="cannot be traced"):
         cnnviz.explain(network, BATCH, method=method)
 

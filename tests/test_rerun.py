@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cnnviz.engine import open_session as opening
 from cnnviz.engine import runtime as rt
-from cnnviz.engine import session
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import SessionOptions, open_session, prepare
+from cnnviz.engine.open_session import SessionOptions, open_session, prepare
 from cnnviz.errors import CnnvizError
 from tests import networks as nets
 
@@ -37,9 +37,9 @@ def test_equals_the_whole_network_with_the_activation_exchanged(
     toy = nets.TOYS[name]
     network, batch = toy.build(), nets.images()
     if way == "hooks":
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     elif way != "shared":
-        monkeypatch.setattr(session, "usable_preparations", lambda runtime: (way,))
+        monkeypatch.setattr(opening, "usable_preparations", lambda runtime: (way,))
     layers = (toy.layer,) if toy.layer else ()
     images = torch.tensor([2, 0, 1, 1, 2, 0, 0])
     exact = copy.deepcopy(network).double().eval()

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cnnviz.engine import open_session as opening
 from cnnviz.engine import runtime as rt
-from cnnviz.engine import session
 from cnnviz.engine.cut import Cut
 from tests import networks as nets
 
@@ -27,11 +27,11 @@ def close(found: Tensor, expected: Tensor) -> None:
 def test_several_layers_in_one_pass(asked: tuple[str, ...], hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Activations and gradients of each layer, in the order asked for, against one layer at a time by autograd."""
     if hooks:
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     network = nets.TOYS["residual"].build()
     x, runtime = nets.images(), rt.resolve("cpu")
-    options = session.SessionOptions(Cut.at_layers(*asked), private=False)
-    with session.open_session(network, "net", (3, 12, 16), runtime, options) as opened:
+    options = opening.SessionOptions(Cut.at_layers(*asked), private=False)
+    with opening.open_session(network, "net", (3, 12, 16), runtime, options) as opened:
         run = opened.forward(x)
         gradients = run.gradients(run.logits[:, 1] * 2)
     assert [layer.name for layer in opened.layers] == list(asked)
@@ -59,9 +59,9 @@ def _residual_by_hand(network: nn.Module, x: Tensor) -> dict[str, Any]:
 
 def test_gradients_of_some_layers_only() -> None:
     network = nets.TOYS["residual"].build()
-    options = session.SessionOptions(Cut.at_layers("stem", "conv2"), private=False)
+    options = opening.SessionOptions(Cut.at_layers("stem", "conv2"), private=False)
     runtime = rt.resolve("cpu")
-    with session.open_session(network, "net", (3, 12, 16), runtime, options) as opened:
+    with opening.open_session(network, "net", (3, 12, 16), runtime, options) as opened:
         run = opened.forward(nets.images())
         both = run.gradients(run.logits[:, 0])
         (second,) = run.gradients(run.logits[:, 0], places=[1])

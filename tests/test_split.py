@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cnnviz.engine import open_session as opening
 from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
 from cnnviz.engine.prepare.pack import PackedConv
@@ -153,9 +154,9 @@ def test_cut_at_the_image() -> None:
 def test_the_module_itself_runs_when_copies_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rewritten copy is used only when it reproduces the module's own values."""
     network = nets.TOYS["residual"].build().requires_grad_(False)
-    options = session.SessionOptions()
-    assert session.prepare(network, "toy", (3, 12, 16), CPU, options).preparation == "packed"
-    honest = session.cut
+    options = opening.SessionOptions()
+    assert opening.prepare(network, "toy", (3, 12, 16), CPU, options).preparation == "packed"
+    honest = opening.cut
 
     def spoiled(graph: Any, targets: Any, runtime: Any, preparation: str) -> Split:
         split = honest(graph, targets, runtime, preparation)
@@ -164,8 +165,8 @@ def test_the_module_itself_runs_when_copies_differ(monkeypatch: pytest.MonkeyPat
             split.trunk = lambda pixels: tuple(1.01 * value for value in inner(pixels))
         return split
 
-    monkeypatch.setattr(session, "cut", spoiled)
-    assert session.prepare(network, "toy", (3, 12, 16), CPU, options).preparation == "plain"
+    monkeypatch.setattr(opening, "cut", spoiled)
+    assert opening.prepare(network, "toy", (3, 12, 16), CPU, options).preparation == "plain"
 
 
 def test_a_precision_that_spoils_the_values_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +174,7 @@ def test_a_precision_that_spoils_the_values_is_refused(monkeypatch: pytest.Monke
     network = nets.TOYS["plain"].build().requires_grad_(False)
     runtime = rt.Runtime(torch.device("cpu"), "bf16")
     with pytest.raises(CnnvizError, match="bf16 on cpu") as raised:
-        session.prepare(network, "toy", (3, 12, 16), runtime, session.SessionOptions())
+        opening.prepare(network, "toy", (3, 12, 16), runtime, opening.SessionOptions())
     assert "fp32" in raised.value.hint
 
 
@@ -196,7 +197,7 @@ def test_library_networks_are_packed(name: str) -> None:
     """Every normalisation is gone, and the values are the network's."""
     network = nets.torchvision_network(name)
     x = nets.images(2, (64, 64))
-    opened = session.prepare(network, name, (3, 64, 64), CPU, session.SessionOptions())
+    opened = opening.prepare(network, name, (3, 64, 64), CPU, opening.SessionOptions())
     run = opened.forward(x)
     expected = network(x)
     torch.testing.assert_close(run.logits.detach(), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import Session, SessionOptions, prepare
+from cnnviz.engine.open_session import SessionOptions, prepare
+from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError
 from cnnviz.models.loading.load import load
 from cnnviz.models.preprocess import Preprocess, normalize

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import cnnviz
+from cnnviz.engine import open_session as opening
 from cnnviz.engine import runtime as rt
-from cnnviz.engine import session
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.targets import (
     ClassTarget,
@@ -206,11 +206,11 @@ class _Linear(_Counts, nn.Linear):
 @pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
 def test_several_targets_cost_one_forward_and_one_backward_each(hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if hooks:
-        monkeypatch.setattr(session, "trace", lambda *args: None)
+        monkeypatch.setattr(opening, "trace", lambda *args: None)
     trunk, head = _Conv(3, 5, 3), _Linear(5, 4)
     network = nn.Sequential(trunk, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
-    options = session.SessionOptions(Cut.at_layers("1"), private=False)
-    with session.open_session(network, "net", (3, 12, 16), rt.resolve("cpu"), options) as opened:
+    options = opening.SessionOptions(Cut.at_layers("1"), private=False)
+    with opening.open_session(network, "net", (3, 12, 16), rt.resolve("cpu"), options) as opened:
         before = trunk.forwards, head.forwards
         run = opened.forward(nets.images())
         maps = [run.gradients(run.logits[:, k])[0] for k in range(4)]
@@ -223,8 +223,8 @@ def test_several_targets_cost_one_forward_and_one_backward_each(hooks: bool, mon
 
 def test_below_the_layer_no_graph_is_built() -> None:
     network = nets.TOYS["residual"].build()
-    options = session.SessionOptions(Cut.at_layers("conv2"), private=False)
-    with session.open_session(network, "net", (3, 12, 16), rt.resolve("cpu"), options) as opened:
+    options = opening.SessionOptions(Cut.at_layers("conv2"), private=False)
+    with opening.open_session(network, "net", (3, 12, 16), rt.resolve("cpu"), options) as opened:
         run = opened.forward(nets.images())
     assert run.activations[0].is_leaf
     assert run.activations[0].requires_grad

@@ -11,7 +11,7 @@ import torch
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import SessionOptions, open_session
+from cnnviz.engine.open_session import SessionOptions, open_session
 from cnnviz.studies.top_patches.selectivity import selectivity
 from cnnviz.studies.top_patches.top_units import TopUnits, overlapping, strongest
 from cnnviz.studies.top_patches.unit_gradients import unit_gradients

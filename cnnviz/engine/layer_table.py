@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.hooks import Watched, seen_layer, watched
-from cnnviz.engine.session import SessionOptions, check_runs, probe_image
+from cnnviz.engine.open_session import SessionOptions, check_runs, probe_image
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.axes import is_map
 from cnnviz.models.graph.heads import read_head

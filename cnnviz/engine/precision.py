@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import PrecisionError, Session
+from cnnviz.engine.open_session import PrecisionError
+from cnnviz.engine.session import Session
 
 AGREEMENT = 0.99
 """Correlation of a map with that in float32 from which on they are taken for the same."""

@@ -10,54 +10,24 @@ A session works by graph where the network traces, otherwise by hooks. Both give
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.cut import Cut
-from cnnviz.engine.head_rerun import HeadRun, Rerun
-from cnnviz.engine.hooks import passing, recording, seen_layer, substituting, watched
-from cnnviz.engine.prepare.compile import compile_trunk
-from cnnviz.engine.prepare.split import Split, cut, quietly, to_head, usable_preparations
+from cnnviz.engine.head_rerun import Rerun
+from cnnviz.engine.hooks import passing
+from cnnviz.engine.prepare.split import Split
 from cnnviz.engine.seeding import same_noise
 from cnnviz.errors import CnnvizError, foreign_code
 from cnnviz.models.graph.layers import LayerRef
-from cnnviz.models.graph.outputs import OutputChoice, choose_output, select_output, selector
-from cnnviz.models.graph.trace import Graph, trace
-from cnnviz.models.loading.inputs import cannot_run, first_line
+from cnnviz.models.graph.outputs import OutputChoice
+from cnnviz.models.graph.trace import Graph
 from cnnviz.models.preprocess import Preprocess
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class SessionOptions:
-    """What to prepare.
-
-    Attributes:
-        cut: Where the network is cut.
-        logits_key: Dotted path to the class scores in the network's return value.
-        compile: Compile the trunk.
-        batch_size: Batch to compile for.
-        private: Prepare a private copy (folded, packed); otherwise run the given modules as they are.
-        classes: Numbers of classes that the scores may have, which decides between several outputs.
-    """
-
-    cut: Cut = field(default_factory=Cut.at_layers)
-    logits_key: str | None = None
-    compile: bool = False
-    batch_size: int = 16
-    private: bool = True
-    classes: tuple[int, ...] = ()
-
-
-class PrecisionError(CnnvizError):
-    """The network's scores in this precision are not those in float32."""
 
 
 class ForwardPass:
@@ -230,147 +200,6 @@ class Session:
         self.one_by_one, self.noise_seed = other.one_by_one, other.noise_seed
 
 
-@contextlib.contextmanager
-def open_session(
-    module: nn.Module, name: str, probe: tuple[int, ...], runtime: rt.Runtime, options: SessionOptions
-) -> Iterator[Session]:
-    """Prepare ``module`` and hold it in evaluation mode with frozen parameters while the body runs.
-
-    Args:
-        module: The network; left as found afterwards.
-        name: What to call it in messages.
-        probe: Shape (C, H, W) of an input that the network takes.
-        runtime: Device and precision.
-        options: Layers, output, compilation.
-
-    Raises:
-        CnnvizError: Unknown layer, a transformer, a network that does not run on such an input.
-    """
-    with rt.scope(), rt.borrowed(module):
-        yield prepare(module, name, probe, runtime, options)
-
-
-def prepare(
-    module: nn.Module, name: str, probe: tuple[int, ...], runtime: rt.Runtime, options: SessionOptions
-) -> Session:
-    """Like :func:`open_session` for a module that stays in evaluation mode with frozen parameters by itself."""
-    with rt.scope():
-        where = next((p.device for p in module.parameters()), torch.device("cpu"))
-        image = probe_image(probe).to(where)
-        choice = check_runs(module, name, image, options)
-        options = replace(options, logits_key=choice.key)
-        graph = trace(module, image, selector(choice.key))
-        if graph is None:
-            session = _by_hooks(module, name, image, runtime, options)
-        else:
-            session = _by_graph(graph, name, image, runtime, options)
-        session.output, session.input_shape = choice, probe
-        return session
-
-
-def probe_image(shape: tuple[int, ...]) -> Tensor:
-    """A fixed random image [1, C, H, W] to find out by running what a network does."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn((1, *shape), generator=generator)
-
-
-def check_runs(module: nn.Module, name: str, image: Tensor, options: SessionOptions) -> OutputChoice:
-    """Run the network once, and find the class scores in what it returns.
-
-    Raises:
-        CnnvizError: It does not take this input, or no class scores are in what it returns.
-    """
-    try:
-        with torch.no_grad(), foreign_code():
-            value = module(image)
-    except Exception as error:
-        if rt.is_out_of_memory(error):
-            raise
-        otherwise = CnnvizError(
-            f"{name} cannot run on an input of shape {list(image.shape)}: {first_line(error)}",
-            "Set --input-size to what the network takes, such as --input-size 3,224,224.",
-        )
-        raise cannot_run(module, name, error, otherwise) from error
-    leaf = image.detach().clone().requires_grad_()
-    choice = choose_output(value, options.logits_key, options.classes, lambda: module(leaf * 1))
-    check_rows(tuple(select_output(value, choice.key).shape), len(image), name)
-    return choice
-
-
-def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions) -> Session:
-    layers, nodes = options.cut.of(graph, name)
-    reference_split = cut(graph, nodes, runtime, "shared")
-    if options.private:
-        split = _fastest_that_agrees(graph, nodes, image, runtime, reference_split)
-    else:
-        split = reference_split
-    session = Session(name, _graph_runner(split), layers, runtime.device if options.private else image.device)
-    session.graph, session.final_activation, session.preparation = graph, graph.final_activation, split.preparation
-    session.runtime, session.nodes, session.split = runtime, tuple(nodes), split
-    session.notes.extend(options.cut.notes(graph, layers))
-    if options.compile and options.private:
-        _compile(session, graph, split, image, runtime, options)
-    return session
-
-
-def _fastest_that_agrees(
-    graph: Graph, nodes: Sequence[Any], image: Tensor, runtime: rt.Runtime, reference_split: Split
-) -> Split:
-    # Without gradients: weights made under inference mode may be read, not kept for a backward pass.
-    with torch.no_grad():
-        expected = _graph_runner(reference_split)(image)
-    for preparation in usable_preparations(runtime):
-        try:
-            split = cut(graph, nodes, runtime, preparation)
-            with torch.no_grad():
-                got = _graph_runner(split)(image.to(runtime.device))
-        except Exception as error:
-            if rt.is_out_of_memory(error):
-                raise
-            continue
-        if agrees(got, expected, runtime.tolerance):
-            return split
-    if runtime.precision == "fp32" and image.device == runtime.device:
-        return reference_split  # modules that cannot be copied (weights computed by hooks) run as they are
-    raise PrecisionError(
-        f"In {runtime.precision} on {runtime.device} this network gives other values than in float32.",
-        "Use --precision fp32.",
-    )
-
-
-def agrees(got: ForwardPass, expected: ForwardPass, tolerance: float) -> bool:
-    """Whether two passes have the same logits and activations, relative to their largest value."""
-    pairs = zip((got.logits, *got.activations), (expected.logits, *expected.activations), strict=True)
-    return all(_close(a.detach().float().cpu(), b.detach().float().cpu(), tolerance) for a, b in pairs)
-
-
-def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    if a.shape != b.shape:
-        return False
-    if not bool(torch.isfinite(b).all()):
-        return bool(torch.equal(torch.isfinite(a), torch.isfinite(b)))
-    return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1e-6))
-
-
-def _graph_runner(split: Split) -> Callable[[Tensor], ForwardPass]:
-    def cross(pixels: Tensor) -> tuple[Any, ...]:
-        source = pixels.to(split.trunk_dtype)
-        if split.preparation not in {"plain", "shared"}:
-            source = source.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            return quietly(split.trunk)(source)
-
-    def run(pixels: Tensor) -> ForwardPass:
-        values = tuple(to_head(value, split, i < split.crossing) for i, value in enumerate(cross(pixels)))
-        logits, *inner = quietly(split.head)(*values)
-        every = (*values, *inner)
-        return ForwardPass(
-            pixels, tuple(every[i] for i in split.order), two_dim(logits), HeadRun(split, cross, pixels, values)
-        )
-
-    return run
-
-
 def no_gradient(layers: Sequence[LayerRef], blocking: str | None) -> CnnvizError:
     """What to say when the score cannot be differentiated by what is explained."""
     to = f"layer {layers[0].name}" if layers else "the image"
@@ -405,55 +234,3 @@ def two_dim(logits: Tensor) -> Tensor:
             "Choose the class scores with --logits-key KEY.",
         )
     return flat
-
-
-def _compile(
-    session: Session, graph: Graph, split: Split, image: Tensor, runtime: rt.Runtime, options: SessionOptions
-) -> None:
-    """Swap the trunk for a compiled one when that works and gives the same values; say so when it does not."""
-    plain = cut(graph, session.nodes, runtime, "folded")
-    trunk, reason = compile_trunk(plain.trunk, image, runtime, options.batch_size)
-    if trunk is None:
-        session.notes.append(f"not compiled: {reason}")
-        return
-    compiled = Split(trunk, plain.head, plain.order, plain.crossing, "folded", plain.trunk_dtype, plain.head_dtype)
-    got, expected = _graph_runner(compiled)(image.to(runtime.device)), _graph_runner(split)(image.to(runtime.device))
-    if not agrees(got, expected, runtime.tolerance):
-        session.notes.append("not compiled: the compiled network gave other values")
-        return
-    session._run, session.preparation, session.compiled = _graph_runner(compiled), "compiled", True
-
-
-def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions) -> Session:
-    """Explain by hooks on the module itself, in float32 where it lives."""
-    select = selector(options.logits_key)
-    if options.private and image.device != runtime.device:
-        module = copy.deepcopy(module).to(runtime.device)
-        image = image.to(runtime.device)
-    layers: tuple[LayerRef, ...] = ()
-    if options.cut.layers:
-        calls = watched(module, image)
-        layers = tuple(seen_layer(calls, layer or None, name, image) for layer in options.cut.layers)
-    wanted = [(layer.name.partition(":")[0], layer.call) for layer in layers]
-
-    def run(pixels: Tensor) -> ForwardPass:
-        pixels = pixels.contiguous()  # as the network's own code expects, which nobody could read
-        leaves: tuple[Tensor, ...] = ()
-        source = pixels
-        if options.cut.image:
-            leaves = (pixels.detach().requires_grad_(),)
-            source = leaves[0].clone()  # the network may work in place, which a leaf forbids
-        with recording(module, wanted) as tape:
-            logits = select(module(source))
-
-        def rerun(activations: Tensor, images: Tensor) -> Any:
-            with substituting(module, wanted[0], activations):
-                return select(module(pixels[images]))
-
-        return ForwardPass(pixels, (*leaves, *tape.activations()), two_dim(logits), rerun)
-
-    session = Session(name, run, layers, image.device)
-    session.notes.append("the network cannot be traced: hooks are used, without folding or compilation")
-    if runtime.precision != "fp32":
-        session.notes.append(f"{runtime.precision} needs a traced network: float32 is used")
-    return session

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import ForwardPass, SessionOptions, prepare
+from cnnviz.engine.open_session import SessionOptions, prepare
+from cnnviz.engine.session import ForwardPass
 from cnnviz.metrics.random_weights import Cascade
 from cnnviz.metrics.similarity import spearman, ssim
 from cnnviz.run.prepared_model import PreparedModel

@@ -19,8 +19,9 @@ import cnnviz
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.examine import SKIPPED, Examination, Wanted, examine
+from cnnviz.engine.open_session import SessionOptions, prepare
 from cnnviz.engine.precision import Maps, faster, opened, settle
-from cnnviz.engine.session import Session, SessionOptions, prepare, two_dim
+from cnnviz.engine.session import Session, two_dim
 from cnnviz.engine.targets import class_logits, probabilities
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.placement import seen_part

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.session import ForwardPass, SessionOptions, check_runs, probe_image
+from cnnviz.engine.open_session import SessionOptions, check_runs, probe_image
+from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import probabilities
 from cnnviz.errors import CnnvizError
 from cnnviz.geometry.placement import PlacedMap, place_cells
