@@ -20,7 +20,7 @@ from cnnviz.engine.layer_table import LayerRow, layer_table
 from cnnviz.engine.open_session import SessionOptions, open_session, prepare, probe_image
 from cnnviz.engine.precision import AGREEMENT, correlation, opened, smooth_probe
 from cnnviz.engine.session import ForwardPass, Session
-from cnnviz.engine.targets import ClassTarget, class_logits, make_target
+from cnnviz.engine.targets import ClassTarget, TargetLike, class_logits, make_target
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.methods.heatmap import Heatmap, upsample
 from cnnviz.models import preprocess
@@ -28,9 +28,9 @@ from cnnviz.models.graph.layers import LayerRef, reference, stages
 from cnnviz.models.loading.dtypes import in_float32
 from cnnviz.models.loading.load import LoadedModel, load, unwrap
 from cnnviz.registry import lookup
+from cnnviz.run.target_selection import ClassNames
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, ModelSpec, check_choice, parse_skipped
 
-TargetLike = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 # Of explain's options, those that belong to the pass and not to the method.
 _GENERAL = ("score", "logits_key", "activation", "skip_check")
 
@@ -150,8 +150,9 @@ def explain(
             than float32 is explained as a copy in float32, which ``notes`` say).
         batch: Float tensor [N, C, H, W], already preprocessed.
         method: A name of :func:`cnnviz.list_methods`.
-        target: None for the predicted class; a class index; one index an image (list or LongTensor [N]); or
-            ``function(output [N, K]) -> [N]``.
+        target: None for the predicted class; a class index; one index an image (list or LongTensor [N]); a word:
+            ``pred``, ``class:tabby`` or ``diff:tabby,281`` (what speaks for the first rather than for the second);
+            a :class:`cnnviz.extend.Target`; or ``function(output [N, K]) -> [N]``.
         layer: Module path, negative stage index, or several; None for the tensor that feeds the head.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         device: Where to compute; None for where the module is.
@@ -179,20 +180,28 @@ def explain(
         if activation == "auto":
             activation = session.final_activation or "softmax"
 
+        score, resolve = general.get("score", "logit"), _class_finder(model)
+
         def explained(images: Tensor, wanted: TargetLike) -> Explanation:
             run = session.forward(images)
             with rt.scope():
-                chosen, indices = make_target(wanted, run.logits, general.get("score", "logit"), activation)
+                chosen, indices = make_target(wanted, run.logits, score, activation, resolve)
                 return _explanation(run, spec.load()(run, chosen, params), indices, found)
 
         if not session.one_by_one or len(batch) == 1:
             return explained(batch, target)
         # What an image gets must not depend on its batch, figures and facts of the method included.
         with rt.scope():
-            _, indices = make_target(target, session.forward(batch).logits)
-        each = target if callable(target) and not isinstance(target, Tensor) else indices
-        targets = [each if callable(each) and not isinstance(each, Tensor) else index for index in indices.split(1)]
+            whole, _ = make_target(target, session.forward(batch).logits, score, activation, resolve)
+        targets = [whole.for_image(image) for image in range(len(batch))]
         return _joined([explained(image, own) for image, own in zip(batch.split(1), targets, strict=True)])
+
+
+def _class_finder(model: Model | nn.Module) -> Callable[[str], int]:
+    """The index of a class by its name, where the names are known."""
+    if not isinstance(model, Model):
+        return int
+    return ClassNames(model.labels, len(model.labels) == 1).resolve
 
 
 def _examined(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cnnviz.engine.session import ForwardPass
-    from cnnviz.engine.targets import CallableTarget, ClassTarget, Target
+    from cnnviz.engine.targets import CallableTarget, ClassTarget, DifferenceTarget, Target
     from cnnviz.errors import CnnvizError, ImageError
     from cnnviz.methods.heatmap import Heatmap
     from cnnviz.registry.specs import MethodSpec, Package, Param
@@ -22,6 +22,7 @@ _HOMES = {
     "CallableTarget": "cnnviz.engine.targets",
     "ClassTarget": "cnnviz.engine.targets",
     "CnnvizError": "cnnviz.errors",
+    "DifferenceTarget": "cnnviz.engine.targets",
     "ForwardPass": "cnnviz.engine.session",
     "Heatmap": "cnnviz.methods.heatmap",
     "ImageError": "cnnviz.errors",
@@ -35,6 +36,7 @@ __all__ = [
     "CallableTarget",
     "ClassTarget",
     "CnnvizError",
+    "DifferenceTarget",
     "ForwardPass",
     "Heatmap",
     "ImageError",

@@ -16,6 +16,7 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.targets import (
     ClassTarget,
+    DifferenceTarget,
     class_count,
     class_logits,
     make_target,
@@ -228,3 +229,102 @@ def test_below_the_layer_no_graph_is_built() -> None:
         run = opened.forward(nets.images())
     assert run.activations[0].is_leaf
     assert run.activations[0].requires_grad
+
+
+# Differences -----------------------------------------------------------------------------------------------------
+
+
+def _difference(network: nn.Module, images: Tensor, first: int, second: int) -> tuple[Tensor, Tensor]:
+    """Activations of ``conv2`` and the gradient of the difference of two logits there, by plain autograd."""
+    kept: list[Tensor] = []
+    handle = network.conv2.register_forward_hook(lambda module, args, value: kept.append(value))
+    logits = network(images)
+    handle.remove()
+    [gradient] = torch.autograd.grad((logits[:, first] - logits[:, second]).sum(), kept[0])
+    return kept[0].detach(), gradient
+
+
+def test_what_speaks_for_one_class_rather_than_another() -> None:
+    network, images = nets.TOYS["residual"].build(), nets.images()
+    found = cnnviz.explain(network, images, target="diff:2,0", layer="conv2")
+    activations, gradient = _difference(network, images, 2, 0)
+    expected = (gradient.mean((2, 3), keepdim=True) * activations).sum(1).clamp_min(0)
+    torch.testing.assert_close(found.raw, expected, atol=1e-6, rtol=1e-4)
+    assert found.target.tolist() == [2] * len(images)
+    named = DifferenceTarget(ClassTarget(torch.full((len(images),), 2)), ClassTarget(torch.zeros(len(images)).long()))
+    torch.testing.assert_close(cnnviz.explain(network, images, target=named, layer="conv2").raw, found.raw)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("occlusion", {"window": 4, "stride": 4}),
+        ("saliency", {}),
+        ("smoothgrad", {"samples": 3}),
+        ("integrated_gradients", {"steps": 4}),
+        ("lrp", {}),
+        ("fullgrad", {}),
+        ("hirescam", {}),
+        ("rise", {"masks": 20}),
+        ("extremal", {"cells": 3, "steps": 1}),
+        ("ablationcam", {}),
+    ],
+)
+def test_a_difference_is_explained_as_the_function_that_computes_it(method: str, options: dict[str, Any]) -> None:
+    network, images = nets.TOYS["residual"].build(), nets.images()
+    if method == "rise":  # which watches probabilities
+
+        def function(logits: Tensor) -> Tensor:
+            return logits.softmax(1)[:, 2] - logits.softmax(1)[:, 0]
+    else:
+
+        def function(logits: Tensor) -> Tensor:
+            return logits[:, 2] - logits[:, 0]
+
+    found = cnnviz.explain(network, images, method, target="diff:2,0", **options)
+    expected = cnnviz.explain(network, images, method, target=function, **options)
+    torch.testing.assert_close(found.raw, expected.raw, atol=1e-6, rtol=1e-4)
+    alone = cnnviz.explain(network, images[1:2], method, target="diff:2,0", **options)
+    torch.testing.assert_close(alone.raw, found.raw[1:2], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["cam", "excitation_backprop", "finercam"])
+def test_methods_that_need_a_class_refuse_a_difference(method: str) -> None:
+    network, images = nets.TOYS["residual"].build(), nets.images()
+    with pytest.raises(CnnvizError, match="class"):
+        cnnviz.explain(network, images, method, target="diff:2,0")
+
+
+def test_classes_by_name() -> None:
+    model = cnnviz.load_model("efficientnet_lite0")
+    batch = torch.randn((1, *model.loaded.preprocess.input_size), generator=torch.Generator().manual_seed(0))
+    by_name = cnnviz.explain(model, batch, target="diff:goldfish,class:tiger cat")
+    by_index = cnnviz.explain(model, batch, target=lambda logits: logits[:, 1] - logits[:, 282])
+    torch.testing.assert_close(by_name.raw, by_index.raw, atol=1e-6, rtol=1e-4)
+    assert cnnviz.explain(model, batch, target="class:goldfish").target.tolist() == [1]
+    predicted = cnnviz.explain(model, batch)
+    torch.testing.assert_close(cnnviz.explain(model, batch, target="pred").raw, predicted.raw)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("diff:2", "expected two classes"),
+        ("diff:1,2,3", "expected two classes"),
+        ("goldfish", "no class names"),
+        ("diff:0,99", "Class 99 does not exist"),
+    ],
+)
+def test_words_that_name_nothing(target: str, message: str) -> None:
+    with pytest.raises(CnnvizError, match=message):
+        cnnviz.explain(nets.TOYS["residual"].build(), nets.images(), target=target)
+
+
+def test_targets_describe_themselves() -> None:
+    pair = DifferenceTarget(ClassTarget(torch.tensor([1])), ClassTarget(torch.tensor([2])))
+    assert pair.describe() == {
+        "kind": "diff",
+        "unit": "logit",
+        "of": {"kind": "class", "unit": "logit", "class_index": [1]},
+        "minus": {"kind": "class", "unit": "logit", "class_index": [2]},
+    }

@@ -9,7 +9,7 @@ the size of the chunks but for rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
-from cnnviz.engine.targets import ClassTarget, Target
+from cnnviz.engine.targets import Target
 
 # On a CPU few copies at a time, so that a map is still in the cache when the next layer reads it.
 _CPU_COPIES = 8
@@ -65,12 +65,7 @@ def scores(run: ForwardPass, target: Target, changes: Changes) -> Tensor:
 
 def by_position(target: Target, logits: Tensor) -> Tensor:
     """Scores [N, B] of logits [N, B, K], B copies of each image."""
-    count, copies, classes = logits.shape
-    if isinstance(target, ClassTarget):
-        every = replace(target, indices=target.indices.repeat_interleave(copies))
-        return every(logits.reshape(-1, classes)).reshape(count, copies).detach().float()
-    # A user's function may rely on the number of images.
-    return torch.stack([target(logits[:, b]) for b in range(copies)], dim=1).detach().float()
+    return target.of_copies(logits).detach().float()
 
 
 def chunks(count: int, size: int) -> Iterator[range]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.seeding import generator_for
 from cnnviz.engine.session import ForwardPass
-from cnnviz.engine.targets import ClassTarget, Target
+from cnnviz.engine.targets import Target
 
 
 def gradients_at(run: ForwardPass, target: Target, points: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -33,7 +32,7 @@ def gradients_at(run: ForwardPass, target: Target, points: Iterator[Tensor]) -> 
 def _chunk(run: ForwardPass, target: Target, chunk: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     try:
         there = run.session.forward(torch.cat(list(chunk)))
-        scores = _scores(target, there.logits, len(chunk))
+        scores = target.repeated(there.logits, len(chunk))
         gradients = there.gradients(scores)[0]
         pairs = zip(scores.detach().float().chunk(len(chunk)), gradients.chunk(len(chunk)), strict=True)
         return list(pairs)
@@ -43,13 +42,6 @@ def _chunk(run: ForwardPass, target: Target, chunk: Sequence[Tensor]) -> list[tu
     rt.release_memory(run.session.device)
     half = len(chunk) // 2
     return _chunk(run, target, chunk[:half]) + _chunk(run, target, chunk[half:])
-
-
-def _scores(target: Target, logits: Tensor, times: int) -> Tensor:
-    if isinstance(target, ClassTarget):
-        return replace(target, indices=target.indices.repeat(times))(logits)
-    # A user's function may rely on the number of images.
-    return torch.cat([target(part) for part in logits.chunk(times)])
 
 
 def noisy_copies(pixels: Tensor, noise: float, samples: int, seed: int) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine.session import ForwardPass, Session
-from cnnviz.engine.targets import ClassTarget, Target
+from cnnviz.engine.targets import Target, logit_indices
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.models.graph.heads import HeadReading, read_head
@@ -45,7 +45,7 @@ def cam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     session = run.session
     head = session.remember("cam head", lambda: _reading(session))
     activations = run.activations[0].detach().float()
-    if not isinstance(target, ClassTarget) or target.score != "logit":
+    if target.logit_index is None:
         raise CnnvizError("CAM explains the logit of a class.", "Leave --score out, or use `cnnviz gradcam`.")
     # A head with convolutions runs in the precision of the run, and its logits are no more exact than that.
     exact = session.split is None or session.split.head_dtype == torch.float32
@@ -72,10 +72,10 @@ def _reading(session: Session) -> HeadReading:
     return head
 
 
-def _class_weights(head: HeadReading, target: ClassTarget, activations: Tensor) -> Tensor:
+def _class_weights(head: HeadReading, target: Target, activations: Tensor) -> Tensor:
     """Weight of each channel for each image's class [N, C]."""
     classifier = head.weight.detach().to(activations)
-    indices = target.indices.to(activations.device)
+    indices = logit_indices(target).to(activations.device)
     if classifier.shape[0] == 1:
         # One logit: class 1 is the logit, class 0 its negative.
         weights = classifier.expand(len(indices), -1) * (2 * indices - 1)[:, None]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine.session import ForwardPass
-from cnnviz.engine.targets import ClassTarget, Target, class_logits
+from cnnviz.engine.targets import Target, class_logits
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap, upsample
 from cnnviz.methods.nearby_images import gradients_at, noisy_copies
@@ -205,10 +205,10 @@ def finercam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Hea
     Raises:
         CnnvizError: The target is no class's logit, or ``contrast_class`` is no class.
     """
-    if not isinstance(target, ClassTarget) or target.score != "logit":
+    if target.logit_index is None:
         raise CnnvizError("Finer-CAM compares the logits of classes.", "Ask for a class, and leave --score out.")
     by_class = class_logits(run.logits)
-    others = _references(by_class.detach(), target.indices.to(by_class.device), params)
+    others = _references(by_class.detach(), target.logit_index.to(by_class.device), params)
     compared = by_class.gather(1, others).mean(1)
     gradients = run.gradients(target(run.logits) - params["strength"] * compared)[0]
     map_ = mean_gradient(run.activations[0].detach().float(), gradients)
@@ -252,9 +252,9 @@ def shapleycam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> H
     """
     score = target(run.logits)
     if params["utility"] == "rest":
-        if not isinstance(target, ClassTarget):
+        logit, log_p = target.in_unit("logit"), target.in_unit("log-probability")
+        if logit is None or log_p is None:
             raise CnnvizError("utility=rest is defined for a class.", "Ask for a class, or use utility=score.")
-        logit, log_p = (ClassTarget(target.indices, kind, target.activation) for kind in ("logit", "log-probability"))
         score = logit(run.logits) + log_p(run.logits)
     leaf = run.activations[0]
     [gradient] = torch.autograd.grad(score.sum(), [leaf], create_graph=True, materialize_grads=True)

@@ -24,7 +24,7 @@ winning, so that rounding seldom decides.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ from torch import Tensor
 
 from cnnviz.engine.perturbed_scores import answers, chunk_size, chunks
 from cnnviz.engine.session import ForwardPass
-from cnnviz.engine.targets import ClassTarget, Target
+from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.baselines import blurred
 from cnnviz.methods.heatmap import Heatmap
@@ -197,11 +197,7 @@ def _exchange(judge: Judge, region: Tensor, count: int) -> Tensor | None:
 
 def score_of(run: ForwardPass, target: Target, image: int, logits: Tensor) -> Tensor:
     """Scores [A] of logits [A, K] that all belong to one image."""
-    if isinstance(target, ClassTarget):
-        return replace(target, indices=target.indices[image].repeat(len(logits)))(logits)
-    # A user's function may rely on the number of images: the others stay as they are.
-    whole = run.logits.detach().to(logits.device)
-    return torch.stack([target(torch.cat([whole[:image], row[None], whole[image + 1 :]]))[image] for row in logits])
+    return target.of_image(image, logits, run.logits.detach().to(logits.device))
 
 
 @dataclass(frozen=True, eq=False)

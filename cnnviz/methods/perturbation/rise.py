@@ -13,7 +13,7 @@ pixel, which is the average of the score over the masks that show the pixel: fre
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cnnviz.engine.perturbed_scores import Changes, chunk_size, chunks, scores
 from cnnviz.engine.session import ForwardPass
-from cnnviz.engine.targets import ClassTarget, Target
+from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
 
 COVERAGES = ("expected", "observed")
@@ -45,8 +45,8 @@ def rise(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap
         image is visible even where it shows nothing of the class, so they have a floor: maps [N, H, W] are the values
         above it, and the score ``floor`` is the lowest value of each image.
     """
-    if isinstance(target, ClassTarget) and target.score == "logit":
-        target = replace(target, score="probability")
+    if target.unit == "logit":
+        target = target.in_unit("probability") or target
     pixels = run.pixels.detach().float()
     size = (int(pixels.shape[2]), int(pixels.shape[3]))
     masks = draw_masks(size, params)
@@ -65,10 +65,9 @@ def rise(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap
     if params["coverage"] == "expected":
         seen = torch.full_like(seen, len(masks) * params["p"])
     values = torch.where(seen > 0, total / seen, 0.0).reshape(-1, *size).float()
-    score = target.score if isinstance(target, ClassTarget) else "function"
     floor = values.amin((1, 2))
     figures = {"masks": len(masks), "floor": floor}
-    return Heatmap(values, values - floor[:, None, None], facts={"score": score}, scores=figures)
+    return Heatmap(values, values - floor[:, None, None], facts={"score": target.unit}, scores=figures)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine.session import ForwardPass
-from cnnviz.engine.targets import ClassTarget, Target
+from cnnviz.engine.targets import ClassTarget, Target, logit_indices
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.methods.relevance.propagation import Propagation, Rules, Weighted, propagate, readable, scaled
@@ -57,7 +57,7 @@ def excitation_backprop(run: ForwardPass, target: Target, params: Mapping[str, A
     Raises:
         CnnvizError: The network cannot be traced, or has a layer without a rule; another target than a class's logit.
     """
-    if not isinstance(target, ClassTarget) or target.score != "logit":
+    if target.logit_index is None:
         raise CnnvizError("Excitation backprop starts at a class.", "Leave --score out, or use gradcam.")
     pooled = bool(params["contrastive"]) and _has_class_maps(run)
     chosen = _winning(run, target, _Walk(pooled=pooled))
@@ -123,18 +123,19 @@ def _has_class_maps(run: ForwardPass) -> bool:
     return run.session.remember("class maps are averaged", found)
 
 
-def _winning(run: ForwardPass, target: ClassTarget, walk: _Walk) -> Tensor:
+def _winning(run: ForwardPass, target: Target, walk: _Walk) -> Tensor:
     """P at the layer [N, h, w]."""
     if run.logits.shape[1] == 1:
         # One logit is class 1; class 0 is its dual.
-        one = replace(target, indices=torch.ones_like(target.indices))
+        indices = logit_indices(target)
+        one = ClassTarget(torch.ones_like(indices))
         upright, negated = _reached(run, one, walk), _reached(run, one, replace(walk, dual=not walk.dual))
-        first = (target.indices == 1).to(upright.device)[:, None, None]
+        first = (indices == 1).to(upright.device)[:, None, None]
         return torch.where(first, upright, negated)
     return _reached(run, target, walk)
 
 
-def _reached(run: ForwardPass, target: ClassTarget, walk: _Walk) -> Tensor:
+def _reached(run: ForwardPass, target: Target, walk: _Walk) -> Tensor:
     rules = Rules(walk.rule, excitatory=True)
     propagation = run.remember(("excitation", walk), lambda: propagate(run, rules, _NAME))
     value = target(propagation.logits)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine.session import ForwardPass
-from cnnviz.engine.targets import ClassTarget, Target
+from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.relevance.propagation import Propagation, Rules, Weighted, propagate, scaled
@@ -56,7 +56,7 @@ def lrp(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     Raises:
         CnnvizError: The network cannot be traced, or has a layer without a rule; a probability is asked for.
     """
-    if isinstance(target, ClassTarget) and target.score != "logit":
+    if target.unit not in ("logit", "function"):
         raise CnnvizError("LRP hands back the logit of a class, not its probability.", "Leave --score out.")
     key = ("lrp", *(params[name] for name in ("rule", "epsilon", "alpha", "bias")))
     rules = Rules(partial(_weighted, params))
