@@ -22,12 +22,25 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class DifferenceScore:
+    """The target of an explanation that is the score of one class minus that of another."""
+
+    spec: str
+    label: str
+    score: float
+    first: ClassScore
+    second: ClassScore
+    kind: str = "diff"
+    probability: None = None
+
+
+@dataclass(frozen=True)
 class Explanation:
     """One map of one input. ``facts`` are the method's own statements (such as CAM's identity error)."""
 
     method: str
     layer: str | None
-    target: ClassScore
+    target: ClassScore | DifferenceScore
     files: Mapping[str, str]
     scores: Mapping[str, Any]
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -63,6 +63,7 @@ class TargetSettings:
         params: The method's own options, checked.
         layers: Layer names; empty for the default.
         classes: ``--class`` specs; empty for the predicted class.
+        targets: ``--target`` specs: ``class:SPEC``, where SPEC is one of ``--class``, or ``diff:A,B``.
         score: ``logit``, ``probability`` or ``log-probability``.
         logits_key: Dotted path to the class scores in what the network returns.
         activation: How logits become probabilities; ``auto`` reads it off the network.
@@ -74,6 +75,7 @@ class TargetSettings:
     params: Mapping[str, Any] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
     classes: tuple[str, ...] = ("pred",)
+    targets: tuple[str, ...] = ()
     score: str = "logit"
     logits_key: str | None = None
     activation: str = "auto"
@@ -170,7 +172,7 @@ class RunSettings:
         return found
 
 
-_LONG_NAMES = {"layers": "layer", "classes": "class"}
+_LONG_NAMES = {"layers": "layer", "classes": "class", "targets": "target"}
 # Options that cannot change a result: a run may be resumed with others.
 FREE_OPTIONS = frozenset(
     "out resume overwrite fail_fast device compile batch_size workers inputs limit png_level".split()

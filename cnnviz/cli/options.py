@@ -169,6 +169,17 @@ class Shared:
             "[default: the last convolutional stage]",
         ),
     ] = None
+    target_: Annotated[
+        list[str] | None,
+        _option(
+            "--target",
+            "-t",
+            panel=_WHAT,
+            metavar="SPEC",
+            help="class:SPEC, as --class; or diff:A,B: what speaks for class A rather than for class B (each an "
+            "index, a label or pred); repeatable.",
+        ),
+    ] = None
     class_: Annotated[
         list[str] | None,
         _option(
@@ -351,7 +362,8 @@ class Shared:
             method=method,
             params=params,
             layers=tuple(self.layer or ()),
-            classes=tuple(self.class_ or ("pred",)),
+            classes=tuple(self.class_ or (() if self.target_ else ("pred",))),
+            targets=tuple(self.target_ or ()),
             score=self.score,
             logits_key=self.logits_key,
             activation=self.activation,

@@ -275,7 +275,7 @@ def _of_spec(spec: str, logits: Tensor, guess: ClassTarget, resolve: Callable[[s
 
     kind, _, rest = spec.partition(":")
     if kind.strip() == "diff":
-        parts = _two(rest)
+        parts = two_names(rest)
         if parts is None:
             raise CnnvizError(f"target={spec!r}: expected two classes.", "For example diff:281,282 or diff:pred,281.")
         difference = DifferenceTarget(one(parts[0]), one(parts[1]))
@@ -284,10 +284,9 @@ def _of_spec(spec: str, logits: Tensor, guess: ClassTarget, resolve: Callable[[s
     return chosen, chosen.indices.cpu()
 
 
-def _two(text: str) -> tuple[str, str] | None:
+def two_names(text: str) -> tuple[str, str] | None:
     """Two names at a comma; a label with commas of its own is put in quotation marks."""
-    [row] = csv.reader([text], skipinitialspace=True)
-    parts = [part.strip() for part in row]
+    parts = [part.strip() for row in csv.reader([text], skipinitialspace=True) for part in row]
     return (parts[0], parts[1]) if len(parts) == 2 and all(parts) else None
 
 

@@ -15,7 +15,7 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import cut_for
 from cnnviz.engine.precision import smooth_probe
 from cnnviz.engine.session import ForwardPass, Session
-from cnnviz.engine.targets import ClassTarget, class_logits
+from cnnviz.engine.targets import ClassTarget, DifferenceTarget, Target, class_logits
 from cnnviz.errors import CnnvizError
 from cnnviz.maps import tiling
 from cnnviz.maps.sanity import Sanity, conclude
@@ -25,9 +25,10 @@ from cnnviz.maps.write_image import ImageResult, TargetMap
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.metrics.conservation import LeftOut
 from cnnviz.models.preprocess import Preprocess, normalize
-from cnnviz.records import ClassScore, Record, RunHeader
+from cnnviz.records import ClassScore, DifferenceScore, Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.run.target_selection import Pair
 from cnnviz.settings import SCORES, RunSettings, check_choice
 
 ImageOutcome = ImageResult | Record
@@ -54,6 +55,11 @@ class Explainer:
             raise CnnvizError(
                 f"--save gradient: {self.spec.name} has no gradient at the image.", "Use it with guided or saliency."
             )
+        targets = settings.target.targets
+        if settings.model.view == "tiles" and any(target.lstrip().startswith("diff") for target in targets):
+            raise CnnvizError(
+                "--view tiles: a difference of classes has no tile of its own.", "Use --view crop, whole or squash."
+            )
         cut = cut_for(self.spec, self.params, settings.target.layers)
         self.prepared = PreparedModel(settings, cut, total, note)
         self.session = self.prepared.session
@@ -68,8 +74,12 @@ class Explainer:
         """Run the method on a probe, so that a request it cannot meet fails before the run."""
         with rt.scope():
             run = self.session.forward(self.prepared.probe(1))
-            target = ClassTarget(torch.zeros(1, dtype=torch.long), self.settings.target.score, self.prepared.activation)
+            target: Target = self._class_target(torch.zeros(1, dtype=torch.long))
             heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.dry_run_params})
+            if self.prepared.target_selector.compares:
+                other = torch.ones(1, dtype=torch.long)
+                target = DifferenceTarget(self._class_target(other), self._class_target(1 - other))
+                self._method(run, target, {**self.params, **self.spec.dry_run_params})
         for text in (*heatmap.notes, *([self.spec.caveat] if self.spec.caveat else [])):
             self.prepared.note(text)
 
@@ -79,9 +89,12 @@ class Explainer:
             run = session.forward(smooth_probe(self.preprocess.input_size))
             if self._probe_class is None:
                 self._probe_class = class_logits(run.logits.detach()).argmax(dim=1).cpu()
-            target = ClassTarget(self._probe_class, self.settings.target.score, self.prepared.activation)
+            target = self._class_target(self._probe_class)
             heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.dry_run_params})
             return heatmap.values.detach().float().cpu()
+
+    def _class_target(self, indices: Tensor) -> ClassTarget:
+        return ClassTarget(indices, self.settings.target.score, self.prepared.activation)
 
     @property
     def lanes(self) -> rt.Lanes:
@@ -115,13 +128,22 @@ class Explainer:
             run = self.session.forward(pixels)
             predictions = prepared.predict(run.logits.detach())
             asked = [prepared.select_targets(item, predictions, i) for i, item in enumerate(items)]
-            maps = self._maps(run, [a if isinstance(a, list) else [0] for a in asked])
+            pairs = [prepared.target_selector.select_pairs(scores) for scores in predictions.scores]
+            wanted = [_requests(classes, own) for classes, own in zip(asked, pairs, strict=True)]
+            maps = self._maps(run, wanted)
         rows: list[ImageOutcome] = []
         for i, (item, classes) in enumerate(zip(items, asked, strict=True)):
             if isinstance(classes, Record):
                 rows.append(classes)
                 continue
-            targets = [prepared.scored(index, predictions, i) for index in classes]
+            if not wanted[i]:
+                message = "it is taken for the class that it is compared with, and nothing else is asked for"
+                rows.append(failed(item, "no-target", message))
+                continue
+            targets: list[ClassScore | DifferenceScore] = [
+                *(prepared.scored(index, predictions, i) for index in classes),
+                *(prepared.compared(pair, predictions, i) for pair in pairs[i]),
+            ]
             rows.append(self._row(item, targets, prepared.top_predictions(predictions, i), maps[i]))
         return rows
 
@@ -168,7 +190,7 @@ class Explainer:
             rows.append(self._row(mosaic.item, targets, prepared.top_predictions(predictions, row), whole, facts))
         return rows
 
-    def _maps(self, run: ForwardPass, asked: Sequence[list[int]]) -> list[list[ComputedMap]]:
+    def _maps(self, run: ForwardPass, asked: Sequence[Sequence[int | Pair]]) -> list[list[ComputedMap]]:
         """The maps of a pass over a batch, with ``--sanity`` compared with those of random weights."""
         maps = self._made(run, asked)
         if self._sanity is None:
@@ -183,33 +205,49 @@ class Explainer:
                 made.scores["sanity"] = of_class
         return maps
 
-    def _made(self, run: ForwardPass, asked: Sequence[list[int]]) -> list[list[ComputedMap]]:
+    def _made(self, run: ForwardPass, asked: Sequence[Sequence[int | Pair]]) -> list[list[ComputedMap]]:
         """For each image, for each of its classes: what is drawn, what is stored, what the method states.
 
-        One forward pass is shared; place k of all images' lists is one backward pass. Images with fewer classes
-        repeat their first there, and the result is dropped.
+        One forward pass is shared; place k of all images' lists is one backward pass: of the images that have a class
+        there, and one of those that have a pair.
         """
         found: list[list[ComputedMap]] = [[] for _ in asked]
-        for place in range(max(len(classes) for classes in asked)):
-            indices = [classes[place] if place < len(classes) else classes[0] for classes in asked]
-            target = ClassTarget(
-                torch.tensor(indices, device=run.logits.device), self.settings.target.score, self.prepared.activation
-            )
-            heatmap: Heatmap = self._method(run, target, self.params)
-            raw = heatmap.values.detach().float().cpu().numpy()
-            drawn = raw if heatmap.maps is None else heatmap.maps.detach().float().cpu().numpy()
-            arrays = {name: array.detach().cpu().numpy() for name, array in heatmap.arrays.items()}
-            for image, classes in enumerate(asked):
-                if place < len(classes):
-                    own = {name: array[image] for name, array in arrays.items()}
-                    scores = {k: v[image].tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
-                    found[image].append(ComputedMap(drawn[image], raw[image], dict(heatmap.facts), scores, own))
+        for place in range(max(len(own) for own in asked)):
+            there = [own[place] if place < len(own) else None for own in asked]
+            for kind in (int, Pair):
+                if any(type(request) is kind for request in there):
+                    self._add_maps(run, [request if type(request) is kind else None for request in there], found)
         return found
+
+    def _add_maps(
+        self, run: ForwardPass, there: Sequence[int | Pair | None], found: Sequence[list[ComputedMap]]
+    ) -> None:
+        """Maps of one request of each image that has one; the others repeat somebody's, and their result is dropped."""
+        some = next(request for request in there if request is not None)
+        target = self._target(run, [some if request is None else request for request in there])
+        heatmap: Heatmap = self._method(run, target, self.params)
+        raw = heatmap.values.detach().float().cpu().numpy()
+        drawn = raw if heatmap.maps is None else heatmap.maps.detach().float().cpu().numpy()
+        arrays = {name: array.detach().cpu().numpy() for name, array in heatmap.arrays.items()}
+        for image, request in enumerate(there):
+            if request is not None:
+                own = {name: array[image] for name, array in arrays.items()}
+                scores = {k: v[image].tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
+                found[image].append(ComputedMap(drawn[image], raw[image], dict(heatmap.facts), scores, own))
+
+    def _target(self, run: ForwardPass, requests: Sequence[int | Pair]) -> Target:
+        """The target of a batch whose requests are all classes, or all pairs of classes."""
+        device = run.logits.device
+        pairs = [request for request in requests if isinstance(request, Pair)]
+        if not pairs:
+            return self._class_target(torch.tensor(requests, device=device))
+        first, second = (torch.tensor([pair[which] for pair in pairs], device=device) for which in (0, 1))
+        return DifferenceTarget(self._class_target(first), self._class_target(second))
 
     def _row(
         self,
         item: DecodedImage,
-        targets: Sequence[ClassScore],
+        targets: Sequence[ClassScore | DifferenceScore],
         predictions: tuple[ClassScore, ...],
         maps: Sequence[ComputedMap],
         of_image: Mapping[str, Any] | None = None,
@@ -231,7 +269,7 @@ class Explainer:
             maps=[
                 TargetMap(
                     target,
-                    prepared.classes.slug(target.class_index),
+                    prepared.slug(target),
                     made.drawn,
                     made.raw,
                     made.scores,
@@ -267,3 +305,8 @@ class Explainer:
         if self.prepared.guesses:
             predictions["class_guesses"] = list(self.prepared.guesses)
         return {"method": self.spec.name, "class_specific": self.spec.class_specific, **predictions}
+
+
+def _requests(classes: list[int] | Record, pairs: Sequence[Pair]) -> list[int | Pair]:
+    """What is explained for an image; for one that fails anything, and it is dropped."""
+    return [0] if isinstance(classes, Record) else [*classes, *pairs]

@@ -14,7 +14,7 @@ from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import ImageFormat, Store, encode, encode_npz
 from cnnviz.metrics.map_statistics import is_even, map_scores
 from cnnviz.models.preprocess import Geometry
-from cnnviz.records import ClassScore, Explanation, Record
+from cnnviz.records import ClassScore, DifferenceScore, Explanation, Record
 from cnnviz.render.gradient import gradient_image, magnitude_limit
 from cnnviz.render.label_map import label_map
 from cnnviz.render.legend import with_box, with_legend
@@ -66,7 +66,7 @@ class TargetMap:
     ``scores`` are the method's own figures of this map; ``colour`` says that ``raw`` [C, H, W] is a picture of its own.
     """
 
-    target: ClassScore
+    target: ClassScore | DifferenceScore
     slug: str
     values: NDArray[np.float32]
     raw: NDArray[np.float32]

@@ -102,7 +102,7 @@ class Param:
 
 # Shared options that mean nothing to a study unless it says so: those of maps, and resuming, which one pass cannot.
 HIDDEN_FROM_STUDIES = tuple(
-    "layer class_ score sanity save scale colormap alpha image_format png_level legend draw_box resume".split()
+    "layer class_ target_ score sanity save scale colormap alpha image_format png_level legend draw_box resume".split()
 )
 
 # Shared options that mean nothing to a study that looks at no images: what is decoded, shown to the network and listed.

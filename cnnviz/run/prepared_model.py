@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections import defaultdict
@@ -31,9 +32,9 @@ from cnnviz.models.graph.outputs import select_output
 from cnnviz.models.loading.digests import labels_sha256, source_sha256, weights_sha256
 from cnnviz.models.loading.load import LoadedModel, load
 from cnnviz.models.preprocess import Geometry
-from cnnviz.records import ClassScore, Record, RunHeader
+from cnnviz.records import ClassScore, DifferenceScore, Record, RunHeader
 from cnnviz.registry import lookup
-from cnnviz.run.target_selection import ClassNames, TargetSelector, top_classes
+from cnnviz.run.target_selection import ClassNames, Pair, TargetSelector, top_classes
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
 
 # Compilation takes about half a minute and saves about a tenth of the time of the packed network on a CPU.
@@ -124,7 +125,7 @@ class PreparedModel:
         self.one_logit = outputs == 1
         self.guesses: list[str] = []
         self.classes = ClassNames(self._labels(outputs), self.one_logit, self.loaded.synsets, self._guessed)
-        self.target_selector = TargetSelector(settings.target.classes, self.classes)
+        self.target_selector = TargetSelector(settings.target.classes, self.classes, settings.target.targets)
 
     def _examine(self) -> Examination:
         """Look the network over, and run it as it must be run."""
@@ -346,6 +347,26 @@ class PreparedModel:
         return ClassScore(
             index, label, float(predictions.shares[place, index]), float(predictions.scores[place, index])
         )
+
+    def compared(self, pair: Pair, predictions: Predictions, place: int) -> DifferenceScore:
+        """Two classes with what the network said of them."""
+        first, second = self.scored(pair.first, predictions, place), self.scored(pair.second, predictions, place)
+        kind = self.settings.target.score
+        values = [self._in_unit(score, kind) for score in (first, second)]
+        label = f"{first.label} rather than {second.label}"
+        return DifferenceScore(pair.spec, label, values[0] - values[1], first, second)
+
+    @staticmethod
+    def _in_unit(score: ClassScore, unit: str) -> float:
+        if unit == "logit":
+            return score.logit
+        return score.probability if unit == "probability" else math.log(max(score.probability, 1e-45))
+
+    def slug(self, target: ClassScore | DifferenceScore) -> str:
+        """What is explained as part of a file name."""
+        if isinstance(target, ClassScore):
+            return self.classes.slug(target.class_index)
+        return f"{self.classes.slug(target.first.class_index)}-minus-{self.classes.slug(target.second.class_index)}"
 
     def top_predictions(self, predictions: Predictions, place: int) -> tuple[ClassScore, ...]:
         """The ``--top`` classes, best first."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from cnnviz.errors import CnnvizError, ImageError, shown
+from cnnviz.engine.targets import two_names
+from cnnviz.errors import CnnvizError, ImageError, nearest, shown
 from cnnviz.io.label_tables import read_label_table
 from cnnviz.io.names import unique_parts
 from cnnviz.io.sources import ImageRef
 from cnnviz.models.loading.labels import LabelLookup
 
 _MOST_DIGITS = 9
+_KINDS = ("class", "diff")
 
 
 class ClassNames:
@@ -70,20 +73,32 @@ class ClassNames:
         return found.index
 
 
+class Pair(NamedTuple):
+    """Two classes whose scores are compared, and how that was asked for."""
+
+    first: int
+    second: int
+    spec: str
+
+
 class TargetSelector:
-    """Turns the ``--class`` specs into class indices for each image.
+    """Turns the ``--class`` and ``--target`` specs into classes, and pairs of classes, for each image.
 
     Args:
-        specs: ``pred``, ``top:K``, ``all``, ``folder``, ``FILE.csv``, an index or a label.
+        specs: ``pred``, ``top:K``, ``all``, ``folder``, ``FILE.csv``, an index or a label; the predicted class where
+            nothing is asked for at all.
         classes: The network's classes.
+        targets: ``class:SPEC`` with one of these, or ``diff:A,B`` with two of ``pred``, an index or a label.
 
     Raises:
         CnnvizError: A spec that is none of these (with near matches), before anything is run.
     """
 
-    def __init__(self, specs: Sequence[str], classes: ClassNames) -> None:
+    def __init__(self, specs: Sequence[str], classes: ClassNames, targets: Sequence[str] = ()) -> None:
         self.classes = classes
-        self._steps = [self._parse(spec.strip()) for spec in specs or ("pred",)]
+        asked = [*specs, *(t.strip().removeprefix("class:") for t in targets if not _is_difference(t))]
+        self._steps = [self._parse(spec.strip()) for spec in asked or ([] if targets else ["pred"])]
+        self._pairs = [self._parse_pair(target.strip()) for target in targets if _is_difference(target)]
         self._table: dict[str, tuple[str | int, ...]] = {}
         for kind, value in self._steps:
             if kind == "table":
@@ -103,6 +118,34 @@ class TargetSelector:
         if spec.lower().endswith(".csv"):
             return "table", spec
         return "class", self.classes.resolve(spec)
+
+    @property
+    def compares(self) -> bool:
+        """Whether differences of classes are asked for."""
+        return bool(self._pairs)
+
+    def _parse_pair(self, target: str) -> tuple[int | None, int | None, str]:
+        """Two classes, None for the predicted one."""
+        parts = two_names(target.partition(":")[2])
+        if parts is None:
+            raise CnnvizError(
+                f"--target {shown(target)}: expected diff:A,B with two classes.",
+                "For example --target diff:tabby,281; a label that has a comma goes in quotation marks.",
+            )
+        first, second = (None if name == "pred" else self.classes.resolve(name) for name in parts)
+        if first == second:
+            raise CnnvizError(f"--target {shown(target)}: both are the same class.", "Name two classes.")
+        return first, second, target
+
+    def select_pairs(self, logits: Tensor) -> list[Pair]:
+        """Pairs of classes for one image with these scores by class [K]; none where it is taken for the other one."""
+        best = int(logits.argmax())
+        found: dict[tuple[int, int], Pair] = {}
+        for a, b, spec in self._pairs:
+            pair = Pair(best if a is None else a, best if b is None else b, spec)
+            if pair.first != pair.second:
+                found.setdefault((pair.first, pair.second), pair)
+        return list(found.values())
 
     def select(self, ref: ImageRef, logits: Tensor) -> list[int]:
         """Class indices for one image, each once, in the order asked.
@@ -164,6 +207,19 @@ class TargetSelector:
             return self.classes.exact(label)
         except CnnvizError as error:
             raise ImageError("unknown-label", f"{error.message}; {error.hint}") from error
+
+
+def _is_difference(target: str) -> bool:
+    """Whether a target is ``diff:…``.
+
+    Raises:
+        CnnvizError: It is of a kind that is not known.
+    """
+    kind, colon, _ = target.strip().partition(":")
+    if colon and kind.isidentifier() and kind not in _KINDS and kind != "top":
+        hint = nearest(kind, _KINDS) or "Use class:SPEC or diff:A,B."
+        raise CnnvizError(f"--target {shown(target)}: there is no kind of target {kind!r}.", hint)
+    return kind == "diff"
 
 
 def _descending(logits: Tensor) -> list[int]:

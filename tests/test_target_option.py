@@ -1,0 +1,107 @@
+"""``--target``: classes and differences of classes from the command line, against plain autograd."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cnnviz
+from cnnviz.cli import app
+from tests import tiny_model
+
+MODEL = ["-m", f"{tiny_model.__file__}:make", "--input-size", "64", "--resize", "64"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    rng, folder = np.random.default_rng(0), tmp_path / "in"
+    folder.mkdir()
+    for number in range(4):
+        cells = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(np.kron(cells, np.ones((12, 12, 1), np.uint8))).save(folder / f"{number}.png")
+    return folder
+
+
+def run(photos: Path, out: Path, *words: str, command: str = "gradcam") -> list[dict[str, Any]]:
+    assert app.main([command, str(photos), *MODEL, "--save", "raw,panel", "-o", str(out), "-q", *words]) in (0, 3)
+    images: list[dict[str, Any]] = json.loads((out / "report.json").read_text())["images"]
+    return images
+
+
+def gradcam(path: Path, first: int, second: int) -> np.ndarray[Any, Any]:
+    network = tiny_model.make()
+    model = cnnviz.load_model(f"{tiny_model.__file__}:make", input_size=(3, 64, 64), resize=64)
+    activations = network[:5](model.transform(Image.open(path))[None]).detach().requires_grad_()
+    logits = network[5:](activations)[0]
+    [gradient] = torch.autograd.grad(logits[first] - logits[second], activations)
+    found = (gradient.mean((2, 3), keepdim=True) * activations).sum(1).clamp_min(0)[0].detach()
+    return found.numpy()
+
+
+def test_differences_beside_classes(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for record in run(photos, out, "-c", "3", "-t", "diff:1,4", "-t", "class:2", "-t", "diff:1,4", "-b", "3"):
+        rows = record["explanations"]
+        assert [row["target"].get("class_index", row["target"].get("spec")) for row in rows] == [3, 2, "diff:1,4"]
+        target = rows[2]["target"]
+        assert target["kind"] == "diff"
+        assert target["label"] == "class 1 rather than class 4"
+        assert target["score"] == pytest.approx(target["first"]["logit"] - target["second"]["logit"], abs=1e-5)
+        with np.load(out / rows[2]["files"]["raw"]) as arrays:
+            expected = gradcam(Path(record["path"]), 1, 4)
+            np.testing.assert_allclose(arrays["raw"], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_the_predicted_class_compared_with_another(photos: Path, tmp_path: Path) -> None:
+    records = run(photos, tmp_path / "out", "-t", "diff:pred,2", "-b", "4")
+    assert any(record["explanations"] for record in records)
+    for record in records:
+        best = record["predictions"][0]["class_index"] if record["predictions"] else 2
+        if best == 2:
+            assert record["error"]["type"] == "no-target"
+            continue
+        [row] = record["explanations"]
+        assert (row["target"]["first"]["class_index"], row["target"]["second"]["class_index"]) == (best, 2)
+        with np.load(tmp_path / "out" / row["files"]["raw"]) as arrays:
+            np.testing.assert_allclose(arrays["raw"], gradcam(Path(record["path"]), best, 2), rtol=1e-3, atol=1e-6)
+
+
+def test_a_drop_of_the_difference(photos: Path, tmp_path: Path) -> None:
+    words = ("--window", "32", "--stride", "32")
+    both = run(photos, tmp_path / "a", "-t", "class:1", "-t", "class:4", *words, command="occlusion")
+    one = run(photos, tmp_path / "b", "-t", "diff:1,4", *words, command="occlusion")
+    for pair, alone in zip(both, one, strict=True):
+        maps = []
+        for folder, row in [
+            *((tmp_path / "a", row) for row in pair["explanations"]),
+            (tmp_path / "b", alone["explanations"][0]),
+        ]:
+            with np.load(folder / row["files"]["raw"]) as arrays:
+                maps.append(arrays["raw"])
+        np.testing.assert_allclose(maps[2], maps[0] - maps[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("gradcam", ("-t", "diff:1"), "expected diff:A,B with two classes"),
+        ("gradcam", ("-t", "diff:1,1"), "both are the same class"),
+        ("gradcam", ("-t", "dif:1,2"), "there is no kind of target 'dif'"),
+        ("gradcam", ("-t", "diff:1,9"), "Class 9 does not exist"),
+        ("gradcam", ("-t", "diff:1,2", "--view", "tiles"), "has no tile of its own"),
+        ("cam", ("-t", "diff:1,2"), "CAM explains the logit of a class"),
+        ("embed", ("-t", "diff:1,2"), "No such option: -t"),
+    ],
+)
+def test_what_cannot_be_asked(
+    command: str, words: tuple[str, ...], message: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main([command, str(photos), *MODEL, "-o", str(tmp_path / "out"), *words]) == 2
+    assert message.lower() in " ".join(capsys.readouterr().err.split()).lower()
+    assert not (tmp_path / "out").exists()
