@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -39,6 +40,8 @@ class Param:
         """
         if value is None and self.default is None:
             return None
+        if not all(map(_is_usable, value if isinstance(value, (tuple, list)) else (value,))):
+            raise CnnvizError(f"{self.name}: expected a number that is finite, of at most 15 digits.")
         if self.type == "texts":
             return tuple(self._text(item) for item in (value if isinstance(value, (tuple, list)) else (value,)))
         if self.type == "bool":
@@ -98,6 +101,13 @@ class Param:
             default = "" if self.default is None else f"The default is {self.default}."
             raise CnnvizError(f"{self.name}={value!r} is out of range: {span}.", default)
         return int(value) if self.type == "int" else float(value)
+
+
+def _is_usable(value: Any) -> bool:
+    """Whether a value, if it is a number, can be computed with: finite, and exact as a float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return True
+    return math.isfinite(value) and abs(value) < 10**15 if isinstance(value, float) else abs(value) < 10**15
 
 
 # Shared options that mean nothing to a study unless it says so: those of maps, and resuming, which one pass cannot.
