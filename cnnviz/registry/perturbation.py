@@ -106,7 +106,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
             Param("blur", "float", 0.09, "Strongest blur, as a share of the image's shorter side.", minimum=0),
         ),
         space="grid",
-        forward="about 2 × cells² + cells²/3 × steps",
+        forward="about 3 × cells² + cells²/3 × steps",
         dry_run_params={"steps": 0, "cells": 2},
     ),
     MethodSpec(

@@ -10,8 +10,10 @@ smooth   a mask is a set of cells of a lattice, its edges smoothed by a Gaussian
          cell can be kept or left out.
 argmax   by backward elimination and exchange, on the scores themselves. From the whole image the cells without which
          the score stays highest go first, a quarter of them each round, each judged by a forward pass with what is
-         left; blocks of 2 x 2 cells as long as more than 30 % of the image is there. At each area cells inside are
-         then exchanged for better ones within two cells of the region, as long as the score rises.
+         left; blocks of 2 x 2 cells as long as more than 30 % of the image is there. Elimination can end between the
+         parts of an object that are only recognised together, so the best compact window of the same area is tried
+         too, and the better of both is kept. Cells inside are then exchanged for better ones within two cells of the
+         region, as long as the score rises.
 
 The paper climbs the gradient of f(m * x) - lambda R_a(m) instead, R_a the distance of the sorted mask from zeros and
 ones. This is another solver for the same problem, not the paper's. An earlier ascent of ours did not converge; why is
@@ -23,6 +25,7 @@ winning, so that rounding seldom decides.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -136,7 +139,8 @@ def search(judge: Judge, whole: Tensor, areas: tuple[float, ...], steps: int) ->
     counts: dict[float, int] = {}
     region = whole
     for area in sorted(set(areas), reverse=True):
-        region = eliminated(judge, region, max(1, round(area * whole.numel())))
+        wanted = max(1, round(area * whole.numel()))
+        region = _better(judge, eliminated(judge, region, wanted), best_window(judge, whole, wanted))
         region, counts[area] = exchanged(judge, region, steps)
         regions[area] = region
     return torch.stack([regions[area] for area in areas]), torch.tensor([counts[area] for area in areas])
@@ -157,6 +161,29 @@ def eliminated(judge: Judge, region: Tensor, wanted: int) -> Tensor:
                 region &= ~blocks[place]
                 spare -= size
     return region
+
+
+def best_window(judge: Judge, whole: Tensor, wanted: int) -> Tensor:
+    """The best compact region of ``wanted`` cells: a square, or what of its last row is needed, wherever it fits."""
+    rows, columns = whole.shape
+    width = min(columns, math.ceil(math.sqrt(wanted)))
+    height = min(rows, math.ceil(wanted / width))
+    width = min(columns, math.ceil(wanted / height))
+    shape = torch.arange(height * width).reshape(height, width) < wanted
+    windows = []
+    for top in range(rows - height + 1):
+        for left in range(columns - width + 1):
+            window = torch.zeros_like(whole)
+            window[top : top + height, left : left + width] = shape
+            windows.append(window)
+    every = torch.stack(windows)
+    return every[int(judge(every).argmax())]
+
+
+def _better(judge: Judge, first: Tensor, second: Tensor) -> Tensor:
+    """The region that scores higher; the first of equals."""
+    values = judge(torch.stack([first, second]))
+    return second if values[1] > values[0] else first
 
 
 def _blocks(region: Tensor, side: int) -> Tensor:
