@@ -83,8 +83,10 @@ class Checks:
         maps = [self._output_of(path, batch) for batch in (clean, right, left)]
         if not all(isinstance(m, Tensor) and m.dim() == 4 for m in maps):
             return None
-        if abs(maps[0].shape[2] - times * shape[0]) > times or abs(maps[0].shape[3] - times * shape[1]) > times:
-            maps = [m.permute(0, 3, 1, 2) for m in maps]  # [N, h, w, C]
+        # [N, h, w, C] or [N, C, h, w]: three times the image may have more than three times the cells (no padding).
+        far = [sum(abs(maps[0].shape[at + i] - times * shape[i]) for i in (0, 1)) for at in (1, 2)]
+        if far[0] < far[1]:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
         upper, lower = (centre((changed - maps[0]).abs().mean((0, 1))) for changed in maps[1:])
         steps = (lower[0] - upper[0], upper[1] - lower[1])
         return True if min(steps) > 0 else False if min(steps) < -0.2 else None

@@ -134,7 +134,7 @@ def constant_of(module: fx.GraphModule, node: fx.Node, depends_on_input: set[fx.
     Args:
         module: The graph that the node is of.
         node: The node.
-        moving: The nodes that depend on the image.
+        depends_on_input: The nodes that depend on the image.
     """
     if _is_curved(module, node):
         return partial(_curved, module, node)
@@ -189,8 +189,6 @@ def _added(module: fx.GraphModule, node: fx.Node, depends_on_input: set[fx.Node]
 
 def _fixed_value(module: fx.GraphModule, what: Any, depends_on_input: set[fx.Node]) -> Tensor | None:
     """A number, a parameter or what is computed from parameters alone; None for signals and all else."""
-    if isinstance(what, (int, float)):
-        return torch.tensor(float(what))
 
     def value(node: fx.Node) -> Any:
         if node in depends_on_input or node.op == "placeholder":
@@ -207,10 +205,12 @@ def _fixed_value(module: fx.GraphModule, what: Any, depends_on_input: set[fx.Nod
 
     try:
         with torch.no_grad():
-            found = value(what) if isinstance(what, fx.Node) else None
+            found = value(what) if isinstance(what, fx.Node) else what
     except LookupError:
         return None
-    return found if isinstance(found, Tensor) else _fixed_value(module, found, depends_on_input)
+    if isinstance(found, (int, float)):
+        return torch.tensor(float(found))
+    return found if isinstance(found, Tensor) else None
 
 
 def _fixed(bias: Any, channels: bool) -> Fixed | None:
