@@ -119,7 +119,7 @@ def test_the_files_that_come_with_the_source_are_accepted(settings_of: Run, name
     [
         ("colrmap: jet", "unknown option 'colrmap'", "Did you mean colormap"),
         ("config: other.yaml", "unknown option 'config'", "The options are"),
-        ("zzzzzz: 1", "unknown option 'zzzzzz'", "The options are: activation, against, alpha, "),
+        ("zzzzzz: 1", "unknown option 'zzzzzz'", "The options are: activation, alpha, "),
         ("batch-size: 4\nbatch_size: 8", "'batch-size' is given twice", "Keep one"),
         ("alpha: strong", "alpha: expected a number, got 'strong'", "--help"),
         ("alpha: true", "alpha: expected a number, got True", "--help"),
