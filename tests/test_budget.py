@@ -217,7 +217,7 @@ _DRAWING = """
 import ctypes, sys
 from pathlib import Path
 import numpy as np
-from cnnviz.maps.write_image import Drawn, Explained, TargetMap, draw
+from cnnviz.maps.write_image import OutputStyle, ImageResult, TargetMap, draw
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import ImageFormat, Store
 from cnnviz.models.preprocess import Geometry
@@ -238,8 +238,8 @@ rect = (0.0, 0.0, float(width), float(height)) if whole else (300.0, 0.0, 1500.0
 scores = [ClassScore(index, str(index), 0.5, 1.0) for index in range(2)]
 maps = [TargetMap(score, score.label, values, raw, colour=kind == "gradient") for score in scores]
 save = frozenset({"overlay", "heatmap", "panel"} if kind == "map" else {"overlay", "gradient"})
-how = Drawn(Store(out), save, Style(), ImageFormat("png"), "gradcam", kind == "gradient", "layer")
-done = Explained(ImageRef("x.png", "x.png", 0), rgb, Geometry((width, height), rect), None, (), maps)
+how = OutputStyle(Store(out), save, Style(), ImageFormat("png"), "gradcam", kind == "gradient", "layer")
+done = ImageResult(ImageRef("x.png", "x.png", 0), rgb, Geometry((width, height), rect), None, (), maps)
 ctypes.CDLL(None).malloc_trim(0)
 Path("/proc/self/clear_refs").write_text("5")
 before = memory("VmRSS")

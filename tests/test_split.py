@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from cnnviz.engine import open_session as opening
 from cnnviz.engine import runtime as rt
-from cnnviz.engine import session
 from cnnviz.engine.prepare.pack import PackedConv
 from cnnviz.engine.prepare.split import Split, cut
 from cnnviz.errors import CnnvizError
@@ -40,7 +39,7 @@ def _graph(network: nn.Module, size: tuple[int, int] = (12, 16)) -> Graph:
 
 
 def _run(split: Split, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    run = session._graph_runner(split)(x)
+    run = opening._graph_runner(split)(x)
     return run.logits, run.activations
 
 
@@ -170,7 +169,7 @@ def test_the_module_itself_runs_when_copies_differ(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_precision_that_spoils_the_values_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "agrees", lambda *args: False)
+    monkeypatch.setattr(opening, "agrees", lambda *args: False)
     network = nets.TOYS["plain"].build().requires_grad_(False)
     runtime = rt.Runtime(torch.device("cpu"), "bf16")
     with pytest.raises(CnnvizError, match="bf16 on cpu") as raised:

@@ -233,9 +233,8 @@ STUDIES: tuple[MethodSpec, ...] = (
             Param(
                 "noise",
                 "float",
-                0.2,
-                "Standard deviation of the noise on every view, for pixels in 0 to 1: what survives it, other networks "
-                "recognise too.",
+                0.0,
+                "Noise on the first views, which fades: its standard deviation, for pixels in 0 to 1.",
                 minimum=0,
                 maximum=1,
             ),

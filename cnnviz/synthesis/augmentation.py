@@ -38,9 +38,9 @@ class Augmentation:
         jitter: Largest shift in pixels, in every direction.
         rotate: Largest angle in degrees.
         scale: Largest relative change of size.
-        noise: Standard deviation of the Gaussian noise on every view, for pixels in 0–1. The gradient is then that of
-            the score averaged over the noise, which leaves what only this network's weights respond to behind
-            (as in randomized smoothing: Cohen et al., ICML 2019; Kaur et al., 2019).
+        noise: Standard deviation of the Gaussian noise on the first view, for pixels in 0–1; it falls to none after
+            two thirds of the steps. The gradient is then that of the score averaged over the noise, as in randomized
+            smoothing (Cohen et al., ICML 2019).
     """
 
     jitter: int = 16
@@ -69,7 +69,7 @@ class Views:
     ) -> None:
         self.size = size
         self.margin = shaking.jitter
-        self._noise, self._seeds = shaking.noise, tuple(seeds)
+        self._noise, self._seeds, self._steps = shaking.noise, tuple(seeds), steps
         self._canvas = (size[0] + 2 * self.margin, size[1] + 2 * self.margin)
         self._bends = shaking.rotate > 0 or shaking.scale > 0
         # Everything is drawn now: a draw a step would make an accelerator wait.
@@ -91,10 +91,12 @@ class Views:
     def __call__(self, canvas: Tensor, step: int) -> Tensor:
         """The windows [N, C, h, w] of canvases [N, C, h + 2 margin, w + 2 margin] at a step."""
         windows = self._windows(canvas, step)
-        if self._noise == 0:
+        # Gone for the last third: the picture that is kept has none, and must be one of the class without it.
+        noise = self._noise * max(0.0, 1.0 - 1.5 * step / self._steps)
+        if noise == 0:
             return windows
         drawn = [torch.randn(windows.shape[1:], generator=_source(seed, step)) for seed in self._seeds]
-        return windows + self._noise * torch.stack(drawn).to(windows)
+        return windows + noise * torch.stack(drawn).to(windows)
 
     def _windows(self, canvas: Tensor, step: int) -> Tensor:
         height, width = self.size

@@ -69,6 +69,9 @@ class Responses:
         for axis, what in enumerate(("rows", "columns")):
             if plain.shape[2 + axis] == 1 or not any(change[axis].any() for change in changes):
                 continue  # a single cell has no order, nor has what does not depend on the image here
+            seen = torch.stack([change[axis].sum() for change in changes[axis * _BANDS : (axis + 1) * _BANDS]])
+            if bool(seen.any()) and not bool(seen.all()):
+                return f"a part of the image's {what} does not reach it, because a part of a map was cut off or added"
             along, across = self._movements(key, axis)
             if not _follows(along, across):
                 mirrored = _follows((-along[0], -along[1]), across)
