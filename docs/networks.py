@@ -52,7 +52,7 @@ def sentence(found: dict[str, Any]) -> str:
     return (
         f"Tried on the smallest network of {len(rows)} families ({libraries[0]} of torchvision, {libraries[1]} of "
         f"timm). Networks with checked maps: {', '.join(f'{title} {count}' for title, count in counts.items())}; the "
-        "others are refused with a reason. [`docs/networks.md`](docs/networks.md) lists each."
+        "others are refused with a reason, or marked as wrong. [`docs/networks.md`](docs/networks.md) lists each."
     )
 
 
