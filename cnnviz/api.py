@@ -198,10 +198,10 @@ def explain(
 
 
 def _class_finder(model: Model | nn.Module) -> Callable[[str], int]:
-    """The index of a class by its name, where the names are known."""
+    """The index of a class by its name, where the names are known; they are sorted out only when one is asked for."""
     if not isinstance(model, Model):
         return int
-    return ClassNames(model.labels, len(model.labels) == 1).resolve
+    return lambda name: ClassNames(model.labels, len(model.labels) == 1).resolve(name)
 
 
 def _examined(

@@ -105,3 +105,17 @@ def test_what_cannot_be_asked(
     assert app.main([command, str(photos), *MODEL, "-o", str(tmp_path / "out"), *words]) == 2
     assert message.lower() in " ".join(capsys.readouterr().err.split()).lower()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_label_that_begins_like_a_kind_of_target(photos: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("diffuser\ndiffractor\ntop\nclassroom\npred ator\n")
+    words = ("-t", "diffuser", "--labels", str(labels), "--view", "tiles", "--limit", "1")
+    [record] = run(photos, tmp_path / "out", *words)
+    assert [row["target"]["class_index"] for row in record["explanations"]] == [0]
+
+
+def test_classes_of_a_difference_may_be_written_out(photos: Path, tmp_path: Path) -> None:
+    [record] = run(photos, tmp_path / "out", "-t", "diff:class:1,class:4", "--limit", "1")
+    target = record["explanations"][0]["target"]
+    assert (target["first"]["class_index"], target["second"]["class_index"]) == (1, 4)

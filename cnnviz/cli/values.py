@@ -41,7 +41,7 @@ def number(text: Any, annotation: Any, name: str) -> Any:
     """The value of a numeric option from the command line; other values as they are.
 
     Raises:
-        CnnvizError: The text is no number, or no whole one where that is needed.
+        CnnvizError: The text is not a number, or not a whole number where one is needed.
     """
     kind, _ = value_type(annotation)
     if kind not in (int, float):

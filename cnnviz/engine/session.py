@@ -67,7 +67,7 @@ class ForwardPass:
         return whole
 
     def _leaves(self, place: int) -> tuple[Tensor, ...]:
-        """What the score is differentiated by at one of the target layers: its activation, or one an image."""
+        """What to differentiate the score by at a target layer: its activation, or that of each image by itself."""
         if not self._parts:
             return (self.activations[place],)
         return tuple(part.activations[place] for part in self._parts)

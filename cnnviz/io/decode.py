@@ -92,7 +92,7 @@ class Decoded:
 
 
 def sniff(data: bytes) -> str | None:
-    """The image format by magic bytes, or None when this is no image.
+    """The image format by magic bytes, or None if the data are not an image.
 
     Args:
         data: The file, or at least its first :data:`SNIFF_BYTES` bytes.

@@ -174,7 +174,7 @@ def _missing(text: str) -> CnnvizError:
         with os.scandir(parent or ".") as entries:
             near = nearest(base, [entry.name for entry in itertools.islice(entries, 10_000)])
     except (OSError, ValueError):
-        return CnnvizError(message, f"There is no folder {parent!r} that can be read.")
+        return CnnvizError(message, f"The folder {parent!r} does not exist or cannot be read.")
     return CnnvizError(message, near or "Give an image, a folder, a glob in quotes, a list, a URL, or - .")
 
 
@@ -277,8 +277,8 @@ def _unreadable_list(path: str, error: OSError) -> CnnvizError:
 def read_bytes(ref: ImageRef) -> bytes:
     """The bytes of one image.
 
-    Of a file whose content is no image, only the first :data:`~cnnviz.io.decode.SNIFF_BYTES` bytes come
-    back, which is enough to see that: a film that lies between the photographs is not read whole.
+    If a file turns out not to be an image, only its first :data:`~cnnviz.io.decode.SNIFF_BYTES` bytes come back, which
+    is enough to tell: a film that lies among the photographs is not read whole.
 
     Raises:
         ImageError: Of kind ``missing``, ``broken-symlink``, ``unreadable`` or ``too-large``.

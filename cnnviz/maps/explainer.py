@@ -24,9 +24,10 @@ from cnnviz.maps.tiling import ComputedMap, Tiles
 from cnnviz.maps.write_image import ImageResult, TargetMap
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.metrics.conservation import LeftOut
-from cnnviz.models.preprocess import Preprocess, normalize
+from cnnviz.models.preprocess import normalize
 from cnnviz.records import ClassScore, DifferenceScore, Record, RunHeader
 from cnnviz.registry import lookup
+from cnnviz.run.loop import Worker
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.run.target_selection import Pair
 from cnnviz.settings import SCORES, RunSettings, check_choice
@@ -34,7 +35,7 @@ from cnnviz.settings import SCORES, RunSettings, check_choice
 ImageOutcome = ImageResult | Record
 
 
-class Explainer:
+class Explainer(Worker):
     """Loads the model, prepares the session and checks the request on a probe, before anything is written.
 
     Args:
@@ -55,13 +56,12 @@ class Explainer:
             raise CnnvizError(
                 f"--save gradient: {self.spec.name} has no gradient at the image.", "Use it with guided or saliency."
             )
-        targets = settings.target.targets
-        if settings.model.view == "tiles" and any(target.lstrip().startswith("diff") for target in targets):
+        cut = cut_for(self.spec, self.params, settings.target.layers)
+        self.prepared = PreparedModel(settings, cut, total, note)
+        if settings.model.view == "tiles" and self.prepared.target_selector.compares:
             raise CnnvizError(
                 "--view tiles: a difference of classes has no tile of its own.", "Use --view crop, whole or squash."
             )
-        cut = cut_for(self.spec, self.params, settings.target.layers)
-        self.prepared = PreparedModel(settings, cut, total, note)
         self.session = self.prepared.session
         self._method = self.spec.load()
         self._rehearse()
@@ -75,11 +75,11 @@ class Explainer:
         with rt.scope():
             run = self.session.forward(self.prepared.probe(1))
             target: Target = self._class_target(torch.zeros(1, dtype=torch.long))
-            heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.dry_run_params})
+            heatmap = self._dry_run(run, target)
             if self.prepared.target_selector.compares:
                 other = torch.ones(1, dtype=torch.long)
                 target = DifferenceTarget(self._class_target(other), self._class_target(1 - other))
-                self._method(run, target, {**self.params, **self.spec.dry_run_params})
+                self._dry_run(run, target)
         for text in (*heatmap.notes, *([self.spec.caveat] if self.spec.caveat else [])):
             self.prepared.note(text)
 
@@ -90,23 +90,15 @@ class Explainer:
             if self._probe_class is None:
                 self._probe_class = class_logits(run.logits.detach()).argmax(dim=1).cpu()
             target = self._class_target(self._probe_class)
-            heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.dry_run_params})
-            return heatmap.values.detach().float().cpu()
+            return self._dry_run(run, target).values.detach().float().cpu()
+
+    def _dry_run(self, run: ForwardPass, target: Target) -> Heatmap:
+        """The method with as few passes as will do to try it."""
+        heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.dry_run_params})
+        return heatmap
 
     def _class_target(self, indices: Tensor) -> ClassTarget:
         return ClassTarget(indices, self.settings.target.score, self.prepared.activation)
-
-    @property
-    def lanes(self) -> rt.Lanes:
-        return self.prepared.lanes
-
-    @property
-    def batch_size(self) -> int:
-        return self.prepared.batch_size
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return self.prepared.preprocess
 
     @property
     def layer_name(self) -> str | None:

@@ -7,11 +7,12 @@ in input order as they are finished. Every queue is bounded, so memory does not 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError, ImageError
@@ -23,7 +24,7 @@ from cnnviz.models.preprocess import Preprocess, prepare
 from cnnviz.records import Record
 from cnnviz.run.counting import Counts, Reporter
 from cnnviz.run.folder import FinishedRecord, RunFolder
-from cnnviz.run.prepared_model import DecodedImage
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel
 from cnnviz.settings import RunSettings
 
 # Bytes of images that are being decoded, or are decoded and wait: for the model, the encoders, or while they are drawn.
@@ -35,18 +36,28 @@ _DRAWING_PIXEL = 16
 _TOLD = 3
 
 
-class Worker(Protocol):
-    """What runs the model: maps, or a study."""
+class Worker(ABC):
+    """What runs the model: maps, or a study.
+
+    Attributes:
+        prepared: The network of the run, which says how many batches run at once, how large, and of what.
+    """
+
+    prepared: PreparedModel
 
     @property
-    def lanes(self) -> rt.Lanes: ...
+    def lanes(self) -> rt.Lanes:
+        return self.prepared.lanes
 
     @property
-    def batch_size(self) -> int: ...
+    def batch_size(self) -> int:
+        return self.prepared.batch_size
 
     @property
-    def preprocess(self) -> Preprocess: ...
+    def preprocess(self) -> Preprocess:
+        return self.prepared.preprocess
 
+    @abstractmethod
     def explain(self, items: Sequence[DecodedImage]) -> Sequence[Any]:
         """One result an image, or the record of its failure; called in several threads at once."""
 

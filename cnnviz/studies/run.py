@@ -12,12 +12,12 @@ from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError
 from cnnviz.io.line_log import LineLog
 from cnnviz.io.store import Store
-from cnnviz.models.preprocess import Preprocess, normalize
+from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record
 from cnnviz.registry.specs import MethodSpec
 from cnnviz.run.counting import Reporter, RunResult, count_inputs
 from cnnviz.run.folder import REPORT, Extras, RunFolder
-from cnnviz.run.loop import Fold, Loop
+from cnnviz.run.loop import Fold, Loop, Worker
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
@@ -101,24 +101,12 @@ def _findings(study: Study, interrupted: bool) -> tuple[Findings, bool]:
         return study.interrupted(), True
 
 
-class _Worker:
+class _Worker(Worker):
     """A study as the loop runs it."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
         self.prepared = study.prepared
-
-    @property
-    def lanes(self) -> rt.Lanes:
-        return self.prepared.lanes
-
-    @property
-    def batch_size(self) -> int:
-        return self.prepared.batch_size
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return self.prepared.preprocess
 
     def explain(self, items: Sequence[DecodedImage]) -> list[Observed | Record]:
         return self.prepared.guarded(items, self._observe)

@@ -358,23 +358,21 @@ def _behind_reshapes(graph: Graph, node: fx.Node) -> fx.Node:
 
 def descendants(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     """All nodes that use a value of ``nodes``, directly or not (without ``nodes`` unless one uses another)."""
-    seen: set[fx.Node] = set()
-    stack = [user for node in nodes for user in node.users]
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack.extend(node.users)
-    return seen
+    return _reached((user for node in nodes for user in node.users), lambda node: node.users)
 
 
 def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     """``nodes`` and everything that they are computed from."""
+    return _reached(nodes, lambda node: node.all_input_nodes)
+
+
+def _reached(start: Iterable[fx.Node], neighbours: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+    """The nodes to start with, and all that can be reached from them."""
     seen: set[fx.Node] = set()
-    stack = list(nodes)
+    stack = list(start)
     while stack:
         node = stack.pop()
         if node not in seen:
             seen.add(node)
-            stack.extend(node.all_input_nodes)
+            stack.extend(neighbours(node))
     return seen

@@ -14,9 +14,9 @@ from PIL import Image
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.annotations import Concepts, find_masks, read_boxes
-from cnnviz.models.preprocess import Geometry, Preprocess, normalize
+from cnnviz.models.preprocess import Geometry, normalize
 from cnnviz.records import Record
-from cnnviz.run.loop import Fold, Loop
+from cnnviz.run.loop import Fold, Loop, Worker
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel
 from cnnviz.studies.top_patches.dissection import DETECTS, SHARE, Overlaps, covered
 
@@ -46,7 +46,7 @@ class _Observation:
     areas: tuple[NDArray[np.int64], dict[int, NDArray[np.int64]], dict[int, int]] | None
 
 
-class Dissection:
+class Dissection(Worker):
     """Goes through the images again and adds up what the thresholded units share with the concepts.
 
     Args:
@@ -72,18 +72,6 @@ class Dissection:
         if loop.run(None, None):
             raise KeyboardInterrupt
         return self.sums.iou()
-
-    @property
-    def lanes(self) -> rt.Lanes:
-        return self.prepared.lanes
-
-    @property
-    def batch_size(self) -> int:
-        return self.prepared.batch_size
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return self.prepared.preprocess
 
     def explain(self, items: Sequence[DecodedImage]) -> list[_Observation | Record]:
         return self.prepared.guarded(items, self._areas)
