@@ -29,7 +29,7 @@ from cnnviz.models.loading.dtypes import in_float32
 from cnnviz.models.loading.load import LoadedModel, load, unwrap
 from cnnviz.registry import lookup
 from cnnviz.run.target_selection import ClassNames
-from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, ModelSpec, check_choice, parse_skipped
+from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, TRACING_MODES, ModelSpec, check_choice, parse_skipped
 
 # Of explain's options, those that belong to the pass and not to the method.
 _GENERAL = ("score", "logits_key", "activation", "skip_check")
@@ -140,6 +140,7 @@ def explain(
     precision: str = "fp32",
     device: str | torch.device | None = None,
     compile: str = "off",
+    tracing: str = "auto",
     **method_options: Any,
 ) -> Explanation:
     """Explain a batch.
@@ -157,6 +158,7 @@ def explain(
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         device: Where to compute; None for where the module is.
         compile: ``off``, ``on`` or ``auto`` (on where a compiler is).
+        tracing: ``auto``; or ``off``: by hooks, for a network whose trace is suspected to be wrong.
         method_options: The method's options, and ``score``, ``logits_key``, ``activation``, and ``skip_check``: names
             of checks of the network that are not made.
 
@@ -172,10 +174,10 @@ def explain(
     asked = cut_for(spec, params, _layers(layer))
     key = general.get("logits_key")
     logits_key = None if key is None else str(key)
-    with _session(model, batch, spec, asked, (precision, device, compile, logits_key)) as session:
+    with _session(model, batch, spec, asked, (precision, device, compile, logits_key, tracing)) as session:
         found = _examined(session, spec, params, general.get("skip_check", ()))
         if session.runtime.precision != "fp32" and "precision_agreement" not in found.not_run:
-            with _session(model, batch, spec, asked, ("fp32", device, "off", logits_key)) as exact:
+            with _session(model, batch, spec, asked, ("fp32", device, "off", logits_key, tracing)) as exact:
                 found = _with_agreement(found, session, exact, (spec, params))
         if activation == "auto":
             activation = session.final_activation or "softmax"
@@ -313,16 +315,17 @@ def _session(
     batch: Tensor,
     spec: lookup.MethodSpec,
     cut: Cut,
-    how: tuple[str, str | torch.device | None, str, str | None],
+    how: tuple[str, str | torch.device | None, str, str | None, str],
 ) -> Iterator[Session]:
-    precision, device, compile_mode, output = how
+    precision, device, compile_mode, output, tracing = how
     check_choice(compile_mode, COMPILE_MODES, "compile")
+    check_choice(tracing, TRACING_MODES, "tracing")
     probe = tuple(int(size) for size in batch.shape[1:])
     module, told = (model.module, None) if isinstance(model, Model) else in_float32(unwrap(model), batch)
     here = next((p.device for p in module.parameters()), batch.device)
     runtime = rt.resolve(str(device or here), precision)
     compiled = compile_mode == "on" or (compile_mode == "auto" and rt.compiler_here(runtime.device))
-    options = SessionOptions(cut, output, compiled, int(batch.shape[0]) if compiled else 16)
+    options = SessionOptions(cut, output, compiled, int(batch.shape[0]) if compiled else 16, tracing=tracing)
     if isinstance(model, Model):
         loaded = model.loaded
         key = output if output is not None or loaded.output is None else loaded.output.key

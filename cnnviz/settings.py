@@ -13,6 +13,7 @@ from cnnviz.errors import CnnvizError, nearest, shown
 SAVE_KINDS = ("overlay", "heatmap", "raw", "panel", "gradient", "none")
 IMAGE_FORMATS = ("png", "jpg", "webp")
 COMPILE_MODES = ("auto", "on", "off")
+TRACING_MODES = ("auto", "off")
 SCORES = ("logit", "probability", "log-probability")
 ACTIVATIONS = ("auto", "softmax", "sigmoid")
 CHECKS = (
@@ -85,7 +86,12 @@ class TargetSettings:
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """Where and how fast; ``skip_check`` names checks of the network that are not made before the run."""
+    """Where and how fast.
+
+    Attributes:
+        skip_check: Names of checks of the network that are not made before the run.
+        tracing: ``auto``; or ``off``: by hooks, as if the network could not be traced.
+    """
 
     device: str = "auto"
     precision: str = "fp32"
@@ -94,9 +100,11 @@ class RuntimeSettings:
     workers: int | None = None
     seed: int = 0
     skip_check: tuple[str, ...] = ()
+    tracing: str = "auto"
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        check_choice(self.tracing, TRACING_MODES, "--tracing")
 
 
 @dataclass(frozen=True)

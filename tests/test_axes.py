@@ -170,10 +170,6 @@ def _gradcam_at_c(network: Any) -> Tensor:
     return torch.relu((weights * a).sum(1)).detach()
 
 
-def _hooked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnnviz.engine.open_session.trace", lambda *args: None)
-
-
 def _network(kind: str) -> nn.Module:
     if kind == "nhwc":
         return Net(nhwc, channels_last=True).eval()
@@ -182,40 +178,34 @@ def _network(kind: str) -> nn.Module:
     return Net(_NOT_MAPS[kind][0]).eval()
 
 
-@pytest.mark.parametrize("hooks", [False, True])
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize("kind", ["nhwc", "rows", "each_row", *_NOT_MAPS])
-def test_the_default_steps_back_to_the_last_map(kind: str, hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if hooks:
-        _hooked(monkeypatch)
+def test_the_default_steps_back_to_the_last_map(kind: str, tracing: str) -> None:
     network = _network(kind)
-    found = cnnviz.explain(network, _PIXELS, target=1)
+    found = cnnviz.explain(network, _PIXELS, target=1, tracing=tracing)
     assert found.layer in {"c", "c.3"}
     torch.testing.assert_close(found.raw, _gradcam_at_c(network), atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(cnnviz.explain(network, _PIXELS, target=1, layer="c").raw, found.raw)
+    torch.testing.assert_close(cnnviz.explain(network, _PIXELS, target=1, layer="c", tracing=tracing).raw, found.raw)
 
 
-@pytest.mark.parametrize("hooks", [False, True])
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize("kind", ["nhwc", *_NOT_MAPS])
-def test_a_named_layer_that_is_not_a_map_is_refused(kind: str, hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if hooks:
-        _hooked(monkeypatch)
+def test_a_named_layer_that_is_not_a_map_is_refused(kind: str, tracing: str) -> None:
     with pytest.raises(CnnvizError, match=r"'post' has output \[1, .*\], which is not a map of the image: ") as caught:
-        cnnviz.explain(_network(kind), _PIXELS, target=1, layer="post")
+        cnnviz.explain(_network(kind), _PIXELS, target=1, layer="post", tracing=tracing)
     expected = "are its axes 1 and 2, not 2 and 3" if kind == "nhwc" else _NOT_MAPS[kind][1]
-    if not hooks:  # by hooks a permutation is seen as well, but not as such
+    if tracing == "auto":  # by hooks a permutation is seen as well, but not as such
         assert expected in caught.value.message
     assert "--layer c, the last map before it" in caught.value.hint.replace("c.3", "c")
 
 
-@pytest.mark.parametrize("hooks", [False, True])
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize("kind", list(_MAPS))
-def test_maps_are_explained_where_they_are(kind: str, hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if hooks:
-        _hooked(monkeypatch)
+def test_maps_are_explained_where_they_are(kind: str, tracing: str) -> None:
     network = Net(_MAPS[kind]).eval()
     a = network.post(network.c(_PIXELS)).detach()
     for layer in (None, "post"):
-        found = cnnviz.explain(network, _PIXELS, "eigencam", layer=layer)
+        found = cnnviz.explain(network, _PIXELS, "eigencam", layer=layer, tracing=tracing)
         assert found.layer in {"post", "norm"}
         assert found.raw.shape[1:] == a.shape[2:]
 

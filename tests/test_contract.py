@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.engine import open_session as opening
 from cnnviz.engine import session
 from cnnviz.errors import CnnvizError
 from cnnviz.registry import lookup
@@ -87,11 +86,9 @@ def _untouched(network: nn.Module) -> Iterator[None]:
         assert after[key] == value, key
 
 
-@pytest.fixture(params=["graph", "hooks"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=["auto", "off"], ids=["graph", "hooks"])
+def tracing(request: pytest.FixtureRequest) -> str:
     """Traced, or by hooks."""
-    if request.param == "hooks":
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
     return str(request.param)
 
 
@@ -101,8 +98,8 @@ def _reads_the_trace(method: str) -> bool:
     return bool({"gap-head", "trace"} & set(spec.needs)) or spec.family == "relevance"
 
 
-def _skip_if_it_needs_a_trace(method: str, way: str) -> None:
-    if way == "hooks" and _reads_the_trace(method):
+def _skip_if_it_needs_a_trace(method: str, tracing: str) -> None:
+    if tracing == "off" and _reads_the_trace(method):
         pytest.skip("reads the trace")
 
 
@@ -118,37 +115,37 @@ def test_methods_that_read_the_trace_say_so(method: str) -> None:
 
 @pytest.mark.parametrize("kind", ["module", "model"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_batch_gives_what_its_images_give_alone(method: str, kind: str, way: str) -> None:
-    _skip_if_it_needs_a_trace(method, way)
+def test_a_batch_gives_what_its_images_give_alone(method: str, kind: str, tracing: str) -> None:
+    _skip_if_it_needs_a_trace(method, tracing)
     network, batch = _network().requires_grad_(False), nets.images(4)
     model = network if kind == "module" else nets.as_model(network)
-    whole = _explain(model, batch, method, target=[0, 1, 2, 3])
+    whole = _explain(model, batch, method, target=[0, 1, 2, 3], tracing=tracing)
     largest = float(whole.raw.abs().max())
     assert largest > 1e-4
     for i in range(4):
-        single = _explain(model, batch[i : i + 1], method, target=[i])
+        single = _explain(model, batch[i : i + 1], method, target=[i], tracing=tracing)
         torch.testing.assert_close(single.raw[0], whole.raw[i], rtol=0, atol=2e-5 * largest)
         torch.testing.assert_close(single.maps[0], whole.maps[i], rtol=0, atol=2e-5 * float(whole.maps.abs().max()))
         torch.testing.assert_close(single.logits[0], whole.logits[i], rtol=1e-5, atol=1e-5)
-    backwards = _explain(model, batch.flip(0), method, target=[3, 2, 1, 0])
+    backwards = _explain(model, batch.flip(0), method, target=[3, 2, 1, 0], tracing=tracing)
     _close(backwards.raw.flip(0), whole.raw)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_repeated_bit_for_bit(method: str, way: str) -> None:
-    _skip_if_it_needs_a_trace(method, way)
+def test_repeated_bit_for_bit(method: str, tracing: str) -> None:
+    _skip_if_it_needs_a_trace(method, tracing)
     network, batch = _network(), nets.images()
-    first = _explain(network, batch, method, target=1)
+    first = _explain(network, batch, method, target=1, tracing=tracing)
     torch.rand(7)
     for again in (
-        _explain(network, batch, method, target=1),
-        _explain(copy.deepcopy(network), batch, method, target=1),
+        _explain(network, batch, method, target=1, tracing=tracing),
+        _explain(copy.deepcopy(network), batch, method, target=1, tracing=tracing),
     ):
         assert torch.equal(first.raw, again.raw)
         assert torch.equal(first.maps, again.maps)
         assert torch.equal(first.logits, again.logits)
     kept = nets.as_model(network.requires_grad_(False))
-    found = [_explain(kept, batch, method, target=1) for _ in range(2)]
+    found = [_explain(kept, batch, method, target=1, tracing=tracing) for _ in range(2)]
     assert torch.equal(found[0].raw, found[1].raw)
 
 
@@ -167,11 +164,11 @@ def test_results_are_plain_tensors_on_the_host(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_batch_is_not_written_to(method: str, way: str) -> None:
-    _skip_if_it_needs_a_trace(method, way)
+def test_the_batch_is_not_written_to(method: str, tracing: str) -> None:
+    _skip_if_it_needs_a_trace(method, tracing)
     batch = nets.images().requires_grad_()
     before, version = batch.detach().clone(), batch._version
-    _explain(_network(), batch, method)
+    _explain(_network(), batch, method, tracing=tracing)
     assert torch.equal(batch, before)
     assert (batch.grad, batch._version) == (None, version)
 
@@ -191,12 +188,12 @@ def _as_found(network: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("mode", ["eval", "train", "mixed"])
-def test_the_module_is_left_as_found(method: str, mode: str, way: str) -> None:
-    _skip_if_it_needs_a_trace(method, way)
+def test_the_module_is_left_as_found(method: str, mode: str, tracing: str) -> None:
+    _skip_if_it_needs_a_trace(method, tracing)
     network = _as_found(_network()) if mode == "mixed" else _network().train(mode == "train")
-    expected = _explain(copy.deepcopy(network).eval(), nets.images(), method, target=1)
+    expected = _explain(copy.deepcopy(network).eval(), nets.images(), method, target=1, tracing=tracing)
     with _untouched(network):
-        found = _explain(network, nets.images(), method, target=1)
+        found = _explain(network, nets.images(), method, target=1, tracing=tracing)
     assert torch.equal(found.raw, expected.raw)  # explained in evaluation mode, whatever the mode
 
 
@@ -210,8 +207,8 @@ def _fail(*args: Any) -> Any:
 
 @pytest.mark.parametrize("error", [_Broken, KeyboardInterrupt])
 @pytest.mark.parametrize("method", METHODS)
-def test_left_as_found_after_an_exception_in_the_target(method: str, error: type[BaseException], way: str) -> None:
-    _skip_if_it_needs_a_trace(method, way)
+def test_left_as_found_after_an_exception_in_the_target(method: str, error: type[BaseException], tracing: str) -> None:
+    _skip_if_it_needs_a_trace(method, tracing)
     if not lookup.find_method(method).class_specific:
         pytest.skip("looks at no target")
 
@@ -220,16 +217,18 @@ def test_left_as_found_after_an_exception_in_the_target(method: str, error: type
 
     network = _as_found(_network())
     with _untouched(network), pytest.raises((error, CnnvizError)):
-        _explain(network, nets.images(), method, target=target)
+        _explain(network, nets.images(), method, target=target, tracing=tracing)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_left_as_found_after_an_exception_in_the_method(method: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _skip_if_it_needs_a_trace(method, way)
+def test_left_as_found_after_an_exception_in_the_method(
+    method: str, tracing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _skip_if_it_needs_a_trace(method, tracing)
     network = _as_found(_network())
     monkeypatch.setattr(session.Session, "forward", _fail)
     with _untouched(network), pytest.raises(_Broken):
-        _explain(network, nets.images(), method, target=1)
+        _explain(network, nets.images(), method, target=1, tracing=tracing)
 
 
 class _FailsLate(nets.ValueDependent):
@@ -265,14 +264,14 @@ def _both(one: Any, two: Any) -> Iterator[None]:
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_callers_mode_changes_nothing(method: str, caller: str, way: str) -> None:
-    _skip_if_it_needs_a_trace(method, way)
+def test_the_callers_mode_changes_nothing(method: str, caller: str, tracing: str) -> None:
+    _skip_if_it_needs_a_trace(method, tracing)
     network, batch = _as_found(_network()), nets.images()
-    expected = _explain(network, batch, method, target=1)
+    expected = _explain(network, batch, method, target=1, tracing=tracing)
     with CALLERS[caller]():
         made = batch * 1.0  # in inference mode: a tensor that autograd refuses
         with _untouched(network):
-            found = _explain(network, made, method, target=1)
+            found = _explain(network, made, method, target=1, tracing=tracing)
     assert torch.equal(found.raw, expected.raw)
     assert torch.equal(found.maps, expected.maps)
     assert torch.equal(found.logits, expected.logits)

@@ -41,18 +41,14 @@ def _explained(network: nn.Module, method: str, layer: str | None, **options: An
     return cnnviz.explain(network.eval(), _PIXELS, method, target=1, layer=layer, **options)
 
 
-@pytest.mark.parametrize("hooks", [False, True])
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize("name", _NAMES)
-def test_a_layer_of_any_name_is_explained_at_that_layer(
-    name: str, hooks: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if hooks:
-        monkeypatch.setattr("cnnviz.engine.open_session.trace", lambda *args: None)
+def test_a_layer_of_any_name_is_explained_at_that_layer(name: str, tracing: str) -> None:
     network, twin = Named(name), Named("first")
     activation = twin.first(_PIXELS).detach().requires_grad_()
     logits = twin.fc(torch.relu(twin.last(torch.relu(activation))).mean((2, 3)))
     weights = torch.autograd.grad(logits[:, 1].sum(), activation)[0].mean((2, 3), keepdim=True)
-    found = _explained(network, "gradcam", name)
+    found = _explained(network, "gradcam", name, tracing=tracing)
     assert found.layer == name
     torch.testing.assert_close(found.raw, torch.relu((weights * activation).sum(1)).detach(), atol=1e-6, rtol=1e-4)
 

@@ -40,10 +40,9 @@ def model_of(network: nn.Module, size: tuple[int, int] = (12, 16), classes: int 
 
 def explained_by(way: str, network: nn.Module, monkeypatch: pytest.MonkeyPatch, **asked: Any) -> Any:
     """``explain`` by one way of running the network; makes sure that it is that way."""
-    if way == "hooks":
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
     if way in {"module", "hooks"}:
-        return cnnviz.explain(network, nets.images(), target=CLASSES, **asked)
+        tracing = "off" if way == "hooks" else "auto"
+        return cnnviz.explain(network, nets.images(), target=CLASSES, tracing=tracing, **asked)
     monkeypatch.setattr(opening, "usable_preparations", lambda runtime: (way,))
     model = model_of(network.requires_grad_(False))
     found = cnnviz.explain(model, nets.images(), target=CLASSES, **asked)

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.engine import open_session as opening
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.cam.eigen import first_component
 from cnnviz.methods.nearby_images import noisy_copies
@@ -181,17 +180,16 @@ def test_hirescam_is_gradcam_where_the_head_is_gap_and_linear(name: str) -> None
     close(high, mean.numpy())
 
 
-@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize("asked", [["stem", "conv2", "conv"], ["conv2", "conv", "stem"], ["conv", "stem", "conv2"]])
-def test_layercam_fuses_layers_by_tanh_and_maximum(
-    asked: list[str], hooks: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layercam_fuses_layers_by_tanh_and_maximum(asked: list[str], tracing: str) -> None:
     """All are of one size; conv2 is the deepest, in whatever order they are named."""
-    if hooks:
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
     network = nets.TOYS["residual"].build()
-    found = cnnviz.explain(network, nets.images(), method="layercam", target=CLASSES, layer=asked)
-    singles = {n: cnnviz.explain(network, nets.images(), method="layercam", target=CLASSES, layer=n).raw for n in asked}
+    found = cnnviz.explain(network, nets.images(), method="layercam", target=CLASSES, layer=asked, tracing=tracing)
+    singles = {
+        n: cnnviz.explain(network, nets.images(), method="layercam", target=CLASSES, layer=n, tracing=tracing).raw
+        for n in asked
+    }
     share = {n: m.double() / m.double().amax((1, 2), keepdim=True).clamp_min(1e-30) for n, m in singles.items()}
 
     def fused(deepest: str) -> Tensor:

@@ -33,13 +33,11 @@ def close(found: Tensor, expected: object, tolerance: float = 1e-4) -> None:
     np.testing.assert_allclose(found.double().numpy(), wanted, atol=tolerance * np.abs(wanted).max(), rtol=0)
 
 
-@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize("kind", kinds.KINDS)
-def test_saliency_is_the_largest_difference(kind: str, hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if hooks:
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
+def test_saliency_is_the_largest_difference(kind: str, tracing: str) -> None:
     network, batch = kinds.make(kind), kinds.images(2, (6, 7))
-    found = cnnviz.explain(network, batch, method="saliency", target=[1, 3])
+    found = cnnviz.explain(network, batch, method="saliency", target=[1, 3], tracing=tracing)
     for i, target in enumerate([1, 3]):
         expected = oracle.gradient(network, batch[i], target)
         close(found.raw[i], expected)
@@ -218,14 +216,12 @@ def test_a_network_that_cannot_be_traced() -> None:
         close(found.raw[i], 0.5 * oracle.gradient(kinds.make("residual"), 0.5 * batch[i], 2))
 
 
-@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
-def test_the_image_and_a_layer_together(hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if hooks:
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
+def test_the_image_and_a_layer_together(tracing: str) -> None:
     from cnnviz.engine import runtime as rt
 
     network, batch = kinds.make("in-place"), kinds.images(2)
-    options = opening.SessionOptions(Cut.at_image("two"), private=False)
+    options = opening.SessionOptions(Cut.at_image("two"), private=False, tracing=tracing)
     with opening.open_session(network, "net", (3, 8, 10), rt.resolve("cpu"), options) as opened:
         run = opened.forward(batch)
         at_image, at_layer = run.gradients(run.logits[:, 1])

@@ -54,14 +54,12 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
     assert float((found.double() - expected.double()).abs().max()) <= tolerance * float(expected.abs().max())
 
 
-@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kind", kinds.KINDS)
-def test_every_spelling(kind: str, rule: str, hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if hooks:
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
+def test_every_spelling(kind: str, rule: str, tracing: str) -> None:
     batch = kinds.images(2)
-    found = cnnviz.explain(kinds.make(kind), batch, method="guided", rule=rule, target=[1, 2])
+    found = cnnviz.explain(kinds.make(kind), batch, method="guided", rule=rule, target=[1, 2], tracing=tracing)
     for i, target in enumerate([1, 2]):
         expected = oracle.gradient(kind, batch[i], target, rule)
         close(found.raw[i], expected)
@@ -86,7 +84,7 @@ class Branches(nn.Module):
         return torch.stack([total, -total], 1)
 
 
-@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize("relu", [nn.ReLU(), F.relu, nn.ReLU6(), lambda t: t.clamp(min=0)])
 @pytest.mark.parametrize(
     ("k", "rule", "expected"),
@@ -96,13 +94,10 @@ class Branches(nn.Module):
     ],
 )  # fmt: skip
 def test_other_readers_of_the_same_tensor_keep_their_gradient(
-    k: float, rule: str, expected: tuple[float, float], relu: Callable[[Tensor], Tensor], hooks: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    k: float, rule: str, expected: tuple[float, float], relu: Callable[[Tensor], Tensor], tracing: str
 ) -> None:  # fmt: skip
-    if hooks:
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
     x = torch.tensor([1.0, -1.0]).reshape(1, 1, 1, 2)
-    found = cnnviz.explain(Branches(k, relu), x, method="guided", rule=rule, target=0)
+    found = cnnviz.explain(Branches(k, relu), x, method="guided", rule=rule, target=0, tracing=tracing)
     assert found.raw.flatten().tolist() == list(expected)
 
 
@@ -230,14 +225,13 @@ class _Own(torch.autograd.Function):
         return g
 
 
-def test_what_cannot_be_looked_into_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_looked_into_is_told() -> None:
     # A trace goes through such a function and finds the clamp in it.
     assert cnnviz.explain(_net_of_its_own(), kinds.images(1), method="guided").facts["rectified"] == {"relu": 1}
-    monkeypatch.setattr(opening, "trace", lambda *args: None)
-    found = cnnviz.explain(_net_of_its_own(), kinds.images(1), method="guided")
+    found = cnnviz.explain(_net_of_its_own(), kinds.images(1), method="guided", tracing="off")
     assert found.facts["left_alone"] == {"_OwnBackward": 1}
     with pytest.raises(CnnvizError, match="1 _OwnBackward"):
-        cnnviz.explain(_net_of_its_own(), kinds.images(1), method="guided", strict_rule=True)
+        cnnviz.explain(_net_of_its_own(), kinds.images(1), method="guided", strict_rule=True, tracing="off")
 
 
 def _net_of_its_own() -> nn.Module:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.engine import open_session as opening
 
 
 def _changed(y: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -53,14 +52,12 @@ class Net(nn.Module):
         return self.head(self.after(self.conv(x)).mean((2, 3)))
 
 
-@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize("name", SPELLINGS)
-def test_in_place_after_the_layer(name: str, hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if hooks:
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
+def test_in_place_after_the_layer(name: str, tracing: str) -> None:
     in_place, functional = SPELLINGS[name]
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    result = cnnviz.explain(Net(in_place), x, layer="conv", target=[1, 2])
+    result = cnnviz.explain(Net(in_place), x, layer="conv", target=[1, 2], tracing=tracing)
     plain = Net(functional).double()
     activations = plain.conv(x.double()).detach().requires_grad_()
     logits = plain.head(functional(activations).mean((2, 3)))

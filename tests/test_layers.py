@@ -216,16 +216,12 @@ def test_a_convolution_of_a_hybrid_may_be_named() -> None:
 # Names and indices -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize("index", [-1, "-1", -2, -3, -4])
-def test_negative_indices_count_stages_from_the_end(
-    index: int | str, hooks: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if hooks:
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
+def test_negative_indices_count_stages_from_the_end(index: int | str, tracing: str) -> None:
     network, x = nets.torchvision_network("resnet18"), nets.images(1, (64, 64))
     name = f"layer{5 + int(index)}"
-    found, named = (cnnviz.explain(network, x, target=1, layer=layer) for layer in (index, name))
+    found, named = (cnnviz.explain(network, x, target=1, layer=layer, tracing=tracing) for layer in (index, name))
     assert found.layer == name
     assert torch.equal(found.raw, named.raw)
 
@@ -241,7 +237,7 @@ def test_stages_of_a_model() -> None:
     ]
 
 
-@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize(
     ("layer", "message", "hint"),
     [
@@ -256,27 +252,23 @@ def test_stages_of_a_model() -> None:
         ("layer1.0.relu:x", "no layer|no call", ""),
     ],
 )
-def test_wrong_names(layer: str, message: str, hint: str, hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if hooks:
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
+def test_wrong_names(layer: str, message: str, hint: str, tracing: str) -> None:
     with pytest.raises(CnnvizError, match=message) as raised:
-        cnnviz.explain(nets.torchvision_network("resnet18"), nets.images(1, (64, 64)), layer=layer)
+        cnnviz.explain(nets.torchvision_network("resnet18"), nets.images(1, (64, 64)), layer=layer, tracing=tracing)
     assert hint in raised.value.hint
     assert raised.value.exit_code == 2
 
 
-@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
-def test_names_that_are_numbers(hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
+def test_names_that_are_numbers(tracing: str) -> None:
     """The parts of a Sequential are called "0", "1", ..."""
-    if hooks:
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU(), _Mean(), nn.Linear(5, 3))
     for layer in ("0", "2"):
-        assert cnnviz.explain(network, nets.images(), layer=layer).layer == layer
-    assert cnnviz.explain(network, nets.images()).layer == "3"
+        assert cnnviz.explain(network, nets.images(), layer=layer, tracing=tracing).layer == layer
+    assert cnnviz.explain(network, nets.images(), tracing=tracing).layer == "3"
     with pytest.raises(CnnvizError, match=r"Layer '5' has output"):
-        cnnviz.explain(network, nets.images(), layer="5")
+        cnnviz.explain(network, nets.images(), layer="5", tracing=tracing)
 
 
 class _Mean(nn.Module):

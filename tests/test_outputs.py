@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz.engine import open_session as opening
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.outputs import select_output
 from tests import networks as nets
@@ -24,18 +23,16 @@ def _same(found: Any, expected: Any) -> None:
     assert found.raw.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize("kind", nets.OUTPUTS)
-def test_class_scores_are_found(kind: str, hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_scores_are_found(kind: str, tracing: str) -> None:
     expected = cnnviz.explain(nets.with_output("tensor"), nets.images(), target=1, layer="conv")
-    if hooks:
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
     _, key = nets.OUTPUTS[kind]
     network = nets.with_output(kind)
-    _same(cnnviz.explain(network, nets.images(), target=1, layer="conv", logits_key=key), expected)
-    if not hooks:
+    _same(cnnviz.explain(network, nets.images(), target=1, layer="conv", logits_key=key, tracing=tracing), expected)
+    if tracing == "auto":
         model = nets.as_model(network.requires_grad_(False))
-        _same(cnnviz.explain(model, nets.images(), target=1, layer="conv", logits_key=key), expected)
+        _same(cnnviz.explain(model, nets.images(), target=1, layer="conv", logits_key=key, tracing=tracing), expected)
 
 
 def test_one_score_an_image() -> None:

@@ -42,19 +42,18 @@ def _possible(toy: nets.Toy, way: str) -> bool:
 CASES = [(n, w) for n, toy in nets.TOYS.items() for w in WAYS if _possible(toy, w)]
 
 
-def _explain(network: nn.Module, way: str, monkeypatch: pytest.MonkeyPatch, **asked: Any) -> Any:
-    if way == "hooks":
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
+def _explain(network: nn.Module, way: str, **asked: Any) -> Any:
+    tracing = "off" if way == "hooks" else "auto"
     model = nets.as_model(network.requires_grad_(False)) if way == "model" else network
-    return cnnviz.explain(model, nets.images(), target=CLASSES, **asked)
+    return cnnviz.explain(model, nets.images(), target=CLASSES, tracing=tracing, **asked)
 
 
 @pytest.mark.parametrize("score", ["logit", "probability"])
 @pytest.mark.parametrize(("name", "way"), CASES)
-def test_scorecam(name: str, way: str, score: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scorecam(name: str, way: str, score: str) -> None:
     toy = nets.TOYS[name]
     network = toy.build()
-    found = _explain(network, way, monkeypatch, method="scorecam", layer=toy.layer, score=score)
+    found = _explain(network, way, method="scorecam", layer=toy.layer, score=score)
     expected = [
         oracle.score_weighted(network, toy.split, x, c, oracle.once, score)
         for x, c in zip(nets.images(), CLASSES, strict=True)
@@ -64,10 +63,10 @@ def test_scorecam(name: str, way: str, score: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("score", ["logit", "probability"])
 @pytest.mark.parametrize(("name", "way"), CASES)
-def test_ablationcam(name: str, way: str, score: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ablationcam(name: str, way: str, score: str) -> None:
     toy = nets.TOYS[name]
     network = toy.build()
-    found = _explain(network, way, monkeypatch, method="ablationcam", layer=toy.layer, score=score)
+    found = _explain(network, way, method="ablationcam", layer=toy.layer, score=score)
     maps, clean = zip(
         *[oracle.ablated(network, toy.split, x, c, score) for x, c in zip(nets.images(), CLASSES, strict=True)],
         strict=True,
@@ -77,17 +76,17 @@ def test_ablationcam(name: str, way: str, score: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_iscam(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_iscam(way: str) -> None:
     toy = nets.TOYS["residual"]
     network = toy.build()
-    found = _explain(network, way, monkeypatch, method="iscam", steps=4)
+    found = _explain(network, way, method="iscam", steps=4)
     samples = oracle.on_the_way(4)
     close(
         found.raw,
         [oracle.score_weighted(network, toy.split, x, c, samples) for x, c in zip(nets.images(), CLASSES, strict=True)],
     )
-    one = _explain(network, "module", monkeypatch, method="iscam", steps=1)
-    close(one.raw, _explain(network, "module", monkeypatch, method="scorecam").raw)
+    one = _explain(network, "module", method="iscam", steps=1)
+    close(one.raw, _explain(network, "module", method="scorecam").raw)
 
 
 @pytest.mark.parametrize("smooth", ["mask", "input"])
@@ -97,7 +96,7 @@ def test_sscam(smooth: str, noise: float, monkeypatch: pytest.MonkeyPatch) -> No
     toy = nets.TOYS["residual"]
     network, batch = toy.build(), nets.images()
     asked = {"samples": 3, "noise": noise, "smooth": smooth, "seed": 5}
-    found = _explain(network, "module", monkeypatch, method="sscam", **asked)
+    found = _explain(network, "module", method="sscam", **asked)
     shape = (3, 1 if smooth == "mask" else 3, *batch.shape[2:])
     expected = []
     for x, c, source in zip(batch, CLASSES, [generator_for(image, 5) for image in batch], strict=True):
@@ -111,9 +110,9 @@ def test_sscam(smooth: str, noise: float, monkeypatch: pytest.MonkeyPatch) -> No
         expected.append(oracle.score_weighted(network, toy.split, x, c, samples))
     close(found.raw, expected)
     if noise == 0:
-        close(found.raw, _explain(network, "module", monkeypatch, method="scorecam").raw)
+        close(found.raw, _explain(network, "module", method="scorecam").raw)
     else:
-        other = _explain(network, "module", monkeypatch, method="sscam", **{**asked, "seed": 6})
+        other = _explain(network, "module", method="sscam", **{**asked, "seed": 6})
         assert not torch.allclose(other.raw, found.raw, rtol=1e-3, atol=0)
 
 
@@ -147,9 +146,9 @@ def _constant_split(network: Any, x: Tensor) -> tuple[Tensor, Any]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_constant_channels_weigh_nothing(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_constant_channels_weigh_nothing(way: str) -> None:
     network = nets.seeded(_ConstantChannels)()
-    found = _explain(network, way, monkeypatch, method="scorecam", layer="act" if way == "hooks" else None)
+    found = _explain(network, way, method="scorecam", layer="act" if way == "hooks" else None)
     expected = [
         oracle.score_weighted(network, _constant_split, x, c, oracle.once)
         for x, c in zip(nets.images(), CLASSES, strict=True)
@@ -181,9 +180,9 @@ def test_the_channels_that_vary_most(method: str, monkeypatch: pytest.MonkeyPatc
     """Two channels: the others are as if they were not there. All channels: as without the option."""
     toy = nets.TOYS["plain"]
     network, few = toy.build(), ({"samples": 2} if method == "sscam" else {})
-    every = _explain(network, "module", monkeypatch, method=method, **few)
-    close(_explain(network, "module", monkeypatch, method=method, channels=6, **few).raw, every.raw)
-    found = _explain(network, "module", monkeypatch, method=method, channels=2, **few)
+    every = _explain(network, "module", method=method, **few)
+    close(_explain(network, "module", method=method, channels=6, **few).raw, every.raw)
+    found = _explain(network, "module", method=method, channels=2, **few)
     assert not torch.allclose(found.raw, every.raw, rtol=1e-2, atol=0)
     if method not in {"scorecam", "ablationcam"}:
         return
@@ -219,16 +218,16 @@ def _weights_of(oracle: Any, method: str, network: Any, toy: Any, x: Tensor, c: 
 @pytest.mark.parametrize("method", NAMES)
 def test_chunks_change_nothing(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network, few = nets.TOYS["residual"].build(), ({"samples": 3} if method == "sscam" else {})
-    expected = _explain(network, "module", monkeypatch, method=method, **few)
+    expected = _explain(network, "module", method=method, **few)
     for size in (1, 4, 1000):
         monkeypatch.setattr(perturb, "chunk_size", lambda run, of_layer=False, size=size: size)
-        close(_explain(network, "module", monkeypatch, method=method, **few).raw, expected.raw, 1e-6)
+        close(_explain(network, "module", method=method, **few).raw, expected.raw, 1e-6)
 
 
 @pytest.mark.parametrize("method", NAMES)
 def test_half_a_chunk_when_memory_runs_out(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network, few = nets.TOYS["residual"].build(), ({"samples": 3} if method == "sscam" else {})
-    expected = _explain(network, "module", monkeypatch, method=method, **few)
+    expected = _explain(network, "module", method=method, **few)
     logits, rerun, refused = session.Session.logits, session.ForwardPass.rerun, []
 
     def check(made: Tensor) -> None:
@@ -246,14 +245,14 @@ def test_half_a_chunk_when_memory_runs_out(method: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(session.Session, "logits", small)
     monkeypatch.setattr(session.ForwardPass, "rerun", small_head)
-    close(_explain(network, "module", monkeypatch, method=method, **few).raw, expected.raw, 1e-6)
+    close(_explain(network, "module", method=method, **few).raw, expected.raw, 1e-6)
     assert refused
 
 
 @pytest.mark.parametrize("method", NAMES)
 def test_a_function_as_target_sees_whole_batches(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network, few = nets.TOYS["residual"].build(), ({"samples": 2} if method == "sscam" else {})
-    expected = _explain(network, "module", monkeypatch, method=method, **few)
+    expected = _explain(network, "module", method=method, **few)
     index = torch.tensor(CLASSES)
     found = cnnviz.explain(
         network, nets.images(), method=method, target=lambda z: z.gather(1, index[:, None])[:, 0], **few
@@ -279,7 +278,7 @@ def test_targets_share_the_passes_unless_they_are_too_many(monkeypatch: pytest.M
         assert not torch.allclose(maps[0], maps[1], rtol=1e-2, atol=0)
 
 
-def test_a_negative_score_turns_the_weights_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_negative_score_turns_the_weights_over() -> None:
     """The paper's formula as it stands; with a score of zero the map is zero and not NaN."""
     network = nets.TOYS["plain"].build()
     index = torch.tensor(CLASSES)[:, None]

@@ -350,7 +350,7 @@ def test_lrp_conserves_through_quotients() -> None:
 
 
 @pytest.mark.parametrize("method", ["lrp", "excitation_backprop"])
-def test_what_is_refused(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_refused(method: str) -> None:
     network = kinds.make("plain")
     with pytest.raises(CnnvizError, match=r"probability|starts at a class"):
         cnnviz.explain(network, BATCH, method=method, score="probability")
@@ -363,9 +363,8 @@ def test_what_is_refused(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if method == "lrp":
         with pytest.raises(CnnvizError, match="no rule for Rectified"):
             cnnviz.explain(odd, BATCH, method=method)
-    monkeypatch.setattr(opening, "trace", lambda *args: None)
-    with pytest.raises(CnnvizError, match="cannot be traced"):
-        cnnviz.explain(network, BATCH, method=method)
+    with pytest.raises(CnnvizError, match=r"is not traced \(tracing is off\)"):
+        cnnviz.explain(network, BATCH, method=method, tracing="off")
 
 
 def test_lower_precision_and_flags() -> None:

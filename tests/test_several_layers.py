@@ -22,15 +22,13 @@ def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5 * largest)
 
 
-@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize("asked", [("stem", "conv2"), ("conv2", "stem"), ("conv2", "relu:2", "conv")])
-def test_several_layers_in_one_pass(asked: tuple[str, ...], hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_layers_in_one_pass(asked: tuple[str, ...], tracing: str) -> None:
     """Activations and gradients of each layer, in the order asked for, against one layer at a time by autograd."""
-    if hooks:
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
     network = nets.TOYS["residual"].build()
     x, runtime = nets.images(), rt.resolve("cpu")
-    options = opening.SessionOptions(Cut.at_layers(*asked), private=False)
+    options = opening.SessionOptions(Cut.at_layers(*asked), private=False, tracing=tracing)
     with opening.open_session(network, "net", (3, 12, 16), runtime, options) as opened:
         run = opened.forward(x)
         gradients = run.gradients(run.logits[:, 1] * 2)

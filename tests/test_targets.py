@@ -204,13 +204,11 @@ class _Linear(_Counts, nn.Linear):
     pass
 
 
-@pytest.mark.parametrize("hooks", [False, True], ids=["graph", "hooks"])
-def test_several_targets_cost_one_forward_and_one_backward_each(hooks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if hooks:
-        monkeypatch.setattr(opening, "trace", lambda *args: None)
+@pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
+def test_several_targets_cost_one_forward_and_one_backward_each(tracing: str) -> None:
     trunk, head = _Conv(3, 5, 3), _Linear(5, 4)
     network = nn.Sequential(trunk, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
-    options = opening.SessionOptions(Cut.at_layers("1"), private=False)
+    options = opening.SessionOptions(Cut.at_layers("1"), private=False, tracing=tracing)
     with opening.open_session(network, "net", (3, 12, 16), rt.resolve("cpu"), options) as opened:
         before = trunk.forwards, head.forwards
         run = opened.forward(nets.images())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cnnviz.engine.layer_table import LayerRow
     from cnnviz.models.loading.listing import ModelRow
 
-_SHARED = "model weights checkpoint trust_checkpoint num_classes input_size logits_key".split()
+_SHARED = "model weights checkpoint trust_checkpoint num_classes input_size logits_key tracing".split()
 _CONTEXT_NOTE = (
     "* statistics of the whole map enter as well, so that every pixel counts; the field is that of the local path."
 )
@@ -65,7 +65,7 @@ def _rows(options: Shared) -> list[LayerRow]:
     from cnnviz.models.loading.load import load
 
     loaded = load(options.model_spec())
-    return layer_table(loaded.module, loaded.name, loaded.preprocess.input_size, options.logits_key)
+    return layer_table(loaded.module, loaded.name, loaded.preprocess.input_size, options.logits_key, options.tracing)
 
 
 def _layers_text(rows: Sequence[LayerRow]) -> str:

@@ -18,6 +18,7 @@ from cnnviz.settings import (
     COMPILE_MODES,
     IMAGE_FORMATS,
     SCORES,
+    TRACING_MODES,
     VIEWS,
     DrawSettings,
     ModelSpec,
@@ -230,6 +231,15 @@ class Shared:
             help=f"Leave out a check of the network before the run: {', '.join(CHECKS)}; repeatable.",
         ),
     ] = None
+    tracing: Annotated[
+        str,
+        _option(
+            "--tracing",
+            panel=_MODEL,
+            metavar="|".join(TRACING_MODES),
+            help="off: hooks only, for a network whose trace is suspected to be wrong.",
+        ),
+    ] = "auto"
     batch_size: Annotated[
         str, _option("--batch-size", "-b", panel=_SPEED, metavar="N|auto", help="Images in a batch.")
     ] = "auto"
@@ -318,6 +328,7 @@ class Shared:
         _check_range("png_level", self.png_level, 0, 9)
         check_choice(self.compile, COMPILE_MODES, "--compile")
         check_choice(self.activation, ACTIVATIONS, "--activation")
+        check_choice(self.tracing, TRACING_MODES, "--tracing")
         check_choice(self.score, SCORES, "--score")
         check_choice(self.view, VIEWS, "--view")
         check_choice(self.image_format, IMAGE_FORMATS, "--image-format")
@@ -381,6 +392,7 @@ class Shared:
             workers=self.workers,
             seed=self.seed,
             skip_check=parse_skipped(self.skip_check or ()),
+            tracing=self.tracing,
         )
 
     def draw(self) -> DrawSettings:

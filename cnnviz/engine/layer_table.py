@@ -19,7 +19,10 @@ from cnnviz.models.graph.outputs import selector
 from cnnviz.models.graph.trace import Graph, trace
 from cnnviz.models.receptive_field.field import ReceptiveField, fields_or_reasons
 
-_UNTRACED = "the network cannot be traced, only watched while it runs"
+_UNTRACED = {
+    "auto": "the network cannot be traced, only watched while it runs",
+    "off": "tracing is off: the network is only watched while it runs",
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,11 @@ class LayerRow:
 
 
 def layer_table(
-    module: nn.Module, name: str, input_size: tuple[int, int, int], output: str | None = None
+    module: nn.Module,
+    name: str,
+    input_size: tuple[int, int, int],
+    output: str | None = None,
+    tracing: str = "auto",
 ) -> list[LayerRow]:
     """The layers in the order in which they finish.
 
@@ -75,6 +82,7 @@ def layer_table(
         name: Of the network, for messages.
         input_size: (C, H, W); shapes, and fields behind padding that depends on the size, are those for it.
         output: Where the class scores are in what the network returns.
+        tracing: ``auto``, or ``off`` for what can be seen by hooks alone.
 
     Raises:
         CnnvizError: The network does not take an input of this size.
@@ -82,8 +90,10 @@ def layer_table(
     image = probe_image(input_size)
     with rt.scope():
         select = selector(check_runs(module, name, image, SessionOptions(logits_key=output)).key)
-        graph = trace(module, image, select)
-        return _untraced(watched(module, image), name, image) if graph is None else _traced(module, graph, name)
+        graph = trace(module, image, select) if tracing == "auto" else None
+        if graph is None:
+            return _untraced(watched(module, image), name, image, _UNTRACED[tracing])
+        return _traced(module, graph, name)
 
 
 def _traced(module: nn.Module, graph: Graph, name: str) -> list[LayerRow]:
@@ -157,7 +167,7 @@ def _count(part: nn.Module) -> int:
     return sum(p.numel() for p in part.parameters())
 
 
-def _untraced(calls: Watched, name: str, image: Tensor) -> list[LayerRow]:
+def _untraced(calls: Watched, name: str, image: Tensor, why: str) -> list[LayerRow]:
     seen = calls.calls
     counts: Mapping[str, int] = {s.name: sum(other.name == s.name for other in seen) for s in seen}
     try:
@@ -174,10 +184,10 @@ def _untraced(calls: Watched, name: str, image: Tensor) -> list[LayerRow]:
                 output_shape=each.shape[1:],
                 output_stride=None if each.objection else _ratio(image.shape, each.shape),
                 receptive_field=None,
-                no_field=each.objection or _UNTRACED,
+                no_field=each.objection or why,
                 parameters=_count(each.module),
                 default_target=called == target,
-                cam=f"{_UNTRACED}: its head cannot be read",
+                cam=f"{why}: its head cannot be read",
             )
         )
     return rows

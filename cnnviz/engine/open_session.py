@@ -36,6 +36,7 @@ class SessionOptions:
         batch_size: Batch to compile for.
         private: Prepare a private copy (folded, packed); otherwise run the given modules as they are.
         classes: Numbers of classes that the scores may have, which decides between several outputs.
+        tracing: ``auto``, or ``off`` to work by hooks without looking for a trace.
     """
 
     cut: Cut = field(default_factory=Cut.at_layers)
@@ -44,6 +45,7 @@ class SessionOptions:
     batch_size: int = 16
     private: bool = True
     classes: tuple[int, ...] = ()
+    tracing: str = "auto"
 
 
 class PrecisionError(CnnvizError):
@@ -79,7 +81,7 @@ def prepare(
         image = probe_image(probe).to(where)
         choice = check_runs(module, name, image, options)
         options = replace(options, logits_key=choice.key)
-        graph = trace(module, image, selector(choice.key))
+        graph = trace(module, image, selector(choice.key)) if options.tracing == "auto" else None
         if graph is None:
             session = _by_hooks(module, name, image, runtime, options)
         else:
@@ -237,7 +239,9 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
         return ForwardPass(pixels, (*leaves, *tape.activations()), two_dim(logits), rerun)
 
     session = Session(name, run, layers, image.device)
-    session.notes.append("the network cannot be traced: hooks are used, without folding or compilation")
+    if options.tracing == "off":
+        session.untraced = "is not traced (tracing is off)"
+    session.notes.append(f"the network {session.untraced}: hooks are used, without folding or compilation")
     if runtime.precision != "fp32":
         session.notes.append(f"{runtime.precision} needs a traced network: float32 is used")
     return session

@@ -137,6 +137,7 @@ class Session:
         self.layers = layers
         self.device = device
         self.graph: Graph | None = None
+        self.untraced = "cannot be traced"  # why there is no graph, for sentences about the network
         self.runtime = rt.Runtime(device, "fp32")
         self.preprocess: Preprocess | None = None
         self.final_activation: str | None = None

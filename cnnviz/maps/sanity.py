@@ -48,7 +48,8 @@ class Sanity:
         with torch.inference_mode(False):
             for parameter in module.parameters():
                 parameter.data = parameter.detach().clone()
-        options = SessionOptions(cut, prepared.settings.target.logits_key, private=False)
+        key, tracing = prepared.settings.target.logits_key, prepared.settings.runtime.tracing
+        options = SessionOptions(cut, key, private=False, tracing=tracing)
         shape = prepared.preprocess.input_size
         runtime = rt.Runtime(prepared.runtime.device, "fp32")
         self._session = prepare(module, prepared.loaded.name, shape, runtime, options)

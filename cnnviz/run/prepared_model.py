@@ -166,7 +166,8 @@ class PreparedModel:
         """A session of this network, cut elsewhere."""
         loaded = self.loaded
         key = loaded.output.key if loaded.output is not None else self.settings.target.logits_key
-        options = SessionOptions(cut, key, compile_it, self.batch_size, classes=(loaded.num_classes,))
+        classes, tracing = (loaded.num_classes,), self.settings.runtime.tracing
+        options = SessionOptions(cut, key, compile_it, self.batch_size, classes=classes, tracing=tracing)
         session, told = opened(
             lambda runtime: prepare(loaded.module, loaded.name, self.preprocess.input_size, runtime, options),
             self.runtime,

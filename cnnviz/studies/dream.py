@@ -87,7 +87,8 @@ class Dream(Study):
             return self.prepared.settings.target.layers[0]
         session = self.prepared.session
         if session.graph is None:
-            raise CnnvizError("This network cannot be traced: there is no default layer.", "Name one with --layer.")
+            why = f"This network {session.untraced}: there is no default layer."
+            raise CnnvizError(why, "Name one with --layer.")
         return "-2" if len(stages(session.graph, session.name)) > 1 else "-1"
 
     def _guide(self, path: str) -> Tensor:

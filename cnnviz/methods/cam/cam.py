@@ -60,7 +60,7 @@ def _reading(session: Session) -> HeadReading:
     name = session.name
     if session.graph is None:
         raise CnnvizError(
-            f"CAM needs to follow the data from the feature map to the logits; {name} cannot be traced.",
+            f"CAM needs to follow the data from the feature map to the logits; {name} {session.untraced}.",
             "Use `cnnviz gradcam`.",
         )
     head = read_head(session.graph, name)

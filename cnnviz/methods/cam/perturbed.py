@@ -143,7 +143,8 @@ def ablationcam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> 
     clean = target(run.logits).detach().float()[:, None]
     weights = torch.where(alive.gather(1, chosen) & (clean != 0), (clean - ablated) / clean, 0.0)
     figures = {"head_passes": alive.sum(1).clamp_max(count), "negative_score": clean[:, 0] < 0}
-    notes = () if run.session.graph is not None else ("the network cannot be traced: all of it runs for each channel",)
+    untraced = f"the network {run.session.untraced}: all of it runs for each channel"
+    notes = () if run.session.graph is not None else (untraced,)
     return Heatmap(_weighed(activations.float(), chosen, weights), scores=figures, notes=notes)
 
 

@@ -139,7 +139,7 @@ def readable(session: Session, name: str) -> tuple[Graph, Split]:
     graph, split = session.graph, session.split
     if graph is None or split is None:
         raise CnnvizError(
-            f"{name} follows the data through the layers; {session.name} cannot be traced.",
+            f"{name} follows the data through the layers; {session.name} {session.untraced}.",
             "Use integrated_gradients.",
         )
     if graph.attention:

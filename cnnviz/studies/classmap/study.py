@@ -114,6 +114,10 @@ class ClassMap(Study):
 
     @classmethod
     def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: Mapping[str, Any]) -> LoadedModel:
+        if settings.runtime.tracing == "off":
+            raise CnnvizError(
+                "classmap rewrites the traced network, and tracing is off.", "Leave --tracing out, or set it to auto."
+            )
         key = settings.target.logits_key
         probe = probe_image(loaded.preprocess.input_size)
         asked = SessionOptions(logits_key=key, classes=(loaded.num_classes,))

@@ -172,7 +172,8 @@ class Synthesize(Study):
             return self.names[:1]
         session = self.prepared.session
         if session.graph is None:
-            raise CnnvizError("This network cannot be traced: name the layer of --diversity's features with --unit.")
+            why = f"This network {session.untraced}: there is no default layer for --diversity."
+            raise CnnvizError(why, "Name the layer of its features with --unit.")
         return ("-2" if len(stages(session.graph, session.name)) > 1 else "-1",)
 
     def _maker(self, names: tuple[str, ...], diverse: tuple[str, ...], known: Sequence[Term]) -> Maker:

@@ -140,9 +140,8 @@ class TopPatches(Study):
     def _field(self) -> ReceptiveField | None:
         graph, node = self.prepared.session.graph, self.layer.node
         if graph is None or node is None:
-            self.prepared.note(
-                "the network could not be traced: receptive fields are not known, whole images are shown"
-            )
+            why = self.prepared.session.untraced
+            self.prepared.note(f"the network {why}: receptive fields are not known, whole images are shown")
             return None
         try:
             return receptive_field(graph, node)
