@@ -57,7 +57,7 @@ class Network:
 
 
 def networks() -> dict[str, Network]:
-    tiny = str(ROOT / "tests" / "tiny_model.py")
+    tiny = str(ROOT / "tests" / "support" / "tiny_model.py")
     size, resize = ("--input-size", "64"), ("--resize", "64")
     return {
         "bundled": Network((), (), 2),

@@ -21,8 +21,8 @@ from cnnviz.render.colormap import colormap
 from cnnviz.render.tiles import Layout, coloured, layout, table, tiles
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.studies.activations.channels import ChannelTally, channel_figures, order
-from tests import digits
-from tests.test_pipeline import TINY, Quiet
+from tests.support import digits
+from tests.support.runs import TINY, Quiet
 
 
 def run(

@@ -20,8 +20,9 @@ from cnnviz.render.comparison import Cell, Point, accuracy_curve, comparison, no
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.studies.adversarial import study as adversarial
 from cnnviz.studies.adversarial.tally import Outcome, Robustness, Tally
-from tests import digits, tiny_model
-from tests.test_pipeline import TINY, Quiet, photograph
+from tests.support import digits, tiny_model
+from tests.support.pictures import photograph
+from tests.support.runs import TINY, Quiet, tiny_options
 
 BUNDLED = ModelSpec()
 NONE = {"curve": "none"}
@@ -317,7 +318,7 @@ def test_the_figure_has_the_pictures_and_the_curve_its_points() -> None:
 def test_a_zero_gradient_is_no_robustness(
     attack: str, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["-m", "tests.tiny_model:make_rounding", "--input-size", "64", "-o", str(tmp_path / "o"), "--limit", "2"]
+    words = [*tiny_options("make_rounding"), "-o", str(tmp_path / "o"), "--limit", "2"]
     assert app.main(["adversarial", str(photographs), "--attack", attack, *words]) == 0
     report = json.loads((tmp_path / "o" / "report.json").read_text())
     found = report["summary"]["adversarial"]

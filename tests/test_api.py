@@ -13,7 +13,7 @@ from torch import nn
 
 import cnnviz
 from cnnviz.errors import CnnvizError
-from tests import networks as nets
+from tests.support import networks as nets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -22,7 +22,7 @@ from cnnviz.io import decode
 from cnnviz.io.budget import Budget, Ticket
 from cnnviz.run import loop
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from tests import tiny_model
+from tests.support import tiny_model
 
 TINY = ModelSpec(model=f"{tiny_model.__file__}:make", input_size=(3, 64, 64), resize=64)
 

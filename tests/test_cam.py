@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz.errors import CnnvizError
-from tests import networks as nets
 from tests.oracles import cam as oracle
+from tests.support import networks as nets
 
 CLASSES = [1, 3]
 pytestmark = pytest.mark.usefixtures("one_thread")

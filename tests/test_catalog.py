@@ -16,7 +16,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import MethodSpec, Param
-from tests import networks as nets
+from tests.support import networks as nets
 
 
 def third_party(run: Any, target: Any, params: Mapping[str, Any]) -> Heatmap:

@@ -23,7 +23,7 @@ from torchvision import models
 from cnnviz.errors import CnnvizError
 from cnnviz.models.loading.checkpoint import read_checkpoint
 from cnnviz.models.loading.checkpoint_fit import classes_in, load_checkpoint
-from tests.library import torchvision_network
+from tests.support.library import torchvision_network
 
 
 class Net(nn.Module):

@@ -20,8 +20,8 @@ from cnnviz.models.loading.load import load
 from cnnviz.models.preprocess import normalize, override, prepare
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.studies.classmap.class_cells import Placement, merged
-from tests import digits
-from tests.test_pipeline import ONE, TINY, Quiet
+from tests.support import digits
+from tests.support.runs import ONE, TINY, Quiet
 
 RAW = DrawSettings(save=("overlay", "heatmap", "raw"))
 

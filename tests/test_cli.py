@@ -24,7 +24,8 @@ from cnnviz.settings import (
     RuntimeSettings,
     TargetSettings,
 )
-from tests.fake_pipeline import FakePipeline
+from tests.support import tiny_model
+from tests.support.fake_pipeline import FakePipeline
 
 
 @pytest.fixture
@@ -350,7 +351,7 @@ def test_shell_completion(words: str, offered: list[str]) -> None:
 
 def test_a_real_run(tmp_path: Path, sample_images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    model = f"{Path(__file__).parent / 'tiny_model.py'}:make"
+    model = f"{tiny_model.__file__}:make"
     args = ["-m", model, "--input-size", "64", "--resize", "64", "-d", "cpu", "--compile", "off"]
     assert main(["gradcam", str(sample_images / "cat.jpg"), "-o", str(out), "--json", *args]) == 0
     summary = json.loads(capsys.readouterr().out)

@@ -14,9 +14,10 @@ from cnnviz.cli.app import main
 from cnnviz.report.headline import headline
 from cnnviz.run.command_line import command_line
 from cnnviz.settings import ModelSpec, RunSettings, TargetSettings
-from tests.test_pipeline import photograph
+from tests.support.pictures import photograph
+from tests.support.runs import tiny_options
 
-MODEL = ["--model", "tests.tiny_model:make", "--input-size", "64"]
+MODEL = tiny_options()
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_the_page_shows_the_command_that_made_it(typed: list[str], told: list[st
     assert "<" not in line
     words = shlex.split(html.unescape(line))
     assert words[:3] == ["cnnviz", command, str(path)]
-    assert sorted(words[3:]) == sorted(["--model", "tests.tiny_model:make", "--input-size", "64,64", *told])
+    assert sorted(words[3:]) == sorted(["--model", "tests.support.tiny_model:make", "--input-size", "64,64", *told])
     # Typed again, it is the same run.
     again = tmp_path / "again"
     assert main([*words[1:], "-o", str(again)]) == 0

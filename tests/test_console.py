@@ -14,7 +14,7 @@ import pytest
 from cnnviz.cli import console as console_module
 from cnnviz.cli.app import main
 from cnnviz.cli.console import Console, closing_line, printable
-from tests.fake_pipeline import SUMMARY, FakePipeline, failed, record
+from tests.support.fake_pipeline import SUMMARY, FakePipeline, failed, record
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import cnnviz
 from cnnviz.engine import session
 from cnnviz.errors import CnnvizError
 from cnnviz.registry import lookup
-from tests import networks as nets
+from tests.support import networks as nets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 METHODS = [spec.name for spec in lookup.BUILT_IN]

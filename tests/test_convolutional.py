@@ -24,8 +24,8 @@ from cnnviz.models.fully_convolutional.rewrite import (
 )
 from cnnviz.models.graph.outputs import selector
 from cnnviz.models.graph.trace import Graph, at_size, trace
-from tests import digits
-from tests.library import fill, timm_network, torchvision_network
+from tests.support import digits
+from tests.support.library import fill, timm_network, torchvision_network
 
 
 def pixels(height: int, width: int | None = None, channels: int = 3, count: int = 1) -> Tensor:

@@ -20,7 +20,7 @@ from cnnviz.models.preprocess import Geometry
 from cnnviz.settings import ModelSpec
 from cnnviz.studies.top_patches.dissect import on_map
 from cnnviz.studies.top_patches.dissection import Overlaps, Quantiles, codes, covered
-from tests.test_top_patches import CORNERS, NETWORKS, dotted, run
+from tests.support.patches import CORNERS, NETWORKS, dotted, run
 
 
 @pytest.mark.parametrize("share", [0.005, 0.1, 0.4])

@@ -23,8 +23,8 @@ from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings, Target
 from cnnviz.synthesis.deepdream import DreamOptions, dream, gradient_of, guided_by, octave_sizes, resized, spans
 from cnnviz.synthesis.objectives import leaky_square
 from cnnviz.synthesis.reader import GradientReader, Normalisation, normalisation, open_reader
-from tests import digits
-from tests.test_pipeline import TINY, Quiet
+from tests.support import digits
+from tests.support.runs import TINY, Quiet
 
 CPU = rt.resolve("cpu", "fp32")
 SPEC = Preprocess((3, 32, 32), 32, (0.4, 0.45, 0.5), (0.2, 0.25, 0.3), "bilinear")

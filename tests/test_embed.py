@@ -29,10 +29,11 @@ from cnnviz.report.embedding_page import Key, Plot, Point, page
 from cnnviz.report.gallery import Gallery
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.studies.embed import embedding
-from tests import digits, tiny_model
-from tests.chromium import Browser, browser
-from tests.test_html import HOSTILE
-from tests.test_pipeline import TINY, Quiet, photograph
+from tests.support import digits, tiny_model
+from tests.support.chromium import Browser, browser
+from tests.support.names import HOSTILE
+from tests.support.pictures import photograph
+from tests.support.runs import TINY, Quiet
 
 pytest.importorskip("sklearn", reason="needs pip install 'cnnviz[embed]'")
 pytest.importorskip("scipy", reason="needs pip install 'cnnviz[embed]'")

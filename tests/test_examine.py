@@ -16,7 +16,7 @@ from cnnviz.engine.examine import Examination, InputSizes, Wanted, examine, inpu
 from cnnviz.engine.open_session import SessionOptions, prepare
 from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError
-from tests import networks as nets
+from tests.support import networks as nets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import cnnviz
 from cnnviz import extend
-from tests import tiny_model
+from tests.support import tiny_model
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")

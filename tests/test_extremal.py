@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.perturbation import extremal
-from tests import networks as nets
 from tests.oracles import extremal as oracle
+from tests.support import networks as nets
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float) -> None:

@@ -20,8 +20,8 @@ from cnnviz.models.loading.load import load
 from cnnviz.render.colormap import colormap
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, TargetSettings
 from cnnviz.studies.filters.figures import filter_figures
-from tests import digits
-from tests.test_pipeline import TINY, Quiet
+from tests.support import digits
+from tests.support.runs import TINY, Quiet
 
 
 def run(out: Path, model: ModelSpec = TINY, layers: tuple[str, ...] = (), **params: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from cnnviz.cli.app import main
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import MethodSpec, Param
-from tests.fake_pipeline import FakePipeline
+from tests.support.fake_pipeline import FakePipeline
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from cnnviz.engine import open_session as opening
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import upsample
-from tests import networks as nets
 from tests.oracles import gradcam as oracle
+from tests.support import networks as nets
 
 CLASSES = [1, 3, 0]
 pytestmark = pytest.mark.usefixtures("one_thread")

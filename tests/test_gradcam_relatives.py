@@ -16,9 +16,9 @@ import cnnviz
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.cam.eigen import first_component
 from cnnviz.methods.nearby_images import noisy_copies
-from tests import networks as nets
 from tests.oracles import gradcam as plain
 from tests.oracles import gradcam_relatives as oracle
+from tests.support import networks as nets
 
 CLASSES = [1, 3, 0]
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -20,11 +20,12 @@ from cnnviz.engine.cut import Cut
 from cnnviz.errors import CnnvizError
 from cnnviz.registry import lookup
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
-from tests import kinds_of_networks as kinds
 from tests.oracles import gradients as oracle
+from tests.support import kinds_of_networks as kinds
+from tests.support import tiny_model
 
 METHODS = ("saliency", "gradient_x_input", "smoothgrad", "integrated_gradients")
-TINY = f"{Path(__file__).parent / 'tiny_model.py'}:make"
+TINY = f"{tiny_model.__file__}:make"
 
 
 def close(found: Tensor, expected: object, tolerance: float = 1e-4) -> None:

@@ -26,11 +26,12 @@ from cnnviz.maps.write_image import _without_outliers
 from cnnviz.registry import lookup
 from cnnviz.render.gradient import gradient_image
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
-from tests import kinds_of_networks as kinds
 from tests.oracles import guided as oracle
+from tests.support import kinds_of_networks as kinds
+from tests.support import tiny_model
 
 RULES = ("backprop", "deconvnet", "guided")
-TINY = f"{Path(__file__).parent / 'tiny_model.py'}:make"
+TINY = f"{tiny_model.__file__}:make"
 EXPECTED_COUNTS = {
     "plain": {"relu": 3},
     "in-place": {"relu": 3},

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.test_pipeline import photograph
+from tests.support import tiny_model
+from tests.support.pictures import photograph
 
-MODEL = f"{Path(__file__).parent / 'tiny_model.py'}:make"
+MODEL = f"{tiny_model.__file__}:make"
 KILLS, BEGINNING = 5, 12
 COMMANDS = {
     "gradcam": ["gradcam", "--save", "overlay,heatmap,raw", "-c", "top:2"],
@@ -35,7 +36,7 @@ class Runs:
 
     def __init__(self, log: Path) -> None:
         self.log = log
-        script = Path(__file__).parent / "kill_runs.py"
+        script = Path(__file__).parent / "support" / "kill_runs.py"
         self.process = subprocess.Popen(
             [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -14,7 +14,7 @@ from PIL import ImageDraw
 from cnnviz import pipeline
 from cnnviz.render.label_map import PALETTE, label_map, nearest_cells
 from cnnviz.settings import DrawSettings, OutputSettings, RunSettings, TargetSettings
-from tests.test_pipeline import Quiet
+from tests.support.runs import Quiet
 
 MARGIN = 16
 

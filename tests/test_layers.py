@@ -17,7 +17,7 @@ from cnnviz.engine import open_session as opening
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.errors import CnnvizError
-from tests import networks as nets
+from tests.support import networks as nets
 
 # Above 100 million parameters; smaller siblings of each are walked.
 LARGE = frozenset(

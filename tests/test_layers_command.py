@@ -16,8 +16,8 @@ from cnnviz.models.graph.layers import resolve
 from cnnviz.models.graph.outputs import selector
 from cnnviz.models.graph.trace import trace
 from cnnviz.models.loading import listing, zoo
-from tests.library import as_model
-from tests.test_startup import modules_after
+from tests.support.library import as_model
+from tests.support.processes import modules_after
 
 NETWORK = """
 import torch

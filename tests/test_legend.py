@@ -14,6 +14,7 @@ from cnnviz.geometry.placement import PlacedMap
 from cnnviz.render.colormap import colormap
 from cnnviz.render.legend import with_box, with_legend
 from cnnviz.render.overlay import Style
+from tests.support.runs import tiny_options
 
 
 def test_the_box_is_where_it_is_said_to_be() -> None:
@@ -47,7 +48,7 @@ def test_the_legend_covers_nothing_and_shows_the_colours(width: int, signed: boo
 
 def test_through_a_run(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 200, 3), dtype=np.uint8)).save(tmp_path / "a.png")
-    words = ["-m", "tests.tiny_model:make", "--input-size", "64", "--view", "whole", "-c", "all", "--save", "overlay"]
+    words = [*tiny_options(), "--view", "whole", "-c", "all", "--save", "overlay"]
     shown = {}
     for marks in ((), ("--draw-box",), ("--legend",)):
         out = tmp_path / "-".join(("o", *marks))

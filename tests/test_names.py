@@ -13,7 +13,8 @@ from PIL import Image
 from cnnviz import pipeline
 from cnnviz.io.names import unique_parts
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from tests.test_pipeline import TINY, Quiet, photograph
+from tests.support.pictures import photograph
+from tests.support.runs import TINY, Quiet
 
 # Letters that meet again when case is folded or Unicode normalised, and what separates the parts of a name.
 _TEXTS = st.text(st.sampled_from("aAbäÄßẞsſKK-01~_.·/é é"), max_size=5) | st.text(max_size=80)

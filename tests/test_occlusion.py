@@ -20,11 +20,11 @@ from cnnviz.methods.perturbation.occlusion import covering_mean, place_windows
 from cnnviz.models.preprocess import Preprocess
 from cnnviz.registry import lookup
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
-from tests import tiny_model
 from tests.oracles import occlusion as oracle
+from tests.support import tiny_model
 
 NETWORK = tiny_model.make()
-TINY = f"{Path(__file__).parent / 'tiny_model.py'}:make"
+TINY = f"{tiny_model.__file__}:make"
 
 
 def images(count: int = 2, size: tuple[int, int] = (40, 56), seed: int = 0) -> Tensor:

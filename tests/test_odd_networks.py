@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cnnviz.cli.app import main
-from tests import odd_networks
+from tests.support import odd_networks
 
 SIZE = ["--input-size", "32", "--resize", "32", "--mean", "0.5", "--std", "0.25"]
 
@@ -27,7 +27,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: str, inputs: Path, network: str, out: Path, *words: str) -> int:
-    return main([command, str(inputs), "-m", f"tests.odd_networks:{network}", *SIZE, "-o", str(out), *words])
+    return main([command, str(inputs), "-m", f"tests.support.odd_networks:{network}", *SIZE, "-o", str(out), *words])
 
 
 def report(out: Path) -> dict[str, Any]:

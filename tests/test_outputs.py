@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.outputs import select_output
-from tests import networks as nets
+from tests.support import networks as nets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
-from tests import networks as nets
+from tests.support import networks as nets
 
 pytestmark = [
     pytest.mark.peers,

@@ -18,8 +18,8 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
 from cnnviz.engine.seeding import generator_for
 from cnnviz.methods.cam import perturbed as perturbation_cams
-from tests import networks as nets
 from tests.oracles import perturbation_cams as oracle
+from tests.support import networks as nets
 
 CLASSES = [1, 3, 0]
 WAYS = ("module", "model", "hooks")

@@ -8,12 +8,10 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -27,42 +25,12 @@ from cnnviz.io.store import Store
 from cnnviz.settings import (
     DrawSettings,
     ModelSpec,
-    OutputSettings,
-    RunSettings,
     RuntimeSettings,
     TargetSettings,
 )
-from tests import tiny_model
-
-TINY = ModelSpec(model=f"{Path(__file__).parent / 'tiny_model.py'}:make", input_size=(3, 64, 64), resize=64)
-ONE = ModelSpec(model=f"{Path(__file__).parent / 'tiny_model.py'}:make_one_logit", input_size=(3, 64, 64), resize=64)
-
-
-class Quiet:
-    """A reporter that remembers, and can press Ctrl-C."""
-
-    def __init__(self, interrupt_after: int = 0) -> None:
-        self.rows: list[Mapping[str, Any]] = []
-        self.notes: list[str] = []
-        self.interrupt_after = interrupt_after
-
-    def start(self, total: int | None) -> None: ...
-
-    def advance(self, record: Mapping[str, Any]) -> None:
-        self.rows.append(record)
-        if len(self.rows) == self.interrupt_after:
-            raise KeyboardInterrupt
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def finish(self) -> None: ...
-
-
-def photograph(seed: int, size: tuple[int, int] = (90, 70)) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    return cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+from tests.support import tiny_model
+from tests.support.pictures import grey, photograph, pixels
+from tests.support.runs import ONE, TINY, Quiet, files, report, settings, tiny_options
 
 
 @pytest.fixture
@@ -73,41 +41,6 @@ def photos(tmp_path: Path) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photograph(index)).save(place / f"{index}.png")
     return folder
-
-
-def settings(inputs: Path | str, out: Path | str, **parts: Any) -> RunSettings:
-    target = parts.pop("target", TargetSettings())
-    output = OutputSettings(str(out), **parts.pop("output", {}))
-    runtime = parts.pop("runtime", RuntimeSettings(batch_size=4))
-    return RunSettings(
-        "gradcam",
-        (str(inputs),),
-        parts.pop("model", TINY),
-        target,
-        runtime,
-        parts.pop("draw", DrawSettings()),
-        output,
-        **parts,
-    )
-
-
-def grey(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("L"))
-
-
-def pixels(path: Path | str) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image)
-
-
-def report(out: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((out / "report.json").read_text())
-    return loaded
-
-
-def files(out: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted((out / "images").rglob("*")) if p.is_file()}
 
 
 def test_files_and_report_follow_the_contract(photos: Path, tmp_path: Path) -> None:
@@ -552,7 +485,8 @@ def test_a_map_that_is_the_same_everywhere_is_flat(
 ) -> None:
     command, *options = words
     out = tmp_path / "o"
-    assert main([command, str(photos), *options, "-m", "tests.tiny_model:make", "-c", "all", "-o", str(out)]) == 0
+    tiny = ["-m", "tests.support.tiny_model:make", "-c", "all", "-o", str(out)]
+    assert main([command, str(photos), *options, *tiny]) == 0
     rows = [row for record in report(out)["images"] for row in record["explanations"]]
     assert rows
     for row in rows:
@@ -566,7 +500,7 @@ def test_a_map_that_is_the_same_everywhere_is_flat(
 
 def test_a_counterfactual_says_so_everywhere(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "o"
-    words = ["-m", "tests.tiny_model:make_opposed", "--input-size", "64", "-c", "all", "--save", "overlay,panel"]
+    words = [*tiny_options("make_opposed"), "-c", "all", "--save", "overlay,panel"]
     assert main(["gradcam", str(photos), "--counterfactual", *words, "-o", str(out)]) == 0
     rows = [row for record in report(out)["images"] for row in record["explanations"]]
     assert all(row["counterfactual"] is True for row in rows)
@@ -585,5 +519,5 @@ def test_a_counterfactual_says_so_everywhere(photos: Path, tmp_path: Path) -> No
 
 def test_a_map_at_the_image_names_no_layer(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "o"
-    assert main(["guided", str(photos), "-m", "tests.tiny_model:make", "--input-size", "64", "-o", str(out)]) == 0
+    assert main(["guided", str(photos), *tiny_options(), "-o", str(out)]) == 0
     assert " at None" not in (out / "index.html").read_text()

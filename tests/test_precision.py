@@ -17,7 +17,7 @@ from cnnviz.cli.app import main
 from cnnviz.engine import precision
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.precision import correlation, smooth_probe
-from tests import tiny_model
+from tests.support import tiny_model
 
 SIZE = ["--input-size", "64", "--mean", "0.5", "--std", "0.25", "--save", "raw"]
 
@@ -30,7 +30,7 @@ def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(method: str, photograph: Path, out: Path, *words: str, model: str = "make") -> tuple[dict[str, Any], Any]:
-    names = ["-m", f"tests.tiny_model:{model}", *SIZE, "-c", "1", "-o", str(out), "--overwrite", *words]
+    names = ["-m", f"tests.support.tiny_model:{model}", *SIZE, "-c", "1", "-o", str(out), "--overwrite", *words]
     assert main([method, str(photograph), *names]) == 0
     report = json.loads((out / "report.json").read_text())
     return report, np.load(out / report["images"][0]["explanations"][0]["files"]["raw"])["raw"]

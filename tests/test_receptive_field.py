@@ -17,7 +17,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.outputs import selector
 from cnnviz.models.graph.trace import Graph, trace
 from cnnviz.models.receptive_field.field import ReceptiveField, fields_or_reasons, receptive_field, receptive_fields
-from tests.library import timm_network, torchvision_network
+from tests.support.library import timm_network, torchvision_network
 
 Box = tuple[int, int, int, int]
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)

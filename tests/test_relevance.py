@@ -18,8 +18,8 @@ from cnnviz.engine.cut import Cut
 from cnnviz.engine.targets import ClassTarget
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.relevance.lrp import lrp
-from tests import kinds_of_networks as kinds
 from tests.oracles import relevance as oracle
+from tests.support import kinds_of_networks as kinds
 
 BATCH = kinds.images(2, (7, 8))
 WITHOUT_BIAS = ("no bias", "residual, no bias", "concat, no bias")

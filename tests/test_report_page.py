@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cnnviz.cli.app import main
+from tests.support.runs import tiny_options
 
 PAGE = (Path(__file__).parent.parent / "docs" / "report.md").read_text(encoding="utf-8")
 # Their keys are options, classes of failures, kinds of files, checks and Python packages: values, not keys.
@@ -38,7 +39,7 @@ def test_every_key_is_explained(tmp_path: Path) -> None:
     (tmp_path / "in" / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join("01234"))
-    words = ["-m", "tests.tiny_model:make", "--input-size", "64", "--labels", str(labels), "-o", str(tmp_path / "o")]
+    words = [*tiny_options(), "--labels", str(labels), "-o", str(tmp_path / "o")]
     assert main(["gradcam", str(tmp_path / "in"), "-c", "folder", *words]) == 3
     report = json.loads((tmp_path / "o" / "report.json").read_text())
     assert report["summary"]["labelled"] == 2

@@ -15,7 +15,7 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.open_session import SessionOptions, open_session, prepare
 from cnnviz.errors import CnnvizError
-from tests import networks as nets
+from tests.support import networks as nets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WAYS = ("shared", "packed", "folded", "plain", "hooks")

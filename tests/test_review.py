@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz.errors import CnnvizError
-from tests.kinds_of_networks import images
+from tests.support.kinds_of_networks import images
 
 BATCH = images(3, (9, 11))
 

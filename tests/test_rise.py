@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.engine import perturbed_scores as perturb
 from cnnviz.methods.perturbation import rise
-from tests import networks as nets
 from tests.oracles import rise as oracle
+from tests.support import networks as nets
 
 CLASSES = [1, 3, 0]
 ASKED: dict[str, Any] = {"masks": 40, "cells": 4, "p": 0.4, "seed": 3}

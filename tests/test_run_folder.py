@@ -26,7 +26,8 @@ from cnnviz.io.store import LOCK, Store
 from cnnviz.models.loading.digests import weights_sha256
 from cnnviz.run.earlier import EarlierRun
 from cnnviz.settings import DrawSettings, ModelSpec, RuntimeSettings, TargetSettings
-from tests.test_pipeline import Quiet, files, photograph, report, settings
+from tests.support.pictures import photograph
+from tests.support.runs import Quiet, files, report, settings
 
 ONE = RuntimeSettings(batch_size=1, workers=1)
 

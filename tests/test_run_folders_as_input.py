@@ -12,7 +12,8 @@ from PIL import Image
 from cnnviz import pipeline
 from cnnviz.errors import CnnvizError
 from cnnviz.io.sources import SourceOptions, find_images
-from tests.test_pipeline import Quiet, photograph, report, settings
+from tests.support.pictures import photograph
+from tests.support.runs import Quiet, report, settings
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from cnnviz.metrics.similarity import spearman, ssim
 from cnnviz.models.graph.outputs import selector
 from cnnviz.models.graph.trace import trace
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from tests import networks as nets
-from tests.test_pipeline import TINY, Quiet
+from tests.support import networks as nets
+from tests.support.runs import TINY, Quiet
 
 
 def maps(shape: tuple[int, int], *, signed: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,9 @@ from cnnviz.cli.app import main
 from cnnviz.models.graph.layers import LayerRef
 from cnnviz.studies.activations.channels import ChannelTally, channel_figures
 from cnnviz.studies.activations.study import _told
+from tests.support.runs import tiny_options
 
-MODEL = ["--model", "tests.tiny_model:make", "--input-size", "64"]
+MODEL = tiny_options()
 
 
 @pytest.fixture(scope="module")

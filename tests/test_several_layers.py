@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cnnviz.engine import open_session as opening
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
-from tests import networks as nets
+from tests.support import networks as nets
 
 
 def close(found: Tensor, expected: Tensor) -> None:

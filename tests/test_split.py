@@ -17,7 +17,7 @@ from cnnviz.engine.prepare.split import Split, cut
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layers import resolve
 from cnnviz.models.graph.trace import Graph, trace
-from tests import networks as nets
+from tests.support import networks as nets
 
 CPU = rt.Runtime(torch.device("cpu"), "fp32")
 PREPARATIONS = ["shared", "plain", "folded", "packed"]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cnnviz.cli.app import main
 from cnnviz.cli.console import Console
+from tests.support import tiny_model
 
 NOISY = """
 import atexit, ctypes, os, sys
@@ -135,7 +136,7 @@ def test_the_summary_counts_reasons_and_right_predictions(tmp_path: Path, capsys
     (tmp_path / "empty.png").write_bytes(b"")
     names = ["a", "b", "c", "d", "e"]
     (tmp_path / "labels.txt").write_text("\n".join(names))
-    tiny = str(Path(__file__).parent / "tiny_model.py") + ":make"
+    tiny = f"{tiny_model.__file__}:make"
     base = ["-m", tiny, "--input-size", "64", "--labels", str(tmp_path / "labels.txt"), "--json"]
     assert main(["gradcam", str(tmp_path / "0.png"), *base, "-o", str(tmp_path / "first")]) == 0
     capsys.readouterr()

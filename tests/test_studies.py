@@ -19,7 +19,7 @@ from cnnviz.registry import lookup
 from cnnviz.registry.specs import MethodSpec, Param
 from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.studies.base import Findings, Observed, Study
-from tests.test_pipeline import TINY, Quiet
+from tests.support.runs import TINY, Quiet
 
 
 class Brightness(Study):

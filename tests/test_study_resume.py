@@ -15,7 +15,8 @@ from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
 from cnnviz.registry import lookup
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from tests.test_pipeline import Quiet, photograph, report
+from tests.support.pictures import photograph
+from tests.support.runs import Quiet, report
 
 NETWORK = """
 from torch import nn

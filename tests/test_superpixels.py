@@ -16,8 +16,8 @@ from cnnviz.engine import perturbed_scores as perturb
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.baselines import baseline
 from cnnviz.methods.perturbation import superpixels
-from tests import networks as nets
 from tests.oracles import superpixels as oracle
+from tests.support import networks as nets
 
 CLASSES = [1, 3, 0]
 SQUARE = 100  # compactness: the images are noise, whose colours make no superpixels

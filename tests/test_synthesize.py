@@ -24,8 +24,8 @@ from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSetti
 from cnnviz.studies.synthesize.study import Synthesize
 from cnnviz.synthesis.ascent import seed_of
 from cnnviz.synthesis.objectives import Term, objective_text
-from tests import digits
-from tests.test_pipeline import ONE, TINY, Quiet
+from tests.support import digits
+from tests.support.runs import ONE, TINY, Quiet
 
 
 def run(
@@ -258,7 +258,7 @@ def test_images_that_do_not_fit_into_memory_are_made_in_halves(tmp_path: Path, m
 def test_a_network_that_cannot_be_traced(tmp_path: Path) -> None:
     path = tmp_path / "branching.py"
     path.write_text(
-        "from tests.tiny_model import make as tiny\n"
+        "from tests.support.tiny_model import make as tiny\n"
         "from torch import nn\n\n\n"
         "class Branching(nn.Module):\n"
         "    def __init__(self):\n"

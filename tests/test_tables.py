@@ -21,7 +21,8 @@ from cnnviz.io.sources import ImageRef, find_images
 from cnnviz.io.write_tables import write_csv
 from cnnviz.run.target_selection import ClassNames, TargetSelector
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from tests.test_pipeline import TINY, Quiet, photograph
+from tests.support.pictures import photograph
+from tests.support.runs import TINY, Quiet
 
 LABELS = ("cat", "dog", "10", "fish")
 # Every form says: a.png is a dog, sub/b.png a fish.

@@ -13,7 +13,7 @@ from PIL import Image
 
 import cnnviz
 from cnnviz.cli import app
-from tests import tiny_model
+from tests.support import tiny_model
 
 MODEL = ["-m", f"{tiny_model.__file__}:make", "--input-size", "64", "--resize", "64"]
 

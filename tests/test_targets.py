@@ -24,7 +24,7 @@ from cnnviz.engine.targets import (
     probabilities,
 )
 from cnnviz.errors import CnnvizError
-from tests import networks as nets
+from tests.support import networks as nets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,77 +12,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnviz import pipeline
 from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
 from cnnviz.models.loading.load import load
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.render import patches as drawing
 from cnnviz.render.patches import PADDING, Tile, UnitRow, cut, gradient_crop, marked, sheet, square
-from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
+from cnnviz.settings import ModelSpec
 from cnnviz.studies.top_patches.review import Review
 from cnnviz.studies.top_patches.top_units import TopUnits
 from cnnviz.studies.top_patches.unit_changes import changes
 from cnnviz.studies.unit_selection import Choice, parse_units
-from tests import digits, tiny_model
-from tests.test_pipeline import TINY, Quiet, photograph
-
-NETWORKS = '''
-import torch
-from torch import nn
-
-
-class Fixed(nn.Module):
-    """Unit 0 likes red, unit 1 likes blue, unit 2 never fires."""
-
-    def __init__(self, asks=False, bound=False):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 3, stride=2, padding=1)
-        self.act = nn.ReLU6() if bound else nn.ReLU()
-        self.fc = nn.Linear(3, 2)
-        self.asks = asks
-        with torch.no_grad():
-            self.conv.weight.zero_()
-            self.conv.bias.copy_(torch.tensor([0.0, 0.0, -1000.0]))
-            self.conv.weight[0] += torch.tensor([1.0, -1.0, -1.0])[:, None, None]
-            self.conv.weight[1] += torch.tensor([-1.0, -1.0, 1.0])[:, None, None]
-
-    def forward(self, x):
-        if self.asks and float(x.sum()) > 1e9:
-            x = -x
-        return self.fc(self.act(self.conv(x)).mean((2, 3)))
-
-
-def fixed():
-    return Fixed()
-
-
-def asking():
-    return Fixed(asks=True)
-
-
-def bounded():
-    return Fixed(bound=True)
-'''
-
-
-def run(inputs: Path, out: Path, model: ModelSpec = TINY, **options: Any) -> tuple[dict[str, Any], Quiet]:
-    reporter = Quiet()
-    settings = RunSettings(
-        command="top-patches",
-        inputs=(str(inputs),),
-        model=model,
-        target=TargetSettings(
-            method="top-patches",
-            layers=options.pop("layers", ("3",)),
-            params={"patch_gradient": "none", **options.pop("p", {})},
-        ),
-        runtime=RuntimeSettings(batch_size=options.pop("batch", 4), seed=options.pop("seed", 0)),
-        output=OutputSettings(out=str(out), overwrite=True),
-    )
-    pipeline.run(settings, reporter)
-    report: dict[str, Any] = json.loads((out / "report.json").read_text())
-    return report, reporter
+from tests.support import digits, tiny_model
+from tests.support.patches import CORNERS, NETWORKS, dotted, run
+from tests.support.pictures import photograph
+from tests.support.runs import TINY
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +102,6 @@ def test_several_patches_of_an_image_do_not_overlap(photos: Path, tmp_path: Path
                     assert max(abs(a[0] - b[0]), abs(a[1] - b[1])) >= 2
 
 
-def dotted(root: Path, colour: tuple[int, int, int], name: str, corner: tuple[int, int]) -> None:
-    """A grey picture of 200 x 160 with one square of 14 pixels."""
-    picture = np.full((160, 200, 3), 90, np.uint8)
-    picture[corner[1] : corner[1] + 14, corner[0] : corner[0] + 14] = colour
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(root / name)
-
-
 @pytest.fixture(scope="module")
 def dots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("dots")
@@ -174,9 +110,6 @@ def dots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, corner in enumerate([(120, 40), (100, 100), (70, 60)]):
         dotted(root, (20, 20, 250 - index), f"blue/{index}.png", corner)
     return root
-
-
-CORNERS = {"red": [(40, 30), (150, 120), (90, 70), (60, 110)], "blue": [(120, 40), (100, 100), (70, 60)]}
 
 
 def test_fields_and_crops_sit_on_what_the_unit_likes(fixed: ModelSpec, dots: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cnnviz.engine.open_session import SessionOptions, open_session
 from cnnviz.studies.top_patches.selectivity import selectivity
 from cnnviz.studies.top_patches.top_units import TopUnits, overlapping, strongest
 from cnnviz.studies.top_patches.unit_gradients import unit_gradients
-from tests import tiny_model
+from tests.support import tiny_model
 
 SIZE, STRIDE, SHAPE = (9, 7), (4, 3), (5, 6)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.models.graph.outputs import selector
 from cnnviz.models.graph.trace import trace
-from tests import networks as nets
+from tests.support import networks as nets
 
 
 class Tutorial(nn.Module):

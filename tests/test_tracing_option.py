@@ -15,10 +15,11 @@ from cnnviz.cli.app import main
 from cnnviz.engine.layer_table import layer_table
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.trace import Graph
-from tests import networks as nets
-from tests import tiny_model
+from tests.support import networks as nets
+from tests.support import tiny_model
+from tests.support.runs import tiny_options
 
-MODEL = ["-m", "tests.tiny_model:make", "--input-size", "64"]
+MODEL = tiny_options()
 
 
 @pytest.mark.parametrize("kind", ["module", "model"])
@@ -82,7 +83,7 @@ def test_what_reads_the_trace_is_refused(
 
 
 def test_layers_are_only_watched(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["layers", "tests.tiny_model:make", "--input-size", "3,64,64", "--json"]
+    words = ["layers", "tests.support.tiny_model:make", "--input-size", "3,64,64", "--json"]
     assert main([*words, "--tracing", "off"]) == 0
     watched = json.loads(capsys.readouterr().out)
     assert {row["no_receptive_field"] for row in watched if len(row["output_shape"]) == 3} >= {

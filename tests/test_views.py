@@ -19,9 +19,10 @@ import cnnviz
 from cnnviz.cli.app import main
 from cnnviz.geometry.mosaic import join
 from cnnviz.models.tiles import corners
-from tests import tiny_model
+from tests.support import tiny_model
+from tests.support.runs import tiny_options
 
-MODEL = ["-m", "tests.tiny_model:make", "--input-size", "64", "--resize", "64", "--mean", "0.5", "--std", "0.25"]
+MODEL = [*tiny_options(), "--resize", "64", "--mean", "0.5", "--std", "0.25"]
 
 
 def photograph(path: Path, width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -158,7 +159,7 @@ def test_whole_equals_the_network_on_that_picture(tmp_path: Path) -> None:
 
 def test_a_network_of_one_size_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photograph(tmp_path / "a.png", 96, 64)
-    words = ["-m", "tests.tiny_model:make_for_one_size", "--input-size", "64", "-o", str(tmp_path / "o")]
+    words = [*tiny_options("make_for_one_size"), "-o", str(tmp_path / "o")]
     assert main(["gradcam", str(tmp_path / "a.png"), *words, "--view", "whole"]) == 2
     error = capsys.readouterr().err
     assert "make_for_one_size takes inputs of 64 x 64 pixels only" in error

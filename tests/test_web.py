@@ -24,7 +24,7 @@ from PIL import Image
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io import patience
 from cnnviz.io.sources import MAX_FILE_BYTES, ImageRef, find_images, read_bytes
-from tests import tiny_model
+from tests.support import tiny_model
 
 
 def picture() -> bytes:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests import kinds_of_networks as kinds
+from tests.support import kinds_of_networks as kinds
 
 
 class _Ruled(torch.autograd.Function):
@@ -70,7 +70,7 @@ class RuledSiLU(nn.Module):
 
 
 def forward(network: nn.Module, x: Tensor, act: nn.Module) -> Tensor:
-    """The logits of a network of tests/kinds_of_networks.py, written out."""
+    """The logits of a network of tests/support/kinds_of_networks.py, written out."""
     if isinstance(network, kinds.Plain):
         x = network.pool(act(network.one(x)))
         x = act(network.two(x)).mean((2, 3))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tests import kinds_of_networks as kinds
+from tests.support import kinds_of_networks as kinds
 
 Array = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from cnnviz.settings import ModelSpec
 
 
 def make() -> nn.Module:
-    """Untrained, for [N, 1, 8, 8]; commands load it with ``--model tests/digits.py:make``."""
+    """Untrained, for [N, 1, 8, 8]; commands load it with ``--model tests/support/digits.py:make``."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(

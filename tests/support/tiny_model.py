@@ -1,4 +1,4 @@
-"""A small seeded classifier that commands can load with ``--model tests/tiny_model.py:make``."""
+"""A small seeded classifier that commands can load with ``--model tests/support/tiny_model.py:make``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that break what a tool takes for granted; commands load them with ``--model tests.odd_networks:NAME``."""
+"""Networks that break what a tool takes for granted; ``--model tests.support.odd_networks:NAME``."""
 
 from __future__ import annotations
 
