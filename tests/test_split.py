@@ -203,3 +203,33 @@ def test_library_networks_are_packed(name: str) -> None:
     assert opened.preparation == "packed"
     assert opened.split is not None
     assert len(_parts(opened.split, nn.BatchNorm2d)) == 0
+
+
+class Perceptron(nn.Module):
+    """Two linear layers of a size at which the kernels for few rows add in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 64, 3, stride=2)
+        self.first, self.second = nn.Linear(64, 1280), nn.Linear(1280, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(torch.relu(self.conv(x)).mean((2, 3)))))
+
+
+def test_an_image_gets_the_same_bits_in_batches_of_any_size() -> None:
+    """The linear layers, forward and backward, whether an image is alone or one of eight."""
+    network = nets.fill(Perceptron())
+    opened = opening.prepare(network, "perceptron", (3, 15, 15), CPU, opening.SessionOptions())
+    x = nets.images(8, (15, 15))
+
+    def explained(batch: Tensor) -> tuple[Tensor, Tensor]:
+        run = opened.forward(batch)
+        return run.logits.detach(), run.gradients(run.logits.softmax(1)[:, 3])[0]
+
+    logits, gradients = explained(x)
+    torch.testing.assert_close(logits, network(x), rtol=1e-5, atol=1e-5)
+    for size in (1, 2, 3, 5, 7):
+        parts = [explained(part) for part in x.split(size)]
+        assert torch.equal(torch.cat([part[0] for part in parts]), logits), size
+        assert torch.equal(torch.cat([part[1] for part in parts]), gradients), size

@@ -15,13 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cnnviz.engine.prepare.rows import EvenRows
+
 _LAYERS = frozenset(
     {F.linear, torch.conv1d, torch.conv2d, torch.conv3d}
     | {torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d}
 )
 _PADDINGS = frozenset({F.pad, torch._C._nn.pad})
 # Known to apply the weights that they hold: these are not run once more to find out.
-_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
+_PLAIN = (nn.Linear, EvenRows, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 _NAMES = ("input", "weight", "bias")
 
 
