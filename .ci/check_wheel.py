@@ -19,7 +19,8 @@ def main() -> None:
     assert root.parent.name in {"site-packages", "dist-packages"}, f"imported from {root}, not from the wheel"
     with zipfile.ZipFile(sys.argv[1]) as wheel:
         names = wheel.namelist()
-    assert "cnnviz/py.typed" in names
+    assert {"cnnviz/py.typed", "cnnviz/schema/report.schema.json"} <= set(names)
+    assert cnnviz.report_schema()["$id"].startswith("urn:cnnviz.report:")
     outside = [name for name in names if not re.match(r"cnnviz(-[^/]+\.dist-info)?/", name)]
     assert not outside, f"the wheel installs more than the package: {outside}"
     assert metadata.version("cnnviz") == cnnviz.__version__

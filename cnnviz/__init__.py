@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from cnnviz.api import Explanation, Model, explain, load_model
     from cnnviz.errors import CnnvizError, ImageError
+    from cnnviz.io.reports import report_schema
     from cnnviz.registry.lookup import list_methods
 
 _HOMES = {
@@ -25,11 +26,22 @@ _HOMES = {
     "explain": "cnnviz.api",
     "load_model": "cnnviz.api",
     "list_methods": "cnnviz.registry.lookup",
+    "report_schema": "cnnviz.io.reports",
     "CnnvizError": "cnnviz.errors",
     "ImageError": "cnnviz.errors",
 }
 
-__all__ = ["CnnvizError", "Explanation", "ImageError", "Model", "__version__", "explain", "list_methods", "load_model"]
+__all__ = [
+    "CnnvizError",
+    "Explanation",
+    "ImageError",
+    "Model",
+    "__version__",
+    "explain",
+    "list_methods",
+    "load_model",
+    "report_schema",
+]
 
 
 def __getattr__(name: str) -> Any:

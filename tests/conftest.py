@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,35 @@ def _two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def _wrong_reports() -> Iterator[list[str]]:
+    """What is wrong with reports of runs, as they are written."""
+    from cnnviz import pipeline
+    from tests.support.report_schema import problems
+
+    found: list[str] = []
+    run = pipeline.run
+
+    def checked(*args: Any, **more: Any) -> Any:
+        result = run(*args, **more)
+        if result.report is not None and os.path.isfile(result.report):
+            found.extend(problems(json.loads(Path(result.report).read_bytes())))
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "run", checked)
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def _reports_follow_the_schema(_wrong_reports: list[str]) -> Iterator[None]:
+    """Every report that a run of a test writes has the keys that are documented, and no others."""
+    yield
+    wrong = list(_wrong_reports)
+    _wrong_reports.clear()
+    assert wrong == [], "see cnnviz/schema, and python docs/schema.py"
 
 
 @pytest.fixture(scope="module")

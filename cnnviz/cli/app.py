@@ -106,6 +106,7 @@ def _root(
 
 
 app.command("methods", cls=pages.Command, rich_help_panel="Information")(info.methods)
+app.command("schema", cls=pages.Command, rich_help_panel="Information")(info.schema)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""``cnnviz methods`` and ``cnnviz --version``: what is installed, without loading any of it."""
+"""``cnnviz methods``, ``cnnviz schema`` and ``cnnviz --version``: what is installed, without loading any of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import typer
 
 from cnnviz import __version__
 from cnnviz.cli.console import Console
+from cnnviz.io.reports import report_schema
+from cnnviz.records import to_json
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import MethodSpec
 
@@ -25,6 +27,13 @@ def methods(
         console.data([_plain(spec) for spec in specs])
     else:
         console.text(_table(specs))
+    return 0
+
+
+def schema(ctx: typer.Context) -> int:
+    """Print the JSON Schema of report.json."""
+    console: Console = ctx.obj
+    console.text(to_json(report_schema(), indent=2))
     return 0
 
 

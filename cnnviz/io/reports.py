@@ -1,14 +1,26 @@
-"""Reports of earlier runs."""
+"""Reports of earlier runs, and the JSON Schema of all reports."""
 
 from __future__ import annotations
 
 import json
 import os
+from importlib import resources
 from typing import Any
 
 from cnnviz.errors import CnnvizError
 
 _REPORT = "report.json"
+_SCHEMA = "report.schema.json"
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of ``report.json``; its ``$id`` has the version of the format.
+
+    The lines of ``records.jsonl`` are the report's ``images``.
+    """
+    text = resources.files("cnnviz.schema").joinpath(_SCHEMA).read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
 
 
 def read_report(path: str, flag: str) -> dict[str, Any]:

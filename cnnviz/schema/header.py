@@ -1,0 +1,152 @@
+"""What every report of a run begins with: what was asked for, the network, where it was computed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+from cnnviz.schema.images import View
+from cnnviz.schema.shapes import Count, Sha256, Shape, Size
+
+
+class Preprocessing(TypedDict):
+    """How images are brought to what the network takes."""
+
+    resize: int | Size | None
+    """Length of the shorter side in pixels, or ``[height, width]``; null leaves the size alone."""
+    view: View
+    """What of an image the network is shown, as for a record."""
+    interpolation: str
+    """How pixels are interpolated."""
+    mean: list[float]
+    """What is subtracted from pixels between 0 and 1, a value a channel."""
+    std: list[float]
+    """What they are divided by afterwards, a value a channel."""
+
+
+class OtherOutput(TypedDict):
+    """Another floating-point tensor that the network returns."""
+
+    key: str | None
+    """Dotted path to it in what the network returns."""
+    shape: list[int]
+    """Its shape for one image."""
+
+
+class Output(TypedDict):
+    """Which of the network's outputs is explained."""
+
+    key: str | None
+    """Dotted path to it in what the network returns; null where there is nothing else."""
+    shape: list[int]
+    """Its shape for one image."""
+    why: str
+    """Why it is this one."""
+    guessed: bool
+    """Whether nobody said so."""
+    others: list[OtherOutput]
+    """The other tensors."""
+
+
+class InputSizes(TypedDict):
+    """Which input sizes the network takes, as far as a few trials tell."""
+
+    takes: str
+    """In words: ``any``, ``multiples of N`` or ``fixed``."""
+    any: bool
+    """Whether height and width are free."""
+    multiple_of: Count
+    """Both are multiples of this number of pixels: 1 where they are free, 0 where they are fixed."""
+    minimum: Count
+    """The smallest side in pixels that was tried and works."""
+
+
+class Checks(TypedDict):
+    """What an examination on a probe found, before the first image. A check that was not made is null."""
+
+    output: Output | None
+    """Which of the network's outputs is explained."""
+    deterministic: bool | None
+    """Whether two passes over the same input agree."""
+    batch_independent: bool | None
+    """Whether an image gives in a batch what it gives alone; where not, images run one by one."""
+    gradient_reaches_layer: bool | None
+    """Whether the class score has a gradient at the target layer."""
+    precision_agreement: float | None
+    """Correlation of the map of a probe in the chosen precision with that in float32, at most 1."""
+    input_sizes: InputSizes | None
+    """Which input sizes the network takes."""
+    not_run: dict[str, str]
+    """Why a check was not made, by its name."""
+
+
+class Model(TypedDict):
+    """The network."""
+
+    name: str
+    """Name of the network."""
+    source: str
+    """Where it comes from: ``bundled``, ``torchvision``, ``timm``, ``factory`` or ``file``."""
+    weights: str | None
+    """Name of the weights, ``none``, or a checkpoint's file; null where a factory chose them."""
+    weights_sha256: Sha256
+    """Digest of all parameters and buffers: two runs with equal digests used the same network."""
+    source_sha256: Sha256 | None
+    """Digest of the Python files of the network's own code; null where it has none."""
+    labels_sha256: Sha256
+    """Digest of the class names, in order."""
+    parameters: Count
+    """How many numbers were trained."""
+    num_classes: Count
+    """How many classes it tells apart."""
+    input_size: Shape
+    """``[channels, height, width]`` that it is given."""
+    layers: list[str]
+    """The target layers, by the names that ``--layer`` takes."""
+    preprocess: Preprocessing
+    """How images are brought to what it takes."""
+    notes: list[str]
+    """What was found or guessed while loading."""
+    checks: Checks
+    """What an examination on a probe found."""
+
+
+class Environment(TypedDict):
+    """Where and how it was computed."""
+
+    python: str
+    """Version of Python."""
+    torch: str
+    """Version of PyTorch."""
+    torchvision: str
+    """Version of torchvision."""
+    timm: str
+    """Version of timm."""
+    device: str
+    """The device, as PyTorch names it."""
+    precision: str
+    """Number format of the network: ``fp32``, ``bf16`` or ``fp16``, and what is kept in float32."""
+    preparation: str
+    """``packed``, ``folded`` or ``compiled`` (batch normalisation folded into convolutions), ``plain`` or ``shared``
+    (the network as it is), ``hooks`` (a network that could not be traced)."""
+
+
+class Header(TypedDict):
+    """What every report has."""
+
+    schema: Literal["cnnviz.report/1"]
+    """The version of this format."""
+    cnnviz: str
+    """The version of cnnviz."""
+    command: str
+    """The command that ran."""
+    options: dict[str, Any]
+    """Every option by its long name, with the value that was used; null means that the default was found by other
+    means, such as from the weights."""
+    option_files_sha256: dict[str, Sha256]
+    """Digest of each file that an option names (such as ``--class FILE.csv``), by path."""
+    model: Model
+    """The network."""
+    environment: Environment
+    """Where and how it was computed."""

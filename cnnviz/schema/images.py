@@ -1,0 +1,96 @@
+"""What a report says of one input: a line of ``records.jsonl``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+from cnnviz.schema.maps import Explanation, Prediction
+from cnnviz.schema.shapes import Box, Count, Rectangle, Sha256, Shape
+
+View = Literal["crop", "tiles", "whole", "squash"]
+
+
+class Failure(TypedDict):
+    """Why an input could not be explained."""
+
+    type: str
+    """A short stable word."""
+    message: str
+    """The reason, for people."""
+
+
+class InputFile(TypedDict):
+    """The file as it was read, by which ``--resume`` notices a changed one."""
+
+    bytes: Count
+    """Size of the file in bytes."""
+    mtime_ns: int | None
+    """Time of its last change in nanoseconds since 1970; null behind URLs."""
+    sha256: Sha256
+    """Digest of its content."""
+
+
+class Figure(TypedDict):
+    """A picture that the page shows."""
+
+    file: str
+    """File relative to the run's folder."""
+    caption: str
+    """What stands below it."""
+
+
+class Tile(TypedDict):
+    """One tile of ``--view tiles``."""
+
+    xywh: Rectangle
+    """Where it lies, in pixels of the image."""
+    predictions: list[Prediction]
+    """What the network says of it, best first."""
+    decides: bool
+    """Whether the record's own predictions are those of this tile."""
+
+
+class Input(TypedDict):
+    """What is known of an input before the network sees it."""
+
+    path: str
+    """The input as it was found: a path or a URL."""
+    name: str
+    """The stem of the names of its files, unique in the run."""
+    width: int | None
+    """Width of the upright image in pixels; null where it could not be read."""
+    height: int | None
+    """Height of the upright image in pixels; null where it could not be read."""
+    label: str | None
+    """Its known class (``--class folder``, or a table); null where none is known."""
+    input: InputFile | None
+    """The file as it was read; null where it could not be."""
+    predictions: list[Prediction]
+    """The ``--top`` best classes, best first; empty where there is an ``error``."""
+    explanations: list[Explanation]
+    """One for each class, or difference of classes, that is explained; empty of studies, but for classmap."""
+
+
+class FailedImage(Input):
+    """An input that could not be read or explained."""
+
+    error: Failure
+    """What went wrong."""
+
+
+class Image(Input):
+    """An input that was explained, or looked at by a study."""
+
+    error: None
+    """Null: nothing went wrong."""
+    view: View
+    """What of the image the network was shown: its centre (``crop``), all of it in overlapping crops (``tiles``), in
+    one piece (``whole``) or pressed into the input size (``squash``)."""
+    seen_xywh: Box
+    """The part of the image that the network was shown."""
+    input_size: NotRequired[Shape]
+    """Of ``--view whole``: ``[channels, height, width]`` at which the image was shown."""
+    tiles: NotRequired[list[Tile]]
+    """Of ``--view tiles``: the tiles, row by row."""

@@ -1,0 +1,257 @@
+"""What a report says of one map: its class or difference, its files, its figures."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+from cnnviz.schema.shapes import Box, By, Count, Files, Interval, Pixel, Share, open_to
+
+
+class Prediction(TypedDict):
+    """A class, with what the network says of it.
+
+    A network with one logit is a two-class network: class 1 is the logit, class 0 its negative.
+    """
+
+    class_index: Count
+    """Index of the class among the network's outputs, from 0."""
+    label: str
+    """Name of the class."""
+    probability: float | None
+    """Probability of the class, 0 to 1, after softmax or sigmoid; null where it is not finite."""
+    logit: float | None
+    """The network's score of the class before softmax or sigmoid; null where it is not finite."""
+
+
+@open_to("what a kind of target says of itself")
+class OtherTarget(TypedDict):
+    """A target of another kind."""
+
+    kind: str
+    """What kind of target it is."""
+    label: str
+    """The target in words."""
+
+
+Side = Annotated[OtherTarget | Prediction, By(("kind",))]
+"""One side of a difference: a class, as in ``predictions``, which has no ``kind``, or what its ``kind`` says."""
+
+
+class Difference(TypedDict):
+    """The target of ``--target diff:A,B``: the score of one class, or other thing, minus that of another."""
+
+    kind: Literal["diff"]
+    """What kind of target it is; a class has none."""
+    spec: str
+    """The difference as it was asked for."""
+    label: str
+    """The difference in words."""
+    score: float | None
+    """The score of the first class minus that of the second, in the unit of ``--score``; null if not finite."""
+    first: Side
+    """What the map speaks for."""
+    second: Side
+    """What it speaks against."""
+    probability: None
+    """A difference has none: null."""
+
+
+Target = Annotated[Difference | OtherTarget | Prediction, By(("kind",))]
+"""What is explained: a class, as in ``predictions``, which has no ``kind``, or what its ``kind`` says."""
+
+
+class SanityStep(TypedDict):
+    """How alike a map is to the one of the network whose layers from the top down to one are random."""
+
+    down_to: str
+    """The lowest layer that is random; all layers above it are random too."""
+    layers: Count
+    """How many layers with weights are random."""
+    spearman: float | None
+    """Rank correlation of the values, -1 to 1; null where a map is flat or not finite."""
+    spearman_abs: NotRequired[float | None]
+    """Rank correlation of the magnitudes, 0 to 1, of maps that have a sign; null as for ``spearman``."""
+    ssim: float | None
+    """Structural similarity, at most 1, of the magnitudes where maps have a sign; null as for ``spearman``."""
+
+
+class MapStatistics(TypedDict):
+    """Figures of the placed map that every method's scores have. Those of a flat map, or of one without positive
+    values, are null but for the first three."""
+
+    min: float | None
+    """Smallest value of the raw map, in the method's own unit; null where it is not finite."""
+    max: float | None
+    """Largest value of the raw map, in the method's own unit; null where it is not finite."""
+    mean: float | None
+    """Mean of the raw map, in the method's own unit; null where it is not finite."""
+    peak: Pixel | None
+    """``[x, y]`` where the map is largest, in pixels of the image."""
+    box_xywh: Box | None
+    """Box around the largest connected region above 20 % of the maximum (Zhou et al. 2016), in pixels of the image."""
+    energy_in_box: float | None
+    """Share of the positive values that lies in that box, 0 to 1."""
+    entropy: float | None
+    """Entropy of the positive values as a distribution over the pixels, divided by its largest possible value: 0 for
+    one pixel, 1 for a uniform map."""
+    area_above_half: float | None
+    """Share of the pixels that the network saw above half of the maximum, 0 to 1."""
+    flat: NotRequired[Literal[True]]
+    """There where the map is zero, or the same, everywhere; ``flat_reason`` says why."""
+
+
+class MapScores(MapStatistics):
+    """What all figures of a map have beside its statistics, whatever the method."""
+
+    sanity: NotRequired[list[SanityStep]]
+    """Of ``--sanity``: how alike the map stays as more layers are random, one row a step."""
+    tile: NotRequired[Count]
+    """Of ``--view tiles``: the tile in which the class is most probable, whose figures these are, from 0."""
+
+
+@open_to("figures of methods and metrics of other packages")
+class Scores(MapScores):
+    """The figures of a map. Methods add their own."""
+
+    areas: NotRequired[list[float]]
+    """Of extremal: the shares of the image that were looked for, 0 to 1."""
+    argmax_share: NotRequired[Share]
+    """Of classmap: the share of what the network saw in which the class is the most probable one, 0 to 1."""
+    baseline: NotRequired[str]
+    """Of occlusion and integrated gradients: what stands for no information."""
+    completeness_gap: NotRequired[float | None]
+    """Of integrated gradients and FullGrad: what the sum of the values lacks of the score, in its unit."""
+    component_share: NotRequired[float | None]
+    """Of eigencam and eigengradcam: the share of the squared values that the component holds, 0 to 1."""
+    conservation_gap: NotRequired[float | None]
+    """Of LRP and excitation backpropagation: what the sum of the values lacks of the score, in its unit."""
+    exchanges: NotRequired[list[Count]]
+    """Of extremal: for each area how many exchanges of cells raised the score."""
+    first_cell: NotRequired[list[float]]
+    """Of classmap: ``[x, y]`` of the middle of the first cell, in pixels of the image."""
+    fit: NotRequired[float | None]
+    """Of kernelshap and lime: R² of the weighted linear model, at most 1; null where all samples score the same."""
+    floor: NotRequired[float | None]
+    """Of rise: the value of the map without any information, which the drawn map is above."""
+    gap_share: NotRequired[float | None]
+    """What the values lack of the score, as a share of it; 0 where the score is 0."""
+    grid: NotRequired[list[Count]]
+    """Of classmap: rows and columns of cells."""
+    head_passes: NotRequired[Count]
+    """Of ablationcam: how many channels were switched off, one pass of the head each."""
+    inputs: NotRequired[list[list[Count]]]
+    """Of classmap: ``[height, width]`` of the network's input, for each scale."""
+    masks: NotRequired[Count]
+    """Of rise, scorecam, sscam and iscam: how many masked images were run."""
+    negative_score: NotRequired[bool]
+    """Of ablationcam: whether the score of the class is negative, which turns the sign of the weights."""
+    perturbed_scores: NotRequired[list[float | None]]
+    """Of extremal: the score of the perturbed image, for each area."""
+    pitch: NotRequired[list[float]]
+    """Of classmap: ``[x, y]`` from one cell to the next, in pixels of the image."""
+    positions: NotRequired[list[Count]]
+    """Of occlusion: rows and columns of positions of the window."""
+    reached_areas: NotRequired[list[float | None]]
+    """Of extremal: the shares of the image that the masks have, 0 to 1, for each area."""
+    references: NotRequired[list[Count]]
+    """Of finercam: indices of the classes that the class is compared with."""
+    samples: NotRequired[Count]
+    """Of kernelshap and lime: how many perturbed images were run."""
+    score_difference: NotRequired[float | None]
+    """Of integrated gradients: the score of the image minus that of the baseline."""
+    steps: NotRequired[Count]
+    """Of integrated gradients: points on the path."""
+    stride: NotRequired[int | list[int]]
+    """Of occlusion: pixels of the network's input from one position to the next; ``[rows, columns]`` where they
+    differ."""
+    superpixels: NotRequired[Count]
+    """Of kernelshap and lime: how many superpixels the image has."""
+    unit: NotRequired[Count]
+    """Of guided and its relatives with ``--unit``: the channel that is explained."""
+    unit_activation: NotRequired[float | None]
+    """Of ``--unit``: the channel's largest value."""
+    unit_position: NotRequired[list[Count]]
+    """Of ``--unit``: row and column of that value in the layer."""
+    window: NotRequired[int | list[int]]
+    """Of occlusion: the window's side in pixels of the network's input; ``[rows, columns]`` where they differ."""
+
+
+class MethodFacts(TypedDict, total=False):
+    """What a method states about its maps; it stands among the keys of an explanation."""
+
+    bias_layers: Count
+    """Of FullGrad: how many additions of a bias enter the map."""
+    contrastive: bool
+    """Of excitation backpropagation: whether the map is the contrast with all other classes."""
+    counterfactual: bool
+    """Of Grad-CAM: there where the map shows what speaks against the class."""
+    extended: bool
+    """Of guided and deconvnet: whether the rule was also applied at activations that are no ReLUs."""
+    fusion: str
+    """Of layercam over several layers: how their maps are joined."""
+    game: str
+    """Of extremal: whether the region is to preserve the score or its loss is to delete it."""
+    head: str
+    """Of excitation backpropagation: how the end of the network was read."""
+    identity_error: float | None
+    """Of CAM: largest difference of the recomputed logits to the network's, as a share of the largest logit."""
+    layers: list[str] | dict[str, Count]
+    """Of layercam the layers that are joined, of LRP how many layers each rule was applied to."""
+    left_alone: dict[str, Count]
+    """Of guided and deconvnet: operations that cannot be looked into and passed the gradient on, by name."""
+    linear: bool
+    """Of CAM: whether the logit is linear in the feature map, so that the map sums to it."""
+    pooling: str
+    """Of CAM: how the positions of the feature map are pooled."""
+    quadrature: str
+    """Of integrated gradients: the rule of the sum over the path."""
+    rectified: dict[str, Count]
+    """Of guided and deconvnet: how many activations of each name were found."""
+    reduction: str
+    """How the channels of a map of single pixels become one value."""
+    rule: str
+    """Of guided and its relatives, and of LRP: the rule of the backward pass."""
+    score: str
+    """Of rise: the unit of the score."""
+    sign: str
+    """Of eigencam and eigengradcam: which side of the component is positive."""
+    statistic: str
+    """Of SmoothGrad: what is taken over the noisy copies."""
+    with_gradcam: bool
+    """Of guided: there where the map is multiplied by that of Grad-CAM."""
+
+
+class MapFacts(MethodFacts, total=False):
+    """What is said of a map beside the method's own facts."""
+
+    pre_activation: bool
+    """Whether the layer is taken before the activation that follows it."""
+    one_logit: str
+    """Of a network with one logit: what its two classes are."""
+    drawn_limits: Interval
+    """The values of the map that the pictures draw in their first and last colour or grey; for maps of single pixels
+    the 99th percentile of their magnitudes."""
+    flat_reason: str
+    """Why a map is ``flat``."""
+
+
+class Map(TypedDict):
+    """What every explanation has."""
+
+    method: str
+    """Name of the method that made the map."""
+    layer: str | None
+    """The target layer, by the name that ``--layer`` takes; null for methods at the image."""
+    target: Target
+    """What is explained."""
+    files: Files
+    """Files of this map relative to the run's folder, by kind: ``overlay``, ``heatmap``, ``raw``, ``panel`` …"""
+    scores: Scores
+    """The figures of the map."""
+
+
+@open_to("facts of methods of other packages")
+class Explanation(Map, MapFacts):
+    """One map: of a class, or of a difference of classes. What the method states stands among its keys."""

@@ -1,0 +1,62 @@
+"""The report of a run: ``report.json``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from typing_extensions import NotRequired
+
+from cnnviz.schema.header import Header
+from cnnviz.schema.images import FailedImage, Image
+from cnnviz.schema.shapes import By, Interval
+from cnnviz.schema.studies.activations import ActivationsReport
+from cnnviz.schema.studies.adversarial import AdversarialReport
+from cnnviz.schema.studies.base import OtherStudyReport
+from cnnviz.schema.studies.classmap import ClassMapReport
+from cnnviz.schema.studies.dream import DreamReport
+from cnnviz.schema.studies.embed import EmbedReport
+from cnnviz.schema.studies.filters import FiltersReport
+from cnnviz.schema.studies.synthesize import SynthesizeReport
+from cnnviz.schema.studies.top_patches import TopPatchesReport
+from cnnviz.schema.summary import Begun, MapSummary
+
+
+class BegunReport(Header):
+    """The report of a run that has not ended, or was killed: ``records.jsonl`` has what it did so far."""
+
+    summary: Begun
+    """That it has not ended."""
+    scale_limits: NotRequired[Interval]
+    """Of ``--scale run``: the values of the first and the last colour."""
+    images: list[Any]
+    """Empty."""
+
+
+class MapReport(Header):
+    """The report of a command that makes maps."""
+
+    summary: MapSummary
+    """What the run came to."""
+    scale_limits: NotRequired[Interval]
+    """Of ``--scale run``: the values of the first and the last colour."""
+    images: list[Annotated[Image | FailedImage, By(("error",))]]
+    """One record for each input, in input order: the lines of ``records.jsonl``."""
+
+
+EndedReport = Annotated[
+    ActivationsReport
+    | AdversarialReport
+    | ClassMapReport
+    | DreamReport
+    | EmbedReport
+    | FiltersReport
+    | SynthesizeReport
+    | TopPatchesReport
+    | OtherStudyReport
+    | MapReport,
+    By(("summary", "study")),
+]
+"""The report of a run that has ended: of the study that its summary names, or of maps where it names none."""
+
+Report = Annotated[BegunReport | EndedReport, By(("summary", "finished"))]
+"""Any report."""

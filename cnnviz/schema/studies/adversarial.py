@@ -1,0 +1,117 @@
+"""What reports of ``adversarial`` have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+from cnnviz.schema.images import FailedImage, Figure, Image
+from cnnviz.schema.maps import Prediction
+from cnnviz.schema.shapes import By, Count, Files, Interval, Share
+from cnnviz.schema.studies.base import StudyHeader
+from cnnviz.schema.summary import Inputs, Time
+
+
+class ShareByEpsilon(TypedDict):
+    """A share of images that hold out against any attack within epsilon."""
+
+    epsilon: float
+    """Largest change of a channel (maximum norm), or L2 norm of the change, of pixels in 0–1."""
+    value: Share
+    """The share, 0 to 1."""
+    ci95: Interval
+    """Its 95 % interval (Wilson)."""
+    n: Count
+    """How many images it is a share of."""
+
+
+class AdversarialFigures(TypedDict):
+    """What attacks came to. Means are over the images that were fooled; null where none was."""
+
+    attacked: Count
+    """How many images did not meet the goal already."""
+    already: Count
+    """How many did: nothing was changed."""
+    fooled: Count
+    """How many the attack changed the prediction of, as asked for."""
+    zero_gradient: Count
+    """How many were not fooled where the gradient is zero, which says nothing about robustness."""
+    success_rate: Share | None
+    """Fooled images as a share of those attacked, 0 to 1; null where none was."""
+    mean_steps: float | None
+    """Mean number of steps."""
+    mean_linf: float | None
+    """Mean largest change of a channel, of pixels in 0–1."""
+    mean_l2: float | None
+    """Mean L2 norm of the change, of pixels in 0–1."""
+
+
+class Attack(AdversarialFigures):
+    """``summary.adversarial``: the attack, and what it came to."""
+
+    attack: str
+    """The attack, as ``--attack`` has it."""
+    norm: Literal["linf", "l2"]
+    """The norm that it keeps small."""
+    epsilon: float | None
+    """Largest change of a channel that it may make, of pixels in 0–1; null for attacks that look for the smallest."""
+    labelled: NotRequired[Count]
+    """How many images on the curve have a known class."""
+    robust_accuracy: NotRequired[list[ShareByEpsilon]]
+    """By epsilon the share of labelled images that are classified rightly under any attack within epsilon."""
+    prediction_unchanged: NotRequired[list[ShareByEpsilon]]
+    """The same of all images whose prediction does not change, where no labels are known."""
+    goal_not_reached: NotRequired[list[ShareByEpsilon]]
+    """The same of all images that do not become the class of ``--target-class``."""
+
+
+class AdversarialSummary(Inputs, Time):
+    """Of ``adversarial``."""
+
+    study: Literal["adversarial"]
+    """Name of the study."""
+    adversarial: NotRequired[Attack]
+    """The attack, and what it came to; not there after Ctrl-C."""
+
+
+class AdversarialFacts(TypedDict):
+    """What an attack made of an image."""
+
+    adversarial_predictions: list[Prediction]
+    """What the network says of the written picture, read again, best first."""
+    to: str | None
+    """The class of ``--target-class``; null where any other class will do."""
+    success: bool
+    """Whether the written picture, read again, meets the goal."""
+    already: bool
+    """Whether the image met it without an attack."""
+    gradient_is_zero: bool
+    """Whether the gradient is zero at every pixel, so that nothing could be tried."""
+    steps: Count
+    """How many steps it took."""
+    linf: float
+    """Largest change of a channel, of pixels in 0–1."""
+    l2: float
+    """L2 norm of the change, of pixels in 0–1."""
+    read_with: str
+    """Flag that the written picture must be read with to be seen as it is; empty for none."""
+    files: Files
+    """``adversarial``, ``noise`` and ``figure``: the picture, the change made visible, both beside the image."""
+    figures: list[Figure]
+    """The pictures that its card on the page shows."""
+    falls_at: NotRequired[float | None]
+    """Of a run with a curve: the first epsilon at which the network is fooled; null where it holds out at all."""
+
+
+class AdversarialImage(Image, AdversarialFacts):
+    """A record of ``adversarial``."""
+
+
+class AdversarialReport(StudyHeader):
+    """The report of ``adversarial``."""
+
+    summary: AdversarialSummary
+    """What the run came to."""
+    images: list[Annotated[AdversarialImage | FailedImage, By(("error",))]]
+    """One record for each input, in input order."""

@@ -1,0 +1,58 @@
+"""What reports of ``classmap`` have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+from cnnviz.schema.images import FailedImage
+from cnnviz.schema.shapes import By, Count, Size
+from cnnviz.schema.studies.base import PlainImage, StudyHeader
+from cnnviz.schema.summary import Inputs, Time
+
+
+class ClassMapField(TypedDict):
+    """The receptive field of a cell."""
+
+    size: Size
+    """``[height, width]`` in pixels of the network's input."""
+    offset: list[float]
+    """``[y, x]`` of the field of the first cell, in pixels of the network's input."""
+
+
+class ClassMapFigures(TypedDict):
+    """``summary.classmap``: the cells of the class maps."""
+
+    window: Size
+    """``[height, width]`` of what a cell speaks of, in pixels of the network's input."""
+    stride: Size
+    """``[rows, columns]`` from one cell to the next, in pixels of the network's input."""
+    receptive_field: ClassMapField
+    """What a cell can see."""
+    size: Count
+    """Shorter side of the network's input in pixels, at scale 1."""
+    scales: list[float]
+    """Factors of this size at which the network was run."""
+    merge: str
+    """How the scales are joined: ``mean`` or ``max``."""
+    global_context: bool
+    """Whether statistics of the whole picture enter every cell."""
+
+
+class ClassMapSummary(Inputs, Time):
+    """Of ``classmap``."""
+
+    study: Literal["classmap"]
+    """Name of the study."""
+    classmap: NotRequired[ClassMapFigures]
+    """The cells of the class maps; not there after Ctrl-C."""
+
+
+class ClassMapReport(StudyHeader):
+    """The report of ``classmap``; its images have ``explanations``."""
+
+    summary: ClassMapSummary
+    """What the run came to."""
+    images: list[Annotated[PlainImage | FailedImage, By(("error",))]]
+    """One record for each input, in input order."""

@@ -1,0 +1,109 @@
+"""What reports of ``synthesize`` have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+from cnnviz.schema.images import FailedImage, Figure, Image
+from cnnviz.schema.maps import Prediction
+from cnnviz.schema.shapes import By, Count, Files
+from cnnviz.schema.studies.base import StudyHeader
+from cnnviz.schema.summary import Inputs, Time
+
+
+class Term(TypedDict):
+    """A part of what an image is to maximise."""
+
+    kind: Literal["class", "unit", "neuron", "layer"]
+    """A class's logit, a channel's values, one position of a channel, or all squared values of a layer."""
+    index: int
+    """Index of the class or channel; -1 for a whole layer."""
+    layer: str
+    """Name of the layer; empty for a class."""
+    place: list[Count] | None
+    """Row and column of a neuron; null for the middle of the layer."""
+    weight: float
+    """Factor of the part."""
+    label: str
+    """The part in words."""
+
+
+class SynthesizedFacts(TypedDict):
+    """An image that maximises something."""
+
+    objective: str
+    """What it maximises, in words."""
+    terms: list[Term]
+    """The same, part by part."""
+    score: float
+    """The objective of the written image."""
+    scores: list[float]
+    """The objective of the views on the way, step by step."""
+    synthesized_predictions: list[Prediction]
+    """What the network says of the written image, best first."""
+    files: Files
+    """``image``, and ``gif`` or ``video`` of its making."""
+
+
+class Synthesized(SynthesizedFacts):
+    """An image that was made from noise."""
+
+    caption: str
+    """What stands below it."""
+    interrupted_at_step: NotRequired[Count]
+    """There after Ctrl-C: how far it came."""
+
+
+class SynthesizeImageFacts(SynthesizedFacts):
+    """What was made of an input."""
+
+    figures: list[Figure]
+    """The pictures that its card on the page shows."""
+
+
+class SynthesizeImage(Image, SynthesizeImageFacts):
+    """A record of ``synthesize`` with inputs."""
+
+
+class SynthesizeFigures(TypedDict, total=False):
+    """How images were made."""
+
+    steps: Count
+    """Steps of each ascent."""
+    param: str
+    """What is optimised: ``fourier`` or ``pixel``."""
+    steps_per_second: float | None
+    """Steps a second; null where all images were there already."""
+    objective: str
+    """What the images from noise maximise, in words."""
+    images: Count
+    """How many images were made from noise."""
+    score: list[float]
+    """The objective of each."""
+
+
+class SynthesizeSummary(SynthesizeFigures, Time):
+    """Of ``synthesize`` from noise."""
+
+    study: Literal["synthesize"]
+    """Name of the study."""
+
+
+class SynthesizeInputsSummary(SynthesizeFigures, Inputs, Time):
+    """Of ``synthesize`` from inputs."""
+
+    study: Literal["synthesize"]
+    """Name of the study."""
+
+
+class SynthesizeReport(StudyHeader):
+    """The report of ``synthesize``."""
+
+    summary: Annotated[SynthesizeInputsSummary | SynthesizeSummary, By(("inputs",))]
+    """What the run came to; that of inputs counts them."""
+    synthesized: NotRequired[list[Synthesized]]
+    """The images that were made from noise, in the order in which they were asked for."""
+    images: list[Annotated[SynthesizeImage | FailedImage, By(("error",))]]
+    """One record for each input, in input order; empty of images from noise."""

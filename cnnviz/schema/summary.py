@@ -1,0 +1,141 @@
+"""What a run came to: ``summary`` of a report. Studies add their figures, see :mod:`cnnviz.schema.studies`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+from cnnviz.schema.shapes import Count, Interval, Share
+
+
+class Begun(TypedDict):
+    """The summary of a run that has not ended, or was killed."""
+
+    inputs: Count
+    """Nothing is counted yet: 0."""
+    explained: Count
+    """Nothing is counted yet: 0."""
+    failed: Count
+    """Nothing is counted yet: 0."""
+    finished: Literal[False]
+    """That the run has not ended; the summary of one that has has no such key."""
+
+
+class OutsideView(TypedDict):
+    """What of the images the network was not shown."""
+
+    images: Count
+    """How many images were not shown to the network as a whole."""
+    mean_share: Share
+    """Mean share of them that was left out, 0 to 1."""
+
+
+class Time(TypedDict):
+    """How long a run took."""
+
+    seconds: float
+    """Seconds of the run without its start; where ``--resume`` found everything done, of the run that did it."""
+    interrupted: NotRequired[Literal[True]]
+    """There after Ctrl-C."""
+    model: str
+    """Name of the network."""
+
+
+class Inputs(TypedDict):
+    """What became of the inputs."""
+
+    inputs: Count
+    """How many images were asked for."""
+    explained: Count
+    """How many were explained, or looked at by a study."""
+    failed: Count
+    """How many have an ``error``."""
+    passed_over: Count
+    """How many files of folders are not images."""
+    images_per_second: float | None
+    """Images a second of those that the run did itself; where ``--resume`` found everything done, of the run that did
+    it; null where there were none."""
+    resumed: NotRequired[Count]
+    """How many inputs ``--resume`` found done."""
+    failures: NotRequired[dict[str, Count]]
+    """How many inputs failed, by kind of error."""
+    labelled: NotRequired[Count]
+    """How many inputs have a known label."""
+    accuracy: NotRequired[Share]
+    """The share of these whose label is the first prediction, 0 to 1."""
+    outside_view: NotRequired[OutsideView]
+    """What of the images the network was not shown."""
+    run_folders_passed_over: NotRequired[list[str]]
+    """Output folders of other runs that lie among the inputs."""
+    stopped: NotRequired[str]
+    """Why the run ended early, but for Ctrl-C."""
+    kept: NotRequired[Count]
+    """How many results of inputs that were not named this time stay, behind the others."""
+    gone: NotRequired[Count]
+    """How many inputs of the run that is continued no longer exist: their results were removed."""
+
+
+class Mean(TypedDict):
+    """A mean over maps."""
+
+    value: float | None
+    """The mean; null where there is nothing to take it of."""
+    ci95: Interval | None
+    """Its 95 % interval; null where there is none."""
+    n: Count
+    """How many maps it is taken of."""
+
+
+class SanityMeans(TypedDict):
+    """Means over all maps of a step of ``--sanity``."""
+
+    down_to: str
+    """The lowest layer that is random; all layers above it are random too."""
+    layers: Count
+    """How many layers with weights are random."""
+    spearman: Mean
+    """Rank correlation of the values with those of the trained network's map, -1 to 1."""
+    spearman_abs: NotRequired[Mean]
+    """Rank correlation of the magnitudes, of maps that have a sign."""
+    ssim: Mean
+    """Structural similarity, at most 1, of the magnitudes where maps have a sign."""
+
+
+class LeftOut(TypedDict):
+    """How much of the score maps leave out, of methods whose values should add up to it."""
+
+    maps: Count
+    """How many maps have a ``gap_share``."""
+    above_tolerance: Count
+    """How many leave out more than ``tolerance``."""
+    tolerance: Share
+    """The share of the score up to which a gap is not worth mentioning."""
+    largest: float
+    """The largest share that one leaves out."""
+
+
+class MethodSummary(TypedDict):
+    """What the summary says of the method."""
+
+    method: str
+    """Name of the method."""
+    class_specific: bool
+    """Whether the map depends on the class."""
+    caveat: NotRequired[str]
+    """What to keep in mind with this method."""
+    class_guesses: NotRequired[list[str]]
+    """Class names that were matched by something other than the whole label."""
+
+
+class Conclusions(TypedDict, total=False):
+    """What all maps of a run say together."""
+
+    sanity: list[SanityMeans]
+    """Of ``--sanity``: how alike maps are to those of the network with random weights, one row a step."""
+    left_out: LeftOut
+    """How much of the score maps leave out, of methods whose values should add up to it."""
+
+
+class MapSummary(Inputs, Time, MethodSummary, Conclusions):
+    """The summary of a run that makes maps."""
