@@ -62,7 +62,7 @@ class Explanation:
     facts: dict[str, Any]
     scores: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, Tensor] = field(default_factory=dict)
-    checks: dict[str, Any] = field(default_factory=dict)
+    checks: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -18,6 +17,7 @@ from cnnviz.render.overlay import Style
 from cnnviz.run.counting import Reporter, RunResult, count_inputs
 from cnnviz.run.folder import REPORT, RunFolder
 from cnnviz.run.loop import Loop
+from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
 from cnnviz.studies.run import run_study
 
@@ -124,7 +124,7 @@ def _picture(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None
     record: dict[str, Any] = {}
 
     class Only:
-        def advance(self, row: Mapping[str, Any]) -> None:
+        def advance(self, row: AnyImage) -> None:
             if record:
                 raise CnnvizError("-o - takes one input.", "Give one image, or -o FOLDER.")
             record.update(row)

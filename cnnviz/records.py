@@ -1,4 +1,7 @@
-"""What a run writes: one record an input, one report a run. Plain data, JSON both ways, no tensors."""
+"""What a run writes: one record an input, one report a run. Plain data, JSON both ways, no tensors.
+
+What is written is typed in :mod:`cnnviz.schema`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
+
+from cnnviz.schema import header, images, maps
 
 SCHEMA = "cnnviz.report/1"
 
@@ -20,6 +25,15 @@ class ClassScore:
     probability: float
     logit: float
 
+    def to_dict(self) -> maps.Prediction:
+        """As the report has it."""
+        return {
+            "class_index": self.class_index,
+            "label": self.label,
+            "probability": self.probability,
+            "logit": self.logit,
+        }
+
 
 @dataclass(frozen=True)
 class DifferenceScore:
@@ -30,7 +44,7 @@ class DifferenceScore:
     score: float
     first: ClassScore
     second: ClassScore
-    kind: str = "diff"
+    kind: Literal["diff"] = "diff"
     probability: None = None
 
 
@@ -45,10 +59,22 @@ class Explanation:
     scores: Mapping[str, Any]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def to_dict(self) -> maps.Explanation:
+        """As the report has it: the facts stand among the other keys."""
+        row: maps.Map = {
+            "method": self.method,
+            "layer": self.layer,
+            "target": cast("maps.Target", asdict(self.target)),
+            "files": dict(self.files),
+            # Methods and metrics, those of other packages among them, add figures and facts of their own.
+            "scores": cast("maps.Scores", dict(self.scores)),
+        }
+        return cast("maps.Explanation", {**row, **self.facts})
+
 
 @dataclass(frozen=True)
 class Record:
-    """One input."""
+    """One input. ``facts`` are what the command says of it beside the usual."""
 
     path: str
     width: int | None
@@ -56,16 +82,33 @@ class Record:
     label: str | None
     predictions: tuple[ClassScore, ...] = ()
     explanations: tuple[Explanation, ...] = ()
-    error: Mapping[str, str] | None = None
+    error: images.Failure | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The record as the report has it: the facts stand among the other keys."""
-        data = asdict(self)
-        data.update(data.pop("facts"))
-        for row in data["explanations"]:
-            row.update(row.pop("facts"))
-        return data
+    @property
+    def reason(self) -> str:
+        """Why it failed, in words; empty where it did not."""
+        return "" if self.error is None else self.error["message"]
+
+    def to_dict(self, name: str, source: images.InputFile | None) -> images.AnyImage:
+        """The record as the report has it: the facts stand among the other keys.
+
+        Args:
+            name: The stem of its files.
+            source: The file as it was read.
+        """
+        row: images.Result = {
+            "path": self.path,
+            "name": name,
+            "width": self.width,
+            "height": self.height,
+            "label": self.label,
+            "predictions": [score.to_dict() for score in self.predictions],
+            "explanations": [explanation.to_dict() for explanation in self.explanations],
+        }
+        if self.error is not None:
+            return {**row, "error": self.error, "input": source}
+        return cast("images.Image", {**row, "error": None, **self.facts, "input": source})
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
@@ -91,8 +134,8 @@ class RunHeader:
     cnnviz: str
     command: str
     options: Mapping[str, Any]
-    model: Mapping[str, Any]
-    environment: Mapping[str, Any]
+    model: header.Model
+    environment: header.Environment
     summary: Mapping[str, Any]
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -102,7 +145,7 @@ class RunHeader:
         return {"schema": SCHEMA, **data, **extra}
 
 
-def parse_line(line: bytes) -> dict[str, Any] | None:
+def parse_line(line: bytes) -> images.AnyImage | None:
     """A line of ``records.jsonl``; None when it was cut off while being written, or is no record."""
     try:
         value = json.loads(line)
@@ -110,7 +153,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(value, dict) or not isinstance(value.get("path"), str):
         return None
-    return value if isinstance(value.get("name", ""), str) else None
+    return cast("images.AnyImage", value) if isinstance(value.get("name", ""), str) else None
 
 
 def files_of(record: Any) -> Iterator[str]:

@@ -121,6 +121,8 @@ class Schema:
                 schema = {**schema, "minimum": mark.minimum}
             elif isinstance(mark, shapes.Between):
                 schema = {**schema, "minimum": mark.low, "maximum": mark.high}
+            elif isinstance(mark, shapes.OneOf):
+                schema = {**schema, "enum": list(mark.words)}
             elif isinstance(mark, shapes.Pattern):
                 schema = {**schema, "pattern": mark.regex}
         return schema

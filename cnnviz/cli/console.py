@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.progress import Progress, TaskID
 
+    from cnnviz.schema.images import AnyImage
+
 TABLE_ROWS = 20
 FAILURES_SHOWN = 5
 
@@ -67,8 +69,8 @@ class Console:
         self.resumes = True
         self._opened, self._began = time.perf_counter(), 0.0
         self._count = self._failed = 0
-        self._rows: list[Mapping[str, Any]] = []
-        self._failures: list[Mapping[str, Any]] = []
+        self._rows: list[AnyImage] = []
+        self._failures: list[AnyImage] = []
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._waiting = False
@@ -106,7 +108,7 @@ class Console:
         self._task = self._progress.add_task("", total=total, rate="")
         self._progress.start()
 
-    def advance(self, record: Mapping[str, Any]) -> None:
+    def advance(self, record: AnyImage) -> None:
         """One input is finished."""
         self._count += 1
         if len(self._rows) <= TABLE_ROWS:
@@ -288,14 +290,15 @@ def _page_beside(report: str) -> str:
     return f"{folder}{slash}index.html"
 
 
-def _row(record: Mapping[str, Any]) -> tuple[str, str, str]:
+def _row(record: AnyImage) -> tuple[str, str, str]:
     error = record.get("error")
     if error:
         return str(record.get("path")), f"{error.get('type')}: {error.get('message')}", ""
     first = next(iter(record.get("predictions") or ()), None)
     if first is None:
         return str(record.get("path")), "", ""
-    return str(record.get("path")), str(first["label"]), f"{float(first['probability']):.3f}"
+    probability = first["probability"]
+    return str(record.get("path")), str(first["label"]), "" if probability is None else f"{float(probability):.3f}"
 
 
 def _line(stream: TextIO | None, text: str) -> None:

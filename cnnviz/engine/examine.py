@@ -8,8 +8,7 @@ the same ones at every pass, and a gradient that cannot arrive is refused rather
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.outputs import OutputChoice
 from cnnviz.models.loading.inputs import first_line
+from cnnviz.schema import header
 
 # Largest difference between two answers that rounding may explain, relative to the largest logit.
 _ROUNDING = 1e-4
@@ -48,6 +48,10 @@ class InputSizes:
         if self.any:
             return "any"
         return f"multiples of {self.multiple_of}" if self.multiple_of else "fixed"
+
+    def to_dict(self) -> header.InputSizes:
+        """As plain JSON, with the words for it."""
+        return {"takes": str(self), "any": self.any, "multiple_of": self.multiple_of, "minimum": self.minimum}
 
 
 @dataclass(frozen=True)
@@ -93,14 +97,17 @@ class Examination:
     not_run: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> header.Checks:
         """As plain JSON."""
-        found = asdict(self)
-        found.pop("notes")
-        found["output"] = None if self.output is None else _output(self.output)
-        if self.input_sizes is not None:
-            found["input_sizes"] = {"takes": str(self.input_sizes), **asdict(self.input_sizes)}
-        return found
+        return {
+            "output": None if self.output is None else _output(self.output),
+            "deterministic": self.deterministic,
+            "batch_independent": self.batch_independent,
+            "gradient_reaches_layer": self.gradient_reaches_layer,
+            "precision_agreement": self.precision_agreement,
+            "input_sizes": None if self.input_sizes is None else self.input_sizes.to_dict(),
+            "not_run": dict(self.not_run),
+        }
 
     def with_agreement(self, value: float | None, why_not: str, notes: tuple[str, ...] = ()) -> Examination:
         """The same with the agreement of the precision's map, or why it is not known."""
@@ -110,8 +117,8 @@ class Examination:
         return replace(self, precision_agreement=value, not_run=not_run, notes=(*self.notes, *notes))
 
 
-def _output(choice: OutputChoice) -> dict[str, Any]:
-    others = [{"key": key, "shape": list(shape)} for key, shape in choice.others]
+def _output(choice: OutputChoice) -> header.Output:
+    others: list[header.OtherOutput] = [{"key": key, "shape": list(shape)} for key, shape in choice.others]
     return {"key": choice.key, "shape": list(choice.shape), "why": choice.why, "guessed": choice.guessed,
             "others": others}  # fmt: skip
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from cnnviz.io.sources import ImageRef, is_url, read_bytes
+from cnnviz.schema.images import InputFile
 
 _BLOCK = 1 << 20
 
 
-def fingerprint(ref: ImageRef, stream: BinaryIO) -> dict[str, Any]:
+def fingerprint(ref: ImageRef, stream: BinaryIO) -> InputFile:
     """``input`` of an image's record, from its open file, which is left at its end.
 
     ``mtime_ns`` is None behind a URL.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cnnviz.errors import CnnvizError
+
+if TYPE_CHECKING:
+    from cnnviz.schema.report import AnyReport
 
 _REPORT = "report.json"
 _SCHEMA = "report.schema.json"
@@ -23,7 +26,7 @@ def report_schema() -> dict[str, Any]:
     return schema
 
 
-def read_report(path: str, flag: str) -> dict[str, Any]:
+def read_report(path: str, flag: str) -> AnyReport:
     """The ``report.json`` at a path, or in the folder at a path.
 
     Args:
@@ -42,4 +45,4 @@ def read_report(path: str, flag: str) -> dict[str, Any]:
         raise CnnvizError(f"{flag} {path}: no report can be read: {error}.", hint) from error
     if not isinstance(report, dict) or not str(report.get("schema", "")).startswith("cnnviz.report/"):
         raise CnnvizError(f"{flag} {path}: this is no report of cnnviz.", hint)
-    return report
+    return cast("AnyReport", report)

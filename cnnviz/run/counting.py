@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError
 from cnnviz.io.sources import SourceOptions, find_images
+from cnnviz.schema.images import AnyImage, Image
+from cnnviz.schema.summary import Counted
 from cnnviz.settings import RunSettings
 
 
@@ -16,7 +18,7 @@ class Reporter(Protocol):
 
     def start(self, total: int | None) -> None: ...
 
-    def advance(self, record: Mapping[str, Any]) -> None: ...
+    def advance(self, record: AnyImage) -> None: ...
 
     def note(self, text: str) -> None: ...
 
@@ -61,7 +63,7 @@ class Counts:
     stopped: bool = False
     run_folders: list[str] = field(default_factory=list)
 
-    def count(self, record: Mapping[str, Any]) -> None:
+    def count(self, record: AnyImage) -> None:
         """Take in one finished record."""
         error = record.get("error")
         self.failed += error is not None
@@ -95,10 +97,10 @@ class Counts:
         """The images that were asked for; of a run that was cut short also those that it did not come to."""
         return self.inputs if complete or self.total is None else max(self.inputs, self.total - self.passed_over)
 
-    def summary(self, seconds: float, interrupted: bool) -> dict[str, Any]:
+    def summary(self, seconds: float, interrupted: bool) -> Counted:
         """What the report says of the whole run."""
         fresh = self.explained + self.failed - self.resumed
-        summary: dict[str, Any] = {
+        summary: Counted = {
             "inputs": self.all_inputs(not (interrupted or self.stopped)),
             "explained": self.explained,
             "failed": self.failed,
@@ -135,13 +137,14 @@ class Counts:
         return CnnvizError(f"No images in {where}{over}.", "Name image files, or a folder of them.")
 
 
-def outside(record: Mapping[str, Any]) -> float:
+def outside(record: AnyImage) -> float:
     """The share of a picture that the network was not shown, 0 to 1; 0 where that is not known."""
-    seen, width, height = record.get("seen_xywh"), record.get("width"), record.get("height")
+    if record.get("error") is not None:
+        return 0.0
+    seen, width, height = cast("Image", record).get("seen_xywh"), record.get("width"), record.get("height")
     if not seen or not width or not height:
         return 0.0
-    shown: float = seen[2] * seen[3] / (width * height)
-    return 1.0 - shown
+    return 1.0 - seen[2] * seen[3] / (width * height)
 
 
 def count_inputs(settings: RunSettings) -> int | None:

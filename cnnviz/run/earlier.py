@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cnnviz.errors import CnnvizError
 from cnnviz.io.names import Names
@@ -14,6 +14,10 @@ from cnnviz.io.store import LOCK, Store
 from cnnviz.io.temporaries import is_temporary
 from cnnviz.records import SCHEMA, RunHeader, files_of, parse_line, to_json
 from cnnviz.settings import FREE_OPTIONS
+
+if TYPE_CHECKING:
+    from cnnviz.schema.images import AnyImage
+    from cnnviz.schema.report import AnyReport
 
 RECORDS, REPORT, INDEX = "records.jsonl", "report.json", "index.html"
 LINES = "synthesized.jsonl"
@@ -36,7 +40,7 @@ class FinishedRecord:
     """
 
     offset: int
-    record: Mapping[str, Any]
+    record: AnyImage
 
     @property
     def input(self) -> Mapping[str, Any]:
@@ -122,7 +126,7 @@ class EarlierRun:
             return
         root = self.store.root
         model = self.report.get("model")
-        old = model if isinstance(model, dict) else {}
+        old: Mapping[str, object] = model if isinstance(model, dict) else {}
         for key, said in DIGESTS.items():
             if key in old and old[key] != header.model.get(key):
                 raise CnnvizError(f"--resume: {said} changed since the run in {root} began.", _ELSE)
@@ -139,10 +143,11 @@ class EarlierRun:
 
     def differing_environment(self, header: RunHeader) -> str:
         """``torch 2.5 then, 2.6 now``, of what may change the last digits of results; empty where nothing differs."""
-        old = (self.report or {}).get("environment")
-        if not isinstance(old, dict):
+        known = None if self.report is None else self.report.get("environment")
+        if not isinstance(known, dict):
             return ""
-        new = header.environment
+        old: Mapping[str, object] = known
+        new: Mapping[str, object] = header.environment
         names = ("torch", "torchvision", "timm", "device", "preparation")
         return "; ".join(f"{n} {old[n]} then, {new.get(n)} now" for n in names if n in old and old[n] != new.get(n))
 
@@ -211,7 +216,7 @@ class EarlierRun:
                         remove(name)
         if self.report is not None:
             remove(LINES)
-        names = (self.report or {}).get("files", [])
+        names = [] if self.report is None else self.report.get("files", [])
         for name in names if isinstance(names, list) else []:
             if isinstance(name, str):
                 remove(name)
@@ -224,8 +229,8 @@ def _json(data: bytes | None) -> Any:
         return None
 
 
-def _report(data: bytes | None) -> dict[str, Any] | None:
+def _report(data: bytes | None) -> AnyReport | None:
     report = _json(data)
     if not isinstance(report, dict) or not str(report.get("schema", "")).startswith(SCHEMA.split("/")[0]):
         return None
-    return report
+    return cast("AnyReport", report)

@@ -13,7 +13,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from cnnviz.errors import CnnvizError
 from cnnviz.io.line_log import LineLog
@@ -25,6 +25,7 @@ from cnnviz.report import gallery as html
 from cnnviz.report.headline import headline
 from cnnviz.run.command_line import command_line
 from cnnviz.run.earlier import INDEX, RECORDS, REPORT, EarlierRun, FinishedRecord
+from cnnviz.schema.images import AnyImage, Figure
 from cnnviz.settings import RunSettings
 
 __all__ = ["REPORT", "Extras", "FinishedRecord", "RunFolder"]
@@ -42,7 +43,7 @@ class Extras:
     """
 
     report: Mapping[str, Any] = field(default_factory=dict)
-    figures: Sequence[Mapping[str, str]] = ()
+    figures: Sequence[Figure] = ()
     index: Iterable[bytes] | None = None
     files: Sequence[str] = ()
 
@@ -178,7 +179,7 @@ class RunFolder:
         with contextlib.suppress(CnnvizError):
             self.store.remove(name)
 
-    def append(self, record: Mapping[str, Any]) -> None:
+    def append(self, record: AnyImage) -> None:
         """Write a finished record. Records arrive in input order."""
         self._lock.check()
         self._order.append(self._open_log.append(to_json(record)))
@@ -189,7 +190,7 @@ class RunFolder:
         assert self._log is not None, "begin() comes first"
         return self._log
 
-    def records(self) -> Iterator[dict[str, Any]]:
+    def records(self) -> Iterator[AnyImage]:
         """The records so far, in input order."""
         return (record for _, record in self._ordered())
 
@@ -216,7 +217,8 @@ class RunFolder:
 
     def _times(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """Where an earlier run did everything, its times stand: those of looking it through tell nothing."""
-        before = (self._earlier.report or {}).get("summary")
+        report = self._earlier.report
+        before = None if report is None else report.get("summary")
         resumed = summary.get("resumed")
         if not resumed or resumed != summary["explained"] + summary["failed"] or not isinstance(before, dict):
             return {}
@@ -296,7 +298,7 @@ class RunFolder:
                 separator = b",\n"
             report.write(b"\n  ]\n}\n" if separator != b"\n" else b"]\n}\n")
 
-    def _ordered(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    def _ordered(self) -> Iterator[tuple[bytes, AnyImage]]:
         """Lines and what they say, in input order; a report never gets one that is no JSON."""
         if not self._order:
             return
@@ -314,7 +316,7 @@ class RunFolder:
                     raise self._changed() from None
                 if not line.endswith(b"\n") or not isinstance(record, dict):
                     raise self._changed()
-                yield line, record
+                yield line, cast("AnyImage", record)
 
     def _changed(self) -> CnnvizError:
         return CnnvizError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
@@ -25,6 +25,7 @@ from cnnviz.records import Record
 from cnnviz.run.counting import Counts, Reporter
 from cnnviz.run.folder import FinishedRecord, RunFolder
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel
+from cnnviz.schema.images import AnyImage, InputFile
 from cnnviz.settings import RunSettings
 
 # Bytes of images that are being decoded, or are decoded and wait: for the model, the encoders, or while they are drawn.
@@ -74,7 +75,7 @@ class Fold:
     """
 
     fold: Callable[[Any], None]
-    recall: Callable[[Mapping[str, Any]], None] = lambda record: None
+    recall: Callable[[AnyImage], None] = lambda record: None
     sees_again: bool = False
 
 
@@ -95,7 +96,7 @@ class _Waiting:
     passed_over: bool = False
     finished: FinishedRecord | None = None
     replaced: FinishedRecord | None = None
-    source: Mapping[str, Any] | None = None
+    source: InputFile | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,7 +321,7 @@ class Loop:
             if isinstance(result.seen, Record):  # a network that takes it no longer
                 raise CnnvizError(
                     f"{result.item.ref.uri} was finished by the run that is continued, and fails now: "
-                    f"{(result.seen.error or {}).get('message')}",
+                    f"{result.seen.reason}",
                     "Use --overwrite to begin again, or -o for another folder.",
                 )
             self._gathering.fold(result.seen)
@@ -332,7 +333,7 @@ class Loop:
         self.counts.count(earlier.record)
 
     def _write(self, record: Record, item: _Waiting, run_folder: RunFolder | None) -> None:
-        row = {"path": record.path, "name": item.ref.name, **record.to_dict(), "input": item.source}
+        row = record.to_dict(item.ref.name, item.source)
         if run_folder is not None:
             run_folder.append(row)
         self.counts.count(row)
@@ -349,7 +350,7 @@ class Loop:
         self._running.clear()
         for result in self._finished:
             if isinstance(result.record, Future) and not result.record.cancel() and run_folder is not None:
-                run_folder.discard(result.record.result().to_dict())
+                run_folder.discard(result.record.result().to_dict(result.item.ref.name, result.item.source))
         self._finished.clear()
 
 

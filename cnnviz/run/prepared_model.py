@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, DifferenceScore, Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.run.target_selection import ClassNames, Pair, TargetSelector, top_classes
+from cnnviz.schema.images import Shown
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
 
 # Compilation takes about half a minute and saves about a tenth of the time of the packed network on a CPU.
@@ -374,10 +375,10 @@ class PreparedModel:
         best = top_classes(predictions.scores[place], min(self.settings.target.top, len(self.classes)))
         return tuple(self.scored(index, predictions, place) for index in best)
 
-    def view_facts(self, item: DecodedImage) -> dict[str, Any]:
+    def view_facts(self, item: DecodedImage) -> Shown:
         """What the record says of the view: which it is, and what part of the image the network saw."""
         left, top, right, bottom = seen_part(item.geometry.rect, item.geometry.image_size)
-        facts: dict[str, Any] = {"view": self.preprocess.view, "seen_xywh": [left, top, right - left, bottom - top]}
+        facts: Shown = {"view": self.preprocess.view, "seen_xywh": [left, top, right - left, bottom - top]}
         if self.preprocess.view == "whole":
             facts["input_size"] = list(item.pixels.shape)
         return facts
@@ -404,7 +405,7 @@ class PreparedModel:
                 "input_size": list(spec.input_size),
                 "layers": [layer.name for layer in self.session.layers],
                 "preprocess": {
-                    "resize": spec.resize,
+                    "resize": list(spec.resize) if isinstance(spec.resize, tuple) else spec.resize,
                     "view": spec.view,
                     "interpolation": spec.interpolation,
                     "mean": list(spec.mean),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated
 
 from typing_extensions import NotRequired, TypedDict
 
 from cnnviz.schema.maps import Explanation, Prediction
-from cnnviz.schema.shapes import Box, Count, Rectangle, Sha256, Shape
+from cnnviz.schema.shapes import Box, Count, OneOf, Rectangle, Sha256, Shape
 
-View = Literal["crop", "tiles", "whole", "squash"]
+View = Annotated[str, OneOf(("crop", "tiles", "whole", "squash"))]
+"""What of an image the network is shown."""
 
 
 class Failure(TypedDict):
@@ -52,8 +53,8 @@ class Tile(TypedDict):
     """Whether the record's own predictions are those of this tile."""
 
 
-class Input(TypedDict):
-    """What is known of an input before the network sees it."""
+class Result(TypedDict):
+    """What every record has, beside the file."""
 
     path: str
     """The input as it was found: a path or a URL."""
@@ -65,12 +66,17 @@ class Input(TypedDict):
     """Height of the upright image in pixels; null where it could not be read."""
     label: str | None
     """Its known class (``--class folder``, or a table); null where none is known."""
-    input: InputFile | None
-    """The file as it was read; null where it could not be."""
     predictions: list[Prediction]
     """The ``--top`` best classes, best first; empty where there is an ``error``."""
     explanations: list[Explanation]
     """One for each class, or difference of classes, that is explained; empty of studies, but for classmap."""
+
+
+class Input(Result):
+    """What every record has."""
+
+    input: InputFile | None
+    """The file as it was read; null where it could not be."""
 
 
 class FailedImage(Input):
@@ -80,11 +86,9 @@ class FailedImage(Input):
     """What went wrong."""
 
 
-class Image(Input):
-    """An input that was explained, or looked at by a study."""
+class Shown(TypedDict):
+    """What of an image the network was shown."""
 
-    error: None
-    """Null: nothing went wrong."""
     view: View
     """What of the image the network was shown: its centre (``crop``), all of it in overlapping crops (``tiles``), in
     one piece (``whole``) or pressed into the input size (``squash``)."""
@@ -94,3 +98,14 @@ class Image(Input):
     """Of ``--view whole``: ``[channels, height, width]`` at which the image was shown."""
     tiles: NotRequired[list[Tile]]
     """Of ``--view tiles``: the tiles, row by row."""
+
+
+class Image(Input, Shown):
+    """An input that was explained, or looked at by a study."""
+
+    error: None
+    """Null: nothing went wrong."""
+
+
+AnyImage = Image | FailedImage
+"""A record of an input, whatever the command."""

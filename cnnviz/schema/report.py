@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from typing_extensions import NotRequired
 
 from cnnviz.schema.header import Header
-from cnnviz.schema.images import FailedImage, Image
+from cnnviz.schema.images import AnyImage, FailedImage, Image
 from cnnviz.schema.shapes import By, Interval
 from cnnviz.schema.studies.activations import ActivationsReport
 from cnnviz.schema.studies.adversarial import AdversarialReport
@@ -41,6 +41,19 @@ class MapReport(Header):
     """Of ``--scale run``: the values of the first and the last colour."""
     images: list[Annotated[Image | FailedImage, By(("error",))]]
     """One record for each input, in input order: the lines of ``records.jsonl``."""
+
+
+class AnyReport(Header):
+    """A report of whatever command, as it is read back. One of another version may lack keys."""
+
+    summary: dict[str, Any]
+    """What the run came to."""
+    images: list[AnyImage]
+    """The records of its inputs."""
+    files: NotRequired[list[str]]
+    """All files that a study wrote."""
+    scale_limits: NotRequired[Interval]
+    """Of ``--scale run``: the values of the first and the last colour."""
 
 
 EndedReport = Annotated[

@@ -40,6 +40,13 @@ class Between:
 
 
 @dataclass(frozen=True)
+class OneOf:
+    """Text that is one of these words."""
+
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Pattern:
     """Text that this regular expression matches."""
 

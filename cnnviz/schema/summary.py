@@ -38,6 +38,11 @@ class Time(TypedDict):
     """Seconds of the run without its start; where ``--resume`` found everything done, of the run that did it."""
     interrupted: NotRequired[Literal[True]]
     """There after Ctrl-C."""
+
+
+class Network(TypedDict):
+    """What was explained or studied."""
+
     model: str
     """Name of the network."""
 
@@ -74,6 +79,10 @@ class Inputs(TypedDict):
     """How many results of inputs that were not named this time stay, behind the others."""
     gone: NotRequired[Count]
     """How many inputs of the run that is continued no longer exist: their results were removed."""
+
+
+class Counted(Inputs, Time):
+    """What every summary of a run over inputs has."""
 
 
 class Mean(TypedDict):
@@ -137,5 +146,5 @@ class Conclusions(TypedDict, total=False):
     """How much of the score maps leave out, of methods whose values should add up to it."""
 
 
-class MapSummary(Inputs, Time, MethodSummary, Conclusions):
+class MapSummary(Counted, Network, MethodSummary, Conclusions):
     """The summary of a run that makes maps."""

@@ -16,6 +16,7 @@ from cnnviz.io.store import Store
 from cnnviz.models.loading.load import LoadedModel
 from cnnviz.records import ClassScore
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel
+from cnnviz.schema.images import AnyImage, Figure
 from cnnviz.settings import RunSettings
 
 
@@ -58,7 +59,7 @@ class Findings:
 
     summary: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
-    figures: Sequence[Mapping[str, str]] = ()
+    figures: Sequence[Figure] = ()
     index: Iterable[bytes] | None = None
     sentences: Sequence[str] = ()
 
@@ -114,7 +115,7 @@ class Study:
     def fold(self, done: Observed) -> None:
         """Take one image into account."""
 
-    def recall(self, record: Mapping[str, Any]) -> None:
+    def recall(self, record: AnyImage) -> None:
         """Take one image into account that an earlier run finished, from its record."""
 
     def writes(self) -> Sequence[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.records import ClassScore
 from cnnviz.render.text import percent
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel
+from cnnviz.schema.studies.dream import DreamFacts, Octave
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Observed, Study
 from cnnviz.synthesis.ascent import as_levels, seed_of
@@ -131,12 +132,12 @@ class Dream(Study):
         predictions = prepared.top_predictions(prepared.predict(prepared.session.logits(batch)), 0)
         return _Observation(picture, found.scores, found.sizes, predictions)
 
-    def draw(self, done: Observed) -> Mapping[str, Any]:
+    def draw(self, done: Observed) -> DreamFacts:
         seen: _Observation = done.seen
         name = f"images/{done.ref.name}.dream.png"
         self.store.write(name, encode(seen.rgb, _PNG))
         before, after = done.predictions[0], seen.predictions[0]
-        octaves = [
+        octaves: list[Octave] = [
             {"size": [size[1], size[0]], "scores": [round(score, 6) for score in scores]}
             for size, scores in zip(seen.sizes, seen.scores, strict=True)
         ]
@@ -144,7 +145,7 @@ class Dream(Study):
         return {
             "layer": self.layer,
             "octaves": octaves,
-            "dream_predictions": [asdict(score) for score in seen.predictions],
+            "dream_predictions": [score.to_dict() for score in seen.predictions],
             "files": {"dream": name},
             "figures": [{"file": name, "caption": f"{caption}{after.label} {percent(after.probability)}"}],
         }

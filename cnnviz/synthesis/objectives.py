@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from cnnviz.engine.targets import class_logits
 from cnnviz.errors import CnnvizError
+from cnnviz.schema.studies import synthesize as schema
 from cnnviz.synthesis.reader import GradientReader, Reading
 
 REDUCTIONS = ("mean", "max")
@@ -35,12 +37,24 @@ class Term:
         label: What people call it.
     """
 
-    kind: str
+    kind: Literal["class", "unit", "neuron", "layer"]
     index: int = -1
     layer: str = ""
     place: tuple[int, int] | None = None
     weight: float = 1.0
     label: str = ""
+
+    def to_dict(self) -> schema.Term:
+        """As the report has it."""
+        place = None if self.place is None else list(self.place)
+        return {
+            "kind": self.kind,
+            "index": self.index,
+            "layer": self.layer,
+            "place": place,
+            "weight": self.weight,
+            "label": self.label,
+        }
 
     def times(self, factor: float) -> Term:
         return replace(self, weight=self.weight * factor)

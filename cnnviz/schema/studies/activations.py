@@ -9,7 +9,7 @@ from typing_extensions import NotRequired, TypedDict
 from cnnviz.schema.images import FailedImage, Figure, Image
 from cnnviz.schema.shapes import By, Count, Files, Point, Share, Size
 from cnnviz.schema.studies.base import StudyHeader
-from cnnviz.schema.summary import Inputs, Time
+from cnnviz.schema.summary import Counted, Network
 
 
 class StrongChannel(TypedDict):
@@ -119,7 +119,7 @@ class LayerFigures(TypedDict):
     """Share of all values that are not above zero, 0 to 1; null where no image could be read."""
 
 
-class ActivationsSummary(Inputs, Time):
+class ActivationsSummary(Counted, Network):
     """Of ``activations``."""
 
     study: Literal["activations"]

@@ -10,7 +10,7 @@ from cnnviz.schema.images import FailedImage, Figure, Image
 from cnnviz.schema.maps import Prediction
 from cnnviz.schema.shapes import By, Count, Files, Interval, Share
 from cnnviz.schema.studies.base import StudyHeader
-from cnnviz.schema.summary import Inputs, Time
+from cnnviz.schema.summary import Counted, Network
 
 
 class ShareByEpsilon(TypedDict):
@@ -47,8 +47,8 @@ class AdversarialFigures(TypedDict):
     """Mean L2 norm of the change, of pixels in 0–1."""
 
 
-class Attack(AdversarialFigures):
-    """``summary.adversarial``: the attack, and what it came to."""
+class AttackName(TypedDict):
+    """The attack."""
 
     attack: str
     """The attack, as ``--attack`` has it."""
@@ -56,6 +56,11 @@ class Attack(AdversarialFigures):
     """The norm that it keeps small."""
     epsilon: float | None
     """Largest change of a channel that it may make, of pixels in 0–1; null for attacks that look for the smallest."""
+
+
+class Attack(AttackName, AdversarialFigures):
+    """``summary.adversarial``: the attack, and what it came to."""
+
     labelled: NotRequired[Count]
     """How many images on the curve have a known class."""
     robust_accuracy: NotRequired[list[ShareByEpsilon]]
@@ -66,7 +71,7 @@ class Attack(AdversarialFigures):
     """The same of all images that do not become the class of ``--target-class``."""
 
 
-class AdversarialSummary(Inputs, Time):
+class AdversarialSummary(Counted, Network):
     """Of ``adversarial``."""
 
     study: Literal["adversarial"]

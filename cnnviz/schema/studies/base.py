@@ -9,7 +9,7 @@ from typing_extensions import NotRequired
 from cnnviz.schema.header import Header
 from cnnviz.schema.images import FailedImage, Figure, Image
 from cnnviz.schema.shapes import By, open_to
-from cnnviz.schema.summary import Time
+from cnnviz.schema.summary import Network, Time
 
 
 class StudyHeader(Header):
@@ -27,7 +27,7 @@ class PlainImage(Image):
 
 
 @open_to("figures of studies of other packages")
-class OtherStudySummary(Time):
+class OtherStudySummary(Time, Network):
     """Of a study of another package."""
 
     study: str

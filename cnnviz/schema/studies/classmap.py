@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
-from cnnviz.schema.images import FailedImage
-from cnnviz.schema.shapes import By, Count, Size
+from cnnviz.schema.images import FailedImage, Figure
+from cnnviz.schema.maps import Explanation
+from cnnviz.schema.shapes import Box, By, Count, Size
 from cnnviz.schema.studies.base import PlainImage, StudyHeader
-from cnnviz.schema.summary import Inputs, Time
+from cnnviz.schema.summary import Counted, Network
 
 
 class ClassMapField(TypedDict):
@@ -40,7 +41,18 @@ class ClassMapFigures(TypedDict):
     """Whether statistics of the whole picture enter every cell."""
 
 
-class ClassMapSummary(Inputs, Time):
+class ClassMapFacts(TypedDict):
+    """What a class map says of an image, in the place of the usual keys."""
+
+    explanations: list[Explanation]
+    """One for each class that is explained."""
+    figures: list[Figure]
+    """The pictures that its card on the page shows."""
+    seen_xywh: Box
+    """The part of the image that the network was shown at ``--size``."""
+
+
+class ClassMapSummary(Counted, Network):
     """Of ``classmap``."""
 
     study: Literal["classmap"]

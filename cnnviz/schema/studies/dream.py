@@ -10,7 +10,7 @@ from cnnviz.schema.images import FailedImage, Figure, Image
 from cnnviz.schema.maps import Prediction
 from cnnviz.schema.shapes import By, Files, Size
 from cnnviz.schema.studies.base import StudyHeader
-from cnnviz.schema.summary import Inputs, Time
+from cnnviz.schema.summary import Counted, Network
 
 
 class Octave(TypedDict):
@@ -41,7 +41,7 @@ class DreamImage(Image, DreamFacts):
     """A record of ``dream``."""
 
 
-class DreamSummary(Inputs, Time):
+class DreamSummary(Counted, Network):
     """Of ``dream``."""
 
     study: Literal["dream"]

@@ -9,7 +9,7 @@ from typing_extensions import NotRequired, TypedDict
 from cnnviz.schema.images import FailedImage, Image
 from cnnviz.schema.shapes import By, Count, Share
 from cnnviz.schema.studies.base import StudyHeader
-from cnnviz.schema.summary import Inputs, Time
+from cnnviz.schema.summary import Counted, Network
 
 
 class Purity(TypedDict):
@@ -88,7 +88,7 @@ class Embedding(TypedDict):
     """Seconds that projections, grid and neighbours took."""
 
 
-class EmbedSummary(Inputs, Time):
+class EmbedSummary(Counted, Network):
     """Of ``embed``."""
 
     study: Literal["embed"]
@@ -123,11 +123,15 @@ class Neighbours(TypedDict):
     """The share of them with its prediction, 0 to 1; null where no two images share one."""
 
 
-class EmbedImage(Image):
-    """A record of ``embed``."""
+class EmbedFacts(TypedDict):
+    """What is written of an image."""
 
     thumbnail: str
     """Its thumbnail, relative to the run's folder."""
+
+
+class EmbedImage(Image, EmbedFacts):
+    """A record of ``embed``."""
 
 
 class EmbedReport(StudyHeader):

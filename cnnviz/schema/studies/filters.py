@@ -8,7 +8,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from cnnviz.schema.shapes import Count
 from cnnviz.schema.studies.base import PlainImage, StudyHeader
-from cnnviz.schema.summary import Time
+from cnnviz.schema.summary import Network, Time
 
 
 class Filter(TypedDict):
@@ -65,7 +65,7 @@ class ConvolutionFigures(TypedDict):
     """How many of them are dead."""
 
 
-class FiltersSummary(Time):
+class FiltersSummary(Time, Network):
     """Of ``filters``."""
 
     study: Literal["filters"]

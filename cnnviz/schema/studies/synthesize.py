@@ -10,7 +10,7 @@ from cnnviz.schema.images import FailedImage, Figure, Image
 from cnnviz.schema.maps import Prediction
 from cnnviz.schema.shapes import By, Count, Files
 from cnnviz.schema.studies.base import StudyHeader
-from cnnviz.schema.summary import Inputs, Time
+from cnnviz.schema.summary import Counted, Network, Time
 
 
 class Term(TypedDict):
@@ -84,14 +84,14 @@ class SynthesizeFigures(TypedDict, total=False):
     """The objective of each."""
 
 
-class SynthesizeSummary(SynthesizeFigures, Time):
+class SynthesizeSummary(SynthesizeFigures, Time, Network):
     """Of ``synthesize`` from noise."""
 
     study: Literal["synthesize"]
     """Name of the study."""
 
 
-class SynthesizeInputsSummary(SynthesizeFigures, Inputs, Time):
+class SynthesizeInputsSummary(SynthesizeFigures, Counted, Network):
     """Of ``synthesize`` from inputs."""
 
     study: Literal["synthesize"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from cnnviz.schema.images import FailedImage
 from cnnviz.schema.shapes import By, Count, Rectangle, Says, Share, Size
 from cnnviz.schema.studies.base import PlainImage, StudyHeader
-from cnnviz.schema.summary import Inputs, Time
+from cnnviz.schema.summary import Counted, Network
 
 
 class Patch(TypedDict):
@@ -88,12 +88,13 @@ class UnitFigures(TypedDict):
     """The picture of its patches, relative to the run's folder."""
     classes: Selectivity | None
     """The classes among its patches; null where no label is known."""
-    patches: list[Patch]
-    """Its strongest patches, strongest first."""
 
 
 class Unit(UnitFigures, UnitConcepts):
     """A unit with its strongest patches."""
+
+    patches: list[Patch]
+    """Its strongest patches, strongest first."""
 
 
 class UnitChange(TypedDict):
@@ -197,23 +198,32 @@ TopPatchesPass = TypedDict(
 )
 
 
-class TopPatchesSummary(TopPatchesFigures, TopPatchesPass, Inputs, Time):
+class TopPatchesOwn(TopPatchesFigures, TopPatchesPass):
+    """What the summary has beside that of other studies."""
+
+
+class TopPatchesSummary(TopPatchesOwn, Counted, Network):
     """Of ``top-patches``."""
 
     study: Literal["top-patches"]
     """Name of the study."""
 
 
-class TopPatchesReport(StudyHeader):
+class TopPatchesExtras(TypedDict, total=False):
+    """What the report has beside that of other studies."""
+
+    units: list[Unit]
+    """The units that were asked for, in that order; not there after Ctrl-C."""
+    selectivity: list[RankedUnit]
+    """The units by how selective they are, most selective first, where labels are known."""
+    changes: list[UnitChange]
+    """Of ``--compare-to``: the units by how much they changed, most changed first."""
+
+
+class TopPatchesReport(StudyHeader, TopPatchesExtras):
     """The report of ``top-patches``."""
 
     summary: TopPatchesSummary
     """What the run came to."""
-    units: NotRequired[list[Unit]]
-    """The units that were asked for, in that order; not there after Ctrl-C."""
-    selectivity: NotRequired[list[RankedUnit]]
-    """The units by how selective they are, most selective first, where labels are known."""
-    changes: NotRequired[list[UnitChange]]
-    """Of ``--compare-to``: the units by how much they changed, most changed first."""
     images: list[Annotated[PlainImage | FailedImage, By(("error",))]]
     """One record for each input, in input order."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cnnviz.schema.studies import activations as schema
 
 SORTS = ("index", "mean", "max")
 # A unit whose values differ by less than this share of the layer's largest has nothing to say.
@@ -91,7 +92,7 @@ class ChannelTally:
         """Share of all values that were not above zero."""
         return float(self._idle.mean() / self.images) if self.images else None
 
-    def units(self) -> list[dict[str, Any]]:
+    def units(self) -> list[schema.ChannelFigures]:
         """A row a channel; ``fired`` is the share of images in which it was above zero somewhere."""
         dead, count = set(self.dead()), max(1, self.images)
         return [

@@ -20,6 +20,15 @@ from cnnviz.render.overlay import Style, overlay
 from cnnviz.render.text import number
 from cnnviz.render.tiles import coloured, layout, stack, tiles
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.schema.images import Figure
+from cnnviz.schema.studies.activations import (
+    ActivationsFacts,
+    EnlargedChannel,
+    LayerFigures,
+    LayerOfImage,
+    LayerOfImages,
+    StrongChannel,
+)
 from cnnviz.settings import RunSettings
 from cnnviz.studies.activations.channels import ChannelFigures, ChannelTally, channel_figures, order
 from cnnviz.studies.base import Findings, Observed, Study
@@ -93,13 +102,14 @@ class Activations(Study):
                 rows.append(failed(item, "not-finite", "its activations are not finite"))
         return rows
 
-    def draw(self, done: Observed) -> Mapping[str, Any]:
+    def draw(self, done: Observed) -> ActivationsFacts:
         stem = f"images/{done.ref.name}"
         grids = [self._grid(ref, layer) for ref, layer in zip(self.refs, done.seen, strict=True)]
         name = f"{stem}.activations.{self.picture.suffix}"
         self.store.write(name, encode(stack(grids), self.picture))
         names = ", ".join(ref.name for ref in self.refs)
-        figures, files = [{"file": name, "caption": f"channels of {names}"}], {"channels": name}
+        figures: list[Figure] = [{"file": name, "caption": f"channels of {names}"}]
+        files = {"channels": name}
         rows = []
         for ref, layer in zip(self.refs, done.seen, strict=True):
             enlarged = self._enlarge(done, ref, layer, figures)
@@ -130,13 +140,11 @@ class Activations(Study):
             return str(self.params["sort"])
         return "mean" if ref.channels > _WIDE else "index"
 
-    def _enlarge(
-        self, done: Observed, ref: LayerRef, layer: _Layer, figures: list[dict[str, str]]
-    ) -> list[dict[str, Any]]:
+    def _enlarge(self, done: Observed, ref: LayerRef, layer: _Layer, figures: list[Figure]) -> list[EnlargedChannel]:
         """The asked channels over the image; without a request the strongest."""
         by = "max" if self.params["sort"] == "max" else "mean"
         height, width = done.rgb.shape[:2]
-        rows = []
+        rows: list[EnlargedChannel] = []
         for channel in self.channels or (int(order(layer.figures, by)[0]),):
             placed = place(layer.values[channel], done.item.geometry.rect, (width, height), signed=layer.signed)
             name = f"images/{done.ref.name}.{self.parts[ref.name]}.{channel}.activations.{self.picture.suffix}"
@@ -145,15 +153,15 @@ class Activations(Study):
             rows.append({"channel": channel, "file": name})
         return rows
 
-    def _facts(self, done: Observed, ref: LayerRef, layer: _Layer, enlarged: list[dict[str, Any]]) -> dict[str, Any]:
+    def _facts(self, done: Observed, ref: LayerRef, layer: _Layer, enlarged: list[EnlargedChannel]) -> LayerOfImage:
         figures, geometry = layer.figures, done.item.geometry
         height, width = layer.values.shape[1:]
-        strongest = []
+        strongest: list[StrongChannel] = []
         for channel in order(figures, "max" if self.params["sort"] == "max" else "mean")[:_STRONGEST].tolist():
             row, col = figures.peak[channel].tolist()
             x, y = geometry.to_image(col + 0.5, row + 0.5, (width, height))
-            values = {"mean": float(figures.mean[channel]), "max": float(figures.largest[channel])}
-            strongest.append({"channel": channel, **values, "peak": [round(x, 1), round(y, 1)]})
+            mean, largest = float(figures.mean[channel]), float(figures.largest[channel])
+            strongest.append({"channel": channel, "mean": mean, "max": largest, "peak": [round(x, 1), round(y, 1)]})
         return {
             "layer": ref.name,
             "channels": int(layer.values.shape[0]),
@@ -169,7 +177,8 @@ class Activations(Study):
             tally.add(layer.figures, done.ref.uri)
 
     def finish(self) -> Findings:
-        summary, report = {}, []
+        summary: dict[str, LayerFigures] = {}
+        report: list[LayerOfImages] = []
         for ref, tally in zip(self.refs, self.tallies, strict=True):
             dead = tally.dead()
             summary[ref.name] = {"channels": ref.channels, "dead": len(dead), "sparsity": tally.sparsity()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class Choice:
 
     def __init__(self, params: Mapping[str, Any], tolerance: float, seed: int) -> None:
         self.name = str(params["attack"])
-        self.norm = "l2" if self.name in _L2 else "linf"
+        self.norm: Literal["linf", "l2"] = "l2" if self.name in _L2 else "linf"
         self.steps = int(params["steps"] or _STEPS[self.name])
         self.tolerance, self.seed = tolerance, seed
         self._refuse(params)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from cnnviz.render.overlay import Style, overlay
 from cnnviz.render.text import percent
 from cnnviz.run.counting import count_inputs
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.schema.images import AnyImage, Figure
+from cnnviz.schema.studies.adversarial import AdversarialFacts, AdversarialImage, Attack, AttackName
 from cnnviz.settings import RunSettings
 from cnnviz.studies.adversarial.attack_choice import CURVES, TITLES, Choice, epsilons
 from cnnviz.studies.adversarial.tally import Outcome, Robustness, Tally
@@ -191,7 +193,7 @@ class Adversarial(Study):
 
     # In the encoder threads.
 
-    def draw(self, done: Observed) -> Mapping[str, Any]:
+    def draw(self, done: Observed) -> AdversarialFacts:
         seen: _Observation = done.seen
         files = {kind: f"images/{done.ref.name}.{kind}.png" for kind in ("adversarial", "noise", "figure")}
         data = encode(seen.made.after, _PNG)
@@ -202,8 +204,8 @@ class Adversarial(Study):
         self.store.write(files["noise"], encode(noise, _PNG))
         self.store.write(files["figure"], encode(self._figure(done, noise), _PNG))
         outcome, curve = seen.outcome, self.tally.curve
-        said = {
-            "adversarial_predictions": [asdict(score) for score in seen.predictions],
+        said: AdversarialFacts = {
+            "adversarial_predictions": [score.to_dict() for score in seen.predictions],
             "to": self._goal_label,
             "success": outcome.success,
             "already": outcome.already,
@@ -257,8 +259,9 @@ class Adversarial(Study):
         known = done.label is not None and done.label in self.prepared.classes.labels
         self.tally.add(done.seen.outcome, known, done.predictions[0].label == done.label)
 
-    def recall(self, record: Mapping[str, Any]) -> None:
+    def recall(self, record: AnyImage) -> None:
         """Raises a CnnvizError when the record has no place on this run's curve."""
+        record = cast("AdversarialImage", record)
         curve, falls = self.tally.curve, record.get("falls_at")
         if curve and ("falls_at" not in record or (falls is not None and falls not in curve)):
             raise CnnvizError(
@@ -266,25 +269,26 @@ class Adversarial(Study):
                 "Use --overwrite to begin again, --curve none, or -o for another folder.",
             )
         at = None if not curve else len(curve) if falls is None else curve.index(falls)
-        said = [record[name] for name in ("success", "already", "steps", "linf", "l2")]
-        blind = bool(record.get("gradient_is_zero"))
+        success, already, blind = record["success"], record["already"], bool(record.get("gradient_is_zero"))
         known = record["label"] is not None and record["label"] in self.prepared.classes.labels
         right = record["predictions"][0]["label"] == record["label"]
-        self.tally.add(Outcome(said[0], said[1], said[2], said[3], said[4], at, blind), known, right)
+        outcome = Outcome(success, already, record["steps"], record["linf"], record["l2"], at, blind)
+        self.tally.add(outcome, known, right)
 
     def writes(self) -> Sequence[str]:
         return (_CURVE,) if self.tally.curve else ()
 
     def finish(self) -> Findings:
         choice, tally = self.choice, self.tally
-        summary = {"attack": choice.name, "norm": choice.norm, "epsilon": choice.epsilon, **tally.summary()}
+        attack: AttackName = {"attack": choice.name, "norm": choice.norm, "epsilon": choice.epsilon}
+        summary = cast("Attack", {**attack, **tally.summary()})
         robustness = Robustness.of(tally, self._goal_label)
         if not robustness.rows:
             return Findings({"adversarial": summary}, sentences=self._sentences(robustness))
         summary["labelled"] = tally.labelled
         summary[robustness.key] = robustness.rows
         self.store.write(_CURVE, encode(self._plot(robustness), _PNG))
-        figure = {"file": _CURVE, "caption": f"{robustness.words} over epsilon"}
+        figure: Figure = {"file": _CURVE, "caption": f"{robustness.words} over epsilon"}
         return Findings({"adversarial": summary}, figures=[figure], sentences=self._sentences(robustness))
 
     @property

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from cnnviz.render.text import percent
+from cnnviz.schema.studies.adversarial import AdversarialFigures, ShareByEpsilon
+
+RobustnessKey = Literal["robust_accuracy", "prediction_unchanged", "goal_not_reached"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Tally:
             self.held[number] += holds
             self.right[number] += holds and labelled and right
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> AdversarialFigures:
         """Figures of the run; means are over the images that were fooled."""
 
         def mean(total: float) -> float | None:
@@ -86,18 +89,18 @@ class Tally:
             "mean_l2": mean(self.l2),
         }
 
-    def robust_accuracy(self) -> list[dict[str, Any]]:
+    def robust_accuracy(self) -> list[ShareByEpsilon]:
         """By epsilon the share of the labelled images that are classified rightly under any attack within epsilon.
 
         Images that are not fooled and at which the gradient is zero are left out, here and in :meth:`unchanged`.
         """
         return self._shares(self.right, self.labelled)
 
-    def unchanged(self) -> list[dict[str, Any]]:
+    def unchanged(self) -> list[ShareByEpsilon]:
         """By epsilon the share of all images at which no attack within epsilon meets its goal."""
         return self._shares(self.held, self.attacked - self.blind)
 
-    def _shares(self, hits: list[int], count: int) -> list[dict[str, Any]]:
+    def _shares(self, hits: list[int], count: int) -> list[ShareByEpsilon]:
         return [
             {"epsilon": epsilon, "value": held / count, "ci95": list(wilson(held, count)), "n": count}
             for epsilon, held in zip(self.curve, hits, strict=True)
@@ -119,10 +122,10 @@ class Robustness:
         rows: As :meth:`Tally.robust_accuracy` has them; empty without a curve.
     """
 
-    key: str
+    key: RobustnessKey
     words: str
     images: str
-    rows: list[dict[str, Any]]
+    rows: list[ShareByEpsilon]
 
     @classmethod
     def of(cls, tally: Tally, goal: str | None) -> Robustness:
@@ -138,7 +141,7 @@ class Robustness:
             )
         return cls("goal_not_reached", f"share of images that do not become {goal}", many, tally.unchanged())
 
-    def sentence(self, row: dict[str, Any], where: str) -> str:
+    def sentence(self, row: ShareByEpsilon, where: str) -> str:
         """The share in one row, with its 95 % interval; ``where`` is its epsilon in words."""
         low, high = (percent(share) for share in row["ci95"])
         return f"{self.words} at {where}: {percent(row['value'])} of {self.images} (95 % interval: {low} to {high})"

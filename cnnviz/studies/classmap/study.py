@@ -6,7 +6,7 @@ import dataclasses
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ from cnnviz.records import ClassScore, Explanation, Record
 from cnnviz.render.label_map import areas, label_map
 from cnnviz.render.overlay import Style, heatmap_image, overlay
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.schema.images import Figure
+from cnnviz.schema.studies.classmap import ClassMapFacts, ClassMapFigures
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.classmap.class_cells import Placement, merged
@@ -231,7 +233,7 @@ class ClassMap(Study):
 
     # Drawing.
 
-    def draw(self, done: Observed) -> Mapping[str, Any]:
+    def draw(self, done: Observed) -> ClassMapFacts:
         seen: _Observation = done.seen
         stem = f"images/{done.ref.name}"
         save = self.prepared.settings.draw.save
@@ -248,12 +250,14 @@ class ClassMap(Study):
             self._drawn(done, place, shared, share.get(target.class_index, 0.0))
             for place, target in enumerate(seen.targets)
         ]
-        figures = [{"file": shared["classes"], "caption": "most probable class of each cell"}] if shared else []
+        figures: list[Figure] = (
+            [{"file": shared["classes"], "caption": "most probable class of each cell"}] if shared else []
+        )
         x0, y0, x1, y1 = place_cells(
             seen.probabilities[0], seen.first, seen.pitch, seen.geometry.rect, seen.geometry.image_size
         ).seen
         return {
-            "explanations": [asdict(row) for row in rows],
+            "explanations": [row.to_dict() for row in rows],
             "figures": figures,
             "seen_xywh": [x0, y0, x1 - x0, y1 - y0],
         }
@@ -303,7 +307,7 @@ class ClassMap(Study):
 
     def finish(self) -> Findings:
         where = self.cells
-        facts = {
+        facts: ClassMapFigures = {
             "window": list(where.window),
             "stride": list(where.stride),
             "receptive_field": {"size": list(where.field.size), "offset": list(where.field.offset)},

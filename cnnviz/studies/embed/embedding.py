@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError
+from cnnviz.schema.studies.embed import Purity
 
 METRICS = ("cosine", "euclidean")
 OPTIMAL_UP_TO = 2_000
@@ -232,7 +233,7 @@ def is_shared(labels: Sequence[Hashable | None]) -> bool:
     return len(set(known)) < len(known)
 
 
-def mean_purity(values: Floats, labels: Sequence[Hashable | None]) -> dict[str, Any]:
+def mean_purity(values: Floats, labels: Sequence[Hashable | None]) -> Purity:
     """``value``, the mean of :func:`purity` over ``n`` items, and ``chance``; None where there is nothing to say."""
     known = values[np.isfinite(values)]
     told = len(known) > 0 and is_shared(labels)

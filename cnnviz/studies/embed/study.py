@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ from cnnviz.report.embedding_page import Key, Plot, Point, page, percent
 from cnnviz.report.gallery import Gallery
 from cnnviz.run.command_line import command_line
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.schema.studies.embed import Embedding, EmbedFacts, Neighbour, Neighbours
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.embed import arrange, embedding
@@ -67,10 +68,10 @@ class _Layout:
     points: Mapping[str, Floats | None]
     cells: NDArray[np.int64]
     shape: tuple[int, int]
-    grid_of: str
+    grid_of: Literal["tsne", "pca"]
     near: embedding.Neighbours
     labels: tuple[str | None, ...]
-    labelled_by: str | None
+    labelled_by: Literal["given", "folder"] | None
     purity: Mapping[str, Floats]
     different: int
 
@@ -126,7 +127,7 @@ class Embed(Study):
             for item, vector in zip(items, vectors, strict=True)
         ]
 
-    def draw(self, done: Observed) -> Mapping[str, Any]:
+    def draw(self, done: Observed) -> EmbedFacts:
         done.seen.thumbnail = encode(_small(done.rgb), _JPEG)
         name = _thumbnail_of(done.ref.index)
         self.store.write(name, done.seen.thumbnail)
@@ -175,7 +176,7 @@ class Embed(Study):
         for text in arrange.said_of_few(different, len(vectors), params["perplexity"]):
             self.prepared.note(text)
         arranged = points["tsne"]
-        grid_of = "pca" if arranged is None else "tsne"
+        grid_of: Literal["tsne", "pca"] = "pca" if arranged is None else "tsne"
         cells = embedding.grid_cells(pca.points if arranged is None else arranged)
         near = embedding.neighbours(vectors, params["neighbours"], params["metric"])
         labels, labelled_by = self._labels()
@@ -184,7 +185,7 @@ class Embed(Study):
         shape = embedding.grid_shape(len(vectors))
         return _Layout(pca, points, cells, shape, grid_of, near, labels, labelled_by, purity, different)
 
-    def _labels(self) -> tuple[tuple[str | None, ...], str | None]:
+    def _labels(self) -> tuple[tuple[str | None, ...], Literal["given", "folder"] | None]:
         """The label of every image, and where it comes from: what was given; else the folders, if there are several."""
         given = tuple(row.label for row in self.rows)
         folders = {row.folder for row in self.rows}
@@ -254,25 +255,41 @@ class Embed(Study):
             rows.append(row)
         return rows
 
-    def _report(self, layout: _Layout) -> list[dict[str, Any]]:
-        rows = []
+    def _report(self, layout: _Layout) -> list[Neighbours]:
+        rows: list[Neighbours] = []
         for place, row in enumerate(self.rows):
             pairs = zip(layout.near.index[place].tolist(), layout.near.value[place].tolist(), strict=True)
-            near = [{"path": self.rows[other].path, self._measure(): value} for other, value in pairs]
+            near = [self._neighbour(other, value) for other, value in pairs]
             shares = {
-                f"{kind}_purity": float(values[place]) if embedding.is_shared(self._values(layout, kind)) else None
+                kind: float(values[place]) if embedding.is_shared(self._values(layout, kind)) else None
                 for kind, values in layout.purity.items()
             }
-            rows.append({"path": row.path, "label": layout.labels[place], "neighbours": near, **shares})
+            rows.append(
+                {
+                    "path": row.path,
+                    "label": layout.labels[place],
+                    "neighbours": near,
+                    "label_purity": shares["label"],
+                    "prediction_purity": shares["prediction"],
+                }
+            )
         return rows
 
-    def _summary(self, vectors: NDArray[np.float32], layout: _Layout) -> dict[str, Any]:
+    def _neighbour(self, other: int, value: float) -> Neighbour:
+        path = self.rows[other].path
+        return (
+            {"path": path, "similarity": value}
+            if self._measure() == "similarity"
+            else {"path": path, "distance": value}
+        )
+
+    def _summary(self, vectors: NDArray[np.float32], layout: _Layout) -> Embedding:
         count = len(vectors)
         block = count > embedding.OPTIMAL_UP_TO
         perplexity = arrange.effective_perplexity(layout.different, self.params["perplexity"])
-        purity = {}
-        for kind, values in layout.purity.items():
-            purity[kind] = embedding.mean_purity(values, self._values(layout, kind))
+        purity = {
+            kind: embedding.mean_purity(values, self._values(layout, kind)) for kind, values in layout.purity.items()
+        }
         return {
             "source": self._name,
             "images": count,
@@ -289,10 +306,10 @@ class Embed(Study):
                 "assignment": "optimal in blocks" if block else "optimal",
             },
             "neighbours": int(layout.near.index.shape[1]),
-            "purity": purity,
+            "purity": {"label": purity["label"], "prediction": purity["prediction"]},
         }
 
-    def _page(self, layout: _Layout, summary: Mapping[str, Any]) -> Any:
+    def _page(self, layout: _Layout, summary: Embedding) -> Iterator[bytes]:
         kinds = [self._colouring(layout), *(k for k in ("label", "prediction") if k != self._colouring(layout))]
         kinds = [kind for kind in kinds if any(value is not None for value in self._values(layout, kind))]
         sorted_ = [drawing.categorize(self._values(layout, kind)) for kind in kinds]
@@ -394,11 +411,11 @@ def _entries(known: drawing.Categories) -> list[tuple[str, int, str, bool]]:
     return [(name, count, known.colour(k), known.is_diamond(k)) for k, (name, count) in enumerate(pairs)]
 
 
-def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _headline(summary: Embedding) -> list[tuple[str, str]]:
     rows = [("images", str(summary["images"])), ("dimensions", str(summary["dimensions"]))]
-    for kind, found in summary["purity"].items():
+    for kind, found in (("label", summary["purity"]["label"]), ("prediction", summary["purity"]["prediction"])):
         name = f"neighbours of the same {kind}"
-        if found["value"] is not None:
+        if found["value"] is not None and found["chance"] is not None:
             value, chance = 100.0 * found["value"], 100.0 * found["chance"]
             rows.append((name, f"{value:.1f} % (by chance {chance:.1f} %)"))
         elif found["n"]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from cnnviz.models.graph.trace import Graph
+from cnnviz.schema.studies.filters import Filter
 
 DEAD_SHARE = 1e-3
 """A filter is dead when its norm is at most this share of the layer's median."""
@@ -44,7 +44,7 @@ class FilterFigures:
         norms = self.effective
         return np.flatnonzero(norms <= DEAD_SHARE * float(np.median(norms))).tolist()
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Filter]:
         """One row a filter, plain values."""
         dead = set(self.dead)
         return [

@@ -18,6 +18,8 @@ from cnnviz.models.graph.trace import Graph
 from cnnviz.render.text import number
 from cnnviz.render.tiles import coloured, layout, table, tiles
 from cnnviz.run.prepared_model import PreparedModel
+from cnnviz.schema.images import Figure
+from cnnviz.schema.studies.filters import Convolution, ConvolutionFigures
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Study
 from cnnviz.studies.filters.figures import FilterFigures, filter_figures, norm_gains
@@ -94,8 +96,10 @@ class Filters(Study):
         return _ShownFilters(name, module, weight, filters, drawn, pictures)
 
     def finish(self) -> Findings:
-        summary: dict[str, Any] = {}
-        report, figures, names = [], [], Names()
+        summary: dict[str, ConvolutionFigures] = {}
+        report: list[Convolution] = []
+        figures: list[Figure] = []
+        names = Names()
         for shown in self.shown:
             gains = None if self.graph is None else norm_gains(self.graph, shown.name)
             found = filter_figures(shown.weight, gains)
@@ -141,7 +145,7 @@ class Filters(Study):
         cell = side * max(1, (8 if side == 1 else 24) // side)
         return table(rows, shown.filters, shown.channels, cell, title)
 
-    def _row(self, shown: _ShownFilters, found: FilterFigures, name: str) -> dict[str, Any]:
+    def _row(self, shown: _ShownFilters, found: FilterFigures, name: str) -> Convolution:
         return {
             "layer": shown.name,
             "shape": list(shown.weight.shape),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +17,8 @@ from cnnviz.io.store import ImageFormat, Store, encode
 from cnnviz.records import ClassScore, to_json
 from cnnviz.render.grid import grid
 from cnnviz.run.earlier import LINES
+from cnnviz.schema.images import Figure
+from cnnviz.schema.studies import synthesize as schema
 from cnnviz.synthesis.objectives import Term, objective_text
 
 _CELL = (224, 224)
@@ -72,10 +72,10 @@ class Synthesized:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.report: list[Mapping[str, Any]] = []
-        self.figures: list[Mapping[str, str]] = []
+        self.report: list[schema.Synthesized] = []
+        self.figures: list[Figure] = []
         self.pictures: list[Picture] = []
-        self._known: dict[str, dict[str, Any]] = {}
+        self._known: dict[str, schema.Synthesized] = {}
         self._log: LineLog | None = None
 
     def begin(self, resume: bool) -> None:
@@ -90,7 +90,7 @@ class Synthesized:
                 continue  # cut off, or not ours: it is made again
         self._log = self.store.open_lines(LINES)
 
-    def find(self, key: str) -> tuple[dict[str, Any], Picture] | None:
+    def find(self, key: str) -> tuple[schema.Synthesized, Picture] | None:
         """The row and the image of this key, if an earlier run finished it and its file is still there."""
         row = self._known.get(key)
         files = row.get("files") if row is not None else None
@@ -101,7 +101,7 @@ class Synthesized:
         except ImageError:
             return None
 
-    def add(self, row: Mapping[str, Any], picture: Picture, key: str | None = None) -> None:
+    def add(self, row: schema.Synthesized, picture: Picture, key: str | None = None) -> None:
         """One more image; with a key it is finished and need not be made again."""
         if key is not None and key not in self._known and self._log is not None:
             self._log.append(to_json({"key": key, **row}))

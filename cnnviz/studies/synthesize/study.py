@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record
 from cnnviz.render.text import percent
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel
+from cnnviz.schema.studies.synthesize import Synthesized as SynthesizedRow
+from cnnviz.schema.studies.synthesize import SynthesizedFacts, SynthesizeFigures
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.synthesize.kept import MadeImage, Request, Synthesized, key_of, picture
@@ -315,8 +317,9 @@ class Synthesize(Study):
                 self.synthesized.add({**self._noted(row, each), "interrupted_at_step": step}, each.rgb)
         return self._found()
 
-    def _noted(self, row: Request, made: MadeImage) -> dict[str, Any]:
-        return {**self._reported(made, self._write(self._stems[row], made)), "caption": self._caption(made)}
+    def _noted(self, row: Request, made: MadeImage) -> SynthesizedRow:
+        noted = self._reported(made, self._write(self._stems[row], made))
+        return cast("SynthesizedRow", {**noted, "caption": self._caption(made)})
 
     def _found(self) -> Findings:
         found = self.synthesized
@@ -373,19 +376,19 @@ class Synthesize(Study):
         best = made.predictions[0]
         return f"{objective_text(made.terms)}: {made.score:.3g}; seen as {best.label} {percent(best.probability)}"
 
-    def _reported(self, made: MadeImage, files: Mapping[str, str]) -> dict[str, Any]:
+    def _reported(self, made: MadeImage, files: Mapping[str, str]) -> SynthesizedFacts:
         return {
             "objective": objective_text(made.terms),
-            "terms": [asdict(term) for term in made.terms],
+            "terms": [term.to_dict() for term in made.terms],
             "score": made.score,
             "scores": [round(score, 5) for score in made.scores],
-            "synthesized_predictions": [asdict(score) for score in made.predictions],
+            "synthesized_predictions": [score.to_dict() for score in made.predictions],
             "files": dict(files),
         }
 
-    def _summary(self, report: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _summary(self, report: Sequence[SynthesizedRow]) -> SynthesizeFigures:
         options, tally = self.options, self.tally
-        summary: dict[str, Any] = {
+        summary: SynthesizeFigures = {
             "steps": options.steps,
             "param": options.parametrisation,
             "steps_per_second": round(tally.steps / tally.seconds, 2) if tally.seconds else None,

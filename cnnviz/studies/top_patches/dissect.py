@@ -18,6 +18,7 @@ from cnnviz.models.preprocess import Geometry, normalize
 from cnnviz.records import Record
 from cnnviz.run.loop import Fold, Loop, Worker
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel
+from cnnviz.schema.studies import top_patches as schema
 from cnnviz.studies.top_patches.dissection import DETECTS, SHARE, Overlaps, covered
 
 _LISTED = 5
@@ -116,13 +117,13 @@ def on_map(region: NDArray[np.bool_], geometry: Geometry, size: tuple[int, int])
     return torch.from_numpy(np.array(shares) >= 128)
 
 
-def listed(iou: NDArray[np.float64], names: Sequence[str]) -> list[dict[str, Any]]:
+def listed(iou: NDArray[np.float64], names: Sequence[str]) -> list[schema.Concept]:
     """The concepts of one unit, best first."""
     order = np.argsort(-iou, kind="stable")[:_LISTED].tolist()
     return [{"concept": names[place], "iou": float(iou[place])} for place in order if iou[place] > 0]
 
 
-def summed_up(iou: NDArray[np.float64], names: Sequence[str], images: int) -> dict[str, Any]:
+def summed_up(iou: NDArray[np.float64], names: Sequence[str], images: int) -> schema.Dissection:
     """Of all units: how many detect a concept, and how many concepts are detected."""
     best = iou.argmax(axis=1)
     detect = iou.max(axis=1) > DETECTS

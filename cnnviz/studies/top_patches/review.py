@@ -225,7 +225,7 @@ class Review:
         for item, got in zip(items, found, strict=True):
             for patch in by_image[item.ref.index]:
                 if isinstance(got, Record):
-                    patch.problem = str((got.error or {}).get("message", "the network failed"))
+                    patch.problem = got.reason
                     continue
                 value = float(got[patch.unit, patch.row, patch.col])
                 near = abs(value - patch.value) <= self.tolerance * max(abs(patch.value), abs(patch.scale))

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cnnviz.schema.studies import top_patches as schema
+
 
 @dataclass(frozen=True)
 class Selectivity:
@@ -23,6 +25,10 @@ class Selectivity:
     purity: float
     entropy: float
     count: int
+
+    def to_dict(self) -> schema.Selectivity:
+        """As the report has it."""
+        return {"label": self.label, "purity": self.purity, "entropy": self.entropy, "count": self.count}
 
 
 def selectivity(labels: Sequence[str | None]) -> Selectivity | None:

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ from cnnviz.models.receptive_field.field import ReceptiveField, receptive_field
 from cnnviz.render.patches import FRAMES, UnitRow, sheet, unit_picture
 from cnnviz.render.text import percent
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.schema.images import Figure
+from cnnviz.schema.studies import top_patches as schema
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.top_patches.dissect import Dissection, asked, listed, summed_up
@@ -93,7 +95,7 @@ class TopPatches(Study):
         self.units: NDArray[np.int64] = np.array(followed, dtype=np.int64)
         self.top = TopUnits(len(self.units), params["patches"])
         self.quantiles = None if self.concepts is None else Quantiles(len(self.units))
-        self.iou: dict[int, dict[str, Any]] = {}
+        self.iou: dict[int, schema.UnitConcepts] = {}
         self.overlaps: NDArray[np.bool_] | None = None
         if self.field is not None:
             size, stride = self.field.size, self.field.stride
@@ -202,10 +204,12 @@ class TopPatches(Study):
         units = [self._judged(unit) for unit in units]
         dissected = self._dissect(units)
         figures = self._draw(units, review)
-        report: dict[str, Any] = {"units": [self._reported(unit) for unit in units]}
+        report: schema.TopPatchesExtras = {"units": [self._reported(unit) for unit in units]}
         if any(unit.classes for unit in units):
             report["selectivity"] = self._ranking(units)
-        summary = {**self._summary(units, rule, len(lost)), **dissected}
+        summary = self._summary(units, rule, len(lost))
+        if dissected is not None:
+            summary["dissection"] = dissected
         if self.before is not None:
             report["changes"] = changes(report["units"], self.before)
             summary["against"] = self._compared(report["changes"])
@@ -269,10 +273,10 @@ class TopPatches(Study):
             return winner.label
         return winner.ref.folder if 1 < len(self.folders) < self.images else None
 
-    def _dissect(self, units: Sequence[_Unit]) -> dict[str, Any]:
+    def _dissect(self, units: Sequence[_Unit]) -> schema.Dissection | None:
         """The second pass over all images; the concepts of each unit are kept for the report."""
         if self.concepts is None or self.quantiles is None:
-            return {}
+            return None
         self.prepared.note("going through the images a second time: what the units overlap with")
         chosen = [unit.index for unit in units]
         thresholds = self.quantiles.thresholds()[chosen]
@@ -280,12 +284,12 @@ class TopPatches(Study):
         iou, names = study.run(), self.concepts.names
         found = zip(units, iou, thresholds.tolist(), strict=True)
         self.iou = {unit.number: {"threshold": value, "concepts": listed(row, names)} for unit, row, value in found}
-        return {"dissection": summed_up(iou, names, study.sums.images)}
+        return summed_up(iou, names, study.sums.images)
 
     # Writing.
 
-    def _draw(self, units: Sequence[_Unit], review: Review) -> list[dict[str, str]]:
-        figures = [{"file": "sheet.png", "caption": f"{self._where}: {len(units)} units. {FRAMES}"}]
+    def _draw(self, units: Sequence[_Unit], review: Review) -> list[Figure]:
+        figures: list[Figure] = [{"file": "sheet.png", "caption": f"{self._where}: {len(units)} units. {FRAMES}"}]
         self.columns = max([1, *(len(unit.patches) for unit in units)])
         page = sheet(len(units), self.columns, lambda place: self._row(units[place], review))
         self.store.write("sheet.png", encode(page, _PNG))
@@ -327,8 +331,8 @@ class TopPatches(Study):
     def _file(self, unit: _Unit) -> str:
         return f"units/{safe_component(self.layer.name)}.{unit.number}.png"
 
-    def _reported(self, unit: _Unit) -> dict[str, Any]:
-        return {
+    def _reported(self, unit: _Unit) -> schema.Unit:
+        figures: schema.UnitFigures = {
             "layer": self.layer.name,
             "pre_activation": self.layer.pre_activation,
             "unit": unit.number,
@@ -336,30 +340,30 @@ class TopPatches(Study):
             "max": float(self.top.values[unit.index, 0]),
             "images_fired": int(self.top.fired[unit.index]),
             "file": self._file(unit),
-            "classes": None if unit.classes is None else vars(unit.classes),
-            **self.iou.get(unit.number, {}),
-            "patches": [
-                {
-                    "rank": patch.rank,
-                    "path": patch.path,
-                    "label": patch.label,
-                    "activation": patch.value,
-                    "position": [patch.row, patch.col],
-                    "receptive_field_xywh": list(patch.clipped),
-                    "receptive_field_unclipped_xywh": list(patch.unclipped),
-                }
-                for patch in unit.patches
-            ],
+            "classes": None if unit.classes is None else unit.classes.to_dict(),
         }
+        patches: list[schema.Patch] = [
+            {
+                "rank": patch.rank,
+                "path": patch.path,
+                "label": patch.label,
+                "activation": patch.value,
+                "position": [patch.row, patch.col],
+                "receptive_field_xywh": list(patch.clipped),
+                "receptive_field_unclipped_xywh": list(patch.unclipped),
+            }
+            for patch in unit.patches
+        ]
+        return cast("schema.Unit", {**figures, **self.iou.get(unit.number, {}), "patches": patches})
 
     @staticmethod
-    def _ranking(units: Sequence[_Unit]) -> list[dict[str, Any]]:
+    def _ranking(units: Sequence[_Unit]) -> list[schema.RankedUnit]:
         """The most selective unit first: pure, then of low entropy, then with many patches."""
         rows = [(unit.number, unit.classes) for unit in units if unit.classes is not None]
         rows.sort(key=lambda row: (-row[1].purity, row[1].entropy, -row[1].count, row[0]))
-        return [{"unit": number, **vars(found)} for number, found in rows]
+        return [{"unit": number, **found.to_dict()} for number, found in rows]
 
-    def _summary(self, units: Sequence[_Unit], rule: str, lost: int) -> dict[str, Any]:
+    def _summary(self, units: Sequence[_Unit], rule: str, lost: int) -> schema.TopPatchesOwn:
         field = self.field
         return {
             "layer": self.layer.name,
@@ -378,7 +382,7 @@ class TopPatches(Study):
                   "global_context": field.global_context},
         }  # fmt: skip
 
-    def _sentences(self, summary: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    def _sentences(self, summary: schema.TopPatchesOwn, report: schema.TopPatchesExtras) -> list[str]:
         """How many units were looked at, and the three that respond most to one class only."""
         told = [
             f"{self._where}: {summary['units']} of {summary['units_of_layer']} units, {summary['patches']} patches"
@@ -389,6 +393,6 @@ class TopPatches(Study):
         return told
 
     @staticmethod
-    def _compared(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _compared(rows: Sequence[schema.UnitChange]) -> schema.Compared:
         overlaps = [row["overlap"] for row in rows if row["overlap"] is not None]
         return {"units": len(rows), "mean_overlap": float(np.mean(overlaps)) if overlaps else None}

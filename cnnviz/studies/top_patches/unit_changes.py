@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import cast
 
 from cnnviz.errors import CnnvizError
+from cnnviz.schema.report import AnyReport
+from cnnviz.schema.studies.top_patches import TopPatchesReport, Unit, UnitChange
 
 
-def recorded(report: Mapping[str, Any], layer: str, path: str) -> dict[int, list[str]]:
+def recorded(report: AnyReport, layer: str, path: str) -> dict[int, list[str]]:
     """Paths of each unit's patches, best first, in the report of an earlier run.
 
     Raises:
         CnnvizError: The report is no report of top-patches, or of another layer.
     """
     hint = "Give the report of a run of top-patches over the same images, of the same layer."
-    units = report.get("units")
+    units = cast("TopPatchesReport", report).get("units")
     if report.get("command") != "top-patches" or not isinstance(units, list):
         raise CnnvizError(f"--compare-to {path}: this report lists no units.", hint)
     found = {row["unit"]: [patch["path"] for patch in row["patches"]] for row in units if row.get("layer") == layer}
@@ -25,7 +27,7 @@ def recorded(report: Mapping[str, Any], layer: str, path: str) -> dict[int, list
     return found
 
 
-def changes(units: Sequence[Mapping[str, Any]], before: Mapping[int, Sequence[str]]) -> list[dict[str, Any]]:
+def changes(units: Sequence[Unit], before: Mapping[int, Sequence[str]]) -> list[UnitChange]:
     """How much the patches of each unit changed, most changed first; units that only one run has are left out.
 
         overlap = |now and before| / |now or before|   (of the images, each counted once)
@@ -33,7 +35,7 @@ def changes(units: Sequence[Mapping[str, Any]], before: Mapping[int, Sequence[st
     ``mean_rank_change`` is the mean of |rank now - rank before| over the images that both have, by an image's best
     patch. A unit that fired in neither run has no overlap (null) and stands last.
     """
-    rows = []
+    rows: list[UnitChange] = []
     for unit in units:
         if unit["unit"] not in before:
             continue
@@ -54,6 +56,6 @@ def changes(units: Sequence[Mapping[str, Any]], before: Mapping[int, Sequence[st
     return sorted(rows, key=_most_changed)
 
 
-def _most_changed(row: Mapping[str, Any]) -> tuple[float, float, int]:
+def _most_changed(row: UnitChange) -> tuple[float, float, int]:
     overlap = 2.0 if row["overlap"] is None else row["overlap"]
     return overlap, -(row["mean_rank_change"] or 0.0), row["unit"]
