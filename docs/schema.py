@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +26,8 @@ from cnnviz.schema.report import Report
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "cnnviz" / "schema" / "report.schema.json"
 PAGE = ROOT / "docs" / "report.md"
-BEGIN, END = "<!-- keys of {}: begin (python docs/schema.py) -->", "<!-- keys of {}: end -->"
+# A table of the page stands between these: the keys of one or several types.
+TABLE = re.compile(r"<!-- keys of ([\w, ]+) \(python docs/schema.py\) -->\n.*?<!-- end of keys -->", re.DOTALL)
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PLAIN: dict[Any, dict[str, Any]] = {
     str: {"type": "string"}, int: {"type": "integer"}, float: {"type": "number"}, bool: {"type": "boolean"},
@@ -34,12 +37,13 @@ _PLAIN: dict[Any, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Key:
-    """A key of an object: its type, what it means, whether it is always there."""
+    """A key of an object: its type, what it means, whether it is always there, and the class that has it."""
 
     name: str
     type: Any
     text: str
     required: bool
+    owner: Any
 
 
 # The types, read.
@@ -58,7 +62,7 @@ def keys_of(kind: Any) -> tuple[Key, ...]:
         if typing.get_origin(hint) is typing.NotRequired:
             (hint,), required = typing.get_args(hint), False
         said = [mark for mark in _marks(hint) if isinstance(mark, shapes.Says)]
-        found.append(Key(name, hint, _plain_text(said[0].text) if said else text, required))
+        found.append(Key(name, hint, _plain_text(said[0].text) if said else text, required, kind))
     return tuple(found)
 
 
@@ -208,5 +212,121 @@ def schema_text() -> str:
     return json.dumps(report_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
+# The page.
+
+
+class Tables:
+    """The tables of a page. A key stands once: in the table that names its class, or where it is nested.
+
+    Args:
+        page: The Markdown, with its markers.
+    """
+
+    def __init__(self, page: str) -> None:
+        self.kinds = {kind.__name__: kind for kind in _all_kinds(Report)}
+        named = [[self.kinds[name] for name in names.split(", ")] for names in TABLE.findall(page)]
+        self._own = {kind for kinds in named for kind in kinds}
+        self._told: set[Any] = set()
+
+    def table(self, names: str) -> str:
+        """The keys of these types, without those that an earlier table has."""
+        rows = ["| key | type | meaning |", "| --- | --- | --- |"]
+        for kind in (self.kinds[name] for name in names.split(", ")):
+            rows += [f"| `{path}` | {_words(key)} | {_cell(key.text)} |" for path, key in self._rows(kind, "")]
+            self._told |= {key.owner for key in keys_of(kind)}
+            if kind in shapes.EXTRAS:
+                rows.append(f"| … | | Further keys: {shapes.EXTRAS[kind]}. |")
+        return "\n".join(rows)
+
+    def _rows(self, kind: Any, path: str) -> Iterator[tuple[str, Key]]:
+        for key in keys_of(kind):
+            nested, inside = _nested(key.type)
+            nested = [each for each in nested if each not in self._own]
+            if key.owner in self._told and not any(self._new(each) for each in nested):
+                continue
+            if key.owner not in self._told:
+                yield path + key.name, key
+            for each in nested:
+                yield from self._rows(each, f"{path}{key.name}{inside}.")
+                self._told |= {key.owner for key in keys_of(each)}
+
+    def _new(self, kind: Any) -> bool:
+        return any(key.owner not in self._told for key in keys_of(kind))
+
+
+def _nested(hint: Any) -> tuple[list[Any], str]:
+    """The objects in a type, and what leads from it to them."""
+    plain = bare(hint)
+    if typing.is_typeddict(plain):
+        return [plain], ""
+    origin, args = typing.get_origin(plain), typing.get_args(plain)
+    if origin in (Union, UnionType):
+        found = [_nested(arg) for arg in args]
+        return [kind for kinds, _ in found for kind in kinds], max((inside for _, inside in found), key=len)
+    if origin in (list, dict):
+        kinds, inside = _nested(args[-1])
+        return kinds, ("[]" if origin is list else ".NAME") + inside
+    return [], ""
+
+
+def _all_kinds(hint: Any) -> Iterator[Any]:
+    """All objects that are written, and their classes of keys."""
+    seen: set[Any] = set()
+    waiting = list(_nested(hint)[0])
+    while waiting:
+        kind = waiting.pop()
+        if kind not in seen:
+            seen.add(kind)
+            yield kind
+            waiting += [base for base in getattr(kind, "__orig_bases__", ()) if typing.is_typeddict(base)]
+            waiting += [each for key in keys_of(kind) for each in _nested(key.type)[0]]
+
+
+_NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null", Any: "any"}
+
+
+def _words(key: Key) -> str:
+    """The type of a key in words; in brackets where the key is not always there."""
+    text = _named(key.type)
+    return text if key.required else f"({text})"
+
+
+def _named(hint: Any) -> str:
+    plain = bare(hint)
+    origin, args = typing.get_origin(plain), typing.get_args(plain)
+    literal = args if origin is Literal else ()
+    words = next((mark.words for mark in _marks(hint) if isinstance(mark, shapes.OneOf)), literal)
+    if words:
+        return " or ".join(f"`{json.dumps(word)}`" for word in words)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_named(arg) for arg in args))
+    if origin is list:
+        count = next((f"{mark.items} " for mark in _marks(hint) if isinstance(mark, shapes.Length)), "")
+        return "list" if args[0] is Any else f"list of {count}{_several(_named(args[0]))}"
+    return _NAMES.get(plain, "object")
+
+
+def _several(name: str) -> str:
+    if " or " in name:
+        return f"({name})"
+    return name.replace("list", "lists", 1) if name.startswith("list") else f"{name}s"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def page_text(page: str) -> str:
+    """The page with its tables made anew."""
+    tables = Tables(page)
+
+    def made(match: re.Match[str]) -> str:
+        begin = match[0].partition("\n")[0]
+        return f"{begin}\n{tables.table(match[1])}\n<!-- end of keys -->"
+
+    return TABLE.sub(made, page)
+
+
 if __name__ == "__main__":
     FILE.write_text(schema_text(), encoding="utf-8")
+    PAGE.write_text(page_text(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -132,21 +132,21 @@ class Scores(MapScores):
     first_cell: NotRequired[list[float]]
     """Of classmap: ``[x, y]`` of the middle of the first cell, in pixels of the image."""
     fit: NotRequired[float | None]
-    """Of kernelshap and lime: R² of the weighted linear model, at most 1; null where all samples score the same."""
+    """Of kernelshap and lime: the weighted share of the scores' variance that the values explain, at most 1."""
     floor: NotRequired[float | None]
-    """Of rise: the value of the map without any information, which the drawn map is above."""
+    """Of rise: the smallest value, which is taken off where the map is drawn and measured."""
     gap_share: NotRequired[float | None]
     """What the values lack of the score, as a share of it; 0 where the score is 0."""
     grid: NotRequired[list[Count]]
     """Of classmap: rows and columns of cells."""
     head_passes: NotRequired[Count]
-    """Of ablationcam: how many channels were switched off, one pass of the head each."""
+    """Of ablationcam: how often the head ran."""
     inputs: NotRequired[list[list[Count]]]
     """Of classmap: ``[height, width]`` of the network's input, for each scale."""
     masks: NotRequired[Count]
     """Of rise, scorecam, sscam and iscam: how many masked images were run."""
     negative_score: NotRequired[bool]
-    """Of ablationcam: whether the score of the class is negative, which turns the sign of the weights."""
+    """Of ablationcam: whether the score is negative, so that the map shows what speaks against the class."""
     perturbed_scores: NotRequired[list[float | None]]
     """Of extremal: the score of the perturbed image, for each area."""
     pitch: NotRequired[list[float]]

@@ -84,18 +84,19 @@ class SynthesizeFigures(TypedDict, total=False):
     """The objective of each."""
 
 
-class SynthesizeSummary(SynthesizeFigures, Time, Network):
+class SynthesizeName(TypedDict):
+    """Which study it is."""
+
+    study: Literal["synthesize"]
+    """Name of the study."""
+
+
+class SynthesizeSummary(SynthesizeFigures, Time, Network, SynthesizeName):
     """Of ``synthesize`` from noise."""
 
-    study: Literal["synthesize"]
-    """Name of the study."""
 
-
-class SynthesizeInputsSummary(SynthesizeFigures, Counted, Network):
+class SynthesizeInputsSummary(SynthesizeFigures, Counted, Network, SynthesizeName):
     """Of ``synthesize`` from inputs."""
-
-    study: Literal["synthesize"]
-    """Name of the study."""
 
 
 class SynthesizeReport(StudyHeader):
@@ -106,4 +107,5 @@ class SynthesizeReport(StudyHeader):
     synthesized: NotRequired[list[Synthesized]]
     """The images that were made from noise, in the order in which they were asked for."""
     images: list[Annotated[SynthesizeImage | FailedImage, By(("error",))]]
-    """One record for each input, in input order; empty of images from noise."""
+    """One record for each input, in input order, with the keys of ``synthesized`` but ``caption``; empty of images from
+    noise."""
