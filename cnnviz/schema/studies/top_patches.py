@@ -215,7 +215,7 @@ class TopPatchesExtras(TypedDict, total=False):
     units: list[Unit]
     """The units that were asked for, in that order; not there after Ctrl-C."""
     selectivity: list[RankedUnit]
-    """The units by how selective they are, most selective first, with the keys of ``classes``, where labels are known."""
+    """Where labels are known: the units, most selective first, with the keys of ``classes``."""
     changes: list[UnitChange]
     """Of ``--compare-to``: the units by how much they changed, most changed first."""
 
