@@ -44,15 +44,15 @@ def settings(name: str, folder: Path, out: Path, model: str, **params: Any) -> R
         command=name,
         inputs=(str(folder),),
         model=ModelSpec(model=model, weights="DEFAULT" if model == "efficientnet_lite0" else "none"),
-        target=TargetSettings(method=name, params=spec.resolve_params(params)),
+        target=TargetSettings(method=name, params=spec.resolve_params(params).to_dict()),
         output=OutputSettings(str(out), overwrite=True),
     )
 
 
-def opened(asked: RunSettings, out: Path) -> Study:
+def opened(asked: RunSettings, out: Path) -> Study[Any]:
     """The study of a run, before its first image."""
-    kind = cast("type[Study]", lookup.find_entry(asked.command).load())
-    params = dict(asked.target.params)
+    kind = cast("type[Study[Any]]", lookup.find_entry(asked.command).load())
+    params = lookup.find_entry(asked.command).resolve_params(asked.target.params)
     prepared = PreparedModel(asked, kind.cut(asked, params), None, print, lambda one: kind.adapt(one, asked, params))
     return kind(prepared, params, Store(str(out)))
 

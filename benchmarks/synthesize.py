@@ -29,6 +29,7 @@ from cnnviz.io.store import Store
 from cnnviz.models.loading.load import load as load_model
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.registry import lookup
+from cnnviz.registry.studies import SynthesizeOptions
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.studies.synthesize.study import Synthesize
@@ -61,7 +62,8 @@ def candidates(count: int, steps: int, folder: str) -> dict[str, Callable[[], An
     """``steps`` steps of each kind for a batch of ``count`` images."""
     settings = asked(("340",), folder, steps=steps, images=count, diversity=0.0)
     params = lookup.find_entry("synthesize").resolve_params(settings.target.params)
-    prepared = PreparedModel(settings, Synthesize.layers(settings, params), None, lambda text: None)
+    assert isinstance(params, SynthesizeOptions)
+    prepared = PreparedModel(settings, Synthesize.cut(settings, params), None, lambda text: None)
     study = Synthesize(prepared, params, Store(folder))
     objective, seeds = study._objective(study.rows), [row.seed for row in study.rows]
     module = load_model(ModelSpec()).module.eval().requires_grad_(False)

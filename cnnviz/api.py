@@ -28,6 +28,7 @@ from cnnviz.models.graph.layers import LayerRef, reference, stages
 from cnnviz.models.loading.dtypes import in_float32
 from cnnviz.models.loading.load import LoadedModel, load, unwrap
 from cnnviz.registry import lookup
+from cnnviz.registry.specs import Options
 from cnnviz.run.target_selection import ClassNames
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, TRACING_MODES, ModelSpec, check_choice, parse_skipped
 
@@ -206,12 +207,10 @@ def _class_finder(model: Model | nn.Module) -> Callable[[str], int]:
     return lambda name: ClassNames(model.labels, len(model.labels) == 1).resolve(name)
 
 
-def _examined(
-    session: Session, spec: lookup.MethodSpec, params: Mapping[str, Any], skip: str | Sequence[str]
-) -> Examination:
+def _examined(session: Session, spec: lookup.MethodSpec, params: Options, skip: str | Sequence[str]) -> Examination:
     """The examination of a session's network, once for each kind of question; what it found is told."""
     names = parse_skipped((skip,) if isinstance(skip, str) else skip)
-    gradient, seed = spec.backward != "0", int(params.get("seed", 0))
+    gradient, seed = spec.backward != "0", int(getattr(params, "seed", 0))
     wanted = Wanted(spec.name, gradient, skip=names, seed=seed)
 
     def made() -> Examination:
@@ -225,11 +224,11 @@ def _examined(
 
 
 def _with_agreement(
-    found: Examination, session: Session, exact: Session, how: tuple[lookup.MethodSpec, Mapping[str, Any]]
+    found: Examination, session: Session, exact: Session, how: tuple[lookup.MethodSpec, Options]
 ) -> Examination:
     """What was found, with how far the map of a probe is from that in float32; told below 0.99."""
     spec, params = how
-    method, cheap = spec.load(), {**params, **spec.dry_run_params}
+    method, cheap = spec.load(), spec.dry_run(params)
 
     def measured() -> float:
         probe = smooth_probe(session.input_shape)
@@ -242,7 +241,7 @@ def _with_agreement(
                 maps.append(method(run, ClassTarget(chosen, "logit"), cheap).values)
         return correlation(maps[1], maps[0])
 
-    value = session.remember(f"agreement {spec.name} {sorted(cheap.items())}", measured)
+    value = session.remember(f"agreement {spec.name} {cheap}", measured)
     if value >= AGREEMENT:
         return found.with_agreement(value, "")
     name = session.runtime.precision

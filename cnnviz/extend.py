@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from cnnviz.engine.targets import CallableTarget, ClassTarget, DifferenceTarget, Target
     from cnnviz.errors import CnnvizError, ImageError
     from cnnviz.methods.heatmap import Heatmap
-    from cnnviz.registry.specs import MethodSpec, Package, Param
+    from cnnviz.registry.params import Options, Param, option
+    from cnnviz.registry.specs import MethodSpec, Package
 
 _HOMES = {
     "CallableTarget": "cnnviz.engine.targets",
@@ -27,9 +28,11 @@ _HOMES = {
     "Heatmap": "cnnviz.methods.heatmap",
     "ImageError": "cnnviz.errors",
     "MethodSpec": "cnnviz.registry.specs",
+    "Options": "cnnviz.registry.params",
     "Package": "cnnviz.registry.specs",
-    "Param": "cnnviz.registry.specs",
+    "Param": "cnnviz.registry.params",
     "Target": "cnnviz.engine.targets",
+    "option": "cnnviz.registry.params",
 }
 
 __all__ = [
@@ -41,9 +44,11 @@ __all__ = [
     "Heatmap",
     "ImageError",
     "MethodSpec",
+    "Options",
     "Package",
     "Param",
     "Target",
+    "option",
 ]
 
 

@@ -13,6 +13,7 @@ from cnnviz.maps.explainer import Explainer
 from cnnviz.maps.write_image import ImageResult, OutputStyle, draw
 from cnnviz.records import Record
 from cnnviz.registry import lookup
+from cnnviz.registry.specs import StudySpec
 from cnnviz.render.overlay import Style
 from cnnviz.run.counting import Reporter, RunResult, count_inputs
 from cnnviz.run.folder import REPORT, RunFolder
@@ -35,7 +36,7 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
     """
     spec = lookup.find_entry(settings.target.method)
     spec.check_view(settings.model.view, spec.resolve_params(settings.target.params))
-    if spec.kind == "study":
+    if isinstance(spec, StudySpec):
         return run_study(spec, settings, reporter, stdin)
     total = count_inputs(settings)
     if settings.output.out == "-":

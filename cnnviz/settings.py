@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import InitVar, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from cnnviz.errors import CnnvizError, nearest, shown
 
@@ -19,7 +19,8 @@ ACTIVATIONS = ("auto", "softmax", "sigmoid")
 CHECKS = (
     "output", "deterministic", "batch_independent", "gradient_reaches_layer", "precision_agreement", "input_sizes",
 )  # fmt: skip
-VIEWS = ("crop", "tiles", "whole", "squash")
+View = Literal["crop", "tiles", "whole", "squash"]
+VIEWS: tuple[View, ...] = get_args(View)
 
 
 @dataclass(frozen=True)

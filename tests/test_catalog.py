@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +19,9 @@ from cnnviz.registry.specs import MethodSpec, Param
 from tests.support import networks as nets
 
 
-def third_party(run: Any, target: Any, params: Mapping[str, Any]) -> Heatmap:
+def third_party(run: Any, target: Any, params: Any) -> Heatmap:
     """The mean activation, times a factor."""
-    return Heatmap(run.activations[0].detach().mean(1) * params["factor"])
+    return Heatmap(run.activations[0].detach().mean(1) * params.factor)
 
 
 SPEC = MethodSpec(

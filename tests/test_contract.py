@@ -346,4 +346,5 @@ def test_the_register_is_complete(name: str) -> None:
     assert any(character.isdigit() for character in spec.paper)
     assert spec.space in {"layer", "input", "grid"}
     assert spec.summary.endswith(".")
-    assert spec.resolve_params({}) == {p.name: p.check(p.default) for p in spec.params}
+    assert spec.resolve_params({}).to_dict() == {p.name: p.check(p.default) for p in spec.params}
+    assert spec.resolve_params({}) == spec.options()

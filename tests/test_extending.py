@@ -79,6 +79,6 @@ def test_every_public_name_is_there_and_explained() -> None:
 
 
 def test_the_spec_needs_no_torch() -> None:
-    code = "import sys; from cnnviz.extend import MethodSpec, Param; print('torch' in sys.modules)"
+    code = "import sys; from cnnviz.extend import MethodSpec, Options, Param, option; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "False"

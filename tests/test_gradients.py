@@ -246,7 +246,9 @@ def test_the_record_has_each_images_own_gap(tmp_path: Path) -> None:
         command="saliency",
         inputs=(str(tmp_path / "a.png"), str(tmp_path / "b.png")),
         model=ModelSpec(model=TINY, input_size=(3, 32, 32), view="squash"),
-        target=TargetSettings(method=spec.name, params=spec.resolve_params({"steps": 9, "baseline": "black"})),
+        target=TargetSettings(
+            method=spec.name, params=spec.resolve_params({"steps": 9, "baseline": "black"}).to_dict()
+        ),
         draw=DrawSettings(save=("raw", "heatmap")),
         output=OutputSettings(str(tmp_path / "out")),
     )

@@ -302,9 +302,9 @@ def test_several_targets_of_one_pass() -> None:
     from cnnviz.engine import runtime as rt
     from cnnviz.engine.targets import ClassTarget
     from cnnviz.methods.gradient.guided_backprop import guided
+    from cnnviz.registry.gradients import GuidedOptions
 
-    params = {"rule": "guided", "with_gradcam": True, "strict_rule": True, "unit": -1, "start": "one",
-              "reduction": "max"}  # fmt: skip
+    params = GuidedOptions(with_gradcam=True, strict_rule=True, start="one")
     options = opening.SessionOptions(Cut.at_image(""), private=False)
     with opening.open_session(network, "net", (3, 8, 10), rt.resolve("cpu"), options) as opened:
         run = opened.forward(batch)
@@ -374,7 +374,7 @@ def test_a_run_writes_the_gradient_and_the_four_panels(tmp_path: Path) -> None:
     notes: list[str] = []
 
     def settings(method: str, save: tuple[str, ...], **options: object) -> RunSettings:
-        params = lookup.find_method(method).resolve_params(options)
+        params = lookup.find_method(method).resolve_params(options).to_dict()
         return RunSettings(
             command=spec.command,
             inputs=(str(tmp_path / "a.png"),),

@@ -204,7 +204,7 @@ def test_records_say_how(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(picture)
     spec = lookup.find_method("occlusion")
-    params = spec.resolve_params({"window": "24,16", "stride": 12, "classes_map": True})
+    params = spec.resolve_params({"window": "24,16", "stride": 12, "classes_map": True}).to_dict()
     run = RunSettings(
         command="occlusion",
         inputs=(str(picture),),

@@ -18,6 +18,7 @@ from cnnviz.engine.cut import Cut
 from cnnviz.engine.targets import ClassTarget
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.relevance.lrp import lrp
+from cnnviz.registry.relevance import LRPOptions
 from tests.oracles import relevance as oracle
 from tests.support import kinds_of_networks as kinds
 
@@ -213,7 +214,7 @@ def test_threads_do_not_disturb_each_other() -> None:
 
         def relevance(target: int) -> Tensor:
             with rt.scope():
-                params = {"rule": "alpha-beta", "epsilon": 1e-6, "alpha": 2.0, "bias": "absorb"}
+                params = LRPOptions(rule="alpha-beta")
                 return lrp(opened.forward(batch), ClassTarget(torch.tensor([target])), params).values
 
         alone = [relevance(k) for k in range(4)]

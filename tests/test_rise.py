@@ -27,8 +27,12 @@ def close(found: Tensor, expected: Any, tolerance: float = 2e-5) -> None:
     np.testing.assert_allclose(found.double().numpy(), wanted, rtol=0, atol=tolerance * largest)
 
 
+def draw(size: tuple[int, int], **asked: Any) -> rise.Masks:
+    return rise.draw_masks(size, asked["masks"], asked["cells"], asked["p"], asked["seed"])
+
+
 def _masks(size: tuple[int, int] = (12, 16), **changed: Any) -> list[Any]:
-    drawn = rise.draw_masks(size, {**ASKED, **changed})
+    drawn = draw(size, **{**ASKED, **changed})
     return [
         oracle.mask(grid.double().numpy(), size, (int(y), int(x)))
         for grid, (y, x) in zip(drawn.grids, drawn.offsets, strict=True)
@@ -39,13 +43,13 @@ def _masks(size: tuple[int, int] = (12, 16), **changed: Any) -> list[Any]:
 @pytest.mark.parametrize("cells", [1, 2, 4, 7])
 def test_masks(size: tuple[int, int], cells: int) -> None:
     """Also where the image is not a whole number of cells, or has fewer pixels than there are cells."""
-    drawn = rise.draw_masks(size, {**ASKED, "cells": cells})
+    drawn = draw(size, **{**ASKED, "cells": cells})
     close(drawn.at(range(0, 40)), _masks(size, cells=cells))
     torch.testing.assert_close(drawn.at(range(10, 13)), drawn.at(range(0, 40))[10:13], rtol=0, atol=0)
 
 
 def test_masks_are_what_was_asked_for() -> None:
-    drawn = rise.draw_masks((28, 28), {"masks": 3000, "cells": 7, "p": 0.3, "seed": 0})
+    drawn = draw((28, 28), masks=3000, cells=7, p=0.3, seed=0)
     every = drawn.at(range(0, 3000))
     assert abs(float(drawn.grids.mean()) - 0.3) < 0.005
     # Every pixel is visible as often as every other: five standard deviations of a mean of 3000.

@@ -16,13 +16,19 @@ from cnnviz import pipeline
 from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
 from cnnviz.registry import lookup
-from cnnviz.registry.specs import MethodSpec, Param
+from cnnviz.registry.specs import Options, StudySpec, option
 from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from tests.support.runs import TINY, Quiet
 
 
-class Brightness(Study):
+class BrightnessOptions(Options):
+    times: int | None = option(None, "A number.", minimum=1)
+    own_page: bool = option(False, "A page of its own.")
+    names: tuple[str, ...] = option((), "Names; repeatable.")
+
+
+class Brightness(Study[BrightnessOptions]):
     """A study of the tests: the brightness of every image and, of the run, the first of the brightest."""
 
     best: tuple[float, str] = (-1.0, "")
@@ -45,9 +51,9 @@ class Brightness(Study):
 
     def finish(self) -> Findings:
         self.store.write("best.txt", self.best[1].encode())
-        index = iter([b"own ", b"page"]) if self.params["own_page"] else None
+        index = iter([b"own ", b"page"]) if self.params.own_page else None
         return Findings(
-            {"brightest": self.best[1], "times": self.params["times"]},
+            {"brightest": self.best[1], "times": self.params.times},
             {"order": list(self.order)},
             [{"file": "best.txt", "caption": "the best"}],
             index,
@@ -61,17 +67,29 @@ class Nothing(Study):
         return Findings({"classes": len(self.prepared.classes)}, {"seed": self.prepared.settings.runtime.seed})
 
 
-PARAMS = (
-    Param("times", "int", None, "A number.", minimum=1),
-    Param("own_page", "bool", False, "A page of its own."),
-    Param("names", "texts", (), "Names; repeatable."),
-)
 SPECS = (
-    MethodSpec("brightness", "brightness", "tests", "tests.test_studies:Brightness", "Brightness", "Finds the "
-               "brightest image.", "Nobody, 2020", PARAMS, kind="study", caveat="only a test"),
-    MethodSpec("nothing", "nothing", "tests", "tests.test_studies:Nothing", "Nothing", "Takes no images.",
-               "Nobody, 2020", kind="study", inputs="none"),
-)  # fmt: skip
+    StudySpec(
+        name="brightness",
+        command="brightness",
+        family="tests",
+        entry="tests.test_studies:Brightness",
+        title="Brightness",
+        summary="Finds the brightest image.",
+        paper="Nobody, 2020",
+        options=BrightnessOptions,
+        caveat="only a test",
+    ),
+    StudySpec(
+        name="nothing",
+        command="nothing",
+        family="tests",
+        entry="tests.test_studies:Nothing",
+        title="Nothing",
+        summary="Takes no images.",
+        paper="Nobody, 2020",
+        inputs="none",
+    ),
+)
 
 
 @pytest.fixture(autouse=True)

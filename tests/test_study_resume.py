@@ -14,6 +14,7 @@ from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
 from cnnviz.registry import lookup
+from cnnviz.registry.specs import StudySpec
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from tests.support.pictures import photograph
 from tests.support.runs import Quiet, report
@@ -39,7 +40,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_those_that_continue() -> None:
-    studies = [spec for spec in lookup.all_entries() if spec.kind == "study"]
+    studies = [spec for spec in lookup.all_entries() if isinstance(spec, StudySpec)]
     continuing = {spec.command for spec in studies if "resume" not in spec.unavailable_options()}
     assert continuing >= {"adversarial", "classmap", "activations", "dream", "synthesize"}
     assert not continuing & {"embed", "top-patches", "filters"}
@@ -92,7 +93,7 @@ def test_layers_with_odd_names_have_files_of_their_own(
         command,
         () if command == "filters" else (str(photos),),
         ModelSpec(model=f"{tmp_path / 'net.py'}:make", input_size=(3, 32, 32)),
-        TargetSettings(method=command, params=spec.resolve_params(params), layers=layers),
+        TargetSettings(method=command, params=spec.resolve_params(params).to_dict(), layers=layers),
         RuntimeSettings(batch_size=2),
         output=OutputSettings(str(tmp_path / "o")),
     )
@@ -115,7 +116,7 @@ def test_a_study_says_before_the_first_image_what_stands_in_its_way(photos: Path
         "top-patches",
         (str(photos),),
         ModelSpec(model=f"{tmp_path / 'net.py'}:make", input_size=(3, 32, 32)),
-        TargetSettings(method="top-patches", params=lookup.find_entry("top-patches").resolve_params({})),
+        TargetSettings(method="top-patches", params=lookup.find_entry("top-patches").resolve_params({}).to_dict()),
         output=OutputSettings(str(tmp_path / "o"), overwrite=True),
     )
     told = Quiet()

@@ -76,7 +76,7 @@ def test_lime() -> None:
     asked = {"segments": 6, "samples": 30, "seed": 4, "compactness": SQUARE}
     found = cnnviz.explain(network, batch, "lime", target=CLASSES, width=0.4, ridge=0.2, **asked)
     for i, score, count in _games(found, network, batch, "zero"):
-        design = superpixels._lime_design(count, asked)
+        design = superpixels._lime_design(count, 30, seed=4)
         assert 0.3 < design.mean() < 0.7
         values = oracle.lime(score, design.tolist(), 0.4, 0.2)
         close(found.raw[i], np.array(values)[found.arrays["segments"][i].numpy()])
@@ -144,10 +144,10 @@ def test_as_many_drawn_samples_as_there_are_subsets_are_no_complete_design() -> 
     """With 4 superpixels there are 14 subsets; 13 samples are made 14, drawn by the kernel's weight already."""
     from cnnviz.methods.perturbation.superpixels import _shap_design, _solve_shap
 
-    design = _shap_design(4, {"samples": 13, "seed": 0})
+    design = _shap_design(4, 13, seed=0)
     assert len(design) == 14 != len(np.unique(design, axis=0))
     answers = (design * [1.0, 2.0, 3.0, 4.0]).sum(1) + 0.5 * (design[:, 0] & design[:, 1])
-    found, _ = _solve_shap(design, answers, (0.0, 10.5), {})
+    found, _ = _solve_shap(design, answers, (0.0, 10.5))
     z = design.astype(float)
     left, right = z[:, :-1] - z[:, -1:], answers - z[:, -1] * 10.5
     others = np.linalg.solve(left.T @ left, left.T @ right)

@@ -285,7 +285,7 @@ def again(out: Path, reporter: Quiet, **changes: Any) -> tuple[int, dict[str, An
         model=TINY,
         target=TargetSettings(
             method="synthesize",
-            params=lookup.find_entry("synthesize").resolve_params({"steps": 8, "each": True}),
+            params=lookup.find_entry("synthesize").resolve_params({"steps": 8, "each": True}).to_dict(),
             classes=("0", "1", "3"),
         ),
         runtime=RuntimeSettings(seed=3, batch_size=1),

@@ -19,14 +19,14 @@ from cnnviz.cli.variants import named_variant, option_help, page_of, refuse_fore
 from cnnviz.errors import CnnvizError
 from cnnviz.io.config_file import read_config
 from cnnviz.registry import lookup
-from cnnviz.registry.specs import MethodSpec, Param
+from cnnviz.registry.specs import CommandSpec, Param
 from cnnviz.settings import RunSettings
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "texts": list[str]}
 _METAVARS = {"int": "N", "float": "X", "size": "N|H,W", "text": "TEXT", "texts": "TEXT", "file": "FILE"}
 
 
-def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
+def command_of(name: str, specs: tuple[CommandSpec, ...]) -> Callable[..., int]:
     """The function behind ``cnnviz NAME``, with a signature from which Typer makes the flags.
 
     ``specs`` are all variants, or for a help page the one that it describes.
@@ -38,7 +38,7 @@ def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
         console: Console = ctx.obj
         given = given_values(ctx, values, annotations)
         shared = Shared(**{key: given[key] for key in common if key in given})
-        if specs[0].inputs == "images":
+        if specs[0].takes() == "images":
             shared.require_inputs(name)
         console.quiet, console.verbose, console.json = shared.quiet, shared.verbose, shared.json_
         console.resumes = "resume" in common
@@ -66,11 +66,11 @@ def command_of(name: str, specs: tuple[MethodSpec, ...]) -> Callable[..., int]:
     return command
 
 
-def _common(spec: MethodSpec) -> dict[str, Any]:
+def _common(spec: CommandSpec) -> dict[str, Any]:
     """The shared options of a command, in its own words where it has some."""
     common = {name: option for name, option in shared_annotations().items() if name not in spec.unavailable_options()}
     own = {name: reworded(common[name], text) for name, text in spec.help_overrides.items()}
-    if spec.inputs == "optional":
+    if spec.takes() == "optional":
         text = "Images to start from; from noise when there are none."
         own["inputs"] = reworded(common["inputs"], text, "[INPUT...]")
     return {**common, **own}
@@ -90,7 +90,7 @@ def sign(command: Callable[..., int], annotations: Mapping[str, Any]) -> None:
     command.__annotations__ = {"ctx": typer.Context, **flags, "return": int}
 
 
-def _own_annotations(specs: tuple[MethodSpec, ...], common: Mapping[str, Any]) -> dict[str, Any]:
+def _own_annotations(specs: tuple[CommandSpec, ...], common: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the methods: the union of their parameters, and ``--variant`` where there is a choice."""
     panel = f"Options of {specs[0].command}"
     own: dict[str, Any] = {}
@@ -139,7 +139,7 @@ def given_values(ctx: typer.Context, values: Mapping[str, Any], annotations: Map
     return {**filed, **said}
 
 
-def _check(spec: MethodSpec, chosen: Mapping[str, Any]) -> None:
+def _check(spec: CommandSpec, chosen: Mapping[str, Any]) -> None:
     """Refuses wrong values as they stand on a command line: ``--masks 0``, where Python has ``masks=0``."""
     known = {param.name: param for param in spec.params}
     for name, value in chosen.items():
@@ -151,7 +151,7 @@ def _check(spec: MethodSpec, chosen: Mapping[str, Any]) -> None:
             raise CnnvizError(said, error.hint) from None
 
 
-def _settings(spec: MethodSpec, shared: Shared, given: Mapping[str, Any]) -> RunSettings:
+def _settings(spec: CommandSpec, shared: Shared, given: Mapping[str, Any]) -> RunSettings:
     names = {long_name(param.name): param.name for each in lookup.commands()[spec.command] for param in each.params}
     mine = {param.name for param in spec.params}
     chosen = {
@@ -165,7 +165,7 @@ def _settings(spec: MethodSpec, shared: Shared, given: Mapping[str, Any]) -> Run
         command=spec.command,
         inputs=tuple(shared.inputs or ()),
         model=shared.model_spec(),
-        target=shared.target(spec.name, spec.resolve_params(chosen)),
+        target=shared.target(spec.name, spec.resolve_params(chosen).to_dict()),
         runtime=shared.runtime(),
         draw=shared.draw(),
         output=shared.output_settings(spec.command),

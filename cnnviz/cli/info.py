@@ -11,7 +11,7 @@ from cnnviz.cli.console import Console
 from cnnviz.io.reports import report_schema
 from cnnviz.records import to_json
 from cnnviz.registry import lookup
-from cnnviz.registry.specs import MethodSpec
+from cnnviz.registry.specs import CommandSpec, MethodSpec
 
 _COLUMNS = ("method", "command", "family", "passes an image", "paper")
 
@@ -45,7 +45,7 @@ def version(ctx: typer.Context, given: bool) -> None:
         raise typer.Exit
 
 
-def help_of(specs: tuple[MethodSpec, ...]) -> str:
+def help_of(specs: tuple[CommandSpec, ...]) -> str:
     """Text of a command's help page: one line first, which is also what ``cnnviz --help`` shows."""
     spec = lookup.default_variant(specs)
     return f"{spec.summary}\n\n{spec.paper}."

@@ -11,10 +11,10 @@ from pathlib import Path
 from cnnviz.cli.values import long_name
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.registry import lookup
-from cnnviz.registry.specs import MethodSpec, Param
+from cnnviz.registry.specs import CommandSpec, Param
 
 
-def named_variant(specs: tuple[MethodSpec, ...], name: str | None) -> MethodSpec:
+def named_variant(specs: tuple[CommandSpec, ...], name: str | None) -> CommandSpec:
     """The method that ``--variant`` names.
 
     Raises:
@@ -29,7 +29,7 @@ def named_variant(specs: tuple[MethodSpec, ...], name: str | None) -> MethodSpec
     return by_name[name]
 
 
-def variant_for_help(specs: tuple[MethodSpec, ...], arguments: Sequence[str]) -> tuple[MethodSpec, ...]:
+def variant_for_help(specs: tuple[CommandSpec, ...], arguments: Sequence[str]) -> tuple[CommandSpec, ...]:
     """The entries that a help page describes: all of the command, or the one that ``--variant`` names beside it."""
     if not {"-h", "--help"} & set(arguments):
         return specs
@@ -41,7 +41,7 @@ def variant_for_help(specs: tuple[MethodSpec, ...], arguments: Sequence[str]) ->
     return specs
 
 
-def page_of(spec: MethodSpec) -> str:
+def page_of(spec: CommandSpec) -> str:
     """The help text of one variant: what it shows, its formula, its paper, and how to call it."""
     lines = [spec.summary, "", f"{spec.title}. {spec.paper}."]
     formula = formula_of(spec)
@@ -57,7 +57,7 @@ def page_of(spec: MethodSpec) -> str:
     return "\n".join([*lines, "", "\b", "Examples:", *(f"  {example}" for example in examples)])
 
 
-def formula_of(spec: MethodSpec) -> list[str]:
+def formula_of(spec: CommandSpec) -> list[str]:
     """The formula in the docstring of the method's function, or its lines in that of the module. Imports nothing."""
     module, _, function = spec.entry.partition(":")
     try:
@@ -82,7 +82,7 @@ def _indented(text: str) -> Iterator[str]:
     yield from inspect.cleandoc("\n".join(["", *block])).split("\n") if block else []
 
 
-def option_help(name: str, specs: tuple[MethodSpec, ...]) -> str:
+def option_help(name: str, specs: tuple[CommandSpec, ...]) -> str:
     """Help of an option of the methods: one text where all that take it agree, otherwise each variant's own.
 
     Which variants take it is said wherever not all do.
@@ -112,7 +112,7 @@ def _described(param: Param) -> str:
     return " ".join(words)
 
 
-def refuse_foreign_options(spec: MethodSpec, specs: tuple[MethodSpec, ...], names: Iterable[str]) -> None:
+def refuse_foreign_options(spec: CommandSpec, specs: tuple[CommandSpec, ...], names: Iterable[str]) -> None:
     """Refuse options that only other variants of the command take.
 
     Raises:

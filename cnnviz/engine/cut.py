@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import fx, nn
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layers import LayerRef, resolve, stepped_over
 from cnnviz.models.graph.trace import Graph
-from cnnviz.registry.specs import MethodSpec
+from cnnviz.registry.specs import MethodSpec, Options
 
 DEFAULT_LAYER = ""
 """The layer that is explained when none is named."""
@@ -71,7 +70,7 @@ class Cut:
         return [note for note in found if note]
 
 
-def cut_for(spec: MethodSpec, params: Mapping[str, Any], asked: tuple[str, ...]) -> Cut:
+def cut_for(spec: MethodSpec, params: Options, asked: tuple[str, ...]) -> Cut:
     """Where a method needs the network to be cut.
 
     Args:

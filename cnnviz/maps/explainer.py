@@ -94,7 +94,7 @@ class Explainer(Worker):
 
     def _dry_run(self, run: ForwardPass, target: Target) -> Heatmap:
         """The method with as few passes as will do to try it."""
-        heatmap: Heatmap = self._method(run, target, {**self.params, **self.spec.dry_run_params})
+        heatmap: Heatmap = self._method(run, target, self.spec.dry_run(self.params))
         return heatmap
 
     def _class_target(self, indices: Tensor) -> ClassTarget:

@@ -1,18 +1,73 @@
 """Class activation maps: feature maps of a layer, weighted for a class."""
 
-from __future__ import annotations
+from typing import Literal
 
-from cnnviz.registry.specs import MethodSpec, Param
+from cnnviz.registry.specs import MethodSpec, Options, option
 
-_COUNTERFACTUAL = Param(
-    "counterfactual",
-    "bool",
-    False,
-    "Show what speaks against the class: negated gradients (Grad-CAM paper, 3.3).",
-)
-_CHANNELS = Param(
-    "channels", "int", 0, "Use at most so many channels, those that vary most over positions; 0: all.", minimum=0
-)
+
+def _channels() -> int:
+    """Of methods that run the network or its head once for each channel."""
+    return option(0, "Use at most so many channels, those that vary most over positions; 0: all.", minimum=0)
+
+
+class GradCAMOptions(Options):
+    """Options of Grad-CAM."""
+
+    counterfactual: bool = option(False, "Show what speaks against the class: negated gradients (Grad-CAM paper, 3.3).")
+
+
+class SmoothGradCAMPlusPlusOptions(Options):
+    """Options of Smooth Grad-CAM++."""
+
+    samples: int = option(10, "Noisy copies.", minimum=1)
+    noise: float = option(0.15, "Standard deviation, as a share of the image's range.", minimum=0)
+    seed: int = option(0, "Seeds the noise.", minimum=0)
+
+
+class FinerCAMOptions(Options):
+    """Options of Finer-CAM."""
+
+    references: int = option(3, "Classes with the nearest logits to compare with.", minimum=1)
+    strength: float = option(1.0, "Share of the references' logits that is subtracted.", minimum=0)
+    contrast_class: int = option(-1, "Index of the one class to compare with; -1 takes the nearest.", minimum=-1)
+
+
+class ShapleyCAMOptions(Options):
+    """Options of ShapleyCAM."""
+
+    utility: Literal["score", "rest"] = option(
+        "score", "What the game pays: the score, or the paper's residual softmax, logit plus log-probability."
+    )
+
+
+class ScoreCAMOptions(Options):
+    """Options of Score-CAM."""
+
+    channels: int = _channels()
+
+
+class SSCAMOptions(Options):
+    """Options of SS-CAM."""
+
+    samples: int = option(35, "Noisy copies of each masked image.", minimum=1)
+    noise: float = option(2.0, "Standard deviation; masks lie between 0 and 1.", minimum=0)
+    smooth: Literal["mask", "input"] = option("mask", "What the noise is added to.")
+    channels: int = _channels()
+    seed: int = option(0, "Seeds the noise.", minimum=0)
+
+
+class ISCAMOptions(Options):
+    """Options of IS-CAM."""
+
+    steps: int = option(10, "Points between the blank and the masked image.", minimum=1)
+    channels: int = _channels()
+
+
+class AblationCAMOptions(Options):
+    """Options of Ablation-CAM."""
+
+    channels: int = _channels()
+
 
 ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
     MethodSpec(
@@ -34,7 +89,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         title="Grad-CAM",
         summary="Feature maps weighted by the mean gradient of the class score, rectified.",
         paper="Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks, ICCV 2017",
-        params=(_COUNTERFACTUAL,),
+        options=GradCAMOptions,
         backward="1 (head)",
     ),
     MethodSpec(
@@ -55,11 +110,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         title="Smooth Grad-CAM++",
         summary="Grad-CAM++ with the gradients averaged over noisy copies of the image.",
         paper="Omeiza et al., Smooth Grad-CAM++, 2019",
-        params=(
-            Param("samples", "int", 10, "Noisy copies.", minimum=1),
-            Param("noise", "float", 0.15, "Standard deviation, as a share of the image's range.", minimum=0),
-            Param("seed", "int", 0, "Seeds the noise.", minimum=0),
-        ),
+        options=SmoothGradCAMPlusPlusOptions,
         forward="1 + samples",
         backward="samples (head)",
         dry_run_params={"samples": 1},
@@ -123,13 +174,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         title="Finer-CAM",
         summary="Grad-CAM of what tells the class from those most like it, or from one that is named.",
         paper="Zhang et al., Finer-CAM: Spotting the Difference Reveals Finer Details, CVPR 2025",
-        params=(
-            Param("references", "int", 3, "Classes with the nearest logits to compare with.", minimum=1),
-            Param("strength", "float", 1.0, "Share of the references' logits that is subtracted.", minimum=0),
-            Param(
-                "contrast_class", "int", -1, "Index of the one class to compare with; -1 takes the nearest.", minimum=-1
-            ),
-        ),
+        options=FinerCAMOptions,
         backward="1 (head)",
     ),
     MethodSpec(
@@ -140,15 +185,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         title="ShapleyCAM",
         summary="Grad-CAM with half of the curvature taken off: Shapley values to second order.",
         paper="Cai, CAMs as Shapley Value-based Explainers, 2025",
-        params=(
-            Param(
-                "utility",
-                "choice",
-                "score",
-                "What the game pays: the score, or the paper's residual softmax, logit plus log-probability.",
-                choices=("score", "rest"),
-            ),
-        ),
+        options=ShapleyCAMOptions,
         backward="2 (head)",
     ),
     MethodSpec(
@@ -174,7 +211,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         title="Score-CAM",
         summary="Feature maps weighted by the score of the image seen through each of them.",
         paper="Wang et al., Score-CAM: Score-Weighted Visual Explanations for CNNs, CVPR workshop 2020",
-        params=(_CHANNELS,),
+        options=ScoreCAMOptions,
         forward="1 + channels",
         dry_run_params={"channels": 2},
     ),
@@ -186,13 +223,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         title="SS-CAM",
         summary="Score-CAM with scores averaged over noise on the masks or on the image.",
         paper="Wang et al., SS-CAM: Smoothed Score-CAM for Sharper Visual Feature Localization, 2020",
-        params=(
-            Param("samples", "int", 35, "Noisy copies of each masked image.", minimum=1),
-            Param("noise", "float", 2.0, "Standard deviation; masks lie between 0 and 1.", minimum=0),
-            Param("smooth", "choice", "mask", "What the noise is added to.", choices=("mask", "input")),
-            _CHANNELS,
-            Param("seed", "int", 0, "Seeds the noise.", minimum=0),
-        ),
+        options=SSCAMOptions,
         forward="1 + samples × channels",
         dry_run_params={"samples": 1, "channels": 2},
     ),
@@ -204,7 +235,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         title="IS-CAM",
         summary="Score-CAM with scores integrated from a blank image to the masked one.",
         paper="Naidu et al., IS-CAM: Integrated Score-CAM for axiomatic-based explanations, 2020",
-        params=(Param("steps", "int", 10, "Points between the blank and the masked image.", minimum=1), _CHANNELS),
+        options=ISCAMOptions,
         forward="1 + steps × channels",
         dry_run_params={"steps": 1, "channels": 2},
     ),
@@ -216,7 +247,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         title="Ablation-CAM",
         summary="Feature maps weighted by the share of the score that goes when each is set to zero.",
         paper="Desai & Ramaswamy, Ablation-CAM: Visual Explanations via Gradient-free Localization, WACV 2020",
-        params=(_CHANNELS,),
+        options=AblationCAMOptions,
         forward="1 + channels (head)",
         dry_run_params={"channels": 2},
     ),

@@ -1,16 +1,69 @@
 """Gradients at the pixels."""
 
-from __future__ import annotations
+from typing import Literal
 
-from cnnviz.registry.specs import MethodSpec, Param
+from cnnviz.registry.specs import MethodSpec, Options, option
 
-_REDUCTION = Param(
-    "reduction",
-    "choice",
-    "max",
-    "How the absolute values of a pixel's channels become one: their maximum (the paper), sum or L2 norm.",
-    choices=("max", "sum", "l2"),
-)
+Reduction = Literal["max", "sum", "l2"]
+
+
+def _reduction() -> Reduction:
+    return option(
+        "max", "How the absolute values of a pixel's channels become one: their maximum (the paper), sum or L2 norm."
+    )
+
+
+class SaliencyOptions(Options):
+    """Options of Saliency."""
+
+    reduction: Reduction = _reduction()
+
+
+class SmoothGradOptions(Options):
+    """Options of SmoothGrad."""
+
+    samples: int = option(25, "Noisy copies.", minimum=1)
+    noise: float = option(0.15, "Standard deviation, as a share of the image's range.", minimum=0)
+    statistic: Literal["mean", "square", "variance"] = option(
+        "mean", "Mean of the gradients, mean of their squares, or their variance."
+    )
+    reduction: Reduction = _reduction()
+    seed: int = option(0, "Seeds the noise.", minimum=0)
+
+
+class IntegratedGradientsOptions(Options):
+    """Options of Integrated gradients."""
+
+    steps: int = option(50, "Points on the way from the baseline to the image.", minimum=1)
+    baseline: str = option(
+        "zero", "Where the way starts: zero (mean colour), black, gray, mean, blur, noise, random, or a colour."
+    )
+    quadrature: Literal["gauss", "midpoint", "right"] = option(
+        "gauss", "Which points: Gauss-Legendre, midpoints, or the right ends of the paper."
+    )
+    trials: int = option(1, "Baselines to average, of use for noise and random.", minimum=1)
+    seed: int = option(0, "Seeds random baselines.", minimum=0)
+
+
+class GuidedOptions(Options):
+    """Options of Guided backpropagation."""
+
+    rule: Literal["backprop", "deconvnet", "guided"] = option(
+        "guided", "What a ReLU sends back: the gradient where it was active, the positive gradient, or both conditions."
+    )
+    with_gradcam: bool = option(False, "Guided Grad-CAM: times the Grad-CAM of the layer.", demands="layer")
+    strict_rule: bool = option(False, "Refuse networks with other activations than ReLUs.")
+    unit: int = option(
+        -1,
+        "Start at this channel of the layer, where it is strongest, instead of at the class; -1: the class.",
+        minimum=-1,
+        demands="layer",
+    )
+    start: Literal["activation", "one"] = option(
+        "activation", "What a unit sends back: its activation (Zeiler & Fergus) or one."
+    )
+    reduction: Reduction = _reduction()
+
 
 INPUT_GRADIENTS: tuple[MethodSpec, ...] = (
     MethodSpec(
@@ -21,7 +74,7 @@ INPUT_GRADIENTS: tuple[MethodSpec, ...] = (
         title="Saliency",
         summary="The largest gradient of the class score over the channels of each pixel.",
         paper="Simonyan et al., Deep Inside Convolutional Networks, ICLR workshop 2014",
-        params=(_REDUCTION,),
+        options=SaliencyOptions,
         space="input",
         backward="1",
     ),
@@ -45,19 +98,7 @@ INPUT_GRADIENTS: tuple[MethodSpec, ...] = (
         title="SmoothGrad",
         summary="The gradient averaged over noisy copies of the image; or its square, or its variance.",
         paper="Smilkov et al., SmoothGrad: removing noise by adding noise, 2017",
-        params=(
-            Param("samples", "int", 25, "Noisy copies.", minimum=1),
-            Param("noise", "float", 0.15, "Standard deviation, as a share of the image's range.", minimum=0),
-            Param(
-                "statistic",
-                "choice",
-                "mean",
-                "Mean of the gradients, mean of their squares, or their variance.",
-                choices=("mean", "square", "variance"),
-            ),
-            _REDUCTION,
-            Param("seed", "int", 0, "Seeds the noise.", minimum=0),
-        ),
+        options=SmoothGradOptions,
         space="input",
         forward="samples",
         backward="samples",
@@ -70,24 +111,7 @@ INPUT_GRADIENTS: tuple[MethodSpec, ...] = (
         title="Integrated gradients",
         summary="The gradient integrated from a baseline to the image: shares that sum to the difference in score.",
         paper="Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017",
-        params=(
-            Param("steps", "int", 50, "Points on the way from the baseline to the image.", minimum=1),
-            Param(
-                "baseline",
-                "text",
-                "zero",
-                "Where the way starts: zero (mean colour), black, gray, mean, blur, noise, random, or a colour.",
-            ),
-            Param(
-                "quadrature",
-                "choice",
-                "gauss",
-                "Which points: Gauss-Legendre, midpoints, or the right ends of the paper.",
-                choices=("gauss", "midpoint", "right"),
-            ),
-            Param("trials", "int", 1, "Baselines to average, of use for noise and random.", minimum=1),
-            Param("seed", "int", 0, "Seeds random baselines.", minimum=0),
-        ),
+        options=IntegratedGradientsOptions,
         space="input",
         signed=True,
         forward="steps + 1",
@@ -102,39 +126,7 @@ INPUT_GRADIENTS: tuple[MethodSpec, ...] = (
         title="Guided backpropagation",
         summary="The gradient at the image with a rule at every ReLU: backprop, deconvnet or guided; times Grad-CAM.",
         paper="Springenberg et al., Striving for Simplicity: The All Convolutional Net, ICLR workshop 2015",
-        params=(
-            Param(
-                "rule",
-                "choice",
-                "guided",
-                "What a ReLU sends back: the gradient where it was active, the positive gradient, or both conditions.",
-                choices=("backprop", "deconvnet", "guided"),
-            ),
-            Param(
-                "with_gradcam",
-                "bool",
-                False,
-                "Guided Grad-CAM: times the Grad-CAM of the layer.",
-                needs_layer=True,
-            ),
-            Param("strict_rule", "bool", False, "Refuse networks with other activations than ReLUs."),
-            Param(
-                "unit",
-                "int",
-                -1,
-                "Start at this channel of the layer, where it is strongest, instead of at the class; -1: the class.",
-                minimum=-1,
-                needs_layer=True,
-            ),
-            Param(
-                "start",
-                "choice",
-                "activation",
-                "What a unit sends back: its activation (Zeiler & Fergus) or one.",
-                choices=("activation", "one"),
-            ),
-            _REDUCTION,
-        ),
+        options=GuidedOptions,
         space="input",
         backward="1",
         colour=True,

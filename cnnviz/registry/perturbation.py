@@ -1,22 +1,69 @@
 """What happens to the score when parts of the image change."""
 
-from __future__ import annotations
+from typing import Literal
 
-from cnnviz.registry.specs import MethodSpec, Package, Param
+from cnnviz.registry.specs import MethodSpec, Options, Package, option
 
 _SLIC = (Package("skimage", "scikit-image", "superpixels"),)
-_SUPERPIXELS = (
-    Param("segments", "int", 50, "About so many superpixels.", minimum=1),
-    Param("compactness", "float", 10.0, "Of SLIC: low follows colours, high makes squares.", minimum=0.001),
-    Param("samples", "int", 1000, "Images with hidden superpixels.", minimum=1),
-    Param(
-        "baseline",
-        "text",
-        "zero",
-        "What hides a superpixel: zero (mean colour), black, gray, mean, blur, noise, or a colour.",
-    ),
-    Param("seed", "int", 0, "Seeds which superpixels are hidden.", minimum=0),
-)
+
+
+class OcclusionOptions(Options):
+    """Options of Occlusion."""
+
+    window: tuple[int, int] = option((32, 32), "Side of the window, or height,width.", minimum=1, unit="pixels")
+    stride: tuple[int, int] = option((8, 8), "Step between windows, or height,width.", minimum=1, unit="pixels")
+    baseline: str = option(
+        "zero", "What hides the window: zero (mean colour), black, gray, mean, blur, noise, or a colour."
+    )
+    incremental: Literal["auto", "on", "off"] = option(
+        "auto", "Recompute only what a window changes, exactly; off runs the whole network for each."
+    )
+    classes_map: bool = option(False, "Draw and keep the most probable class of each position too.", demands="one view")
+    seed: int = option(0, "Seeds the noise.", minimum=0)
+
+
+class RISEOptions(Options):
+    """Options of RISE."""
+
+    masks: int = option(4000, "Random masks.", minimum=1)
+    cells: int = option(7, "Cells of a mask's grid along each side.", minimum=1)
+    p: float = option(0.5, "Probability that a cell is visible.", minimum=0.001, maximum=1)
+    coverage: Literal["expected", "observed"] = option(
+        "expected", "Divide by how often a pixel is visible: as expected (the paper), or as it was."
+    )
+    seed: int = option(0, "Seeds the masks, which are the same for every image.", minimum=0)
+
+
+class ExtremalOptions(Options):
+    """Options of Extremal perturbation."""
+
+    areas: str = option("0.1", "Shares of the image, such as 0.05,0.1,0.2; the map is the masks' mean.")
+    steps: int = option(4, "Exchanges of cells at each area, at most, as long as the score rises.", minimum=0)
+    game: Literal["preserve", "delete"] = option(
+        "preserve", "Keep the region and blur the rest, or blur the region so that the score falls."
+    )
+    cells: int = option(14, "Cells of the mask along the image's shorter side.", minimum=1)
+    blur: float = option(0.09, "Strongest blur, as a share of the image's shorter side.", minimum=0)
+
+
+class SuperpixelOptions(Options):
+    """Options of KernelSHAP, and of LIME beside its own."""
+
+    segments: int = option(50, "About so many superpixels.", minimum=1)
+    compactness: float = option(10.0, "Of SLIC: low follows colours, high makes squares.", minimum=0.001)
+    samples: int = option(1000, "Images with hidden superpixels.", minimum=1)
+    baseline: str = option(
+        "zero", "What hides a superpixel: zero (mean colour), black, gray, mean, blur, noise, or a colour."
+    )
+    seed: int = option(0, "Seeds which superpixels are hidden.", minimum=0)
+
+
+class LIMEOptions(SuperpixelOptions):
+    """Options of LIME."""
+
+    width: float = option(0.25, "Width of the kernel of cosine distances.", minimum=0.001)
+    ridge: float = option(1.0, "Penalty on squared values.", minimum=0)
+
 
 PERTURBATION: tuple[MethodSpec, ...] = (
     MethodSpec(
@@ -27,31 +74,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         title="Occlusion",
         summary="How much the score drops when a window of the image is hidden.",
         paper="Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014",
-        params=(
-            Param("window", "size", 32, "Side of the window, or height,width.", minimum=1, unit="pixels"),
-            Param("stride", "size", 8, "Step between windows, or height,width.", minimum=1, unit="pixels"),
-            Param(
-                "baseline",
-                "text",
-                "zero",
-                "What hides the window: zero (mean colour), black, gray, mean, blur, noise, or a colour.",
-            ),
-            Param(
-                "incremental",
-                "choice",
-                "auto",
-                "Recompute only what a window changes, exactly; off runs the whole network for each.",
-                choices=("auto", "on", "off"),
-            ),
-            Param(
-                "classes_map",
-                "bool",
-                False,
-                "Draw and keep the most probable class of each position too.",
-                one_view=True,
-            ),
-            Param("seed", "int", 0, "Seeds the noise.", minimum=0),
-        ),
+        options=OcclusionOptions,
         space="grid",
         signed=True,
         forward="one for each window",
@@ -65,19 +88,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         title="RISE",
         summary="The expected probability of the class when a pixel is visible, over random masks.",
         paper="Petsiuk et al., RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC 2018",
-        params=(
-            Param("masks", "int", 4000, "Random masks.", minimum=1),
-            Param("cells", "int", 7, "Cells of a mask's grid along each side.", minimum=1),
-            Param("p", "float", 0.5, "Probability that a cell is visible.", minimum=0.001, maximum=1),
-            Param(
-                "coverage",
-                "choice",
-                "expected",
-                "Divide by how often a pixel is visible: as expected (the paper), or as it was.",
-                choices=("expected", "observed"),
-            ),
-            Param("seed", "int", 0, "Seeds the masks, which are the same for every image.", minimum=0),
-        ),
+        options=RISEOptions,
         space="grid",
         forward="masks",
         dry_run_params={"masks": 2},
@@ -90,21 +101,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         title="Extremal perturbation",
         summary="The region of a given area in which alone the class scores highest; the rest is blurred.",
         paper="Fong et al., Understanding Deep Networks via Extremal Perturbations and Smooth Masks, ICCV 2019",
-        params=(
-            Param("areas", "text", "0.1", "Shares of the image, such as 0.05,0.1,0.2; the map is the masks' mean."),
-            Param(
-                "steps", "int", 4, "Exchanges of cells at each area, at most, as long as the score rises.", minimum=0
-            ),
-            Param(
-                "game",
-                "choice",
-                "preserve",
-                "Keep the region and blur the rest, or blur the region so that the score falls.",
-                choices=("preserve", "delete"),
-            ),
-            Param("cells", "int", 14, "Cells of the mask along the image's shorter side.", minimum=1),
-            Param("blur", "float", 0.09, "Strongest blur, as a share of the image's shorter side.", minimum=0),
-        ),
+        options=ExtremalOptions,
         space="grid",
         forward="about 3 × cells² + cells²/3 × steps",
         dry_run_params={"steps": 0, "cells": 2},
@@ -117,7 +114,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         title="KernelSHAP",
         summary="Shapley values of superpixels: each one's fair share of the score.",
         paper="Lundberg & Lee, A Unified Approach to Interpreting Model Predictions, NIPS 2017",
-        params=_SUPERPIXELS,
+        options=SuperpixelOptions,
         space="grid",
         signed=True,
         forward="samples + 2",
@@ -132,11 +129,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         title="LIME",
         summary="A linear model of the score, fitted around the image to which superpixels are visible.",
         paper="Ribeiro et al., Why Should I Trust You? Explaining the Predictions of Any Classifier, KDD 2016",
-        params=(
-            *_SUPERPIXELS,
-            Param("width", "float", 0.25, "Width of the kernel of cosine distances.", minimum=0.001),
-            Param("ridge", "float", 1.0, "Penalty on squared values.", minimum=0),
-        ),
+        options=LIMEOptions,
         space="grid",
         signed=True,
         forward="samples + 2",

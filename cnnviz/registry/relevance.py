@@ -1,8 +1,30 @@
 """The score handed back layer by layer."""
 
-from __future__ import annotations
+from typing import Literal
 
-from cnnviz.registry.specs import MethodSpec, Param
+from cnnviz.registry.specs import MethodSpec, Options, option
+
+
+class ExcitationBackpropOptions(Options):
+    """Options of Excitation backprop."""
+
+    contrastive: bool = option(False, "Less what the class's dual unit, with negated weights, would reach.")
+
+
+class LRPOptions(Options):
+    """Options of LRP."""
+
+    rule: Literal["composite", "epsilon", "alpha-beta"] = option(
+        "composite",
+        "epsilon or alpha-beta at all layers; composite: epsilon at linear layers, alpha 1 beta 0 at convolutions, "
+        "flat at the first.",
+    )
+    epsilon: float = option(1e-06, "Added to the denominators of the epsilon rule.", minimum=0)
+    alpha: float = option(2.0, "Weight of what speaks for; beta = alpha - 1 speaks against.", minimum=1)
+    bias: Literal["absorb", "ignore"] = option(
+        "absorb", "Biases absorb their share (the paper), or are ignored: their share goes to the inputs."
+    )
+
 
 RELEVANCE: tuple[MethodSpec, ...] = (
     MethodSpec(
@@ -13,9 +35,7 @@ RELEVANCE: tuple[MethodSpec, ...] = (
         title="Excitation backprop",
         summary="Where a winner-take-all walk from the class down the excitatory connections ends up.",
         paper="Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016",
-        params=(
-            Param("contrastive", "bool", False, "Less what the class's dual unit, with negated weights, would reach."),
-        ),
+        options=ExcitationBackpropOptions,
         backward="1 (head)",
         gap="neurons that only their bias excites, and branches around the layer, keep their share",
     ),
@@ -27,25 +47,7 @@ RELEVANCE: tuple[MethodSpec, ...] = (
         title="LRP",
         summary="Layer-wise relevance propagation: the score handed back layer by layer to the pixels.",
         paper="Bach et al., On Pixel-Wise Explanations by Layer-Wise Relevance Propagation, PLoS ONE 2015",
-        params=(
-            Param(
-                "rule",
-                "choice",
-                "composite",
-                "epsilon or alpha-beta at all layers; composite: epsilon at linear layers, alpha 1 beta 0 at "
-                "convolutions, flat at the first.",
-                choices=("composite", "epsilon", "alpha-beta"),
-            ),
-            Param("epsilon", "float", 1e-6, "Added to the denominators of the epsilon rule.", minimum=0),
-            Param("alpha", "float", 2.0, "Weight of what speaks for; beta = alpha - 1 speaks against.", minimum=1),
-            Param(
-                "bias",
-                "choice",
-                "absorb",
-                "Biases absorb their share (the paper), or are ignored: their share goes to the inputs.",
-                choices=("absorb", "ignore"),
-            ),
-        ),
+        options=LRPOptions,
         space="input",
         signed=True,
         forward="2",

@@ -1,16 +1,155 @@
 """What the network learned, and images that it makes."""
 
-from __future__ import annotations
+from typing import Literal
 
-from cnnviz.registry.specs import MethodSpec, Package, Param
+from cnnviz.registry.specs import FilePath, Options, Package, StudySpec, option
+from cnnviz.settings import View
 
 _ONE_LAYER = "Layer by module path, or -1, -2, … for stages from the end. [default: {}]"
 _LABELS = "Where labels come from: folder, or FILE.csv with path,label. [default: the folder's name]"
 # Views that show the network an image once; and those that show it at one size.
-_ONE_PASS, _ONE_SIZE = ("crop", "whole", "squash"), ("crop", "squash")
+_ONE_PASS: tuple[View, ...] = ("crop", "whole", "squash")
+_ONE_SIZE: tuple[View, ...] = ("crop", "squash")
 
-STUDIES: tuple[MethodSpec, ...] = (
-    MethodSpec(
+
+class EmbedOptions(Options):
+    """Options of Embedding."""
+
+    neighbours: int = option(5, "Nearest others to find for every image.", minimum=0, maximum=1000)
+    metric: Literal["cosine", "euclidean"] = option("cosine", "Nearness of neighbours, t-SNE and UMAP.")
+    perplexity: float = option(30.0, "Of t-SNE: neighbours that count; less for few images.", minimum=1)
+    umap: bool = option(False, "Also UMAP (pip install 'cnnviz[umap]').")
+    color: Literal["auto", "label", "prediction"] = option("auto", "What colours say; auto: labels if there are any.")
+    table: Literal["csv", "parquet"] = option("csv", "parquet: also embeddings.parquet.")
+
+
+class TopPatchesOptions(Options):
+    """Options of Top patches."""
+
+    units: str = option(
+        "selective:16",
+        "0,7,20-30, all, random:N, top:N: the N that fire most, or selective:N: the N whose strongest patches stand "
+        "out most from all images.",
+    )
+    patches: int = option(9, "Patches of each unit.", minimum=1, maximum=100)
+    per_image: int = option(1, "Patches that one image may have of a unit.", minimum=1, maximum=100)
+    overlap: float = option(0.3, "Largest IoU of two receptive fields of a unit in one image.", minimum=0, maximum=1)
+    patch_gradient: Literal["auto", "guided", "deconvnet", "saliency", "none"] = option(
+        "auto", "The same crops by gradients from the unit; auto: guided for up to 32 units."
+    )
+    crops: bool = option(False, "Also write each crop to crops/.")
+    compare_to: FilePath | None = option(None, "Report of another model's run: which units changed most.")
+    boxes: FilePath | None = option(None, "COCO JSON: which of its categories each unit overlaps with (IoU).")
+    masks: FilePath | None = option(None, "Folder of masks CONCEPT/IMAGE.png: the same with masks.")
+
+
+class AdversarialOptions(Options):
+    """Options of Adversarial."""
+
+    attack: Literal["fgsm", "ifgsm", "pgd", "deepfool", "cw"] = option(
+        "pgd", "In the maximum norm: fgsm, ifgsm, pgd; in L2: deepfool, cw."
+    )
+    target_class: str | None = option(None, "Class to reach; without it any other class will do.")
+    epsilon: str | None = option(None, "Largest change of a channel, 8/255 or 0.03 (of fgsm, ifgsm, pgd: 4/255).")
+    steps: int | None = option(None, "At most so many (fgsm 1, ifgsm and pgd 10, deepfool 50, cw 100).", minimum=1)
+    step_size: str | None = option(None, "Of ifgsm (default: epsilon / steps) and pgd (2.5 epsilon / steps).")
+    at: Literal["image", "input"] = option(
+        "image", "image: the picture itself, through resize and crop; input: what the network sees, at its size."
+    )
+    amplify: float = option(10.0, "Factor on the noise that is drawn.", minimum=0)
+    curve: str | None = option(
+        None,
+        "Epsilons of the robust accuracy (without labels: of the share of unchanged predictions), in 1/255 (L2: of "
+        "pixels in 0-1), or none; --epsilon is always among them. By default 0,0.5,1,2,4,8 (L2: 0,0.1,0.25,0.5,1,2) "
+        "where there are several images.",
+    )
+    explain: str | None = option(None, "Also the map of this method before and after, such as gradcam.")
+
+
+class ClassMapOptions(Options):
+    """Options of Class map."""
+
+    size: int | None = option(None, "Shorter side that the network sees; by default twice the trained.", minimum=1)
+    fit: Literal["whole", "crop", "squeeze"] = option(
+        "whole", "whole: the image at its aspect ratio; crop: its centre, as in training; squeeze: a square of it."
+    )
+    scales: str = option("1", "Also at these multiples of the size, such as 1,1.5,2; merged into one map.")
+    merge: Literal["mean", "max"] = option("mean", "How probabilities of several scales become one.")
+
+
+class SynthesizeOptions(Options):
+    """Options of Synthesized images."""
+
+    unit: tuple[str, ...] = option((), "LAYER:K, or 0.5*LAYER:K: channel K of a layer; repeatable, as all objectives.")
+    neuron: tuple[str, ...] = option((), "LAYER:K:y:x: one position of a channel; LAYER:K for the one in the middle.")
+    plus: tuple[str, ...] = option((), "Also this class, unit or neuron: hen, 0.5*hen, LAYER:K.")
+    minus: tuple[str, ...] = option((), "Less of this class, unit or neuron.")
+    pool: Literal["mean", "max"] = option("mean", "Of a unit: its mean or its maximum over the layer.")
+    each: bool = option(False, "An image for each objective, instead of one for their sum.")
+    images: int = option(1, "Images of each objective, made to differ.", minimum=1, maximum=64)
+    diversity: float | None = option(None, "How much several images must differ; 0: only by chance.", minimum=0)
+    steps: int = option(128, "Steps of the ascent.", minimum=1)
+    param: Literal["fourier", "pixel"] = option(
+        "fourier", "What changes: Fourier coefficients of decorrelated colours, or pixels, whose pictures are noisy."
+    )
+    optimizer: Literal["adam", "gradient"] = option("adam", "adam, or gradient: the gradient over its own size.")
+    rate: float | None = option(None, "Size of a step; fourier 0.05, pixel 0.03 by default.", minimum=0)
+    l2: float | None = option(None, "Decay towards grey; 3 by default.", minimum=0)
+    tv: float | None = option(
+        None, "Total variation; fourier 30, pixel 300 by default, less for inputs under 224 pixels.", minimum=0
+    )
+    blur: float | None = option(
+        None, "Gaussian that every fourth step blurs with; fourier 0, pixel 0.8 by default.", minimum=0, unit="pixels"
+    )
+    jitter: int | None = option(
+        None, "Largest shift of the view; a seventh of the input by default.", minimum=0, unit="pixels"
+    )
+    rotate: float = option(20.0, "Largest turn of the view.", minimum=0, maximum=180, unit="degrees")
+    zoom: float = option(0.5, "Largest relative change of the view's size.", minimum=0, maximum=4)
+    noise: float = option(
+        0.0,
+        "Noise on the first views, which fades: its standard deviation, for pixels in 0 to 1.",
+        minimum=0,
+        maximum=1,
+    )
+    gif: bool = option(False, "Also the ascent as a GIF.")
+    video: bool = option(False, "Also the ascent as an MP4.")
+
+
+class DeepDreamOptions(Options):
+    """Options of DeepDream."""
+
+    guide: FilePath | None = option(None, "Image whose features the dream is drawn to.")
+    octaves: int = option(4, "Sizes at which the image is dreamed on.", minimum=1, maximum=20)
+    octave_scale: float = option(1.4, "Ratio of one size to the next.", minimum=1.01, maximum=4)
+    steps: int = option(10, "Steps at each size.", minimum=1)
+    step_size: float = option(1.5, "Mean change of a pixel a step.", minimum=0, unit="1/255")
+    jitter: int = option(32, "Largest shift under the network's grid.", minimum=0, unit="pixels")
+    tile: int = option(512, "Largest side of what goes through the network at once.", minimum=32, unit="pixels")
+    overlap: int = option(64, "Surroundings that go through with a tile.", minimum=0, unit="pixels")
+
+
+class FiltersOptions(Options):
+    """Options of Filters."""
+
+    filters: str | None = option(None, "0,7,20-30 or all; of deeper layers 16 by default.")
+    channels: str | None = option(None, "Input channels of deeper layers, alike; 32 by default.")
+    per_filter: bool = option(False, "Each filter on its own scale, not all on one.")
+
+
+class ActivationsOptions(Options):
+    """Options of Activations."""
+
+    sort: Literal["auto", "index", "mean", "max"] = option(
+        "auto", "Order of the channels; auto: by index, and by mean, most active first, where there are more than 64."
+    )
+    channel: str | None = option(None, "Drawn over the image, such as 7 or 3,20-22; by default the strongest.")
+    per_channel: bool = option(True, "Each channel on its own scale; otherwise all on one.")
+    raw: bool = option(False, "Also images/NAME.activations.npz with the values.")
+
+
+STUDIES: tuple[StudySpec, ...] = (
+    StudySpec(
         name="embed",
         command="embed",
         family="studies",
@@ -18,25 +157,11 @@ STUDIES: tuple[MethodSpec, ...] = (
         title="Embedding",
         summary="The vector before the classifier for every image: t-SNE, PCA, a grid of thumbnails, neighbours.",
         paper="van der Maaten & Hinton, Visualizing Data using t-SNE, JMLR 2008",
-        kind="study",
         views=_ONE_PASS,
         why_views="describes every image by one vector, and each tile has its own",
         shared_options=("layer", "class_"),
         help_overrides={"layer": _ONE_LAYER.format("what the classifier reads"), "class_": _LABELS},
-        params=(
-            Param("neighbours", "int", 5, "Nearest others to find for every image.", minimum=0, maximum=1000),
-            Param("metric", "choice", "cosine", "Nearness of neighbours, t-SNE and UMAP.", ("cosine", "euclidean")),
-            Param("perplexity", "float", 30.0, "Of t-SNE: neighbours that count; less for few images.", minimum=1),
-            Param("umap", "bool", False, "Also UMAP (pip install 'cnnviz[umap]')."),
-            Param(
-                "color",
-                "choice",
-                "auto",
-                "What colours say; auto: labels if there are any.",
-                ("auto", "label", "prediction"),
-            ),
-            Param("table", "choice", "csv", "parquet: also embeddings.parquet.", ("csv", "parquet")),
-        ),
+        options=EmbedOptions,
         packages=(
             Package("sklearn", "scikit-learn", "embed"),
             Package("scipy", "scipy", "embed"),
@@ -44,7 +169,7 @@ STUDIES: tuple[MethodSpec, ...] = (
             Package("pyarrow", "pyarrow", "parquet", ("table", "parquet")),
         ),
     ),
-    MethodSpec(
+    StudySpec(
         name="top-patches",
         command="top-patches",
         family="studies",
@@ -53,43 +178,13 @@ STUDIES: tuple[MethodSpec, ...] = (
         summary="The patches of a folder that each unit of a layer responds to most, with their receptive fields.",
         paper="Girshick et al., Rich feature hierarchies for accurate object detection, CVPR 2014, figure 4; "
         "Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014",
-        kind="study",
         views=_ONE_SIZE,
         why_views="compares places in inputs of one size",
         shared_options=("layer", "class_"),
         help_overrides={"layer": _ONE_LAYER.format("the last convolutional stage"), "class_": _LABELS},
-        params=(
-            Param(
-                "units",
-                "text",
-                "selective:16",
-                "0,7,20-30, all, random:N, top:N: the N that fire most, or selective:N: the N whose strongest patches "
-                "stand out most from all images.",
-            ),
-            Param("patches", "int", 9, "Patches of each unit.", minimum=1, maximum=100),
-            Param("per_image", "int", 1, "Patches that one image may have of a unit.", minimum=1, maximum=100),
-            Param(
-                "overlap",
-                "float",
-                0.3,
-                "Largest IoU of two receptive fields of a unit in one image.",
-                minimum=0,
-                maximum=1,
-            ),
-            Param(
-                "patch_gradient",
-                "choice",
-                "auto",
-                "The same crops by gradients from the unit; auto: guided for up to 32 units.",
-                ("auto", "guided", "deconvnet", "saliency", "none"),
-            ),
-            Param("crops", "bool", False, "Also write each crop to crops/."),
-            Param("compare_to", "file", None, "Report of another model's run: which units changed most."),
-            Param("boxes", "file", None, "COCO JSON: which of its categories each unit overlaps with (IoU)."),
-            Param("masks", "file", None, "Folder of masks CONCEPT/IMAGE.png: the same with masks."),
-        ),
+        options=TopPatchesOptions,
     ),
-    MethodSpec(
+    StudySpec(
         name="adversarial",
         command="adversarial",
         family="studies",
@@ -98,43 +193,13 @@ STUDIES: tuple[MethodSpec, ...] = (
         summary="A change of a picture, too small to see, that fools the network; written so that its file still does.",
         paper="Goodfellow et al., Explaining and Harnessing Adversarial Examples, ICLR 2015; Madry et al., ICLR 2018; "
         "Moosavi-Dezfooli et al., DeepFool, CVPR 2016; Carlini & Wagner, S&P 2017",
-        kind="study",
         views=_ONE_PASS,
         why_views="changes what the network sees in one pass, and each tile has its own",
         shared_options=("layer", "class_", "resume"),
         help_overrides={"layer": _ONE_LAYER.format("the last convolutional stage, of --explain"), "class_": _LABELS},
-        params=(
-            Param(
-                "attack",
-                "choice",
-                "pgd",
-                "In the maximum norm: fgsm, ifgsm, pgd; in L2: deepfool, cw.",
-                ("fgsm", "ifgsm", "pgd", "deepfool", "cw"),
-            ),
-            Param("target_class", "text", None, "Class to reach; without it any other class will do."),
-            Param("epsilon", "text", None, "Largest change of a channel, 8/255 or 0.03 (of fgsm, ifgsm, pgd: 4/255)."),
-            Param("steps", "int", None, "At most so many (fgsm 1, ifgsm and pgd 10, deepfool 50, cw 100).", minimum=1),
-            Param("step_size", "text", None, "Of ifgsm (default: epsilon / steps) and pgd (2.5 epsilon / steps)."),
-            Param(
-                "at",
-                "choice",
-                "image",
-                "image: the picture itself, through resize and crop; input: what the network sees, at its size.",
-                ("image", "input"),
-            ),
-            Param("amplify", "float", 10.0, "Factor on the noise that is drawn.", minimum=0),
-            Param(
-                "curve",
-                "text",
-                None,
-                "Epsilons of the robust accuracy (without labels: of the share of unchanged predictions), in 1/255 "
-                "(L2: of pixels in 0-1), or none; --epsilon is always among them. "
-                "By default 0,0.5,1,2,4,8 (L2: 0,0.1,0.25,0.5,1,2) where there are several images.",
-            ),
-            Param("explain", "text", None, "Also the map of this method before and after, such as gradcam."),
-        ),
+        options=AdversarialOptions,
     ),
-    MethodSpec(
+    StudySpec(
         name="classmap",
         command="classmap",
         family="studies",
@@ -143,24 +208,12 @@ STUDIES: tuple[MethodSpec, ...] = (
         summary="The classifier read as a fully convolutional network: a class for every place of a larger image.",
         paper="Sermanet et al., OverFeat, ICLR 2014; Long et al., Fully Convolutional Networks for Semantic "
         "Segmentation, CVPR 2015",
-        kind="study",
         views=_ONE_SIZE,
         why_views="shows the network what --fit says: by default the whole picture",
         shared_options=("class_", "save", "colormap", "alpha", "image_format", "png_level", "resume"),
-        params=(
-            Param("size", "int", None, "Shorter side that the network sees; by default twice the trained.", minimum=1),
-            Param(
-                "fit",
-                "choice",
-                "whole",
-                "whole: the image at its aspect ratio; crop: its centre, as in training; squeeze: a square of it.",
-                ("whole", "crop", "squeeze"),
-            ),
-            Param("scales", "text", "1", "Also at these multiples of the size, such as 1,1.5,2; merged into one map."),
-            Param("merge", "choice", "mean", "How probabilities of several scales become one.", ("mean", "max")),
-        ),
+        options=ClassMapOptions,
     ),
-    MethodSpec(
+    StudySpec(
         name="synthesize",
         command="synthesize",
         family="studies",
@@ -169,7 +222,6 @@ STUDIES: tuple[MethodSpec, ...] = (
         summary="An image that a class, a unit, a neuron or a layer responds to most, from noise or from an image.",
         paper="Simonyan et al., Deep Inside Convolutional Networks, ICLR workshop 2014; Yosinski et al., Understanding "
         "Neural Networks Through Deep Visualization, 2015; Olah et al., Feature Visualization, Distill 2017",
-        kind="study",
         views=_ONE_SIZE,
         why_views="makes images of the network's own input size",
         inputs="optional",
@@ -179,70 +231,9 @@ STUDIES: tuple[MethodSpec, ...] = (
             "class_": "Index or label to maximise; repeatable, and added up unless --each.",
         },
         hidden_options=("top",),
-        params=(
-            Param("unit", "texts", (), "LAYER:K, or 0.5*LAYER:K: channel K of a layer; repeatable, as all objectives."),
-            Param("neuron", "texts", (), "LAYER:K:y:x: one position of a channel; LAYER:K for the one in the middle."),
-            Param("plus", "texts", (), "Also this class, unit or neuron: hen, 0.5*hen, LAYER:K."),
-            Param("minus", "texts", (), "Less of this class, unit or neuron."),
-            Param("pool", "choice", "mean", "Of a unit: its mean or its maximum over the layer.", ("mean", "max")),
-            Param("each", "bool", False, "An image for each objective, instead of one for their sum."),
-            Param("images", "int", 1, "Images of each objective, made to differ.", minimum=1, maximum=64),
-            Param("diversity", "float", None, "How much several images must differ; 0: only by chance.", minimum=0),
-            Param("steps", "int", 128, "Steps of the ascent.", minimum=1),
-            Param(
-                "param",
-                "choice",
-                "fourier",
-                "What changes: Fourier coefficients of decorrelated colours, or pixels, whose pictures are noisy.",
-                ("fourier", "pixel"),
-            ),
-            Param(
-                "optimizer",
-                "choice",
-                "adam",
-                "adam, or gradient: the gradient over its own size.",
-                ("adam", "gradient"),
-            ),
-            Param("rate", "float", None, "Size of a step; fourier 0.05, pixel 0.03 by default.", minimum=0),
-            Param("l2", "float", None, "Decay towards grey; 3 by default.", minimum=0),
-            Param(
-                "tv",
-                "float",
-                None,
-                "Total variation; fourier 30, pixel 300 by default, less for inputs under 224 pixels.",
-                minimum=0,
-            ),
-            Param(
-                "blur",
-                "float",
-                None,
-                "Gaussian that every fourth step blurs with; fourier 0, pixel 0.8 by default.",
-                minimum=0,
-                unit="pixels",
-            ),
-            Param(
-                "jitter",
-                "int",
-                None,
-                "Largest shift of the view; a seventh of the input by default.",
-                minimum=0,
-                unit="pixels",
-            ),
-            Param("rotate", "float", 20.0, "Largest turn of the view.", minimum=0, maximum=180, unit="degrees"),
-            Param("zoom", "float", 0.5, "Largest relative change of the view's size.", minimum=0, maximum=4),
-            Param(
-                "noise",
-                "float",
-                0.0,
-                "Noise on the first views, which fades: its standard deviation, for pixels in 0 to 1.",
-                minimum=0,
-                maximum=1,
-            ),
-            Param("gif", "bool", False, "Also the ascent as a GIF."),
-            Param("video", "bool", False, "Also the ascent as an MP4."),
-        ),
+        options=SynthesizeOptions,
     ),
-    MethodSpec(
+    StudySpec(
         name="dream",
         command="dream",
         family="studies",
@@ -250,26 +241,14 @@ STUDIES: tuple[MethodSpec, ...] = (
         title="DeepDream",
         summary="What a layer sees in an image, made stronger at several sizes; or what another image shows it.",
         paper="Mordvintsev, Olah & Tyka, Inceptionism: Going Deeper into Neural Networks, 2015",
-        kind="study",
         views=_ONE_PASS,
         why_views="goes through the picture in tiles of its own (--tile)",
         shared_options=("layer", "resume"),
         help_overrides={"layer": _ONE_LAYER.format("the stage before the last")},
         hidden_options=("top", "activation", "batch_size"),
-        params=(
-            Param("guide", "file", None, "Image whose features the dream is drawn to."),
-            Param("octaves", "int", 4, "Sizes at which the image is dreamed on.", minimum=1, maximum=20),
-            Param("octave_scale", "float", 1.4, "Ratio of one size to the next.", minimum=1.01, maximum=4),
-            Param("steps", "int", 10, "Steps at each size.", minimum=1),
-            Param("step_size", "float", 1.5, "Mean change of a pixel a step.", minimum=0, unit="1/255"),
-            Param("jitter", "int", 32, "Largest shift under the network's grid.", minimum=0, unit="pixels"),
-            Param(
-                "tile", "int", 512, "Largest side of what goes through the network at once.", minimum=32, unit="pixels"
-            ),
-            Param("overlap", "int", 64, "Surroundings that go through with a tile.", minimum=0, unit="pixels"),
-        ),
+        options=DeepDreamOptions,
     ),
-    MethodSpec(
+    StudySpec(
         name="filters",
         command="filters",
         family="studies",
@@ -278,19 +257,14 @@ STUDIES: tuple[MethodSpec, ...] = (
         summary="The weights of the first convolution as pictures, of deeper ones as tables; which filters are dead.",
         paper="Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks, NeurIPS 2012, "
         "figure 3",
-        kind="study",
         inputs="none",
         shared_options=("layer", "colormap"),
         help_overrides={
             "layer": "Convolution by module path; repeatable. [default: the first that looks at the image]"
         },
-        params=(
-            Param("filters", "text", None, "0,7,20-30 or all; of deeper layers 16 by default."),
-            Param("channels", "text", None, "Input channels of deeper layers, alike; 32 by default."),
-            Param("per_filter", "bool", False, "Each filter on its own scale, not all on one."),
-        ),
+        options=FiltersOptions,
     ),
-    MethodSpec(
+    StudySpec(
         name="activations",
         command="activations",
         family="studies",
@@ -298,7 +272,6 @@ STUDIES: tuple[MethodSpec, ...] = (
         title="Activations",
         summary="All channels of a layer for an image, one of them over the image; dead channels of a folder.",
         paper="Yosinski et al., Understanding Neural Networks Through Deep Visualization, ICML workshop 2015",
-        kind="study",
         views=_ONE_PASS,
         why_views="draws the channels of one pass, and each tile has its own",
         shared_options=("layer", "colormap", "alpha", "image_format", "png_level", "resume"),
@@ -306,17 +279,6 @@ STUDIES: tuple[MethodSpec, ...] = (
             "layer": "Layer by module path, or -1, -2, … for stages from the end; repeatable, a row each. "
             "[default: the last convolutional stage]"
         },
-        params=(
-            Param(
-                "sort",
-                "choice",
-                "auto",
-                "Order of the channels; auto: by index, and by mean, most active first, where there are more than 64.",
-                ("auto", "index", "mean", "max"),
-            ),
-            Param("channel", "text", None, "Drawn over the image, such as 7 or 3,20-22; by default the strongest."),
-            Param("per_channel", "bool", True, "Each channel on its own scale; otherwise all on one."),
-            Param("raw", "bool", False, "Also images/NAME.activations.npz with the values."),
-        ),
+        options=ActivationsOptions,
     ),
 )

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
 
 from cnnviz.errors import CnnvizError
 from cnnviz.io.sources import find_images, is_url
 from cnnviz.io.walk import check_protocols
-from cnnviz.registry.specs import MethodSpec
+from cnnviz.registry.specs import CommandSpec, Options
 from cnnviz.settings import ModelSpec, RunSettings
 
 # The default network knows ImageNet's classes.
 _DEFAULT_CLASSES = 1000
 
 
-def check(settings: RunSettings, spec: MethodSpec) -> None:
+def check(settings: RunSettings, spec: CommandSpec) -> None:
     """Look at the inputs, the files that options name, class indices, and the packages that the request needs.
 
     Args:
@@ -26,24 +24,25 @@ def check(settings: RunSettings, spec: MethodSpec) -> None:
     Raises:
         CnnvizError: An input, a file or a package is missing, or a class index is beyond the network's classes.
     """
+    params = spec.resolve_params(settings.target.params)
     for package in spec.packages:
-        package.check(spec.command, settings.target.params)
+        package.check(spec.command, params)
     if is_url(settings.output.out):
         check_protocols(settings.output.out)
     if settings.inputs and "-" not in settings.inputs:
         # Raises where an INPUT is missing; whether any file is an image shows only when it is decoded.
         next(find_images(settings.inputs), None)
-    _check_files(spec, settings.target.params)
-    spec.check_view(settings.model.view, settings.target.params)
+    _check_files(spec, params)
+    spec.check_view(settings.model.view, params)
     for name in ("checkpoint", "labels"):
         _check_file(f"--{name}", getattr(settings.model, name))
     _check_classes(settings)
 
 
-def _check_files(spec: MethodSpec, params: Mapping[str, Any]) -> None:
+def _check_files(spec: CommandSpec, params: Options) -> None:
     for param in spec.params:
         if param.type == "file":
-            _check_file(f"--{param.name.replace('_', '-')}", params[param.name])
+            _check_file(f"--{param.name.replace('_', '-')}", getattr(params, param.attribute))
 
 
 def _check_file(flag: str, path: str | None) -> None:

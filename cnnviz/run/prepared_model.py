@@ -34,6 +34,7 @@ from cnnviz.models.loading.load import LoadedModel, load
 from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, DifferenceScore, Record, RunHeader
 from cnnviz.registry import lookup
+from cnnviz.registry.specs import MethodSpec, StudySpec
 from cnnviz.run.target_selection import ClassNames, Pair, TargetSelector, top_classes
 from cnnviz.schema.images import Shown
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
@@ -131,8 +132,8 @@ class PreparedModel:
     def _examine(self) -> Examination:
         """Look the network over, and run it as it must be run."""
         spec, how = lookup.find_entry(self.settings.target.method), self.settings.runtime
-        study = spec.kind == "study"
-        wanted = Wanted(spec.name, spec.backward != "0", study, how.skip_check, how.seed)
+        gradient = isinstance(spec, MethodSpec) and spec.backward != "0"
+        wanted = Wanted(spec.name, gradient, isinstance(spec, StudySpec), how.skip_check, how.seed)
         with rt.threads(self.lanes.threads):
             found = examine(self.session, self.probe(1), wanted)
         if self.session.one_by_one:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,12 @@ from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.models.loading.load import LoadedModel
 from cnnviz.records import ClassScore
+from cnnviz.registry.params import Options
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel
 from cnnviz.schema.images import AnyImage, Figure
 from cnnviz.settings import RunSettings
+
+_Options = TypeVar("_Options", bound=Options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +67,7 @@ class Findings:
     sentences: Sequence[str] = ()
 
 
-class Study:
+class Study(Generic[_Options]):
     """Base of the studies: nothing is seen, nothing is drawn.
 
     ``observe`` runs in the model's lanes, ``draw`` in the encoder threads, several at once: they keep no state.
@@ -86,18 +89,18 @@ class Study:
 
     sees_again = False
 
-    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+    def __init__(self, prepared: PreparedModel, params: _Options, store: Store) -> None:
         self.prepared = prepared
         self.params = params
         self.store = store
 
     @classmethod
-    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+    def cut(cls, settings: RunSettings, params: _Options) -> Cut:
         """Where the network is cut: at the layers of ``--layer``, or the default layer."""
         return Cut.at_layers(*settings.target.layers)
 
     @classmethod
-    def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: Mapping[str, Any]) -> LoadedModel:
+    def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: _Options) -> LoadedModel:
         """The network that is studied, made from the one that was loaded."""
         return loaded
 

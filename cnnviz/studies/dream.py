@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from cnnviz.io.store import ImageFormat, Store, encode
 from cnnviz.models.graph.layers import stages
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.records import ClassScore
+from cnnviz.registry.studies import DeepDreamOptions
 from cnnviz.render.text import percent
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel
 from cnnviz.schema.studies.dream import DreamFacts, Octave
@@ -52,10 +53,10 @@ class _Observation:
     predictions: tuple[ClassScore, ...]
 
 
-class Dream(Study):
+class Dream(Study[DeepDreamOptions]):
     """What a layer sees in an image, made stronger at several sizes."""
 
-    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+    def __init__(self, prepared: PreparedModel, params: DeepDreamOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
         # A dream is a loop of small steps: all threads work on one image.
         prepared.lanes = rt.Lanes(1, prepared.lanes.count * prepared.lanes.threads)
@@ -65,18 +66,18 @@ class Dream(Study):
             prepared.note(f"no --layer was named: {self.layer}, the stage before the last, is dreamed of")
         self.normalise = normalisation(prepared.preprocess, self.reader.device)
         self.options = DreamOptions(
-            octaves=params["octaves"],
-            octave_scale=params["octave_scale"],
-            steps=params["steps"],
-            step_size=params["step_size"] / 255,
-            jitter=params["jitter"],
-            tile=params["tile"],
-            overlap=params["overlap"],
+            octaves=params.octaves,
+            octave_scale=params.octave_scale,
+            steps=params.steps,
+            step_size=params.step_size / 255,
+            jitter=params.jitter,
+            tile=params.tile,
+            overlap=params.overlap,
         )
-        self.energy = leaky_square if params["guide"] is None else guided_by(self._guide(params["guide"]))
+        self.energy = leaky_square if params.guide is None else guided_by(self._guide(params.guide))
 
     @classmethod
-    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+    def cut(cls, settings: RunSettings, params: DeepDreamOptions) -> Cut:
         if len(settings.target.layers) > 1:
             count = len(settings.target.layers)
             raise CnnvizError(f"dream takes one layer, not {count}.", "Run it once a layer, each with its --out.")

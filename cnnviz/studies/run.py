@@ -14,7 +14,7 @@ from cnnviz.io.line_log import LineLog
 from cnnviz.io.store import Store
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record
-from cnnviz.registry.specs import MethodSpec
+from cnnviz.registry.specs import StudySpec
 from cnnviz.run.counting import Reporter, RunResult, count_inputs
 from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.run.loop import Fold, Loop, Worker
@@ -23,7 +23,7 @@ from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 
 
-def run_study(spec: MethodSpec, settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None) -> RunResult:
+def run_study(spec: StudySpec, settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None) -> RunResult:
     """Go through the inputs and write what the study found.
 
     Args:
@@ -37,7 +37,7 @@ def run_study(spec: MethodSpec, settings: RunSettings, reporter: Reporter, stdin
     """
     if settings.output.out == "-":
         raise CnnvizError(f"{settings.command} writes several files: -o - is for maps.", "Give -o a folder.")
-    kind: type[Study] = cast("type[Study]", spec.load())
+    kind = cast("type[Study[Any]]", spec.load())
     params = spec.resolve_params(settings.target.params)
     total = count_inputs(settings) if settings.inputs else 0
     resumes = "resume" not in spec.unavailable_options()
@@ -62,7 +62,9 @@ def run_study(spec: MethodSpec, settings: RunSettings, reporter: Reporter, stdin
         return _through(study, loop, run_folder, reporter, stdin)
 
 
-def _through(study: Study, loop: Loop, run_folder: RunFolder, reporter: Reporter, stdin: BinaryIO | None) -> RunResult:
+def _through(
+    study: Study[Any], loop: Loop, run_folder: RunFolder, reporter: Reporter, stdin: BinaryIO | None
+) -> RunResult:
     """Show it all inputs, and write what it found."""
     settings = loop.settings
     began = time.perf_counter()
@@ -88,7 +90,7 @@ def _through(study: Study, loop: Loop, run_folder: RunFolder, reporter: Reporter
     return RunResult(summary, report, code, sentences=tuple(findings.sentences))
 
 
-def _findings(study: Study, interrupted: bool) -> tuple[Findings, bool]:
+def _findings(study: Study[Any], interrupted: bool) -> tuple[Findings, bool]:
     """What it found, or, after Ctrl-C, what it has; and whether there was one."""
     lanes = study.prepared.lanes
     # Alone with the machine: all threads of all lanes are its own.
@@ -104,7 +106,7 @@ def _findings(study: Study, interrupted: bool) -> tuple[Findings, bool]:
 class _Worker(Worker):
     """A study as the loop runs it."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study[Any]) -> None:
         self.study = study
         self.prepared = study.prepared
 

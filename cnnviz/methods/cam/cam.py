@@ -5,7 +5,6 @@ Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,11 +15,12 @@ from cnnviz.engine.targets import Target, logit_indices
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.models.graph.heads import HeadReading, read_head
+from cnnviz.registry.params import Options
 
 _IDENTITY_TOLERANCE = 1e-3
 
 
-def cam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def cam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     """Class activation map.
 
         M_c(i, j) = sum_k w_ck A_k(i, j)

@@ -22,21 +22,19 @@ largest magnitude is positive.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
+from cnnviz.registry.params import Options
 
 SIGN_MARGIN = 1e-3
 """Share of its largest possible value below which a sum does not decide about a sign: float32 leaves 1e-6 of noise."""
 
 
-def eigencam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def eigencam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     """Eigen-CAM: no class takes part in it.
 
     Muhammad & Yeasin, "Eigen-CAM: Class Activation Map using Principal Components", IJCNN 2020. As in the paper the
@@ -60,7 +58,7 @@ def eigencam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Hea
     )
 
 
-def eigengradcam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def eigengradcam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     """Eigen-Grad-CAM: the first principal component of gradients times activations.
 
     From pytorch-grad-cam, where it is described as Eigen-CAM with class discrimination; there is no paper. Not centred,

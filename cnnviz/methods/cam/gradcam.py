@@ -5,16 +5,14 @@ Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.methods.weighted_activations import class_map, mean_gradient
+from cnnviz.registry.cam import GradCAMOptions
 
 
-def gradcam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def gradcam(run: ForwardPass, target: Target, params: GradCAMOptions) -> Heatmap:
     """Grad-CAM.
 
         w_k = (1 / (h w)) sum_ij dz_c / dA_kij,    L = ReLU(sum_k w_k A_k)
@@ -32,6 +30,6 @@ def gradcam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heat
         Heatmap with values [N, h, w] >= 0, in units of the score; the fact ``counterfactual`` where that was asked for.
     """
     signed = class_map(run, target, mean_gradient).values
-    if params["counterfactual"]:
+    if params.counterfactual:
         return Heatmap((-signed).clamp_min(0), facts={"counterfactual": True})
     return Heatmap(signed.clamp_min(0))

@@ -17,8 +17,7 @@ image has no H_k: its weight is 0, and the softmax is over the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +28,8 @@ from cnnviz.engine.seeding import generator_for
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
+from cnnviz.registry.cam import AblationCAMOptions, ISCAMOptions, ScoreCAMOptions, SSCAMOptions
+from cnnviz.registry.params import Options
 
 # A channel that varies by less than this share of its largest value is constant.
 _CONSTANT = 1e-6
@@ -36,7 +37,7 @@ _CONSTANT = 1e-6
 _Hide = Callable[[int, Tensor, int], Tensor]
 
 
-def scorecam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def scorecam(run: ForwardPass, target: Target, params: ScoreCAMOptions) -> Heatmap:
     """Score-CAM.
 
     Wang et al., "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks", CVPR workshop 2020,
@@ -52,10 +53,10 @@ def scorecam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Hea
         for each image (constant channels have none).
     """
     pixels = run.pixels.detach().float()
-    return _score_weighted(run, target, params, 1, lambda i, mask, sample: pixels[i] * mask)
+    return _score_weighted(run, target, params.channels, 1, lambda i, mask, sample: pixels[i] * mask, params)
 
 
-def sscam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def sscam(run: ForwardPass, target: Target, params: SSCAMOptions) -> Heatmap:
     """SS-CAM: Score-CAM with the scores averaged over noise.
 
     Wang et al., "SS-CAM: Smoothed Score-CAM for Sharper Visual Feature Localization", 2020, with its two kinds of
@@ -72,21 +73,21 @@ def sscam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatma
     Returns:
         Heatmap with values [N, h, w] >= 0; score ``masks``.
     """
-    pixels, noise = run.pixels.detach().float(), float(params["noise"])
-    on_mask = params["smooth"] == "mask"
+    pixels, noise = run.pixels.detach().float(), params.noise
+    on_mask = params.smooth == "mask"
     channels = 1 if on_mask else pixels.shape[1]
-    shape = (params["samples"], channels, *pixels.shape[2:])
-    sources = [generator_for(image, params["seed"]) for image in pixels]
+    shape = (params.samples, channels, *pixels.shape[2:])
+    sources = [generator_for(image, params.seed) for image in pixels]
     draws = [torch.randn(shape, generator=source) * noise for source in sources]
 
     def hide(image: int, mask: Tensor, sample: int) -> Tensor:
         drawn: Tensor = draws[image][sample].to(pixels)
         return pixels[image] * (mask + drawn) if on_mask else (pixels[image] + drawn) * mask
 
-    return _score_weighted(run, target, params, params["samples"], hide)
+    return _score_weighted(run, target, params.channels, params.samples, hide, params)
 
 
-def iscam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def iscam(run: ForwardPass, target: Target, params: ISCAMOptions) -> Heatmap:
     """IS-CAM: Score-CAM with the scores integrated from the baseline to the masked image.
 
     Naidu et al., "IS-CAM: Integrated Score-CAM for axiomatic-based explanations", 2020: the mean over the points i/n,
@@ -101,15 +102,15 @@ def iscam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatma
     Returns:
         Heatmap with values [N, h, w] >= 0; score ``masks``.
     """
-    pixels, steps = run.pixels.detach().float(), int(params["steps"])
+    pixels, steps = run.pixels.detach().float(), params.steps
 
     def hide(image: int, mask: Tensor, sample: int) -> Tensor:
         return pixels[image] * ((sample + 1) / steps * mask)
 
-    return _score_weighted(run, target, params, steps, hide)
+    return _score_weighted(run, target, params.channels, steps, hide, params)
 
 
-def ablationcam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def ablationcam(run: ForwardPass, target: Target, params: AblationCAMOptions) -> Heatmap:
     """Ablation-CAM.
 
         w_k = (y - y_k) / y,    L = ReLU(sum_k w_k A_k)
@@ -131,7 +132,7 @@ def ablationcam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> 
     """
     activations = run.activations[0].detach()
     alive = (activations != 0).any(3).any(2)  # a channel that is zero already changes nothing
-    chosen = _chosen(activations.float(), params["channels"], alive)
+    chosen = _chosen(activations.float(), params.channels, alive)
 
     def ablate(image: int, positions: range) -> Tensor:
         copies = activations[image].expand(len(positions), -1, -1, -1).clone()
@@ -148,11 +149,14 @@ def ablationcam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> 
     return Heatmap(_weighed(activations.float(), chosen, weights), scores=figures, notes=notes)
 
 
-def _score_weighted(run: ForwardPass, target: Target, params: Mapping[str, Any], samples: int, hide: _Hide) -> Heatmap:
-    """The driver of Score-CAM and its relatives: masks from channels, scores of masked images, softmax."""
+def _score_weighted(run: ForwardPass, target: Target, most: int, samples: int, hide: _Hide, key: Options) -> Heatmap:
+    """The driver of Score-CAM and its relatives: masks from channels, scores of masked images, softmax.
+
+    ``most``: how many channels, 0 for all; ``key``: what the scores depend on beside the images.
+    """
     activations = run.activations[0].detach().float()
     varies = _varies(activations)
-    chosen = _chosen(activations, params["channels"], varies)
+    chosen = _chosen(activations, most, varies)
     count = chosen.shape[1]
 
     def masked(image: int, positions: range) -> Tensor:
@@ -161,8 +165,7 @@ def _score_weighted(run: ForwardPass, target: Target, params: Mapping[str, Any],
         masks = normalized_masks(activations[image, channels], run.pixels.shape[2:])
         return torch.stack([hide(image, mask, p // count) for mask, p in zip(masks, positions, strict=True)])
 
-    key = ("masked", samples, *sorted(params.items()))
-    each = scores(run, target, Changes(count * samples, masked, key=key))
+    each = scores(run, target, Changes(count * samples, masked, key=("masked", key)))
     mean = each.reshape(len(each), samples, count).double().mean(1)
     weights = _softmax(mean, varies.gather(1, chosen)).float()
     figures = {"masks": varies.sum(1).clamp_max(count) * samples}

@@ -13,8 +13,7 @@ sums over positions (ij) or channels (k); with weights w_k, L = relu(sum_k w_k A
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,13 +24,15 @@ from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap, upsample
 from cnnviz.methods.nearby_images import gradients_at, noisy_copies
 from cnnviz.methods.weighted_activations import class_map, mean_gradient
+from cnnviz.registry.cam import FinerCAMOptions, ShapleyCAMOptions, SmoothGradCAMPlusPlusOptions
+from cnnviz.registry.params import Options
 
 # Below this share of the sum of magnitudes a sum of activations is what rounding left of it.
 _CANCELLED = 1e-4
 _TANH_SCALE = 2.0
 
 
-def gradcam_plus_plus(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def gradcam_plus_plus(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     """Grad-CAM++.
 
         alpha_kij = g^2 / (2 g^2 + g^3 sum_ab A_kab)  (0 where g = 0),    w_k = sum_ij alpha_kij relu(g_kij)
@@ -58,7 +59,7 @@ def _plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
     return weighed(activations, (alpha * gradients.clamp_min(0)).sum((2, 3)))
 
 
-def smooth_gradcam_plus_plus(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def smooth_gradcam_plus_plus(run: ForwardPass, target: Target, params: SmoothGradCAMPlusPlusOptions) -> Heatmap:
     """Smooth Grad-CAM++.
 
         D_p = mean over noisy images of g^p,    alpha = D_2 / (2 D_2 + D_3 sum A),    w_k = sum_ij alpha relu(D_1)
@@ -77,19 +78,19 @@ def smooth_gradcam_plus_plus(run: ForwardPass, target: Target, params: Mapping[s
     """
     activations = run.activations[0].detach().float()
     one, two, three = (torch.zeros_like(activations) for _ in range(3))
-    noisy = noisy_copies(run.pixels.detach().float(), params["noise"], params["samples"], params["seed"])
+    noisy = noisy_copies(run.pixels.detach().float(), params.noise, params.samples, params.seed)
     for _, gradient in gradients_at(run, target, noisy):
         one += gradient
         two += gradient.square()
         three += gradient**3
-    count = params["samples"]
+    count = params.samples
     bottom = (2 * two + three * activations.sum((2, 3), keepdim=True)) / count
     alpha = torch.where(bottom != 0, two / count / torch.where(bottom != 0, bottom, 1.0), 0.0)
     weights = (alpha * (one / count).clamp_min(0)).sum((2, 3))
     return Heatmap(weighed(activations, weights).clamp_min(0))
 
 
-def xgradcam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def xgradcam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     """XGrad-CAM.
 
         w_k = sum_ij (A_kij / sum_ab A_kab) g_kij
@@ -116,7 +117,7 @@ def _axiomatic(activations: Tensor, gradients: Tensor) -> Tensor:
     return weighed(activations, torch.where(usable, top / torch.where(usable, total, 1.0), 0.0))
 
 
-def hirescam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def hirescam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     """HiResCAM.
 
         L = relu(sum_k g_k A_k), element by element
@@ -136,7 +137,7 @@ def hirescam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Hea
     return Heatmap(class_map(run, target, lambda a, g: (a * g).sum(1)).values.clamp_min(0))
 
 
-def layercam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def layercam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     """LayerCAM, of one layer or fused over several.
 
         M = relu(sum_k relu(g_k) A_k), element by element
@@ -183,7 +184,7 @@ def _deepest(activations: Sequence[Tensor]) -> int:
     return max(range(len(activations)), key=rank)
 
 
-def finercam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def finercam(run: ForwardPass, target: Target, params: FinerCAMOptions) -> Heatmap:
     """Finer-CAM: what tells a class from those like it.
 
         z = z_c - s * mean over d of z_d,    then Grad-CAM of z
@@ -210,27 +211,27 @@ def finercam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Hea
     by_class = class_logits(run.logits)
     others = _references(by_class.detach(), target.logit_index.to(by_class.device), params)
     compared = by_class.gather(1, others).mean(1)
-    gradients = run.gradients(target(run.logits) - params["strength"] * compared)[0]
+    gradients = run.gradients(target(run.logits) - params.strength * compared)[0]
     map_ = mean_gradient(run.activations[0].detach().float(), gradients)
     return Heatmap(map_.clamp_min(0), scores={"references": others.cpu()})
 
 
-def _references(by_class: Tensor, asked: Tensor, params: Mapping[str, Any]) -> Tensor:
+def _references(by_class: Tensor, asked: Tensor, params: FinerCAMOptions) -> Tensor:
     """Indices [N, n] of the classes to compare with."""
     count, classes = by_class.shape
-    if params["contrast_class"] >= 0:
-        if params["contrast_class"] >= classes:
+    if params.contrast_class >= 0:
+        if params.contrast_class >= classes:
             raise CnnvizError(
-                f"contrast_class={params['contrast_class']}: the network has {classes} classes.", "Name one of them."
+                f"contrast_class={params.contrast_class}: the network has {classes} classes.", "Name one of them."
             )
-        return torch.full((count, 1), params["contrast_class"], device=by_class.device)
+        return torch.full((count, 1), params.contrast_class, device=by_class.device)
     distance = (by_class - by_class.gather(1, asked[:, None])).abs()
     distance.scatter_(1, asked[:, None], torch.inf)
     order = torch.argsort(distance, dim=1, stable=True)
-    return order[:, : max(1, min(params["references"], classes - 1))]
+    return order[:, : max(1, min(params.references, classes - 1))]
 
 
-def shapleycam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def shapleycam(run: ForwardPass, target: Target, params: ShapleyCAMOptions) -> Heatmap:
     """ShapleyCAM.
 
         w_k = mean_ij (g - H A / 2)_kij,    H A the product of the Hessian of z with the activations
@@ -251,7 +252,7 @@ def shapleycam(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> H
         CnnvizError: ``rest`` for a target that is no class.
     """
     score = target(run.logits)
-    if params["utility"] == "rest":
+    if params.utility == "rest":
         logit, log_p = target.in_unit("logit"), target.in_unit("log-probability")
         if logit is None or log_p is None:
             raise CnnvizError("utility=rest is defined for a class.", "Ask for a class, or use utility=score.")

@@ -12,9 +12,7 @@ All are taken of the whole network in float32 unless another precision is asked 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +24,8 @@ from cnnviz.engine.targets import Target
 from cnnviz.methods.baselines import baseline
 from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.nearby_images import gradients_at, noisy_copies
+from cnnviz.registry.gradients import IntegratedGradientsOptions, SaliencyOptions, SmoothGradOptions
+from cnnviz.registry.params import Options
 
 REDUCTIONS = ("max", "sum", "l2")
 STATISTICS = ("mean", "square", "variance")
@@ -34,7 +34,7 @@ _REDUCED = {"max": "max of |.| over channels", "sum": "sum of |.| over channels"
 _SUMMED = "sum over channels"
 
 
-def saliency(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def saliency(run: ForwardPass, target: Target, params: SaliencyOptions) -> Heatmap:
     """Saliency: the gradient of the class score with respect to the image.
 
         M(i, j) = max over channels of |dz_c / dx(k, i, j)|
@@ -53,10 +53,10 @@ def saliency(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Hea
         maps [N, H, W] >= 0.
     """
     gradient = run.gradients(target(run.logits))[0]
-    return unsigned(gradient, params["reduction"])
+    return unsigned(gradient, params.reduction)
 
 
-def gradient_x_input(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def gradient_x_input(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     """Gradient times input: the first-order share of each value in the score.
 
         R = x * dz_c / dx,    M = sum over channels of R
@@ -76,7 +76,7 @@ def gradient_x_input(run: ForwardPass, target: Target, params: Mapping[str, Any]
     return Heatmap(values, values.sum(1), facts={"reduction": _SUMMED})
 
 
-def smoothgrad(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def smoothgrad(run: ForwardPass, target: Target, params: SmoothGradOptions) -> Heatmap:
     """SmoothGrad: statistics of the gradient over noisy copies of the image.
 
         M = (1/n) sum_i g(x + e_i),    e_i ~ N(0, sigma^2),    sigma = noise * (max x - min x)
@@ -94,21 +94,21 @@ def smoothgrad(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> H
     Returns:
         Heatmap with values [N, C, H, W] (the mean is signed) and maps [N, H, W] >= 0.
     """
-    pixels, statistic = run.pixels.detach().float(), params["statistic"]
+    pixels, statistic = run.pixels.detach().float(), params.statistic
     mean, spread = torch.zeros_like(pixels), torch.zeros_like(pixels)
-    noisy = noisy_copies(pixels, params["noise"], params["samples"], params["seed"])
+    noisy = noisy_copies(pixels, params.noise, params.samples, params.seed)
     for count, (_, gradient) in enumerate(gradients_at(run, target, noisy), 1):
         # Welford's recurrence: no difference of large sums.
         value = gradient.square() if statistic == "square" else gradient
         change = value - mean
         mean = mean + change / count
         spread = spread + change * (value - mean)
-    values = spread / params["samples"] if statistic == "variance" else mean
-    found = unsigned(values, params["reduction"])
+    values = spread / params.samples if statistic == "variance" else mean
+    found = unsigned(values, params.reduction)
     return replace(found, facts={**found.facts, "statistic": statistic})
 
 
-def integrated_gradients(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def integrated_gradients(run: ForwardPass, target: Target, params: IntegratedGradientsOptions) -> Heatmap:
     """Integrated gradients.
 
         R = (x - x') * integral from 0 to 1 of g(x' + a (x - x')) da
@@ -133,26 +133,26 @@ def integrated_gradients(run: ForwardPass, target: Target, params: Mapping[str, 
     """
     pixels = run.pixels.detach().float()
     score = target(run.logits).detach().float()
-    nodes, weights = quadrature(params["quadrature"], params["steps"])
+    nodes, weights = quadrature(params.quadrature, params.steps)
     values, difference = torch.zeros_like(pixels), torch.zeros_like(score)
-    for trial in range(params["trials"]):
-        start = _baseline(run, params["baseline"], params["seed"] + trial)
+    for trial in range(params.trials):
+        start = _baseline(run, params.baseline, params.seed + trial)
         line = (start + a * (pixels - start) for a in nodes)
         total = torch.zeros_like(pixels)
         for weight, (_, gradient) in zip(weights, gradients_at(run, target, line), strict=True):
             total += weight * gradient
-        values += (pixels - start) * total / params["trials"]
+        values += (pixels - start) * total / params.trials
         there = target(run.session.logits(start)).detach().float()
-        difference += (score - there) / params["trials"]
+        difference += (score - there) / params.trials
     gap = difference - values.double().sum((1, 2, 3)).float()
     figures = {
         "completeness_gap": gap,
         "gap_share": gap_share(gap, difference),
         "score_difference": difference,
-        "baseline": params["baseline"],
-        "steps": params["steps"],
+        "baseline": params.baseline,
+        "steps": params.steps,
     }
-    facts = {"reduction": _SUMMED, "quadrature": params["quadrature"]}
+    facts = {"reduction": _SUMMED, "quadrature": params.quadrature}
     return Heatmap(values, values.sum(1), facts=facts, scores=figures)
 
 

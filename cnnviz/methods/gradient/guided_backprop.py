@@ -9,7 +9,6 @@ is an affine map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,12 +22,13 @@ from cnnviz.errors import CnnvizError
 from cnnviz.methods.gradient.gradients import unsigned
 from cnnviz.methods.heatmap import Heatmap, upsample
 from cnnviz.methods.weighted_activations import mean_gradient
+from cnnviz.registry.gradients import GuidedOptions
 
 STARTS = ("activation", "one")
 _NO_UNIT = -1
 
 
-def guided(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def guided(run: ForwardPass, target: Target, params: GuidedOptions) -> Heatmap:
     """The gradient of the score with respect to the image, with a rule at every rectifier.
 
     With ``with_gradcam`` Guided Grad-CAM (Selvaraju et al., ICCV 2017): the product of the unscaled guided gradient
@@ -55,22 +55,22 @@ def guided(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatm
         CnnvizError: ``strict_rule`` on a network with other activations than ReLUs; no such unit.
     """
     figures: dict[str, Any] = {}
-    if params["unit"] == _NO_UNIT:
+    if params.unit == _NO_UNIT:
         scores = target(run.logits)
     else:
         scores, figures = _unit(run, params)
-    with relu_rules.applied(scores, params["rule"], strict=params["strict_rule"]) as found:
+    with relu_rules.applied(scores, params.rule, strict=params.strict_rule) as found:
         values = run.gradients(scores, (0,))[0]
-    facts = {"rule": params["rule"], **_said(found, params["rule"])}
+    facts = {"rule": params.rule, **_said(found, params.rule)}
     arrays = {}
-    if params["with_gradcam"]:
+    if params.with_gradcam:
         cam = gradcam_at_pixels(run, scores)
         arrays = {"gradient": values, "gradcam": cam}
         values = values * cam[:, None]
         facts["with_gradcam"] = True
-    heatmap = unsigned(values, params["reduction"])
+    heatmap = unsigned(values, params.reduction)
     facts.update(heatmap.facts)
-    return replace(heatmap, facts=facts, scores=figures, arrays=arrays, notes=_notes(found, params["rule"]))
+    return replace(heatmap, facts=facts, scores=figures, arrays=arrays, notes=_notes(found, params.rule))
 
 
 def gradcam_at_pixels(run: ForwardPass, scores: Tensor) -> Tensor:
@@ -80,10 +80,10 @@ def gradcam_at_pixels(run: ForwardPass, scores: Tensor) -> Tensor:
     return upsample(mean_gradient(run.activations[1].detach().float(), gradient).clamp_min(0), (height, width))
 
 
-def _unit(run: ForwardPass, params: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+def _unit(run: ForwardPass, params: GuidedOptions) -> tuple[Tensor, dict[str, Any]]:
     """A score [N] whose gradient at the layer is one value at the unit's strongest position and zero elsewhere."""
-    unit, activations = params["unit"], run.activations[1]
-    if params["with_gradcam"]:
+    unit, activations = params.unit, run.activations[1]
+    if params.with_gradcam:
         raise CnnvizError("Grad-CAM explains a class, not a unit.", "Leave out --unit, or --with-gradcam.")
     channels, width = activations.shape[1], activations.shape[3]
     if unit >= channels:
@@ -94,7 +94,7 @@ def _unit(run: ForwardPass, params: Mapping[str, Any]) -> tuple[Tensor, dict[str
         "unit_activation": value.detach().float(),
         "unit_position": torch.stack([place // width, place % width], 1),
     }
-    return (value * value.detach() if params["start"] == "activation" else value), {"unit": unit, **figures}
+    return (value * value.detach() if params.start == "activation" else value), {"unit": unit, **figures}
 
 
 def _said(found: relu_rules.RuleReport, rule: str) -> dict[str, Any]:

@@ -26,9 +26,8 @@ winning, so that rounding seldom decides.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +39,7 @@ from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.baselines import blurred
 from cnnviz.methods.heatmap import Heatmap
+from cnnviz.registry.perturbation import ExtremalOptions
 
 LEVELS = 8
 EDGE = 0.3
@@ -59,7 +59,7 @@ Judge = Callable[[Tensor], Tensor]
 """Regions [B, rows, columns], bool, to what is to be as high as possible [B], in whole quanta."""
 
 
-def extremal(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def extremal(run: ForwardPass, target: Target, params: ExtremalOptions) -> Heatmap:
     """Extremal perturbation.
 
     Images are treated one at a time. The areas of an image are found from the largest to the smallest, each from the
@@ -81,7 +81,7 @@ def extremal(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Hea
     Raises:
         CnnvizError: ``areas`` are no numbers between 0 and 1.
     """
-    areas = parse_areas(params["areas"])
+    areas = parse_areas(params.areas)
     found = [_one(run, target, image, areas, params) for image in range(len(run.pixels))]
     masks, reached, exchanges = (torch.stack([row[i] for row in found]) for i in range(3))
     figures = {
@@ -90,7 +90,7 @@ def extremal(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Hea
         "perturbed_scores": reached,
         "exchanges": exchanges,
     }
-    return Heatmap(masks.mean(1), facts={"game": params["game"]}, scores=figures, arrays={"masks": masks})
+    return Heatmap(masks.mean(1), facts={"game": params.game}, scores=figures, arrays={"masks": masks})
 
 
 def parse_areas(text: str) -> tuple[float, ...]:
@@ -107,14 +107,14 @@ def parse_areas(text: str) -> tuple[float, ...]:
 
 
 def _one(
-    run: ForwardPass, target: Target, image: int, areas: tuple[float, ...], params: Mapping[str, Any]
+    run: ForwardPass, target: Target, image: int, areas: tuple[float, ...], params: ExtremalOptions
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Masks [A, H, W], scores [A] and exchanges [A] of one image."""
     pixels = run.pixels[image : image + 1].detach().float()
     size = (int(pixels.shape[2]), int(pixels.shape[3]))
-    lattice = Lattice.of(size, params["cells"], pixels.device)
-    pyramid = blur_pyramid(pixels, params["blur"] * min(size))
-    deletes = params["game"] == "delete"
+    lattice = Lattice.of(size, params.cells, pixels.device)
+    pyramid = blur_pyramid(pixels, params.blur * min(size))
+    deletes = params.game == "delete"
 
     def scores(regions: Tensor) -> Tensor:
         made = []
@@ -128,7 +128,7 @@ def _one(
     ends = scores(torch.cat([whole, ~whole]))
     quantum = QUANTUM * float((ends[0] - ends[1]).abs()) or 1.0
     sign = -1.0 if deletes else 1.0
-    regions, exchanges = search(lambda some: (sign * scores(some) / quantum).round(), whole[0], areas, params["steps"])
+    regions, exchanges = search(lambda some: (sign * scores(some) / quantum).round(), whole[0], areas, params.steps)
     masks = lattice(regions.to(pixels))
     return masks.float(), scores(regions).float(), exchanges
 

@@ -13,9 +13,6 @@ corners weak because fewer windows cover them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,9 +23,10 @@ from cnnviz.engine.targets import Target, class_logits, probabilities
 from cnnviz.methods.baselines import baseline
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.methods.perturbation.incremental.windows import Windows, occluded_logits
+from cnnviz.registry.perturbation import OcclusionOptions
 
 
-def occlusion(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def occlusion(run: ForwardPass, target: Target, params: OcclusionOptions) -> Heatmap:
     """Occlusion sensitivity.
 
     Args:
@@ -51,25 +49,23 @@ def occlusion(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> He
     """
     pixels = run.pixels.detach()
     size = (int(pixels.shape[2]), int(pixels.shape[3]))
-    windows = place_windows(size, params["window"], params["stride"])
-    key = ("occlusion", windows, params["baseline"], params["seed"], params["incremental"])
-    fill = baseline(pixels, params["baseline"], windows.size, params["seed"], run.session.preprocess)
-    clean, occluded = run.remember(
-        key, lambda: occluded_logits(run.session, pixels, windows, fill, params["incremental"])
-    )
+    windows = place_windows(size, params.window, params.stride)
+    key = ("occlusion", windows, params.baseline, params.seed, params.incremental)
+    fill = baseline(pixels, params.baseline, windows.size, params.seed, run.session.preprocess)
+    clean, occluded = run.remember(key, lambda: occluded_logits(run.session, pixels, windows, fill, params.incremental))
     shape = (len(windows.rows), len(windows.cols))
     drops = score_drops(target, clean, occluded).reshape(-1, *shape)
     maps, coverage = covering_mean(drops, windows, size)
     arrays = {"coverage": coverage.expand(len(pixels), -1, -1)}
-    if params["classes_map"]:
+    if params.classes_map:
         arrays.update(_most_probable(occluded, shape, getattr(target, "activation", "softmax")))
         for name, starts, axis in (("centre_rows", windows.rows, 0), ("centre_cols", windows.cols, 1)):
             centres = (torch.tensor(starts) + windows.size[axis] / 2) / size[axis]
             arrays[name] = centres.expand(len(pixels), -1)
     figures = {
         "window": _shown(windows.size),
-        "stride": _shown(params["stride"]),
-        "baseline": params["baseline"],
+        "stride": _shown(params.stride),
+        "baseline": params.baseline,
         "positions": list(shape),
     }
     return Heatmap(drops, maps, scores=figures, arrays=arrays)

@@ -12,9 +12,7 @@ pixel, which is the average of the score over the masks that show the pixel: fre
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,11 +21,12 @@ from cnnviz.engine.perturbed_scores import Changes, chunk_size, chunks, scores
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
+from cnnviz.registry.perturbation import RISEOptions
 
 COVERAGES = ("expected", "observed")
 
 
-def rise(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def rise(run: ForwardPass, target: Target, params: RISEOptions) -> Heatmap:
     """RISE.
 
     The masks depend on the seed alone: every image of a run is seen through the same ones. The score is the class's
@@ -49,8 +48,8 @@ def rise(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap
         target = target.in_unit("probability") or target
     pixels = run.pixels.detach().float()
     size = (int(pixels.shape[2]), int(pixels.shape[3]))
-    masks = draw_masks(size, params)
-    asked = tuple(params[name] for name in ("masks", "cells", "p", "seed"))
+    asked = (params.masks, params.cells, params.p, params.seed)
+    masks = draw_masks(size, *asked)
 
     def hide(image: int, positions: range) -> Tensor:
         return pixels[image] * masks.at(positions).to(pixels)[:, None]
@@ -62,8 +61,8 @@ def rise(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap
         flat = masks.at(part).flatten(1).double()
         total += found[:, part.start : part.stop].cpu() @ flat
         seen += flat.sum(0)
-    if params["coverage"] == "expected":
-        seen = torch.full_like(seen, len(masks) * params["p"])
+    if params.coverage == "expected":
+        seen = torch.full_like(seen, len(masks) * params.p)
     values = torch.where(seen > 0, total / seen, 0.0).reshape(-1, *size).float()
     floor = values.amin((1, 2))
     figures = {"masks": len(masks), "floor": floor}
@@ -96,11 +95,10 @@ class Masks:
         return self.down[top] @ self.grids[part] @ self.across[left].transpose(1, 2)
 
 
-def draw_masks(size: tuple[int, int], params: Mapping[str, Any]) -> Masks:
+def draw_masks(size: tuple[int, int], count: int, cells: int, p: float, seed: int) -> Masks:
     """The masks for images of ``size`` (height, width); the same for the same seed."""
-    count, cells = params["masks"], params["cells"]
-    generator = torch.Generator().manual_seed(params["seed"])
-    grids = (torch.rand((count, cells, cells), generator=generator) < params["p"]).float()
+    generator = torch.Generator().manual_seed(seed)
+    grids = (torch.rand((count, cells, cells), generator=generator) < p).float()
     sides = [-(-length // cells) for length in size]
     offsets = torch.stack([torch.randint(side, (count,), generator=generator) for side in sides], 1)
     down, across = (_interpolation(length, cells, side) for length, side in zip(size, sides, strict=True))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,17 @@ from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.baselines import baseline
 from cnnviz.methods.heatmap import Heatmap
+from cnnviz.registry.perturbation import LIMEOptions, SuperpixelOptions
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+# The number of superpixels -> z [S, d], which of them are visible.
+Design = Callable[[int], Bools]
+# z [S, d], scores [S], scores of nothing and of all -> values [d] and how well they fit.
+Solve = Callable[[Bools, Floats, tuple[float, float]], tuple[Floats, float]]
 
 
-def kernelshap(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def kernelshap(run: ForwardPass, target: Target, params: SuperpixelOptions) -> Heatmap:
     """KernelSHAP on superpixels.
 
     Args:
@@ -50,10 +55,10 @@ def kernelshap(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> H
         [N, H, W]; scores ``superpixels`` and ``fit``: the weighted share of the scores' variance that the values
         explain (below 0 a constant would come nearer: shares that must add up say little of this score).
     """
-    return _explained(run, target, params, _shap)
+    return _explained(run, target, params, lambda count: _shap_design(count, params.samples, params.seed), _solve_shap)
 
 
-def lime(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def lime(run: ForwardPass, target: Target, params: LIMEOptions) -> Heatmap:
     """LIME on superpixels, each visible with probability one half; ridge regression with an intercept.
 
     Args:
@@ -64,34 +69,36 @@ def lime(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap
     Returns:
         As :func:`kernelshap`; values are changes of the score as one superpixel becomes visible.
     """
-    return _explained(run, target, params, _lime)
+
+    def solve(design: Bools, answers: Floats, ends: tuple[float, float]) -> tuple[Floats, float]:
+        return _solve_lime(design, answers, ends, params.width, params.ridge)
+
+    return _explained(run, target, params, lambda count: _lime_design(count, params.samples, params.seed), solve)
 
 
-def _explained(run: ForwardPass, target: Target, params: Mapping[str, Any], method: Any) -> Heatmap:
+def _explained(run: ForwardPass, target: Target, params: SuperpixelOptions, design: Design, solve: Solve) -> Heatmap:
     pixels = run.pixels.detach().float()
     segments = run.remember(
-        ("segments", params["segments"], params["compactness"]),
-        lambda: np.stack([_segments(image, params) for image in pixels]),
+        ("segments", params.segments, params.compactness),
+        lambda: np.stack([_segments(image, params.segments, params.compactness) for image in pixels]),
     )
     counts = [int(own.max()) + 1 for own in segments]
-    design, solve = method
-    designs = [design(count, params) for count in counts]
+    designs = [design(count) for count in counts]
     longest = max(len(own) for own in designs)
     # The last two are nothing visible and all visible; shorter designs run what is visible once more.
     rows = [np.concatenate([own, np.ones((longest - len(own), count), bool), [[False] * count], [[True] * count]])
             for own, count in zip(designs, counts, strict=True)]  # fmt: skip
-    fill = baseline(pixels, params["baseline"], (max(1, pixels.shape[2] // 5),) * 2, params["seed"],
+    fill = baseline(pixels, params.baseline, (max(1, pixels.shape[2] // 5),) * 2, params.seed,
                     run.session.preprocess)  # fmt: skip
 
     def hide(image: int, positions: range) -> Tensor:
         visible = rows[image][positions.start : positions.stop][:, segments[image]]
         return torch.where(torch.from_numpy(visible).to(pixels.device)[:, None], pixels[image], fill[image])
 
-    key = ("superpixels", solve, *sorted(params.items()))
-    found = scores(run, target, Changes(longest + 2, hide, key=key)).double().cpu().numpy()
+    found = scores(run, target, Changes(longest + 2, hide, key=("superpixels", params))).double().cpu().numpy()
     maps, fits = [], []
     for own, answers, of_image in zip(designs, found, segments, strict=True):
-        values, fit = solve(own, answers[: len(own)], (float(answers[-2]), float(answers[-1])), params)
+        values, fit = solve(own, answers[: len(own)], (float(answers[-2]), float(answers[-1])))
         maps.append(torch.from_numpy(values[of_image]))
         fits.append(fit)
     lengths = torch.tensor([len(own) for own in designs])
@@ -100,7 +107,7 @@ def _explained(run: ForwardPass, target: Target, params: Mapping[str, Any], meth
     return Heatmap(torch.stack(maps).float(), scores=figures, arrays=arrays)
 
 
-def _segments(image: Tensor, params: Mapping[str, Any]) -> NDArray[np.int32]:
+def _segments(image: Tensor, segments: int, compactness: float) -> NDArray[np.int32]:
     """SLIC labels [H, W], 0 ... d - 1, of the network's input stretched to its own range."""
     slic = _slic()
     values = image.cpu().permute(1, 2, 0).numpy().astype(np.float64)
@@ -108,8 +115,8 @@ def _segments(image: Tensor, params: Mapping[str, Any]) -> NDArray[np.int32]:
     values = (values - low) / (high - low) if high > low else np.zeros_like(values)
     labels = slic(
         values,
-        n_segments=params["segments"],
-        compactness=params["compactness"],
+        n_segments=segments,
+        compactness=compactness,
         start_label=0,
         channel_axis=-1,
         convert2lab=values.shape[2] == 3,
@@ -127,15 +134,14 @@ def _slic() -> Any:
         ) from error
 
 
-def _shap_design(count: int, params: Mapping[str, Any]) -> Bools:
+def _shap_design(count: int, samples: int, seed: int) -> Bools:
     """z [S, d]: all that are neither empty nor full, or a sample of them in pairs of complements."""
-    samples = params["samples"]
     if count == 1:
         return np.zeros((0, 1), dtype=bool)
     if count < 31 and 2**count - 2 <= samples:
         every = (np.arange(1, 2**count - 1)[:, None] >> np.arange(count)) & 1
         return every.astype(bool)
-    random = np.random.default_rng(params["seed"])
+    random = np.random.default_rng(seed)
     sizes = np.arange(1, count)
     likely = 1 / (sizes * (count - sizes))
     found = np.zeros((samples + samples % 2, count), dtype=bool)
@@ -146,9 +152,7 @@ def _shap_design(count: int, params: Mapping[str, Any]) -> Bools:
     return found
 
 
-def _solve_shap(
-    design: Bools, answers: Floats, ends: tuple[float, float], params: Mapping[str, Any]
-) -> tuple[Floats, float]:
+def _solve_shap(design: Bools, answers: Floats, ends: tuple[float, float]) -> tuple[Floats, float]:
     """Values [d] that sum to f(x) - f(baseline), and how well they fit."""
     nothing, everything = ends
     count = design.shape[1]
@@ -169,22 +173,22 @@ def _solve_shap(
     return values, _fit(answers, nothing + z @ values, weights)
 
 
-def _lime_design(count: int, params: Mapping[str, Any]) -> Bools:
-    return np.random.default_rng(params["seed"]).random((params["samples"], count)) < 0.5
+def _lime_design(count: int, samples: int, seed: int) -> Bools:
+    return np.random.default_rng(seed).random((samples, count)) < 0.5
 
 
 def _solve_lime(
-    design: Bools, answers: Floats, ends: tuple[float, float], params: Mapping[str, Any]
+    design: Bools, answers: Floats, ends: tuple[float, float], width: float, ridge: float
 ) -> tuple[Floats, float]:
     """Ridge regression [d] with an intercept; the whole image is among the samples, with weight 1."""
     z = np.concatenate([design, np.ones((1, design.shape[1]), bool)]).astype(np.float64)
     wanted = np.append(answers, ends[1])
     distance = 1 - np.sqrt(z.mean(1))  # the cosine between z and 1 is sqrt(|z| / d)
-    weights = np.exp(-((distance / params["width"]) ** 2))
+    weights = np.exp(-((distance / width) ** 2))
     middle, level = np.average(z, axis=0, weights=weights), np.average(wanted, weights=weights)
     root = np.sqrt(weights)[:, None]
     left, right = (z - middle) * root, (wanted - level) * root[:, 0]
-    values = np.linalg.solve(left.T @ left + params["ridge"] * np.eye(z.shape[1]), left.T @ right)
+    values = np.linalg.solve(left.T @ left + ridge * np.eye(z.shape[1]), left.T @ right)
     return values, _fit(wanted, level + (z - middle) @ values, weights)
 
 
@@ -192,6 +196,3 @@ def _fit(wanted: Floats, found: Floats, weights: Floats) -> float:
     """Weighted coefficient of determination; 1 where there is nothing to explain."""
     spread = float((weights * (wanted - np.average(wanted, weights=weights)) ** 2).sum())
     return 1 - float((weights * (wanted - found) ** 2).sum()) / spread if spread > 0 else 1.0
-
-
-_shap, _lime = (_shap_design, _solve_shap), (_lime_design, _solve_lime)

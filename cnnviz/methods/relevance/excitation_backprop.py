@@ -21,9 +21,7 @@ the pooling and linear layer that it equals: one neuron, whose inputs are all po
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +32,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.methods.relevance.propagation import Propagation, Rules, Weighted, propagate, readable, scaled
 from cnnviz.models.graph.heads import read_head
+from cnnviz.registry.relevance import ExcitationBackpropOptions
 
 _NAME = "Excitation backprop"
 _TINY = 1e-20
@@ -41,7 +40,7 @@ _TINY = 1e-20
 _ROUNDING = 1e-5
 
 
-def excitation_backprop(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def excitation_backprop(run: ForwardPass, target: Target, params: ExcitationBackpropOptions) -> Heatmap:
     """The marginal winning probability at the target layer, summed over channels.
 
     Args:
@@ -59,13 +58,13 @@ def excitation_backprop(run: ForwardPass, target: Target, params: Mapping[str, A
     """
     if target.logit_index is None:
         raise CnnvizError("Excitation backprop starts at a class.", "Leave --score out, or use gradcam.")
-    pooled = bool(params["contrastive"]) and _has_class_maps(run)
+    pooled = bool(params.contrastive) and _has_class_maps(run)
     chosen = _winning(run, target, _Walk(pooled=pooled))
     gap = 1 - chosen.double().sum((1, 2)).float()
     values, notes = chosen, tuple[str, ...]()
-    if params["contrastive"]:
+    if params.contrastive:
         values, notes = _contrast(chosen, _winning(run, target, _Walk(True, pooled)))
-    facts = {"contrastive": params["contrastive"], "reduction": "sum over channels"}
+    facts = {"contrastive": params.contrastive, "reduction": "sum over channels"}
     if pooled:
         facts["head"] = "the 1x1 convolution and the pooling are read as pooling and a linear layer"
     return Heatmap(values, facts=facts, scores={"conservation_gap": gap, "gap_share": gap.abs()}, notes=notes)

@@ -5,9 +5,7 @@ Srinivas & Fleuret, "Full-Gradient Representation for Neural Network Visualizati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +17,10 @@ from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.relevance.bias_terms import BiasTerms, places_of
 from cnnviz.methods.relevance.propagation import readable
 from cnnviz.models.graph.trace import Graph
+from cnnviz.registry.params import Options
 
 
-def fullgrad(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def fullgrad(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     """FullGrad.
 
         S = psi(x dz/dx) + sum over layers l of psi(b_l dz/dy_l),

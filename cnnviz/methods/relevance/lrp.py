@@ -21,10 +21,9 @@ nothing, and the inputs share all of it; only what reaches a neuron without a su
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,11 +33,12 @@ from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.relevance.propagation import Propagation, Rules, Weighted, propagate, scaled
+from cnnviz.registry.relevance import LRPOptions
 
 RULES = ("composite", "epsilon", "alpha-beta")
 
 
-def lrp(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
+def lrp(run: ForwardPass, target: Target, params: LRPOptions) -> Heatmap:
     """Layer-wise relevance propagation from the logit to the pixels.
 
     On a network of ReLUs without clipping, epsilon = 0 gives gradient times input (Ancona et al. 2018).
@@ -58,31 +58,30 @@ def lrp(run: ForwardPass, target: Target, params: Mapping[str, Any]) -> Heatmap:
     """
     if target.unit not in ("logit", "function"):
         raise CnnvizError("LRP hands back the logit of a class, not its probability.", "Leave --score out.")
-    key = ("lrp", *(params[name] for name in ("rule", "epsilon", "alpha", "bias")))
     rules = Rules(partial(_weighted, params))
-    propagation = run.remember(key, lambda: propagate(run, rules, "LRP"))
+    propagation = run.remember(("lrp", params), lambda: propagate(run, rules, "LRP"))
     score = target(propagation.logits)
     values = propagation.relevance(score)
     gap = score.detach().double() - values.double().sum((1, 2, 3))
-    facts = {"rule": params["rule"], "layers": dict(propagation.used), "reduction": "sum over channels"}
+    facts = {"rule": params.rule, "layers": dict(propagation.used), "reduction": "sum over channels"}
     scores = {"conservation_gap": gap.float(), "gap_share": gap_share(gap, score)}
     return Heatmap(values, values.sum(1), facts=facts, scores=scores)
 
 
 def _weighted(
-    params: Mapping[str, Any], layer: Weighted, x: Tensor, y: Tensor, propagation: Propagation
+    params: LRPOptions, layer: Weighted, x: Tensor, y: Tensor, propagation: Propagation
 ) -> tuple[Tensor, str]:
-    rule = params["rule"]
-    if params["bias"] == "ignore":
+    rule = params.rule
+    if params.bias == "ignore":
         layer = replace(layer, bias=None)
     if rule == "alpha-beta":
-        return _alpha_beta(layer, x, y, params["alpha"]), f"alpha {params['alpha']:g}, beta {params['alpha'] - 1:g}"
+        return _alpha_beta(layer, x, y, params.alpha), f"alpha {params.alpha:g}, beta {params.alpha - 1:g}"
     if rule == "composite" and layer.convolution:
         if layer.from_image is not None:
             return _flat(layer, layer.from_image, y, propagation), "flat"
         return _alpha_beta(layer, x, y, 1.0), "alpha 1, beta 0"
-    sums = y if params["bias"] == "absorb" else layer.apply(x, layer.weight, None)
-    return _epsilon(sums, y, params["epsilon"]), "epsilon"
+    sums = y if params.bias == "absorb" else layer.apply(x, layer.weight, None)
+    return _epsilon(sums, y, params.epsilon), "epsilon"
 
 
 def _epsilon(sums: Tensor, y: Tensor, epsilon: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from cnnviz.geometry.placement import place
 from cnnviz.io.names import Names, safe_component
 from cnnviz.io.store import ImageFormat, Store, encode, encode_npz
 from cnnviz.models.graph.layers import LayerRef
+from cnnviz.registry.studies import ActivationsOptions
 from cnnviz.render.overlay import Style, overlay
 from cnnviz.render.text import number
 from cnnviz.render.tiles import coloured, layout, stack, tiles
@@ -61,13 +62,13 @@ class _Layer:
         return max(high, -float(self.figures.smallest.min())) if self.signed else max(high, 0.0)
 
 
-class Activations(Study):
+class Activations(Study[ActivationsOptions]):
     """The channels of one or several layers, as the deep visualization toolbox shows them (Yosinski et al. 2015)."""
 
     # Which channels are dead is known from all their values only.
     sees_again = True
 
-    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+    def __init__(self, prepared: PreparedModel, params: ActivationsOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
         self.refs: tuple[LayerRef, ...] = prepared.session.layers
         names = Names()
@@ -76,19 +77,19 @@ class Activations(Study):
         self.style = Style(draw.colormap, draw.alpha)
         self.picture = ImageFormat(draw.image_format, draw.png_level)
         self.channels: tuple[int, ...] | None = None
-        if params["channel"] is not None:
+        if params.channel is not None:
             fewest = min(self.refs, key=lambda ref: ref.channels)
             what = f"channels of {fewest.name}"
-            self.channels = parse_numbers(params["channel"], "--channel", fewest.channels, what)
+            self.channels = parse_numbers(params.channel, "--channel", fewest.channels, what)
             if len(self.channels) > _MOST_ENLARGED:
                 raise CnnvizError(
-                    f"--channel {params['channel']}: {len(self.channels)} channels would be drawn over every image.",
+                    f"--channel {params.channel}: {len(self.channels)} channels would be drawn over every image.",
                     f"Name up to {_MOST_ENLARGED}; the grid shows all.",
                 )
         self.tallies = [ChannelTally(ref.channels) for ref in self.refs]
 
     @classmethod
-    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+    def cut(cls, settings: RunSettings, params: ActivationsOptions) -> Cut:
         return Cut.at_layers(*dict.fromkeys(settings.target.layers))
 
     def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
@@ -114,14 +115,14 @@ class Activations(Study):
         for ref, layer in zip(self.refs, done.seen, strict=True):
             enlarged = self._enlarge(done, ref, layer, figures)
             rows.append(self._facts(done, ref, layer, enlarged))
-        if self.params["raw"]:
+        if self.params.raw:
             arrays = {ref.name: layer.values for ref, layer in zip(self.refs, done.seen, strict=True)}
             files["raw"] = f"{stem}.activations.npz"
             self.store.write(files["raw"], encode_npz(arrays))
         return {"layers": rows, "files": files, "figures": figures}
 
     def _grid(self, ref: LayerRef, layer: _Layer) -> NDArray[np.uint8]:
-        sort, own = self._order_of(ref), self.params["per_channel"]
+        sort, own = self._order_of(ref), self.params.per_channel
         channels, height, width = layer.values.shape
         picked = order(layer.figures, sort).tolist()
         figures, limit = layer.figures, layer.limit()
@@ -136,13 +137,13 @@ class Activations(Study):
 
     def _order_of(self, ref: LayerRef) -> str:
         """``--sort``; by itself a wide layer begins with what is most active, since nobody reads it to the end."""
-        if self.params["sort"] != "auto":
-            return str(self.params["sort"])
+        if self.params.sort != "auto":
+            return str(self.params.sort)
         return "mean" if ref.channels > _WIDE else "index"
 
     def _enlarge(self, done: Observed, ref: LayerRef, layer: _Layer, figures: list[Figure]) -> list[EnlargedChannel]:
         """The asked channels over the image; without a request the strongest."""
-        by = "max" if self.params["sort"] == "max" else "mean"
+        by = "max" if self.params.sort == "max" else "mean"
         height, width = done.rgb.shape[:2]
         rows: list[EnlargedChannel] = []
         for channel in self.channels or (int(order(layer.figures, by)[0]),):
@@ -157,7 +158,7 @@ class Activations(Study):
         figures, geometry = layer.figures, done.item.geometry
         height, width = layer.values.shape[1:]
         strongest: list[StrongChannel] = []
-        for channel in order(figures, "max" if self.params["sort"] == "max" else "mean")[:_STRONGEST].tolist():
+        for channel in order(figures, "max" if self.params.sort == "max" else "mean")[:_STRONGEST].tolist():
             row, col = figures.peak[channel].tolist()
             x, y = geometry.to_image(col + 0.5, row + 0.5, (width, height))
             mean, largest = float(figures.mean[channel]), float(figures.largest[channel])

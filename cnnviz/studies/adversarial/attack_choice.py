@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from cnnviz.attacks import linf as attacks
 from cnnviz.attacks.linf import LEVELS, AttackResult, Goal, Network, SignAttack
 from cnnviz.attacks.picture_view import View
 from cnnviz.errors import CnnvizError
+from cnnviz.registry.studies import AdversarialOptions
 
 TITLES = {"fgsm": "FGSM", "ifgsm": "iterative FGSM", "pgd": "PGD", "deepfool": "DeepFool", "cw": "Carlini-Wagner"}
 CURVES = {"linf": "0,0.5,1,2,4,8", "l2": "0,0.1,0.25,0.5,1,2"}
@@ -43,10 +43,10 @@ class Choice:
         CnnvizError: Options that do not go together, or out of range.
     """
 
-    def __init__(self, params: Mapping[str, Any], tolerance: float, seed: int) -> None:
-        self.name = str(params["attack"])
+    def __init__(self, params: AdversarialOptions, tolerance: float, seed: int) -> None:
+        self.name: str = params.attack
         self.norm: Literal["linf", "l2"] = "l2" if self.name in _L2 else "linf"
-        self.steps = int(params["steps"] or _STEPS[self.name])
+        self.steps = params.steps or _STEPS[self.name]
         self.tolerance, self.seed = tolerance, seed
         self._refuse(params)
         self.epsilon: float | None = None
@@ -54,20 +54,20 @@ class Choice:
         self._step_size: float | None = None
         if self.norm == "l2":
             return
-        self.epsilon_text = str(params["epsilon"] or _EPSILON).strip()
+        self.epsilon_text = (params.epsilon or _EPSILON).strip()
         self.epsilon = amount(self.epsilon_text, "--epsilon")
         if self.epsilon * LEVELS < 1 - 1e-6:
             raise CnnvizError(
-                f"--epsilon {params['epsilon']}: a file of 8 bits holds no change of less than 1/255.",
+                f"--epsilon {params.epsilon}: a file of 8 bits holds no change of less than 1/255.",
                 "Use 1/255 or more; --curve tries smaller ones on real values.",
             )
-        if params["step_size"] is not None:
-            self._step_size = amount(params["step_size"], "--step-size")
+        if params.step_size is not None:
+            self._step_size = amount(params.step_size, "--step-size")
 
-    def _refuse(self, params: Mapping[str, Any]) -> None:
+    def _refuse(self, params: AdversarialOptions) -> None:
         idle = {"fgsm": ("step_size",), "deepfool": ("epsilon", "step_size"), "cw": ("epsilon", "step_size")}
         for name in idle.get(self.name, ()):
-            if params[name] is not None:
+            if getattr(params, name) is not None:
                 raise CnnvizError(
                     f"--{name.replace('_', '-')} means nothing to --attack {self.name}.",
                     "FGSM makes one step of epsilon; DeepFool and Carlini-Wagner look for the smallest change.",

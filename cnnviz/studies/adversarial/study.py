@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -28,6 +28,8 @@ from cnnviz.methods.heatmap import Heatmap
 from cnnviz.models.preprocess import Preprocess, normalize, override, prepare
 from cnnviz.records import ClassScore, Record
 from cnnviz.registry import lookup
+from cnnviz.registry.specs import Options
+from cnnviz.registry.studies import AdversarialOptions
 from cnnviz.render.comparison import Cell, Point, accuracy_curve, comparison, noise_picture
 from cnnviz.render.overlay import Style, overlay
 from cnnviz.render.text import percent
@@ -74,10 +76,10 @@ class _Observation:
     maps: tuple[Map, Map] | None
 
 
-class Adversarial(Study):
+class Adversarial(Study[AdversarialOptions]):
     """FGSM, iterative FGSM, PGD, DeepFool and Carlini-Wagner, on the picture or on what the network sees of it."""
 
-    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+    def __init__(self, prepared: PreparedModel, params: AdversarialOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
         for spec in prepared.settings.target.classes:
             if spec not in {"pred", "folder"} and not spec.lower().endswith(".csv"):
@@ -87,16 +89,16 @@ class Adversarial(Study):
                 )
         # What differs between this session and one that reads the file again must not undo the attack.
         self.choice = Choice(params, prepared.runtime.tolerance, prepared.settings.runtime.seed)
-        self.target = None if params["target_class"] is None else prepared.classes.resolve(params["target_class"])
+        self.target = None if params.target_class is None else prepared.classes.resolve(params.target_class)
         self.network = attacks.of_session(prepared.session, prepared.preprocess)
-        self.whole = params["at"] == "image"
+        self.whole = params.at == "image"
         self.again, self.read_with = (prepared.preprocess, "") if self.whole else _as_it_is(prepared.preprocess)
-        self.explaining = None if params["explain"] is None else _MapsOfBoth(prepared, params["explain"])
+        self.explaining = None if params.explain is None else _MapsOfBoth(prepared, params.explain)
         self.tally = Tally(self._curve())
         self._turn = threading.Lock()
 
     @classmethod
-    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+    def cut(cls, settings: RunSettings, params: AdversarialOptions) -> Cut:
         return Cut.at_image()
 
     def _curve(self) -> tuple[float, ...]:
@@ -104,7 +106,7 @@ class Adversarial(Study):
 
         A single image has none unless it is asked for.
         """
-        text = self.params["curve"]
+        text = self.params.curve
         if text == "none" or (text is None and count_inputs(self.prepared.settings) == 1):
             return ()
         found = epsilons(text or CURVES[self.choice.norm], self.choice.norm)
@@ -199,7 +201,7 @@ class Adversarial(Study):
         data = encode(seen.made.after, _PNG)
         if not np.array_equal(decode(data).rgb, seen.made.after):
             raise ImageError("not-written", "the file of the adversarial image does not read as it was written")
-        noise = noise_picture(seen.made.before, seen.made.after, self.params["amplify"])
+        noise = noise_picture(seen.made.before, seen.made.after, self.params.amplify)
         self.store.write(files["adversarial"], data)
         self.store.write(files["noise"], encode(noise, _PNG))
         self.store.write(files["figure"], encode(self._figure(done, noise), _PNG))
@@ -239,7 +241,7 @@ class Adversarial(Study):
         rows: list[list[Cell | None]] = [
             [
                 Cell("image", made.before, before.label, percent(before.probability)),
-                Cell(f"noise × {self.params['amplify']:g}", noise, norms, took),
+                Cell(f"noise × {self.params.amplify:g}", noise, norms, took),
                 Cell("adversarial", made.after, after.label, percent(after.probability)),
             ]
         ]
@@ -330,16 +332,16 @@ class _MapsOfBoth:
         self.params = self.spec.resolve_params({})
         self.method = self.spec.load()
         self.session = prepared.open(cut_for(self.spec, self.params, prepared.settings.target.layers))
-        self._of(prepared.probe(1), torch.zeros(1, dtype=torch.long), self.spec.dry_run_params)
+        self._of(prepared.probe(1), torch.zeros(1, dtype=torch.long), self.spec.dry_run(self.params))
 
     def maps(self, pixels: Tensor, classes: Tensor) -> Map:
         """[N, h, w] for a batch of uint8 [N, C, H, W] and a class for each."""
-        return self._of(normalize(pixels, self.prepared.preprocess), classes, {})
+        return self._of(normalize(pixels, self.prepared.preprocess), classes, self.params)
 
-    def _of(self, batch: Tensor, classes: Tensor, more: Mapping[str, Any]) -> Map:
+    def _of(self, batch: Tensor, classes: Tensor, params: Options) -> Map:
         run = self.session.forward(batch)
         target = ClassTarget(classes.to(run.logits.device), "logit", self.prepared.activation)
-        heatmap: Heatmap = self.method(run, target, {**self.params, **more})
+        heatmap: Heatmap = self.method(run, target, params)
         values = heatmap.values if heatmap.maps is None else heatmap.maps
         found: Map = values.detach().float().cpu().numpy()
         return found

@@ -29,6 +29,7 @@ from cnnviz.models.loading.load import LoadedModel
 from cnnviz.models.preprocess import Geometry, Preprocess, normalize, override
 from cnnviz.models.preprocess import prepare as prepare_image
 from cnnviz.records import ClassScore, Explanation, Record
+from cnnviz.registry.studies import ClassMapOptions
 from cnnviz.render.label_map import areas, label_map
 from cnnviz.render.overlay import Style, heatmap_image, overlay
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
@@ -74,10 +75,10 @@ class _Observation:
     inputs: tuple[tuple[int, int], ...]
 
 
-class ClassMap(Study):
+class ClassMap(Study[ClassMapOptions]):
     """Class probabilities for every place of an image that is larger than the network was trained on."""
 
-    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+    def __init__(self, prepared: PreparedModel, params: ClassMapOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
         draw = prepared.settings.draw
         for kind in draw.save:
@@ -85,8 +86,8 @@ class ClassMap(Study):
                 hint = f"Choose any of {','.join(_SAVES)}, or none."
                 raise CnnvizError(f"--save {kind}: classmap does not write that.", hint)
         trained = prepared.preprocess.input_size[1:]
-        self.size: int = params["size"] or 2 * max(trained)
-        self.scales = _scales(params["scales"])
+        self.size: int = params.size or 2 * max(trained)
+        self.scales = _scales(params.scales)
         if round(self.size * min(self.scales)) < max(trained):
             raise CnnvizError(
                 f"--size {self.size} times --scales {min(self.scales):g} is less than the {max(trained)} pixels that "
@@ -111,11 +112,11 @@ class ClassMap(Study):
         self.picture = ImageFormat(draw.image_format, draw.png_level)
 
     @classmethod
-    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+    def cut(cls, settings: RunSettings, params: ClassMapOptions) -> Cut:
         return Cut.at_layers(CLASS_MAP)
 
     @classmethod
-    def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: Mapping[str, Any]) -> LoadedModel:
+    def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: ClassMapOptions) -> LoadedModel:
         if settings.runtime.tracing == "off":
             raise CnnvizError(
                 "classmap rewrites the traced network, and tracing is off.", "Leave --tracing out, or set it to auto."
@@ -161,11 +162,11 @@ class ClassMap(Study):
         plans = []
         for scale in self.scales:
             side = round(self.size * scale)
-            sides = (height, width) if self.params["fit"] == "whole" else trained
+            sides = (height, width) if self.params.fit == "whole" else trained
             shown = tuple(max(side, round(side * length / min(sides))) for length in sides)
             if shown[0] * shown[1] > MOST_PIXELS:
                 return []
-            view = "crop" if self.params["fit"] == "crop" else "squash"
+            view = "crop" if self.params.fit == "crop" else "squash"
             plans.append(override(base, input_size=shown, view=view))
         return plans
 
@@ -219,7 +220,7 @@ class ClassMap(Study):
             return self._known[key]
 
     def _seen(self, targets: tuple[ClassScore, ...], scales: list[_Scale], plans: list[Preprocess]) -> _Observation:
-        whole = merged([placement for placement, _ in scales], self.params["merge"])
+        whole = merged([placement for placement, _ in scales], self.params.merge)
         chosen = whole.values[[target.class_index for target in targets]]
         return _Observation(
             targets,
@@ -313,7 +314,7 @@ class ClassMap(Study):
             "receptive_field": {"size": list(where.field.size), "offset": list(where.field.offset)},
             "size": self.size,
             "scales": list(self.scales),
-            "merge": self.params["merge"],
+            "merge": self.params.merge,
             "global_context": where.field.global_context,
         }
         return Findings({METHOD: facts})

@@ -19,6 +19,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.io.store import ImageFormat, Store, encode
 from cnnviz.io.write_tables import Spool, VectorFile, write_csv, write_npy, write_parquet
 from cnnviz.models.loading.load import LoadedModel
+from cnnviz.registry.studies import EmbedOptions
 from cnnviz.render import embedding as drawing
 from cnnviz.render.grid import thumbnail
 from cnnviz.report.embedding_page import Key, Plot, Point, page, percent
@@ -76,10 +77,10 @@ class _Layout:
     different: int
 
 
-class Embed(Study):
+class Embed(Study[EmbedOptions]):
     """The vector before the classifier, or a layer's mean over positions, for every input."""
 
-    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+    def __init__(self, prepared: PreparedModel, params: EmbedOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
         for spec in prepared.settings.target.classes:
             if spec not in {"pred", "folder"} and not spec.lower().endswith(".csv"):
@@ -91,20 +92,20 @@ class Embed(Study):
         self.vectors, self.thumbnails, self.rows = VectorFile(), Spool(), list[_Entry]()
 
     @classmethod
-    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+    def cut(cls, settings: RunSettings, params: EmbedOptions) -> Cut:
         layers = settings.target.layers
         if len(layers) > 1:
             raise CnnvizError(f"embed takes one layer, not {len(layers)}.", "Run it once a layer, each with its --out.")
         return Cut.at_layers(*layers) if layers else Cut.before_classifier()
 
     @classmethod
-    def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: Mapping[str, Any]) -> LoadedModel:
+    def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: EmbedOptions) -> LoadedModel:
         # Here, not at the end: nobody should learn after an hour that a package is missing.
         embedding.optional("sklearn.manifold", "embed", "embed")
         embedding.optional("scipy.optimize", "embed", "embed")
-        if params["umap"]:
+        if params.umap:
             embedding.optional("umap", "umap", "--umap")
-        if params["table"] == "parquet":
+        if params.table == "parquet":
             embedding.optional("pyarrow.parquet", "parquet", "--table parquet")
         return loaded
 
@@ -142,7 +143,7 @@ class Embed(Study):
 
     def writes(self) -> Sequence[str]:
         names = ["embeddings.npy", "embeddings.csv", "scatter.png", "grid.png", "neighbours.png", "thumbnails/any"]
-        return [*names, "embeddings.parquet"] if self.params["table"] == "parquet" else names
+        return [*names, "embeddings.parquet"] if self.params.table == "parquet" else names
 
     def finish(self) -> Findings:
         if not self.rows:
@@ -165,20 +166,20 @@ class Embed(Study):
     def _lay_out(self, vectors: NDArray[np.float32]) -> _Layout:
         params, seed = self.params, self.prepared.settings.runtime.seed
         pca = embedding.pca(vectors)
-        reduced = embedding.reduced(vectors, params["metric"])
+        reduced = embedding.reduced(vectors, params.metric)
         points: dict[str, Floats | None] = {
-            "tsne": arrange.tsne(reduced, perplexity=params["perplexity"], seed=seed),
+            "tsne": arrange.tsne(reduced, perplexity=params.perplexity, seed=seed),
             "pca": pca.points,
         }
-        if params["umap"]:
+        if params.umap:
             points["umap"] = arrange.umap(reduced, seed=seed)
         different = len(arrange.distinct(reduced)[0])
-        for text in arrange.said_of_few(different, len(vectors), params["perplexity"]):
+        for text in arrange.said_of_few(different, len(vectors), params.perplexity):
             self.prepared.note(text)
         arranged = points["tsne"]
         grid_of: Literal["tsne", "pca"] = "pca" if arranged is None else "tsne"
         cells = embedding.grid_cells(pca.points if arranged is None else arranged)
-        near = embedding.neighbours(vectors, params["neighbours"], params["metric"])
+        near = embedding.neighbours(vectors, params.neighbours, params.metric)
         labels, labelled_by = self._labels()
         said = {"label": labels, "prediction": tuple(row.prediction for row in self.rows)}
         purity = {kind: embedding.purity(near.index, values) for kind, values in said.items()}
@@ -220,7 +221,7 @@ class Embed(Study):
             write_npy(stream, vectors)
         with self.store.stream("embeddings.csv") as stream:
             write_csv(stream, tuple(columns), zip(*columns.values(), strict=True))
-        if self.params["table"] == "parquet":
+        if self.params.table == "parquet":
             with self.store.stream("embeddings.parquet") as stream:
                 write_parquet(stream, columns)
 
@@ -236,7 +237,7 @@ class Embed(Study):
         grid = drawing.thumbnail_grid(self._thumbnail, layout.cells, layout.shape, side)
         self.store.write("grid.png", encode(grid, _PNG))
         if layout.near.index.shape[1]:
-            heading = f"each picture, then its nearest by {self.params['metric']} {self._measure()}"
+            heading = f"each picture, then its nearest by {self.params.metric} {self._measure()}"
             self.store.write(
                 "neighbours.png", encode(drawing.neighbour_sheet(self._sheet(layout, kind), heading), _PNG)
             )
@@ -286,7 +287,7 @@ class Embed(Study):
     def _summary(self, vectors: NDArray[np.float32], layout: _Layout) -> Embedding:
         count = len(vectors)
         block = count > embedding.OPTIMAL_UP_TO
-        perplexity = arrange.effective_perplexity(layout.different, self.params["perplexity"])
+        perplexity = arrange.effective_perplexity(layout.different, self.params.perplexity)
         purity = {
             kind: embedding.mean_purity(values, self._values(layout, kind)) for kind, values in layout.purity.items()
         }
@@ -295,7 +296,7 @@ class Embed(Study):
             "images": count,
             "different": layout.different,
             "dimensions": int(vectors.shape[1]),
-            "metric": self.params["metric"],
+            "metric": self.params.metric,
             "labels": layout.labelled_by,
             "pca": {"explained": layout.pca.explained.tolist()},
             "tsne": None if layout.points["tsne"] is None else {"perplexity": perplexity},
@@ -349,7 +350,7 @@ class Embed(Study):
     # Words.
 
     def _colouring(self, layout: _Layout) -> str:
-        wanted = str(self.params["color"])
+        wanted = str(self.params.color)
         if wanted != "auto":
             return wanted
         return "prediction" if layout.labelled_by is None else "label"
@@ -362,12 +363,12 @@ class Embed(Study):
             first, second = (100.0 * share for share in layout.pca.explained.tolist())
             return f"PCA ({first:.0f} % + {second:.0f} % of the variance)"
         if name == "tsne":
-            used = arrange.effective_perplexity(layout.different, self.params["perplexity"])
+            used = arrange.effective_perplexity(layout.different, self.params.perplexity)
             return f"t-SNE (perplexity {used:.3g})"
         return "UMAP"
 
     def _measure(self) -> str:
-        return "similarity" if self.params["metric"] == "cosine" else "distance"
+        return "similarity" if self.params.metric == "cosine" else "distance"
 
     def _model(self) -> str:
         return f"{self.prepared.loaded.name}, {self._name}"

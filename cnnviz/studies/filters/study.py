@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from cnnviz.errors import CnnvizError, nearest
 from cnnviz.io.names import Names, safe_component
 from cnnviz.io.store import ImageFormat, Store, encode
 from cnnviz.models.graph.trace import Graph
+from cnnviz.registry.studies import FiltersOptions
 from cnnviz.render.text import number
 from cnnviz.render.tiles import coloured, layout, table, tiles
 from cnnviz.run.prepared_model import PreparedModel
@@ -43,10 +43,10 @@ class _ShownFilters:
     pictures: bool
 
 
-class Filters(Study):
+class Filters(Study[FiltersOptions]):
     """Weights [O, C, h, w]: pictures where C is 1 or they read colours, otherwise a table of filters and channels."""
 
-    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+    def __init__(self, prepared: PreparedModel, params: FiltersOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
         self.graph: Graph | None = prepared.session.graph
         found = dict(self._convolutions())
@@ -56,7 +56,7 @@ class Filters(Study):
         self.shown = [self._choose(name, found) for name in dict.fromkeys(prepared.settings.target.layers or (first,))]
 
     @classmethod
-    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+    def cut(cls, settings: RunSettings, params: FiltersOptions) -> Cut:
         return Cut.before_classifier()
 
     def _convolutions(self) -> list[tuple[str, nn.Conv2d]]:
@@ -77,7 +77,7 @@ class Filters(Study):
         weight = module.weight.detach().float().cpu().numpy()
         count, depth = weight.shape[:2]
         pictures = depth == 1 or (depth == 3 and module.in_channels == self.prepared.preprocess.input_size[0] == 3)
-        asked, channels = self.params["filters"], self.params["channels"]
+        asked, channels = self.params.filters, self.params.channels
         filters = tuple(range(count if pictures else min(count, _FILTERS)))
         if asked is not None:
             filters = parse_numbers(asked, "--filters", count, f"filters of {name}")
@@ -119,7 +119,7 @@ class Filters(Study):
         return float(np.abs(weight).max())
 
     def _scale(self, shown: _ShownFilters) -> str:
-        if self.params["per_filter"]:
+        if self.params.per_filter:
             return "each filter on its own scale"
         limit = number(self._limit(shown.weight[list(shown.filters)]))
         middle = "grey" if shown.pictures else "the neutral colour"
@@ -129,7 +129,7 @@ class Filters(Study):
         chosen = shown.weight[list(shown.filters)]
         made = []
         for weight in chosen:
-            limit = self._limit(weight if self.params["per_filter"] else chosen) or 1.0
+            limit = self._limit(weight if self.params.per_filter else chosen) or 1.0
             grey = np.clip(np.rint(127.5 + 127.5 * weight / limit), 0, 255).astype(np.uint8)
             made.append(np.ascontiguousarray(np.broadcast_to(grey.transpose(1, 2, 0), (*grey.shape[1:], 3))))
         return tiles(made, shown.filters, layout(len(made), chosen.shape[2:], largest=72), title)
@@ -139,7 +139,7 @@ class Filters(Study):
         colours = self.prepared.settings.draw.colormap
         rows = []
         for weight in chosen:
-            limit = self._limit(weight if self.params["per_filter"] else chosen)
+            limit = self._limit(weight if self.params.per_filter else chosen)
             rows.append([coloured(kernel, limit, colours, True) for kernel in weight])
         side = max(chosen.shape[2:])
         cell = side * max(1, (8 if side == 1 else 24) // side)

@@ -22,6 +22,7 @@ from cnnviz.io.store import ImageFormat, Store, encode
 from cnnviz.models.graph.layers import resolve, stages
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record
+from cnnviz.registry.studies import SynthesizeOptions
 from cnnviz.render.text import percent
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel
 from cnnviz.schema.studies.synthesize import Synthesized as SynthesizedRow
@@ -64,10 +65,10 @@ class _Tally:
     seconds: float = 0.0
 
 
-class Synthesize(Study):
+class Synthesize(Study[SynthesizeOptions]):
     """Activation maximisation, from noise or from each input."""
 
-    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+    def __init__(self, prepared: PreparedModel, params: SynthesizeOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
         settings = prepared.settings
         # An ascent is a loop of small steps: all threads work on one batch.
@@ -90,7 +91,7 @@ class Synthesize(Study):
         self._unfinished: tuple[Sequence[Request], Objective, AscentResult, int] | None = None
 
     @classmethod
-    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+    def cut(cls, settings: RunSettings, params: SynthesizeOptions) -> Cut:
         return Cut.before_classifier()
 
     # What was asked for.
@@ -99,17 +100,17 @@ class Synthesize(Study):
         """Everything but ``--class``."""
         params, classes = self.params, self.prepared.classes
 
-        def terms(name: str, sign: float) -> Iterable[Term]:
-            for text in params[name]:
-                yield any_term(text, classes.resolve, lambda index: classes.labels[index], f"--{name}").times(sign)
+        def terms(texts: Iterable[str], flag: str, sign: float) -> Iterable[Term]:
+            for text in texts:
+                yield any_term(text, classes.resolve, lambda index: classes.labels[index], flag).times(sign)
 
         layers = self.prepared.settings.target.layers
         found = (
-            *(unit_term(text) for text in params["unit"]),
-            *(neuron_term(text) for text in params["neuron"]),
+            *(unit_term(text) for text in params.unit),
+            *(neuron_term(text) for text in params.neuron),
             *(Term("layer", layer=layer, label=f"layer {layer}") for layer in layers),
-            *terms("plus", 1.0),
-            *terms("minus", -1.0),
+            *terms(params.plus, "--plus", 1.0),
+            *terms(params.minus, "--minus", -1.0),
         )
         return tuple(map(self._by_full_name, found))
 
@@ -138,33 +139,34 @@ class Synthesize(Study):
         named = [self._class_term(self.prepared.classes.resolve(spec)) for spec in specs]
         terms = (*named, *self.fixed)
         groups: list[tuple[Term, ...]] = [terms]
-        if self.params["each"]:
+        if self.params.each:
             taken = [term for term in terms if term.weight <= 0]
             groups = [(term, *taken) for term in terms if term.weight > 0]
         seed = self.prepared.settings.runtime.seed
-        wanted = [(number, group) for number, group in enumerate(groups) for _ in range(self.params["images"])]
+        wanted = [(number, group) for number, group in enumerate(groups) for _ in range(self.params.images)]
         return [Request(group, seed_of(seed, row), number) for row, (number, group) in enumerate(wanted)]
 
     def _refuse_for_images(self) -> None:
-        for name, said in (("each", self.params["each"]), ("images", self.params["images"] > 1)):
+        for name, said in (("each", self.params.each), ("images", self.params.images > 1)):
             if said:
                 raise CnnvizError(f"--{name} is for images from noise.", "Leave it out, or the INPUT.")
 
     def _options(self) -> AscentOptions:
         params, size = self.params, self.prepared.preprocess.input_size[1:]
-        suited = DEFAULTS[params["param"]]
+        suited = DEFAULTS[params.param]
         # The same picture with half the pixels a side has four times the total variation a pixel.
         smaller = {"l2": 1.0, "tv": (min(size) / _USUAL) ** 2, "blur": min(size) / _USUAL}
-        amounts = {n: suited[n] * smaller[n] if params[n] is None else params[n] for n in suited}
-        jitter = max(1, round(min(size) / _JITTER)) if params["jitter"] is None else params["jitter"]
-        diversity = DIVERSITY if params["diversity"] is None else params["diversity"]
+        asked = {"l2": params.l2, "tv": params.tv, "blur": params.blur}
+        amounts = {n: suited[n] * smaller[n] if value is None else value for n, value in asked.items()}
+        jitter = max(1, round(min(size) / _JITTER)) if params.jitter is None else params.jitter
+        diversity = DIVERSITY if params.diversity is None else params.diversity
         return AscentOptions(
-            steps=params["steps"],
-            parametrisation=params["param"],
-            optimiser=params["optimizer"],
-            rate=params["rate"],
-            shaking=Augmentation(jitter, params["rotate"], params["zoom"], params["noise"]),
-            diversity=0.0 if self.from_images or params["images"] < 2 else diversity,
+            steps=params.steps,
+            parametrisation=params.param,
+            optimiser=params.optimizer,
+            rate=params.rate,
+            shaking=Augmentation(jitter, params.rotate, params.zoom, params.noise),
+            diversity=0.0 if self.from_images or params.images < 2 else diversity,
             **amounts,
         )
 
@@ -236,14 +238,14 @@ class Synthesize(Study):
         for number, row in enumerate(rows):
             for term in row.terms:
                 weights[number, bare.index(replace(term, weight=1.0))] += term.weight
-        return Objective(bare, weights, self.names, self.params["pool"])
+        return Objective(bare, weights, self.names, self.params.pool)
 
     def _watch(
         self, frames: list[Tensor], said: str
     ) -> Callable[[int, Callable[[], Tensor], Callable[[], Tensor]], None]:
         steps = self.options.steps
         every, shot = math.ceil(steps / _TOLD), math.ceil(steps / _FRAMES)
-        filmed = self.params["gif"] or self.params["video"]
+        filmed = self.params.gif or self.params.video
 
         def watch(step: int, scores: Callable[[], Tensor], images: Callable[[], Tensor]) -> None:
             last = step + 1 == steps
@@ -364,10 +366,10 @@ class Synthesize(Study):
     def _write(self, stem: str, made: MadeImage) -> dict[str, str]:
         files = {"image": f"{stem}.png"}
         self.store.write(files["image"], encode(made.rgb, _PNG))
-        if made.frames and self.params["gif"]:
+        if made.frames and self.params.gif:
             files["gif"] = f"{stem}.gif"
             self.store.write(files["gif"], encode_gif(made.frames, _FRAME_RATE))
-        if made.frames and self.params["video"]:
+        if made.frames and self.params.video:
             files["video"] = f"{stem}.mp4"
             self.store.write(files["video"], encode_mp4(made.frames, _FRAME_RATE))
         return files

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,20 +23,19 @@ from cnnviz.studies.top_patches.dissection import DETECTS, SHARE, Overlaps, cove
 _LISTED = 5
 
 
-def asked(params: Mapping[str, Any], inputs: Sequence[str]) -> Concepts | None:
+def asked(boxes: str | None, masks: str | None, inputs: Sequence[str]) -> Concepts | None:
     """The concepts of ``--boxes`` or ``--masks``; None without them.
 
     Raises:
         CnnvizError: Both are given, they cannot be read, or the images can be read only once.
     """
-    boxes, masks = params["boxes"], params["masks"]
-    if boxes is None and masks is None:
-        return None
     if boxes is not None and masks is not None:
         raise CnnvizError("--boxes and --masks exclude each other.", "Give one of the two.")
-    if "-" in inputs:
+    if "-" in inputs and not (boxes is None and masks is None):
         raise CnnvizError("--boxes and --masks go through the images twice: not from standard input.", "Name a list.")
-    return read_boxes(boxes, "--boxes") if boxes is not None else find_masks(masks, "--masks")
+    if boxes is not None:
+        return read_boxes(boxes, "--boxes")
+    return None if masks is None else find_masks(masks, "--masks")
 
 
 @dataclass(frozen=True, eq=False)

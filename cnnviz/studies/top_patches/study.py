@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,6 +25,7 @@ from cnnviz.models.graph.layer_names import name_of
 from cnnviz.models.graph.layers import resolve
 from cnnviz.models.graph.trace import Graph, function_name
 from cnnviz.models.receptive_field.field import ReceptiveField, receptive_field
+from cnnviz.registry.studies import TopPatchesOptions
 from cnnviz.render.patches import FRAMES, UnitRow, sheet, unit_picture
 from cnnviz.render.text import percent
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
@@ -69,44 +70,42 @@ def is_bounded(graph: Graph, node: fx.Node) -> bool:
     return isinstance(graph.submodule(node), nn.Hardtanh) or function_name(node) in {"relu6", "hardtanh"}
 
 
-class TopPatches(Study):
+class TopPatches(Study[TopPatchesOptions]):
     """The strongest patches of every unit, in one pass; the images that won are read a second time and drawn.
 
     What is kept grows with units times patches, not with the folder.
     """
 
-    def __init__(self, prepared: PreparedModel, params: Mapping[str, Any], store: Store) -> None:
+    def __init__(self, prepared: PreparedModel, params: TopPatchesOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
         default = prepared.session.layers[0].name
         self.asked = prepared.settings.target.layers[0] if prepared.settings.target.layers else self._unbounded()
         self.layer = prepared.session.layers[0]
         # Other commands take the default layer behind its activation: whoever compares must be told.
         self.stepped_from = None if self.layer.name == default else default
-        self.choice: Choice = parse_units(params["units"], self.layer.channels, self.layer.name)
+        self.choice: Choice = parse_units(params.units, self.layer.channels, self.layer.name)
         self.before = None
-        if params["compare_to"] is not None:
-            self.before = recorded(
-                read_report(params["compare_to"], "--compare-to"), self.layer.name, params["compare_to"]
-            )
-        self.concepts = asked(params, prepared.settings.inputs)
+        if params.compare_to is not None:
+            self.before = recorded(read_report(params.compare_to, "--compare-to"), self.layer.name, params.compare_to)
+        self.concepts = asked(params.boxes, params.masks, prepared.settings.inputs)
         self.field = self._field()
         # Which units are followed: all of them unless they were named.
         followed = self.choice.followed(self.layer.channels, prepared.settings.runtime.seed)
         self.units: NDArray[np.int64] = np.array(followed, dtype=np.int64)
-        self.top = TopUnits(len(self.units), params["patches"])
+        self.top = TopUnits(len(self.units), params.patches)
         self.quantiles = None if self.concepts is None else Quantiles(len(self.units))
         self.iou: dict[int, schema.UnitConcepts] = {}
         self.overlaps: NDArray[np.bool_] | None = None
         if self.field is not None:
             size, stride = self.field.size, self.field.stride
-            self.overlaps = overlapping(size, stride, self.layer.size, params["overlap"])
+            self.overlaps = overlapping(size, stride, self.layer.size, params.overlap)
         self.winners: dict[int, _Winner] = {}
         self.images, self.columns = 0, 1
         self.folders: Counter[str | None] = Counter()
         self.began = time.perf_counter()
 
     @classmethod
-    def cut(cls, settings: RunSettings, params: Mapping[str, Any]) -> Cut:
+    def cut(cls, settings: RunSettings, params: TopPatchesOptions) -> Cut:
         layers = settings.target.layers
         if len(layers) > 1:
             raise CnnvizError(
@@ -155,7 +154,7 @@ class TopPatches(Study):
         layer = run.activations[0].detach()
         if len(self.units) < layer.shape[1]:
             layer = layer[:, self.units.tolist()]
-        found, places = strongest(layer, self.params["per_image"], self.overlaps)
+        found, places = strongest(layer, self.params.per_image, self.overlaps)
         values, positions = found.cpu().numpy(), places.cpu().numpy()
         binned = [None] * len(items) if self.quantiles is None else list(codes(layer).flatten(2).cpu().numpy())
         return [
@@ -183,7 +182,7 @@ class TopPatches(Study):
     # After the pass.
 
     def writes(self) -> Sequence[str]:
-        return ["sheet.png", "units/any", *(["crops/any"] if self.params["crops"] else [])]
+        return ["sheet.png", "units/any", *(["crops/any"] if self.params.crops else [])]
 
     def finish(self) -> Findings:
         if not self.images:
@@ -192,7 +191,7 @@ class TopPatches(Study):
         units = self._chosen()
         rule = self._rule(len(units))
         side = 160 if len(units) <= 64 else 112 if len(units) <= 512 else 72
-        look = Look(self.field, self.layer.size, side, rule, safe_component(self.layer.name), self.params["crops"])
+        look = Look(self.field, self.layer.size, side, rule, safe_component(self.layer.name), self.params.crops)
         review = Review(self.prepared, self.store, look, self.asked)
         every = [patch for unit in units for patch in unit.patches]
         review.look_at(every, {number: winner.ref for number, winner in self.winners.items()})
@@ -244,7 +243,7 @@ class TopPatches(Study):
         ]
 
     def _rule(self, units: int) -> str:
-        asked = str(self.params["patch_gradient"])
+        asked = str(self.params.patch_gradient)
         if asked != "auto":
             return asked
         if units > MOST_WITH_GRADIENTS:
