@@ -54,6 +54,14 @@ class Centred(nets.Body):
         return z - z.mean(0, keepdim=True)
 
 
+class NextButOne(nets.Body):
+    """Scores with those of the next image but one, which of two images is the image itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.pooled(F.relu(self.maps(x)))
+        return 2 * z - z.roll(2, 0)
+
+
 class OneAtATime(nets.Body):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(F.relu(self.maps(x)).mean((2, 3)).view(1, 6))
@@ -90,7 +98,7 @@ def test_a_sound_network_passes_every_check() -> None:
     assert found.notes == ()
 
 
-@pytest.mark.parametrize("network", [batch_statistics, Centred, OneAtATime])
+@pytest.mark.parametrize("network", [batch_statistics, Centred, NextButOne, OneAtATime])
 def test_images_that_change_each_other_go_one_by_one(network: Any) -> None:
     module = nets.seeded(network)() if isinstance(network, type) else network()
     session = opened(module)
@@ -106,6 +114,25 @@ def test_images_that_change_each_other_go_one_by_one(network: Any) -> None:
     for index, image in enumerate(x.split(1)):
         single = session.forward(image)
         torch.testing.assert_close(together[index : index + 1], single.gradients(single.logits[:, 1])[0])
+
+
+@pytest.mark.parametrize("network", [Centred, NextButOne])
+def test_networks_of_any_size_are_tried_small(network: Any) -> None:
+    """A corner of the probe, three together, by their own modules: a packed weight suits one size."""
+    session = opened(nets.seeded(network)(), (80, 96))
+    shapes: list[tuple[int, ...]] = []
+    unprepared = session.unprepared
+    assert unprepared is not None
+
+    def counted(pixels: Tensor) -> Any:
+        shapes.append(tuple(pixels.shape))
+        return unprepared(pixels)
+
+    session.unprepared = counted
+    found = examined(session)
+    assert found.input_sizes == InputSizes(True, 1, 32)
+    assert found.batch_independent is False
+    assert {(1, 3, 33, 34), (1, 3, 32, 32), (1, 3, 64, 64), (3, 3, 64, 64)} == set(shapes)
 
 
 def test_a_network_that_draws_random_numbers_draws_the_same_ones() -> None:

@@ -7,7 +7,7 @@ the same ones at every pass, and a gradient that cannot arrive is refused rather
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,7 +23,8 @@ from cnnviz.schema import header
 
 # Largest difference between two answers that rounding may explain, relative to the largest logit.
 _ROUNDING = 1e-4
-# Sizes beside the network's own that are tried: beyond the next multiple of 32, where most networks round to.
+# Sizes that are tried: beyond the next multiple of 32, where most networks round to. Above the network's own only where
+# the small one is too small, or no smaller.
 _BESIDE = 33
 _MULTIPLES = (32, 16, 8, 4, 2)
 _SMALLEST = (32, 64, 128)
@@ -144,7 +145,8 @@ class _Examiner:
         self.notes: list[str] = []
         self.not_run: dict[str, str] = {}
         self._known: ForwardPass | None = None
-        self._two: tuple[Tensor | None] | None = None
+        self._single: Tensor | None = None
+        self._several: tuple[Tensor | None] | None = None
         self._why = ""
 
     def run(self) -> Examination:
@@ -178,29 +180,50 @@ class _Examiner:
             self.notes.append(note)
         return choice
 
+    def _small(self) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The probe for repeated passes, and what runs it: a corner of it where the network takes any size.
+
+        The operations are the same at every size.
+        """
+        session, probe = self.session, self.probe
+        height, width = probe.shape[2:]
+        free = session.unprepared is not None and "input_sizes" not in self.wanted.skip and input_sizes(session)
+        if not free or not free.any or min(height, width) <= 2 * free.minimum:
+            return probe, session.logits
+        side = 2 * free.minimum
+        return probe[..., :side, :side].contiguous(), session.unprepared_logits
+
+    def _alone(self) -> Tensor:
+        """The small probe's scores when it is the whole batch."""
+        if self._single is None:
+            probe, logits = self._small()
+            self._single = self._pass().logits.detach() if probe is self.probe else logits(probe)
+        return self._single
+
     def _beside(self) -> Tensor | None:
-        """The probe's scores beside another image; None where two images do not go through together."""
-        if self._two is None:
-            other = 3 * self.probe.flip(-1) + 1
+        """Its scores beside two other images (some changes take three); None where they do not go through together."""
+        if self._several is None:
+            probe, logits = self._small()
             try:
-                self._two = (self.session.logits(torch.cat([self.probe, other]))[:1],)
+                self._several = (logits(torch.cat([probe, 3 * probe.flip(-1) + 1, probe.flip(-2) - 2]))[:1],)
             except Exception as error:
                 if rt.is_out_of_memory(error):
                     raise
                 self._why = first_line(error)
-                self._two = (None,)
-        return self._two[0]
+                self._several = (None,)
+        return self._several[0]
 
     def _deterministic(self) -> bool:
-        first = self._pass().logits.detach()
-        # What comes out the same beside another image was repeated already.
+        first = self._alone()
+        # What comes out the same beside other images was repeated already.
         if "batch_independent" not in self.wanted.skip and _same(first, self._beside()):
             return True
         session, seed = self.session, self.wanted.seed
-        if _same(first, session.logits(self.probe)):
+        probe, logits = self._small()
+        if _same(first, logits(probe)):
             return True
         session.one_by_one, session.noise_seed = True, seed
-        self._known = None
+        self._known = self._single = None
         if _same(self._pass().logits.detach(), session.logits(self.probe)):
             self.notes.append(
                 f"{session.name} is random: the same image twice gives different scores. Every pass now draws the same "
@@ -218,7 +241,7 @@ class _Examiner:
         if session.one_by_one:
             self.not_run["batch_independent"] = "the network is random: its images are run one by one anyway"
             return None
-        alone, beside = self._pass().logits.detach(), self._beside()
+        alone, beside = self._alone(), self._beside()
         if _same(alone, beside):
             return True
         session.one_by_one = True
@@ -275,13 +298,14 @@ def _tried(session: Session) -> InputSizes:
 
     def runs(rows: int, cols: int) -> bool:
         try:
-            found = session.logits(torch.zeros(1, channels, rows, cols, device=session.device))
+            found = session.unprepared_logits(torch.zeros(1, channels, rows, cols, device=session.device))
         except Exception:
             return False
         return classes is None or found.shape[1] == classes
 
     smallest = min(height, width)
-    free = runs(height + _BESIDE, width + _BESIDE + 1)
+    free = smallest >= 2 * (_BESIDE + 1) and runs(_BESIDE, _BESIDE + 1)
+    free = free or runs(height + _BESIDE, width + _BESIDE + 1)
     multiple = 1 if free else 0
     for step in () if free else _MULTIPLES:
         # An odd multiple: an even one would be a multiple of twice as much as well.

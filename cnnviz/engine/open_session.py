@@ -129,6 +129,8 @@ def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, optio
     session = Session(name, _graph_runner(split), layers, runtime.device if options.private else image.device)
     session.graph, session.final_activation, session.preparation = graph, graph.final_activation, split.preparation
     session.runtime, session.nodes, session.split = runtime, tuple(nodes), split
+    if split is not reference_split and image.device == runtime.device:
+        session.unprepared = _graph_runner(reference_split)
     session.notes.extend(options.cut.notes(graph, layers))
     if options.compile and options.private:
         _compile(session, graph, split, image, runtime, options)

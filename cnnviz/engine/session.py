@@ -150,6 +150,8 @@ class Session:
         # draws random numbers draws the same ones at every pass.
         self.output: OutputChoice | None = None
         self.input_shape: tuple[int, ...] = ()
+        # The same cut of the network's own modules; None where the session runs them anyway.
+        self.unprepared: Callable[[Tensor], ForwardPass] | None = None
         self.one_by_one = False
         self.noise_seed: int | None = None
         self._memory: dict[str, Any] = {}
@@ -180,6 +182,15 @@ class Session:
         """[N, K] of a normalised batch on the session's device, without gradients."""
         with torch.no_grad():
             return self._pass(pixels).logits.detach()
+
+    def unprepared_logits(self, pixels: Tensor) -> Tensor:
+        """Like :meth:`logits`, by the network's own modules: a packed weight is ordered anew for each input size."""
+        if self.unprepared is None:
+            return self.logits(pixels)
+        with torch.no_grad():
+            run = self.guarded(self.unprepared, pixels)
+        check_rows(tuple(run.logits.shape), len(pixels), self.name)
+        return run.logits
 
     def _pass(self, pixels: Tensor) -> ForwardPass:
         if self.one_by_one and len(pixels) > 1:

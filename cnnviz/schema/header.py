@@ -70,7 +70,7 @@ class Checks(TypedDict):
     deterministic: bool | None
     """Whether two passes over the same input agree."""
     batch_independent: bool | None
-    """Whether an image gives in a batch what it gives alone; where not, images run one by one."""
+    """Whether an image gives beside two others what it gives alone; where not, images run one by one."""
     gradient_reaches_layer: bool | None
     """Whether the class score has a gradient at the target layer."""
     precision_agreement: float | None
