@@ -9,9 +9,10 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from cnnviz.schema import header, images, maps
+if TYPE_CHECKING:
+    from cnnviz.schema import header, images, maps
 
 SCHEMA = "cnnviz.report/1"
 

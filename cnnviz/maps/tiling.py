@@ -8,7 +8,7 @@ the tile in which that target is most probable.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from cnnviz.models import tiles
 from cnnviz.models.preprocess import Preprocess
 from cnnviz.records import Record
 from cnnviz.run.prepared_model import DecodedImage, Predictions, PreparedModel
+from cnnviz.schema.images import Tile
 
 # Arrays that are maps like the one that is drawn; of all others each tile's own is stored.
 _MAPS = ("gradcam", "gradient")
@@ -127,13 +128,13 @@ def joined(mosaic: Tiles, made: Sequence[ComputedMap], chosen: int) -> ComputedM
     return ComputedMap(drawn, raw, first.facts, {**made[chosen].scores, "tile": chosen}, arrays)
 
 
-def facts(mosaic: Tiles, predictions: Predictions, prepared: PreparedModel, decides: int) -> Mapping[str, Any]:
+def facts(mosaic: Tiles, predictions: Predictions, prepared: PreparedModel, decides: int) -> Mapping[str, list[Tile]]:
     """What the record says of the tiles: where each lies and what the network says of it."""
     return {
         "tiles": [
             {
                 "xywh": [round(value, 2) for value in box],
-                "predictions": [asdict(score) for score in prepared.top_predictions(predictions, row)],
+                "predictions": [score.to_dict() for score in prepared.top_predictions(predictions, row)],
                 "decides": row == decides,
             }
             for row, box in zip(mosaic.rows, mosaic.xywh(), strict=True)

@@ -215,7 +215,7 @@ class RunFolder:
                 page.write(chunk)
         return summary
 
-    def _times(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+    def _times(self, summary: Mapping[str, Any]) -> dict[str, float]:
         """Where an earlier run did everything, its times stand: those of looking it through tell nothing."""
         report = self._earlier.report
         before = None if report is None else report.get("summary")
@@ -229,7 +229,7 @@ class RunFolder:
         of_records = (name for record in self.records() for name in files_of(record))
         return sorted({*extras.files, *files_of(dict(extras.report)), *of_records})
 
-    def _rest(self, complete: bool) -> dict[str, Any]:
+    def _rest(self, complete: bool) -> dict[str, int]:
         """Records of inputs that were not named this time stay; of those that are no longer there they go."""
         kept = gone = 0
         for earlier in list(self._earlier.rest(self._open_log.read, self._claimed)):
