@@ -21,6 +21,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -44,6 +45,10 @@ _EXTENDED = {
     "RreluWithNoiseBackward": "rrelu",
 }
 
+# Chosen by a mask, and what the mask asks is not kept: one of them may be a rectifier, written out. (In a network that
+# can be traced they were recognised as that before: cnnviz.models.graph.rectifiers.)
+_MASKED = ("WhereBackward", "MaskedFillBackward", "IndexPutBackward")
+
 
 @dataclass(frozen=True, eq=False)
 class RuleReport:
@@ -52,8 +57,8 @@ class RuleReport:
     Attributes:
         rectifiers: ReLUs by their names, in every spelling: the papers' rules hold.
         others: Further activations by their names: the rules are extended to them.
-        hidden: Autograd nodes that cannot be looked into (custom functions, views changed in place) by their names;
-            left alone.
+        hidden: Autograd nodes that cannot be looked into (custom functions, views changed in place, choices by a mask)
+            by their names; left alone.
     """
 
     rectifiers: Counter[str]
@@ -89,7 +94,7 @@ def applied(scores: Tensor, rule: str, *, strict: bool = False) -> Iterator[Rule
             if kind is not None:
                 counts[kind] += 1
                 handles += _hold(node, rule)
-            elif isinstance(node, BackwardCFunction) or node.name() == "CopySlices":
+            elif isinstance(node, BackwardCFunction) or node.name().startswith(("CopySlices", *_MASKED)):
                 found.hidden[node.name()] += 1
         if strict and (found.others or found.hidden):
             _refuse(found)
@@ -127,7 +132,17 @@ def _rectifier(node: Any) -> str | None:
     if name.startswith("ClampBackward1"):
         clipped = {None: "relu", 6: "relu6"}.get(node._saved_max, "clipped_relu")
         return clipped if node._saved_min == 0 else None
+    if name.startswith("MaximumBackward"):
+        return None if _rectified_operand(node) is None else "relu"
     return None
+
+
+def _rectified_operand(node: Any) -> int | None:
+    """Which operand of a maximum is rectified, the other being zero everywhere; None where neither is."""
+    operands = (node._saved_self, node._saved_other)
+    constant = [source is None for source, _ in node.next_functions]
+    zero = [fixed and not bool(value.any()) for value, fixed in zip(operands, constant, strict=True)]
+    return zero.index(False) if sorted(zero) == [False, True] else None
 
 
 def _hold(node: Any, rule: str) -> list[RemovableHandle]:
@@ -135,16 +150,17 @@ def _hold(node: Any, rule: str) -> list[RemovableHandle]:
         return []
     if rule == "guided":
         return [node.register_prehook(_rectify_arriving)]
-    return [node.register_hook(_send_back_arriving)]
+    place = _rectified_operand(node) if node.name().startswith("MaximumBackward") else 0
+    return [node.register_hook(partial(_send_back_arriving, place or 0))]
 
 
 def _rectify_arriving(arriving: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(gradient.clamp_min(0) for gradient in arriving)
 
 
-def _send_back_arriving(leaving: tuple[Tensor, ...], arriving: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    # The first is the gradient of what is rectified; a PReLU has one of its slope too.
-    return (arriving[0].clamp_min(0), *leaving[1:])
+def _send_back_arriving(place: int, leaving: tuple[Tensor, ...], arriving: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # The gradient of what is rectified, at ``place``; a PReLU has one of its slope too.
+    return (*leaving[:place], arriving[0].clamp_min(0), *leaving[place + 1 :])
 
 
 def _refuse(found: RuleReport) -> None:

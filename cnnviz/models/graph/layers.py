@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.models.graph.axes import axes_of, is_map
@@ -63,12 +63,33 @@ def default_node(graph: Graph, model_name: str) -> fx.Node:
     chain = graph.chain()
     last = _index_before_collapse(graph, chain)
     if last is None:
-        raise CnnvizError(
+        raise _no_default(graph, chain, model_name)
+    node = _back_over_pools(graph, chain, last)
+    return _before_class_maps(graph, chain, node)
+
+
+def _no_default(graph: Graph, chain: Sequence[fx.Node], model_name: str) -> CnnvizError:
+    """What to say where no map of the image feeds the head: the tensor that does, and what speaks against it."""
+    fed = _no_map_among(graph, chain[1:])
+    if fed is None:
+        return CnnvizError(
             f"{model_name}: no spatial feature map [N, C, h, w] feeds the head.",
             "Name a convolutional layer with --layer; `cnnviz layers` lists them.",
         )
-    node = _back_over_pools(graph, chain, last)
-    return _before_class_maps(graph, chain, node)
+    return CnnvizError(
+        f"{model_name}: the head is fed by {fed}, and by no map of a convolution before it.",
+        "Use occlusion, saliency or guided, which need no layer, or name an earlier layer with --layer.",
+    )
+
+
+def _no_map_among(graph: Graph, nodes: Sequence[fx.Node]) -> str | None:
+    """The last tensor with four axes that is not a map of the image, in words, with what speaks against it."""
+    for node in reversed(nodes):
+        shape = graph.shapes[node]
+        if graph.is_spatial(node) and shape[2:] != (1, 1) and (objection := axes_of(graph).objection(node)):
+            name, _ = name_of(graph, node)
+            return f"{list(shape)} behind {name}, which is not a map of the image ({objection})"
+    return None
 
 
 def _index_before_collapse(graph: Graph, chain: Sequence[fx.Node]) -> int | None:
@@ -156,7 +177,14 @@ def _has_weights(graph: Graph, node: fx.Node) -> bool:
     module = graph.submodule(node)
     if module is not None:
         return next(module.parameters(), None) is not None
-    return any(n.op == "get_attr" for n in node.all_input_nodes)
+    return any(n.op == "get_attr" and not _is_index(graph, n) for n in node.all_input_nodes)
+
+
+def _is_index(graph: Graph, node: fx.Node) -> bool:
+    value: object = graph.module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return isinstance(value, Tensor) and not value.is_floating_point()
 
 
 def stages(graph: Graph, model_name: str) -> list[fx.Node]:
@@ -239,15 +267,8 @@ def stepped_over(graph: Graph, layer: LayerRef) -> str | None:
     """What to tell where a tensor with four axes that is not a map of the image stands between a map and the head."""
     chain = graph.chain()
     after = chain[chain.index(layer.node) + 1 :] if layer.node in chain else []
-    for node in reversed(after):
-        shape = graph.shapes[node]
-        if graph.is_spatial(node) and shape[2:] != (1, 1) and (objection := axes_of(graph).objection(node)):
-            name, _ = name_of(graph, node)
-            return (
-                f"the head is fed by {list(shape)} behind {name}, which is not a map of the image ({objection}): "
-                f"{layer.name} before it is explained"
-            )
-    return None
+    fed = _no_map_among(graph, after)
+    return None if fed is None else f"the head is fed by {fed}: {layer.name} before it is explained"
 
 
 def stage_at(found: Sequence[Stage], index: int, model_name: str) -> Stage:
@@ -279,5 +300,9 @@ def not_spatial(layer: str, shape: tuple[int, ...] | None) -> CnnvizError:
 
 def no_map(layer: str, shape: tuple[int, ...], objection: str, instead: str | None) -> CnnvizError:
     """What to say of a tensor with four axes that is not a map of the image."""
-    hint = f"Use --layer {instead}, the last map before it." if instead else "Name a convolution with --layer."
+    hint = (
+        f"Use --layer {instead}, the last map before it."
+        if instead
+        else "Use occlusion, saliency or guided, which need no layer."
+    )
     return CnnvizError(f"Layer {layer!r} has output {list(shape)}, which is not a map of the image: {objection}.", hint)

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cnnviz.models.graph.attention import AttentionWatch
 from cnnviz.models.graph.functionalize import without_in_place, without_strides
+from cnnviz.models.graph.rectifiers import spelled_as_rectifiers
 
 _MAX_RETRIES = 64
 
@@ -262,6 +263,7 @@ def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Gra
     graph_module, calls, opaque = traced
     without_in_place(graph_module)
     without_strides(graph_module, opaque)
+    spelled_as_rectifiers(graph_module)
     output = next(n for n in graph_module.graph.nodes if n.op == "output")
     try:
         chosen = select(_unpacked(output.args[0]))

@@ -100,6 +100,7 @@ class State:
         context: Whether statistics of the whole map enter: squeeze-and-excitation, attention, global pooling.
         lost: Which operation lost an axis.
         unknown: Why nothing can be said; empty otherwise.
+        parts: Of a tuple of the tensor's parts the dimension that was cut, and how long each is there.
     """
 
     rows: Axis | None
@@ -107,6 +108,7 @@ class State:
     context: bool = False
     lost: str = ""
     unknown: str = ""
+    parts: tuple[int, tuple[int, ...]] | None = None
 
     @property
     def axes(self) -> tuple[Axis | None, Axis | None]:

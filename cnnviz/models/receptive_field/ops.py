@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
@@ -107,6 +109,8 @@ def apply(call: Call) -> State:
     known = next((s.unknown for s in call.sources if s.unknown), "")
     if known:
         return unknown(known)
+    if call.name != operator.getitem.__name__ and any(source.parts for source in call.sources):
+        return unknown("it is cut along rows or columns")
     rule = _RULES.get(call.name)
     if rule is not None:
         return rule(call)
@@ -184,21 +188,50 @@ def _reduce(call: Call) -> State:
 
 
 def _parts(call: Call) -> State:
-    dim = call.argument("dim", 1 if call.name == "unbind" else 2, 0)
-    dim = int(dim) % len(call.shapes[0])
-    for axis in call.source.axes:
-        if axis is not None and axis.dim == dim:
-            return unknown("it is cut along rows or columns")
+    default = call.argument("axis", -1, 0)
+    dim = int(call.argument("dim", 1 if call.name == "unbind" else 2, default)) % len(call.shapes[0])
+    across = any(axis is not None and axis.dim == dim for axis in call.source.axes)
+    if across and call.name == "unbind":
+        return unknown("it is cut along rows or columns")
+    if across:
+        return replace(call.source, parts=(dim, _lengths(call, call.shapes[0][dim])))
     if call.name != "unbind":
         return call.source
     lower = [None if a is None else a.at(a.dim - (a.dim > dim)) for a in call.source.axes]
     return with_axes(call.source, lower, call.label)
 
 
+def _lengths(call: Call, length: int) -> tuple[int, ...]:
+    """How long the parts of a dimension are, found out by cutting one of that length."""
+    names = {"chunk": ("chunks",), "unsafe_chunk": ("chunks",), "tensor_split": ("indices_or_sections", "indices")}
+    known = names.get(call.name, ("split_size_or_sections", "split_size", "split_sizes"))
+    how = next((call.named[name] for name in known if name in call.named), None)
+    how = call.args[1] if how is None else how
+    cut = torch.tensor_split if call.name == "tensor_split" else torch.chunk if "chunk" in call.name else torch.split
+    return tuple(len(part) for part in cut(torch.empty(length, device="meta"), how))
+
+
+def _narrow(call: Call) -> State:
+    dim = int(call.argument("dim", 1)) % len(call.shapes[0])
+    start, length = int(call.argument("start", 2)), int(call.argument("length", 3))
+    start += call.shapes[0][dim] if start < 0 else 0
+    return _cut_out(call.source, dim, start, length, call.label)
+
+
+def _cut_out(source: State, dim: int, start: int, length: int, by: str) -> State:
+    """``length`` units from ``start`` along a dimension."""
+    kept = [a.slide(1, 1, -start, length) if a is not None and a.dim == dim else a for a in source.axes]
+    return with_axes(replace(source, parts=None), kept, by)
+
+
 def _index(call: Call) -> State:
     """``x[:, :, 1:, ::2]``: crops and strides; indices along other dimensions drop them."""
     if not call.shapes[0]:  # an item of a tuple of tensors
-        return call.source
+        if call.source.parts is None:
+            return call.source
+        dim, lengths = call.source.parts
+        index = range(len(lengths))[call.args[1]]
+        return _cut_out(call.source, dim, sum(lengths[:index]), lengths[index], call.label)
     items = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
     if any(not (item is None or item is Ellipsis or isinstance(item, (int, slice))) for item in items):
         return unknown("it is behind an index that is no slice")
@@ -270,6 +303,7 @@ _RULES: dict[str, Callable[[Call], State]] = {
     **dict.fromkeys(_REDUCING, _reduce),
     "stack": _stack,
     **dict.fromkeys(_PARTS, _parts),
+    "narrow": _narrow,
     **dict.fromkeys(_RESHAPES, _reshape),
     **dict.fromkeys(_MIXING, _linear),
     **dict.fromkeys(("permute", "transpose", "swapaxes", "Permute", "t", "T", "mT"), _permute),
