@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from cnnviz.cli.options import shared_annotations
+from cnnviz.cli.shared import shared_options
 from cnnviz.cli.values import from_config
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.config_file import read_config
@@ -267,9 +267,9 @@ def test_configurations(folder: Path, data: bytes) -> None:
         return
     path = folder / "config.yaml"
     path.write_bytes(data)
-    annotations = dict(shared_annotations())
+    options = dict(shared_options())
     with a_sentence_or_nothing():
-        assert set(from_config(read_config(str(path)), annotations, str(path))) <= set(annotations)
+        assert set(from_config(read_config(str(path)), options, str(path))) <= set(options)
 
 
 @fuzz

@@ -150,6 +150,55 @@ def test_its_help(extra: FakePipeline, capsys: pytest.CaptureFixture[str]) -> No
     assert " An added method.\n" in listed
 
 
+UNLIKE = tuple(
+    MethodSpec(
+        name=name,
+        command="unlike",
+        family="added by a test",
+        entry="nowhere:f",
+        title="Unlike",
+        summary="Variants whose options differ.",
+        paper="Nobody 2020",
+        params=params,
+    )
+    for name, params in (
+        ("unlike", (Param("kind", "choice", "near", "Which.", ("near", "far")), Param("depth", "int", 0, "How deep."))),
+        (
+            "other",
+            (Param("kind", "choice", "all", "Which.", ("all", "near")), Param("depth", "float", 0.5, "A share.")),
+        ),
+    )
+)
+
+
+def test_variants_that_differ_in_an_option(
+    monkeypatch: pytest.MonkeyPatch, fake: FakePipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each variant's default, range and choices stand in the help, and the value is read as the variant takes it."""
+    points = [SimpleNamespace(name=spec.name, load=lambda spec=spec: spec) for spec in UNLIKE]
+    monkeypatch.setattr(lookup, "entry_points", lambda group: points)
+    lookup.all_entries.cache_clear()
+    try:
+        assert main(["unlike", "--help"]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert "--kind near|far|all unlike: Which. [default: near] other: Which. [default: all]" in text
+        assert "--depth N unlike: How deep. [default: 0] other: A share. [default: 0.5]" in text
+        assert main(["unlike", "--variant", "other", "--help"]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert "--kind all|near Which. [default: all] --depth X A share. [default: 0.5]" in text
+        assert "Options of other:" in text
+        assert main(["unlike", "x.jpg", "--variant", "other", "--depth", "1.5"]) == 0
+        assert main(["unlike", "x.jpg", "--depth", "3"]) == 0
+        assert [run.target.params["depth"] for run in fake.runs] == [1.5, 3]
+        assert main(["unlike", "x.jpg", "--depth", "1.5"]) == 2
+        assert "--depth 1.5: expected a whole number." in capsys.readouterr().err
+        assert main(["unlike", "x.jpg", "--kind", "all"]) == 2
+        assert "--kind all: expected one of near, far." in capsys.readouterr().err
+    finally:
+        monkeypatch.undo()
+        lookup.all_entries.cache_clear()
+
+
 def test_help_of_one_variant(capsys: pytest.CaptureFixture[str]) -> None:
     """Its own defaults and units, its formula, its paper, and calls that parse."""
     assert main(["gradcam", "--variant", "sscam", "--help"]) == 0

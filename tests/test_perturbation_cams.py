@@ -18,6 +18,7 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine import session
 from cnnviz.engine.seeding import generator_for
 from cnnviz.methods.cam import perturbed as perturbation_cams
+from cnnviz.registry.cam import ScoreCAMOptions
 from tests.oracles import perturbation_cams as oracle
 from tests.support import networks as nets
 
@@ -272,7 +273,7 @@ def test_targets_share_the_passes_unless_they_are_too_many(monkeypatch: pytest.M
         for index in (0, 2):
             target, _ = cnnviz.engine.targets.make_target(index, run.logits)
             ran_before = sum(ran)
-            maps.append(perturbation_cams.scorecam(run, target, {"channels": 0}).values)
+            maps.append(perturbation_cams.scorecam(run, target, ScoreCAMOptions()).values)
             once = sum(ran) - ran_before
             assert once == (18 if factor == 2 or index == 0 else 0)
         assert not torch.allclose(maps[0], maps[1], rtol=1e-2, atol=0)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.processes import modules_after
 
-HEAVY = ("torch", "torchvision", "timm", "numpy", "cv2", "PIL")
+HEAVY = ("torch", "torchvision", "timm", "numpy", "cv2", "PIL", "pydantic")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -15,14 +15,13 @@ import typer.main
 from cnnviz.cli import help_pages as pages
 from cnnviz.cli import info, variants
 from cnnviz.cli.console import Console
+from cnnviz.cli.options import unconverted
 from cnnviz.cli.streams import open_closed_ones
 from cnnviz.errors import EXIT_INTERRUPTED, CnnvizError, nearest
 from cnnviz.registry import lookup
 
 # Newer Typers bring their own copy of click, older ones import it: take the classes from what both export.
 _ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": pages.WIDTH}
 
 _EXTRA = re.compile(r"Got unexpected extra arguments? ?\(?s?\)? ?\((.*)\)")
 # Commands whose options, too, are built only when they run.
@@ -40,12 +39,12 @@ class _Commands(pages.Group):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in _LOOKING:
-            return _alone(cmd_name, _nothing, help=_LOOKING[cmd_name], rich_help_panel="Information")
+            return _listed(cmd_name, _LOOKING[cmd_name], "Information")
         specs = lookup.commands().get(cmd_name)
         if specs is None:
             return super().get_command(ctx, cmd_name)
         # For the list of commands: its name and its first line.
-        return _alone(cmd_name, _nothing, help=info.help_of(specs), rich_help_panel=specs[0].family.capitalize())
+        return _listed(cmd_name, info.help_of(specs), specs[0].family.capitalize())
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
@@ -55,23 +54,19 @@ class _Commands(pages.Group):
             from cnnviz.cli import commands as maps
 
             described = variants.variant_for_help(specs, args[1:])
-            return name, _alone(name, maps.command_of(name, described)), args[1:]
+            return name, maps.command_of(name, described), args[1:]
         if name in _LOOKING:
             from cnnviz.cli import inspect as look
 
-            return name, _alone(name, look.COMMANDS[name](_LOOKING[name])), args[1:]
+            return name, look.COMMANDS[name](_LOOKING[name]), args[1:]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             raise CnnvizError(f"No such command: {name}", _hint_for(name, self.list_commands(ctx)))
         return super().resolve_command(ctx, args)
 
 
-def _nothing() -> None: ...
-
-
-def _alone(name: str, function: Callable[..., Any], **more: Any) -> Any:
-    single = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_CONTEXT)
-    single.command(name, cls=pages.Command, **more)(function)
-    return typer.main.get_command(single)
+def _listed(name: str, text: str, panel: str) -> pages.Command:
+    """A command as the list of commands shows it: its name, its first line and its heading."""
+    return pages.Command(name, help=text, rich_help_panel=panel)
 
 
 def _hint_for(name: str, commands: list[str]) -> str:
@@ -91,7 +86,7 @@ app = typer.Typer(
     cls=_Commands,
     help="Shows why a convolutional network said what it said, and tests that it looked where it should.",
     epilog="Try: cnnviz gradcam photos/   (then open cnnviz-out/gradcam/index.html)",
-    context_settings=_CONTEXT,
+    context_settings=pages.CONTEXT,
     rich_markup_mode=None,
 )
 
@@ -138,7 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], console: Console) -> int:
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
+    for parameter in command.params:
+        unconverted(parameter)
     if "_CNNVIZ_COMPLETE" in os.environ:
         command.main(arguments, prog_name="cnnviz")
     # Not command.main: it has an error boundary of its own, which makes an exit code of Ctrl-C and of a broken pipe.

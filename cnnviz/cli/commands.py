@@ -1,20 +1,19 @@
-"""Commands that map or study images, generated from the register: a new entry needs no change here."""
+"""Commands that map or study images, made of the register's entries: a new entry needs no change here."""
 
 from __future__ import annotations
 
-import inspect
-import keyword
 import sys
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
-
-import typer
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from cnnviz.cli import streams
 from cnnviz.cli.console import Console, refuse_terminal
+from cnnviz.cli.help_pages import MadeCommand
 from cnnviz.cli.info import help_of
-from cnnviz.cli.options import Shared, reworded, shared_annotations
-from cnnviz.cli.values import flag_type, from_config, long_name, number
+from cnnviz.cli.options import Option
+from cnnviz.cli.shared import Shared, shared_options
+from cnnviz.cli.values import from_config, given_values, long_name
 from cnnviz.cli.variants import named_variant, option_help, page_of, refuse_foreign_options
 from cnnviz.errors import CnnvizError
 from cnnviz.io.config_file import read_config
@@ -22,116 +21,100 @@ from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, Param
 from cnnviz.settings import RunSettings
 
-_TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "texts": list[str]}
+Specs = tuple[CommandSpec, ...]
+
+_TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool}
 _METAVARS = {"int": "N", "float": "X", "size": "N|H,W", "text": "TEXT", "texts": "TEXT", "file": "FILE"}
 
 
-def command_of(name: str, specs: tuple[CommandSpec, ...]) -> Callable[..., int]:
-    """The function behind ``cnnviz NAME``, with a signature from which Typer makes the flags.
+def command_of(name: str, specs: Specs) -> MadeCommand:
+    """The command ``cnnviz NAME``.
 
     ``specs`` are all variants, or for a help page the one that it describes.
     """
-    common = _common(specs[0])
-    annotations = {**common, **_own_annotations(specs, common)}
-
-    def command(ctx: typer.Context, **values: Any) -> int:
-        console: Console = ctx.obj
-        given = given_values(ctx, values, annotations)
-        shared = Shared(**{key: given[key] for key in common if key in given})
-        if specs[0].takes() == "images":
-            shared.require_inputs(name)
-        console.quiet, console.verbose, console.json = shared.quiet, shared.verbose, shared.json_
-        console.resumes = "resume" in common
-        spec = named_variant(specs, given.get("variant"))
-        run_settings = _settings(spec, shared, given)
-        if shared.out == "-":
-            refuse_terminal()
-        if shared.json_:
-            streams.require_output("The summary of --json")
-        # Not at the top: they bring NumPy and torch, for which --help must not wait.
-        from cnnviz.run import preflight
-
-        preflight.check(run_settings, spec)
-        console.starting(f"starting: PyTorch, then {shared.model}")
-        with streams.reserved():
-            from cnnviz.pipeline import run
-
-            stdin = sys.stdin.buffer if "-" in run_settings.inputs else None
-            result = run(run_settings, console, stdin)
-        return console.outcome(result)
-
-    sign(command, annotations)
-    command.__name__ = name
-    command.__doc__ = help_of(specs) if len(specs) == len(lookup.commands()[name]) else page_of(specs[0])
-    return command
+    shared = _shared(specs[0])
+    options = {**shared, **_own(specs, shared)}
+    text = help_of(specs) if len(specs) == len(lookup.commands()[name]) else page_of(specs[0])
+    return MadeCommand(name, options.values(), lambda ctx: _run(ctx, specs, options), text)
 
 
-def _common(spec: CommandSpec) -> dict[str, Any]:
+def _run(ctx: Any, specs: Specs, options: Mapping[str, Option]) -> int:
+    console: Console = ctx.obj
+    given = _with_config(given_values(ctx, options), options)
+    shared = Shared(**{key: value for key, value in given.items() if key in shared_options()})
+    if specs[0].takes() == "images":
+        shared.require_inputs(specs[0].command)
+    console.quiet, console.verbose, console.json = shared.quiet, shared.verbose, shared.json_
+    console.resumes = "resume" in options
+    spec = named_variant(specs, given.get("variant"))
+    run_settings = _settings(spec, shared, given)
+    if shared.out == "-":
+        refuse_terminal()
+    if shared.json_:
+        streams.require_output("The summary of --json")
+    # Not at the top: they bring NumPy and torch, for which --help must not wait.
+    from cnnviz.run import preflight
+
+    preflight.check(run_settings, spec)
+    console.starting(f"starting: PyTorch, then {shared.model}")
+    with streams.reserved():
+        from cnnviz.pipeline import run
+
+        stdin = sys.stdin.buffer if "-" in run_settings.inputs else None
+        result = run(run_settings, console, stdin)
+    return console.outcome(result)
+
+
+def _shared(spec: CommandSpec) -> dict[str, Option]:
     """The shared options of a command, in its own words where it has some."""
-    common = {name: option for name, option in shared_annotations().items() if name not in spec.unavailable_options()}
-    own = {name: reworded(common[name], text) for name, text in spec.help_overrides.items()}
+    found = {name: option for name, option in shared_options().items() if name not in spec.unavailable_options()}
+    for name, text in spec.help_overrides.items():
+        found[name] = replace(found[name], help=text)
     if spec.takes() == "optional":
         text = "Images to start from; from noise when there are none."
-        own["inputs"] = reworded(common["inputs"], text, "[INPUT...]")
-    return {**common, **own}
+        found["inputs"] = replace(found["inputs"], help=text, metavar="[INPUT...]")
+    return found
 
 
-def sign(command: Callable[..., int], annotations: Mapping[str, Any]) -> None:
-    """Give a function the signature from which Typer makes these options."""
-    defaults = {field: parameter.default for field, parameter in inspect.signature(Shared).parameters.items()}
-    kind = inspect.Parameter.KEYWORD_ONLY
-    flags = {name: flag_type(annotation) for name, annotation in annotations.items()}
-    parameters = [inspect.Parameter("ctx", kind, annotation=typer.Context)]
-    for name, annotation in flags.items():
-        default = defaults.get(name)
-        shown = str(default) if type(default) in (int, float) else default
-        parameters.append(inspect.Parameter(name, kind, annotation=annotation, default=shown))
-    command.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
-    command.__annotations__ = {"ctx": typer.Context, **flags, "return": int}
-
-
-def _own_annotations(specs: tuple[CommandSpec, ...], common: Mapping[str, Any]) -> dict[str, Any]:
+def _own(specs: Specs, shared: Mapping[str, Option]) -> dict[str, Option]:
     """Options of the methods: the union of their parameters, and ``--variant`` where there is a choice."""
-    panel = f"Options of {specs[0].command}"
-    own: dict[str, Any] = {}
+    own: dict[str, Option] = {}
     every = lookup.commands()[specs[0].command]
+    panel = f"Options of {specs[0].command if len(specs) == len(every) else specs[0].name}"
     if len(every) > 1:
-        names = ", ".join(spec.name for spec in every)
-        option = typer.Option(
-            "--variant",
-            metavar="NAME",
-            help=f"{names}. [default: {lookup.default_variant(every).name}] --variant NAME --help shows one alone.",
-            rich_help_panel=panel,
-        )
-        own["variant"] = Annotated[str | None, option]
-    for spec in specs:
-        for param in spec.params:
-            name = f"{param.name}_" if keyword.iskeyword(param.name) else param.name
-            if name not in common:
-                own.setdefault(name, _own_option(param, option_help(param.name, specs), panel))
+        names, default = ", ".join(spec.name for spec in every), lookup.default_variant(every).name
+        text = f"{names}. [default: {default}] --variant NAME --help shows one alone."
+        own["variant"] = Option("variant", str, text, panel, metavar="NAME", flags=("--variant",))
+    for name in dict.fromkeys(param.attribute for spec in specs for param in spec.params):
+        if name not in shared:
+            own[name] = _own_option(name, specs, panel)
     return own
 
 
-def _own_option(param: Param, text: str, panel: str) -> Any:
-    flag = f"--{long_name(param.name)}"
-    if param.type == "bool" and param.default:
-        flag += f"/--no-{long_name(param.name)}"
-    kind: Any = _TYPES.get(param.type, str)
-    metavar = "|".join(param.choices) or _METAVARS.get(param.type)
-    option = typer.Option(flag, metavar=metavar, help=text, rich_help_panel=panel, show_default=False)
-    return Annotated[kind | None, option]
+def _own_option(name: str, specs: Specs, panel: str) -> Option:
+    """One option for all variants that take it, whatever types and choices each has."""
+    takers = [param for spec in specs for param in spec.params if param.attribute == name]
+    first = takers[0]
+    flag = f"--{long_name(name)}"
+    if any(param.type == "bool" and param.default for param in takers):
+        flag += f"/--no-{long_name(name)}"
+    choices = dict.fromkeys(choice for param in takers for choice in param.choices)
+    metavar = "|".join(choices) or _METAVARS.get(first.type)
+    text = option_help(first.name, specs)
+    return Option(name, _kind(takers), text, panel, metavar=metavar, flags=(flag,), many=first.type == "texts")
 
 
-def given_values(ctx: typer.Context, values: Mapping[str, Any], annotations: Mapping[str, Any]) -> dict[str, Any]:
-    """What the command line says, over what the configuration file says; defaults left out."""
-    said = {}
-    for name, value in values.items():
-        source = ctx.get_parameter_source(name)
-        # By name: the type lives in click, or in Typer's own copy of it.
-        if value is not None and source is not None and source.name == "COMMANDLINE":
-            said[name] = number(value, annotations[name], name)
+def _kind(takers: list[Param]) -> type:
+    kinds = {_TYPES.get(param.type, str) for param in takers}
+    if len(kinds) == 1:
+        return kinds.pop()
+    return float if kinds == {int, float} else str
+
+
+def _with_config(said: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, Any]:
+    """What the command line says over what its configuration file says."""
     path = said.get("config")
-    filed = from_config(read_config(path), annotations, path) if path else {}
+    filed = from_config(read_config(path), options, path) if path else {}
     if "view" in said:  # the command line wins, also over the other word for the same thing
         filed.pop("no_crop", None)
     elif said.get("no_crop"):
@@ -157,7 +140,7 @@ def _settings(spec: CommandSpec, shared: Shared, given: Mapping[str, Any]) -> Ru
     chosen = {
         names[long_name(key)]: value
         for key, value in given.items()
-        if long_name(key) in names and (names[long_name(key)] in mine or key not in shared_annotations())
+        if long_name(key) in names and (names[long_name(key)] in mine or key not in shared_options())
     }
     refuse_foreign_options(spec, lookup.commands()[spec.command], chosen)
     _check(spec, chosen)

@@ -6,11 +6,14 @@ files where a CI asks for it, and reads ``[default: …]`` as markup.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import typer.core
 
-WIDTH = 100
+from cnnviz.cli.options import Option, unconverted
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 def _named(argument: Any) -> str:
@@ -38,6 +41,9 @@ def _sections(ctx: Any, formatter: Any, params: list[Any]) -> None:
 class Command(typer.core.TyperCommand):
     """A command whose options stand under the headings of their panels."""
 
+    def get_help_option(self, ctx: Any) -> Any:
+        return unconverted(super().get_help_option(ctx))
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _sections(ctx, formatter, self.get_params(ctx))
 
@@ -45,8 +51,23 @@ class Command(typer.core.TyperCommand):
         return [*(_named(param) for param in self.params if param.param_type_name == "argument"), "[OPTIONS]"]
 
 
+class MadeCommand(Command):
+    """A command made of a list of options; what it runs is given the context, and reads off it what was typed."""
+
+    def __init__(self, name: str, options: Iterable[Option], run: Callable[[Any], int], help: str) -> None:
+        params = [option.parameter() for option in options]
+        super().__init__(name, params=params, callback=run, help=help, context_settings=CONTEXT, rich_markup_mode=None)
+
+    def invoke(self, ctx: Any) -> Any:
+        assert self.callback is not None
+        return self.callback(ctx)
+
+
 class Group(typer.core.TyperGroup):
     """A list of commands under the headings of their panels."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return unconverted(super().get_help_option(ctx))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}

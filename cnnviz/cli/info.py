@@ -8,8 +8,6 @@ import typer
 
 from cnnviz import __version__
 from cnnviz.cli.console import Console
-from cnnviz.io.reports import report_schema
-from cnnviz.records import to_json
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec
 
@@ -32,6 +30,10 @@ def methods(
 
 def schema(ctx: typer.Context) -> int:
     """Print the JSON Schema of report.json."""
+    # Not at the top: --help need not wait for them.
+    from cnnviz.io.reports import report_schema
+    from cnnviz.records import to_json
+
     console: Console = ctx.obj
     console.text(to_json(report_schema(), indent=2))
     return 0

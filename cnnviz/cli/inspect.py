@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from cnnviz.cli import streams
-from cnnviz.cli.commands import given_values, sign
 from cnnviz.cli.console import Console
-from cnnviz.cli.options import Shared, shared_annotations
+from cnnviz.cli.help_pages import MadeCommand
+from cnnviz.cli.options import Option
+from cnnviz.cli.shared import Shared, shared_options
+from cnnviz.cli.values import given_values
 from cnnviz.errors import CnnvizError
 
 if TYPE_CHECKING:
@@ -23,40 +24,33 @@ _CONTEXT_NOTE = (
 )
 
 
-def layers_command(summary: str) -> Callable[..., int]:
-    """The function behind ``cnnviz layers``."""
-    argument = typer.Argument(
-        metavar="[MODEL]", help="What is looked at, as --model has it.", show_default=False, rich_help_panel="Model"
-    )
-    as_json = typer.Option("--json", help="The list as JSON.", rich_help_panel="Output")
-    verbose = typer.Option("--verbose", "-v", help="Print tracebacks of errors.", rich_help_panel="Output")
-    shared = shared_annotations()
-    annotations = {
-        "name": Annotated[str | None, argument],
+def layers_command(summary: str) -> MadeCommand:
+    """The command ``cnnviz layers``."""
+    shared = shared_options()
+    options = {
+        "name": Option("name", str, "What is looked at, as --model has it.", "Model", metavar="[MODEL]"),
         **{field: shared[field] for field in _SHARED},
-        "json_": Annotated[bool, as_json],
-        "verbose": Annotated[bool, verbose],
+        "json_": replace(shared["json_"], help="The list as JSON."),
+        "verbose": replace(shared["verbose"], help="Print tracebacks of errors."),
     }
 
-    def layers(ctx: typer.Context, **values: Any) -> int:
+    def layers(ctx: Any) -> int:
         console: Console = ctx.obj
-        given = given_values(ctx, values, annotations)
+        given = given_values(ctx, options)
         name = given.pop("name", None)
         if name is not None and given.setdefault("model", name) != name:
             raise CnnvizError(f"Two models are named: {name} and --model {given['model']}.", "Leave one of them out.")
-        options = Shared(**{key: value for key, value in given.items() if key in shared})
-        console.verbose = options.verbose
+        asked = Shared(**given)
+        console.verbose = asked.verbose
         with streams.reserved():
-            rows = _rows(options)
-        if options.json_:
+            rows = _rows(asked)
+        if asked.json_:
             console.data([row.as_dict() for row in rows])
         else:
             console.text(_layers_text(rows))
         return 0
 
-    sign(layers, annotations)
-    layers.__doc__ = summary
-    return layers
+    return MadeCommand("layers", options.values(), layers, summary)
 
 
 def _rows(options: Shared) -> list[LayerRow]:
@@ -123,33 +117,29 @@ def _aligned(table: Sequence[Sequence[str]], right: set[int]) -> list[str]:
     return lines
 
 
-def models_command(summary: str) -> Callable[..., int]:
-    """The function behind ``cnnviz models``."""
+def models_command(summary: str) -> MadeCommand:
+    """The command ``cnnviz models``."""
+    pattern, here = "A part of the name, or a pattern: 'timm/*next*'.", "Only those whose weights are on this machine."
+    options = {
+        "pattern": Option("pattern", str, pattern, "Input", metavar="[PATTERN]"),
+        "here": Option("here", bool, here, "Options", default=False, flags=("--here",)),
+        "json_": Option("json_", bool, "The list as JSON.", "Options", default=False, flags=("--json",)),
+    }
 
-    def models(
-        ctx: typer.Context,
-        pattern: Annotated[
-            str | None,
-            typer.Argument(
-                metavar="[PATTERN]", help="A part of the name, or a pattern: 'timm/*next*'.", show_default=False
-            ),
-        ] = None,
-        here: Annotated[bool, typer.Option("--here", help="Only those whose weights are on this machine.")] = False,
-        json_: Annotated[bool, typer.Option("--json", help="The list as JSON.")] = False,
-    ) -> int:
+    def models(ctx: Any) -> int:
         # Not at the top: it brings torch.
         from cnnviz.models.loading.listing import listed
 
         console: Console = ctx.obj
-        rows = [row for row in listed(pattern) if row.file is not None or not here]
-        if json_:
+        given = given_values(ctx, options)
+        rows = [row for row in listed(given.get("pattern")) if row.file is not None or "here" not in given]
+        if "json_" in given:
             console.data([row.as_dict() for row in rows])
         else:
             console.text(_models_text(rows))
         return 0
 
-    models.__doc__ = summary
-    return models
+    return MadeCommand("models", options.values(), models, summary)
 
 
 def _models_text(rows: Sequence[ModelRow]) -> str:
@@ -161,4 +151,4 @@ def _models_text(rows: Sequence[ModelRow]) -> str:
     return "\n".join([*_aligned(table, right=set()), "", f"{len(rows)} listed, the weights of {here} are here."])
 
 
-COMMANDS: Mapping[str, Callable[[str], Callable[..., int]]] = {"layers": layers_command, "models": models_command}
+COMMANDS: Mapping[str, Callable[[str], MadeCommand]] = {"layers": layers_command, "models": models_command}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 from cnnviz.errors import CnnvizError, brief, nearest, shown
+
+if TYPE_CHECKING:
+    from cnnviz.cli.options import Option
 
 # What counts, sizes or seeds anything is below.
 _LARGEST = 1 << 32
@@ -17,40 +19,20 @@ def long_name(field_name: str) -> str:
     return field_name.rstrip("_").replace("_", "-")
 
 
-def value_type(annotation: Any) -> tuple[type, bool]:
-    """Type of one value, and whether the option takes several: ``list[str] | None`` is ``(str, True)``."""
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) in (Union, types.UnionType):
-        annotation = next(part for part in get_args(annotation) if part is not type(None))
-    many = get_origin(annotation) is list
-    return (get_args(annotation)[0] if many else annotation), many
-
-
-def flag_type(annotation: Any) -> Any:
-    """The annotation as Typer sees it: numbers arrive as text, and :func:`number` reads them.
-
-    Typer's own messages about them differ from version to version and do not name the value.
-    """
-    if value_type(annotation)[0] in (int, float):
-        return Annotated[str | None, get_args(annotation)[1]]
-    return annotation
-
-
-def number(text: Any, annotation: Any, name: str) -> Any:
+def number(text: Any, option: Option) -> Any:
     """The value of a numeric option from the command line; other values as they are.
 
     Raises:
         CnnvizError: The text is not a number, or not a whole number where one is needed.
     """
-    kind, _ = value_type(annotation)
+    kind = option.kind
     if kind not in (int, float):
         return text
+    flag = f"--{long_name(option.name)}"
     try:
-        return _sized(kind(text), f"--{long_name(name)} {brief(text)}")
+        return _sized(kind(text), f"{flag} {brief(text)}")
     except ValueError:
         words = "a whole number" if kind is int else "a number"
-        flag = f"--{long_name(name)}"
         raise CnnvizError(f"{flag} {brief(text)}: expected {words}.", f"For example {flag} 1") from None
 
 
@@ -60,18 +42,41 @@ def _sized(value: Any, what: str) -> Any:
     return value
 
 
-def from_config(data: Mapping[str, Any], annotations: Mapping[str, Any], path: str) -> dict[str, Any]:
+def given_values(ctx: Any, options: Mapping[str, Option]) -> dict[str, Any]:
+    """What the command line says, by field name; defaults left out.
+
+    Args:
+        ctx: The context of click, or of Typer's own copy of it, with the values as they were typed.
+        options: Those of the command, by field name.
+
+    Raises:
+        CnnvizError: A text where a number is needed.
+    """
+    said: dict[str, Any] = {}
+    for name, option in options.items():
+        source, value = ctx.get_parameter_source(name), ctx.params.get(name)
+        # By name: the type lives in click, or in Typer's own copy of it.
+        if source is None or source.name != "COMMANDLINE" or value is None:
+            continue
+        if not option.many:
+            said[name] = number(value, option)
+        elif value:
+            said[name] = list(value)
+    return said
+
+
+def from_config(data: Mapping[str, Any], options: Mapping[str, Option], path: str) -> dict[str, Any]:
     """Values of a configuration file by field name, in each option's type.
 
     Args:
         data: What the file holds.
-        annotations: Type of each option of the command by field name.
+        options: Those of the command, by field name.
         path: Of the file, for messages.
 
     Raises:
         CnnvizError: An unknown option (with near matches), one given twice, or a value of the wrong type.
     """
-    known = {long_name(name): name for name in annotations if name != "config"}
+    known = {long_name(name): name for name in options if name != "config"}
     values: dict[str, Any] = {}
     for key, value in data.items():
         long = key.replace("_", "-")
@@ -81,18 +86,14 @@ def from_config(data: Mapping[str, Any], annotations: Mapping[str, Any], path: s
         if known[long] in values:
             raise CnnvizError(f"--config {path}: {long!r} is given twice.", "Keep one of the two spellings.")
         if value is not None:
-            values[known[long]] = _typed(value, annotations[known[long]], f"--config {path}: {key}")
+            values[known[long]] = _typed(value, options[known[long]], f"--config {path}: {key}")
     return values
 
 
-def _knows_on_and_off(annotation: Any) -> bool:
-    return {"on", "off"} <= set((get_args(annotation)[1].metavar or "").split("|"))
-
-
-def _typed(value: Any, annotation: Any, where: str) -> Any:
+def _typed(value: Any, option: Option, where: str) -> Any:
     """A value as YAML reads it, in the type that the flag would give."""
-    kind, many = value_type(annotation)
-    if isinstance(value, bool) and _knows_on_and_off(annotation):
+    kind = option.kind
+    if isinstance(value, bool) and {"on", "off"} <= set((option.metavar or "").split("|")):
         # A bare on or off is a truth value in YAML 1.1.
         return "on" if value else "off"
     items = value if isinstance(value, list) else [value]
@@ -105,7 +106,7 @@ def _typed(value: Any, annotation: Any, where: str) -> Any:
                 f"{where}: expected {words}, got {shown(item)}.",
                 hint if kind is str else "See the command's --help.",
             )
-    if many:
+    if option.many:
         return [str(item) for item in items]
     if isinstance(value, list):
         if kind is not str or not items:

@@ -107,7 +107,7 @@ def _described(param: Param) -> str:
         words.append(f"{low:g} or more{unit}." if low is not None else f"{high:g} or less{unit}.")
     elif unit:
         words.append(f"In{unit}.")
-    if param.default not in (None, False, ()):
+    if param.default is not None and param.default is not False and param.default != ():
         words.append(f"[default: {param.default}]")
     return " ".join(words)
 
