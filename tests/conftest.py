@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import tempfile
@@ -26,8 +27,21 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["TORCH_HOME"] = cache.name
     os.environ["HF_HOME"] = cache.name
     os.environ["HF_HUB_OFFLINE"] = "1"
-    # Several workers share the cores: a thread that waits must not spin.
+    # Several workers share the cores: a thread that waits must not spin, and a compiler needs no pool of processes
+    # that each import torch first.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Nothing that is imported and collected becomes garbage: to look through it again and again takes seconds."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,13 +6,13 @@ import functools
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+
+from tests.support.help import help_page
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
@@ -22,20 +22,13 @@ OPTION = r"(?<![\w-])(--?[A-Za-z][\w-]*)"
 
 
 @functools.cache
-def help_of(command: str = "") -> str:
-    """What ``--help`` prints; fails where there is no such command."""
-    words = [sys.executable, "-m", "cnnviz", *command.split(), "--help"]
-    return subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-
-
-@functools.cache
 def options_of(command: str) -> frozenset[str]:
-    return frozenset(re.findall(OPTION, help_of(command)))
+    return frozenset(re.findall(OPTION, help_page(command)))
 
 
 @functools.cache
 def commands() -> tuple[str, ...]:
-    found = re.findall(r"^  ([a-z][a-z-]+) {2,}\S", help_of(), flags=re.M)
+    found = re.findall(r"^  ([a-z][a-z-]+) {2,}\S", help_page(), flags=re.M)
     assert {"gradcam", "layers", "embed"} <= set(found)
     return tuple(found)
 
@@ -47,7 +40,7 @@ def check(words: list[str]) -> None:
     for option in options:
         assert option in options_of(command), f"{option} of {command}"
     if "--variant" in words:
-        help_of(f"{command} --variant {words[words.index('--variant') + 1]}")
+        help_page(f"{command} --variant {words[words.index('--variant') + 1]}")
 
 
 @pytest.mark.parametrize("span", [span for span in SPANS if span.startswith("cnnviz ")])
@@ -63,7 +56,7 @@ def test_options_that_stand_alone_belong_to_a_command(span: str) -> None:
     assert any(options <= options_of(command) for command in ("gradcam", "occlusion", "rise", "lrp")), span
     if "--variant" in words:
         variant = words[words.index("--variant") + 1]
-        families = [command for command in ("gradcam", "saliency", "superpixels") if variant in help_of(command)]
+        families = [command for command in ("gradcam", "saliency", "superpixels") if variant in help_page(command)]
         assert families, span
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from cnnviz.engine import runtime
@@ -19,6 +18,7 @@ from cnnviz.methods.perturbation.incremental import windows as incremental
 from cnnviz.methods.perturbation.incremental.ops import Axis
 from cnnviz.methods.perturbation.incremental.runner import Runner
 from cnnviz.methods.perturbation.occlusion import place_windows
+from tests.support.library import torchvision_network
 
 SIZE = (60, 84)
 
@@ -289,9 +289,9 @@ def test_auto_increments_where_it_pays() -> None:
     "convnext_tiny wide_resnet50_2".split(),
 )
 def test_families_of_torchvision(name: str) -> None:
-    size = (96, 128)
-    extra = {"init_weights": True, "aux_logits": False} if name in {"googlenet", "inception_v3"} else {}
-    network = calibrated(lambda: getattr(torchvision.models, name)(**extra), size)
+    size = (96, 128) if name in {"alexnet", "inception_v3"} else (64, 96)
+    extra = {"aux_logits": False} if name in {"googlenet", "inception_v3"} else {}
+    network = calibrated(lambda: torchvision_network(name, **extra), size)
     if name.startswith("squeezenet"):  # as it is initialised, its last ReLU lets nothing through
         nn.init.constant_(network.classifier[1].bias, 1.0)
     options = SessionOptions(Cut.before_classifier())

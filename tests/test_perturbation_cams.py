@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import numpy as np
@@ -49,29 +50,34 @@ def _explain(network: nn.Module, way: str, **asked: Any) -> Any:
     return cnnviz.explain(model, nets.images(), target=CLASSES, tracing=tracing, **asked)
 
 
+@functools.cache
+def _scorecam(name: str, score: str) -> list[oracle.Array]:
+    toy = nets.TOYS[name]
+    network, pairs = toy.build(), zip(nets.images(), CLASSES, strict=True)
+    return [oracle.score_weighted(network, toy.split, x, c, oracle.once, score) for x, c in pairs]
+
+
+@functools.cache
+def _ablationcam(name: str, score: str) -> list[tuple[oracle.Array, float]]:
+    toy = nets.TOYS[name]
+    network, pairs = toy.build(), zip(nets.images(), CLASSES, strict=True)
+    return [oracle.ablated(network, toy.split, x, c, score) for x, c in pairs]
+
+
 @pytest.mark.parametrize("score", ["logit", "probability"])
 @pytest.mark.parametrize(("name", "way"), CASES)
 def test_scorecam(name: str, way: str, score: str) -> None:
     toy = nets.TOYS[name]
-    network = toy.build()
-    found = _explain(network, way, method="scorecam", layer=toy.layer, score=score)
-    expected = [
-        oracle.score_weighted(network, toy.split, x, c, oracle.once, score)
-        for x, c in zip(nets.images(), CLASSES, strict=True)
-    ]
-    close(found.raw, expected)
+    found = _explain(toy.build(), way, method="scorecam", layer=toy.layer, score=score)
+    close(found.raw, _scorecam(name, score))
 
 
 @pytest.mark.parametrize("score", ["logit", "probability"])
 @pytest.mark.parametrize(("name", "way"), CASES)
 def test_ablationcam(name: str, way: str, score: str) -> None:
     toy = nets.TOYS[name]
-    network = toy.build()
-    found = _explain(network, way, method="ablationcam", layer=toy.layer, score=score)
-    maps, clean = zip(
-        *[oracle.ablated(network, toy.split, x, c, score) for x, c in zip(nets.images(), CLASSES, strict=True)],
-        strict=True,
-    )
+    found = _explain(toy.build(), way, method="ablationcam", layer=toy.layer, score=score)
+    maps, clean = zip(*_ablationcam(name, score), strict=True)
     close(found.raw, maps)
     assert found.scores["negative_score"] == [y < 0 for y in clean]
 

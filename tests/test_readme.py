@@ -6,13 +6,12 @@ import functools
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cnnviz.registry import lookup
+from tests.support.help import help_page
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,10 +39,7 @@ def one_liners() -> list[str]:
 
 @functools.cache
 def options_of(command: str) -> set[str]:
-    shown = subprocess.run(
-        [sys.executable, "-m", "cnnviz", command, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
-    ).stdout
-    return set(re.findall(r"(?<![\w-])(--?[A-Za-z0-9][\w-]*)", shown))
+    return set(re.findall(r"(?<![\w-])(--?[A-Za-z0-9][\w-]*)", help_page(command)))
 
 
 @pytest.mark.parametrize("line", one_liners())

@@ -26,12 +26,18 @@ def score_function(network: nn.Module, class_index: int) -> Callable[[Array], fl
 
 def gradient(network: nn.Module, image: torch.Tensor, class_index: int, step: float = 1e-6) -> Array:
     """dz/dx [C, H, W] by central differences (exact up to rounding where the network is piecewise linear)."""
-    score, found = score_function(network, class_index), np.zeros(image.shape)
-    for place in np.ndindex(*image.shape):
-        up, down = image.double().numpy().copy(), image.double().numpy().copy()
-        up[place] += step
-        down[place] -= step
-        found[place] = (score(up) - score(down)) / (2 * step)
+    exact, found = copy.deepcopy(network).double().eval(), np.zeros(image.shape)
+    places = list(np.ndindex(*image.shape))
+    for start in range(0, len(places), 256):  # moved copies go through the network together
+        some = places[start : start + 256]
+        moved = np.repeat(image.double().numpy()[None], 2 * len(some), axis=0)
+        for number, place in enumerate(some):
+            moved[(2 * number, *place)] += step
+            moved[(2 * number + 1, *place)] -= step
+        with torch.no_grad():
+            scores = exact(torch.from_numpy(moved))[:, class_index].numpy()
+        for number, place in enumerate(some):
+            found[place] = (scores[2 * number] - scores[2 * number + 1]) / (2 * step)
     return found
 
 

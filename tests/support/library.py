@@ -58,8 +58,8 @@ def fill(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def torchvision_network(name: str, classes: int = 12) -> nn.Module:
-    """A torchvision classifier with cheap random weights, in evaluation mode.
+def torchvision_network(name: str, classes: int = 12, **more: Any) -> nn.Module:
+    """A torchvision classifier with cheap random weights, in evaluation mode; ``more`` are its own options.
 
     VGG's and AlexNet's hidden layers, most of their numbers, are made narrow.
     """
@@ -70,6 +70,7 @@ def torchvision_network(name: str, classes: int = 12) -> nn.Module:
         options["init_weights"] = False
     if name in {"googlenet", "inception_v3"}:
         options["aux_logits"] = True
+    options.update(more)
     wide = name.startswith("vgg") or name == "alexnet"
     with _without_init(), mock.patch.object(nn.Linear, "__init__", _narrow) if wide else contextlib.nullcontext():
         network: nn.Module = zoo.get_model(name, **options)
