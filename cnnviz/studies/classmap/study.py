@@ -282,7 +282,8 @@ class ClassMap(Study[ClassMapOptions]):
             "first_cell": [seen.first[1], seen.first[0]],
             "pitch": [seen.pitch[1], seen.pitch[0]],
             "inputs": [list(size) for size in seen.inputs],
-            "argmax_share": share,
+            # A sum of shares of pixels: rounding may take it past the whole.
+            "argmax_share": min(1.0, share),
         }
         return Explanation(METHOD, None, target, {**files, **shared}, scores)
 
