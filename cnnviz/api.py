@@ -19,18 +19,22 @@ from cnnviz.engine.examine import Examination, Wanted, examine
 from cnnviz.engine.layer_table import LayerRow, layer_table
 from cnnviz.engine.open_session import SessionOptions, open_session, prepare, probe_image
 from cnnviz.engine.precision import AGREEMENT, correlation, opened, smooth_probe
+from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
-from cnnviz.engine.targets import ClassTarget, TargetLike, class_logits, make_target
+from cnnviz.engine.targets import CallableTarget, ClassTarget, Target, UnitTarget
 from cnnviz.errors import CnnvizError, nearest
+from cnnviz.methods.explain import explain_batch
 from cnnviz.methods.heatmap import Heatmap, upsample
 from cnnviz.models import preprocess
 from cnnviz.models.graph.layers import LayerRef, reference, stages
+from cnnviz.models.graph.structures import tensors_of
 from cnnviz.models.loading.dtypes import in_float32
 from cnnviz.models.loading.load import LoadedModel, load, unwrap
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import Options
-from cnnviz.run.target_selection import ClassNames
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, TRACING_MODES, ModelSpec, check_choice, parse_skipped
+from cnnviz.tasks.classification import ClassNames
+from cnnviz.tasks.words import TargetLike, make_target, readout_of
 
 # Of explain's options, those that belong to the pass and not to the method.
 _GENERAL = ("score", "logits_key", "activation", "skip_check")
@@ -44,8 +48,10 @@ class Explanation:
         raw: The method's own output, unscaled float32: [N, h, w] for CAM methods at the layer's resolution,
             [N, 3, H, W] for input gradients, [N, rows, cols] for occlusion.
         maps: [N, H, W] float32 at the input's resolution.
-        target: LongTensor [N], the class explained (for a function as target: the predicted class).
-        logits: [N, K] float32.
+        target: LongTensor [N], the class explained, or the unit (for a function as target: the predicted class, -1
+            where the network has none).
+        logits: [N, K] float32; of a target that is a unit the units of its layer [N, C]; of a network that gives no
+            class scores its first output.
         layer: The target layer's name, or None.
         facts: What the method states about this pass.
         scores: The method's own figures (for occlusion: window, stride, baseline, positions); those that differ
@@ -153,8 +159,10 @@ def explain(
         batch: Float tensor [N, C, H, W], already preprocessed.
         method: A name of :func:`cnnviz.list_methods`.
         target: None for the predicted class; a class index; one index an image (list or LongTensor [N]); a word:
-            ``pred``, ``class:tabby`` or ``diff:tabby,281`` (what speaks for the first rather than for the second);
-            a :class:`cnnviz.extend.Target`; or ``function(output [N, K]) -> [N]``.
+            ``pred``, ``class:tabby``, ``diff:tabby,281`` (what speaks for the first rather than for the second),
+            ``unit:layer4:17`` (the sum of a unit's map; ``unit:layer4:17/strongest``: its strongest position) or
+            ``neuron:layer4:17:3:3`` (channel, row and column of one cell); a :class:`cnnviz.extend.Target`; or a
+            function of all that the network returns, ``function(output) -> [N]``.
         layer: Module path, negative stage index, or several; None for the tensor that feeds the head.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         device: Where to compute; None for where the module is.
@@ -175,10 +183,11 @@ def explain(
     asked = cut_for(spec, params, _layers(layer))
     key = general.get("logits_key")
     logits_key = None if key is None else str(key)
-    with _session(model, batch, spec, asked, (precision, device, compile, logits_key, tracing)) as session:
+    how = _How(asked, readout_of(target), precision, device, compile, logits_key, tracing)
+    with _session(model, batch, spec, how) as session:
         found = _examined(session, spec, params, general.get("skip_check", ()))
         if session.runtime.precision != "fp32" and "precision_agreement" not in found.not_run:
-            with _session(model, batch, spec, asked, ("fp32", device, "off", logits_key, tracing)) as exact:
+            with _session(model, batch, spec, replace(how, precision="fp32", compile="off")) as exact:
                 found = _with_agreement(found, session, exact, (spec, params))
         if activation == "auto":
             activation = session.final_activation or "softmax"
@@ -188,14 +197,14 @@ def explain(
         def explained(images: Tensor, wanted: TargetLike) -> Explanation:
             run = session.forward(images)
             with rt.scope():
-                chosen, indices = make_target(wanted, run.logits, score, activation, resolve)
-                return _explanation(run, spec.load()(run, chosen, params), indices, found)
+                chosen, indices = make_target(wanted, run.chosen, score, activation, resolve)
+                return _explanation(run, explain_batch(spec, run, chosen, params), indices, found)
 
         if not session.one_by_one or len(batch) == 1:
             return explained(batch, target)
         # What an image gets must not depend on its batch, figures and facts of the method included.
         with rt.scope():
-            whole, _ = make_target(target, session.forward(batch).logits, score, activation, resolve)
+            whole, _ = make_target(target, session.forward(batch).chosen, score, activation, resolve)
         targets = [whole.for_image(image) for image in range(len(batch))]
         return _joined([explained(image, own) for image, own in zip(batch.split(1), targets, strict=True)])
 
@@ -228,7 +237,12 @@ def _with_agreement(
 ) -> Examination:
     """What was found, with how far the map of a probe is from that in float32; told below 0.99."""
     spec, params = how
-    method, cheap = spec.load(), spec.dry_run(params)
+    cheap = spec.dry_run(params)
+
+    def probed(readout: Readout, chosen: Tensor) -> Target:
+        if readout.layer is not None:
+            return UnitTarget(readout.layer, chosen, readout.at)
+        return CallableTarget(_first_output) if readout.whole else ClassTarget(chosen, "logit")
 
     def measured() -> float:
         probe = smooth_probe(session.input_shape)
@@ -237,8 +251,8 @@ def _with_agreement(
             chosen: Tensor | None = None
             for each in (exact, session):
                 run = each.forward(probe)
-                chosen = class_logits(run.logits.detach()).argmax(dim=1).cpu() if chosen is None else chosen
-                maps.append(method(run, ClassTarget(chosen, "logit"), cheap).values)
+                chosen = make_target(None, run.chosen)[1] if chosen is None else chosen
+                maps.append(explain_batch(spec, run, probed(session.readout, chosen), cheap).values)
         return correlation(maps[1], maps[0])
 
     value = session.remember(f"agreement {spec.name} {cheap}", measured)
@@ -263,7 +277,7 @@ def _explanation(run: ForwardPass, heatmap: Heatmap, indices: Tensor, found: Exa
         raw=heatmap.values.detach().float().cpu(),
         maps=maps.detach().float().cpu(),
         target=indices.clone(),
-        logits=run.logits.detach().float().cpu(),
+        logits=run.chosen.detach().float().cpu(),
         layer=session.layers[0].name if session.layers else None,
         facts=dict(heatmap.facts),
         scores={k: v.tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()},
@@ -308,26 +322,38 @@ def _layers(layer: str | int | Sequence[str] | None) -> tuple[str, ...]:
     return (str(layer),) if isinstance(layer, (str, int)) else tuple(str(name) for name in layer)
 
 
+def _first_output(output: Any) -> Tensor:
+    """A score of anything: the largest value of each image's first tensor."""
+    return next(tensors_of(output)).flatten(1).amax(1)
+
+
+@dataclass(frozen=True)
+class _How:
+    """How a network is opened: where it is cut and read, and in what it computes."""
+
+    cut: Cut
+    readout: Readout
+    precision: str
+    device: str | torch.device | None
+    compile: str
+    logits_key: str | None
+    tracing: str
+
+
 @contextlib.contextmanager
-def _session(
-    model: Model | nn.Module,
-    batch: Tensor,
-    spec: lookup.MethodSpec,
-    cut: Cut,
-    how: tuple[str, str | torch.device | None, str, str | None, str],
-) -> Iterator[Session]:
-    precision, device, compile_mode, output, tracing = how
-    check_choice(compile_mode, COMPILE_MODES, "compile")
-    check_choice(tracing, TRACING_MODES, "tracing")
+def _session(model: Model | nn.Module, batch: Tensor, spec: lookup.MethodSpec, how: _How) -> Iterator[Session]:
+    check_choice(how.compile, COMPILE_MODES, "compile")
+    check_choice(how.tracing, TRACING_MODES, "tracing")
     probe = tuple(int(size) for size in batch.shape[1:])
     module, told = (model.module, None) if isinstance(model, Model) else in_float32(unwrap(model), batch)
     here = next((p.device for p in module.parameters()), batch.device)
-    runtime = rt.resolve(str(device or here), precision)
-    compiled = compile_mode == "on" or (compile_mode == "auto" and rt.compiler_here(runtime.device))
-    options = SessionOptions(cut, output, compiled, int(batch.shape[0]) if compiled else 16, tracing=tracing)
+    runtime = rt.resolve(str(how.device or here), how.precision)
+    compiled = how.compile == "on" or (how.compile == "auto" and rt.compiler_here(runtime.device))
+    size = int(batch.shape[0]) if compiled else 16
+    options = SessionOptions(how.cut, how.logits_key, compiled, size, readout=how.readout, tracing=how.tracing)
     if isinstance(model, Model):
         loaded = model.loaded
-        key = output if output is not None or loaded.output is None else loaded.output.key
+        key = how.logits_key if how.logits_key is not None or loaded.output is None else loaded.output.key
         wanted = replace(options, logits_key=key, classes=(loaded.num_classes,))
         session, fallen_back = opened(lambda each: model.session(wanted, each, probe), runtime)
         session.notes.extend(note for note in fallen_back if note not in session.notes)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cnnviz.engine.session import ForwardPass
-    from cnnviz.engine.targets import CallableTarget, ClassTarget, DifferenceTarget, Target
+    from cnnviz.engine.targets import CallableTarget, ClassTarget, DifferenceTarget, Target, UnitTarget
     from cnnviz.errors import CnnvizError, ImageError
     from cnnviz.methods.heatmap import Heatmap
     from cnnviz.registry.params import Options, Param, option
@@ -32,6 +32,7 @@ _HOMES = {
     "Package": "cnnviz.registry.specs",
     "Param": "cnnviz.registry.params",
     "Target": "cnnviz.engine.targets",
+    "UnitTarget": "cnnviz.engine.targets",
     "option": "cnnviz.registry.params",
 }
 
@@ -48,6 +49,7 @@ __all__ = [
     "Package",
     "Param",
     "Target",
+    "UnitTarget",
     "option",
 ]
 

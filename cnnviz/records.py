@@ -37,16 +37,34 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class UnitScore:
+    """The target of an explanation that is a unit of a layer, or a single neuron."""
+
+    kind: Literal["unit", "neuron"]
+    spec: str
+    label: str
+    score: float
+    layer: str
+    index: int
+    reduction: str | None
+    position: tuple[int, int] | None
+    probability: None = None
+
+
+@dataclass(frozen=True)
 class DifferenceScore:
-    """The target of an explanation that is the score of one class minus that of another."""
+    """The target of an explanation that is the score of one class or unit minus that of another."""
 
     spec: str
     label: str
     score: float
-    first: ClassScore
-    second: ClassScore
+    first: ClassScore | UnitScore
+    second: ClassScore | UnitScore
     kind: Literal["diff"] = "diff"
     probability: None = None
+
+
+TargetScore = ClassScore | DifferenceScore | UnitScore
 
 
 @dataclass(frozen=True)
@@ -55,7 +73,7 @@ class Explanation:
 
     method: str
     layer: str | None
-    target: ClassScore | DifferenceScore
+    target: TargetScore
     files: Mapping[str, str]
     scores: Mapping[str, Any]
     facts: Mapping[str, Any] = field(default_factory=dict)

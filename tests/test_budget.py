@@ -236,7 +236,7 @@ values = rng.standard_normal((7, 7)).astype(np.float32)
 raw = values if kind == "map" else rng.standard_normal((3, 64, 64)).astype(np.float32)
 rect = (0.0, 0.0, float(width), float(height)) if whole else (300.0, 0.0, 1500.0, float(height))
 scores = [ClassScore(index, str(index), 0.5, 1.0) for index in range(2)]
-maps = [TargetMap(score, score.label, values, raw, colour=kind == "gradient") for score in scores]
+maps = [TargetMap(score, score.label, None, values, raw, colour=kind == "gradient") for score in scores]
 save = frozenset({"overlay", "heatmap", "panel"} if kind == "map" else {"overlay", "gradient"})
 how = OutputStyle(Store(out), save, Style(), ImageFormat("png"), "gradcam", kind == "gradient", "layer")
 done = ImageResult(ImageRef("x.png", "x.png", 0), rgb, Geometry((width, height), rect), None, (), maps)

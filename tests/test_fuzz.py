@@ -40,8 +40,9 @@ from cnnviz.models.loading.checkpoint import read_checkpoint
 from cnnviz.models.loading.checkpoint_fit import classes_in, load_checkpoint
 from cnnviz.records import RunHeader, to_json
 from cnnviz.run.folder import RunFolder
-from cnnviz.run.target_selection import ClassNames, TargetSelector
+from cnnviz.run.target_selection import TargetSelector
 from cnnviz.settings import OutputSettings, RunSettings
+from cnnviz.tasks.classification import ClassNames
 
 _LONG = os.environ.get("CNNVIZ_FUZZ")
 _SECONDS = float(_LONG or 0.6)

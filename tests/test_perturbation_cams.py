@@ -20,6 +20,7 @@ from cnnviz.engine import session
 from cnnviz.engine.seeding import generator_for
 from cnnviz.methods.cam import perturbed as perturbation_cams
 from cnnviz.registry.cam import ScoreCAMOptions
+from cnnviz.tasks.words import make_target
 from tests.oracles import perturbation_cams as oracle
 from tests.support import networks as nets
 
@@ -235,7 +236,7 @@ def test_chunks_change_nothing(method: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_half_a_chunk_when_memory_runs_out(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network, few = nets.TOYS["residual"].build(), ({"samples": 3} if method == "sscam" else {})
     expected = _explain(network, "module", method=method, **few)
-    logits, rerun, refused = session.Session.logits, session.ForwardPass.rerun, []
+    logits, rerun, refused = session.Session.output_of, session.ForwardPass.rerun, []
 
     def check(made: Tensor) -> None:
         if len(made) > 2:
@@ -250,7 +251,7 @@ def test_half_a_chunk_when_memory_runs_out(method: str, monkeypatch: pytest.Monk
         check(activations)
         return rerun(self, activations, images)
 
-    monkeypatch.setattr(session.Session, "logits", small)
+    monkeypatch.setattr(session.Session, "output_of", small)
     monkeypatch.setattr(session.ForwardPass, "rerun", small_head)
     close(_explain(network, "module", method=method, **few).raw, expected.raw, 1e-6)
     assert refused
@@ -277,7 +278,7 @@ def test_targets_share_the_passes_unless_they_are_too_many(monkeypatch: pytest.M
         run = opened.forward(batch)
         maps = []
         for index in (0, 2):
-            target, _ = cnnviz.engine.targets.make_target(index, run.logits)
+            target, _ = make_target(index, run.logits)
             ran_before = sum(ran)
             maps.append(perturbation_cams.scorecam(run, target, ScoreCAMOptions()).values)
             once = sum(ran) - ran_before

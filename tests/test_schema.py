@@ -155,8 +155,8 @@ def test_other_packages_may_add_figures_and_facts_but_not_to_records(maps: dict[
 
 def test_targets_of_other_kinds(maps: dict[str, Any]) -> None:
     place = "images/0/explanations/0/target"
-    assert problems(change(maps, place, {"kind": "unit", "label": "layer4:3", "unit": 3})) == []
-    assert len(problems(change(maps, place, {"kind": "unit"}))) == 1
+    assert problems(change(maps, place, {"kind": "box", "label": "box 3", "number": 3})) == []
+    assert len(problems(change(maps, place, {"kind": "box"}))) == 1
     assert len(problems(change(maps, place, {"kind": "diff", "label": "a rather than b"}))) > 1
 
 

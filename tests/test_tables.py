@@ -19,8 +19,9 @@ from cnnviz.io.cells import guarded, without_guard
 from cnnviz.io.label_tables import read_label_table
 from cnnviz.io.sources import ImageRef, find_images
 from cnnviz.io.write_tables import write_csv
-from cnnviz.run.target_selection import ClassNames, TargetSelector
+from cnnviz.run.target_selection import TargetSelector
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
+from cnnviz.tasks.classification import ClassNames
 from tests.support.pictures import photograph
 from tests.support.runs import TINY, Quiet
 

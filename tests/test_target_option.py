@@ -87,6 +87,30 @@ def test_a_drop_of_the_difference(photos: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(maps[2], maps[0] - maps[1], rtol=1e-4, atol=1e-6)
 
 
+def test_units_and_neurons_beside_classes(photos: Path, tmp_path: Path) -> None:
+    """Against a forward pass and its gradients by hand; batches of three give what images give alone."""
+    network = tiny_model.make()
+    model = cnnviz.load_model(f"{tiny_model.__file__}:make", input_size=(3, 64, 64), resize=64)
+    specs = ("unit:4:2", "neuron:4:1:2:3", "unit:4:5/strongest", "diff:unit:4:2,unit:4:0")
+    asked = ("-c", "3", *(word for spec in specs for word in ("-t", spec)))
+    for record in run(photos, tmp_path / "out", *asked, "-b", "3", command="saliency"):
+        pixels = model.transform(Image.open(record["path"]))[None].requires_grad_()
+        maps = network[:5](pixels)
+        scores = [maps[0, 2].sum(), maps[0, 1, 2, 3], maps[0, 5].amax(), maps[0, 2].sum() - maps[0, 0].sum()]
+        assert [row["target"].get("kind", "class") for row in record["explanations"]] == [
+            "class", "unit", "neuron", "unit", "diff"]  # fmt: skip
+        for row, score in zip(record["explanations"][1:], scores, strict=True):
+            assert row["target"]["score"] == pytest.approx(float(score.detach()), rel=1e-4)
+            [gradient] = torch.autograd.grad(score, pixels, retain_graph=True)
+            with np.load(tmp_path / "out" / row["files"]["raw"]) as arrays:
+                np.testing.assert_allclose(arrays["raw"], gradient[0].numpy(), rtol=1e-3, atol=1e-6)
+        unit, neuron, strongest = (record["explanations"][i]["target"] for i in (1, 2, 3))
+        assert (unit["layer"], unit["index"], unit["reduction"]) == ("4", 2, "sum")
+        assert (neuron["position"], neuron["reduction"]) == ([2, 3], None)
+        assert strongest["reduction"] == "strongest"
+        assert record["predictions"], "classes are predicted as ever"
+
+
 @pytest.mark.parametrize(
     ("command", "words", "message"),
     [
@@ -94,9 +118,18 @@ def test_a_drop_of_the_difference(photos: Path, tmp_path: Path) -> None:
         ("gradcam", ("-t", "diff:1,1"), "both are the same class"),
         ("gradcam", ("-t", "dif:1,2"), "there is no kind of target 'dif'"),
         ("gradcam", ("-t", "diff:1,9"), "Class 9 does not exist"),
-        ("gradcam", ("-t", "diff:1,2", "--view", "tiles"), "has no tile of its own"),
+        ("gradcam", ("-t", "diff:1,2", "--view", "tiles"), "only classes are explained by tiles"),
         ("cam", ("-t", "diff:1,2"), "CAM explains the logit of a class"),
         ("embed", ("-t", "diff:1,2"), "No such option: -t"),
+        ("gradcam", ("-t", "unit:4"), "expected unit:LAYER:K"),
+        ("gradcam", ("-t", "unit:nowhere:4"), "There is no layer 'nowhere'"),
+        ("saliency", ("-t", "unit:4:99"), "Unit 99 does not exist"),
+        ("saliency", ("-t", "neuron:4:0:99:0"), "there is none at row 99"),
+        ("saliency", ("-t", "diff:1,unit:4:0"), "no common scale"),
+        ("saliency", ("-t", "diff:unit:4:0,unit:4:0"), "both are the same unit"),
+        ("saliency", ("-t", "unit:4:1", "--view", "tiles"), "only classes are explained by tiles"),
+        ("gradcam", ("-t", "unit:4:1", "--sanity"), "compares maps of classes"),
+        ("cam", ("-t", "unit:4:1"), "CAM explains the logit of a class"),
     ],
 )
 def test_what_cannot_be_asked(

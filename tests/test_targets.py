@@ -19,11 +19,11 @@ from cnnviz.engine.targets import (
     DifferenceTarget,
     class_count,
     class_logits,
-    make_target,
     predicted,
     probabilities,
 )
 from cnnviz.errors import CnnvizError
+from cnnviz.tasks.words import make_target
 from tests.support import networks as nets
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -109,8 +109,9 @@ class Shared:
     )
     target_: list[str] | None = flag(
         None,
-        "class:SPEC, as --class; or diff:A,B: what speaks for class A rather than for class B (each an "
-        "index, a label or pred); repeatable.",
+        "class:SPEC, as --class; diff:A,B: what speaks for class A rather than for class B (each an "
+        "index, a label or pred); unit:LAYER:K: a unit of a layer (unit:LAYER:K/strongest: its strongest "
+        "position); neuron:LAYER:K:ROW:COLUMN; repeatable.",
         "SPEC",
         panel=_WHAT,
         short="-t",

@@ -189,15 +189,15 @@ class _Examiner:
         height, width = probe.shape[2:]
         free = session.unprepared is not None and "input_sizes" not in self.wanted.skip and input_sizes(session)
         if not free or not free.any or min(height, width) <= 2 * free.minimum:
-            return probe, session.logits
+            return probe, session.chosen
         side = 2 * free.minimum
-        return probe[..., :side, :side].contiguous(), session.unprepared_logits
+        return probe[..., :side, :side].contiguous(), session.unprepared_chosen
 
     def _alone(self) -> Tensor:
         """The small probe's scores when it is the whole batch."""
         if self._single is None:
             probe, logits = self._small()
-            self._single = self._pass().logits.detach() if probe is self.probe else logits(probe)
+            self._single = self._pass().chosen.detach() if probe is self.probe else logits(probe)
         return self._single
 
     def _beside(self) -> Tensor | None:
@@ -224,7 +224,7 @@ class _Examiner:
             return True
         session.one_by_one, session.noise_seed = True, seed
         self._known = self._single = None
-        if _same(self._pass().logits.detach(), session.logits(self.probe)):
+        if _same(self._pass().chosen.detach(), session.chosen(self.probe)):
             self.notes.append(
                 f"{session.name} is random: the same image twice gives different scores. Every pass now draws the same "
                 f"random numbers (--seed {seed}), so the run can be repeated; another seed gives other maps"
@@ -298,7 +298,7 @@ def _tried(session: Session) -> InputSizes:
 
     def runs(rows: int, cols: int) -> bool:
         try:
-            found = session.unprepared_logits(torch.zeros(1, channels, rows, cols, device=session.device))
+            found = session.unprepared_chosen(torch.zeros(1, channels, rows, cols, device=session.device))
         except Exception:
             return False
         return classes is None or found.shape[1] == classes

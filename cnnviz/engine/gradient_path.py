@@ -55,7 +55,7 @@ def gradient_at_layers(session: Session, run: ForwardPass) -> GradientPath:
     leaves = run.activations[: len(session.layers) + at_image]
     if not leaves:
         return GradientPath(True, False, where)
-    score = run.logits.max()
+    score = run.chosen.max()
     found: Sequence[Tensor | None] = [None]
     if score.requires_grad:
         found = torch.autograd.grad(score, leaves, retain_graph=True, allow_unused=True)

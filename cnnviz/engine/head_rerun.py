@@ -38,8 +38,8 @@ class HeadRun:
     pixels: Tensor
     values: tuple[Any, ...]
 
-    def __call__(self, activations: Tensor, images: Tensor) -> Tensor:
-        """Logits of ``activations`` [M, C, h, w]; values beside them are those of ``images`` [M]."""
+    def __call__(self, activations: Tensor, images: Tensor) -> Any:
+        """What the head returns for ``activations`` [M, C, h, w]; values beside them are those of ``images`` [M]."""
         place = self.split.order[0]
         if place >= self.split.crossing:
             raise CnnvizError(
@@ -47,11 +47,11 @@ class HeadRun:
             )
         changed = activations.to(self.split.head_dtype)
         if len(self.values) == 1:
-            return self.split.head(changed)[0]
+            return self.split.read(self.split.head(changed))
         kinds = self._kinds()
         values = [_picked(v, kinds[i], images) for i, v in enumerate(self.values) if i != place]
         values.insert(place, changed)
-        return self.split.head(*values)[0]
+        return self.split.read(self.split.head(*values))
 
     def _kinds(self) -> Sequence[tuple[Any, Any]]:
         """For each crossing value what it is for one image and for two; tensors by shape only."""

@@ -26,6 +26,7 @@ from cnnviz.models.graph.layers import (
     unknown_call,
     unknown_layer,
 )
+from cnnviz.models.graph.units import check_units
 
 
 @dataclass
@@ -236,6 +237,34 @@ def seen_layer(watched: Watched, layer: str | None, name: str, image: Tensor) ->
         pre_activation=_followed_by_activation(seen, chosen),
         call=chosen.call,
     )
+
+
+def unit_layer(watched: Watched, layer: str, at: str | tuple[int, int]) -> tuple[str, int]:
+    """Path and call of a layer whose units are read.
+
+    Raises:
+        CnnvizError: No such layer, or its output has no units.
+    """
+    path, _, call = layer.strip().partition(":")
+    calls = [s for s in watched.calls if s.name == path]
+    if not calls:
+        raise unknown_layer(layer, [s.name for s in watched.calls if len(s.shape) in (2, 4)])
+    if call and not (call.isdigit() and int(call) < len(calls)):
+        raise unknown_call(path, call, len(calls))
+    chosen = calls[int(call)] if call else calls[-1]
+    check_units(layer, chosen.shape, at)
+    if chosen.objection:
+        raise no_map(layer, chosen.shape, chosen.objection, None)
+    return chosen.name, chosen.call
+
+
+def at_position(value: Tensor, at: str | tuple[int, int]) -> Tensor:
+    """One value [N, C] of each unit of a map [N, C, h, w]; a vector [N, C] as it is."""
+    if value.dim() == 2:
+        return value
+    if at == "sum":
+        return value.sum((2, 3))
+    return value.amax((2, 3)) if at == "strongest" else value[:, :, int(at[0]), int(at[1])]
 
 
 def _feature_maps(spatial: Sequence[RecordedLayer], name: str, attention: bool) -> list[RecordedLayer]:

@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.head_rerun import HeadRun
-from cnnviz.engine.hooks import recording, seen_layer, substituting, watched
+from cnnviz.engine.hooks import at_position, recording, seen_layer, substituting, unit_layer, watched
 from cnnviz.engine.prepare.compile import compile_trunk
 from cnnviz.engine.prepare.split import Split, cut, quietly, to_head, usable_preparations
-from cnnviz.engine.session import ForwardPass, Session, check_rows, two_dim
+from cnnviz.engine.readout import Readout
+from cnnviz.engine.session import ForwardPass, Session, check_rows
 from cnnviz.errors import CnnvizError, foreign_code
 from cnnviz.models.graph.layers import LayerRef
 from cnnviz.models.graph.outputs import OutputChoice, choose_output, select_output, selector
 from cnnviz.models.graph.trace import Graph, trace
+from cnnviz.models.graph.units import ending_at_units
 from cnnviz.models.loading.inputs import cannot_run, first_line
 
 
@@ -37,6 +39,7 @@ class SessionOptions:
         private: Prepare a private copy (folded, packed); otherwise run the given modules as they are.
         classes: Numbers of classes that the scores may have, which decides between several outputs.
         tracing: ``auto``, or ``off`` to work by hooks without looking for a trace.
+        readout: What of the network targets read.
     """
 
     cut: Cut = field(default_factory=Cut.at_layers)
@@ -46,6 +49,7 @@ class SessionOptions:
     private: bool = True
     classes: tuple[int, ...] = ()
     tracing: str = "auto"
+    readout: Readout = field(default_factory=Readout.scores)
 
 
 class PrecisionError(CnnvizError):
@@ -85,9 +89,19 @@ def prepare(
         if graph is None:
             session = _by_hooks(module, name, image, runtime, options)
         else:
-            session = _by_graph(graph, name, image, runtime, options)
-        session.output, session.input_shape = choice, probe
+            session = _by_graph(read_at(graph, options.readout, name), name, image, runtime, options)
+        if options.readout.layer is not None:
+            shape = tuple(session.chosen(image.to(session.device)).shape)
+            choice = OutputChoice(None, shape, f"the units of layer {options.readout.layer} are explained")
+        session.output, session.input_shape, session.readout = choice, probe, options.readout
         return session
+
+
+def read_at(graph: Graph, readout: Readout, name: str) -> Graph:
+    """The trace with what is read of it: units of a layer in the place of the logits, or everything beside them."""
+    if readout.layer is not None:
+        return ending_at_units(graph, readout.layer, readout.at, name)
+    return replace(graph, end=graph.returned) if readout.whole else graph
 
 
 def probe_image(shape: tuple[int, ...]) -> Tensor:
@@ -164,7 +178,7 @@ def _fastest_that_agrees(
 
 def agrees(got: ForwardPass, expected: ForwardPass, tolerance: float) -> bool:
     """Whether two passes have the same logits and activations, relative to their largest value."""
-    pairs = zip((got.logits, *got.activations), (expected.logits, *expected.activations), strict=True)
+    pairs = zip((got.chosen, *got.activations), (expected.chosen, *expected.activations), strict=True)
     return all(_close(a.detach().float().cpu(), b.detach().float().cpu(), tolerance) for a, b in pairs)
 
 
@@ -186,10 +200,15 @@ def _graph_runner(split: Split) -> Callable[[Tensor], ForwardPass]:
 
     def run(pixels: Tensor) -> ForwardPass:
         values = tuple(to_head(value, split, i < split.crossing) for i, value in enumerate(cross(pixels)))
-        logits, *inner = quietly(split.head)(*values)
-        every = (*values, *inner)
+        results = quietly(split.head)(*values)
+        # Values inside of the head stand between the logits and what the network returns.
+        every = (*values, *results[1:])
         return ForwardPass(
-            pixels, tuple(every[i] for i in split.order), two_dim(logits), HeadRun(split, cross, pixels, values)
+            pixels,
+            tuple(every[i] for i in split.order),
+            results[0],
+            HeadRun(split, cross, pixels, values),
+            split.read(results) if split.everything else None,
         )
 
     return run
@@ -204,7 +223,7 @@ def _compile(
     if trunk is None:
         session.notes.append(f"not compiled: {reason}")
         return
-    compiled = Split(trunk, plain.head, plain.order, plain.crossing, "folded", plain.trunk_dtype, plain.head_dtype)
+    compiled = replace(plain, trunk=trunk, preparation="folded")
     got, expected = _graph_runner(compiled)(image.to(runtime.device)), _graph_runner(split)(image.to(runtime.device))
     if not agrees(got, expected, runtime.tolerance):
         session.notes.append("not compiled: the compiled network gave other values")
@@ -219,8 +238,12 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
         module = copy.deepcopy(module).to(runtime.device)
         image = image.to(runtime.device)
     layers: tuple[LayerRef, ...] = ()
-    if options.cut.layers:
+    readout, units = options.readout, list[tuple[str, int]]()
+    if options.cut.layers or readout.layer is not None:
         calls = watched(module, image)
+    if readout.layer is not None:
+        units.append(unit_layer(calls, readout.layer, readout.at))
+    if options.cut.layers:
         layers = tuple(seen_layer(calls, layer or None, name, image) for layer in options.cut.layers)
     wanted = [(layer.name.partition(":")[0], layer.call) for layer in layers]
 
@@ -231,14 +254,20 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
         if options.cut.image:
             leaves = (pixels.detach().requires_grad_(),)
             source = leaves[0].clone()  # the network may work in place, which a leaf forbids
-        with recording(module, wanted) as tape:
-            logits = select(module(source))
+        with recording(module, [*wanted, *units]) as tape:
+            value = module(source)
+        caught = tape.activations()
+        logits = at_position(caught[-1], readout.at) if units else select(value)
 
         def rerun(activations: Tensor, images: Tensor) -> Any:
-            with substituting(module, wanted[0], activations):
-                return select(module(pixels[images]))
+            with substituting(module, wanted[0], activations), recording(module, units) as again:
+                value = module(pixels[images])
+            if units:
+                return at_position(again.activations()[0], readout.at)
+            return value if readout.whole else select(value)
 
-        return ForwardPass(pixels, (*leaves, *tape.activations()), two_dim(logits), rerun)
+        explained = caught[: len(wanted)]
+        return ForwardPass(pixels, (*leaves, *explained), logits, rerun, value if readout.whole else None)
 
     session = Session(name, run, layers, image.device)
     if options.tracing == "off":

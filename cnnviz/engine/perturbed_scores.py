@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import ForwardPass
+from cnnviz.engine.session import ForwardPass, concatenated
 from cnnviz.engine.targets import Target
+from cnnviz.models.graph.structures import map_tensors, tensors_of
 
 # On a CPU few copies at a time, so that a map is still in the cache when the next layer reads it.
 _CPU_COPIES = 8
@@ -56,16 +57,17 @@ def scores(run: ForwardPass, target: Target, changes: Changes) -> Tensor:
     Returns:
         [N, count], float32, without gradients.
     """
-    shared = changes.key is not None and run.logits.numel() * changes.count * 4 <= _KEPT_BYTES
-    parts: Any = _logits(run, changes)
+    values = sum(tensor.numel() for tensor in tensors_of(run.output))
+    shared = changes.key is not None and values * changes.count * 4 <= _KEPT_BYTES
+    parts: Any = _outputs(run, changes)
     if shared:
-        parts = run.remember(("changes", changes.key), lambda: list(_logits(run, changes)))
+        parts = run.remember(("changes", changes.key), lambda: list(_outputs(run, changes)))
     return torch.cat([by_position(target, part) for part in parts], dim=1)
 
 
-def by_position(target: Target, logits: Tensor) -> Tensor:
-    """Scores [N, B] of logits [N, B, K], B copies of each image."""
-    return target.of_copies(logits).detach().float()
+def by_position(target: Target, output: Any) -> Tensor:
+    """Scores [N, B] of an output [N, B, ...], B copies of each image."""
+    return target.of_copies(output).detach().float()
 
 
 def chunks(count: int, size: int) -> Iterator[range]:
@@ -82,19 +84,19 @@ def chunk_size(run: ForwardPass, of_layer: bool = False) -> int:
     return min(_MOST_COPIES, max(1, (_CPU_BYTES if on_cpu else _DEVICE_BYTES) // each))
 
 
-def _logits(run: ForwardPass, changes: Changes) -> Iterator[Tensor]:
-    """[N, B, K] for one chunk of positions after the other."""
+def _outputs(run: ForwardPass, changes: Changes) -> Iterator[Any]:
+    """[N, B, ...] for one chunk of positions after the other."""
     for part in chunks(changes.count, chunk_size(run, changes.of_layer)):
         found = []
         for image in range(len(run.pixels)):
             with torch.no_grad():
                 made = changes.make(image, part)
             found.append(answers(run, image, made, changes.of_layer))
-        yield torch.stack(found)
+        yield map_tensors(lambda *each: torch.stack(each), *found)
 
 
-def answers(run: ForwardPass, image: int, made: Tensor, of_layer: bool = False) -> Tensor:
-    """Logits [B, K] of changed copies of one image, without gradients; where memory runs out, in halves.
+def answers(run: ForwardPass, image: int, made: Tensor, of_layer: bool = False) -> Any:
+    """The output [B, ...] for changed copies of one image, without gradients; where memory runs out, in halves.
 
     Args:
         run: The pass whose image was changed.
@@ -105,10 +107,10 @@ def answers(run: ForwardPass, image: int, made: Tensor, of_layer: bool = False) 
     try:
         if of_layer:
             return run.rerun(made, torch.full((len(made),), image, device=made.device))
-        return run.session.logits(made.to(run.session.device))
+        return run.session.output_of(made.to(run.session.device))
     except Exception as error:
         if len(made) == 1 or not rt.is_out_of_memory(error):
             raise
     rt.release_memory(run.session.device)
     half = len(made) // 2
-    return torch.cat([answers(run, image, part, of_layer) for part in (made[:half], made[half:])])
+    return concatenated([answers(run, image, part, of_layer) for part in (made[:half], made[half:])])

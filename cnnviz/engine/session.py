@@ -20,10 +20,12 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.head_rerun import Rerun
 from cnnviz.engine.hooks import passing
 from cnnviz.engine.prepare.split import Split
+from cnnviz.engine.readout import Readout
 from cnnviz.engine.seeding import same_noise
 from cnnviz.errors import CnnvizError, foreign_code
 from cnnviz.models.graph.layers import LayerRef
-from cnnviz.models.graph.outputs import OutputChoice
+from cnnviz.models.graph.outputs import OutputChoice, as_rows, two_dim
+from cnnviz.models.graph.structures import map_tensors
 from cnnviz.models.graph.trace import Graph
 from cnnviz.models.preprocess import Preprocess
 
@@ -37,17 +39,21 @@ class ForwardPass:
         pixels: The batch [N, C, H, W], normalised, on the device.
         activations: For each target layer its activation [N, C, h, w]; requires gradients. With the input among
             the layers, the pixels as a leaf stand in its place.
-        logits: [N, K] float32, connected to the activations.
+        chosen: The tensor of class scores as the network returns it (or the units of a layer [N, C], which
+            :class:`~cnnviz.engine.readout.Readout` puts in its place), connected to the activations.
         session: The session that ran it.
     """
 
     session: Session
 
-    def __init__(self, pixels: Tensor, activations: tuple[Tensor, ...], logits: Tensor, rerun: Rerun) -> None:
+    def __init__(
+        self, pixels: Tensor, activations: tuple[Tensor, ...], chosen: Tensor, rerun: Rerun, returned: Any = None
+    ) -> None:
         self.pixels = pixels
         self.activations = activations
-        self.logits = logits
+        self.chosen = as_rows(chosen)
         self._rerun = rerun
+        self._returned = returned
         self._parts: tuple[ForwardPass, ...] = ()
         self._memory: dict[Any, Any] = {}
 
@@ -55,16 +61,31 @@ class ForwardPass:
     def joined(cls, parts: Sequence[ForwardPass]) -> ForwardPass:
         """One pass of a batch whose images went through the network one by one."""
         activations = tuple(torch.cat(same) for same in zip(*(part.activations for part in parts), strict=True))
-        pixels, logits = (torch.cat([getattr(part, name) for part in parts]) for name in ("pixels", "logits"))
+        pixels, chosen = (torch.cat([getattr(part, name) for part in parts]) for name in ("pixels", "chosen"))
 
-        def rerun(changed: Tensor, images: Tensor) -> Tensor:
+        def rerun(changed: Tensor, images: Tensor) -> Any:
             alone = images.new_zeros(1)
             rows = zip(changed.split(1), images.tolist(), strict=True)
-            return torch.cat([two_dim(parts[image]._rerun(row, alone)) for row, image in rows])
+            return concatenated([parts[image]._rerun(row, alone) for row, image in rows])
 
-        whole = cls(pixels, activations, logits, rerun)
+        returned = None if parts[0]._returned is None else concatenated([part._returned for part in parts])
+        whole = cls(pixels, activations, chosen, rerun, returned)
         whole._parts = tuple(parts)
         return whole
+
+    @property
+    def logits(self) -> Tensor:
+        """The class scores [N, K], float32.
+
+        Raises:
+            CnnvizError: The output that is explained has another shape than that of class scores.
+        """
+        return two_dim(self.chosen)
+
+    @property
+    def output(self) -> Any:
+        """What targets read: the class scores, the units of a layer, or all that the network returns."""
+        return self.chosen if self._returned is None else self._returned
 
     def _leaves(self, place: int) -> tuple[Tensor, ...]:
         """What to differentiate the score by at a target layer: its activation, or that of each image by itself."""
@@ -85,10 +106,10 @@ class ForwardPass:
         Every score depends on its own image only, so the sum's gradient holds each image's own.
 
         Args:
-            scores: [N], one score an image, computed from ``logits``.
+            scores: [N], one score an image, computed from ``output``.
             places: Indices into ``activations``; None for all.
         """
-        if not scores.requires_grad and self.logits.requires_grad:
+        if not scores.requires_grad and self.chosen.requires_grad:
             raise CnnvizError("The score does not depend on the network's output.", "Compute it from the given output.")
         wanted = [self._leaves(place) for place in (range(len(self.activations)) if places is None else places)]
         flat = [leaf for leaves in wanted for leaf in leaves]
@@ -112,8 +133,8 @@ class ForwardPass:
         with passing(self.activations, look):
             torch.autograd.grad(scores.sum(), self.activations[:1], retain_graph=True)
 
-    def rerun(self, activations: Tensor, images: Tensor | None = None) -> Tensor:
-        """Logits [M, K], float32, without gradients, of other activations [M, C, h, w] of the (first) target layer.
+    def rerun(self, activations: Tensor, images: Tensor | None = None) -> Any:
+        """The output without gradients of other activations [M, C, h, w] of the (first) target layer.
 
         Only the head runs (with hooks the network, whose layer returns them). ``images`` [M]: the image of the batch
         that each stands for, which what bypasses the layer is taken from; None for each image once, in order.
@@ -121,9 +142,11 @@ class ForwardPass:
         order = torch.arange(len(self.pixels), device=self.pixels.device) if images is None else images
         with torch.no_grad():
             if not self.session.one_by_one:
-                return two_dim(self._rerun(activations, order))
-            rows = zip(activations.split(1), order.split(1), strict=True)
-            return torch.cat([two_dim(self.session.guarded(self._rerun, *row)) for row in rows])
+                found = self._rerun(activations, order)
+            else:
+                rows = zip(activations.split(1), order.split(1), strict=True)
+                found = concatenated([self.session.guarded(self._rerun, *row) for row in rows])
+        return as_rows(found) if self._returned is None else found
 
 
 class Session:
@@ -152,6 +175,7 @@ class Session:
         self.input_shape: tuple[int, ...] = ()
         # The same cut of the network's own modules; None where the session runs them anyway.
         self.unprepared: Callable[[Tensor], ForwardPass] | None = None
+        self.readout = Readout.scores()
         self.one_by_one = False
         self.noise_seed: int | None = None
         self._memory: dict[str, Any] = {}
@@ -178,26 +202,37 @@ class Session:
         with rt.scope():
             return self._pass(rt.own(pixels).to(self.device, torch.float32))
 
+    def output_of(self, pixels: Tensor) -> Any:
+        """What targets read of a normalised batch on the session's device, without gradients."""
+        with torch.no_grad():
+            return map_tensors(Tensor.detach, self._pass(pixels).output)
+
+    def chosen(self, pixels: Tensor) -> Tensor:
+        """The explained output of a normalised batch on the session's device, without gradients."""
+        with torch.no_grad():
+            found: Tensor = self._pass(pixels).chosen
+        return found.detach()
+
     def logits(self, pixels: Tensor) -> Tensor:
         """[N, K] of a normalised batch on the session's device, without gradients."""
         with torch.no_grad():
             return self._pass(pixels).logits.detach()
 
-    def unprepared_logits(self, pixels: Tensor) -> Tensor:
-        """Like :meth:`logits`, by the network's own modules: a packed weight is ordered anew for each input size."""
+    def unprepared_chosen(self, pixels: Tensor) -> Tensor:
+        """Like :meth:`chosen`, by the network's own modules: a packed weight is ordered anew for each input size."""
         if self.unprepared is None:
-            return self.logits(pixels)
+            return self.chosen(pixels)
         with torch.no_grad():
             run = self.guarded(self.unprepared, pixels)
-        check_rows(tuple(run.logits.shape), len(pixels), self.name)
-        return run.logits
+        check_rows(tuple(run.chosen.shape), len(pixels), self.name)
+        return run.chosen
 
     def _pass(self, pixels: Tensor) -> ForwardPass:
         if self.one_by_one and len(pixels) > 1:
             run = ForwardPass.joined([self._pass(image) for image in pixels.split(1)])
         else:
             run = self.guarded(self._run, pixels)
-            check_rows(tuple(run.logits.shape), len(pixels), self.name)
+            check_rows(tuple(run.chosen.shape), len(pixels), self.name)
         run.session = self
         return run
 
@@ -233,16 +268,6 @@ def check_rows(shape: tuple[int, ...], images: int, name: str) -> None:
     )
 
 
-def two_dim(logits: Tensor) -> Tensor:
-    """[N, K] float32, also for networks that return [N] or [N, K, 1, 1]."""
-    flat = logits.float()
-    if flat.dim() == 1:
-        return flat.unsqueeze(1)
-    if flat.dim() > 2 and all(size == 1 for size in flat.shape[2:]):
-        return flat.flatten(1)
-    if flat.dim() != 2:
-        raise CnnvizError(
-            f"The explained output has shape {list(flat.shape)}; a classifier's is [N, K].",
-            "Choose the class scores with --logits-key KEY.",
-        )
-    return flat
+def concatenated(parts: Sequence[Any]) -> Any:
+    """One output of several batches after another."""
+    return map_tensors(lambda *tensors: torch.cat(tensors), *parts)

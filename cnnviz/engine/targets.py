@@ -1,4 +1,4 @@
-"""Which scalar is explained: one score an image, computed from the logits.
+"""Which scalar is explained: one score an image, computed from what the target reads of the network.
 
 Gradients are taken of the logit z_c by default, never of the probability: dp_c = p_c (dz_c - sum_j p_j dz_j) mixes in
 every other class and vanishes where the network is sure.
@@ -6,9 +6,8 @@ every other class and vanishes where the network is sure.
 
 from __future__ import annotations
 
-import csv
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cnnviz.errors import CnnvizError, nearest
-from cnnviz.settings import SCORES
+from cnnviz.engine.readout import SUM, Position, Readout
+from cnnviz.errors import CnnvizError
+from cnnviz.models.graph.outputs import two_dim
+from cnnviz.models.graph.structures import map_tensors, tensors_of
 
 
 def probabilities(logits: Tensor, activation: str = "softmax") -> Tensor:
@@ -40,13 +41,18 @@ class Target(ABC):
     """Which scalar of each image is explained. What a method may ask of it, it answers: no method asks its type."""
 
     @abstractmethod
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Scores [N] of logits [N, K], one row for each image, in order."""
+    def __call__(self, output: Any) -> Tensor:
+        """Scores [N] of what is read of the network for N images: logits [N, K] unless :attr:`readout` says other."""
+
+    @property
+    def readout(self) -> Readout:
+        """What of the network the score is computed from."""
+        return Readout.scores()
 
     @property
     @abstractmethod
     def unit(self) -> str:
-        """What the scores are: ``logit``, ``probability``, ``log-probability`` or ``function``."""
+        """What the scores are: ``logit``, ``probability``, ``log-probability``, ``activation`` or ``function``."""
 
     @property
     def logit_index(self) -> Tensor | None:
@@ -57,19 +63,27 @@ class Target(ABC):
         """The same thing in another unit; None where it has no such unit."""
         return self if unit == self.unit else None
 
-    def repeated(self, logits: Tensor, times: int) -> Tensor:
-        """Scores [times N] of logits [times N, K], the images of the batch ``times`` over."""
+    def repeated(self, output: Any, times: int) -> Tensor:
+        """Scores [times N] of an output for [times N], the images of the batch ``times`` over."""
         # A user's function may rely on the number of images.
-        return torch.cat([self(part) for part in logits.chunk(times)])
+        parts = [map_tensors(lambda t, i=i: t.chunk(times)[i], output) for i in range(times)]
+        return torch.cat([self(part) for part in parts])
 
-    def of_copies(self, logits: Tensor) -> Tensor:
-        """Scores [N, B] of logits [N, B, K], B copies of each image."""
-        return torch.stack([self(logits[:, copy]) for copy in range(logits.shape[1])], dim=1)
+    def of_copies(self, output: Any) -> Tensor:
+        """Scores [N, B] of an output [N, B, ...], B copies of each image."""
+        copies = next(tensors_of(output)).shape[1]
+        each = [self(map_tensors(lambda t, i=i: t[:, i], output)) for i in range(copies)]
+        return torch.stack(each, dim=1)
 
-    def of_image(self, image: int, logits: Tensor, batch: Tensor) -> Tensor:
-        """Scores [A] of logits [A, K] that all belong to one image of a batch with these logits [N, K]."""
-        rows = [torch.cat([batch[:image], row[None], batch[image + 1 :]]) for row in logits]
-        return torch.stack([self(whole)[image] for whole in rows])
+    def of_image(self, image: int, output: Any, batch: Any) -> Tensor:
+        """Scores [A] of an output [A, ...] that all belongs to one image of a batch with this output [N, ...]."""
+
+        def among(row: int) -> Any:
+            return map_tensors(
+                lambda own, all_: torch.cat([all_[:image], own[row : row + 1], all_[image + 1 :]]), output, batch
+            )
+
+        return torch.stack([self(among(row))[image] for row in range(len(next(tensors_of(output))))])
 
     def for_image(self, image: int) -> Target:
         """The target of one image of the batch, alone."""
@@ -80,30 +94,33 @@ class Target(ABC):
         """What a record says of it: its kind, its unit, and what the kind has."""
 
 
-class _ByImage(Target):
-    """A target whose score of an image needs that image's logits only."""
+class ByImage(Target):
+    """A target whose score of an image needs that image's row [K] only."""
 
     @abstractmethod
-    def of(self, images: Tensor) -> Target:
+    def of(self, images: Tensor) -> ByImage:
         """The target of these images of the batch, each as often as it stands there [M]."""
 
-    def repeated(self, logits: Tensor, times: int) -> Tensor:
-        return self.of(torch.arange(len(logits) // times).repeat(times))(logits)
+    def in_unit(self, unit: str) -> ByImage | None:
+        return self if unit == self.unit else None
 
-    def of_copies(self, logits: Tensor) -> Tensor:
-        count, copies, classes = logits.shape
+    def repeated(self, output: Tensor, times: int) -> Tensor:
+        return self.of(torch.arange(len(output) // times).repeat(times))(output)
+
+    def of_copies(self, output: Tensor) -> Tensor:
+        count, copies = output.shape[:2]
         every = self.of(torch.arange(count).repeat_interleave(copies))
-        return every(logits.reshape(-1, classes)).reshape(count, copies)
+        return every(output.flatten(0, 1)).reshape(count, copies)
 
-    def for_image(self, image: int) -> Target:
+    def for_image(self, image: int) -> ByImage:
         return self.of(torch.tensor([image]))
 
-    def of_image(self, image: int, logits: Tensor, batch: Tensor) -> Tensor:
-        return self.of(torch.full((len(logits),), image))(logits)
+    def of_image(self, image: int, output: Tensor, batch: Tensor) -> Tensor:
+        return self.of(torch.full((len(output),), image))(output)
 
 
 @dataclass(frozen=True, eq=False)
-class ClassTarget(_ByImage):
+class ClassTarget(ByImage):
     """The score of one class an image.
 
     Attributes:
@@ -116,7 +133,8 @@ class ClassTarget(_ByImage):
     score: str = "logit"
     activation: str = "softmax"
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def __call__(self, output: Tensor) -> Tensor:
+        logits = two_dim(output)
         index = self.indices.to(logits.device)[:, None]
         by_class = class_logits(logits)
         if self.score == "logit":
@@ -147,25 +165,40 @@ class ClassTarget(_ByImage):
 
 
 @dataclass(frozen=True, eq=False)
-class DifferenceTarget(_ByImage):
+class DifferenceTarget(ByImage):
     """The score of one thing minus that of another: what speaks for the first rather than for the second.
 
     Attributes:
-        first, second: In the same unit.
+        first, second: Read from the same, in the same unit.
+
+    Raises:
+        CnnvizError: The two are read from different outputs.
     """
 
-    first: ClassTarget
-    second: ClassTarget
+    first: ByImage
+    second: ByImage
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        return self.first(logits) - self.second(logits)
+    def __call__(self, output: Tensor) -> Tensor:
+        return self.first(output) - self.second(output)
+
+    @property
+    def readout(self) -> Readout:
+        return self.first.readout
 
     @property
     def unit(self) -> str:
         return self.first.unit
 
-    def in_unit(self, unit: str) -> DifferenceTarget:
-        return DifferenceTarget(self.first.in_unit(unit), self.second.in_unit(unit))
+    def __post_init__(self) -> None:
+        if self.first.readout != self.second.readout:
+            raise CnnvizError(
+                "A difference is of two scores from one output: of two classes, or of two units of one layer.",
+                "For example diff:281,282 or diff:unit:features.28:5,unit:features.28:7.",
+            )
+
+    def in_unit(self, unit: str) -> DifferenceTarget | None:
+        first, second = self.first.in_unit(unit), self.second.in_unit(unit)
+        return DifferenceTarget(first, second) if first is not None and second is not None else None
 
     def of(self, images: Tensor) -> DifferenceTarget:
         return DifferenceTarget(self.first.of(images), self.second.of(images))
@@ -175,20 +208,67 @@ class DifferenceTarget(_ByImage):
 
 
 @dataclass(frozen=True, eq=False)
+class UnitTarget(ByImage):
+    """One unit of a layer in each image: the sum of its map, its strongest position, or a single neuron.
+
+    Attributes:
+        layer: As ``--layer`` has it; also a layer that returns a vector [N, C].
+        indices: Channel for each image, LongTensor [N].
+        at: ``sum`` over positions, ``strongest`` position, or (row, column) of a neuron.
+    """
+
+    layer: str
+    indices: Tensor
+    at: Position = SUM
+
+    def __call__(self, output: Tensor) -> Tensor:
+        wrong = [int(i) for i in self.indices if not 0 <= int(i) < output.shape[1]]
+        if wrong:
+            raise CnnvizError(
+                f"Unit {wrong[0]} does not exist: layer {self.layer} has {output.shape[1]}.",
+                f"Use 0 to {output.shape[1] - 1}.",
+            )
+        return output.gather(1, self.indices.to(output.device)[:, None]).squeeze(1)
+
+    @property
+    def readout(self) -> Readout:
+        return Readout.units(self.layer, self.at)
+
+    @property
+    def unit(self) -> str:
+        return "activation"
+
+    def of(self, images: Tensor) -> UnitTarget:
+        return replace(self, indices=self.indices[images.to(self.indices.device)])
+
+    def describe(self) -> dict[str, Any]:
+        neuron = not isinstance(self.at, str)
+        where = {"position": list(self.at)} if neuron else {"reduction": self.at}
+        kind = "neuron" if neuron else "unit"
+        return {"kind": kind, "unit": self.unit, "layer": self.layer, "index": self.indices.tolist(), **where}
+
+
+@dataclass(frozen=True, eq=False)
 class CallableTarget(Target):
-    """A user's own score: ``function(logits) -> [N]``."""
+    """A user's own score: ``function(output) -> [N]`` of all that the network returns, in its own structure."""
 
-    function: Callable[[Tensor], Tensor]
+    function: Callable[[Any], Tensor]
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        scores = self.function(logits)
-        if not isinstance(scores, Tensor) or scores.shape != logits.shape[:1]:
+    def __call__(self, output: Any) -> Tensor:
+        scores = self.function(output)
+        first = next(tensors_of(output), None)
+        count = "N" if first is None or not first.dim() else first.shape[0]
+        if not isinstance(scores, Tensor) or scores.dim() != 1 or (count != "N" and len(scores) != count):
             shape = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise CnnvizError(
-                f"The target function returned {shape}; expected one score an image, shape [{logits.shape[0]}].",
+                f"The target function returned {shape}; expected one score an image, shape [{count}].",
                 "Return for example output[:, 3] - output[:, 5].",
             )
         return scores
+
+    @property
+    def readout(self) -> Readout:
+        return Readout.everything()
 
     @property
     def unit(self) -> str:
@@ -213,103 +293,3 @@ def class_count(logits: Tensor) -> int:
 def predicted(logits: Tensor) -> Tensor:
     """Index of the highest score, LongTensor [N]; the lowest index among equals."""
     return class_logits(logits).argmax(dim=1)
-
-
-TargetLike = int | str | Sequence[int] | Tensor | Target | Callable[[Tensor], Tensor] | None
-
-
-def make_target(
-    target: TargetLike,
-    logits: Tensor,
-    score: str = "logit",
-    activation: str = "softmax",
-    resolve: Callable[[str], int] = int,
-) -> tuple[Target, Tensor]:
-    """The target of ``explain`` and the class indices [N] that it explains (of a difference the first; of a function
-    the predicted ones).
-
-    Args:
-        target: None for the predicted class; an index for all images; one index an image; ``class:NAME``, ``pred`` or
-            ``diff:A,B``; a :class:`Target`; or a function.
-        logits: [N, K].
-        score: One of :data:`SCORES`.
-        activation: How logits become probabilities.
-        resolve: The index of a class that is named.
-
-    Raises:
-        CnnvizError: As many targets as images are needed, each a class of this network.
-    """
-    if score not in SCORES:
-        raise CnnvizError(f"Unknown score {score!r}; expected one of {', '.join(SCORES)}.", nearest(score, SCORES))
-    guess = predicted(logits.detach())
-    if isinstance(target, Target):
-        return target, _classes_of(target, guess).cpu()
-    if isinstance(target, str):
-        return _of_spec(target, logits, ClassTarget(guess, score, activation), resolve)
-    if callable(target) and not isinstance(target, Tensor):
-        return CallableTarget(target), guess.cpu()
-    indices = guess if target is None else _indices(target, logits)
-    return ClassTarget(indices, score, activation), indices.cpu()
-
-
-def _classes_of(target: Target, guess: Tensor) -> Tensor:
-    first = target.first if isinstance(target, DifferenceTarget) else target
-    return first.indices if isinstance(first, ClassTarget) else guess
-
-
-def _of_spec(spec: str, logits: Tensor, guess: ClassTarget, resolve: Callable[[str], int]) -> tuple[Target, Tensor]:
-    """The target that a word asks for: ``pred``, ``class:NAME`` or ``diff:A,B``."""
-
-    def one(text: str) -> ClassTarget:
-        name = text.strip().removeprefix("class:").strip()
-        if name == "pred":
-            return guess
-        try:
-            index = int(name) if name.isascii() and name.isdecimal() else resolve(name)
-        except ValueError:
-            raise CnnvizError(
-                f"target={spec!r}: {name!r} is not a class index, and this network has no class names.",
-                "Load it with cnnviz.load_model(...), or give an index, such as target='diff:281,282'.",
-            ) from None
-        return replace(guess, indices=_indices(index, logits))
-
-    kind, _, rest = spec.partition(":")
-    if kind.strip() == "diff":
-        parts = two_names(rest)
-        if parts is None:
-            raise CnnvizError(f"target={spec!r}: expected two classes.", "For example diff:281,282 or diff:pred,281.")
-        difference = DifferenceTarget(one(parts[0]), one(parts[1]))
-        return difference, difference.first.indices.cpu()
-    chosen = one(spec)
-    return chosen, chosen.indices.cpu()
-
-
-def two_names(text: str) -> tuple[str, str] | None:
-    """Two names at a comma; a label with commas of its own is put in quotation marks."""
-    parts = [
-        part.strip().removeprefix("class:").strip() for row in csv.reader([text], skipinitialspace=True) for part in row
-    ]
-    return (parts[0], parts[1]) if len(parts) == 2 and all(parts) else None
-
-
-def _indices(target: Any, logits: Tensor) -> Tensor:
-    count, classes = logits.shape[0], class_count(logits)
-    try:
-        indices = torch.as_tensor(target)
-    except (TypeError, ValueError, RuntimeError):
-        raise CnnvizError(
-            f"target={target!r} is not a class index.", "Pass for example target=281, or one index for each image."
-        ) from None
-    if indices.is_floating_point() or indices.dtype == torch.bool:
-        raise CnnvizError(f"Class indices are integers; got {indices.dtype}.", "Pass for example target=281.")
-    indices = indices.long().expand(count) if indices.dim() == 0 else indices.long().reshape(-1)
-    if indices.numel() != count:
-        raise CnnvizError(
-            f"{indices.numel()} targets for {count} images.", "Pass one class index, or one for each image."
-        )
-    wrong = [int(i) for i in indices if not 0 <= int(i) < classes]
-    if wrong:
-        raise CnnvizError(
-            f"Class {wrong[0]} does not exist: the network has {classes} classes.", f"Use 0 to {classes - 1}."
-        )
-    return indices.to(logits.device)

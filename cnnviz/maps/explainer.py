@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,24 +16,41 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import cut_for
 from cnnviz.engine.precision import smooth_probe
 from cnnviz.engine.session import ForwardPass, Session
-from cnnviz.engine.targets import ClassTarget, DifferenceTarget, Target, class_logits
+from cnnviz.engine.targets import Target, class_logits
 from cnnviz.errors import CnnvizError
 from cnnviz.maps import tiling
 from cnnviz.maps.sanity import Sanity, conclude
 from cnnviz.maps.sanity import said as sanity_said
 from cnnviz.maps.tiling import ComputedMap, Tiles
 from cnnviz.maps.write_image import ImageResult, TargetMap
+from cnnviz.methods.explain import explain_batch
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.metrics.conservation import LeftOut
 from cnnviz.models.preprocess import normalize
-from cnnviz.records import ClassScore, DifferenceScore, Record, RunHeader
+from cnnviz.records import ClassScore, Record, RunHeader, TargetScore
 from cnnviz.registry import lookup
 from cnnviz.run.loop import Worker
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
-from cnnviz.run.target_selection import Pair
 from cnnviz.settings import SCORES, RunSettings, check_choice
+from cnnviz.tasks.base import Predictions, Request
 
 ImageOutcome = ImageResult | Record
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What is explained of one image, and what the network says of it.
+
+    Attributes:
+        requests, targets: What was asked for, and its scores.
+        predictions: The first classes.
+        facts: Of the record, beside those of all images.
+    """
+
+    requests: Sequence[Request]
+    targets: Sequence[TargetScore]
+    predictions: tuple[ClassScore, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Explainer(Worker):
@@ -58,28 +76,41 @@ class Explainer(Worker):
             )
         cut = cut_for(self.spec, self.params, settings.target.layers)
         self.prepared = PreparedModel(settings, cut, total, note)
-        if settings.model.view == "tiles" and self.prepared.target_selector.compares:
-            raise CnnvizError(
-                "--view tiles: a difference of classes has no tile of its own.", "Use --view crop, whole or squash."
-            )
         self.session = self.prepared.session
-        self._method = self.spec.load()
+        self._check_targets()
+        self._unit_sessions = {
+            unit.readout: self.prepared.open_units(cut, unit.readout) for unit in self.prepared.target_selector.units
+        }
         self._rehearse()
         self._probe_class: Tensor | None = None
         self.prepared.settle_precision(cut, self._map_of_probe)
         self.session = self.prepared.session
         self._sanity = Sanity(self.prepared, cut, self.spec.signed) if settings.target.sanity else None
 
+    def _check_targets(self) -> None:
+        """Refuse what only classes can be asked for."""
+        if not self.prepared.target_selector.beyond_classes:
+            return
+        if self.settings.model.view == "tiles":
+            raise CnnvizError(
+                "--view tiles: only classes are explained by tiles; of all else no tile is the decisive one.",
+                "Use --view crop, whole or squash.",
+            )
+        if self.settings.target.sanity and self.prepared.target_selector.units:
+            raise CnnvizError("--sanity compares maps of classes, not of units.", "Leave out --sanity, or the unit.")
+
     def _rehearse(self) -> None:
         """Run the method on a probe, so that a request it cannot meet fails before the run."""
+        probe, task = self.prepared.probe(1), self.prepared.task
         with rt.scope():
-            run = self.session.forward(self.prepared.probe(1))
-            target: Target = self._class_target(torch.zeros(1, dtype=torch.long))
-            heatmap = self._dry_run(run, target)
-            if self.prepared.target_selector.compares:
-                other = torch.ones(1, dtype=torch.long)
-                target = DifferenceTarget(self._class_target(other), self._class_target(1 - other))
-                self._dry_run(run, target)
+            run = self.session.forward(probe)
+            heatmap = self._dry_run(run, task.target_of(torch.zeros(1, dtype=torch.long)))
+            # As if each class in turn were predicted: a difference is left out where both sides are the same.
+            said = 1.0 * torch.eye(len(task.classes))[:2]
+            for requests in (self.prepared.target_selector.requests([], scores, task) for scores in said):
+                for request in requests:
+                    there = self._pass_for(request, run)
+                    self._dry_run(there, request.target([request]))
         for text in (*heatmap.notes, *([self.spec.caveat] if self.spec.caveat else [])):
             self.prepared.note(text)
 
@@ -89,16 +120,12 @@ class Explainer(Worker):
             run = session.forward(smooth_probe(self.preprocess.input_size))
             if self._probe_class is None:
                 self._probe_class = class_logits(run.logits.detach()).argmax(dim=1).cpu()
-            target = self._class_target(self._probe_class)
+            target = self.prepared.task.target_of(self._probe_class)
             return self._dry_run(run, target).values.detach().float().cpu()
 
     def _dry_run(self, run: ForwardPass, target: Target) -> Heatmap:
         """The method with as few passes as will do to try it."""
-        heatmap: Heatmap = self._method(run, target, self.spec.dry_run(self.params))
-        return heatmap
-
-    def _class_target(self, indices: Tensor) -> ClassTarget:
-        return ClassTarget(indices, self.settings.target.score, self.prepared.activation)
+        return explain_batch(self.spec, run, target, self.spec.dry_run(self.params))
 
     @property
     def layer_name(self) -> str | None:
@@ -120,9 +147,9 @@ class Explainer(Worker):
             run = self.session.forward(pixels)
             predictions = prepared.predict(run.logits.detach())
             asked = [prepared.select_targets(item, predictions, i) for i, item in enumerate(items)]
-            pairs = [prepared.target_selector.select_pairs(scores) for scores in predictions.scores]
-            wanted = [_requests(classes, own) for classes, own in zip(asked, pairs, strict=True)]
+            wanted = [self._requests(classes, predictions, i) for i, classes in enumerate(asked)]
             maps = self._maps(run, wanted)
+            targets = [[self._scored(request, predictions, i, run) for request in own] for i, own in enumerate(wanted)]
         rows: list[ImageOutcome] = []
         for i, (item, classes) in enumerate(zip(items, asked, strict=True)):
             if isinstance(classes, Record):
@@ -132,12 +159,25 @@ class Explainer(Worker):
                 message = "it is taken for the class that it is compared with, and nothing else is asked for"
                 rows.append(failed(item, "no-target", message))
                 continue
-            targets: list[ClassScore | DifferenceScore] = [
-                *(prepared.scored(index, predictions, i) for index in classes),
-                *(prepared.compared(pair, predictions, i) for pair in pairs[i]),
-            ]
-            rows.append(self._row(item, targets, prepared.top_predictions(predictions, i), maps[i]))
+            of_image = Asked(wanted[i], targets[i], prepared.top_predictions(predictions, i))
+            rows.append(self._row(item, of_image, maps[i]))
         return rows
+
+    def _requests(self, classes: list[int] | Record, said: Predictions, image: int) -> list[Request]:
+        """What is explained for an image; for one that fails anything, and it is dropped."""
+        task = self.prepared.task
+        if isinstance(classes, Record):
+            return [task.request(0)]
+        return self.prepared.target_selector.requests(classes, said.scores[image], task)
+
+    def _pass_for(self, request: Request, run: ForwardPass) -> ForwardPass:
+        """The pass that a request reads: that of the run, or one of the same images that ends at a layer's units."""
+        session = self._unit_sessions.get(request.readout)
+        return run if session is None else run.remember(request.readout, lambda: session.forward(run.pixels))
+
+    def _scored(self, request: Request, said: Predictions, image: int, run: ForwardPass) -> TargetScore:
+        output = self._pass_for(request, run).output
+        return request.scored(said, image, output[image : image + 1].detach())
 
     def _explain_tiled(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
         rows: list[ImageOutcome] = []
@@ -162,7 +202,12 @@ class Explainer(Worker):
         asked = [
             tiling.select_targets(prepared, mosaic, predictions, row) for mosaic, row in zip(mosaics, best, strict=True)
         ]
-        wanted = [a if isinstance(a, list) else [0] for m, a in zip(mosaics, asked, strict=True) for _ in m.rows]
+        task = prepared.task
+        wanted = [
+            [task.request(index) for index in (a if isinstance(a, list) else [0])]
+            for m, a in zip(mosaics, asked, strict=True)
+            for _ in m.rows
+        ]
         maps: list[list[ComputedMap]] = []
         for start in range(0, len(pixels), most):
             run = first or self.session.forward(pixels[start : start + most])
@@ -179,10 +224,12 @@ class Explainer(Worker):
                 for place, at in enumerate(shown)
             ]
             facts = tiling.facts(mosaic, predictions, prepared, row)
-            rows.append(self._row(mosaic.item, targets, prepared.top_predictions(predictions, row), whole, facts))
+            requests = [task.request(index) for index in classes]
+            of_image = Asked(requests, targets, prepared.top_predictions(predictions, row), facts)
+            rows.append(self._row(mosaic.item, of_image, whole))
         return rows
 
-    def _maps(self, run: ForwardPass, asked: Sequence[Sequence[int | Pair]]) -> list[list[ComputedMap]]:
+    def _maps(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
         """The maps of a pass over a batch, with ``--sanity`` compared with those of random weights."""
         maps = self._made(run, asked)
         if self._sanity is None:
@@ -197,27 +244,24 @@ class Explainer(Worker):
                 made.scores["sanity"] = of_class
         return maps
 
-    def _made(self, run: ForwardPass, asked: Sequence[Sequence[int | Pair]]) -> list[list[ComputedMap]]:
-        """For each image, for each of its classes: what is drawn, what is stored, what the method states.
+    def _made(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
+        """For each image, for each of its requests: what is drawn, what is stored, what the method states.
 
-        One forward pass is shared; place k of all images' lists is one backward pass: of the images that have a class
-        there, and one of those that have a pair.
+        One forward pass is shared; place k of all images' lists is one backward pass for each kind of request there.
         """
         found: list[list[ComputedMap]] = [[] for _ in asked]
         for place in range(max(len(own) for own in asked)):
             there = [own[place] if place < len(own) else None for own in asked]
-            for kind in (int, Pair):
-                if any(type(request) is kind for request in there):
-                    self._add_maps(run, [request if type(request) is kind else None for request in there], found)
+            for key in dict.fromkeys(request.key for request in there if request is not None):
+                alike = [request if request is not None and request.key == key else None for request in there]
+                self._add_maps(run, alike, found)
         return found
 
-    def _add_maps(
-        self, run: ForwardPass, there: Sequence[int | Pair | None], found: Sequence[list[ComputedMap]]
-    ) -> None:
+    def _add_maps(self, run: ForwardPass, there: Sequence[Request | None], found: Sequence[list[ComputedMap]]) -> None:
         """Maps of one request of each image that has one; the others repeat somebody's, and their result is dropped."""
         some = next(request for request in there if request is not None)
-        target = self._target(run, [some if request is None else request for request in there])
-        heatmap: Heatmap = self._method(run, target, self.params)
+        target = some.target([some if request is None else request for request in there])
+        heatmap = explain_batch(self.spec, self._pass_for(some, run), target, self.params)
         raw = heatmap.values.detach().float().cpu().numpy()
         drawn = raw if heatmap.maps is None else heatmap.maps.detach().float().cpu().numpy()
         arrays = {name: array.detach().cpu().numpy() for name, array in heatmap.arrays.items()}
@@ -227,23 +271,7 @@ class Explainer(Worker):
                 scores = {k: v[image].tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
                 found[image].append(ComputedMap(drawn[image], raw[image], dict(heatmap.facts), scores, own))
 
-    def _target(self, run: ForwardPass, requests: Sequence[int | Pair]) -> Target:
-        """The target of a batch whose requests are all classes, or all pairs of classes."""
-        device = run.logits.device
-        pairs = [request for request in requests if isinstance(request, Pair)]
-        if not pairs:
-            return self._class_target(torch.tensor(requests, device=device))
-        first, second = (torch.tensor([pair[which] for pair in pairs], device=device) for which in (0, 1))
-        return DifferenceTarget(self._class_target(first), self._class_target(second))
-
-    def _row(
-        self,
-        item: DecodedImage,
-        targets: Sequence[ClassScore | DifferenceScore],
-        predictions: tuple[ClassScore, ...],
-        maps: Sequence[ComputedMap],
-        of_image: Mapping[str, Any] | None = None,
-    ) -> ImageOutcome:
+    def _row(self, item: DecodedImage, asked: Asked, maps: Sequence[ComputedMap]) -> ImageOutcome:
         prepared = self.prepared
         if not all(np.isfinite(made.drawn).all() for made in maps):
             return failed(item, "not-finite", f"the map is not finite in {prepared.runtime.precision}")
@@ -252,27 +280,34 @@ class Explainer(Worker):
             facts["pre_activation"] = self.session.layers[0].pre_activation
         if prepared.one_logit:
             facts["one_logit"] = "class 1 is the logit, class 0 its negative"
+        rows = [
+            TargetMap(
+                target,
+                request.slug,
+                self._layer_of(request),
+                made.drawn,
+                made.raw,
+                made.scores,
+                made.arrays,
+                self.spec.colour,
+            )
+            for request, target, made in zip(asked.requests, asked.targets, maps, strict=True)
+        ]
         return ImageResult(
             ref=item.ref,
             rgb=item.rgb,
             geometry=item.geometry,
             label=prepared.target_selector.truth(item.ref),
-            predictions=predictions,
-            maps=[
-                TargetMap(
-                    target,
-                    prepared.slug(target),
-                    made.drawn,
-                    made.raw,
-                    made.scores,
-                    made.arrays,
-                    self.spec.colour,
-                )
-                for target, made in zip(targets, maps, strict=True)
-            ],
+            predictions=asked.predictions,
+            maps=rows,
             facts=facts,
-            of_image={**prepared.view_facts(item), **(of_image or {})},
+            of_image={**prepared.view_facts(item), **asked.facts},
         )
+
+    def _layer_of(self, request: Request) -> str | None:
+        """The layer at which a request is explained."""
+        session = self._unit_sessions.get(request.readout, self.session)
+        return session.layers[0].name if session.layers else None
 
     def conclusions(self, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """What the summary says of all images together."""
@@ -297,8 +332,3 @@ class Explainer(Worker):
         if self.prepared.guesses:
             predictions["class_guesses"] = list(self.prepared.guesses)
         return {"method": self.spec.name, "class_specific": self.spec.class_specific, **predictions}
-
-
-def _requests(classes: list[int] | Record, pairs: Sequence[Pair]) -> list[int | Pair]:
-    """What is explained for an image; for one that fails anything, and it is dropped."""
-    return [0] if isinstance(classes, Record) else [*classes, *pairs]

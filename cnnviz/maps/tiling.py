@@ -20,8 +20,9 @@ from cnnviz.geometry.mosaic import join
 from cnnviz.models import tiles
 from cnnviz.models.preprocess import Preprocess
 from cnnviz.records import Record
-from cnnviz.run.prepared_model import DecodedImage, Predictions, PreparedModel
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel
 from cnnviz.schema.images import Tile
+from cnnviz.tasks.base import Predictions
 
 # Arrays that are maps like the one that is drawn; of all others each tile's own is stored.
 _MAPS = ("gradcam", "gradient")

@@ -14,7 +14,7 @@ from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import ImageFormat, Store, encode, encode_npz
 from cnnviz.metrics.map_statistics import is_even, map_scores
 from cnnviz.models.preprocess import Geometry
-from cnnviz.records import ClassScore, DifferenceScore, Explanation, Record
+from cnnviz.records import ClassScore, Explanation, Record, TargetScore
 from cnnviz.render.gradient import gradient_image, magnitude_limit
 from cnnviz.render.label_map import label_map
 from cnnviz.render.legend import with_box, with_legend
@@ -63,11 +63,13 @@ class OutputStyle:
 class TargetMap:
     """One map of one image: ``values`` is drawn [h, w], ``raw`` and ``arrays`` are stored as they are.
 
-    ``scores`` are the method's own figures of this map; ``colour`` says that ``raw`` [C, H, W] is a picture of its own.
+    ``layer`` is the one that was explained, if any; ``scores`` are the method's own figures of this map; ``colour``
+    says that ``raw`` [C, H, W] is a picture of its own.
     """
 
-    target: ClassScore | DifferenceScore
+    target: TargetScore
     slug: str
+    layer: str | None
     values: NDArray[np.float32]
     raw: NDArray[np.float32]
     scores: Mapping[str, Any] = field(default_factory=dict)
@@ -124,8 +126,8 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
         files = _write_map(done, item, shown, scores["box_xywh"], how)
         facts = {**done.facts, "drawn_limits": list(drawn_limits(shown, how.style))}
         if scores.get("flat"):
-            facts["flat_reason"] = _flat_reason(item.values, how, against=_is_against(done))
-        rows.append(Explanation(how.method, how.layer, item.target, files, scores, facts))
+            facts["flat_reason"] = _flat_reason(item, how, against=_is_against(done))
+        rows.append(Explanation(how.method, item.layer, item.target, files, scores, facts))
     if "panel" in how.save and rows:
         name = _write_panel(done, panel_rows, how)
         for row in rows:
@@ -162,14 +164,16 @@ def _kind(done: ImageResult, how: OutputStyle) -> str:
     return f"{how.method}-counterfactual" if _is_against(done) else how.method
 
 
-def _flat_reason(values: NDArray[np.float32], how: OutputStyle, *, against: bool) -> str:
-    if values.size == 1 and how.layer is not None:
+def _flat_reason(item: TargetMap, how: OutputStyle, *, against: bool) -> str:
+    values = item.values
+    if values.size == 1 and item.layer is not None:
         return (
-            f"layer {how.layer} has a single cell at this input size, which tells no place from another: "
+            f"layer {item.layer} has a single cell at this input size, which tells no place from another: "
             "use a larger --input-size or an earlier --layer"
         )
     if not values.any():
-        found = f"speaks {'against' if against else 'for'} the class"
+        thing = "class" if getattr(item.target, "kind", "class") in {"class", "diff"} else "unit"
+        found = f"speaks {'against' if against else 'for'} the {thing}"
         if not how.class_specific:
             found = "stands out (the method does not look at the class)"
         return f"the map is zero everywhere: no position of this layer {found}"

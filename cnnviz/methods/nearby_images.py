@@ -32,7 +32,7 @@ def gradients_at(run: ForwardPass, target: Target, points: Iterator[Tensor]) -> 
 def _chunk(run: ForwardPass, target: Target, chunk: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     try:
         there = run.session.forward(torch.cat(list(chunk)))
-        scores = target.repeated(there.logits, len(chunk))
+        scores = target.repeated(there.output, len(chunk))
         gradients = there.gradients(scores)[0]
         pairs = zip(scores.detach().float().chunk(len(chunk)), gradients.chunk(len(chunk)), strict=True)
         return list(pairs)

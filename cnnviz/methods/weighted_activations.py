@@ -24,7 +24,7 @@ def class_map(run: ForwardPass, target: Target, weigh: Weigh) -> Heatmap:
     Returns:
         Heatmap with values [N, h, w].
     """
-    gradients = run.gradients(target(run.logits))[0]
+    gradients = run.gradients(target(run.output))[0]
     return Heatmap(weigh(run.activations[0].detach().float(), gradients))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import time
 from collections import defaultdict
@@ -22,22 +21,24 @@ from cnnviz.engine.cut import Cut
 from cnnviz.engine.examine import SKIPPED, Examination, Wanted, examine
 from cnnviz.engine.open_session import SessionOptions, prepare
 from cnnviz.engine.precision import Maps, faster, opened, settle
-from cnnviz.engine.session import Session, two_dim
-from cnnviz.engine.targets import class_logits, probabilities
+from cnnviz.engine.readout import Readout
+from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.placement import seen_part
 from cnnviz.io.digests import file_sha256
 from cnnviz.io.sources import ImageRef
-from cnnviz.models.graph.outputs import select_output
+from cnnviz.models.graph.outputs import select_output, two_dim
 from cnnviz.models.loading.digests import labels_sha256, source_sha256, weights_sha256
 from cnnviz.models.loading.load import LoadedModel, load
 from cnnviz.models.preprocess import Geometry
-from cnnviz.records import ClassScore, DifferenceScore, Record, RunHeader
+from cnnviz.records import ClassScore, Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import MethodSpec, StudySpec
-from cnnviz.run.target_selection import ClassNames, Pair, TargetSelector, top_classes
+from cnnviz.run.target_selection import TargetSelector
 from cnnviz.schema.images import Shown
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
+from cnnviz.tasks.base import Predictions
+from cnnviz.tasks.classification import Classification, ClassNames
 
 # Compilation takes about half a minute and saves about a tenth of the time of the packed network on a CPU.
 _WORTH_COMPILING_SECONDS = 300.0
@@ -54,21 +55,6 @@ class DecodedImage:
     rgb: NDArray[np.uint8]
     pixels: Tensor
     geometry: Geometry
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What the network said about a batch, on the host.
-
-    Attributes:
-        scores: Logits by class [N, K].
-        shares: Probabilities by class [N, K].
-        usable: For each image whether all its logits are finite.
-    """
-
-    scores: Tensor
-    shares: Tensor
-    usable: tuple[bool, ...]
 
 
 class PreparedModel:
@@ -119,14 +105,15 @@ class PreparedModel:
             note(text)
         if settings.model.view == "whole":
             self._check_other_size()
-        self.activation = settings.target.activation
-        if self.activation == "auto":
-            self.activation = self.session.final_activation or "softmax"
+        activation = settings.target.activation
+        if activation == "auto":
+            activation = self.session.final_activation or "softmax"
         assert self.session.output is not None
         outputs = self.session.output.classes
         self.one_logit = outputs == 1
         self.guesses: list[str] = []
         self.classes = ClassNames(self._labels(outputs), self.one_logit, self.loaded.synsets, self._guessed)
+        self.task = Classification(self.classes, settings.target.score, activation)
         self.target_selector = TargetSelector(settings.target.classes, self.classes, settings.target.targets)
 
     def _examine(self) -> Examination:
@@ -164,12 +151,31 @@ class PreparedModel:
             "Give --labels with one name a class, or choose the class scores with --logits-key.",
         )
 
-    def open(self, cut: Cut, *, compile_it: bool = False) -> Session:
-        """A session of this network, cut elsewhere."""
+    @property
+    def activation(self) -> str:
+        """How logits become probabilities."""
+        return self.task.activation
+
+    def open_units(self, cut: Cut, readout: Readout) -> Session:
+        """A session that ends at the units of a layer, in float32: how a lower precision does there was not measured.
+
+        Raises:
+            CnnvizError: No such layer, or nothing below it to explain its units by.
+        """
+        before, self.runtime = self.runtime, rt.Runtime(self.runtime.device, "fp32")
+        try:
+            return self.open(cut, readout=readout)
+        finally:
+            self.runtime = before
+
+    def open(self, cut: Cut, *, compile_it: bool = False, readout: Readout = Readout.scores()) -> Session:  # noqa: B008
+        """A session of this network, cut elsewhere, or read elsewhere."""
         loaded = self.loaded
         key = loaded.output.key if loaded.output is not None else self.settings.target.logits_key
         classes, tracing = (loaded.num_classes,), self.settings.runtime.tracing
-        options = SessionOptions(cut, key, compile_it, self.batch_size, classes=classes, tracing=tracing)
+        options = SessionOptions(
+            cut, key, compile_it, self.batch_size, classes=classes, tracing=tracing, readout=readout
+        )
         session, told = opened(
             lambda runtime: prepare(loaded.module, loaded.name, self.preprocess.input_size, runtime, options),
             self.runtime,
@@ -331,9 +337,7 @@ class PreparedModel:
 
     def predict(self, logits: Tensor) -> Predictions:
         """Scores and probabilities of a batch."""
-        scores = class_logits(logits).cpu()
-        shares = probabilities(logits, self.activation).cpu()
-        return Predictions(scores, shares, tuple(torch.isfinite(scores).all(dim=1).tolist()))
+        return self.task.reads(logits)
 
     def select_targets(self, item: DecodedImage, predictions: Predictions, place: int) -> list[int] | Record:
         """The classes that ``--class`` asks of image ``place`` of the batch, or why there are none."""
@@ -346,35 +350,11 @@ class PreparedModel:
 
     def scored(self, index: int, predictions: Predictions, place: int) -> ClassScore:
         """A class with what the network said of it."""
-        label = self.classes.labels[index]
-        return ClassScore(
-            index, label, float(predictions.shares[place, index]), float(predictions.scores[place, index])
-        )
-
-    def compared(self, pair: Pair, predictions: Predictions, place: int) -> DifferenceScore:
-        """Two classes with what the network said of them."""
-        first, second = self.scored(pair.first, predictions, place), self.scored(pair.second, predictions, place)
-        kind = self.settings.target.score
-        values = [self._in_unit(score, kind) for score in (first, second)]
-        label = f"{first.label} rather than {second.label}"
-        return DifferenceScore(pair.spec, label, values[0] - values[1], first, second)
-
-    @staticmethod
-    def _in_unit(score: ClassScore, unit: str) -> float:
-        if unit == "logit":
-            return score.logit
-        return score.probability if unit == "probability" else math.log(max(score.probability, 1e-45))
-
-    def slug(self, target: ClassScore | DifferenceScore) -> str:
-        """What is explained as part of a file name."""
-        if isinstance(target, ClassScore):
-            return self.classes.slug(target.class_index)
-        return f"{self.classes.slug(target.first.class_index)}-minus-{self.classes.slug(target.second.class_index)}"
+        return self.task.scored(index, predictions, place)
 
     def top_predictions(self, predictions: Predictions, place: int) -> tuple[ClassScore, ...]:
         """The ``--top`` classes, best first."""
-        best = top_classes(predictions.scores[place], min(self.settings.target.top, len(self.classes)))
-        return tuple(self.scored(index, predictions, place) for index in best)
+        return self.task.top(predictions, place, self.settings.target.top)
 
     def view_facts(self, item: DecodedImage) -> Shown:
         """What the record says of the view: which it is, and what part of the image the network saw."""

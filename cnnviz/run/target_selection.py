@@ -4,81 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from cnnviz.engine.targets import two_names
 from cnnviz.errors import CnnvizError, ImageError, nearest, shown
 from cnnviz.io.label_tables import read_label_table
-from cnnviz.io.names import unique_parts
 from cnnviz.io.sources import ImageRef
-from cnnviz.models.loading.labels import LabelLookup
+from cnnviz.tasks.base import DifferenceRequest, Request
+from cnnviz.tasks.classification import Classification, ClassNames, descending
+from cnnviz.tasks.units import UnitRequest, parse_unit
+from cnnviz.tasks.words import two_names
 
 _MOST_DIGITS = 9
-_KINDS = ("class", "diff")
+_KINDS = ("class", "diff", "unit", "neuron")
 
-
-class ClassNames:
-    """Class names by index. One logit is a two-class network: class 1 is the logit, class 0 its negative.
-
-    Args:
-        labels: Names by output.
-        one_logit: The network has a single output.
-        synsets: WordNet ids by output; empty where they are not known.
-        tell: Told what was guessed.
-    """
-
-    def __init__(
-        self,
-        labels: Sequence[str],
-        one_logit: bool,
-        synsets: Sequence[str] = (),
-        tell: Callable[[str], None] = lambda text: None,
-    ) -> None:
-        if one_logit and len(labels) == 1:
-            plain = labels[0] == "class 0"
-            labels, synsets = ("class 0", "class 1") if plain else (f"not {labels[0]}", labels[0]), ()
-        self.labels = tuple(labels)
-        self._slugs = unique_parts(self.labels)
-        self._lookup = LabelLookup(self.labels, synsets if len(synsets) == len(labels) else ())
-        self._tell = tell
-        self._told: set[str] = set()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def slug(self, index: int) -> str:
-        """The label as part of a file name: unique, without separators."""
-        return self._slugs[index]
-
-    def resolve(self, text: str) -> int:
-        """The class that a person typed. What is a guess is told."""
-        found = self._lookup.typed(text)
-        if found.guess:
-            self._tell(f"--class {text.strip()}: {found.guess}")
-        return found.index
-
-    def exact(self, text: str) -> int:
-        """The class that a folder or a table names: never a part of a label. Each kind of interpretation is told once.
-
-        Raises:
-            CnnvizError: No class or several are called that.
-        """
-        found = self._lookup.exact(text)
-        if found.guess and found.kind not in self._told:
-            self._told.add(found.kind)
-            self._tell(f"labels of images: {found.guess}")
-        return found.index
-
-
-class Pair(NamedTuple):
-    """Two classes whose scores are compared, and how that was asked for."""
-
-    first: int
-    second: int
-    spec: str
+# What is explained of an image with these scores by class [K]; None where there is nothing to explain.
+_Other = Callable[[Tensor, Classification], Request | None]
 
 
 class TargetSelector:
@@ -88,7 +29,8 @@ class TargetSelector:
         specs: ``pred``, ``top:K``, ``all``, ``folder``, ``FILE.csv``, an index or a label; the predicted class where
             nothing is asked for at all.
         classes: The network's classes.
-        targets: ``class:SPEC`` with one of these, or ``diff:A,B`` with two of ``pred``, an index or a label.
+        targets: ``class:SPEC`` with one of these; ``unit:LAYER:K`` and ``neuron:LAYER:K:y:x``; or ``diff:A,B`` with two
+            of ``pred``, an index or a label, or two units of one layer.
 
     Raises:
         CnnvizError: A spec that is none of these (with near matches), before anything is run.
@@ -96,9 +38,10 @@ class TargetSelector:
 
     def __init__(self, specs: Sequence[str], classes: ClassNames, targets: Sequence[str] = ()) -> None:
         self.classes = classes
-        asked = [*specs, *(t.strip().removeprefix("class:") for t in targets if not _is_difference(t))]
+        asked = [*specs, *(t.strip().removeprefix("class:") for t in targets if _kind(t) == "class")]
         self._steps = [self._parse(spec.strip()) for spec in asked or ([] if targets else ["pred"])]
-        self._pairs = [self._parse_pair(target.strip()) for target in targets if _is_difference(target)]
+        self.units: list[UnitRequest] = []
+        self._others = [self._parse_other(target.strip()) for target in targets if _kind(target) != "class"]
         self._table: dict[str, tuple[str | int, ...]] = {}
         for kind, value in self._steps:
             if kind == "table":
@@ -120,32 +63,62 @@ class TargetSelector:
         return "class", self.classes.resolve(spec)
 
     @property
-    def compares(self) -> bool:
-        """Whether differences of classes are asked for."""
-        return bool(self._pairs)
+    def beyond_classes(self) -> bool:
+        """Whether anything but classes is asked for: differences, units, neurons."""
+        return bool(self._others)
 
-    def _parse_pair(self, target: str) -> tuple[int | None, int | None, str]:
-        """Two classes, None for the predicted one."""
+    def _parse_other(self, target: str) -> _Other:
+        unit = parse_unit(target, "--target")
+        if unit is not None:
+            self.units.append(unit)
+            return lambda scores, task: unit
         parts = two_names(target.partition(":")[2])
         if parts is None:
             raise CnnvizError(
                 f"--target {shown(target)}: expected diff:A,B with two classes.",
                 "For example --target diff:tabby,281; a label that has a comma goes in quotation marks.",
             )
-        first, second = (None if name == "pred" else self.classes.resolve(name) for name in parts)
+        first, second = (self._part(name) for name in parts)
         if first == second:
-            raise CnnvizError(f"--target {shown(target)}: both are the same class.", "Name two classes.")
-        return first, second, target
+            raise CnnvizError(f"--target {shown(target)}: both are the same {_noun(first)}.", "Name two.")
+        if _noun(first) != _noun(second):
+            raise CnnvizError(
+                f"--target {shown(target)}: a class and a unit have no common scale.",
+                "Compare two classes, or two units of one layer.",
+            )
+        if isinstance(first, UnitRequest) and isinstance(second, UnitRequest):
+            whole = DifferenceRequest(first, second, target)
+            self.units.append(first)
+            return lambda scores, task: whole
 
-    def select_pairs(self, logits: Tensor) -> list[Pair]:
-        """Pairs of classes for one image with these scores by class [K]; none where it is taken for the other one."""
-        best = int(logits.argmax())
-        found: dict[tuple[int, int], Pair] = {}
-        for a, b, spec in self._pairs:
-            pair = Pair(best if a is None else a, best if b is None else b, spec)
-            if pair.first != pair.second:
-                found.setdefault((pair.first, pair.second), pair)
-        return list(found.values())
+        def between_classes(scores: Tensor, task: Classification) -> Request | None:
+            best = int(scores.argmax())
+            a, b = (task.request(best if part is None else part) for part in (first, second))  # type: ignore[arg-type]
+            return None if a == b else DifferenceRequest(a, b, target)
+
+        return between_classes
+
+    def _part(self, name: str) -> int | UnitRequest | None:
+        """One side of a difference: a class, None for the predicted one, or a unit."""
+        unit = parse_unit(name, "--target")
+        if unit is not None:
+            return unit
+        return None if name == "pred" else self.classes.resolve(name)
+
+    def requests(self, classes: Sequence[int], logits: Tensor, task: Classification) -> list[Request]:
+        """Everything that is explained of one image, each once: its classes, then what else was asked for.
+
+        A difference of which both sides are the same class for this image is left out.
+
+        Args:
+            classes: What :meth:`select` gave for it.
+            logits: Its scores by class [K].
+            task: What the network is for.
+        """
+        found = [task.request(index) for index in classes]
+        others = [made for other in self._others if (made := other(logits, task)) is not None]
+        by_slug = {request.slug: request for request in reversed([*found, *others])}
+        return list(reversed(by_slug.values()))
 
     def select(self, ref: ImageRef, logits: Tensor) -> list[int]:
         """Class indices for one image, each once, in the order asked.
@@ -162,7 +135,7 @@ class TargetSelector:
             if kind == "pred":
                 found.append(int(logits.argmax()))
             elif kind == "top":
-                found.extend(_descending(logits)[: int(value)])
+                found.extend(descending(logits)[: int(value)])
             elif kind == "all":
                 found.extend(range(len(self.classes)))
             elif kind == "class":
@@ -209,25 +182,18 @@ class TargetSelector:
             raise ImageError("unknown-label", f"{error.message}; {error.hint}") from error
 
 
-def _is_difference(target: str) -> bool:
-    """Whether a target is ``diff:…``.
+def _noun(part: int | UnitRequest | None) -> str:
+    return "unit" if isinstance(part, UnitRequest) else "class"
+
+
+def _kind(target: str) -> str:
+    """The kind of a target: ``class`` where none is named.
 
     Raises:
         CnnvizError: It is of a kind that is not known.
     """
     kind, colon, _ = target.strip().partition(":")
     if colon and kind.isidentifier() and kind not in _KINDS and kind != "top":
-        hint = nearest(kind, _KINDS) or "Use class:SPEC or diff:A,B."
+        hint = nearest(kind, _KINDS) or "Use class:SPEC, diff:A,B, unit:LAYER:K or neuron:LAYER:K:ROW:COLUMN."
         raise CnnvizError(f"--target {shown(target)}: there is no kind of target {kind!r}.", hint)
-    return kind == "diff"
-
-
-def _descending(logits: Tensor) -> list[int]:
-    """Class indices by falling score; the lower index first among equals."""
-    order: list[int] = torch.sort(logits, descending=True, stable=True).indices.tolist()
-    return order
-
-
-def top_classes(scores: Tensor, count: int) -> list[int]:
-    """The ``count`` best classes of one image."""
-    return _descending(scores)[:count]
+    return kind if colon and kind in _KINDS else "class"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
-from cnnviz.schema.shapes import Box, By, Count, Files, Interval, Pixel, Share, open_to
+from cnnviz.schema.shapes import Box, By, Count, Files, Interval, Length, Pixel, Share, open_to
 
 
 class Prediction(TypedDict):
@@ -35,7 +35,30 @@ class OtherTarget(TypedDict):
     """The target in words."""
 
 
-Side = Annotated[OtherTarget | Prediction, By(("kind",))]
+class UnitOrNeuron(TypedDict):
+    """The target of ``--target unit:LAYER:K`` or ``neuron:LAYER:K:ROW:COLUMN``: a unit of a layer, or one neuron."""
+
+    kind: Literal["unit", "neuron"]
+    """What kind of target it is."""
+    spec: str
+    """The target as it was asked for."""
+    label: str
+    """The target in words."""
+    score: float | None
+    """The sum of the unit's map, its strongest value, or the neuron's activation; null if not finite."""
+    layer: str
+    """The layer, by the name that ``--layer`` takes."""
+    index: Count
+    """The channel, from 0."""
+    reduction: Literal["sum", "strongest"] | None
+    """How the unit's map becomes one value; null for a neuron."""
+    position: Annotated[list[int], Length(2)] | None
+    """Row and column of a neuron, in cells of the layer; null for a unit."""
+    probability: None
+    """A unit has none: null."""
+
+
+Side = Annotated[UnitOrNeuron | OtherTarget | Prediction, By(("kind",))]
 """One side of a difference: a class, as in ``predictions``, which has no ``kind``, or what its ``kind`` says."""
 
 
@@ -58,7 +81,7 @@ class Difference(TypedDict):
     """A difference has none: null."""
 
 
-Target = Annotated[Difference | OtherTarget | Prediction, By(("kind",))]
+Target = Annotated[Difference | UnitOrNeuron | OtherTarget | Prediction, By(("kind",))]
 """What is explained: a class, as in ``predictions``, which has no ``kind``, or what its ``kind`` says."""
 
 

@@ -12,9 +12,10 @@ from torch import Tensor, fx, nn
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.prepare.split import Split, cut
-from cnnviz.engine.session import Session, two_dim
+from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layers import LayerRef, resolve
+from cnnviz.models.graph.outputs import two_dim
 from cnnviz.models.graph.trace import Graph, function_name
 from cnnviz.models.preprocess import Preprocess
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 
 from cnnviz.engine.prepare import fold, pack
 from cnnviz.engine.prepare.rows import even_rows
@@ -32,11 +33,13 @@ class Split:
 
     Attributes:
         trunk: pixels [N, C, H, W] -> every value that crosses the cut, target layers first.
-        head: those values -> (logits [N, K], activations of target layers above the first ones ...).
+        head: those values -> (logits [N, K], activations of target layers above the first ones ...), and last, where
+            ``everything`` is read, all that the network returns.
         order: For each target layer, in the asked order, its place in (crossing values + inner activations).
         crossing: How many of the trunk's values are target layers.
         preparation: ``packed``, ``folded``, ``plain`` or ``shared`` (the user's own modules).
         trunk_dtype, head_dtype: What the two compute in.
+        everything: Whether the head hands on all that the network returns.
         kinds: How the crossing values depend on the number of images; found when it is first needed.
     """
 
@@ -47,7 +50,12 @@ class Split:
     preparation: str
     trunk_dtype: torch.dtype
     head_dtype: torch.dtype
+    everything: bool = False
     kinds: Sequence[tuple[Any, Any]] | None = None
+
+    def read(self, results: tuple[Any, ...]) -> Any:
+        """What targets read of the head's results: the logits, or all that the network returns."""
+        return results[-1] if self.everything else results[0]
 
 
 def cut(graph: Graph, targets: Sequence[fx.Node], runtime: Runtime, preparation: str) -> Split:
@@ -65,21 +73,21 @@ def cut(graph: Graph, targets: Sequence[fx.Node], runtime: Runtime, preparation:
         for parameter in whole.parameters():
             parameter.requires_grad_(False)
     if preparation in {"packed", "folded"}:
-        fold.fold_batch_norm(whole, _results(whole)[1:])
+        fold.fold_batch_norm(whole, [*_results(whole)[1:], *nodes_of(_end(whole))])
     trunk, head, order, crossing = _separate(whole)
-    split = Split(trunk, head, order, crossing, preparation, torch.float32, torch.float32)
+    split = Split(trunk, head, order, crossing, preparation, torch.float32, torch.float32, graph.end is not None)
     if preparation != "shared":
         _finish(split, runtime)
     return split
 
 
 def _with_outputs(graph: Graph, targets: Sequence[fx.Node]) -> fx.GraphModule:
-    """A graph of the same modules that returns (logits, *targets) and has nothing else.
+    """A graph of the same modules that returns ((logits, *targets), end) and has nothing else.
 
     Modules that pass their input on (identity, dropout in evaluation) are left out: they would stand between a
     convolution and what can be folded or fused into it.
     """
-    wanted = ancestors([graph.logits, *targets])
+    wanted = ancestors([graph.logits, *targets, *nodes_of(graph.end)])
     idle = (nn.Identity, nn.modules.dropout._DropoutNd)
     fresh = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
@@ -90,29 +98,45 @@ def _with_outputs(graph: Graph, targets: Sequence[fx.Node]) -> fx.GraphModule:
             env[node] = fresh.node_copy(node, lambda n: env[n])
             env[node].meta["shape"] = graph.shapes.get(node)
             env[node].meta["bundle"] = node in graph.bundles
-    fresh.output((env[graph.logits], *(env[t] for t in targets)))
+    fresh.output(((env[graph.logits], *(env[t] for t in targets)), map_arg(graph.end, lambda n: env[n])))
     return fx.GraphModule(graph.module, fresh)
 
 
 def _results(module: fx.GraphModule) -> list[fx.Node]:
-    output = next(n for n in module.graph.nodes if n.op == "output")
-    return list(output.args[0])
+    return list(_output(module)[0])
+
+
+def _end(module: fx.GraphModule) -> Any:
+    return _output(module)[1]
+
+
+def _output(module: fx.GraphModule) -> Any:
+    return next(n for n in module.graph.nodes if n.op == "output").args[0]
+
+
+def nodes_of(structure: Any) -> list[fx.Node]:
+    """The nodes of a structure, each once."""
+    found: dict[fx.Node, None] = {}
+    map_arg(structure, lambda node: found.setdefault(node))
+    return list(found)
 
 
 def _separate(whole: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule, tuple[int, ...], int]:
-    logits, *targets = _results(whole)
+    (logits, *targets), end = _output(whole)
+    ends = nodes_of(end)
     above = descendants(targets)
-    in_head = above & ancestors([logits, *targets])
-    if logits not in in_head and logits not in targets:
+    in_head = above & ancestors([logits, *targets, *ends])
+    if not {logits, *ends} & {*in_head, *targets}:
         raise CnnvizError(
             "The chosen layer does not influence the explained output.",
             "Name another layer with --layer, or another output with --logits-key.",
         )
     outer = list(dict.fromkeys(t for t in targets if t not in above))
     inner = list(dict.fromkeys(t for t in targets if t in above))
-    if logits in outer:  # nothing below the logits is asked for: all is trunk
+    if logits in outer and not ends:  # nothing below the logits is asked for: all is trunk
         in_head = set()
     used = [n for node in whole.graph.nodes if node in in_head for n in node.all_input_nodes if n not in in_head]
+    used += [n for n in (logits, *ends) if n not in in_head]
     image = [node for node in whole.graph.nodes if node.op == "placeholder"]
     bound = descendants(image) | set(image)
     others = [n for n in dict.fromkeys(used) if n not in outer and n in bound]
@@ -120,13 +144,13 @@ def _separate(whole: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule, tu
     fixed = ancestors([n for n in used if n not in bound])
     crossing = [*outer, *others]
     trunk = _sub_graph(whole, [], ancestors(crossing), crossing)
-    head = _sub_graph(whole, crossing, in_head | fixed, [logits, *inner])
+    head = _sub_graph(whole, crossing, in_head | fixed, [logits, *inner, *([] if end is None else [end])])
     order = tuple(outer.index(t) if t in outer else len(crossing) + inner.index(t) for t in targets)
     return trunk, head, order, len(outer)
 
 
 def _sub_graph(
-    whole: fx.GraphModule, inputs: Sequence[fx.Node], nodes: Iterable[fx.Node], results: Sequence[fx.Node]
+    whole: fx.GraphModule, inputs: Sequence[fx.Node], nodes: Iterable[fx.Node], results: Sequence[Any]
 ) -> fx.GraphModule:
     """The part of a graph that computes ``results`` from ``inputs`` (or from the image when there are none)."""
     chosen, fresh = set(nodes), fx.Graph()
@@ -140,7 +164,7 @@ def _sub_graph(
         if node in chosen or (node.op == "placeholder" and not inputs):
             env[node] = fresh.node_copy(node, lambda n: env[n])
             env[node].meta = dict(node.meta)
-    fresh.output(tuple(env[n] for n in results))
+    fresh.output(map_arg(tuple(results), lambda n: env[n]))
     module = fx.GraphModule(whole, fresh)
     module.graph.lint()
     return module
@@ -155,7 +179,7 @@ def _finish(split: Split, runtime: Runtime) -> None:
     # network, and its user asked for that precision.
     split.trunk_dtype = runtime.dtype
     split.head_dtype = runtime.head_dtype if _has_convolution(head) else torch.float32
-    kept = set(_results(trunk))
+    kept = set(_output(trunk))
     if split.preparation == "packed":
         pack.pack(trunk, kept, runtime.dtype)
     elif split.preparation == "folded":

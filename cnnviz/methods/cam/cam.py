@@ -43,10 +43,12 @@ def cam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
         CnnvizError: The head is something else than global pooling and one linear layer.
     """
     session = run.session
+    if target.logit_index is None:
+        raise CnnvizError(
+            "CAM explains the logit of a class.", "Ask for a class, and leave --score out, or use `cnnviz gradcam`."
+        )
     head = session.remember("cam head", lambda: _reading(session))
     activations = run.activations[0].detach().float()
-    if target.logit_index is None:
-        raise CnnvizError("CAM explains the logit of a class.", "Leave --score out, or use `cnnviz gradcam`.")
     # A head with convolutions runs in the precision of the run, and its logits are no more exact than that.
     exact = session.split is None or session.split.head_dtype == torch.float32
     tolerance = _IDENTITY_TOLERANCE if exact else session.runtime.tolerance

@@ -74,7 +74,7 @@ def eigengradcam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
         Heatmap with values [N, h, w] >= 0 in units of the score: the projection, rectified; zero everywhere where the
         component speaks against the class at every position. Fact ``sign``; score ``component_share`` [N].
     """
-    product = run.activations[0].detach().float() * run.gradients(target(run.logits))[0]
+    product = run.activations[0].detach().float() * run.gradients(target(run.output))[0]
     maps, share = first_component(product, product.sum(1))
     return Heatmap(
         maps.clamp_min(0),

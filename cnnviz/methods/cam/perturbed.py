@@ -141,7 +141,7 @@ def ablationcam(run: ForwardPass, target: Target, params: AblationCAMOptions) ->
 
     count = chosen.shape[1]
     ablated = scores(run, target, Changes(count, ablate, of_layer=True, key=("ablated", count)))
-    clean = target(run.logits).detach().float()[:, None]
+    clean = target(run.output).detach().float()[:, None]
     weights = torch.where(alive.gather(1, chosen) & (clean != 0), (clean - ablated) / clean, 0.0)
     figures = {"head_passes": alive.sum(1).clamp_max(count), "negative_score": clean[:, 0] < 0}
     untraced = f"the network {run.session.untraced}: all of it runs for each channel"

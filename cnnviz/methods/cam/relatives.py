@@ -155,7 +155,7 @@ def layercam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     Returns:
         Heatmap with values [N, h, w] >= 0; of several layers at the resolution of the finest, between 0 and 1.
     """
-    gradients = run.gradients(target(run.logits))
+    gradients = run.gradients(target(run.output))
     pairs = zip(run.activations, gradients, strict=True)
     maps = [(a.detach().float() * g.clamp_min(0)).sum(1).clamp_min(0) for a, g in pairs]
     if len(maps) == 1:
@@ -211,7 +211,7 @@ def finercam(run: ForwardPass, target: Target, params: FinerCAMOptions) -> Heatm
     by_class = class_logits(run.logits)
     others = _references(by_class.detach(), target.logit_index.to(by_class.device), params)
     compared = by_class.gather(1, others).mean(1)
-    gradients = run.gradients(target(run.logits) - params.strength * compared)[0]
+    gradients = run.gradients(target(run.output) - params.strength * compared)[0]
     map_ = mean_gradient(run.activations[0].detach().float(), gradients)
     return Heatmap(map_.clamp_min(0), scores={"references": others.cpu()})
 
@@ -251,12 +251,12 @@ def shapleycam(run: ForwardPass, target: Target, params: ShapleyCAMOptions) -> H
     Raises:
         CnnvizError: ``rest`` for a target that is no class.
     """
-    score = target(run.logits)
+    score = target(run.output)
     if params.utility == "rest":
         logit, log_p = target.in_unit("logit"), target.in_unit("log-probability")
         if logit is None or log_p is None:
             raise CnnvizError("utility=rest is defined for a class.", "Ask for a class, or use utility=score.")
-        score = logit(run.logits) + log_p(run.logits)
+        score = logit(run.output) + log_p(run.output)
     leaf = run.activations[0]
     [gradient] = torch.autograd.grad(score.sum(), [leaf], create_graph=True, materialize_grads=True)
     product = torch.zeros_like(leaf)

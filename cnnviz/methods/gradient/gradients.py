@@ -52,7 +52,7 @@ def saliency(run: ForwardPass, target: Target, params: SaliencyOptions) -> Heatm
         Heatmap with values [N, C, H, W], the signed gradient in units of the score by unit of the network's input, and
         maps [N, H, W] >= 0.
     """
-    gradient = run.gradients(target(run.logits))[0]
+    gradient = run.gradients(target(run.output))[0]
     return unsigned(gradient, params.reduction)
 
 
@@ -72,7 +72,7 @@ def gradient_x_input(run: ForwardPass, target: Target, params: Options) -> Heatm
     Returns:
         Heatmap with values [N, C, H, W] and maps [N, H, W], signed, in units of the score.
     """
-    values = run.gradients(target(run.logits))[0] * run.pixels.detach().float()
+    values = run.gradients(target(run.output))[0] * run.pixels.detach().float()
     return Heatmap(values, values.sum(1), facts={"reduction": _SUMMED})
 
 
@@ -132,7 +132,7 @@ def integrated_gradients(run: ForwardPass, target: Target, params: IntegratedGra
         ``gap_share``, the gap's share of the difference.
     """
     pixels = run.pixels.detach().float()
-    score = target(run.logits).detach().float()
+    score = target(run.output).detach().float()
     nodes, weights = quadrature(params.quadrature, params.steps)
     values, difference = torch.zeros_like(pixels), torch.zeros_like(score)
     for trial in range(params.trials):

@@ -56,7 +56,7 @@ def guided(run: ForwardPass, target: Target, params: GuidedOptions) -> Heatmap:
     """
     figures: dict[str, Any] = {}
     if params.unit == _NO_UNIT:
-        scores = target(run.logits)
+        scores = target(run.output)
     else:
         scores, figures = _unit(run, params)
     with relu_rules.applied(scores, params.rule, strict=params.strict_rule) as found:

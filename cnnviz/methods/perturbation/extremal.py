@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,7 @@ from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.baselines import blurred
 from cnnviz.methods.heatmap import Heatmap
+from cnnviz.models.graph.structures import map_tensors
 from cnnviz.registry.perturbation import ExtremalOptions
 
 LEVELS = 8
@@ -120,8 +122,8 @@ def _one(
         made = []
         for part in chunks(len(regions), chunk_size(run)):
             masks = lattice(regions[part.start : part.stop].to(pixels))
-            logits = answers(run, image, perturb(pyramid, 1 - masks if deletes else masks))
-            made.append(score_of(run, target, image, logits).detach().double().cpu())
+            found = answers(run, image, perturb(pyramid, 1 - masks if deletes else masks))
+            made.append(score_of(run, target, image, found).detach().double().cpu())
         return torch.cat(made)
 
     whole = torch.ones((1, *lattice.inner), dtype=torch.bool)
@@ -222,9 +224,9 @@ def _exchange(judge: Judge, region: Tensor, count: int) -> Tensor | None:
     return larger & ~parts[least].any(0)
 
 
-def score_of(run: ForwardPass, target: Target, image: int, logits: Tensor) -> Tensor:
-    """Scores [A] of logits [A, K] that all belong to one image."""
-    return target.of_image(image, logits, run.logits.detach().to(logits.device))
+def score_of(run: ForwardPass, target: Target, image: int, output: Any) -> Tensor:
+    """Scores [A] of the network's answers to A copies of one image."""
+    return target.of_image(image, output, map_tensors(Tensor.detach, run.output))
 
 
 @dataclass(frozen=True, eq=False)

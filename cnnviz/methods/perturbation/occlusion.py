@@ -13,6 +13,8 @@ corners weak because fewer windows cover them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -87,8 +89,8 @@ def _starts(length: int, window: int, stride: int) -> tuple[int, ...]:
     return (*range(0, last, stride), last)
 
 
-def score_drops(target: Target, clean: Tensor, occluded: Tensor) -> Tensor:
-    """score(x) - score(x_w): [N, P] of logits [N, K] and [N, P, K]."""
+def score_drops(target: Target, clean: Any, occluded: Any) -> Tensor:
+    """score(x) - score(x_w): [N, P] of outputs [N, ...] and [N, P, ...]."""
     return target(clean)[:, None].detach().float() - by_position(target, occluded)
 
 

@@ -137,6 +137,6 @@ def _winning(run: ForwardPass, target: Target, walk: _Walk) -> Tensor:
 def _reached(run: ForwardPass, target: Target, walk: _Walk) -> Tensor:
     rules = Rules(walk.rule, excitatory=True)
     propagation = run.remember(("excitation", walk), lambda: propagate(run, rules, _NAME))
-    value = target(propagation.logits)
+    value = target(propagation.output)
     # Starts with probability 1: c = 1 / z.
     return propagation.relevance(value / _nonzero(value.detach())).sum(1)

@@ -48,7 +48,7 @@ def fullgrad(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     _, split = readable(run.session, "FullGrad")
     assert isinstance(split.head, fx.GraphModule)
     known = run.session.remember("biases", partial(BiasTerms, split.head, split.order))
-    score = target(run.logits)
+    score = target(run.output)
     found = _Pieces(run, known)
     run.passing_gradients(score, found.add)
     size = (int(run.pixels.shape[2]), int(run.pixels.shape[3]))

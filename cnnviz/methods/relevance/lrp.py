@@ -45,7 +45,7 @@ def lrp(run: ForwardPass, target: Target, params: LRPOptions) -> Heatmap:
 
     Args:
         run: A forward pass that starts at the image.
-        target: The logit of a class, or a function linear in the logits (such as the difference of two).
+        target: The logit of a class, a unit, or a function linear in the output (such as the difference of two).
         params: ``rule``, ``epsilon``, ``alpha`` (beta = alpha - 1), ``bias`` (``absorb`` or ``ignore``).
 
     Returns:
@@ -56,11 +56,11 @@ def lrp(run: ForwardPass, target: Target, params: LRPOptions) -> Heatmap:
     Raises:
         CnnvizError: The network cannot be traced, or has a layer without a rule; a probability is asked for.
     """
-    if target.unit not in ("logit", "function"):
+    if target.unit in ("probability", "log-probability"):
         raise CnnvizError("LRP hands back the logit of a class, not its probability.", "Leave --score out.")
     rules = Rules(partial(_weighted, params))
     propagation = run.remember(("lrp", params), lambda: propagate(run, rules, "LRP"))
-    score = target(propagation.logits)
+    score = target(propagation.output)
     values = propagation.relevance(score)
     gap = score.detach().double() - values.double().sum((1, 2, 3))
     facts = {"rule": params.rule, "layers": dict(propagation.used), "reduction": "sum over channels"}

@@ -24,9 +24,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.prepare.fold import batch_norm
 from cnnviz.engine.prepare.split import Split, cut
-from cnnviz.engine.session import ForwardPass, Session, two_dim
+from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.relevance.weights import in_use, with_weights
+from cnnviz.models.graph.outputs import as_rows
 from cnnviz.models.graph.trace import ACTIVATION_NAMES, Graph, function_name
 
 _ADDITIONS = frozenset({operator.add, operator.iadd, torch.add, "add"})
@@ -76,14 +77,14 @@ class Propagation:
     """One modified pass.
 
     Attributes:
-        logits: [N, K], the network's own, connected to the leaves.
+        output: What targets read, the network's own, connected to the leaves.
         at: The tensor that relevance is asked of; a leaf.
         extra: Further leaves (ones in the place of the image) whose relevance is added to that of ``at``.
         used: How often each rule was used.
     """
 
     at: Tensor
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    output: Any = None
     extra: list[Tensor] = field(default_factory=list)
     used: Counter[str] = field(default_factory=Counter)
 
@@ -117,8 +118,8 @@ def propagate(run: ForwardPass, rules: Rules, name: str) -> Propagation:
     at = values[0].detach().float().requires_grad_()
     others = [v.detach().float() if isinstance(v, Tensor) and v.is_floating_point() else v for v in values[1:]]
     propagation = Propagation(at)
-    logits = _Interpreter(head, rules, propagation, name).run(at, *others)[0]
-    propagation.logits = two_dim(logits)
+    results = _Interpreter(head, rules, propagation, name).run(at, *others)
+    propagation.output = split.read(results) if split.everything else as_rows(split.read(results))
     return propagation
 
 

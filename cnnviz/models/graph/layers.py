@@ -61,6 +61,8 @@ def default_node(graph: Graph, model_name: str) -> fx.Node:
     if graph.attention:
         raise refuse_attention(model_name)
     chain = graph.chain()
+    if graph.units is not None and graph.is_spatial(graph.units):
+        return _before_units(graph, chain, graph.units, model_name)
     last = _index_before_collapse(graph, chain)
     if last is None:
         raise _no_default(graph, chain, model_name)
@@ -90,6 +92,27 @@ def _no_map_among(graph: Graph, nodes: Sequence[fx.Node]) -> str | None:
             name, _ = name_of(graph, node)
             return f"{list(shape)} behind {name}, which is not a map of the image ({objection})"
     return None
+
+
+def _before_units(graph: Graph, chain: Sequence[fx.Node], units: fx.Node, model_name: str) -> fx.Node:
+    """The coarsest map that the units of a layer are computed from by a convolution, the last of equals.
+
+    The layer's own output would do for nothing: the gradient of a unit there is 1 at itself.
+    """
+    above, found = ancestors([units]), list[fx.Node]()
+    for node in chain[1:] if units not in chain else chain[1 : chain.index(units)]:
+        between = (descendants([node]) & above) | {units}
+        usable = is_map(graph, node) and not graph.is_pool(node) and not graph.is_passive(node)
+        if usable and any(_is_convolution(graph, n) for n in between) and _has_convolution(graph, chain[0], node):
+            found.append(node)
+    if not found:
+        name, _ = name_of(graph, units)
+        raise CnnvizError(
+            f"{model_name}: no map lies below layer {name}, from which its units could be explained.",
+            "Explain them at the image, with guided, saliency or occlusion, or name a layer with --layer.",
+        )
+    fewest = min(graph.shapes[node][2] * graph.shapes[node][3] for node in found)
+    return [node for node in found if graph.shapes[node][2] * graph.shapes[node][3] == fewest][-1]
 
 
 def _index_before_collapse(graph: Graph, chain: Sequence[fx.Node]) -> int | None:
@@ -232,9 +255,27 @@ def resolve(graph: Graph, layer: str | None, model_name: str) -> LayerRef:
     """
     if layer is None:
         return reference(graph, default_node(graph, model_name))
+    node, path, chosen = called_node(graph, layer, model_name)
+    if path is None:
+        return reference(graph, node)
+    if not graph.is_spatial(node):
+        raise not_spatial(layer, graph.shapes.get(node))
+    if graph.attention and not _is_convolution(graph, node):
+        raise refuse_attention(model_name)
+    if objection := axes_of(graph).objection(node):
+        raise no_map(layer, graph.shapes[node], objection, _map_before(graph, node))
+    return reference(graph, node, path, chosen)
+
+
+def called_node(graph: Graph, layer: str, model_name: str) -> tuple[fx.Node, str | None, int]:
+    """The tensor that a name means, its module path (None for a stage, which may have another name) and its call.
+
+    Raises:
+        CnnvizError: Unknown name, with near matches.
+    """
     text = layer.strip()
     if text.lstrip("-").isdigit() and text not in graph.calls:  # "3" may be the name of a Sequential's part
-        return reference(graph, stage_at(stages(graph, model_name), int(text), model_name))
+        return stage_at(stages(graph, model_name), int(text), model_name), None, 0
     path, _, suffix = text.partition(":")
     call = int(suffix) if suffix.isdigit() else None
     calls = graph.calls.get(path)
@@ -243,14 +284,7 @@ def resolve(graph: Graph, layer: str | None, model_name: str) -> LayerRef:
     if call is not None and call >= len(calls):
         raise unknown_call(path, suffix, len(calls))
     chosen = len(calls) - 1 if call is None else call
-    node = calls[chosen]
-    if not graph.is_spatial(node):
-        raise not_spatial(layer, graph.shapes.get(node))
-    if graph.attention and not _is_convolution(graph, node):
-        raise refuse_attention(model_name)
-    if objection := axes_of(graph).objection(node):
-        raise no_map(layer, graph.shapes[node], objection, _map_before(graph, node))
-    return reference(graph, node, path, chosen)
+    return calls[chosen], path, chosen
 
 
 def _map_before(graph: Graph, node: fx.Node) -> str | None:

@@ -244,3 +244,25 @@ def _first_tensor(value: Any) -> Any:
         if found is not None and is_tensor_like(found):
             return found
     return None
+
+
+def as_rows(value: Any) -> Any:
+    """Class scores [N, K] in float32 where a tensor holds such (also as [N] or [N, K, 1, 1]); all else as it is."""
+    if isinstance(value, Tensor) and (value.dim() < 3 or all(size == 1 for size in value.shape[2:])):
+        return two_dim(value)
+    return value
+
+
+def two_dim(logits: Tensor) -> Tensor:
+    """[N, K] float32, also for networks that return [N] or [N, K, 1, 1]."""
+    flat = logits.float()
+    if flat.dim() == 1:
+        return flat.unsqueeze(1)
+    if flat.dim() > 2 and all(size == 1 for size in flat.shape[2:]):
+        return flat.flatten(1)
+    if flat.dim() != 2:
+        raise CnnvizError(
+            f"The explained output has shape {list(flat.shape)}; a classifier's is [N, K].",
+            "Choose the class scores with --logits-key KEY.",
+        )
+    return flat

@@ -107,6 +107,9 @@ class Graph:
         final_activation: ``"softmax"``, ``"sigmoid"`` or None: what the network applies to its logits.
         attention: Whether self-attention ran.
         probe: The input that it was traced with; None where nothing was computed.
+        returned: Everything that the network returns: a structure of nodes.
+        end: What the head hands on beside the logits, a structure of nodes; None for nothing.
+        units: The node whose units the logits are, where a layer is read in the place of the class scores.
     """
 
     module: fx.GraphModule
@@ -119,6 +122,9 @@ class Graph:
     probe: Tensor | None = field(default=None, repr=False)
     _chain: list[fx.Node] | None = field(default=None, repr=False)
     axes: Any = field(default=None, repr=False)  # what cnnviz.models.graph.axes found, once
+    returned: Any = field(default=None, repr=False)
+    end: Any = field(default=None, repr=False)
+    units: fx.Node | None = None
 
     @property
     def input(self) -> fx.Node:
@@ -283,6 +289,7 @@ def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Gra
     if not same:
         return None
     graph = Graph(graph_module, calls, prober.shapes, prober.bundles, chosen, None, watch.seen, probe)
+    graph.returned = output.args[0]
     return _before_final_activation(graph)
 
 

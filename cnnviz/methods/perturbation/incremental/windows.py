@@ -11,14 +11,17 @@ rounding.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import Session, two_dim
+from cnnviz.engine.session import Session, concatenated
 from cnnviz.methods.perturbation.incremental.plan import Group, make_plan
 from cnnviz.methods.perturbation.incremental.runner import Runner
+from cnnviz.models.graph.outputs import two_dim
+from cnnviz.models.graph.structures import map_tensors
 
 _BATCH = 32
 _PLAIN_BATCH = 8
@@ -51,7 +54,7 @@ class Windows:
 
 def occluded_logits(
     session: Session, pixels: Tensor, windows: Windows, fill: Tensor, incremental: str = "auto"
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Any, Any]:
     """The network's answer to every image with every window replaced by ``fill``.
 
     Args:
@@ -61,18 +64,19 @@ def occluded_logits(
         fill: [N, C, H, W], normalised: what stands in the windows.
 
     Returns:
-        Logits of the images [N, K] and of their occluded copies [N, P, K], float32, computed the same way, so that
-        a window that changes nothing differs by nothing but rounding.
+        The network's output for the images [N, ...] and for their occluded copies [N, P, ...], computed the same way,
+        so that a window that changes nothing differs by nothing but rounding.
     """
     pixels, fill = pixels.to(session.device), fill.to(session.device)
     size = (int(pixels.shape[2]), int(pixels.shape[3]))
-    runner = _runner(session, size) if _worthwhile(session, incremental) else None
+    runner = _runner(session, size) if _worthwhile(session, incremental) and not session.readout.whole else None
     found = []
     # Image by image: what an image gets does not depend on its batch.
     for image, hidden in zip(pixels.split(1), fill.split(1), strict=True):
         pair = None if runner is None else _incremental(session, runner, image, windows, hidden, incremental == "on")
         found.append(pair or _plain(session, image, windows, hidden))
-    return torch.cat([clean for clean, _ in found]), torch.stack([occluded for _, occluded in found])
+    clean, occluded = zip(*found, strict=True)
+    return concatenated(clean), map_tensors(lambda *each: torch.stack(each), *occluded)
 
 
 def _worthwhile(session: Session, incremental: str) -> bool:
@@ -125,7 +129,7 @@ def _incremental(
 def _agrees(session: Session, occluded: Tensor, image: Tensor, windows: Windows, fill: Tensor) -> bool:
     last = len(windows) - 1
     for position in {0, last // 2, last}:
-        expected = session.logits(_occluded(image, windows, fill, range(position, position + 1)))[0]
+        expected = session.output_of(_occluded(image, windows, fill, range(position, position + 1)))[0]
         allowed = session.runtime.tolerance * expected.abs().max().clamp_min(1e-6)
         if not bool((occluded[position] - expected).abs().max() <= allowed):
             return False
@@ -169,15 +173,15 @@ def _patches(hidden: Tensor, windows: Windows, group: Group) -> Tensor:
     return blocks.flatten(0, 1).permute(0, 3, 1, 2)
 
 
-def _plain(session: Session, image: Tensor, windows: Windows, fill: Tensor) -> tuple[Tensor, Tensor]:
-    clean = session.logits(image)
+def _plain(session: Session, image: Tensor, windows: Windows, fill: Tensor) -> tuple[Any, Any]:
+    clean = session.output_of(image)
     # On a CPU few copies at a time, so that a map is still in the cache when the next layer reads it.
     size = _PLAIN_BATCH if session.device.type == "cpu" else 2 * rt.default_batch_size(session.device)
     start, found = 0, []
     while start < len(windows):
         stop = min(start + size, len(windows))
         try:
-            found.append(session.logits(_occluded(image, windows, fill, range(start, stop))))
+            found.append(session.output_of(_occluded(image, windows, fill, range(start, stop))))
         except Exception as error:
             if size == 1 or not rt.is_out_of_memory(error):
                 raise
@@ -185,7 +189,7 @@ def _plain(session: Session, image: Tensor, windows: Windows, fill: Tensor) -> t
             rt.release_memory(session.device)
             continue
         start = stop
-    return clean, torch.cat(found)
+    return clean, concatenated(found)
 
 
 def _occluded(image: Tensor, windows: Windows, fill: Tensor, positions: range) -> Tensor:

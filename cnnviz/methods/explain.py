@@ -1,0 +1,42 @@
+"""The one place where a method is called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cnnviz.engine import runtime as rt
+from cnnviz.engine.session import ForwardPass
+from cnnviz.engine.targets import Target
+from cnnviz.errors import CnnvizError
+from cnnviz.methods.heatmap import Heatmap
+from cnnviz.registry.specs import MethodSpec
+
+
+def explain_batch(spec: MethodSpec, run: ForwardPass, target: Target, params: Any) -> Heatmap:
+    """What a method says of a batch.
+
+    Args:
+        spec: The method.
+        run: A pass over the batch, of a session that is cut where the method needs it.
+        target: What is explained; several targets of a batch share the pass.
+        params: The method's parameters, as ``spec.resolve_params`` gives them.
+
+    Raises:
+        CnnvizError: What the method refuses; a method of another package that returns something else than a
+            :class:`Heatmap` with one map for each image.
+    """
+    if target.readout != run.session.readout:
+        raise TypeError(f"the session reads {run.session.readout}, the target {target.readout}")
+    with rt.scope():
+        heatmap = spec.load()(run, target, params)
+    if not isinstance(heatmap, Heatmap):
+        raise CnnvizError(
+            f"Method {spec.name} returned {type(heatmap).__name__}; expected a Heatmap.",
+            "Return cnnviz.extend.Heatmap(values) with values [N, h, w].",
+        )
+    if len(heatmap.values) != len(run.pixels):
+        raise CnnvizError(
+            f"Method {spec.name} returned values of shape {list(heatmap.values.shape)} for {len(run.pixels)} images.",
+            "Return one map for each image, in order: [N, h, w].",
+        )
+    return heatmap

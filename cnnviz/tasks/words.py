@@ -1,0 +1,140 @@
+"""What ``explain`` is asked to explain: words, indices, functions and targets made into one target of a batch."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnviz.engine.readout import Readout
+from cnnviz.engine.targets import (
+    ByImage,
+    CallableTarget,
+    ClassTarget,
+    DifferenceTarget,
+    Target,
+    UnitTarget,
+    class_count,
+    predicted,
+)
+from cnnviz.errors import CnnvizError, nearest
+from cnnviz.settings import SCORES
+from cnnviz.tasks.classification import check_class
+from cnnviz.tasks.units import parse_unit
+
+TargetLike = int | str | Sequence[int] | Tensor | Target | Callable[[Any], Tensor] | None
+
+
+def readout_of(target: TargetLike) -> Readout:
+    """What of the network a target reads.
+
+    Raises:
+        CnnvizError: A spec that is of no known form.
+    """
+    if isinstance(target, str):
+        parts = two_names(target.partition(":")[2]) if target.partition(":")[0].strip() == "diff" else None
+        unit = parse_unit(parts[0] if parts else target, "target=")
+        return Readout.scores() if unit is None else unit.readout
+    if isinstance(target, Target):
+        return target.readout
+    return Readout.everything() if callable(target) and not isinstance(target, Tensor) else Readout.scores()
+
+
+def make_target(
+    target: TargetLike,
+    scores: Tensor,
+    score: str = "logit",
+    activation: str = "softmax",
+    resolve: Callable[[str], int] = int,
+) -> tuple[Target, Tensor]:
+    """The target of ``explain`` and the indices [N] that it explains: classes or units (of a difference the first; of
+    a function the predicted classes, -1 where the network has none).
+
+    Args:
+        target: None for the predicted class; an index for all images; one index an image; ``class:NAME``, ``pred``,
+            ``unit:LAYER:K``, ``neuron:LAYER:K:y:x`` or ``diff:A,B``; a :class:`Target`; or a function.
+        scores: The class scores [N, K], or what stands in their place.
+        score: One of :data:`SCORES`.
+        activation: How logits become probabilities.
+        resolve: The index of a class that is named.
+
+    Raises:
+        CnnvizError: As many targets as images are needed, each a class of this network.
+    """
+    if score not in SCORES:
+        raise CnnvizError(f"Unknown score {score!r}; expected one of {', '.join(SCORES)}.", nearest(score, SCORES))
+    guess = predicted(scores.detach()) if scores.dim() == 2 else torch.full((len(scores),), -1)
+    if isinstance(target, Target):
+        return target, _indices_of(target, guess).cpu()
+    if isinstance(target, str):
+        made = _of_spec(target, scores, ClassTarget(guess, score, activation), resolve)
+        return made, _indices_of(made, guess).cpu()
+    if callable(target) and not isinstance(target, Tensor):
+        return CallableTarget(target), guess.cpu()
+    indices = guess if target is None else _indices(target, scores)
+    return ClassTarget(indices, score, activation), indices.cpu()
+
+
+def _indices_of(target: Target, guess: Tensor) -> Tensor:
+    first = target.first if isinstance(target, DifferenceTarget) else target
+    return first.indices if isinstance(first, (ClassTarget, UnitTarget)) else guess
+
+
+def _of_spec(spec: str, scores: Tensor, guess: ClassTarget, resolve: Callable[[str], int]) -> Target:
+    """The target that a word asks for: ``pred``, ``class:NAME``, ``unit:…``, ``neuron:…`` or ``diff:A,B``."""
+
+    def one(text: str) -> ByImage:
+        unit = parse_unit(text, "target=")
+        if unit is not None:
+            return unit.target([unit] * len(scores))
+        name = text.strip().removeprefix("class:").strip()
+        if name == "pred":
+            return guess
+        try:
+            index = int(name) if name.isascii() and name.isdecimal() else resolve(name)
+        except ValueError:
+            raise CnnvizError(
+                f"target={spec!r}: {name!r} is not a class index, and this network has no class names.",
+                "Load it with cnnviz.load_model(...), or give an index, such as target='diff:281,282'.",
+            ) from None
+        return replace(guess, indices=_indices(index, scores))
+
+    kind, _, rest = spec.partition(":")
+    if kind.strip() == "diff":
+        parts = two_names(rest)
+        if parts is None:
+            raise CnnvizError(f"target={spec!r}: expected two classes.", "For example diff:281,282 or diff:pred,281.")
+        return DifferenceTarget(one(parts[0]), one(parts[1]))
+    return one(spec)
+
+
+def two_names(text: str) -> tuple[str, str] | None:
+    """Two names at a comma; a label with commas of its own is put in quotation marks."""
+    parts = [
+        part.strip().removeprefix("class:").strip() for row in csv.reader([text], skipinitialspace=True) for part in row
+    ]
+    return (parts[0], parts[1]) if len(parts) == 2 and all(parts) else None
+
+
+def _indices(target: Any, scores: Tensor) -> Tensor:
+    count, classes = scores.shape[0], class_count(scores)
+    try:
+        indices = torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError):
+        raise CnnvizError(
+            f"target={target!r} is not a class index.", "Pass for example target=281, or one index for each image."
+        ) from None
+    if indices.is_floating_point() or indices.dtype == torch.bool:
+        raise CnnvizError(f"Class indices are integers; got {indices.dtype}.", "Pass for example target=281.")
+    indices = indices.long().expand(count) if indices.dim() == 0 else indices.long().reshape(-1)
+    if indices.numel() != count:
+        raise CnnvizError(
+            f"{indices.numel()} targets for {count} images.", "Pass one class index, or one for each image."
+        )
+    for index in indices.tolist():
+        check_class(index, classes)
+    return indices.to(scores.device)
