@@ -223,9 +223,9 @@ class Session:
         if self.unprepared is None:
             return self.chosen(pixels)
         with torch.no_grad():
-            run = self.guarded(self.unprepared, pixels)
-        check_rows(tuple(run.chosen.shape), len(pixels), self.name)
-        return run.chosen
+            found: Tensor = self.guarded(self.unprepared, pixels).chosen
+        check_rows(tuple(found.shape), len(pixels), self.name)
+        return found
 
     def _pass(self, pixels: Tensor) -> ForwardPass:
         if self.one_by_one and len(pixels) > 1:
