@@ -193,6 +193,8 @@ def explain(
             activation = session.final_activation or "softmax"
 
         score, resolve = general.get("score", "logit"), _class_finder(model)
+        if isinstance(model, Model):
+            params = params.with_classes(resolve)
 
         def explained(images: Tensor, wanted: TargetLike) -> Explanation:
             run = session.forward(images)

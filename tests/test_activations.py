@@ -78,7 +78,8 @@ def test_figures_of_every_image_and_of_the_folder(batch: int, photos: Path, tmp_
                 np.testing.assert_allclose(arrays[said["layer"]], one, atol=1e-4)
         whole = report["layers"][place]
         assert whole["images"] == 5
-        assert whole["dead"] == np.flatnonzero(values.max((0, 2, 3)) == values.min((0, 2, 3))).tolist()
+        assert whole["dead"] is None  # of five images
+        assert whole["silent"] == np.flatnonzero(values.max((0, 2, 3)) == values.min((0, 2, 3))).tolist()
         for unit, one in zip(whole["units"], values.transpose(1, 0, 2, 3), strict=True):
             assert unit["mean"] == pytest.approx(one.mean(), abs=1e-4)
             assert unit["max"] == pytest.approx(one.max(), abs=1e-4)
@@ -117,14 +118,22 @@ def make_spot() -> nn.Module:
 SPOT = ModelSpec(model=f"{__file__}:make_spot", input_size=(3, 64, 64), resize=64, mean=(0.0,), std=(1.0,))
 
 
-def test_a_channel_that_never_answers_is_dead(photos: Path, tmp_path: Path) -> None:
-    report = run(photos, tmp_path, SPOT)
-    assert report["layers"][0]["dead"] == [0]
+@pytest.mark.parametrize("count", [19, 20])
+def test_a_channel_that_never_answers_is_dead_where_enough_images_say_so(count: int, tmp_path: Path) -> None:
+    for number in range(count):
+        grey = np.full((8, 8, 3), 10 * number + 20, np.uint8)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(grey).save(tmp_path / "in" / f"{number:02}.png")
+    report = run(tmp_path / "in", tmp_path / "out", SPOT)
+    enough = count == 20
+    assert report["layers"][0]["silent"] == [0]
+    assert report["layers"][0]["dead"] == ([0] if enough else None)
     [(_, summary)] = report["summary"]["activations"].items()
-    assert summary["dead"] == 1
+    assert summary["silent"] == 1
+    assert summary["dead"] == (1 if enough else None)
     assert summary["channels"] == 2
     assert report["layers"][0]["units"][0] == {
-        "unit": 0, "mean": 0, "min": 0, "max": 0, "fired": 0, "sparsity": 1, "dead": True,
+        "unit": 0, "mean": 0, "min": 0, "max": 0, "fired": 0, "sparsity": 1, "dead": True if enough else None,
         "strongest": report["images"][0]["path"],
     }  # fmt: skip
 
@@ -156,14 +165,14 @@ def test_order_and_figures_by_hand() -> None:
 
 def test_a_tally_keeps_the_first_of_the_strongest_and_nothing_of_no_images() -> None:
     tally = ChannelTally(2)
-    assert (tally.dead(), tally.sparsity(), tally.units()) == ([], None, [])
+    assert (tally.dead(), tally.sparsity(), tally.units()) == (None, None, [])
     for name, value in (("a", 1.0), ("b", 4.0), ("c", 4.0)):
         tally.add(channel_figures(np.array([[[value, 0]], [[-2, -2]]], np.float32)), name)
     first, second = tally.units()
     assert first["strongest"] == "b"
     assert first["mean"] == pytest.approx(1.5)
-    assert second["dead"] is True
-    assert tally.dead() == [1]
+    assert second["dead"] is None
+    assert (tally.silent(), tally.dead()) == ([1], None)
 
 
 def test_tiles_stand_in_rows_in_their_colours() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from cnnviz.cli import console as console_module
 from cnnviz.cli.app import main
 from cnnviz.cli.console import Console, closing_line, printable
+from cnnviz.cli.heartbeat import Heartbeat
 from tests.support.fake_pipeline import SUMMARY, FakePipeline, failed, record
 
 
@@ -36,6 +38,39 @@ def test_one_closing_line(fake: FakePipeline, capsys: pytest.CaptureFixture[str]
         "",
         "explained 6 of 7 images in 1.2 s (5.0/s), 1 failed; open cnnviz-out/gradcam/index.html\n",
     )
+
+
+def test_an_image_that_takes_long_is_told_off_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cnnviz.cli.heartbeat.EVERY", 0.2)
+
+    def waited(total: int | None, quiet: bool = False) -> list[str]:
+        console = Console()
+        console.quiet = quiet
+        console.start(total)
+        console.advance(record("a.jpg"))
+        time.sleep(0.7)
+        console.finish()
+        told = capsys.readouterr().err.splitlines()
+        time.sleep(0.3)
+        assert capsys.readouterr() == ("", "")
+        return told
+
+    assert set(waited(3)) == {"cnnviz: at image 2 of 3 for 0 s"}
+    assert set(waited(None)) == {"cnnviz: at image 2 for 0 s"}
+    assert set(waited(1)) == {"cnnviz: finishing for 0 s"}
+    assert waited(3, quiet=True) == []
+
+
+def test_images_that_come_in_time_are_not_told() -> None:
+    count, told = [0], list[int]()
+    heartbeat = Heartbeat(told.append, lambda: count[0], every=0.4)
+    for _ in range(12):
+        time.sleep(0.1)
+        count[0] += 1
+    heartbeat.stop()
+    assert told == []
 
 
 def test_the_closing_line_tells_a_long_start() -> None:

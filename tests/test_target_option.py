@@ -44,6 +44,29 @@ def gradcam(path: Path, first: int, second: int) -> np.ndarray[Any, Any]:
     return found.numpy()
 
 
+def test_the_contrast_of_finercam_is_a_class_as_any_other(photos: Path, tmp_path: Path) -> None:
+    """By label or by index, from the command line and from Python."""
+    (tmp_path / "labels.txt").write_text("lynx\npolar cat\ndog\nbird\nfish\n")
+    named = ["--labels", str(tmp_path / "labels.txt"), "--variant", "finercam", "-c", "dog"]
+    maps = []
+    for number, word in enumerate(("bird", "3", "Bird")):
+        out = tmp_path / f"out{number}"
+        [row] = run(photos, out, *named, "--limit", "1", "--contrast-class", word)[0]["explanations"]
+        assert row["scores"]["references"] == [3]
+        with np.load(out / row["files"]["raw"]) as arrays:
+            maps.append(arrays["raw"])
+    assert np.array_equal(maps[0], maps[1])
+    assert np.array_equal(maps[0], maps[2])
+    common = ["gradcam", str(photos), *MODEL, *named, "-o", str(tmp_path / "none"), "-q", "--contrast-class"]
+    assert app.main([*common, "brid"]) == 2
+    path = f"{tiny_model.__file__}:make"
+    model = cnnviz.load_model(path, input_size=(3, 64, 64), resize=64, labels=str(tmp_path / "labels.txt"))
+    batch = model.transform(Image.open(photos / "0.png"))[None]
+    found = cnnviz.explain(model, batch, "finercam", target=2, contrast_class="bird")
+    np.testing.assert_allclose(found.raw[0].numpy(), maps[0], rtol=1e-3, atol=1e-6)
+    assert cnnviz.explain(model, batch, "finercam", target=2, contrast_class=3).scores["references"] == [[3]]
+
+
 def test_differences_beside_classes(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for record in run(photos, out, "-c", "3", "-t", "diff:1,4", "-t", "class:2", "-t", "diff:1,4", "-b", "3"):

@@ -24,7 +24,9 @@ from cnnviz.settings import RunSettings
 Specs = tuple[CommandSpec, ...]
 
 _TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool}
-_METAVARS = {"int": "N", "float": "X", "size": "N|H,W", "text": "TEXT", "texts": "TEXT", "file": "FILE"}
+_METAVARS = {
+    "int": "N", "float": "X", "size": "N|H,W", "text": "TEXT", "texts": "TEXT", "file": "FILE", "class": "CLASS",
+}  # fmt: skip
 
 
 def command_of(name: str, specs: Specs) -> MadeCommand:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from cnnviz.cli import streams
+from cnnviz.cli.heartbeat import Heartbeat
 from cnnviz.errors import EXIT_INTERRUPTED, CnnvizError
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Console:
         self._failures: list[AnyImage] = []
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._total: int | None = None
         self._waiting = False
 
     # Progress of a run.
@@ -93,7 +96,10 @@ class Console:
         """A run begins, with ``total`` inputs if that is known."""
         self._started()
         self._began = time.perf_counter()
-        if self.quiet or not _is_lively(sys.stderr):
+        if self.quiet:
+            return
+        if not _is_lively(sys.stderr):
+            self._total, self._heartbeat = total, Heartbeat(self._still, lambda: self._count)
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -123,6 +129,12 @@ class Console:
         if self.verbose and not self.quiet:
             self._say("  ".join(filter(None, _row(record))))
 
+    def _still(self, seconds: int) -> None:
+        """One image takes long."""
+        of = "" if self._total is None else f" of {self._total}"
+        at = "finishing" if self._count == self._total else f"at image {self._count + 1}{of}"
+        self._say(f"cnnviz: {at} for {seconds} s" if seconds < 120 else f"cnnviz: {at} for {seconds // 60} min")
+
     def note(self, text: str) -> None:
         """A notice or a warning."""
         if not self.quiet:
@@ -131,6 +143,9 @@ class Console:
     def finish(self) -> None:
         """No more progress will come."""
         self._started()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
         if self._progress is not None:
             self._progress.stop()
             self._progress = self._task = None

@@ -76,6 +76,7 @@ class Explainer(Worker):
             )
         cut = cut_for(self.spec, self.params, settings.target.layers)
         self.prepared = PreparedModel(settings, cut, total, note)
+        self.params = self.params.with_classes(self.prepared.classes.resolve)
         self.session = self.prepared.session
         self._check_targets()
         self._unit_sessions = {

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from cnnviz.registry.specs import MethodSpec, Options, option
+from cnnviz.registry.specs import ClassName, MethodSpec, Options, option
 
 
 def _channels() -> int:
@@ -29,7 +29,9 @@ class FinerCAMOptions(Options):
 
     references: int = option(3, "Classes with the nearest logits to compare with.", minimum=1)
     strength: float = option(1.0, "Share of the references' logits that is subtracted.", minimum=0)
-    contrast_class: int = option(-1, "Index of the one class to compare with; -1 takes the nearest.", minimum=-1)
+    contrast_class: ClassName | None = option(
+        None, "The one class to compare with, by label or index. [default: nearest]"
+    )
 
 
 class ShapleyCAMOptions(Options):

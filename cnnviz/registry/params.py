@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import keyword
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field
 from inspect import get_annotations
 from types import NoneType
@@ -30,15 +30,17 @@ else:  # typing has it from Python 3.11 on
         return lambda cls: cls
 
 
-ParamType = Literal["int", "float", "bool", "choice", "size", "text", "texts", "file"]
+ParamType = Literal["int", "float", "bool", "choice", "size", "text", "texts", "file", "class"]
 # What another value than the default demands of the run: that a method in input space looks at a layer too, or that the
 # network is shown the image in one view, because what is made cannot be joined from tiles (--view tiles).
 Demand = Literal["", "layer", "one view"]
 FilePath = Annotated[str, "file"]
 """The path or the URL of something that exists."""
+ClassName = Annotated[str, "class"]
+"""A class as ``--class`` names one: a label, an index, a WordNet id. What runs is handed its index, as digits."""
 
 _TYPES: dict[Any, ParamType] = {
-    int: "int", float: "float", bool: "bool", str: "text", FilePath: "file",
+    int: "int", float: "float", bool: "bool", str: "text", FilePath: "file", ClassName: "class",
     tuple[int, int]: "size", tuple[str, ...]: "texts",
 }  # fmt: skip
 # Metadata of a field that was made from a Param.
@@ -54,7 +56,7 @@ class Param:
     Attributes:
         name: As scripts write it.
         type: ``size`` is one whole number, or height and width; ``texts`` may be given several times; ``file`` is the
-            path or URL of something that exists.
+            path or URL of something that exists; ``class`` a label or an index.
         default: The value where none is given.
         help: One sentence.
         choices: Of a ``choice``.
@@ -101,7 +103,9 @@ class Param:
             raise CnnvizError(f"{self.name}={value!r}: expected one of {', '.join(self.choices)}.", hint)
         if self.type == "size":
             return self._size(value)
-        if self.type in {"text", "file"}:
+        if self.type == "class" and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return str(value)
+        if self.type in {"text", "file", "class"}:
             return self._text(value)
         return self._number(value)
 
@@ -167,7 +171,8 @@ def option(
 ) -> _Value:
     """A field of an :class:`Options` class; its type says what values it takes.
 
-    ``int``, ``float``, ``bool``; ``Literal`` of words for a choice; ``str`` for a text, :data:`FilePath` for a file;
+    ``int``, ``float``, ``bool``; ``Literal`` of words for a choice; ``str`` for a text, :data:`FilePath` for a file,
+    :data:`ClassName` for a class;
     ``tuple[int, int]`` for a size, ``tuple[str, ...]`` for an option that may be given several times; each also
     ``| None`` where the default is None.
     """
@@ -201,6 +206,16 @@ class Options:
     def to_dict(self) -> dict[str, Any]:
         """Values by the names that scripts, files and reports use."""
         return {param.name: getattr(self, param.attribute) for param in params_of(type(self))}
+
+    def with_classes(self: _AnyOptions, find: Callable[[str], int]) -> _AnyOptions:
+        """The same with classes that are named replaced by their indices, as digits.
+
+        Args:
+            find: The index of a class by what a person calls it.
+        """
+        named = [param for param in params_of(type(self)) if param.type == "class"]
+        words = {param.name: getattr(self, param.attribute) for param in named}
+        return self.with_values({name: str(find(word)) for name, word in words.items() if word is not None})
 
     def with_values(self: _AnyOptions, values: Mapping[str, Any]) -> _AnyOptions:
         """The same with other values of the options that are named; they are not checked."""

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cnnviz.errors import CnnvizError, nearest, shown
-from cnnviz.registry.params import FilePath, Options, Param, option, options_of, params_of
+from cnnviz.registry.params import ClassName, FilePath, Options, Param, option, options_of, params_of
 from cnnviz.settings import VIEWS, View
 
 Space = Literal["layer", "input", "grid"]
@@ -264,6 +264,6 @@ def _imported(reference: str) -> Callable[..., Any]:
 
 
 __all__ = [
-    "HIDDEN_FROM_STUDIES", "HIDDEN_WITHOUT_INPUT", "CommandSpec", "EntrySpec", "FilePath", "Inputs", "MethodSpec",
-    "Need", "Options", "Package", "Param", "Space", "StudySpec", "check_words", "option",
+    "HIDDEN_FROM_STUDIES", "HIDDEN_WITHOUT_INPUT", "ClassName", "CommandSpec", "EntrySpec", "FilePath", "Inputs",
+    "MethodSpec", "Need", "Options", "Package", "Param", "Space", "StudySpec", "check_words", "option",
 ]  # fmt: skip

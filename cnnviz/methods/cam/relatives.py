@@ -197,7 +197,7 @@ def finercam(run: ForwardPass, target: Target, params: FinerCAMOptions) -> Heatm
     Args:
         run: A forward pass with activations [N, C, h, w].
         target: The logit of a class.
-        params: ``references``, ``strength``, ``contrast_class`` (-1: the nearest ones).
+        params: ``references``, ``strength``, ``contrast_class`` (an index; None: the nearest ones).
 
     Returns:
         Heatmap with values [N, h, w] >= 0, in units of the score; score ``references``: the indices of the classes
@@ -219,12 +219,13 @@ def finercam(run: ForwardPass, target: Target, params: FinerCAMOptions) -> Heatm
 def _references(by_class: Tensor, asked: Tensor, params: FinerCAMOptions) -> Tensor:
     """Indices [N, n] of the classes to compare with."""
     count, classes = by_class.shape
-    if params.contrast_class >= 0:
-        if params.contrast_class >= classes:
-            raise CnnvizError(
-                f"contrast_class={params.contrast_class}: the network has {classes} classes.", "Name one of them."
-            )
-        return torch.full((count, 1), params.contrast_class, device=by_class.device)
+    if params.contrast_class is not None:
+        word = params.contrast_class
+        if not word.isdecimal():
+            raise CnnvizError(f"contrast_class={word!r}: the classes of this network have no names.", "Give an index.")
+        if int(word) >= classes:
+            raise CnnvizError(f"contrast_class={word}: the network has {classes} classes.", "Name one of them.")
+        return torch.full((count, 1), int(word), device=by_class.device)
     distance = (by_class - by_class.gather(1, asked[:, None])).abs()
     distance.scatter_(1, asked[:, None], torch.inf)
     order = torch.argsort(distance, dim=1, stable=True)

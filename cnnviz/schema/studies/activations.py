@@ -83,8 +83,8 @@ class ChannelFigures(TypedDict):
     """Share of the images in which it is above zero somewhere, 0 to 1."""
     sparsity: Share
     """Share of its values that are not above zero, 0 to 1."""
-    dead: bool
-    """Whether it has the same value everywhere in all images."""
+    dead: bool | None
+    """Whether it has the same value everywhere in all images; null of fewer than 20, which decide nothing."""
     strongest: str | None
     """Path of the image with its largest value."""
 
@@ -102,8 +102,10 @@ class LayerOfImages(TypedDict):
     """How many images were looked at."""
     sparsity: Share | None
     """Share of all values that are not above zero, 0 to 1; null where no image could be read."""
-    dead: list[Count]
+    silent: list[Count]
     """The channels that have the same value everywhere in all images."""
+    dead: list[Count] | None
+    """The same, where at least 20 images did not move them; null where fewer were looked at, which decide nothing."""
     units: list[ChannelFigures]
     """Its channels; empty where no image could be read."""
 
@@ -113,8 +115,10 @@ class LayerFigures(TypedDict):
 
     channels: Count
     """How many channels it has."""
-    dead: Count
-    """How many of them are dead."""
+    silent: Count
+    """How many have the same value everywhere in all images."""
+    dead: Count | None
+    """How many of them are dead; null where fewer than 20 images were looked at."""
     sparsity: Share | None
     """Share of all values that are not above zero, 0 to 1; null where no image could be read."""
 

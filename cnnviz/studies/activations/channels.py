@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from cnnviz.schema.studies import activations as schema
 
 SORTS = ("index", "mean", "max")
+ENOUGH_IMAGES = 20
+"""From this many images on, a channel that none of them moves is called dead."""
 # A unit whose values differ by less than this share of the layer's largest has nothing to say.
 _STILL = 1e-6
 
@@ -81,12 +83,16 @@ class ChannelTally:
         self._largest = np.maximum(self._largest, figures.largest)
         self._smallest = np.minimum(self._smallest, figures.smallest)
 
-    def dead(self) -> list[int]:
+    def silent(self) -> list[int]:
         """Channels that had the same value at every position of every image: behind a ReLU, those that never fired."""
         if not self.images:
             return []
         reach = max(float(np.abs(self._largest).max()), float(np.abs(self._smallest).max()))
         return np.flatnonzero(self._largest - self._smallest <= _STILL * reach).tolist()
+
+    def dead(self) -> list[int] | None:
+        """The silent channels, once so many images moved none of them that they are called dead; None before that."""
+        return self.silent() if self.images >= ENOUGH_IMAGES else None
 
     def sparsity(self) -> float | None:
         """Share of all values that were not above zero."""
@@ -94,7 +100,7 @@ class ChannelTally:
 
     def units(self) -> list[schema.ChannelFigures]:
         """A row a channel; ``fired`` is the share of images in which it was above zero somewhere."""
-        dead, count = set(self.dead()), max(1, self.images)
+        dead, count = self.dead(), max(1, self.images)
         return [
             {
                 "unit": channel,
@@ -103,7 +109,7 @@ class ChannelTally:
                 "max": float(self._largest[channel]),
                 "fired": float(self._fired[channel] / count),
                 "sparsity": float(self._idle[channel] / count),
-                "dead": channel in dead,
+                "dead": None if dead is None else channel in dead,
                 "strongest": self._strongest[channel],
             }
             for channel in range(len(self._mean) if self.images else 0)

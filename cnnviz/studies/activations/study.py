@@ -40,8 +40,6 @@ _STRONGEST = 10
 # Of a layer whose values reach below zero by more than this share of their maximum, both signs are drawn.
 _BELOW = 0.1
 _MOST_ENLARGED = 64
-ENOUGH_IMAGES = 20
-"""From this many images on, a channel that none of them moves is called dead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +180,12 @@ class Activations(Study[ActivationsOptions]):
         report: list[LayerOfImages] = []
         for ref, tally in zip(self.refs, self.tallies, strict=True):
             dead = tally.dead()
-            summary[ref.name] = {"channels": ref.channels, "dead": len(dead), "sparsity": tally.sparsity()}
+            summary[ref.name] = {
+                "channels": ref.channels,
+                "silent": len(tally.silent()),
+                "dead": None if dead is None else len(dead),
+                "sparsity": tally.sparsity(),
+            }
             report.append(
                 {
                     "layer": ref.name,
@@ -190,6 +193,7 @@ class Activations(Study[ActivationsOptions]):
                     "size": list(ref.size),
                     "images": tally.images,
                     "sparsity": tally.sparsity(),
+                    "silent": tally.silent(),
                     "dead": dead,
                     "units": tally.units(),
                 }
@@ -201,6 +205,6 @@ class Activations(Study[ActivationsOptions]):
 def _told(ref: LayerRef, tally: ChannelTally) -> str:
     """How many channels say nothing; what is silent in a few images need not be dead."""
     over = f"over {tally.images} image{'' if tally.images == 1 else 's'}"
-    few = tally.images < ENOUGH_IMAGES
-    text = f"{ref.name}: {len(tally.dead()) or 'none'} of {ref.channels} channels {'silent' if few else 'dead'} {over}"
-    return f"{text}, too few to call any of them dead" if few and tally.dead() else text
+    few, still = tally.dead() is None, len(tally.silent())
+    text = f"{ref.name}: {still or 'none'} of {ref.channels} channels {'silent' if few else 'dead'} {over}"
+    return f"{text}, too few to call any of them dead" if few and still else text
