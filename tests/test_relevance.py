@@ -53,6 +53,29 @@ def test_lrp_by_its_formulas(kind: str, rule: str) -> None:
                                                   "concat, no bias": 3}.get(kind, 4)  # fmt: skip
 
 
+def test_what_the_bias_of_a_depthwise_convolution_keeps_by_hand() -> None:
+    """One channel, one neuron: 3 w+ x against the bias; and a neuron that its bias alone excites hands on nothing."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 1, 1), nn.Conv2d(1, 2, (1, 3), groups=1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2)
+    ).eval()
+    first, deep, head = network[0], network[1], network[4]
+    with torch.no_grad():
+        first.weight.fill_(1 / 3)
+        first.bias.fill_(0)
+        deep.weight.copy_(torch.tensor([[[[1.0, 2.0, -1.0]]], [[[-1.0, -1.0, -1.0]]]]))
+        deep.bias.copy_(torch.tensor([6.0, 8.0]))
+        head.weight.copy_(torch.tensor([[1.0, 3.0], [0.0, 0.0]]))
+        head.bias.fill_(0)
+    image = torch.tensor([1.0, 1.0, 1.0]).expand(1, 3, 1, 3)
+    # Neuron 1 is 1 + 2 - 1 + 6 = 8, of which the inputs hold 3 / 9; neuron 2 is 8 - 3 = 5, all of it its bias's.
+    found = cnnviz.explain(network, image, method="lrp", target=0, epsilon=0)
+    assert float(found.logits[0, 0]) == pytest.approx(8 + 3 * 5)
+    assert float(found.raw.sum()) == pytest.approx(8 * 3 / 9, rel=1e-5)
+    assert found.scores["gap_share"][0] == pytest.approx(1 - 8 * 3 / 9 / 23, rel=1e-5)
+    ignored = cnnviz.explain(network, image, method="lrp", target=0, epsilon=0, bias="ignore")
+    assert float(ignored.raw.sum()) == pytest.approx(8, rel=1e-5)
+
+
 # Alpha 2 beta 1 does not conserve where all that reaches a neuron has one sign, which happens in the third network.
 @pytest.mark.parametrize(
     ("kind", "rule"), [(k, r) for k in WITHOUT_BIAS for r in RULES if (k, r) != (WITHOUT_BIAS[2], "alpha-beta")]

@@ -52,6 +52,7 @@ RELEVANCE: tuple[MethodSpec, ...] = (
         signed=True,
         forward="2",
         backward="1",
-        gap="biases keep their share, unless --bias ignore; conservation_gap in the report has each",
+        gap="biases keep their share, nearly all of it in depthwise convolutions, unless --bias ignore; neurons that "
+        "no input excites then keep theirs; conservation_gap in the report has each",
     ),
 )
