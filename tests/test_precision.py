@@ -99,7 +99,7 @@ def test_auto_takes_what_is_faster(
 ) -> None:
     seconds = {"bf16": 1.0, "fp32": 1.5 if is_faster else 0.5}
     monkeypatch.setattr(rt, "_fast_bf16", lambda device: True)
-    monkeypatch.setattr(precision, "_seconds", lambda session, batch: seconds[session.runtime.precision])
+    monkeypatch.setattr(precision, "seconds_a_batch", lambda session, batch: seconds[session.runtime.precision])
     report, _ = run("gradcam", photograph, tmp_path / "o", "--precision", "auto")
     assert report["environment"]["precision"] == ("bf16" if is_faster else "fp32")
     assert ("is not faster than float32 here" in capsys.readouterr().err) is not is_faster

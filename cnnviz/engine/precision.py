@@ -110,10 +110,10 @@ def _has_convolutions_below(session: Session) -> bool:
 
 def faster(session: Session, exact: Session, batch: Tensor) -> bool:
     """Whether a session is worth its precision: its time for a batch is clearly below that of float32."""
-    return _seconds(session, batch) < _WORTHWHILE * _seconds(exact, batch)
+    return seconds_a_batch(session, batch) < _WORTHWHILE * seconds_a_batch(exact, batch)
 
 
-def _seconds(session: Session, batch: Tensor) -> float:
+def seconds_a_batch(session: Session, batch: Tensor) -> float:
     """Time of a forward pass: the better of two after a warm-up."""
     best = float("inf")
     for _ in range(3):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,15 +33,12 @@ from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import MethodSpec, StudySpec
+from cnnviz.run.compilation import compiled_if_faster
 from cnnviz.run.target_selection import TargetSelector
 from cnnviz.schema.images import Shown
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
 from cnnviz.tasks.base import Predictions
 from cnnviz.tasks.classification import Classification, ClassNames
-
-# Compilation takes about half a minute and saves about a tenth of the time of the packed network on a CPU.
-_WORTH_COMPILING_SECONDS = 300.0
-_WORTH_MEASURING_INPUTS = 500
 
 R = TypeVar("R")
 
@@ -100,7 +96,7 @@ class PreparedModel:
             # Hooks sit on the one module: batches must take turns.
             self.lanes = rt.Lanes(1, self.lanes.count * self.lanes.threads)
         with rt.threads(self.lanes.threads):
-            self._choose_compilation(cut, total)
+            self.session = compiled_if_faster(self, cut, total)
         for text in (*self.session.notes, *self.examination.notes):
             note(text)
         if settings.model.view == "whole":
@@ -251,40 +247,6 @@ class PreparedModel:
         self.examination = self.examination.with_agreement(found.agreement, found.why_not)
         for text in found.notes:
             self.note(text)
-
-    def _choose_compilation(self, cut: Cut, total: int | None) -> None:
-        mode = self.settings.runtime.compile
-        if mode == "off" or not self.session.graph:
-            return
-        if self.preprocess.view == "whole":
-            if mode == "on":
-                self.note("not compiled: a compiled network takes one input size, and --view whole shows it many")
-            return
-        if mode == "auto":
-            if not rt.compiler_here(self.runtime.device) or (total or 0) < _WORTH_MEASURING_INPUTS:
-                return
-            expected = self._seconds(self.session) / self.batch_size * (total or 0)
-            if expected < _WORTH_COMPILING_SECONDS:
-                return
-            self.note(f"compiling the network: {total} images would take about {expected:.0f} s without")
-        compiled = self.open(cut, compile_it=True)
-        faster = mode == "on" or self._seconds(compiled) < 0.98 * self._seconds(self.session)
-        if compiled.compiled and faster:
-            self.session = compiled
-        elif compiled.compiled:
-            self.note("the compiled network is not faster here: the packed one is used")
-        else:
-            self.session.notes.extend(compiled.notes)
-
-    def _seconds(self, session: Session) -> float:
-        """Time of one forward pass over a batch: the better of two after a warm-up."""
-        batch, best = self.probe(self.batch_size), float("inf")
-        for _ in range(3):
-            began = time.perf_counter()
-            session.forward(batch)
-            rt.wait(self.runtime.device)
-            best = min(best, time.perf_counter() - began)
-        return best
 
     @property
     def layer_name(self) -> str | None:
