@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.models.graph.layer_names import name_of
-from cnnviz.models.graph.trace import function_name
+from cnnviz.models.graph.operations import function_name
 
 # Piecewise constant: their derivative is zero wherever it exists.
 _STEPS = {"RoundBackward": "round", "FloorBackward": "floor", "CeilBackward": "ceil", "TruncBackward": "trunc",

@@ -26,6 +26,7 @@ from cnnviz.models.graph.layers import (
     unknown_call,
     unknown_layer,
 )
+from cnnviz.models.graph.operations import operation_of_module
 from cnnviz.models.graph.units import check_units
 
 
@@ -222,7 +223,7 @@ def seen_layer(watched: Watched, layer: str | None, name: str, image: Tensor) ->
         chosen = calls[int(call)] if call else calls[-1]
         if len(chosen.shape) != 4:
             raise not_spatial(layer, chosen.shape)
-        if watched.attention and not isinstance(chosen.module, nn.modules.conv._ConvNd):
+        if watched.attention and not operation_of_module(chosen.module).is_convolution:
             raise refuse_attention(name)
         if chosen.objection:
             before = [s.name for s in list(seen)[: list(seen).index(chosen)] if s in spatial]
@@ -269,9 +270,9 @@ def at_position(value: Tensor, at: str | tuple[int, int]) -> Tensor:
 
 def _feature_maps(spatial: Sequence[RecordedLayer], name: str, attention: bool) -> list[RecordedLayer]:
     """The last feature map of each resolution, input first."""
-    passive = (nn.Dropout, nn.Dropout2d, nn.Identity)
-    useful = [s for s in spatial if "pool" not in type(s.module).__name__.lower() and not isinstance(s.module, passive)]
-    convolved = any(isinstance(s.module, nn.modules.conv._ConvNd) for s in spatial)
+    operations = {s: operation_of_module(s.module) for s in spatial}
+    useful = [s for s in spatial if "pool" not in type(s.module).__name__.lower() and operations[s].kind != "identity"]
+    convolved = any(operation.is_convolution for operation in operations.values())
     if attention:
         raise refuse_attention(name)
     if not useful or not convolved:
@@ -286,4 +287,4 @@ def _feature_maps(spatial: Sequence[RecordedLayer], name: str, attention: bool) 
 def _followed_by_activation(seen: Sequence[RecordedLayer], chosen: RecordedLayer) -> bool:
     after = seen[list(seen).index(chosen) + 1 :]
     following = next((s for s in after if not chosen.name.startswith(s.name + ".")), None)
-    return following is not None and type(following.module).__module__ == "torch.nn.modules.activation"
+    return following is not None and operation_of_module(following.module).is_activation

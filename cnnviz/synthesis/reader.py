@@ -15,8 +15,9 @@ from cnnviz.engine.prepare.split import Split, cut
 from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layers import LayerRef, resolve
+from cnnviz.models.graph.operations import function_name
 from cnnviz.models.graph.outputs import two_dim
-from cnnviz.models.graph.trace import Graph, function_name
+from cnnviz.models.graph.trace import Graph
 from cnnviz.models.preprocess import Preprocess
 
 _CLIPPING_MODULES = (nn.ReLU, nn.Hardtanh, nn.Threshold)  # ReLU6 is a Hardtanh

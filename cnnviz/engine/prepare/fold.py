@@ -19,7 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from cnnviz.models.graph.functionalize import copy_with
-from cnnviz.models.graph.trace import ACTIVATION_NAMES, function_name
+from cnnviz.models.graph.operations import function_name
+from cnnviz.models.graph.trace import ACTIVATION_NAMES
 
 
 def add_submodule(root: fx.GraphModule, hint: str, module: nn.Module) -> str:

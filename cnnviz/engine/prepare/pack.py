@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from cnnviz.engine.prepare.fold import add_submodule, foldable_convolution
-from cnnviz.models.graph.trace import function_name
+from cnnviz.models.graph.operations import function_name
 
 # Activation name of oneDNN's fused operator and its scalars, by what the graph calls.
 _FUSED: dict[str, tuple[str, list[Any], str]] = {

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from cnnviz.engine.prepare.fold import attribute, batch_norm
-from cnnviz.models.graph.trace import ACTIVATION_NAMES, Graph, ancestors, function_name
+from cnnviz.models.graph.operations import function_name
+from cnnviz.models.graph.trace import ACTIVATION_NAMES, Graph, ancestors
 
 _PRODUCTS = frozenset({operator.mul, operator.imul, operator.matmul, torch.mul, torch.matmul, torch.bmm, torch.einsum})
 _PRODUCT_METHODS = frozenset({"mul", "matmul", "bmm"})

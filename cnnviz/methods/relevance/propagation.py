@@ -27,8 +27,9 @@ from cnnviz.engine.prepare.split import Split, cut
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.relevance.weights import in_use, with_weights
+from cnnviz.models.graph.operations import function_name
 from cnnviz.models.graph.outputs import as_rows
-from cnnviz.models.graph.trace import ACTIVATION_NAMES, Graph, function_name
+from cnnviz.models.graph.trace import ACTIVATION_NAMES, Graph
 
 _ADDITIONS = frozenset({operator.add, operator.iadd, torch.add, "add"})
 _PRODUCTS = frozenset({operator.mul, operator.imul, torch.mul, "mul"})

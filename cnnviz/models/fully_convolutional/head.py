@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layer_names import name_of
-from cnnviz.models.graph.trace import Graph, function_name
+from cnnviz.models.graph.operations import function_name
+from cnnviz.models.graph.trace import Graph
 
 _RESHAPES = frozenset("flatten view reshape squeeze getitem unsqueeze unflatten".split())
 _ARITHMETIC = frozenset("add sub mul truediv div pow clamp clip clamp_min clamp_max neg".split())

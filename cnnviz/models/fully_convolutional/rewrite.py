@@ -24,7 +24,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.fully_convolutional.head import HeadReader, Pair, adaptive_size, refused
-from cnnviz.models.graph.trace import Graph, ancestors, at_size, function_name
+from cnnviz.models.graph.operations import function_name
+from cnnviz.models.graph.trace import Graph, ancestors, at_size
 from cnnviz.models.receptive_field.field import ReceptiveField, receptive_field
 
 CLASS_MAP = "class_map"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from cnnviz.models.graph.trace import Graph, function_name
+from cnnviz.models.graph.trace import Graph
 from cnnviz.models.receptive_field.axes import Axis, State, even_axis
 from cnnviz.models.receptive_field.field import layout, states_of
 
@@ -28,7 +28,6 @@ _LEAST_CORRELATION = 0.8
 _LEAST_RATIO = 2.0
 # Below this everywhere, a tensor answers to the whole image.
 _DIFFUSE = 0.1
-_JOINING = frozenset("add mul iadd imul".split())
 
 Put = Callable[[Hashable, Tensor], None]
 
@@ -213,7 +212,8 @@ class Axes:
         def joins(n: fx.Node, states: Mapping[fx.Node, State | None]) -> bool:
             """Whether this is a sum or product with a map, of the same size, to which the rest adds context."""
             same = [source for source in n.all_input_nodes if graph.shapes.get(source) == graph.shapes[n]]
-            return function_name(n) in _JOINING and any(_is_placed(states.get(source)) for source in same)
+            joining = graph.operation(n).kind in {"addition", "product"}
+            return joining and any(_is_placed(states.get(source)) for source in same)
 
         self._states = states_of(graph, settle)
         return self._states.get(node)

@@ -14,9 +14,8 @@ from torch import Tensor, fx, nn
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layer_names import name_of
 from cnnviz.models.graph.layers import default_node
-from cnnviz.models.graph.trace import Graph, function_name
-
-_RESHAPES = frozenset("flatten view reshape squeeze squeeze_ getitem".split())
+from cnnviz.models.graph.operations import Operation
+from cnnviz.models.graph.trace import Graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +65,7 @@ def read_head(graph: Graph, model_name: str) -> HeadReading:
 def _pooling(graph: Graph, node: fx.Node) -> str | None:
     if not graph.is_global_pool(node):
         return None
-    module = graph.submodule(node)
-    name = type(module).__name__.lower() if module is not None else function_name(node)
-    return "max" if "max" in name else "average"
+    return "max" if "max" in graph.operation(node).name else "average"
 
 
 def _pool_then_linear(graph: Graph, features: fx.Node, path: Sequence[fx.Node]) -> HeadReading | None:
@@ -81,44 +78,46 @@ def _pool_then_linear(graph: Graph, features: fx.Node, path: Sequence[fx.Node]) 
         norm, steps = module, steps[1:]
     if len(steps) != 1:
         return None
-    linear = graph.submodule(steps[0])
-    if isinstance(linear, nn.Linear):
-        return HeadReading(features, pooling, linear.weight, linear.bias, norm)
-    if isinstance(linear, nn.Conv2d) and _pointwise(linear):
-        return HeadReading(features, pooling, linear.weight.flatten(1), linear.bias, norm)
-    return None
+    layer = graph.operation(steps[0])
+    weights = _weights(layer) if layer.kind == "linear" or _pointwise(layer) else None
+    if weights is None:
+        return None
+    return HeadReading(features, pooling, *weights, norm)
 
 
 def _class_maps_then_pool(graph: Graph, features: fx.Node, path: Sequence[fx.Node]) -> HeadReading | None:
     steps = [node for node in path if not graph.is_passive(node) and not _is_reshape(graph, node)]
     if not steps:
         return None
-    conv = graph.submodule(steps[0])
-    if not isinstance(conv, nn.Conv2d) or not _pointwise(conv):
+    layer = graph.operation(steps[0])
+    if not _pointwise(layer) or (weights := _weights(layer)) is None:
         return None
     rest = steps[1:]
-    rectified = bool(rest) and _is_relu(graph, rest[0])
+    rectified = bool(rest) and graph.operation(rest[0]).is_relu
     if rectified:
         rest = rest[1:]
     if len(rest) != 1 or (pooling := _pooling(graph, rest[0])) is None:
         return None
-    return HeadReading(features, pooling, conv.weight.flatten(1), conv.bias, class_maps=True, rectified=rectified)
+    return HeadReading(features, pooling, *weights, class_maps=True, rectified=rectified)
 
 
-def _pointwise(conv: nn.Conv2d) -> bool:
-    return (
-        conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding in {(0, 0), "valid"} and conv.stride == (1, 1)
-    )
+def _pointwise(layer: Operation) -> bool:
+    """Whether this is a 1x1 convolution."""
+    wanted = {"kernel_size": (1, 1), "groups": 1, "padding": (0, 0), "stride": (1, 1)}
+    return layer.name == "conv2d" and wanted.items() <= layer.arguments.items()
 
 
-def _is_relu(graph: Graph, node: fx.Node) -> bool:
-    return isinstance(graph.submodule(node), nn.ReLU) or function_name(node) in {"relu", "relu_"}
+def _weights(layer: Operation) -> tuple[Tensor, Tensor | None] | None:
+    """Weight [K, C] and bias of a layer; None where either is computed of something else than what it holds."""
+    weight = layer.tensor("weight")
+    if weight is None or isinstance(layer.arguments.get("bias"), fx.Node):
+        return None
+    return weight.flatten(1), layer.tensor("bias")
 
 
 def _is_reshape(graph: Graph, node: fx.Node) -> bool:
-    return isinstance(graph.submodule(node), nn.Flatten) or function_name(node) in _RESHAPES
+    return graph.operation(node).kind in {"reshaping", "index"}
 
 
 def _describe(graph: Graph, node: fx.Node) -> str:
-    module = graph.submodule(node)
-    return type(module).__name__ if module is not None else function_name(node)
+    return graph.operation(node).label

@@ -11,15 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.models.graph.axes import axes_of, is_map
 from cnnviz.models.graph.layer_names import name_of
-from cnnviz.models.graph.trace import Graph, ancestors, descendants, function_name
+from cnnviz.models.graph.trace import Graph, ancestors, descendants
 
 Stage = TypeVar("Stage")
-_NORMS = frozenset("layer_norm group_norm batch_norm rms_norm".split())
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,11 @@ def _before_units(graph: Graph, chain: Sequence[fx.Node], units: fx.Node, model_
     for node in chain[1:] if units not in chain else chain[1 : chain.index(units)]:
         between = (descendants([node]) & above) | {units}
         usable = is_map(graph, node) and not graph.is_pool(node) and not graph.is_passive(node)
-        if usable and any(_is_convolution(graph, n) for n in between) and _has_convolution(graph, chain[0], node):
+        if (
+            usable
+            and any(graph.operation(n).is_convolution for n in between)
+            and _has_convolution(graph, chain[0], node)
+        ):
             found.append(node)
     if not found:
         name, _ = name_of(graph, units)
@@ -149,9 +152,7 @@ def _of_vector(graph: Graph, node: fx.Node) -> bool:
 
 
 def _is_harmless(graph: Graph, node: fx.Node) -> bool:
-    module = graph.submodule(node)
-    kinds = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.RNNBase)
-    return isinstance(module, kinds) if module is not None else function_name(node) in _NORMS
+    return graph.operation(node).kind in {"normalisation", "scaling", "recurrent"}
 
 
 def _has_convolution(graph: Graph, start: fx.Node, node: fx.Node) -> bool:
@@ -162,17 +163,10 @@ def _has_convolution(graph: Graph, start: fx.Node, node: fx.Node) -> bool:
         if current in seen or current is start:
             continue
         seen.add(current)
-        if _is_convolution(graph, current):
+        if graph.operation(current).is_convolution:
             return True
         stack.extend(graph.inputs_of(current))
     return False
-
-
-def _is_convolution(graph: Graph, node: fx.Node) -> bool:
-    module = graph.submodule(node)
-    if module is None:
-        return getattr(node.target, "__name__", "") in {"conv2d", "_convolution"}
-    return isinstance(module, nn.modules.conv._ConvNd)
 
 
 def _back_over_pools(graph: Graph, chain: Sequence[fx.Node], index: int) -> fx.Node:
@@ -189,9 +183,9 @@ def _before_class_maps(graph: Graph, chain: Sequence[fx.Node], node: fx.Node) ->
     weightless = all(not _has_weights(graph, n) for n in after)
     while index > 0 and (graph.is_activation(chain[index]) or graph.is_passive(chain[index])):
         index -= 1
-    module = graph.submodule(chain[index])
     classes = graph.shapes[graph.logits][-1]
-    if not (weightless and isinstance(module, nn.Conv2d) and module.out_channels == classes and classes > 1):
+    makes_classes = graph.operation(chain[index]).name == "conv2d" and graph.shapes[chain[index]][1] == classes
+    if not (weightless and makes_classes and classes > 1):
         return node
     return _back_over_pools(graph, chain, index - 1)
 
@@ -260,7 +254,7 @@ def resolve(graph: Graph, layer: str | None, model_name: str) -> LayerRef:
         return reference(graph, node)
     if not graph.is_spatial(node):
         raise not_spatial(layer, graph.shapes.get(node))
-    if graph.attention and not _is_convolution(graph, node):
+    if graph.attention and not graph.operation(node).is_convolution:
         raise refuse_attention(model_name)
     if objection := axes_of(graph).objection(node):
         raise no_map(layer, graph.shapes[node], objection, _map_before(graph, node))

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cnnviz.models.graph.attention import AttentionWatch
 from cnnviz.models.graph.functionalize import without_in_place, without_strides
+from cnnviz.models.graph.operations import Operation, operation_of
 from cnnviz.models.graph.rectifiers import spelled_as_rectifiers
 
 _MAX_RETRIES = 64
@@ -27,20 +28,6 @@ ACTIVATION_NAMES = frozenset(
     "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu silu_ mish hardswish hardswish_ hardtanh "
     "hardtanh_ hardsigmoid sigmoid sigmoid_ tanh tanh_ softplus prelu rrelu clamp clamp_ swish hard_swish".split()
 )
-_POOL_NAMES = frozenset(
-    "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d lp_pool2d fractional_max_pool2d "
-    "boolean_dispatch".split()
-)
-_PASSIVE_NAMES = frozenset("dropout dropout2d alpha_dropout stochastic_depth contiguous identity clone".split())
-_RESHAPES = frozenset("flatten view reshape squeeze".split())
-_POOL_TYPES = (
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-    nn.modules.pooling._LPPoolNd,
-)
-_PASSIVE_TYPES = (nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity)
 # These stay one node also when subclassed (a LayerNorm that permutes, a convolution that pads), so that heads can
 # be read and convolutions recognised.
 _LEAF_TYPES = (nn.LayerNorm, nn.Linear, nn.modules.conv._ConvNd)
@@ -131,6 +118,10 @@ class Graph:
         found: fx.Node = next(node for node in self.module.graph.nodes if node.op == "placeholder")
         return found
 
+    def operation(self, node: fx.Node) -> Operation:
+        """What a node computes."""
+        return operation_of(self.module, node, self.shapes)
+
     def submodule(self, node: fx.Node) -> nn.Module | None:
         """The module that this node calls, if it is a module call."""
         return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -171,35 +162,24 @@ class Graph:
         return len(self.shapes.get(node, ())) == 4
 
     def is_activation(self, node: fx.Node) -> bool:
-        module = self.submodule(node)
-        if module is not None:
-            return type(module).__module__ == "torch.nn.modules.activation" and not isinstance(
-                module, nn.MultiheadAttention
-            )
-        return function_name(node) in ACTIVATION_NAMES
+        return self.operation(node).is_activation
 
     def is_pool(self, node: fx.Node) -> bool:
-        module = self.submodule(node)
-        if module is not None:
-            return isinstance(module, _POOL_TYPES)
-        return function_name(node) in _POOL_NAMES or self.is_spatial_mean(node)
+        return self.operation(node).kind == "pooling" or self.is_spatial_mean(node)
 
     def is_passive(self, node: fx.Node) -> bool:
         """Dropout, identity and the like: in evaluation the value passes through unchanged."""
-        module = self.submodule(node)
-        if module is not None:
-            return isinstance(module, _PASSIVE_TYPES) or not _changes_values(module)
-        return function_name(node) in _PASSIVE_NAMES
+        return self.operation(node).kind == "identity"
 
     def is_spatial_mean(self, node: fx.Node) -> bool:
         """``x.mean((2, 3))`` in any spelling, on a 4-D tensor."""
-        if function_name(node) != "mean" or not node.args:
+        operation = self.operation(node)
+        if operation.name != "mean":
             return False
-        source = node.args[0]
-        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        if not isinstance(source, fx.Node) or not isinstance(dims, (list, tuple)):
+        source, dims = operation.arguments.get("input"), operation.arguments["dim"]
+        if not isinstance(source, fx.Node) or not isinstance(dims, tuple):
             return False
-        return self.is_spatial(source) and {int(d) % 4 for d in dims if isinstance(d, int)} == {2, 3}
+        return self.is_spatial(source) and set(dims) == {2, 3}
 
     def is_global_pool(self, node: fx.Node) -> bool:
         """Whether the node collapses all positions of a 4-D map into one."""
@@ -208,30 +188,14 @@ class Graph:
             return False
         if self.is_spatial_mean(node):
             return True
-        if not self.is_pool(node):
+        operation = self.operation(node)
+        if operation.kind != "pooling":
             return False
-        module = self.submodule(node)
-        size = getattr(module, "output_size", None)
-        if module is None and "adaptive" in function_name(node):
-            size = node.args[1] if len(node.args) > 1 else node.kwargs.get("output_size")
+        size = operation.arguments.get("output_size")
         if size is not None:
-            return size == 1 or (isinstance(size, (tuple, list)) and tuple(size) == (1, 1))
+            return bool(size == (1, 1))
         out, into = self.shapes[node], self.shapes[source]
         return out[2:] == (1, 1) and into[2:] != (1, 1)
-
-
-def _changes_values(module: nn.Module) -> bool:
-    # timm's DropPath and torchvision's StochasticDepth have no parameters and pass values on in eval mode.
-    return not type(module).__name__.lower().startswith(("droppath", "stochasticdepth", "dropblock"))
-
-
-def function_name(node: fx.Node) -> str:
-    """Plain name of the function or method that a node calls; empty for module calls."""
-    if node.op == "call_method":
-        return str(node.target)
-    if node.op == "call_function":
-        return str(getattr(node.target, "__name__", node.target))
-    return ""
 
 
 class _Prober(fx.Interpreter):
@@ -342,13 +306,8 @@ def _trace_adaptively(module: nn.Module) -> tuple[fx.GraphModule, dict[str, list
 
 def _before_final_activation(graph: Graph) -> Graph:
     node = _behind_reshapes(graph, graph.logits)
-    name = function_name(node)
-    module = graph.submodule(node)
-    if isinstance(module, (nn.Softmax, nn.LogSoftmax)) or name in {"softmax", "log_softmax"}:
-        kind = "softmax"
-    elif isinstance(module, nn.Sigmoid) or name in {"sigmoid", "sigmoid_"}:
-        kind = "sigmoid"
-    else:
+    kind = {"softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid"}.get(graph.operation(node).name)
+    if kind is None:
         return graph
     graph.logits = graph.inputs_of(node)[0]
     graph.final_activation = kind
@@ -357,7 +316,7 @@ def _before_final_activation(graph: Graph) -> Graph:
 
 def _behind_reshapes(graph: Graph, node: fx.Node) -> fx.Node:
     """Back over reshapes that keep every class score, as in ``sigmoid(z).squeeze(1)``."""
-    while isinstance(graph.submodule(node), nn.Flatten) or function_name(node) in _RESHAPES:
+    while graph.operation(node).kind == "reshaping":
         source = graph.inputs_of(node)
         if len(source) != 1 or math.prod(graph.shapes[source[0]]) != math.prod(graph.shapes[node]):
             break

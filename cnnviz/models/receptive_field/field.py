@@ -12,7 +12,8 @@ from torch import fx, nn
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layer_names import name_of
-from cnnviz.models.graph.trace import Graph, function_name
+from cnnviz.models.graph.operations import function_name
+from cnnviz.models.graph.trace import Graph
 from cnnviz.models.receptive_field.axes import State, image_axis, unknown
 from cnnviz.models.receptive_field.ops import CONSTANT, apply, kind_of, named_arguments
 from cnnviz.models.receptive_field.sliding import Call

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from cnnviz.models.graph.trace import ACTIVATION_NAMES, function_name
+from cnnviz.models.graph.operations import function_name
+from cnnviz.models.graph.trace import ACTIVATION_NAMES
 from cnnviz.models.receptive_field import sliding
 from cnnviz.models.receptive_field.axes import Axis, State, everywhere, reshaped, union, unknown, with_axes
 from cnnviz.models.receptive_field.sliding import Call

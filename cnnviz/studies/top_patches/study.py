@@ -23,7 +23,8 @@ from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import ImageFormat, Store, encode
 from cnnviz.models.graph.layer_names import name_of
 from cnnviz.models.graph.layers import resolve
-from cnnviz.models.graph.trace import Graph, function_name
+from cnnviz.models.graph.operations import function_name
+from cnnviz.models.graph.trace import Graph
 from cnnviz.models.receptive_field.field import ReceptiveField, receptive_field
 from cnnviz.registry.studies import TopPatchesOptions
 from cnnviz.render.patches import FRAMES, UnitRow, sheet, unit_picture

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from cnnviz.engine.prepare.pack import PackedConv
-from cnnviz.models.graph.trace import ACTIVATION_NAMES, function_name
+from cnnviz.models.graph.operations import function_name
+from cnnviz.models.graph.trace import ACTIVATION_NAMES
 
 Interval = tuple[int, int]
 _POINTWISE_FUNCTIONS = ACTIVATION_NAMES | {"dropout", "contiguous", "clone", "identity"}

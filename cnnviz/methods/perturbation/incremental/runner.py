@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from cnnviz.engine.prepare.pack import PackedConv
 from cnnviz.methods.perturbation.incremental.ops import Op, describe
 from cnnviz.methods.perturbation.incremental.plan import Group, Region
-from cnnviz.models.graph.trace import function_name
+from cnnviz.models.graph.operations import function_name
 
 
 @dataclass(eq=False)
