@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from cnnviz.models.graph.operations import (
     function_name,
     operation_of,
     operation_of_function,
+    operation_of_gradient,
     operation_of_module,
 )
 from cnnviz.models.graph.trace import trace
@@ -215,6 +216,26 @@ def test_functions_are_known_without_a_call() -> None:
     assert operation_of_function(torch._C._nn.pad).kind == "padding"
     assert operation_of_function(torch.conv_transpose1d).kind == "transposed_convolution"
     assert operation_of_function(torch.cumsum).kind == "other"
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "bounds"),
+    [
+        (F.relu, "relu", (0.0, math.inf)), (lambda x: F.threshold(x, 0, 0), "relu", (0.0, math.inf)),
+        (lambda x: F.threshold(x, 1, 0), "threshold", None), (F.relu6, "hardtanh", (0.0, 6.0)),
+        (lambda x: x.clamp(0, 4), "clamp", (0.0, 4.0)), (lambda x: x.clamp_min(0), "clamp", (0.0, math.inf)),
+        (lambda x: x.clamp(torch.zeros(()), torch.ones(())), "clamp", None), (F.silu, "silu", None),
+        (lambda x: F.prelu(x, torch.ones(1, requires_grad=True)), "prelu", None), (F.leaky_relu, "leaky_relu", None),
+        (lambda x: F.rrelu(x, training=True), "rrelu", None), (torch.round, "round", None), (torch.sgn, "sgn", None),
+        (torch.sum, "sum", None),
+    ],
+)  # fmt: skip
+def test_autograd_nodes_are_named_as_what_they_differentiate(
+    function: Callable[[Tensor], Tensor], name: str, bounds: tuple[float, float] | None
+) -> None:
+    made = function(torch.linspace(-1, 9, 11).requires_grad_())
+    operation = operation_of_gradient(made.grad_fn)
+    assert (operation.name, operation.bounds) == (name, bounds)
 
 
 def test_messages_keep_the_spelling() -> None:

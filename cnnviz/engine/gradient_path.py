@@ -16,11 +16,10 @@ from torch import Tensor, fx
 
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.models.graph.layer_names import name_of
-from cnnviz.models.graph.operations import function_name
+from cnnviz.models.graph.operations import function_name, operation_of_gradient
 
 # Piecewise constant: their derivative is zero wherever it exists.
-_STEPS = {"RoundBackward": "round", "FloorBackward": "floor", "CeilBackward": "ceil", "TruncBackward": "trunc",
-          "SignBackward": "sign", "HeavisideBackward": "heaviside", "SgnBackward": "sgn"}  # fmt: skip
+_STEPS = frozenset("round floor ceil trunc sign heaviside sgn".split())
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,8 @@ def _step(score: Tensor) -> str | None:
         if node is None or node in seen:
             continue
         seen.add(node)
-        for start, name in _STEPS.items():
-            if node.name().startswith(start):
-                return name
+        if (name := operation_of_gradient(node).name) in _STEPS:
+            return name
         stack.extend(source for source, _ in node.next_functions)
     return None
 

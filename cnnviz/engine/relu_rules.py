@@ -18,6 +18,7 @@ multiplied by the activation's own derivative), and the result is called extende
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,21 +30,11 @@ from torch.autograd.function import BackwardCFunction
 from torch.utils.hooks import RemovableHandle
 
 from cnnviz.errors import CnnvizError
+from cnnviz.models.graph.operations import Operation, operation_of_gradient
 
 RULES = ("backprop", "deconvnet", "guided")
-_EXTENDED = {
-    "SiluBackward": "silu",
-    "GeluBackward": "gelu",
-    "HardswishBackward": "hardswish",
-    "LeakyReluBackward": "leaky_relu",
-    "EluBackward": "elu",
-    "CeluBackward": "celu",
-    "SeluBackward": "selu",
-    "MishBackward": "mish",
-    "SoftplusBackward": "softplus",
-    "PreluKernelBackward": "prelu",
-    "RreluWithNoiseBackward": "rrelu",
-}
+# Activations that rectify in part: unlike gates, they grow without bound on one side.
+_EXTENDED = frozenset("silu gelu hardswish leaky_relu elu celu selu mish softplus prelu rrelu".split())
 
 # Chosen by a mask, and what the mask asks is not kept: one of them may be a rectifier, written out. (In a network that
 # can be traced they were recognised as that before: cnnviz.models.graph.rectifiers.)
@@ -86,13 +77,12 @@ def applied(scores: Tensor, rule: str, *, strict: bool = False) -> Iterator[Rule
     handles: list[RemovableHandle] = []
     try:
         for node in _nodes(scores):
-            kind = _rectifier(node)
-            counts = found.rectifiers
-            if kind is None:
-                counts = found.others
-                kind = next((name for start, name in _EXTENDED.items() if node.name().startswith(start)), None)
-            if kind is not None:
-                counts[kind] += 1
+            operation = operation_of_gradient(node)
+            if (kind := _rectifier(node, operation)) is not None:
+                found.rectifiers[kind] += 1
+                handles += _hold(node, rule)
+            elif operation.name in _EXTENDED:
+                found.others[operation.name] += 1
                 handles += _hold(node, rule)
             elif isinstance(node, BackwardCFunction) or node.name().startswith(("CopySlices", *_MASKED)):
                 found.hidden[node.name()] += 1
@@ -117,24 +107,14 @@ def _nodes(scores: Tensor) -> list[Any]:
     return list(seen)
 
 
-def _rectifier(node: Any) -> str | None:
+def _rectifier(node: Any, operation: Operation) -> str | None:
     """Name of a function max(x, 0) or min(max(x, 0), c); None for all others."""
-    name = node.name()
-    if name.startswith("ReluBackward"):
-        return "relu"
-    if name.startswith("ThresholdBackward"):
-        return "relu" if node._saved_threshold == 0 else None
-    if name.startswith("HardtanhBackward"):
-        clipped = "relu6" if node._saved_max_val == 6 else "clipped_relu"
-        return clipped if node._saved_min_val == 0 else None
-    if name.startswith("ClampMinBackward0"):
-        return "relu" if node._saved_min == 0 else None
-    if name.startswith("ClampBackward1"):
-        clipped = {None: "relu", 6: "relu6"}.get(node._saved_max, "clipped_relu")
-        return clipped if node._saved_min == 0 else None
-    if name.startswith("MaximumBackward"):
+    if operation.name == "maximum":
         return None if _rectified_operand(node) is None else "relu"
-    return None
+    bounds = operation.bounds
+    if bounds is None or bounds[0] != 0:
+        return None
+    return {math.inf: "relu", 6.0: "relu6"}.get(bounds[1], "clipped_relu")
 
 
 def _rectified_operand(node: Any) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
@@ -15,13 +15,9 @@ from cnnviz.engine.prepare.split import Split, cut
 from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layers import LayerRef, resolve
-from cnnviz.models.graph.operations import function_name
 from cnnviz.models.graph.outputs import two_dim
 from cnnviz.models.graph.trace import Graph
 from cnnviz.models.preprocess import Preprocess
-
-_CLIPPING_MODULES = (nn.ReLU, nn.Hardtanh, nn.Threshold)  # ReLU6 is a Hardtanh
-_CLIPPING_FUNCTIONS = frozenset("relu relu_ relu6 hardtanh hardtanh_ threshold threshold_".split())
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +93,8 @@ def open_reader(
 
 def before_clipping(graph: Graph, node: fx.Node) -> fx.Node:
     """What goes into the ReLU that ``node`` is; the node itself where it is none."""
-    module = graph.submodule(node)
-    clips = function_name(node) in _CLIPPING_FUNCTIONS if module is None else isinstance(module, _CLIPPING_MODULES)
+    operation = graph.operation(node)
+    clips = operation.bounds is not None or operation.name == "threshold"
     return graph.inputs_of(node)[0] if clips else node
 
 

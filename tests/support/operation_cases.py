@@ -435,6 +435,18 @@ CASES = [
         ),
     ),
     Case("stack", "stack", {"dim": 4}, (lambda x: torch.stack([x, x], -1), lambda x: torch.stack((x, x), dim=4))),
+    Case(
+        "split",
+        "split",
+        {"split_size_or_sections": 2, "dim": 1},
+        (lambda x: x.split(2, 1), lambda x: torch.split(x, 2, dim=-3), lambda x: x.split(split_size=2, dim=1)),
+    ),
+    Case(
+        "split",
+        "narrow",
+        {"dim": 1, "start": 1, "length": 2},
+        (lambda x: x.narrow(1, 1, 2), lambda x: torch.narrow(x, -3, start=1, length=2)),
+    ),
     Case("split", "chunk", {"chunks": 2, "dim": 1}, (lambda x: x.chunk(2, 1), lambda x: torch.chunk(x, 2, dim=-3))),
     Case("index", "getitem", {"index": 0}, (lambda x: x[0], lambda x: operator.getitem(x, 0))),
     Case(

@@ -9,7 +9,6 @@ which is exact up to rounding. Captured tensors are protected: nothing is folded
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection
 from typing import Any
 
@@ -19,8 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from cnnviz.models.graph.functionalize import copy_with
-from cnnviz.models.graph.operations import function_name
-from cnnviz.models.graph.trace import ACTIVATION_NAMES
+from cnnviz.models.graph.operations import operation_of
+
+# Operations whose result is a new tensor.
+_MAKING = frozenset({"convolution", "linear", "normalisation", "addition", "concatenation"})
 
 
 def add_submodule(root: fx.GraphModule, hint: str, module: nn.Module) -> str:
@@ -85,35 +86,17 @@ class Norm:
 
 def batch_norm(module: fx.GraphModule, node: fx.Node) -> Norm | None:
     """The evaluation-mode batch normalisation that a node computes."""
-    if node.op == "call_module":
-        norm = module.get_submodule(str(node.target))
-        known = isinstance(norm, _BatchNorm) and type(norm).forward in {_BatchNorm.forward, nn.SyncBatchNorm.forward}
-        if not known or norm.running_mean is None or norm.training:
+    operation = operation_of(module, node)
+    if operation.name != "batch_norm" or operation.arguments["training"] is not False:
+        return None
+    norm, values = operation.module, dict(operation.arguments)
+    if norm is not None:
+        if type(norm).forward not in {_BatchNorm.forward, nn.SyncBatchNorm.forward}:
             return None
-        return Norm({k: getattr(norm, k) for k in ("running_mean", "running_var", "weight", "bias", "eps")})
-    if node.op == "call_function" and function_name(node) == "batch_norm":
-        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-        values: dict[str, Any] = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
-        values.update(dict(zip(names, node.args, strict=False)))
-        values.update(node.kwargs)
-        if values["training"] is not False:
-            return None
-        for key in ("running_mean", "running_var", "weight", "bias"):
-            value = values[key]
-            if isinstance(value, fx.Node):
-                if value.op != "get_attr":
-                    return None
-                values[key] = attribute(module, str(value.target))
-        return Norm(values) if isinstance(values["running_mean"], torch.Tensor) else None
-    return None
-
-
-def attribute(module: nn.Module, path: str) -> Any:
-    """What a dotted path names."""
-    value: Any = module
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
+        values |= {key: getattr(norm, key) for key in ("weight", "bias")}
+    held = (values["running_mean"], values["running_var"])
+    computed = any(isinstance(values[key], fx.Node) for key in ("weight", "bias"))
+    return Norm(values) if not computed and all(isinstance(value, torch.Tensor) for value in held) else None
 
 
 def _folded(conv: nn.Conv2d, norm: Norm) -> nn.Conv2d:
@@ -131,13 +114,9 @@ def in_place_where_safe(module: fx.GraphModule, kept: Collection[fx.Node]) -> No
         source = node.args[0] if node.args else None
         if not isinstance(source, fx.Node) or source in kept or len(source.users) != 1:
             continue
-        fresh = source.op == "call_module" and isinstance(
-            module.get_submodule(str(source.target)), (nn.Conv2d, nn.BatchNorm2d)
-        )
-        fresh = fresh or source.target in {operator.add, torch.add, torch.cat}
-        if fresh and node.op == "call_module":
-            target = module.get_submodule(str(node.target))
-            if hasattr(target, "inplace") and type(target).__name__.lower() in ACTIVATION_NAMES:
-                name = add_submodule(module, f"{node.name}_in_place", copy_with(target, inplace=True))
-                node.target = name
+        operation = operation_of(module, node)
+        target = operation.module if operation.kind == "activation" else None
+        fresh = operation_of(module, source).kind in _MAKING
+        if fresh and target is not None and hasattr(target, "inplace"):
+            node.target = add_submodule(module, f"{node.name}_in_place", copy_with(target, inplace=True))
     module.recompile()

@@ -8,7 +8,7 @@ operators that inductor emits when it freezes a graph; called here without a com
 
 from __future__ import annotations
 
-import operator
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -17,13 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from cnnviz.engine.prepare.fold import add_submodule, foldable_convolution
-from cnnviz.models.graph.operations import function_name
+from cnnviz.models.graph.operations import operation_of
 
-# Activation name of oneDNN's fused operator and its scalars, by what the graph calls.
+# Activation name of oneDNN's fused operator and its scalars, by the operation; clipping to two bounds is "hardtanh".
 _FUSED: dict[str, tuple[str, list[Any], str]] = {
     "relu": ("relu", [], ""),
-    "relu_": ("relu", [], ""),
-    "relu6": ("hardtanh", [0.0, 6.0], ""),
     "silu": ("swish", [], ""),
     "hardswish": ("hardswish", [], ""),
     "hardsigmoid": ("hardsigmoid", [], ""),
@@ -146,9 +144,11 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 def _fuse_addition(module: fx.GraphModule, node: fx.Node, conv: PackedConv, kept: Collection[fx.Node]) -> fx.Node:
     """Absorb ``conv(x) + other`` when ``other`` is known by then; returns the node that now holds the sum."""
     user = _only_user(node)
-    if user is None or user.target not in {operator.add, torch.add} or len(user.args) != 2 or user.kwargs:
+    sum_ = None if user is None else operation_of(module, user)
+    if user is None or sum_ is None or sum_.kind != "addition" or sum_.arguments["alpha"] != 1:
         return node
-    other = user.args[0] if user.args[1] is node else user.args[1]
+    first, second = sum_.arguments["input"], sum_.arguments["other"]
+    other = first if second is node else second
     if not isinstance(other, fx.Node) or other is node or not _same_shape(node, other):
         return node
     if isinstance(_submodule(module, other), PackedConv) and len(other.users) == 1 and _after(other, node):
@@ -194,11 +194,8 @@ def _fuse_activation(module: fx.GraphModule, node: fx.Node, conv: PackedConv) ->
 
 
 def _fused_name(module: fx.GraphModule, node: fx.Node) -> tuple[str, list[Any], str] | None:
-    target = _submodule(module, node)
-    if target is None:
-        return _FUSED.get(function_name(node)) if len(node.all_input_nodes) == 1 else None
-    if isinstance(target, nn.Hardtanh) and not isinstance(target, nn.ReLU6):
-        return ("hardtanh", [float(target.min_val), float(target.max_val)], "")
-    if type(target).__module__ != "torch.nn.modules.activation":
-        return None
-    return _FUSED.get(type(target).__name__.lower())
+    operation = operation_of(module, node)
+    bounds = operation.bounds
+    if bounds is not None and all(math.isfinite(bound) for bound in bounds):
+        return ("hardtanh", list(bounds), "")
+    return _FUSED.get("relu" if operation.is_relu else operation.name) if len(node.all_input_nodes) == 1 else None

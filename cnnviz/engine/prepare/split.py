@@ -21,6 +21,7 @@ from cnnviz.engine.prepare import fold, pack
 from cnnviz.engine.prepare.rows import even_rows
 from cnnviz.engine.runtime import Runtime, packable
 from cnnviz.errors import CnnvizError
+from cnnviz.models.graph.operations import Operation, operation_of_module
 from cnnviz.models.graph.trace import Graph, ancestors, descendants
 
 # How far a private copy is rewritten, fastest first; the first that reproduces the module's own values is used.
@@ -88,11 +89,10 @@ def _with_outputs(graph: Graph, targets: Sequence[fx.Node]) -> fx.GraphModule:
     convolution and what can be folded or fused into it.
     """
     wanted = ancestors([graph.logits, *targets, *nodes_of(graph.end)])
-    idle = (nn.Identity, nn.modules.dropout._DropoutNd)
     fresh = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in graph.module.graph.nodes:
-        if node in wanted and node not in targets and isinstance(graph.submodule(node), idle):
+        if node in wanted and node not in targets and _is_idle(graph.operation(node)):
             env[node] = env[node.all_input_nodes[0]]
         elif node in wanted or node.op == "placeholder":
             env[node] = fresh.node_copy(node, lambda n: env[n])
@@ -100,6 +100,11 @@ def _with_outputs(graph: Graph, targets: Sequence[fx.Node]) -> fx.GraphModule:
             env[node].meta["bundle"] = node in graph.bundles
     fresh.output(((env[graph.logits], *(env[t] for t in targets)), map_arg(graph.end, lambda n: env[n])))
     return fx.GraphModule(graph.module, fresh)
+
+
+def _is_idle(operation: Operation) -> bool:
+    """Whether it is one of torch's modules that pass their input on."""
+    return operation.kind == "identity" and operation.module is not None and not operation.subclassed
 
 
 def _results(module: fx.GraphModule) -> list[fx.Node]:
@@ -210,7 +215,7 @@ def to_head(value: Any, split: Split, explained: bool) -> Any:
 
 
 def _has_convolution(module: nn.Module) -> bool:
-    return any(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules())
+    return any(operation_of_module(part).is_convolution for part in module.modules())
 
 
 def usable_preparations(runtime: Runtime) -> tuple[str, ...]:

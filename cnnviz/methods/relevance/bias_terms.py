@@ -16,34 +16,29 @@ into a convolution without a bias leaves that convolution a bias, which is the n
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from cnnviz.engine.prepare.fold import attribute, batch_norm
-from cnnviz.models.graph.operations import function_name
-from cnnviz.models.graph.trace import ACTIVATION_NAMES, Graph, ancestors
+from cnnviz.engine.prepare.fold import batch_norm
+from cnnviz.models.graph.operations import Operation, attribute, operation_of
+from cnnviz.models.graph.trace import Graph, ancestors
 
-_PRODUCTS = frozenset({operator.mul, operator.imul, operator.matmul, torch.mul, torch.matmul, torch.bmm, torch.einsum})
-_PRODUCT_METHODS = frozenset({"mul", "matmul", "bmm"})
-_QUOTIENTS = frozenset({operator.truediv, torch.div, torch.true_divide, "div", "true_divide"})
-_SUMS = frozenset({operator.add, torch.add, "add"})
-_DIFFERENCES = frozenset({operator.sub, torch.sub, "sub"})
-# f(a) = J a for every a. Told by their names: what a batch happens to hold must not decide what is counted.
-_STRAIGHT_NAMES = frozenset("relu relu_ leaky_relu leaky_relu_ prelu".split())
-_STRAIGHT_TYPES = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
-_WEIGHTED_NAMES = frozenset("linear conv1d conv2d conv3d conv_transpose2d".split())
-_CLAMP_NAMES = frozenset("relu6 hardtanh hardtanh_ clamp clamp_".split())
+# f(a) = J a for every a, beside clipping at zero. Told by their names: what a batch happens to hold must not decide
+# what is counted.
+_PIECEWISE_LINEAR = frozenset({"leaky_relu", "prelu"})
+_CLIPPING = frozenset({"relu6", "hardtanh", "clamp"})
+# Functions of one tensor that are no activations, and differ from their own derivative.
+_CURVED_KINDS = frozenset({"normalisation", "scaling", "gated"})
 _CURVED_NAMES = frozenset(
-    "layer_norm group_norm instance_norm rms_norm local_response_norm normalize glu "
     "pow square sqrt rsqrt reciprocal exp expm1 log log1p sin cos erf log_softmax logsumexp var".split()
 )
-_CURVED_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.GLU)
+_PRODUCTS = frozenset("mul matmul mm bmm einsum".split())
 
 # How the values of a pass are looked up.
 Look = Callable[[fx.Node], Tensor]
@@ -71,7 +66,7 @@ def places_of(graph: Graph) -> list[fx.Node]:
     found: list[fx.Node] = []
     for node in graph.module.graph.nodes:
         if node in counting and constant_of(graph.module, node, depends_on_input) is not None:
-            found += [node.args[0]] if _is_curved(graph.module, node) else []
+            found += [node.args[0]] if _is_curved(graph.operation(node), node) else []
             found.append(node)
     return list(dict.fromkeys(found))
 
@@ -137,55 +132,49 @@ def constant_of(module: fx.GraphModule, node: fx.Node, depends_on_input: set[fx.
         node: The node.
         depends_on_input: The nodes that depend on the image.
     """
-    if _is_curved(module, node):
-        return partial(_curved, module, node)
-    layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    name = function_name(node)
+    operation = operation_of(module, node)
+    if _is_curved(operation, node):
+        return partial(_curved, module, operation, node)
     norm = batch_norm(module, node)
     if norm is not None:
         with torch.no_grad():
             scale = (1.0 if norm.weight is None else norm.weight) / torch.sqrt(norm.var + norm.eps)
             return _fixed((0.0 if norm.bias is None else norm.bias) - scale * norm.mean, channels=True)
-    if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
-        return _fixed(layer.bias, channels=not isinstance(layer, nn.Linear))
-    if node.op == "call_function" and name in _WEIGHTED_NAMES:
-        bias = node.kwargs.get("bias", node.args[2] if len(node.args) > 2 else None)
-        return _fixed(_fixed_value(module, bias, depends_on_input), channels=name != "linear")
-    if node.op == "call_module":
-        return None
-    degree = _degree(node, depends_on_input)
+    if operation.is_convolution or operation.kind == "linear":
+        bias = operation.arguments.get("bias", operation.tensor("bias"))
+        return _fixed(_fixed_value(module, bias, depends_on_input), channels=operation.is_convolution)
+    degree = _degree(operation, depends_on_input)
     if degree is not None:
         return None if degree == 1 else lambda value: (1 - degree) * value(node).detach()
-    return _fixed(_added(module, node, depends_on_input), channels=False)
+    return _fixed(_added(module, operation, depends_on_input), channels=False)
 
 
-def _degree(node: fx.Node, depends_on_input: set[fx.Node]) -> int | None:
+def _degree(operation: Operation, depends_on_input: set[fx.Node]) -> int | None:
     """Degree of a product or quotient in the signals that it joins; None for everything else."""
 
-    def signals(values: Sequence[Any]) -> int:
+    def signals(values: Iterable[Any]) -> int:
         return sum(isinstance(value, fx.Node) and value in depends_on_input for value in values)
 
-    if node.target in (_PRODUCT_METHODS if node.op == "call_method" else _PRODUCTS):
-        factors: Any = node.args[1] if isinstance(node.args[-1], (list, tuple)) else node.args
-        return signals(factors)
-    if node.target in _QUOTIENTS and len(node.args) > 1:
-        return signals(node.args[:1]) - signals(node.args[1:2])
+    given = operation.arguments
+    if operation.name in _PRODUCTS:
+        return signals(given["operands"] if operation.name == "einsum" else given.values())
+    if operation.kind == "division":
+        return signals([given.get("input")]) - signals([given.get("other")])
     return None
 
 
-def _added(module: fx.GraphModule, node: fx.Node, depends_on_input: set[fx.Node]) -> Tensor | None:
+def _added(module: fx.GraphModule, operation: Operation, depends_on_input: set[fx.Node]) -> Tensor | None:
     """What is added to a signal, or what a signal is taken from, where that is the same for every image."""
-    if function_name(node) == "addcmul":
-        return _fixed_value(module, node.args[0], depends_on_input)
-    if node.target not in _SUMS | _DIFFERENCES or len(node.args) < 2:
+    given = operation.arguments
+    if operation.name == "addcmul":
+        return _fixed_value(module, given["input"], depends_on_input)
+    if operation.kind not in {"addition", "subtraction"}:
         return None
-    left = _fixed_value(module, node.args[0], depends_on_input)
-    right = _fixed_value(module, node.args[1], depends_on_input)
+    left, right = (_fixed_value(module, given.get(name), depends_on_input) for name in ("input", "other"))
     if left is not None or right is None:
         return left
-    alpha = node.kwargs.get("alpha", 1)
-    sign = -1 if node.target in _DIFFERENCES else 1
-    return right * alpha * sign if isinstance(alpha, (int, float)) else None
+    sign = -1 if operation.kind == "subtraction" else 1
+    return right * given["alpha"] * sign if isinstance(given["alpha"], (int, float)) else None
 
 
 def _fixed_value(module: fx.GraphModule, what: Any, depends_on_input: set[fx.Node]) -> Tensor | None:
@@ -218,50 +207,36 @@ def _fixed(bias: Any, channels: bool) -> Fixed | None:
     return Fixed(bias.detach(), channels) if isinstance(bias, Tensor) else None
 
 
-def _is_curved(module: fx.GraphModule, node: fx.Node) -> bool:
+def _is_curved(operation: Operation, node: fx.Node) -> bool:
     """Whether a node is a function of one tensor that can differ from its own derivative."""
     if not node.args or not isinstance(node.args[0], fx.Node) or len(node.all_input_nodes) != 1 + _weights(node):
         return False
-    if _is_activation(module, node):
-        return not _is_straight(module, node)
-    if node.op == "call_module":
-        return isinstance(module.get_submodule(str(node.target)), _CURVED_TYPES)
-    return function_name(node) in _CURVED_NAMES
+    if operation.kind == "activation":
+        return not _is_piecewise_linear(operation)
+    curved = operation.kind in _CURVED_KINDS and operation.name != "batch_norm"
+    return curved or _is_symmetric(operation) or operation.name in _CURVED_NAMES
 
 
-def _is_activation(module: fx.GraphModule, node: fx.Node) -> bool:
+def _is_symmetric(operation: Operation) -> bool:
     """Whether a node is an elementwise function or a softmax, whose derivative is a symmetric matrix."""
-    if node.op != "call_module":
-        return function_name(node) in ACTIVATION_NAMES or function_name(node) == "softmax"
-    layer = module.get_submodule(str(node.target))
-    inside = type(layer).__module__ == "torch.nn.modules.activation"
-    return inside and not isinstance(layer, (nn.MultiheadAttention, nn.GLU))
+    return operation.kind == "activation" or operation.name in {"softmax", "softmin"}
 
 
-def _is_straight(module: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return isinstance(module.get_submodule(str(node.target)), _STRAIGHT_TYPES)
-    limits = (*node.args[1:], *node.kwargs.values())
-    name = function_name(node)
-    clamped = name in {"clamp", "clamp_"} and all(value is None or value == 0 for value in limits)
-    return name in _STRAIGHT_NAMES or clamped
-
-
-def _is_clamp(module: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return isinstance(module.get_submodule(str(node.target)), nn.Hardtanh)
-    return function_name(node) in _CLAMP_NAMES
+def _is_piecewise_linear(operation: Operation) -> bool:
+    limits = operation.bounds
+    clipped = limits is not None and all(limit == 0 or math.isinf(limit) for limit in limits)
+    return clipped or operation.name in _PIECEWISE_LINEAR
 
 
 def _weights(node: fx.Node) -> int:
     return sum(source.op == "get_attr" for source in node.all_input_nodes)
 
 
-def _curved(module: fx.GraphModule, node: fx.Node, value: Look) -> Tensor:
+def _curved(module: fx.GraphModule, operation: Operation, node: fx.Node, value: Look) -> Tensor:
     """f(a) - J a."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    if _is_clamp(module, node):
+    if operation.name in _CLIPPING:
         # Where it passes its input on it adds nothing, elsewhere all that it returns.
         passed_on, clamped = value(source).detach(), value(node).detach()
         return torch.where(passed_on == clamped, 0.0, clamped)
@@ -283,7 +258,7 @@ def _curved(module: fx.GraphModule, node: fx.Node, value: Look) -> Tensor:
 
     with torch.enable_grad():
         y: Tensor = function(a)
-        return y.detach() - _along(y, a, symmetric=_is_activation(module, node))
+        return y.detach() - _along(y, a, symmetric=_is_symmetric(operation))
 
 
 def _along(y: Tensor, a: Tensor, symmetric: bool) -> Tensor:
@@ -301,10 +276,10 @@ def _channels_last(head: fx.GraphModule) -> set[fx.Node]:
     found: set[fx.Node] = set()
     for node in head.graph.nodes:
         channels_last = any(source in found for source in node.all_input_nodes)
-        if function_name(node) == "permute":
-            dims = node.args[1] if isinstance(node.args[1], (list, tuple)) else node.args[1:]
-            order = [int(d) % len(dims) for d in dims if isinstance(d, int)]
-            channels_last = order == [0, 2, 3, 1] or (channels_last and order != [0, 3, 1, 2])
+        operation = operation_of(head, node)
+        if operation.kind == "permutation":
+            order = operation.arguments.get("dims")
+            channels_last = order == (0, 2, 3, 1) or (channels_last and order != (0, 3, 1, 2))
         if channels_last:
             found.add(node)
     return found

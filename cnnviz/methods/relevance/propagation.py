@@ -10,7 +10,6 @@ the winner. What a signal is divided by is taken for a constant, as the deviatio
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from cnnviz.engine import runtime as rt
@@ -27,19 +26,15 @@ from cnnviz.engine.prepare.split import Split, cut
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.relevance.weights import in_use, with_weights
-from cnnviz.models.graph.operations import function_name
+from cnnviz.models.graph.operations import Operation, operation_of
 from cnnviz.models.graph.outputs import as_rows
-from cnnviz.models.graph.trace import ACTIVATION_NAMES, Graph
+from cnnviz.models.graph.trace import Graph
 
-_ADDITIONS = frozenset({operator.add, operator.iadd, torch.add, "add"})
-_PRODUCTS = frozenset({operator.mul, operator.imul, torch.mul, "mul"})
-_QUOTIENTS = frozenset({operator.truediv, torch.div, torch.true_divide, "div", "true_divide"})
-_GATES = frozenset("sigmoid sigmoid_ hardsigmoid hard_sigmoid softmax tanh".split())
-_GATE_TYPES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Tanh)
-_SHAPERS = frozenset("view reshape expand expand_as unsqueeze flatten permute transpose contiguous".split())
+# Activations whose values weigh another signal.
+_GATES = frozenset("sigmoid hardsigmoid softmax tanh".split())
+# What hands a gate's values on, in another shape.
+_SHAPING = frozenset({"reshaping", "expansion", "permutation", "identity"})
 _TINY = 1e-30
-_NORM_NAMES = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm"})
-_NORM_TYPES = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 # Largest share of its values by which a normalisation may differ from the one that its rule is for.
 _SAME_NORM = 1e-2
 
@@ -158,7 +153,8 @@ class _Interpreter(fx.Interpreter):
         nodes = list(head.graph.nodes)
         self._from_image: dict[Any, Callable[[Tensor], Tensor]] = {nodes[0]: lambda image: image}
         self._head, self._merged = head, dict[fx.Node, Tensor]()
-        self._last = next((node for node in reversed(nodes) if self._weights(node) is not None), None)
+        self._operations = {node: operation_of(head, node) for node in nodes}
+        self._last = next((node for node in reversed(nodes) if _has_weights(self._operations[node])), None)
 
     def run_node(self, n: fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
@@ -171,8 +167,7 @@ class _Interpreter(fx.Interpreter):
 
     def _follow_padding(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         before = self._from_image.get(node.args[0])
-        module = self.fetch_attr(str(node.target)) if node.op == "call_module" else None
-        if before is None or not _is_padding(node, module):
+        if before is None or self._operations[node].kind != "padding":
             return
         call = partial(getattr(self, node.op), node.target)
         # What it makes of zeros tells whether it adds a value of its own.
@@ -181,36 +176,35 @@ class _Interpreter(fx.Interpreter):
 
     def _replaced(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """The value of a node with a rule; None for nodes that split as their gradient does."""
-        x = args[0]
-        module = self.fetch_attr(str(node.target)) if node.op == "call_module" else None
+        x, operation = args[0], self._operations[node]
         if node in self._merged:
             return self._merged.pop(node)
-        layer = self._weighted(node, module, args, kwargs)
-        if layer is not None:
+        if _has_weights(operation):
+            layer = self._weighted(node, operation, args, kwargs)
             y: Tensor = getattr(self, node.op)(node.target, args, kwargs)
-            transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
-            if layer.convolution and not transposed and self._merge(node, layer, x):
+            if operation.kind == "convolution" and self._merge(node, layer, x):
                 return y.detach()
             q, used = self.rules.weighted(layer, x, y, self.propagation)
             self.propagation.used[used] += 1
             return keeping(y, q)
-        normalises = _is_normalisation(node, module)
-        if _is_activation(node, module) or _only_scales(node, module) or (self.rules.excitatory and normalises):
+        # With the factor of a scaling as a constant it passes all on, as elementwise functions do.
+        passes_on = operation.kind in {"activation", "scaling"}
+        if passes_on or (self.rules.excitatory and _normalises(operation)):
             return passing(x, getattr(self, node.op)(node.target, args, kwargs))
-        if normalises:
-            return self._normalised(node, module, args, kwargs)
-        if self.rules.excitatory and _is_average(node, module):
+        if _normalises(operation):
+            return self._normalised(node, operation, args, kwargs)
+        if self.rules.excitatory and _is_average(operation):
             y, above = (getattr(self, node.op)(node.target, (part, *args[1:]), kwargs) for part in (x, x.clamp_min(0)))
             return keeping(y, scaled(above, y))
         others = [arg for arg in args[1:2] if isinstance(arg, Tensor)]
         if not others:
             return None
-        if node.target in _ADDITIONS and self.rules.excitatory and not kwargs:
+        if operation.kind == "addition" and self.rules.excitatory and not kwargs:
             y = x + others[0]
             return keeping(y, scaled(x.clamp_min(0) + others[0].clamp_min(0), y))
-        if node.target in _QUOTIENTS and others[0].requires_grad and not kwargs:
+        if operation.kind == "division" and others[0].requires_grad and not kwargs:
             return torch.div(x, others[0].detach())
-        if node.target in _PRODUCTS and x.requires_grad and others[0].requires_grad:
+        if operation.kind == "product" and x.requires_grad and others[0].requires_grad:
             return self._product(node, x, others[0])
         return None
 
@@ -231,34 +225,31 @@ class _Interpreter(fx.Interpreter):
         return True
 
     def _normalised(
-        self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, node: fx.Node, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor | None:
         """Layer and group normalisation; None for batch normalisation, which is linear as it is."""
-        name, x = function_name(node), args[0]
-        if isinstance(module, nn.GroupNorm):
-            q = _group_norm(x, module.weight, module.bias, module.eps, module.num_groups)
-        elif isinstance(module, nn.LayerNorm):
-            of_maps = x.dim() == 4 and "2d" in type(module).__name__.lower()
-            dims = (1,) if of_maps else tuple(range(-len(module.normalized_shape), 0))
-            q = _layer_norm(x, module.weight, module.bias, module.eps, dims)
-        elif module is None and name in {"layer_norm", "group_norm"}:
-            size = "normalized_shape" if name == "layer_norm" else "num_groups"
-            given: dict[str, Any] = {"weight": None, "bias": None, "eps": 1e-5}
-            given |= dict(zip((size, "weight", "bias", "eps"), args[1:], strict=False)) | kwargs
-            rest = (x, given["weight"], given["bias"], given["eps"])
-            if name == "group_norm":
-                q = _group_norm(*rest, given[size])
-            else:  # over as many of the last dimensions as are given
-                q = _layer_norm(*rest, tuple(range(-len(given[size]), 0)))
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm) or name == "batch_norm":
+        given, x = operation.arguments, args[0]
+        rest = (x, self._tensor(operation, "weight"), self._tensor(operation, "bias"), given["eps"])
+        if operation.name == "group_norm":
+            q = _group_norm(*rest, given["num_groups"])
+        elif operation.name == "layer_norm":
+            of_maps = operation.subclassed and x.dim() == 4 and "2d" in operation.label.lower()
+            q = _layer_norm(*rest, (1,) if of_maps else tuple(range(-len(given["normalized_shape"]), 0)))
+        elif operation.name == "batch_norm":
             return None
         else:
-            raise CnnvizError(f"{self.name} has no rule for {_called(module, name)}.", "Use integrated_gradients.")
+            raise CnnvizError(f"{self.name} has no rule for {operation.label}.", "Use integrated_gradients.")
         y: Tensor = getattr(self, node.op)(node.target, args, kwargs)
         if bool((q - y).abs().max() > _SAME_NORM * y.abs().max()):
             # A subclass may do more than its name says, such as an activation.
-            raise CnnvizError(f"{self.name} has no rule for {_called(module, name)}.", "Use integrated_gradients.")
+            raise CnnvizError(f"{self.name} has no rule for {operation.label}.", "Use integrated_gradients.")
         return keeping(y, q)
+
+    def _tensor(self, operation: Operation, name: str) -> Tensor | None:
+        """The value of an argument, which the network holds or has computed."""
+        value = operation.arguments.get(name)
+        found: Tensor | None = self.env[value] if isinstance(value, fx.Node) else operation.tensor(name)
+        return found
 
     def _product(self, node: fx.Node, a: Tensor, b: Tensor) -> Tensor:
         """A gate takes nothing (Arras et al. 2017); factors that are both signals take a half each."""
@@ -269,38 +260,22 @@ class _Interpreter(fx.Interpreter):
         return keeping(a * b, 0.5 * (a * b.detach() + a.detach() * b))
 
     def _is_gate(self, node: Any) -> bool:
-        while isinstance(node, fx.Node) and node.op == "call_method" and node.target in _SHAPERS:
-            node = node.args[0]
-        if not isinstance(node, fx.Node):
-            return False
-        if node.op == "call_module":
-            return isinstance(self.fetch_attr(str(node.target)), _GATE_TYPES)
-        return function_name(node) in _GATES
+        while isinstance(node, fx.Node) and self._operations[node].kind in _SHAPING:
+            node = node.args[0] if node.args else None
+        return isinstance(node, fx.Node) and self._operations[node].name in _GATES
 
-    def _weights(self, node: fx.Node) -> nn.Module | str | None:
-        """What makes a node a weighted layer: its module, or the name of its function."""
-        if node.op == "call_module":
-            module = self.fetch_attr(str(node.target))
-            return module if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) else None
-        name = function_name(node)
-        return name if node.op == "call_function" and name in {"linear", "conv2d"} else None
-
-    def _weighted(
-        self, node: fx.Node, module: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Weighted | None:
-        what = self._weights(node)
-        if what is None:
-            return None
+    def _weighted(self, node: fx.Node, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Weighted:
+        module = operation.module
         places = (self._from_image.get(node.all_input_nodes[0]), node is self._last)
         if module is not None:
             found = in_use(module, args[0])
             if found is None:
                 raise CnnvizError(
-                    f"{self.name} has no rule for {type(module).__name__} ({node.target}), which computes more than "
-                    f"one {'linear layer' if isinstance(module, nn.Linear) else 'convolution'}.",
+                    f"{self.name} has no rule for {operation.label} ({node.target}), which computes more than "
+                    f"one {'convolution' if operation.is_convolution else 'linear layer'}.",
                     "Use integrated_gradients.",
                 )
-            return Weighted(partial(with_weights, module), *found, not isinstance(module, nn.Linear), *places)
+            return Weighted(partial(with_weights, module), *found, operation.is_convolution, *places)
         function: Callable[..., Tensor] = node.target  # type: ignore[assignment]
         given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
         rest = args[3:]
@@ -309,7 +284,7 @@ class _Interpreter(fx.Interpreter):
             named = {k: v for k, v in kwargs.items() if k not in {"weight", "bias"}}
             return function(x, weight, bias, *rest, **named)
 
-        return Weighted(apply, given["weight"], given.get("bias"), what == "conv2d", *places)
+        return Weighted(apply, given["weight"], given.get("bias"), operation.is_convolution, *places)
 
 
 def keeping(y: Tensor, q: Tensor) -> Tensor:
@@ -329,36 +304,18 @@ def passing(x: Tensor, y: Tensor) -> Tensor:
     return keeping(y, scaled(x, y))
 
 
-def _is_activation(node: fx.Node, module: nn.Module | None) -> bool:
-    if module is None:
-        return function_name(node) in ACTIVATION_NAMES
-    inside = type(module).__module__ == "torch.nn.modules.activation"
-    return inside and not isinstance(module, (nn.Softmax, nn.MultiheadAttention, nn.GLU))
+def _has_weights(operation: Operation) -> bool:
+    """Whether it is a convolution or a linear layer."""
+    return operation.is_convolution or operation.kind == "linear"
 
 
-def _only_scales(node: fx.Node, module: nn.Module | None) -> bool:
-    """Normalisations that multiply each value, and add nothing: with the factor as a constant they pass all on."""
-    if module is None:
-        return function_name(node) in {"normalize", "rms_norm"}
-    return isinstance(module, nn.RMSNorm)
+def _is_average(operation: Operation) -> bool:
+    return operation.name == "mean" or operation.name.startswith(("avg_pool", "adaptive_avg_pool"))
 
 
-def _is_average(node: fx.Node, module: nn.Module | None) -> bool:
-    if module is None:
-        return function_name(node) in {"mean", "avg_pool2d", "adaptive_avg_pool2d"}
-    return isinstance(module, (nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd))
-
-
-def _called(module: nn.Module | None, name: str) -> str:
-    return name if module is None else type(module).__name__
-
-
-def _is_padding(node: fx.Node, module: nn.Module | None) -> bool:
-    return function_name(node) == "pad" if module is None else type(module).__module__ == "torch.nn.modules.padding"
-
-
-def _is_normalisation(node: fx.Node, module: nn.Module | None) -> bool:
-    return function_name(node) in _NORM_NAMES if module is None else isinstance(module, _NORM_TYPES)
+def _normalises(operation: Operation) -> bool:
+    """Whether it takes a mean away and divides by a deviation."""
+    return operation.kind == "normalisation" and operation.name != "local_response_norm"
 
 
 def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, dims: tuple[int, ...]) -> Tensor:

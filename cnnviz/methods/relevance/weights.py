@@ -11,19 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cnnviz.engine.prepare.rows import EvenRows
+from cnnviz.models.graph.operations import operation_of_function, operation_of_module
 
-_LAYERS = frozenset(
-    {F.linear, torch.conv1d, torch.conv2d, torch.conv3d}
-    | {torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d}
-)
-_PADDINGS = frozenset({F.pad, torch._C._nn.pad})
-# Known to apply the weights that they hold: these are not run once more to find out.
-_PLAIN = (nn.Linear, EvenRows, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 _NAMES = ("input", "weight", "bias")
 
 
@@ -42,12 +35,13 @@ class _Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
-        if func in _PADDINGS:
+        operation = operation_of_function(func)
+        if operation.kind == "padding":
             value = func(*args, **given)
             if any(args[0] is known for known in self._inputs):
                 self._inputs.append(value)
             return value
-        if func not in _LAYERS:
+        if not (operation.is_convolution or operation.kind == "linear"):
             return func(*args, **given)
         named = dict(zip(_NAMES, args, strict=False)) | {k: v for k, v in given.items() if k in _NAMES}
         rest = {k: v for k, v in given.items() if k not in _NAMES}
@@ -63,10 +57,13 @@ def in_use(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
     None where it is not one such call on its (padded) input whose result it returns, or where the weights depend on
     the input.
     """
-    if type(module) in _PLAIN and not hasattr(module, "parametrizations") and "weight" in module._parameters:
-        weight, bias = module.weight, module.bias
-        assert isinstance(weight, Tensor)
-        return weight.detach(), bias.detach() if isinstance(bias, Tensor) else None
+    layer = operation_of_module(module)
+    plain = not layer.subclassed or isinstance(module, EvenRows)
+    if plain and not hasattr(module, "parametrizations") and "weight" in module._parameters:
+        # These apply the weights that they hold: they are not run once more to find out.
+        weight, bias = layer.tensor("weight"), layer.tensor("bias")
+        assert weight is not None
+        return weight.detach(), None if bias is None else bias.detach()
     probe = x.detach().requires_grad_()
     with torch.enable_grad(), _Watch(probe, lambda weight, bias: (weight, bias)) as watch:
         value = module(probe)

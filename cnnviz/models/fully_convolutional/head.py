@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layer_names import name_of
-from cnnviz.models.graph.operations import function_name
+from cnnviz.models.graph.operations import Operation
 from cnnviz.models.graph.trace import Graph
 
-_RESHAPES = frozenset("flatten view reshape squeeze getitem unsqueeze unflatten".split())
-_ARITHMETIC = frozenset("add sub mul truediv div pow clamp clip clamp_min clamp_max neg".split())
-_MIXING = (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d, nn.GLU)
+_ARITHMETIC = frozenset({"addition", "subtraction", "product", "division"})
+_ARITHMETIC_NAMES = frozenset({"pow", "neg"})
 Pair = tuple[int, int]
 
 
@@ -29,30 +25,9 @@ def refused(name: str, reason: str) -> CnnvizError:
     )
 
 
-def _kind(graph: Graph, node: fx.Node) -> str:
-    module = graph.submodule(node)
-    return type(module).__name__ if module is not None else function_name(node)
-
-
-def _is_max(graph: Graph, node: fx.Node) -> bool:
-    return "max" in _kind(graph, node).lower() or (
-        callable(node.target) and node.target in (F.max_pool2d, F.adaptive_max_pool2d)
-    )
-
-
-def _options(graph: Graph, node: fx.Node, names: Sequence[str]) -> dict[str, Any]:
-    """The options of a module, or of a function call by name."""
-    module = graph.submodule(node)
-    if module is not None:
-        return {name: getattr(module, name, None) for name in names}
-    return {**dict(zip(names, node.args[1:], strict=False)), **{k: node.kwargs[k] for k in names if k in node.kwargs}}
-
-
 def adaptive_size(graph: Graph, node: fx.Node) -> Pair | None:
     """Cells that an adaptive pooling returns; None for anything else."""
-    kind = _kind(graph, node).lower().replace("_", "")
-    special = callable(node.target) and node.target is F.adaptive_max_pool2d
-    if not special and not kind.startswith(("adaptiveavgpool2d", "adaptivemaxpool2d")):
+    if graph.operation(node).name not in {"adaptive_avg_pool2d", "adaptive_max_pool2d"}:
         return None
     shape = graph.shapes.get(node, ())
     return (shape[2], shape[3]) if len(shape) == 4 else None
@@ -62,24 +37,18 @@ def is_whole_pool(graph: Graph, node: fx.Node) -> bool:
     """Whether the node is the mean or maximum of the whole map."""
     if graph.is_spatial_mean(node) or adaptive_size(graph, node) == (1, 1):
         return True
-    kind = _kind(graph, node)
-    if kind in {"amax", "mean", "max"} or not graph.is_pool(node) or not graph.is_global_pool(node):
+    operation = graph.operation(node)
+    if not operation.name.startswith(("avg_pool", "max_pool")) or not graph.is_global_pool(node):
         return False
     source = graph.shapes[graph.inputs_of(node)[0]][2:]
-    given = _options(graph, node, ("kernel_size", "stride", "padding"))
-    kernel, padding = given.get("kernel_size"), given.get("padding") or 0
-    plain = "avg" in kind.lower() or _is_max(graph, node)
+    kernel, padding = operation.arguments["kernel_size"], operation.arguments["padding"]
     # A kernel that is computed from the map's size is as large as the map.
-    covers = isinstance(kernel, fx.Node) or _has_node(kernel) or _pair(kernel) == source
-    return plain and covers and _pair(padding) == (0, 0)
+    covers = isinstance(kernel, fx.Node) or _has_node(kernel) or kernel == source
+    return bool(covers and padding == (0, 0))
 
 
 def _has_node(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and any(isinstance(item, fx.Node) for item in value)
-
-
-def _pair(value: Any) -> Pair:
-    return (int(value[0]), int(value[-1])) if isinstance(value, (tuple, list)) else (int(value), int(value))
+    return isinstance(value, tuple) and any(isinstance(item, fx.Node) for item in value)
 
 
 class _ChannelNorm(nn.Module):
@@ -111,14 +80,15 @@ class _Applied(nn.Module):
         return value
 
 
-def _convolution(layer: nn.Linear | nn.Conv2d, weight: Tensor) -> nn.Conv2d:
-    """A convolution with these weights [O, C, h, w] (shared where they are a view) and the layer's bias."""
+def _convolution(weight: Tensor, bias: Tensor | None, **geometry: Any) -> nn.Conv2d:
+    """A convolution with these weights [O, C, h, w] (shared where they are a view), bias and geometry."""
     out, channels, h, w = weight.shape
+    channels *= geometry.get("groups", 1)
     with torch.device("meta"):
-        made = nn.Conv2d(channels, out, (h, w), bias=layer.bias is not None)
+        made = nn.Conv2d(channels, out, (h, w), bias=bias is not None, **geometry)
     made.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    if layer.bias is not None:
-        made.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach(), requires_grad=False)
     return made
 
 
@@ -149,11 +119,11 @@ class HeadReader:
 
     def read(self, node: fx.Node) -> None:
         """Take one more operation into account."""
-        graph, module, kind = self.graph, self.graph.submodule(node), _kind(self.graph, node)
+        graph, operation = self.graph, self.graph.operation(node)
         if set(graph.inputs_of(node)) != {self.previous}:
             raise refused(self.name, f"several branches meet in {self._called(node)} behind its last feature map")
-        if not graph.is_passive(node):
-            self._step(node, module, kind)
+        if operation.kind != "identity":
+            self._step(node, operation)
         self.previous = node
 
     def finished(self) -> nn.Module:
@@ -162,29 +132,30 @@ class HeadReader:
             raise refused(self.name, "its class scores are not one vector an image")
         return nn.Sequential(*self.layers)
 
-    def _step(self, node: fx.Node, module: nn.Module | None, kind: str) -> None:
+    def _step(self, node: fx.Node, operation: Operation) -> None:
         target = adaptive_size(self.graph, node)
+        layer = operation.module
         if self.uneven is None and not self.flat and (is_whole_pool(self.graph, node) or target is not None):
             self._pool(node, target or (1, 1))
-        elif (module is None and kind in _RESHAPES) or isinstance(module, (nn.Flatten, nn.Unflatten)):
+        elif operation.kind in {"reshaping", "index"}:
             self._reshape(node)
-        elif isinstance(module, nn.Linear):
-            self._linear(node, module)
-        elif isinstance(module, nn.Conv2d):
-            self._conv(node, module)
+        elif operation.kind == "linear":
+            self._linear(node, operation)
+        elif operation.name == "conv2d":
+            self._conv(node, operation)
         elif self.uneven is not None:
             raise refused(self.name, f"{self._called(node)} follows a pooling whose cells are of unequal size")
-        elif self.graph.is_activation(node) and not isinstance(module, _MIXING):
-            self.layers.append(module if module is not None else self._applied(node))
-        elif module is None and kind in _ARITHMETIC:
+        elif operation.kind == "activation":
+            self.layers.append(layer if layer is not None else self._applied(node))
+        elif operation.kind in _ARITHMETIC or operation.name in _ARITHMETIC_NAMES:
             self.layers.append(self._applied(node))
         else:
-            self._norm(node, module)
+            self._norm(node, operation)
 
     def _called(self, node: fx.Node) -> str:
         path, _ = name_of(self.graph, node)
-        kind = _kind(self.graph, node)
-        return f"{path} ({kind})" if self.graph.submodule(node) is not None else kind
+        operation = self.graph.operation(node)
+        return operation.label if operation.module is None else f"{path} ({operation.label})"
 
     def _applied(self, node: fx.Node) -> nn.Module:
         if node.args[:1] != (self.previous,) or len(node.all_input_nodes) > 1:
@@ -193,7 +164,7 @@ class HeadReader:
 
     def _pool(self, node: fx.Node, target: Pair) -> None:
         (h, w), (oh, ow) = self.window, target
-        largest = _is_max(self.graph, node)
+        largest = "max" in self.graph.operation(node).name
         word = "maximum" if largest else "average"
         pool: Callable[..., nn.Module] = nn.MaxPool2d if largest else nn.AvgPool2d
         if (h, w) == (oh, ow):
@@ -222,78 +193,81 @@ class HeadReader:
             raise refused(self.name, f"{self._called(node)} makes {list(after[1:])} of {list(before[1:])}")
         self.flat = self.flat or (vector and after != before)
 
-    def _linear(self, node: fx.Node, layer: nn.Linear) -> None:
+    def _linear(self, node: fx.Node, operation: Operation) -> None:
         if len(self.graph.shapes[self.previous]) != 2:
             raise refused(self.name, f"{self._called(node)} is applied along columns, not to a vector")
-        self._dense(node, layer)
+        self._dense(node, operation)
 
-    def _dense(self, node: fx.Node, layer: nn.Linear | nn.Conv2d) -> None:
+    def _weights(self, node: fx.Node, operation: Operation) -> tuple[Tensor, Tensor | None]:
+        weight = operation.tensor("weight")
+        if weight is None or isinstance(operation.arguments.get("bias"), fx.Node):
+            raise refused(self.name, f"{self._called(node)} has weights that are computed")
+        return weight, operation.tensor("bias")
+
+    def _dense(self, node: fx.Node, operation: Operation) -> None:
         """A layer that reads all cells of the window at once."""
+        weight, bias = self._weights(node, operation)
         if self.uneven is None:
             h, w = self.window
-            weight = layer.weight.view(-1, self.channels, h, w)
+            weight = weight.view(-1, self.channels, h, w)
         else:
-            rows, cols = (matrix.to(layer.weight.device) for matrix in self.uneven)
-            weight = layer.weight.view(-1, self.channels, len(rows), len(cols))
+            rows, cols = (matrix.to(weight.device) for matrix in self.uneven)
+            weight = weight.view(-1, self.channels, len(rows), len(cols))
             weight = torch.einsum("kcab,ah,bw->kchw", weight, rows, cols)
             self.uneven = None
-        made = _convolution(layer, weight)
+        made = _convolution(weight, bias)
         self.layers.append(made)
-        if isinstance(layer, nn.Linear):
+        if operation.kind == "linear":
             size = "x".join(map(str, made.kernel_size))
             self.changes.append(f"{self._called(node)}: {size} convolution, {made.in_channels} to {made.out_channels}")
         self.window, self.channels, self.flat = (1, 1), made.out_channels, True
 
-    def _conv(self, node: fx.Node, layer: nn.Conv2d) -> None:
+    def _conv(self, node: fx.Node, operation: Operation) -> None:
+        given = operation.arguments
         if self.flat or self.uneven is not None:
-            if layer.kernel_size != (1, 1) or layer.groups != 1 or layer.padding not in {(0, 0), "valid"}:
+            if given["kernel_size"] != (1, 1) or given["groups"] != 1 or given["padding"] != (0, 0):
                 raise refused(self.name, f"{self._called(node)} reads a vector through a kernel")
-            self._dense(node, layer)
+            self._dense(node, operation)
             return
-        if self.window == (1, 1) and layer.kernel_size != (1, 1):
+        if self.window == (1, 1) and given["kernel_size"] != (1, 1):
             raise refused(self.name, f"{self._called(node)} slides a kernel over the border of a map of one cell")
-        self.layers.append(layer)
+        geometry = {name: given[name] for name in ("stride", "padding", "dilation", "groups")}
+        self.layers.append(operation.module or _convolution(*self._weights(node, operation), **geometry))
         shape = self.graph.shapes[node]
         self.channels, self.window = shape[1], (shape[2], shape[3])
 
-    def _norm(self, node: fx.Node, module: nn.Module | None) -> None:
+    def _norm(self, node: fx.Node, operation: Operation) -> None:
         vector = len(self.graph.shapes[self.previous]) == 2
         one = self.window == (1, 1)
-        if isinstance(module, nn.BatchNorm1d) and vector and one:
-            self.layers.append(_batch_norm({**module._parameters, **module._buffers, "eps": module.eps}))
-        elif function_name(node) == "batch_norm" and one:
-            self.layers.append(_batch_norm(self._arguments(node)))
+        module = operation.module
+        held = operation.tensor("running_mean") is not None
+        if operation.name == "batch_norm" and held and one and (vector or module is None):
+            self.layers.append(_batch_norm(operation))
         elif type(module) is nn.LayerNorm and vector and one:
             self.layers.append(_ChannelNorm(module))
-        elif not self.flat and (_along_channels(module) or isinstance(module, (nn.BatchNorm2d, nn.LocalResponseNorm))):
-            self.layers.append(module)  # type: ignore[arg-type]
+        elif not self.flat and module is not None and _works_at_every_position(operation):
+            self.layers.append(module)
         else:
             raise refused(self.name, f"{self._called(node)} stands between its last feature map and the class scores")
 
-    def _arguments(self, node: fx.Node) -> dict[str, Any]:
-        """Arguments of a call of ``F.batch_norm``, parameters with their values."""
-        given = inspect.signature(F.batch_norm).bind(*node.args, **node.kwargs)
-        given.apply_defaults()
-        return {
-            name: operator.attrgetter(str(value.target))(self.graph.module) if isinstance(value, fx.Node) else value
-            for name, value in given.arguments.items()
-            if value is not self.previous
-        }
+
+def _works_at_every_position(operation: Operation) -> bool:
+    """Whether this is a normalisation of [N, C, h, w] by numbers that it holds, or of each position's channels."""
+    if operation.name == "layer_norm":
+        return operation.subclassed and len(operation.arguments["normalized_shape"]) == 1
+    return operation.name in {"batch_norm", "local_response_norm"}
 
 
-def _along_channels(module: nn.Module | None) -> bool:
-    """Whether this is a layer normalisation of the channels at each position of [N, C, h, w]."""
-    return isinstance(module, nn.LayerNorm) and type(module) is not nn.LayerNorm and len(module.normalized_shape) == 1
-
-
-def _batch_norm(values: Mapping[str, Any]) -> nn.BatchNorm2d:
-    """The batch normalisation with these running statistics, weight and bias (or None), and eps."""
-    affine = values["weight"] is not None
+def _batch_norm(operation: Operation) -> nn.BatchNorm2d:
+    """The same batch normalisation, of maps [N, C, h, w]."""
+    weight, bias = operation.tensor("weight"), operation.tensor("bias")
+    mean, variance = operation.tensor("running_mean"), operation.tensor("running_var")
+    assert mean is not None
     with torch.device("meta"):
-        made = nn.BatchNorm2d(len(values["running_mean"]), values["eps"], affine=affine)
-    made.running_mean, made.running_var = values["running_mean"], values["running_var"]
+        made = nn.BatchNorm2d(len(mean), operation.arguments["eps"], affine=weight is not None)
+    made.running_mean, made.running_var = mean, variance
     made.num_batches_tracked = None
-    if affine:
-        made.weight = nn.Parameter(values["weight"].detach(), requires_grad=False)
-        made.bias = nn.Parameter(values["bias"].detach(), requires_grad=False)
+    if weight is not None and bias is not None:
+        made.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        made.bias = nn.Parameter(bias.detach(), requires_grad=False)
     return made.eval()

@@ -24,7 +24,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.fully_convolutional.head import HeadReader, Pair, adaptive_size, refused
-from cnnviz.models.graph.operations import function_name
 from cnnviz.models.graph.trace import Graph, ancestors, at_size
 from cnnviz.models.receptive_field.field import ReceptiveField, receptive_field
 
@@ -32,7 +31,6 @@ CLASS_MAP = "class_map"
 """Name, within the rewritten network, of the layer that returns the class scores of all cells [N, K, rows, cols]."""
 
 _TOLERANCE = 1e-4
-_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d)
 
 
 class FullyConvolutional(nn.Module):
@@ -143,12 +141,12 @@ def cells(graph: Graph, node: fx.Node, size: Pair | None = None) -> Cells:
 
 def moves_with_size(graph: Graph) -> bool:
     """Whether the places of units may depend on the input's size: padding as TensorFlow does, or computed padding."""
-    plain = (nn.Conv2d, *_POOLS)
     for node in graph.module.graph.nodes:
-        module = graph.submodule(node)
-        if isinstance(module, plain) and type(module) not in plain:
+        operation = graph.operation(node)
+        slides = operation.kind in {"convolution", "pooling"}
+        if slides and operation.subclassed:
             return True
-        if function_name(node) == "pad" and any(source not in graph.shapes for source in node.all_input_nodes):
+        if operation.kind == "padding" and any(source not in graph.shapes for source in node.all_input_nodes):
             return True
     return False
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cnnviz.errors import CnnvizError
+from cnnviz.models.graph.operations import Operation, operation_of_function
 
 Size = tuple[int, int]
 # Where no convolution or pooling could be watched (a scripted part, an operation of another library).
@@ -77,10 +78,13 @@ class _Watching(TorchFunctionMode):
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
-        name = getattr(function, "__name__", "")
-        if isinstance(result, Tensor) and result.dim() == 4 and ("conv" in name or "pool" in name):
+        if isinstance(result, Tensor) and result.dim() == 4 and _slides(operation_of_function(function)):
             self.sizes.append((int(result.shape[2]), int(result.shape[3])))
         return result
+
+
+def _slides(operation: Operation) -> bool:
+    return operation.is_convolution or operation.kind == "pooling"
 
 
 def _stride(own: Sequence[Size], twice: Sequence[Size], size: Size) -> int:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from cnnviz.models.graph.operations import function_name, operation_of_module
+
 IN_PLACE_FUNCTIONS: dict[Any, Any] = {
     operator.iadd: operator.add,
     operator.imul: operator.mul,
@@ -85,7 +87,7 @@ def _make_functional(module: fx.GraphModule, node: fx.Node) -> bool:
         target = module.get_submodule(str(node.target))
         if getattr(target, "inplace", False) is True and type(target).__module__.startswith("torch.nn"):
             _set_submodule(module, str(node.target), copy_with(target, inplace=False))
-            return not isinstance(target, nn.modules.dropout._DropoutNd)
+            return not operation_of_module(target).is_dropout
         # The module may have been replaced at its first call already.
         return bool(getattr(target, "_cnnviz_was_in_place", False))
     if node.op == "call_method":
@@ -107,7 +109,7 @@ def _make_function_functional(node: fx.Node) -> bool:
     if node.target in IN_PLACE_FUNCTIONS:
         node.target = IN_PLACE_FUNCTIONS[node.target]
         return True
-    name = _function_name(node)
+    name = function_name(node)
     twin = next((getattr(home, _plain_name(name), None) for home in (F, torch) if _plain_name(name)), None)
     if twin is not None:
         node.target = twin
@@ -130,14 +132,10 @@ def copy_with(module: nn.Module, *, inplace: bool) -> nn.Module:
     twin = module.__new__(type(module))
     twin.__dict__ = {**module.__dict__}
     twin.__dict__["inplace"] = inplace
-    twin.__dict__["_cnnviz_was_in_place"] = not isinstance(module, nn.modules.dropout._DropoutNd)
+    twin.__dict__["_cnnviz_was_in_place"] = not operation_of_module(module).is_dropout
     return twin
 
 
 def _set_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(root.get_submodule(parent), name, module)
-
-
-def _function_name(node: fx.Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))

@@ -151,6 +151,7 @@ _SIGNATURES: dict[Kind, dict[str, str]] = {
         "split_with_sizes": "input split_sizes dim=0",
         "tensor_split": "input indices_or_sections dim=0",
         "unbind": "input dim=0",
+        "narrow": "input dim start length",
     },
     "index": {"getitem": "input index"},
     "reshaping": {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,9 +42,22 @@ _FUNCTIONS: dict[Any, Entry] = {
 # Parameters that have a number for each axis that a kernel slides along.
 _SIZES = frozenset("kernel_size stride padding dilation output_padding output_size".split())
 _DIMENSIONS = frozenset("dim dims start_dim end_dim".split())
-_KEYWORDS = {"axis": "dim", "keepdims": "keepdim", "self": "input", "tensor": "input"}
+_KEYWORDS = {
+    "axis": "dim", "keepdims": "keepdim", "self": "input", "tensor": "input", "split_size": "split_size_or_sections",
+    "indices": "indices_or_sections", "sections": "indices_or_sections",
+}  # fmt: skip
 # In evaluation these pass their values on; known by their names, as every library has its own.
 _DROPPING = ("droppath", "stochasticdepth", "dropblock")
+# Names of autograd nodes that are not those of the function, and what activations that clip keep for the way back.
+_GRADIENT_NAMES = {
+    "prelu_kernel": "prelu", "rrelu_with_noise": "rrelu", "clamp_min": "clamp", "log_sigmoid": "logsigmoid",
+}  # fmt: skip
+_SAVED = {
+    "ThresholdBackward": {"threshold": "_saved_threshold"},
+    "HardtanhBackward": {"min_val": "_saved_min_val", "max_val": "_saved_max_val"},
+    "ClampMinBackward": {"min": "_saved_min"},
+    "ClampBackward1": {"min": "_saved_min", "max": "_saved_max"},
+}
 _PAD_MODES = (
     (nn.modules.padding._ReflectionPadNd, "reflect"),
     (nn.modules.padding._ReplicationPadNd, "replicate"),
@@ -104,6 +118,8 @@ class Operation:
             "hardtanh": (given.get("min_val"), given.get("max_val")),
             "clamp": (_or(given.get("min"), -math.inf), _or(given.get("max"), math.inf)),
         }.get(self.name)
+        if self.name == "clamp" and not given.keys() & {"min", "max"}:  # limits that nobody knows
+            return None
         if limits is None or not all(isinstance(limit, (int, float)) for limit in limits):
             return None
         return float(limits[0]), float(limits[1])
@@ -177,13 +193,25 @@ def operation_of_function(function: Callable[..., Any]) -> Operation:
     return Operation(entry.kind, entry.name or name, {}, None, False, name)
 
 
+def operation_of_gradient(step: Any) -> Operation:
+    """What an autograd node differentiates: its name, and of activations that clip the bounds."""
+    called = str(step.name())
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", re.sub(r"Backward\d*$", "", called)).lower()
+    attributes = _SAVED.get(called.removesuffix("0"), {})
+    saved = {key: getattr(step, attribute) for key, attribute in attributes.items()}
+    if name == "threshold" and saved["threshold"] == 0:
+        name = "relu"
+    entry = ENTRIES.get(_GRADIENT_NAMES.get(name, name), _OTHER)
+    return Operation(entry.kind, entry.name or name, saved, None, False, called)
+
+
 def _of_module(module: nn.Module, entry: Entry, arguments: Mapping[str, Any]) -> Operation:
     kind = type(module)
     return Operation(entry.kind, entry.name or kind.__name__, arguments, module, not _is_of_torch(kind), kind.__name__)
 
 
 def _is_of_torch(kind: type[nn.Module]) -> bool:
-    return kind.__module__.startswith("torch.")
+    return kind.__module__.startswith("torch.nn.")
 
 
 def _entry_of_module(module: nn.Module) -> Entry:
@@ -269,7 +297,8 @@ def _name(entry: Entry, arguments: Mapping[str, Any]) -> str:
 
 def _normalised(entry: Entry, given: Mapping[str, Any], rank: int) -> dict[str, Any]:
     """Arguments in one form, however they were written."""
-    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    # An index that is a list means something else than a tuple.
+    arguments = {n: tuple(v) if isinstance(v, list) and n != "index" else v for n, v in given.items()}
     axes = int(entry.name[-2]) if entry.name[-1:] == "d" and entry.name[-2:-1].isdigit() else 0
     if axes:
         for name in _SIZES & arguments.keys():

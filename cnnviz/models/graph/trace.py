@@ -24,10 +24,6 @@ from cnnviz.models.graph.rectifiers import spelled_as_rectifiers
 
 _MAX_RETRIES = 64
 
-ACTIVATION_NAMES = frozenset(
-    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu celu gelu silu silu_ mish hardswish hardswish_ hardtanh "
-    "hardtanh_ hardsigmoid sigmoid sigmoid_ tanh tanh_ softplus prelu rrelu clamp clamp_ swish hard_swish".split()
-)
 # These stay one node also when subclassed (a LayerNorm that permutes, a convolution that pads), so that heads can
 # be read and convolutions recognised.
 _LEAF_TYPES = (nn.LayerNorm, nn.Linear, nn.modules.conv._ConvNd)

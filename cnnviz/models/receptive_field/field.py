@@ -12,10 +12,10 @@ from torch import fx, nn
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layer_names import name_of
-from cnnviz.models.graph.operations import function_name
+from cnnviz.models.graph.operations import attribute, function_name, operation_of
 from cnnviz.models.graph.trace import Graph
 from cnnviz.models.receptive_field.axes import State, image_axis, unknown
-from cnnviz.models.receptive_field.ops import CONSTANT, apply, kind_of, named_arguments
+from cnnviz.models.receptive_field.ops import apply
 from cnnviz.models.receptive_field.sliding import Call
 
 Box = tuple[int, int, int, int]
@@ -151,26 +151,23 @@ def states_of(
 
 def _state(graph: Graph, node: fx.Node, states: Mapping[fx.Node, State | None]) -> State | None:
     sources = [(source, state) for source in node.all_input_nodes if (state := states.get(source)) is not None]
-    module = graph.submodule(node)
-    name = kind_of(node, module)
-    if not sources or name in CONSTANT:
+    label = _label(node, graph.submodule(node))
+    if not sources:
         return None
     try:
-        args = tuple(_value(graph, a) for a in node.args)
-        kwargs = {key: _value(graph, a) for key, a in node.kwargs.items()}
+        operation = operation_of(graph.module, node, graph.shapes, lambda source: _of_node(graph, source))
+        if operation.kind == "constant":
+            return None
         call = Call(
-            "identity" if graph.is_passive(node) else name,
-            module,
-            args,
-            named_arguments(name, module, args, kwargs),
+            operation,
             [state for _, state in sources],
             [graph.shapes.get(source, ()) for source, _ in sources],
             graph.shapes.get(node, ()),
-            _label(node, module),
+            label,
         )
         return apply(call)
     except Exception as error:  # a spelling of a known operation that its rule does not expect
-        return unknown(f"it is behind {_label(node, module)}, which could not be read ({type(error).__name__})")
+        return unknown(f"it is behind {label}, which could not be read ({type(error).__name__})")
 
 
 def _label(node: fx.Node, module: nn.Module | None) -> str:
@@ -188,10 +185,7 @@ def _of_node(graph: Graph, node: fx.Node) -> Any:
     if node in graph.bundles:
         return ()
     if node.op == "get_attr":
-        value: Any = graph.module
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
-        return value
+        return attribute(graph.module, str(node.target))
     args, kwargs = _value(graph, node.args), _value(graph, node.kwargs)
     if node.op == "call_function":
         return node.target(*args, **kwargs)  # type: ignore[operator]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
+from cnnviz.models.graph.operations import Operation
 from cnnviz.models.receptive_field.axes import Axis, State, everywhere, unknown, with_axes
 
 
@@ -16,20 +15,14 @@ class Call:
     """One operation on tensors that come from the image.
 
     Attributes:
-        name: Plain name of the function; modules are named after the function that they call.
-        module: The module, if one is called.
-        args: Positional arguments, without tensors' values: tensors are on the meta device.
-        named: Arguments by name; of a module its attributes.
+        operation: What it is. Its arguments have tensors without values, on the meta device, for those of the image.
         sources: States of the tensors from the image, in order.
         shapes: Their shapes.
         shape: Shape of the result; empty for a tuple.
         label: What messages call it.
     """
 
-    name: str
-    module: nn.Module | None
-    args: tuple[Any, ...]
-    named: dict[str, Any]
+    operation: Operation
     sources: Sequence[State]
     shapes: Sequence[tuple[int, ...]]
     shape: tuple[int, ...]
@@ -39,13 +32,10 @@ class Call:
     def source(self) -> State:
         return self.sources[0]
 
-    def argument(self, name: str, index: int, default: Any = None) -> Any:
-        return self.args[index] if len(self.args) > index else self.named.get(name, default)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    return int(pair[0]), int(pair[-1])
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """The arguments by name."""
+        return self.operation.arguments
 
 
 def _on_map(call: Call, each: Callable[[Axis, int, int], Axis | State]) -> State:
@@ -71,22 +61,16 @@ def _unexplained(call: Call, axis: Axis, length: int) -> State:
 
 
 def convolve(call: Call) -> State:
-    named = call.named
-    module = call.module
-    weight = None if module is not None else named.get("weight")
-    kernel = _pair(named["kernel_size"]) if weight is None else (int(weight.shape[-2]), int(weight.shape[-1]))
-    stride, dilation = _pair(named.get("stride") or 1), _pair(named.get("dilation") or 1)
-    padding = named.get("padding") or 0
-    if named.get("padding_mode") == "circular":
+    kernel, stride, dilation, padding = (call.given[n] for n in ("kernel_size", "stride", "dilation", "padding"))
+    if call.given["padding_mode"] == "circular":
         return unknown(f"{call.label} pads circularly: units at one border see the other")
 
     def each(axis: Axis, which: int, length: int) -> Axis | State:
         extent, step = dilation[which] * (kernel[which] - 1) + 1, stride[which]
         if isinstance(padding, str):
-            before = (extent - 1) // 2 if padding == "same" else 0
-            total = extent - 1 if padding == "same" else 0
+            before, total = (extent - 1) // 2, extent - 1
         else:
-            before = _pair(padding)[which]
+            before = padding[which]
             total = 2 * before
         if (axis.length + total - extent) // step + 1 != length:
             # Convolutions that pad by themselves as TensorFlow does: half of what is missing, the larger half behind.
@@ -100,10 +84,8 @@ def convolve(call: Call) -> State:
 
 
 def pool(call: Call) -> State:
-    kernel = _pair(call.named["kernel_size"])
-    stride = _pair(call.named.get("stride") or call.named["kernel_size"])
-    dilation = _pair(call.named.get("dilation") or 1)
-    padding = _pair(call.named.get("padding") or 0)
+    kernel, stride = call.given["kernel_size"], call.given["stride"]
+    dilation, padding = call.given.get("dilation", (1, 1)), call.given.get("padding", (0, 0))
 
     def each(axis: Axis, which: int, length: int) -> Axis | State:
         extent, before = dilation[which] * (kernel[which] - 1) + 1, padding[which]
@@ -131,9 +113,8 @@ def adapt(call: Call) -> State:
 
 
 def pad(call: Call) -> State:
-    amounts: Any = call.named.get("pad", call.named.get("padding"))
-    amounts = [amounts] * 4 if isinstance(amounts, int) else [int(a) for a in amounts]
-    if call.named.get("mode") == "circular" or isinstance(call.module, nn.CircularPad2d):
+    amounts = [int(amount) for amount in call.given["pad"]]
+    if call.given["mode"] == "circular":
         return unknown(f"{call.label} pads circularly: units at one border see the other")
     new: list[Axis | None] = []
     for axis in call.source.axes:
@@ -145,7 +126,7 @@ def pad(call: Call) -> State:
 
 
 def resize(call: Call) -> State:
-    mode = call.named.get("mode") or "nearest"
+    mode = call.given["mode"]
     reach = {"nearest": 0, "nearest-exact": 0, "bilinear": 1, "bicubic": 2}.get(mode)
 
     def each(axis: Axis, which: int, length: int) -> Axis | State:
@@ -154,7 +135,7 @@ def resize(call: Call) -> State:
         if axis.length == 1:
             return everywhere(call.label)
         factor = length // axis.length
-        if reach is None or length % axis.length or (reach and call.named.get("align_corners")):
+        if reach is None or length % axis.length or (reach and call.given["align_corners"]):
             return unknown(f"{call.label} makes {length} units of {axis.length} ({mode}), which is no plain repetition")
         if not reach:
             return axis.spread([(0, 0)] * factor, length)
@@ -169,11 +150,7 @@ def resize(call: Call) -> State:
 
 
 def transposed(call: Call) -> State:
-    named = call.named
-    weight = None if call.module is not None else named.get("weight")
-    kernel = _pair(named["kernel_size"]) if weight is None else (int(weight.shape[-2]), int(weight.shape[-1]))
-    stride, dilation = _pair(named.get("stride") or 1), _pair(named.get("dilation") or 1)
-    padding = _pair(named.get("padding") or 0)
+    kernel, stride, dilation, padding = (call.given[n] for n in ("kernel_size", "stride", "dilation", "padding"))
 
     def each(axis: Axis, which: int, length: int) -> Axis | State:
         # Output o gets input i where o = i stride - padding + d, d = 0, dilation, ... , dilation (kernel - 1).
@@ -189,10 +166,10 @@ def transposed(call: Call) -> State:
 
 
 def shuffle(call: Call) -> State:
-    factor = int(call.named["upscale_factor"])
+    factor = int(call.given["upscale_factor"])
     return _on_map(call, lambda axis, which, length: axis.spread([(0, 0)] * factor, length))
 
 
 def unshuffle(call: Call) -> State:
-    factor = int(call.named["downscale_factor"])
+    factor = int(call.given["downscale_factor"])
     return _on_map(call, lambda axis, which, length: axis.slide(factor, factor, 0, length))

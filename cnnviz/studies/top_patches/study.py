@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter, deque
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import fx, nn
+from torch import fx
 
 from cnnviz.engine.cut import DEFAULT_LAYER, Cut
 from cnnviz.engine.session import ForwardPass
@@ -23,7 +24,6 @@ from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import ImageFormat, Store, encode
 from cnnviz.models.graph.layer_names import name_of
 from cnnviz.models.graph.layers import resolve
-from cnnviz.models.graph.operations import function_name
 from cnnviz.models.graph.trace import Graph
 from cnnviz.models.receptive_field.field import ReceptiveField, receptive_field
 from cnnviz.registry.studies import TopPatchesOptions
@@ -68,7 +68,8 @@ class _Unit:
 
 def is_bounded(graph: Graph, node: fx.Node) -> bool:
     """Whether this is an activation that stops at an upper bound, such as ReLU6."""
-    return isinstance(graph.submodule(node), nn.Hardtanh) or function_name(node) in {"relu6", "hardtanh"}
+    bounds = graph.operation(node).bounds
+    return bounds is not None and math.isfinite(bounds[1])
 
 
 class TopPatches(Study[TopPatchesOptions]):

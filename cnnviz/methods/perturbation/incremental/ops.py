@@ -10,24 +10,17 @@ Operations that are not known here are given whole maps.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from cnnviz.engine.prepare.pack import PackedConv
-from cnnviz.models.graph.operations import function_name
-from cnnviz.models.graph.trace import ACTIVATION_NAMES
+from cnnviz.models.graph.operations import Operation, operation_of
 
 Interval = tuple[int, int]
-_POINTWISE_FUNCTIONS = ACTIVATION_NAMES | {"dropout", "contiguous", "clone", "identity"}
-_POINTWISE_MODULES = (nn.BatchNorm2d, nn.Identity, nn.Dropout, nn.Dropout2d)
-# Activations that look at other positions or that carry weights by position.
-_NOT_POINTWISE = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.MultiheadAttention, nn.GLU)
 
 
 @dataclass(frozen=True)
@@ -90,25 +83,26 @@ def describe(module: fx.GraphModule, node: fx.Node, shapes: dict[fx.Node, tuple[
     other = Op("other", inputs)
     if not inputs or len(shapes[inputs[0]]) != 4 or len(shapes.get(node, ())) not in (2, 4):
         return other
-    target = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    operation = operation_of(module, node, shapes)
     source = shapes[inputs[0]][2:]
-    if isinstance(target, PackedConv):
-        return _packed(target, node, source)
-    if type(target) is nn.Conv2d and target.padding_mode == "zeros" and not isinstance(target.padding, str):
-        return _convolution(target, node)
-    if _is_mean(target, node):
+    if isinstance(operation.module, PackedConv):
+        return _packed(operation.module, node, source)
+    if operation.name == "conv2d" and not operation.subclassed:
+        return _convolution(operation) or other
+    if _is_mean(operation):
         return Op("mean", inputs)
-    pooling = _pooling(target, node)
-    if pooling is not None:
+    if operation.kind == "pooling" and (pooling := _pooling(operation, inputs)) is not None:
         return pooling
     same = all(shapes[n] == shapes.get(node) for n in inputs)
-    if len(inputs) == 1 and same and _is_pointwise(target, node):
+    if len(inputs) == 1 and same and _is_pointwise(operation, node):
         return Op("pointwise", inputs)
-    if target is None and len(node.args) == 2 and not node.kwargs and len(inputs) == 2 and same:
-        return Op("add", inputs) if node.target in {operator.add, torch.add, "add"} else other
-    if function_name(node) == "cat" and len(shapes[node]) == 4 and _dimension(node) == 1:
-        listed = tuple(node.args[0])  # type: ignore[arg-type]
-        if all(isinstance(n, fx.Node) and shapes.get(n, ())[2:] == source for n in listed):
+    if operation.kind == "addition" and len(inputs) == 2 and same and operation.arguments["alpha"] == 1:
+        return Op("add", inputs)
+    if operation.kind == "concatenation" and len(shapes[node]) == 4 and operation.arguments["dim"] == 1:
+        listed = operation.arguments["tensors"]
+        if isinstance(listed, tuple) and all(
+            isinstance(n, fx.Node) and shapes.get(n, ())[2:] == source for n in listed
+        ):
             return Op("cat", listed)
     return other
 
@@ -131,16 +125,20 @@ def _packed(conv: PackedConv, node: fx.Node, source: tuple[int, ...]) -> Op:
     return Op("sweep", tuple(a for a in node.args if isinstance(a, fx.Node)), axes, 0.0, sweep, work)
 
 
-def _convolution(conv: nn.Conv2d, node: fx.Node) -> Op:
-    padding = [int(p) for p in conv.padding]
-    axes = _axes(conv.kernel_size, conv.stride, padding, conv.dilation)
+def _convolution(operation: Operation) -> Op | None:
+    """A convolution with weights of its own that pads with zeros; None for any other."""
+    given = operation.arguments
+    weight, bias = operation.tensor("weight"), operation.tensor("bias")
+    computed = weight is None or isinstance(given.get("bias"), fx.Node)
+    if weight is None or computed or given["padding_mode"] != "zeros" or isinstance(given["padding"], str):
+        return None
+    stride, padding, dilation = given["stride"], given["padding"], given["dilation"]
 
     def sweep(x: Tensor, summand: Tensor | None, padded: bool, over: bool) -> Tensor:
-        pads = padding if padded else 0
-        return F.conv2d(x, conv.weight, conv.bias, conv.stride, pads, conv.dilation, conv.groups)
+        return F.conv2d(x, weight, bias, stride, padding if padded else 0, dilation, given["groups"])
 
-    work = float(conv.weight.numel())
-    return Op("sweep", (node.args[0],), axes, 0.0, sweep, work)  # type: ignore[arg-type]
+    axes = _axes(given["kernel_size"], stride, padding, dilation)
+    return Op("sweep", (given["input"],), axes, 0.0, sweep, float(weight.numel()))
 
 
 def _axes(kernel: Any, stride: Any, padding: Any, dilation: Any) -> tuple[Axis, Axis]:
@@ -150,21 +148,21 @@ def _axes(kernel: Any, stride: Any, padding: Any, dilation: Any) -> tuple[Axis, 
     )
 
 
-def _pooling(target: nn.Module | None, node: fx.Node) -> Op | None:
+def _pooling(operation: Operation, inputs: tuple[fx.Node, ...]) -> Op | None:
     """Max and average pooling as sweeps; None where the average counts differently at the border."""
-    name = type(target).__name__ if target is not None else function_name(node)
-    maximum = name in {"MaxPool2d", "max_pool2d", "boolean_dispatch"}
-    if not maximum and name not in {"AvgPool2d", "avg_pool2d"}:
+    given = operation.arguments
+    if operation.name not in {"max_pool2d", "avg_pool2d"} or given.get("return_indices"):
         return None
-    values = _pooling_values(target, node, maximum)
-    if values is None:
+    kernel, stride, padding, dilation = (
+        given.get(name, (1, 1)) for name in ("kernel_size", "stride", "padding", "dilation")
+    )
+    known = all(isinstance(n, int) for sizes in (kernel, stride, padding, dilation) for n in _items(sizes))
+    if not known or inputs[:1] != (given["input"],):
         return None
-    kernel, stride, padding, dilation = (_pair(values[key]) for key in ("kernel_size", "stride", "padding", "dilation"))
-    ceil = bool(values["ceil_mode"])
-    border = any(padding) and not values["count_include_pad"]
-    if not maximum and (ceil or border or values["divisor_override"]):
+    maximum, ceil = operation.name == "max_pool2d", bool(given["ceil_mode"])
+    border = not maximum and any(padding) and not given["count_include_pad"]
+    if border or (not maximum and (ceil or given["divisor_override"])):
         return None
-    axes = _axes(kernel, stride, padding, dilation)
 
     def sweep(x: Tensor, summand: Tensor | None, padded: bool, over: bool) -> Tensor:
         pads = padding if padded else (0, 0)
@@ -172,62 +170,24 @@ def _pooling(target: nn.Module | None, node: fx.Node) -> Op | None:
             return F.max_pool2d(x, kernel, stride, pads, dilation, padded and ceil)
         return F.avg_pool2d(x, kernel, stride, pads)
 
-    return Op("sweep", (node.args[0],), axes, float("-inf") if maximum else 0.0, sweep)  # type: ignore[arg-type]
+    axes = _axes(kernel, stride, padding, dilation)
+    return Op("sweep", inputs[:1], axes, float("-inf") if maximum else 0.0, sweep)
 
 
-def _pooling_values(target: nn.Module | None, node: fx.Node, maximum: bool) -> dict[str, Any] | None:
-    values: dict[str, Any] = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False}
-    values.update({"count_include_pad": True, "divisor_override": None, "return_indices": False})
-    if target is not None:
-        values.update({key: getattr(target, key) for key in (*values, "kernel_size") if hasattr(target, key)})
-    else:
-        names = ("input", "kernel_size", "stride", "padding") + (
-            ("dilation", "ceil_mode", "return_indices")
-            if maximum
-            else ("ceil_mode", "count_include_pad", "divisor_override")
-        )
-        values.update(dict(zip(names, node.args, strict=False)))
-        values.update(node.kwargs)
-    if values["stride"] is None or values["stride"] == []:
-        values["stride"] = values.get("kernel_size")
-    numbers = (_pair(values.get(key)) for key in ("kernel_size", "stride", "padding", "dilation"))
-    plain = all(isinstance(n, int) for pair in numbers for n in pair)
-    return values if plain and not values["return_indices"] and node.args[:1] == (node.all_input_nodes[0],) else None
+def _items(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
-def _pair(value: Any) -> tuple[Any, Any]:
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    return (pair[0], pair[-1])
-
-
-def _is_mean(target: nn.Module | None, node: fx.Node) -> bool:
+def _is_mean(operation: Operation) -> bool:
     """Global average pooling in any spelling."""
-    name = function_name(node)
-    if isinstance(target, nn.AdaptiveAvgPool2d) or name == "adaptive_avg_pool2d":
-        size = target.output_size if isinstance(target, nn.AdaptiveAvgPool2d) else _second(node, "output_size")
-        return size == 1 or (isinstance(size, (tuple, list)) and tuple(size) == (1, 1))
-    if name != "mean":
-        return False
-    dims = _second(node, "dim")
-    return isinstance(dims, (tuple, list)) and {d % 4 for d in dims if isinstance(d, int)} == {2, 3}
+    if operation.name == "mean":
+        dims = operation.arguments["dim"]
+        return isinstance(dims, tuple) and set(dims) == {2, 3}
+    return operation.name == "adaptive_avg_pool2d" and bool(operation.arguments["output_size"] == (1, 1))
 
 
-def _second(node: fx.Node, name: str) -> Any:
-    return node.args[1] if len(node.args) > 1 else node.kwargs.get(name)
-
-
-def _is_pointwise(target: nn.Module | None, node: fx.Node) -> bool:
-    if target is not None:
-        if isinstance(target, _NOT_POINTWISE):
-            return False
-        activation = type(target).__module__ == "torch.nn.modules.activation"
-        return activation or isinstance(target, _POINTWISE_MODULES)
-    name = function_name(node)
-    if name == "batch_norm":
-        return all(n.op == "get_attr" or n is node.args[0] for n in node.all_input_nodes)
-    return name in _POINTWISE_FUNCTIONS and len(node.all_input_nodes) == 1
-
-
-def _dimension(node: fx.Node) -> Any:
-    dim = _second(node, "dim")
-    return dim % 4 if isinstance(dim, int) else 0 if dim is None else dim
+def _is_pointwise(operation: Operation, node: fx.Node) -> bool:
+    if operation.name == "batch_norm":
+        held = all(n.op == "get_attr" or n is operation.arguments["input"] for n in node.all_input_nodes)
+        return held and operation.arguments["training"] is False
+    return operation.kind in {"activation", "identity"} and len(node.all_input_nodes) == 1

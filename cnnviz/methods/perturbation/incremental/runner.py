@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from cnnviz.engine.prepare.pack import PackedConv
 from cnnviz.methods.perturbation.incremental.ops import Op, describe
 from cnnviz.methods.perturbation.incremental.plan import Group, Region
-from cnnviz.models.graph.operations import function_name
+from cnnviz.models.graph.operations import attribute, operation_of
 
 
 @dataclass(eq=False)
@@ -89,15 +89,12 @@ class Runner:
 
     def _overwrites(self, node: fx.Node) -> bool:
         """Whether a ReLU may overwrite its input: a new tensor that nobody else reads."""
-        module = self.trunk.get_submodule(str(node.target)) if node.op == "call_module" else None
-        relu = type(module) is nn.ReLU or (module is None and function_name(node) == "relu")
-        if not relu or self.ops[node].kind != "pointwise":
+        if not operation_of(self.trunk, node).is_relu or self.ops[node].kind != "pointwise":
             return False
         source = self.ops[node].inputs[0]
         if source is self.source or len(source.users) != 1:
             return False
-        made = self.trunk.get_submodule(str(source.target)) if source.op == "call_module" else None
-        return self.ops[source].kind in {"add", "cat"} or type(made) is nn.BatchNorm2d
+        return self.ops[source].kind in {"add", "cat"} or operation_of(self.trunk, source).name == "batch_norm"
 
     def call(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         """The node on whole values, never in place."""
@@ -105,7 +102,7 @@ class Runner:
         kwargs: Any
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
         if node.op == "get_attr":
-            return _attribute(self.trunk, str(node.target))
+            return attribute(self.trunk, str(node.target))
         if node.op == "call_module":
             module = self.trunk.get_submodule(str(node.target))
             if isinstance(module, PackedConv) and module.in_place:
@@ -292,9 +289,3 @@ def _runs(inner: Sequence[int], outer: Sequence[int], size: int, room: int) -> l
             found.append((slice(first, first + count), slice(low, high), slice(low - offset, high - offset)))
         first += count
     return found
-
-
-def _attribute(module: Any, path: str) -> Any:
-    for part in path.split("."):
-        module = getattr(module, part)
-    return module
