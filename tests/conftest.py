@@ -108,3 +108,27 @@ def one_thread() -> Iterator[None]:
 def sample_images() -> Path:
     """The folder of photographs that comes with the source."""
     return Path(__file__).resolve().parent.parent / "sample_images"
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, empty caches, an empty current folder."""
+
+    import socket
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+@pytest.fixture(scope="session")
+def digit_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder and the report of ``cnnviz embed`` over 200 digits; tests read it only."""
+    from tests.support import embeds
+
+    return embeds.digit_run(tmp_path_factory.mktemp("digits"))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from cnnviz.attacks import l2 as minimal
-from cnnviz.attacks import picture_view as viewing
 from cnnviz.attacks.l2 import CarliniWagner, DeepFool, carlini_wagner, deepfool, norms, rounded
 from cnnviz.attacks.linf import (
     LEVELS,
@@ -20,19 +17,11 @@ from cnnviz.attacks.linf import (
     SignAttack,
     fgsm,
     of_function,
-    of_session,
     random_start,
     sign_attack,
     smallest_epsilon,
     snap,
 )
-from cnnviz.engine.cut import Cut
-from cnnviz.engine.open_session import SessionOptions, open_session
-from cnnviz.engine.runtime import resolve
-from cnnviz.errors import CnnvizError
-from cnnviz.models.preprocess import Preprocess, normalize, prepare
-from cnnviz.studies.adversarial.attack_choice import Choice, amount, epsilons
-from cnnviz.studies.adversarial.tally import Outcome, Tally, wilson
 from tests.oracles import attacks as oracle
 
 SHAPE = (3, 4, 5)
@@ -350,127 +339,3 @@ def test_what_was_never_fooled_is_not_said_to_be() -> None:
     assert not rounded(of_function(constant), clean, found, goal).met.any()
     assert not carlini_wagner(of_function(constant), clean, goal, CarliniWagner(steps=3, searches=2)).met.any()
     assert not sign_attack(of_function(constant), clean, goal, fgsm(0.1)).met.any()
-
-
-# What the network sees of a picture
-
-
-SPECS = [
-    Preprocess((3, 24, 24), 28, (0.5,) * 3, (0.25,) * 3, "bilinear"),
-    Preprocess((3, 24, 32), (30, 40), (0.5,) * 3, (0.25,) * 3, "bicubic"),
-    Preprocess((1, 20, 20), 20, (0.5,), (0.25,), "bilinear"),
-    Preprocess((3, 24, 24), 18, (0.5,) * 3, (0.25,) * 3, "bilinear", fill=(90, 20, 200)),
-    Preprocess((3, 24, 24), None, (0.5,) * 3, (0.25,) * 3, "bicubic", view="squash"),
-    Preprocess((3, 24, 24), 24, (0.5,) * 3, (0.25,) * 3, "nearest"),
-]
-
-
-@pytest.mark.parametrize("size", [(40, 61), (24, 24), (19, 13)])
-@pytest.mark.parametrize("spec", SPECS)
-def test_a_view_is_what_prepare_does_and_its_transpose_is_its_gradient(spec: Preprocess, size: tuple[int, int]) -> None:
-    rgb = np.random.default_rng(1).integers(60, 196, (*size, 3), dtype=np.uint8)
-    pixels, geometry = prepare(rgb, spec)
-    seeing = viewing.view(geometry, spec)
-    image = viewing.from_rgb(rgb)
-    smooth = seeing.forward(image[0])
-    assert smooth.shape == pixels.shape
-    # It rounds after each axis, and to grey before.
-    apart = (smooth * LEVELS - pixels).abs()
-    assert float(apart.max()) < 1.6
-    assert float(apart.mean()) < 0.5
-    leaf = image[0].double().requires_grad_()
-    double = viewing.View(seeing.rows.double(), seeing.columns.double(), seeing.padding.double(), seeing.grey)
-    weights = torch.randn(smooth.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    [expected] = torch.autograd.grad((double.forward(leaf) * weights).sum(), leaf)
-    torch.testing.assert_close(double.back(weights), expected)
-    assert not expected[:, ~seeing.seen()].any()
-
-
-def test_through_prepare_the_network_sees_exactly_the_file() -> None:
-    spec = SPECS[0]
-    rgb = np.random.default_rng(3).integers(0, 256, (50, 44, 3), dtype=np.uint8)
-    pixels, geometry = prepare(rgb, spec)
-    seen: list[Tensor] = []
-
-    def function(x: Tensor) -> Tensor:
-        seen.append(x.detach())
-        return torch.stack([x.mean(dim=(1, 2, 3)), x.amax(dim=(1, 2, 3))], dim=1)
-
-    network = viewing.through_prepare(of_function(function), viewing.view(geometry, spec), spec)
-    network(viewing.from_rgb(rgb))
-    assert torch.equal((seen[0][0] * LEVELS).round().to(torch.uint8), pixels)
-
-
-def test_a_session_sees_what_normalize_gives_and_differentiates_before_it() -> None:
-    spec = Preprocess((3, 8, 8), 8, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), "bilinear")
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                           nn.Linear(6, 4)).eval()  # fmt: skip
-    pixels = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    with open_session(module, "toy", (3, 8, 8), resolve("cpu"), SessionOptions(Cut.at_image())) as session:
-        logits, back = of_session(session, spec)(pixels.float() / LEVELS)
-        got = back(logits[:, 2])
-    with torch.no_grad():
-        torch.testing.assert_close(logits.detach(), module(normalize(pixels, spec)), rtol=1e-4, atol=1e-5)
-    leaf = (pixels.float() / LEVELS).requires_grad_()
-    mean, std = (torch.tensor(v)[:, None, None] for v in (spec.mean, spec.std))
-    [expected] = torch.autograd.grad(module((leaf - mean) / std)[:, 2].sum(), leaf)
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
-
-
-# Options and figures
-
-
-def test_amounts_and_curves_are_read() -> None:
-    assert amount("8/255", "--epsilon") == 8 / 255
-    assert amount("0.03", "--epsilon") == 0.03
-    assert epsilons("2,0,0.5", "linf") == (0.0, 0.5 / 255, 2 / 255)
-    assert epsilons("2,0,0.5", "l2") == (0.0, 0.5, 2.0)
-    for bad in ("8", "0", "-1", "x", "1/0", "1/2/3", "nan", ""):
-        with pytest.raises(CnnvizError, match="--epsilon"):
-            amount(bad, "--epsilon")
-    with pytest.raises(CnnvizError) as error:
-        amount("8", "--epsilon")
-    assert "8/255" in str(error.value.hint)
-    for bad in ("-1,2", "a", "", "300", "nan"):
-        with pytest.raises(CnnvizError, match="--curve"):
-            epsilons(bad, "linf")
-
-
-PARAMS = {"attack": "pgd", "epsilon": None, "steps": None, "step_size": None}
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"attack": "deepfool", "epsilon": "8/255"}, "--epsilon means nothing"),
-        ({"attack": "fgsm", "step_size": "1/255"}, "--step-size means nothing"),
-        ({"attack": "fgsm", "steps": 5}, "one step"),
-        ({"epsilon": "0.5/255"}, "8 bits"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(given: dict[str, object], words: str) -> None:
-    with pytest.raises(CnnvizError, match=words):
-        Choice({**PARAMS, **given}, 0.0, 0)
-
-
-def test_wilson_holds_its_share() -> None:
-    for hits, count in itertools.product(range(4), (3, 10, 400)):
-        low, high = wilson(hits, count)
-        share, z = hits / count, 1.959963984540054
-        for end in (low, high):  # the ends solve |p - share| = z sqrt(p (1 - p) / n)
-            assert abs(end - share) == pytest.approx(z * (end * (1 - end) / count) ** 0.5, abs=1e-9)
-        assert low <= share <= high
-
-
-def test_the_tally_counts_wrong_images_as_fallen_and_leaves_out_those_that_needed_nothing() -> None:
-    tally = Tally((0.0, 0.1, 0.2))
-    tally.add(Outcome(True, False, 2, 0.1, 1.0, 2), True, True)
-    tally.add(Outcome(False, False, 9, 0.2, 2.0, 3), True, True)
-    tally.add(Outcome(True, False, 4, 0.3, 3.0, 1), True, False)
-    tally.add(Outcome(True, True, 0, 0.0, 0.0, 0), False, True)
-    assert [row["value"] for row in tally.robust_accuracy()] == [2 / 3, 2 / 3, 1 / 3]
-    summary = tally.summary()
-    assert (summary["attacked"], summary["already"], summary["fooled"]) == (3, 1, 2)
-    assert (summary["mean_steps"], summary["mean_l2"]) == (3, 2)
-    assert minimal.norms(torch.tensor([[[[3 / 255]]]]), torch.tensor([[[[1 / 255]]]]), 255)[0].item() == 2 / 255

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,16 +13,12 @@ import cnnviz
 from cnnviz.errors import CnnvizError
 from tests.oracles import cam as oracle
 from tests.support import networks as nets
+from tests.support.comparisons import closeness
+
+close = closeness(1e-5, 1e-5)
 
 CLASSES = [1, 3]
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def close(found: Tensor, expected: Any, tolerance: float = 1e-5) -> None:
-    wanted = np.asarray(expected, dtype=np.float64)
-    largest = np.abs(wanted).max()
-    assert largest > 1e-5
-    np.testing.assert_allclose(found.double().numpy(), wanted, rtol=0, atol=tolerance * largest)
 
 
 def _signed_gradcam(model: Any, batch: Tensor, classes: list[int]) -> Tensor:

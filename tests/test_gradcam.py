@@ -19,18 +19,13 @@ from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import upsample
 from tests.oracles import gradcam as oracle
 from tests.support import networks as nets
+from tests.support.comparisons import closeness
+
+close = closeness(1e-5, 1e-4)
 
 CLASSES = [1, 3, 0]
 pytestmark = pytest.mark.usefixtures("one_thread")
 WAYS = ("module", "packed", "folded", "plain", "hooks")
-
-
-def close(found: Tensor, expected: Any, tolerance: float = 1e-5) -> None:
-    """Equal relative to the largest value, which is not zero."""
-    wanted = np.asarray(expected, dtype=np.float64)
-    largest = np.abs(wanted).max()
-    assert largest > 1e-4
-    np.testing.assert_allclose(found.double().numpy(), wanted, rtol=0, atol=tolerance * largest)
 
 
 def model_of(network: nn.Module, size: tuple[int, int] = (12, 16), classes: int = 4) -> Model:

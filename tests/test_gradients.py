@@ -23,15 +23,12 @@ from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings
 from tests.oracles import gradients as oracle
 from tests.support import kinds_of_networks as kinds
 from tests.support import tiny_model
+from tests.support.comparisons import closeness
+
+close = closeness(1e-4)
 
 METHODS = ("saliency", "gradient_x_input", "smoothgrad", "integrated_gradients")
 TINY = f"{tiny_model.__file__}:make"
-
-
-def close(found: Tensor, expected: object, tolerance: float = 1e-4) -> None:
-    wanted = np.asarray(expected, dtype=np.float64)
-    assert np.abs(wanted).max() > 0
-    np.testing.assert_allclose(found.double().numpy(), wanted, atol=tolerance * np.abs(wanted).max(), rtol=0)
 
 
 @pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 import cnnviz
-from cnnviz import pipeline
 from cnnviz.engine import open_session as opening
 from cnnviz.engine import relu_rules
 from cnnviz.engine.cut import Cut
 from cnnviz.errors import CnnvizError
-from cnnviz.geometry.placement import PlacedMap
-from cnnviz.maps.write_image import _without_outliers
-from cnnviz.registry import lookup
-from cnnviz.render.gradient import gradient_image
-from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
 from tests.oracles import guided as oracle
 from tests.support import kinds_of_networks as kinds
-from tests.support import tiny_model
+from tests.support.comparisons import closeness
+
+close = closeness(1e-4)
 
 RULES = ("backprop", "deconvnet", "guided")
-TINY = f"{tiny_model.__file__}:make"
 EXPECTED_COUNTS = {
     "plain": {"relu": 3},
     "in-place": {"relu": 3},
@@ -50,11 +42,6 @@ EXPECTED_COUNTS = {
 }
 
 
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
-    assert float(expected.abs().max()) > 0
-    assert float((found.double() - expected.double()).abs().max()) <= tolerance * float(expected.abs().max())
-
-
 @pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kind", kinds.KINDS)
@@ -69,93 +56,6 @@ def test_every_spelling(kind: str, rule: str, tracing: str) -> None:
     if rule != "backprop":
         assert found.facts["rectified"] == EXPECTED_COUNTS[kind]
         assert found.facts["extended"] == (kind == "silu")
-
-
-SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "maximum(x, 0)": lambda x: torch.maximum(x, torch.zeros_like(x)),
-    "maximum(0, x)": lambda x: torch.maximum(torch.tensor(0.0), x),
-    "max(x, 0)": lambda x: torch.max(x, x.new_zeros(1)),
-    "fmax(x, 0)": lambda x: torch.fmax(x, torch.zeros(1)),
-    "clamp(min=0)": lambda x: torch.clamp(x, min=0),
-    "clamp_min": lambda x: x.clamp_min(0),
-    "clamp(min=tensor)": lambda x: x.clamp(min=torch.tensor(0.0)),
-    "where(x > 0, x, 0)": lambda x: torch.where(x > 0, x, 0),
-    "where(0 < x, x, 0)": lambda x: torch.where(torch.gt(x, 0), x, torch.zeros_like(x)),
-    "where(x <= 0, 0, x)": lambda x: torch.where(x <= 0, 0.0, x),
-    "x * (x > 0)": lambda x: x * (x > 0),
-    "(x >= 0).float() * x": lambda x: (x >= 0).float() * x,
-    "masked_fill": lambda x: x.masked_fill(x < 0, 0),
-}
-NO_RECTIFIERS: dict[str, Callable[[Tensor], Tensor]] = {
-    "maxout": lambda x: torch.maximum(x, -x),
-    "another's sign": lambda x: torch.where(x.flip(1) > 0, x, 0),
-    "what is below": lambda x: torch.where(x > 0, 0, x),
-    "above a tenth": lambda x: torch.where(x > 0.1, x, 0),
-}
-
-
-class Spelled(nn.Module):
-    """Two convolutions with a rectifier of one's own behind each."""
-
-    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.a, self.b, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
-        self.act = act
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.act(self.b(self.act(self.a(x)))).mean((2, 3)))
-
-
-@pytest.mark.parametrize("rule", ["deconvnet", "guided"])
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_rectifiers_that_are_written_out(spelling: str, rule: str) -> None:
-    batch = kinds.images(2)
-    found = cnnviz.explain(Spelled(SPELLINGS[spelling]), batch, method="guided", rule=rule, target=1)
-    expected = cnnviz.explain(Spelled(F.relu), batch, method="guided", rule=rule, target=1)
-    close(found.raw, expected.raw, 1e-6)
-    assert found.facts["rectified"] == {"relu": 2}
-    assert found.notes == ()
-
-
-def test_a_written_limit_is_kept() -> None:
-    def clipped(x: Tensor) -> Tensor:
-        return (10 * x).clamp(torch.tensor(0.0), torch.tensor(6.0))
-
-    batch = kinds.images(1)
-    found = cnnviz.explain(Spelled(clipped), batch, method="guided", target=1)
-    expected = cnnviz.explain(Spelled(lambda x: F.relu6(10 * x)), batch, method="guided", target=1)
-    close(found.raw, expected.raw, 1e-6)
-    assert found.facts["rectified"] == {"relu": 0, "relu6": 2}
-
-
-@pytest.mark.parametrize("kind", NO_RECTIFIERS)
-def test_what_only_looks_like_a_rectifier(kind: str) -> None:
-    """The gradient passes as it is, and that is said."""
-    image = kinds.images(1)
-    network = Spelled(NO_RECTIFIERS[kind]).eval().requires_grad_(False)
-    found = cnnviz.explain(network, image, method="guided", target=1)
-    leaf = image.clone().requires_grad_()
-    close(found.raw, torch.autograd.grad(network(leaf)[0, 1], leaf)[0])
-    assert found.facts["rectified"] == {"relu": 0}
-    assert len(found.notes) == (2 if kind != "maxout" else 1)
-
-
-@pytest.mark.parametrize("rule", ["deconvnet", "guided"])
-@pytest.mark.parametrize("spelling", ["maximum(x, 0)", "maximum(0, x)"])
-def test_a_maximum_with_zero_where_nothing_is_traced(spelling: str, rule: str) -> None:
-    batch = kinds.images(1)
-    options = {"method": "guided", "rule": rule, "target": 1, "tracing": "off"}
-    found = cnnviz.explain(Spelled(SPELLINGS[spelling]), batch, **options)
-    close(found.raw, cnnviz.explain(Spelled(F.relu), batch, **options).raw, 1e-6)
-    assert found.facts["rectified"] == {"relu": 2}
-
-
-def test_a_mask_where_nothing_is_traced_is_told() -> None:
-    masked = Spelled(SPELLINGS["where(x > 0, x, 0)"])
-    found = cnnviz.explain(masked, kinds.images(1), method="guided", target=1, tracing="off")
-    assert found.facts["left_alone"] == {"WhereBackward0": 2}
-    assert any("WhereBackward0 cannot be looked into" in note for note in found.notes)
 
 
 class Branches(nn.Module):
@@ -433,83 +333,3 @@ def test_captum_agrees_on_relu_modules_without_other_readers(peer: str, rule: st
         warnings.simplefilter("ignore")
         theirs = getattr(attr, peer)(separate).attribute(batch.clone().requires_grad_(), target=1)
     np.testing.assert_allclose(ours.raw, theirs.detach(), atol=1e-5)
-
-
-def test_the_picture_of_a_gradient_is_grey_where_it_is_zero() -> None:
-    raw = np.zeros((3, 10, 10), dtype=np.float32)
-    raw[0, :5] = 2.0
-    raw[1, 5:] = -1.0
-    raw[2, 0, 0] = 50.0  # one in a hundred of the values: beyond the limit, not the scale of the rest
-    picture = gradient_image(raw, (0, 0, 10, 10), (14, 10))
-    assert picture.shape == (10, 14, 3)
-    limit = np.percentile([2.0] * 50 + [1.0] * 50 + [50.0], 99)
-    assert limit == 2.0
-    assert picture[2, 5].tolist() == [255, 128, 128]
-    assert picture[7, 5].tolist() == [128, round(128 - 127 / limit), 128]
-    assert picture[0, 0, 2] == 255
-    assert (picture[:, 10:] == 128).all()
-    one = gradient_image(raw[:1], (0, 0, 10, 10), (10, 10))
-    assert (one[:5] == 255).all()
-    assert (one[5:] == 128).all()
-    assert (gradient_image(0 * raw, (0, 0, 10, 10), (10, 10)) == 128).all()
-
-
-def test_a_run_writes_the_gradient_and_the_four_panels(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(tmp_path / "a.png")
-    spec = lookup.find_method("guided")
-    notes: list[str] = []
-
-    def settings(method: str, save: tuple[str, ...], **options: object) -> RunSettings:
-        params = lookup.find_method(method).resolve_params(options).to_dict()
-        return RunSettings(
-            command=spec.command,
-            inputs=(str(tmp_path / "a.png"),),
-            model=ModelSpec(model=TINY, input_size=(3, 32, 48), view="squash"),
-            target=TargetSettings(method=method, params=params, classes=("top:2",)),
-            draw=DrawSettings(save=save),
-            output=OutputSettings(str(tmp_path / method)),
-        )
-
-    class Listening:
-        def start(self, total: int | None) -> None: ...
-        def advance(self, record: object) -> None: ...
-        def note(self, text: str) -> None:
-            notes.append(text)
-
-        def finish(self) -> None: ...
-
-    pipeline.run(settings("guided", ("heatmap", "raw", "panel"), with_gradcam=True), Listening())
-    record = json.loads((tmp_path / "guided" / "records.jsonl").read_text())
-    assert [len(record["explanations"]), sum("hardly depend" in note for note in notes)] == [2, 1]
-    for row in record["explanations"]:
-        assert set(row["files"]) == {"heatmap", "raw", "panel", "gradient"}
-        raw = np.load(tmp_path / "guided" / row["files"]["raw"])
-        product = raw["gradient"] * raw["gradcam"][None]
-        np.testing.assert_allclose(raw["raw"], product, atol=1e-6 * np.abs(product).max())
-        with Image.open(tmp_path / "guided" / row["files"]["gradient"]) as picture:
-            drawn = np.asarray(picture)
-        np.testing.assert_array_equal(drawn, gradient_image(raw["raw"], tuple(raw["rect"]), (60, 40)))
-        assert row["rule"] == "guided"
-        assert row["layer"]
-    report = json.loads((tmp_path / "guided" / "report.json").read_text())
-    assert "Adebayo" in report["summary"]["caveat"]
-    with Image.open(tmp_path / "guided" / record["explanations"][0]["files"]["panel"]) as panel:
-        width, height = panel.size
-    assert width > 4 * 150
-    assert height > 2 * 110
-    pipeline.run(settings("saliency", ("gradient",)), Listening())
-    record = json.loads((tmp_path / "saliency" / "records.jsonl").read_text())
-    assert set(record["explanations"][0]["files"]) == {"gradient"}
-    with pytest.raises(CnnvizError, match="no gradient at the image"):
-        pipeline.run(settings("gradcam", ("gradient",)), Listening())
-
-
-def test_overlays_of_single_pixels_are_not_scaled_by_outliers() -> None:
-    values = np.full((10, 20), 1.0, dtype=np.float32)
-    values[0, 0] = -1000.0
-    shown = _without_outliers(PlacedMap(values, (0, 0, 20, 10), True))
-    assert shown.values[5, 5] == 1
-    assert shown.values[0, 0] == pytest.approx(-np.percentile(np.abs(values), 99))
-    assert -shown.values[0, 0] < 2
-    assert not _without_outliers(PlacedMap(0 * values, (0, 0, 20, 10), True)).values.any()

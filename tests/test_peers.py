@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 import cnnviz
 from tests.support import networks as nets
+from tests.support.comparisons import closeness
+
+close = closeness(1e-4)
 
 pytestmark = [
     pytest.mark.peers,
@@ -33,12 +36,6 @@ def _network(name: str) -> nn.Module:
 
 def _images() -> Tensor:
     return nets.images(2, (96, 96))
-
-
-def close(found: Any, expected: Any, tolerance: float = 1e-4) -> None:
-    a, b = (np.asarray(v.detach() if isinstance(v, Tensor) else v, dtype=np.float64) for v in (found, expected))
-    assert np.abs(b).max() > 0
-    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
 def _maximum_one(maps: Any) -> Any:

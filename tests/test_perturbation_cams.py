@@ -23,19 +23,14 @@ from cnnviz.registry.cam import ScoreCAMOptions
 from cnnviz.tasks.words import make_target
 from tests.oracles import perturbation_cams as oracle
 from tests.support import networks as nets
+from tests.support.comparisons import closeness
+
+close = closeness(2e-5, 1e-4)
 
 CLASSES = [1, 3, 0]
 WAYS = ("module", "model", "hooks")
 NAMES = ("scorecam", "sscam", "iscam", "ablationcam")
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def close(found: Tensor, expected: Any, tolerance: float = 2e-5) -> None:
-    """Equal relative to the largest value, which is not zero."""
-    wanted = np.asarray(expected, dtype=np.float64)
-    largest = np.abs(wanted).max()
-    assert largest > 1e-4
-    np.testing.assert_allclose(found.double().numpy(), wanted, rtol=0, atol=tolerance * largest)
 
 
 def _possible(toy: nets.Toy, way: str) -> bool:
