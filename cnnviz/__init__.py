@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cnnviz.api import Explanation, Model, explain, load_model
     from cnnviz.errors import CnnvizError, ImageError
     from cnnviz.io.reports import report_schema
-    from cnnviz.registry.lookup import list_methods
+    from cnnviz.registry.lookup import list_methods, list_metrics
 
 _HOMES = {
     "Explanation": "cnnviz.api",
@@ -27,6 +27,7 @@ _HOMES = {
     "load_model": "cnnviz.api",
     "list_methods": "cnnviz.registry.lookup",
     "report_schema": "cnnviz.io.reports",
+    "list_metrics": "cnnviz.registry.lookup",
     "CnnvizError": "cnnviz.errors",
     "ImageError": "cnnviz.errors",
 }
@@ -39,6 +40,7 @@ __all__ = [
     "__version__",
     "explain",
     "list_methods",
+    "list_metrics",
     "load_model",
     "report_schema",
 ]

@@ -1,7 +1,9 @@
-"""What a package that adds a method imports: the names below stay where they are.
+"""What a package that adds a method or a metric imports: the names below stay where they are.
 
 A method is one function ``(run: ForwardPass, target: Target, params) -> Heatmap`` and one :class:`MethodSpec` behind
-the entry-point group ``cnnviz.methods``; ``docs/extending.md`` in the repository shows one in twenty lines.
+the entry-point group ``cnnviz.methods``; a metric is one function ``(placed: PlacedMap, image: ExplainedImage, truth:
+Truth | None, params) -> {figure: value}`` (or a :class:`ModelMetric`) and one :class:`MetricSpec` behind
+``cnnviz.metrics``. ``docs/extending.md`` in the repository shows one of each.
 
 Names are imported on first use: an entry point that gives a spec does not wait for torch.
 """
@@ -15,40 +17,67 @@ if TYPE_CHECKING:
     from cnnviz.engine.session import ForwardPass
     from cnnviz.engine.targets import CallableTarget, ClassTarget, DifferenceTarget, Target, UnitTarget
     from cnnviz.errors import CnnvizError, ImageError
+    from cnnviz.geometry.boxes import Box
+    from cnnviz.geometry.placement import PlacedMap
+    from cnnviz.geometry.truth import Truth
     from cnnviz.methods.heatmap import Heatmap
+    from cnnviz.metrics.contract import ExplainedBatch, ExplainedImage, ExplainedNetwork, ModelMetric, Row, RunSummary
+    from cnnviz.registry.metrics import Figure, MetricSpec
     from cnnviz.registry.params import Options, Param, option
     from cnnviz.registry.specs import MethodSpec, Package
 
 _HOMES = {
+    "Box": "cnnviz.geometry.boxes",
     "CallableTarget": "cnnviz.engine.targets",
     "ClassTarget": "cnnviz.engine.targets",
     "CnnvizError": "cnnviz.errors",
     "DifferenceTarget": "cnnviz.engine.targets",
+    "ExplainedBatch": "cnnviz.metrics.contract",
+    "ExplainedImage": "cnnviz.metrics.contract",
+    "ExplainedNetwork": "cnnviz.metrics.contract",
+    "Figure": "cnnviz.registry.metrics",
     "ForwardPass": "cnnviz.engine.session",
     "Heatmap": "cnnviz.methods.heatmap",
     "ImageError": "cnnviz.errors",
     "MethodSpec": "cnnviz.registry.specs",
+    "MetricSpec": "cnnviz.registry.metrics",
+    "ModelMetric": "cnnviz.metrics.contract",
     "Options": "cnnviz.registry.params",
     "Package": "cnnviz.registry.specs",
     "Param": "cnnviz.registry.params",
+    "PlacedMap": "cnnviz.geometry.placement",
+    "Row": "cnnviz.metrics.contract",
+    "RunSummary": "cnnviz.metrics.contract",
     "Target": "cnnviz.engine.targets",
+    "Truth": "cnnviz.geometry.truth",
     "UnitTarget": "cnnviz.engine.targets",
     "option": "cnnviz.registry.params",
 }
 
 __all__ = [
+    "Box",
     "CallableTarget",
     "ClassTarget",
     "CnnvizError",
     "DifferenceTarget",
+    "ExplainedBatch",
+    "ExplainedImage",
+    "ExplainedNetwork",
+    "Figure",
     "ForwardPass",
     "Heatmap",
     "ImageError",
     "MethodSpec",
+    "MetricSpec",
+    "ModelMetric",
     "Options",
     "Package",
     "Param",
+    "PlacedMap",
+    "Row",
+    "RunSummary",
     "Target",
+    "Truth",
     "UnitTarget",
     "option",
 ]

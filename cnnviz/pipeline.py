@@ -11,6 +11,7 @@ from cnnviz.errors import EXIT_DONE, CnnvizError
 from cnnviz.io.store import ImageFormat, Store
 from cnnviz.maps.explainer import Explainer
 from cnnviz.maps.write_image import ImageResult, OutputStyle, draw
+from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.records import Record
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import StudySpec
@@ -75,7 +76,7 @@ def _through(
     if counts.flat:
         flat = f"{counts.flat} of {counts.maps} maps are zero, or the same, everywhere"
         reporter.note(f"{flat}: flat_reason in the report says why")
-    found = explainer.conclusions(run_folder.records())
+    found = explainer.conclusions(run_folder.records)
     model = {"model": explainer.prepared.loaded.name}
     summary = {**counts.summary(seconds, interrupted), **model, **explainer.facts(), **found}
     summary = run_folder.close(summary, f"cnnviz {settings.command}")
@@ -96,6 +97,7 @@ def _drawn(
         layer=explainer.layer_name,
         labels=explainer.prepared.classes.labels,
         class_specific=explainer.spec.class_specific,
+        metrics=MapMetrics(explainer.metrics),
         marks=frozenset(mark for mark, asked in (("legend", draws.legend), ("box", draws.draw_box)) if asked),
     )
 

@@ -70,7 +70,8 @@ class TargetSettings:
         logits_key: Dotted path to the class scores in what the network returns.
         activation: How logits become probabilities; ``auto`` reads it off the network.
         top: How many predictions a record lists.
-        sanity: Compare each map with those of the network with random weights.
+        metrics: What is measured beside the map statistics: ``NAME`` or ``NAME:OPTION=VALUE,...``.
+        sanity: Compare each map with those of the network with random weights: short for the metric ``randomization``.
     """
 
     method: str = "gradcam"
@@ -82,6 +83,7 @@ class TargetSettings:
     logits_key: str | None = None
     activation: str = "auto"
     top: int = 5
+    metrics: tuple[str, ...] = ()
     sanity: bool = False
 
 
@@ -181,7 +183,7 @@ class RunSettings:
         return found
 
 
-_LONG_NAMES = {"layers": "layer", "classes": "class", "targets": "target"}
+_LONG_NAMES = {"layers": "layer", "classes": "class", "targets": "target", "metrics": "metric"}
 # Options that cannot change a result: a run may be resumed with others.
 FREE_OPTIONS = frozenset(
     "out resume overwrite fail_fast device compile batch_size workers inputs limit png_level".split()

@@ -1,13 +1,15 @@
-"""docs/extending.md: its package is installed as it stands there, and runs."""
+"""docs/extending.md: its packages are installed as they stand there, and run."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,28 +18,130 @@ from PIL import Image
 
 import cnnviz
 from cnnviz import extend
+from cnnviz.geometry.placement import PlacedMap, place
+from cnnviz.metrics.intervals import bootstrap_mean, wilson
 from tests.support import tiny_model
+from tests.support.report_schema import validator
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 
 
+PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+PROJECT = re.findall(r"```toml\n(.*?)```", PAGE, re.S)[0]
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example, installed into a folder of its own."""
-    code, project = (re.search(rf"```{kind}\n(.*?)```", PAGE, re.S) for kind in ("python", "toml"))
-    assert code is not None
-    assert project is not None
-    source, target = tmp_path_factory.mktemp("abscam"), tmp_path_factory.mktemp("site")
-    (source / "abscam.py").write_text(code[1])
-    # cnnviz itself is there: its own dependencies need not be found again.
-    (source / "pyproject.toml").write_text(project[1].replace('dependencies = ["cnnviz"]\n', ""))
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-build-isolation", "--no-deps"]
-    done = subprocess.run([*pip, "--target", str(target), str(source)], capture_output=True, text=True)
-    if "Cannot import 'setuptools" in done.stderr or "No module named 'setuptools" in done.stderr:
-        pytest.skip("setuptools is not installed: the example cannot be built without a network")
-    assert done.returncode == 0, done.stderr
+    """The examples, each installed into the same folder of its own packages."""
+    target = tmp_path_factory.mktemp("site")
+    of_metric = PROJECT.replace("abscam", "offcentre").replace("cnnviz.methods", "cnnviz.metrics")
+    # The class on the page has no entry there; the test gives it one.
+    deletion = PYTHON[2] + DELETION_ENTRY
+    of_deletion = PROJECT.replace("abscam", "deletion").replace("cnnviz.methods", "cnnviz.metrics")
+    for name, code, project in (
+        ("abscam", PYTHON[0], PROJECT),
+        ("offcentre", PYTHON[1], of_metric),
+        ("deletion", deletion, of_deletion),
+    ):
+        source = tmp_path_factory.mktemp(name)
+        (source / f"{name}.py").write_text(code)
+        # cnnviz itself is there: its own dependencies need not be found again.
+        (source / "pyproject.toml").write_text(project.replace('dependencies = ["cnnviz"]\n', ""))
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-build-isolation", "--no-deps"]
+        done = subprocess.run([*pip, "--target", str(target), str(source)], capture_output=True, text=True)
+        if "Cannot import 'setuptools" in done.stderr or "No module named 'setuptools" in done.stderr:
+            pytest.skip("setuptools is not installed: the example cannot be built without a network")
+        assert done.returncode == 0, done.stderr
     return target
+
+
+DELETION_ENTRY = """
+
+from cnnviz.extend import Figure, MetricSpec, Param
+
+SPEC = MetricSpec(
+    name="deletion_drop", entry="deletion:Deletion", title="Deletion", summary="A drop.", paper="none",
+    measures="model", direction="higher", params=(Param("share", "float", 0.25, "Of the pixels."),),
+    figures=(Figure("drop", "of the probability", "mean"),),
+)
+"""
+
+
+def explained(installed: Path, inputs: Path, out: Path, *words: str) -> dict[str, Any]:
+    """The report of a run on the small network with the examples installed."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(installed), str(ROOT)))}
+    model = ["-m", f"{tiny_model.__file__}:make", "--input-size", "64", "--resize", "64", "--save", "raw", "-q"]
+    command = [sys.executable, "-m", "cnnviz", "gradcam", str(inputs), *model, "-o", str(out), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    assert not list(validator(closed=False).iter_errors(report))
+    return report
+
+
+def test_the_metric_lands_in_records_and_in_the_summary(installed: Path, sample_images: Path, tmp_path: Path) -> None:
+    report = explained(installed, sample_images, tmp_path / "o", "-c", "top:2", "--metric", "offcentre:limit=0.2")
+    assert report["options"]["metric"] == ["offcentre:limit=0.2"]
+    distances, images = [], []
+    for image in report["images"]:
+        for explanation in image["explanations"]:
+            with np.load(tmp_path / "o" / explanation["files"]["raw"]) as arrays:
+                raw, rect = arrays["raw"], tuple(arrays["rect"].tolist())
+            placed = place(raw, rect, (image["width"], image["height"]), signed=False)
+            expected = centre_distance(placed)
+            found = explanation["scores"]["offcentre"]
+            assert found["distance"] == (None if expected is None else pytest.approx(expected, rel=1e-5))
+            if expected is not None:
+                assert found["off_centre"] is (expected > 0.2)
+                assert found["baselines"]["centre_gaussian"]["distance"] == pytest.approx(0, abs=1e-5)
+                distances.append(expected)
+                images.append(image["path"])
+    assert len(distances) > 3
+    summary = report["summary"]["metrics"]["offcentre"]
+    assert summary["distance"]["value"] == pytest.approx(np.mean(distances), abs=1e-5)
+    assert summary["distance"]["ci95"] == pytest.approx(bootstrap_mean(distances, images), abs=1e-5)
+    hits, trials = sum(each > 0.2 for each in distances), len(set(images))
+    share = hits / len(distances)
+    assert summary["off_centre"]["ci95"] == pytest.approx(wilson(share * trials, trials), abs=1e-6)
+    assert summary["baselines"]["centre_gaussian"]["off_centre"]["value"] == 0
+
+
+def centre_distance(placed: PlacedMap) -> float | None:
+    """Pixel by pixel."""
+    x0, y0, x1, y1 = placed.seen
+    total = across = down = 0.0
+    for y in range(y0, y1):
+        for x in range(x0, x1):
+            value = max(0.0, float(placed.values[y, x]))
+            total, across, down = total + value, across + value * (x + 0.5), down + value * (y + 0.5)
+    if total == 0:
+        return None
+    away = math.dist((across / total, down / total), ((x0 + x1) / 2, (y0 + y1) / 2))
+    return away / (math.dist((x0, y0), (x1, y1)) / 2)
+
+
+def test_a_metric_that_runs_the_network_again(installed: Path, sample_images: Path, tmp_path: Path) -> None:
+    path = sample_images / "cat.jpg"
+    report = explained(installed, path, tmp_path / "o", "-c", "top:2", "--metric", "deletion_drop:share=0.1")
+    network = tiny_model.make()
+    model = cnnviz.load_model(f"{tiny_model.__file__}:make", input_size=(3, 64, 64), resize=64)
+    pixels = model.transform(Image.open(path))
+    [record] = report["images"]
+    for explanation in record["explanations"]:
+        index = explanation["target"]["class_index"]
+        with np.load(tmp_path / "o" / explanation["files"]["raw"]) as arrays:
+            values = place(arrays["raw"], (0, 0, 64, 64), (64, 64), signed=False).values
+        order = sorted(range(64 * 64), key=lambda at: -float(values.flat[at]))[: round(0.1 * 64 * 64)]
+        changed = pixels.clone()
+        for at in order:
+            changed[:, at // 64, at % 64] = 0
+        with torch.no_grad():
+            before, after = (network(image[None]).softmax(1)[0, index] for image in (pixels, changed))
+        drop = explanation["scores"]["deletion_drop"]["drop"]
+        assert drop == pytest.approx(float(before - after), abs=2e-5)
+        assert abs(drop) > 1e-4
+    assert report["summary"]["metrics"]["deletion_drop"]["drop"]["n"] == 2
 
 
 def test_the_example_runs_from_the_command_line(installed: Path, sample_images: Path, tmp_path: Path) -> None:
@@ -79,6 +183,7 @@ def test_every_public_name_is_there_and_explained() -> None:
 
 
 def test_the_spec_needs_no_torch() -> None:
-    code = "import sys; from cnnviz.extend import MethodSpec, Options, Param, option; print('torch' in sys.modules)"
+    names = "MethodSpec, MetricSpec, Options, Param, option"
+    code = f"import sys; from cnnviz.extend import {names}; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "False"

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cnnviz.cli.app import main
+from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.render.colormap import colormap
 from cnnviz.render.legend import with_box, with_legend
@@ -19,7 +20,7 @@ from tests.support.runs import tiny_options
 
 def test_the_box_is_where_it_is_said_to_be() -> None:
     picture = np.full((60, 80, 3), 100, dtype=np.uint8)
-    drawn = with_box(picture, (10, 20, 30, 15))
+    drawn = with_box(picture, Box(10, 20, 30, 15))
     changed = (drawn != 100).any(-1)
     rows, columns = np.nonzero(changed)
     assert (columns.min(), rows.min(), columns.max(), rows.max()) == (10, 20, 39, 34)

@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from cnnviz import pipeline
-from cnnviz.maps.sanity import conclude
+from cnnviz.metrics.contract import Row, RunSummary
 from cnnviz.metrics.random_weights import Cascade
+from cnnviz.metrics.randomization import summarize
 from cnnviz.metrics.similarity import spearman, ssim
 from cnnviz.models.graph.outputs import selector
 from cnnviz.models.graph.trace import trace
+from cnnviz.registry.metrics import RANDOMIZATION
+from cnnviz.registry.params import Options
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from tests.support import networks as nets
 from tests.support.runs import TINY, Quiet
@@ -172,14 +175,14 @@ def test_a_run_has_the_figures_of_every_map_and_their_means(tmp_path: Path, samp
 
 
 def test_flat_maps_are_left_out_of_the_means() -> None:
-    def record(value: float | None) -> dict[str, Any]:
-        step = {"down_to": "fc", "layers": 1, "ssim": 0.5, "spearman": value}
-        return {"explanations": [{"scores": {"sanity": [step]}}]}
+    def row(value: float | None) -> Row:
+        return Row([{"down_to": "fc", "layers": 1, "ssim": 0.5, "spearman": value}], "a.png", None)
 
-    [row] = conclude([record(0.25), record(None), record(0.75), {"error": {}, "explanations": []}])
-    assert (row["spearman"]["value"], row["spearman"]["n"]) == (0.5, 2)
-    [row] = conclude([record(None)])
-    assert row["spearman"] == {"value": None, "ci95": None, "n": 0}
+    [step] = summarize([row(0.25), row(None), row(0.75)], RANDOMIZATION, Options()).figures
+    assert (step["spearman"]["value"], step["spearman"]["n"]) == (0.5, 2)
+    [step] = summarize([row(None)], RANDOMIZATION, Options()).figures
+    assert step["spearman"] == {"value": None, "ci95": None, "n": 0}
+    assert summarize([], RANDOMIZATION, Options()) == RunSummary([])
 
 
 def test_guided_backpropagation_survives_randomisation_and_gradcam_does_not(

@@ -101,6 +101,7 @@ def _root(
 
 
 app.command("methods", cls=pages.Command, rich_help_panel="Information")(info.methods)
+app.command("metrics", cls=pages.Command, rich_help_panel="Information")(info.metrics)
 app.command("schema", cls=pages.Command, rich_help_panel="Information")(info.schema)
 
 

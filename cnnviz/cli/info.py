@@ -1,4 +1,4 @@
-"""``cnnviz methods``, ``cnnviz schema`` and ``cnnviz --version``: what is installed, without loading any of it."""
+"""``cnnviz methods``, ``metrics``, ``schema`` and ``--version``: what is installed, without loading any of it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,26 @@ def methods(
         console.data([_plain(spec) for spec in specs])
     else:
         console.text(_table(specs))
+    return 0
+
+
+def metrics(
+    ctx: typer.Context,
+    json_: Annotated[bool, typer.Option("--json", help="The whole register as JSON.")] = False,
+) -> int:
+    """List every metric that --metric takes: what it measures, its figures and options."""
+    console: Console = ctx.obj
+    if json_:
+        console.data(lookup.list_metrics())
+        return 0
+    lines = []
+    for spec in lookup.all_metrics():
+        better = "" if spec.direction == "neither" else f" Better: {spec.direction}."
+        needs = "" if spec.truth == "nothing" else f" Needs {spec.truth}."
+        lines += [f"{spec.name}: {spec.summary}{better}{needs} {spec.paper}."]
+        lines += [f"    {figure.name}  {figure.meaning}" for figure in spec.figures]
+        lines += [f"    :{param.name}=  {param.help}" for param in spec.params]
+    console.text("\n".join(lines))
     return 0
 
 

@@ -125,8 +125,17 @@ class Shared:
     )
     score: str = flag("logit", "What is explained.", "|".join(SCORES), panel=_WHAT)
     top: int = flag(5, "Predictions that a record lists, 1 or more.", "K", panel=_WHAT)
+    metric: list[str] | None = flag(
+        None,
+        "Measure this of each map too, with its interval over the run (cnnviz metrics lists them); repeatable.",
+        "NAME[:OPTION=VALUE,...]",
+        panel=_WHAT,
+    )
     sanity: bool = flag(
-        False, "Make the layers random from the top and say how alike the map stays (Adebayo et al. 2018).", panel=_WHAT
+        False,
+        "Make the layers random from the top and say how alike the map stays (Adebayo et al. 2018): "
+        "--metric randomization.",
+        panel=_WHAT,
     )
     seed: int = flag(0, "Seeds every random choice, 0 or more.", "N", panel=_WHAT)
 
@@ -234,6 +243,7 @@ class Shared:
             logits_key=self.logits_key,
             activation=self.activation,
             top=self.top,
+            metrics=tuple(self.metric or ()),
             sanity=self.sanity,
         )
 

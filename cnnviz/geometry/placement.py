@@ -31,11 +31,13 @@ class PlacedMap:
         values: [H, W] float32 in the map's own unit; 0 outside ``seen``.
         seen: x0, y0, x1, y1, half-open, in pixels: what the network saw, clipped to the image.
         signed: Whether negative values have a meaning (they speak against the target).
+        raw: The method's own output, of any shape, where it is known: what is measured in its own cells.
     """
 
     values: NDArray[np.float32]
     seen: tuple[int, int, int, int]
     signed: bool
+    raw: NDArray[np.float32] | None = None
 
 
 def place(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int], *, signed: bool) -> PlacedMap:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,22 +12,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.cut import cut_for
+from cnnviz.engine.cut import Cut, cut_for
+from cnnviz.engine.open_session import SessionOptions
 from cnnviz.engine.precision import smooth_probe
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import Target, class_logits
 from cnnviz.errors import CnnvizError
 from cnnviz.maps import tiling
-from cnnviz.maps.sanity import Sanity, conclude
-from cnnviz.maps.sanity import said as sanity_said
 from cnnviz.maps.tiling import ComputedMap, Tiles
 from cnnviz.maps.write_image import ImageResult, TargetMap
 from cnnviz.methods.explain import explain_batch
 from cnnviz.methods.heatmap import Heatmap
-from cnnviz.metrics.conservation import LeftOut
+from cnnviz.metrics.chosen import ModelMetrics, requested, summed_up
+from cnnviz.metrics.contract import ExplainedBatch, ExplainedNetwork
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import ClassScore, Record, RunHeader, TargetScore
 from cnnviz.registry import lookup
+from cnnviz.registry.metrics import RANDOMIZATION
 from cnnviz.run.loop import Worker
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import SCORES, RunSettings, check_choice
@@ -69,6 +69,7 @@ class Explainer(Worker):
         self.settings = settings
         self.spec = lookup.find_method(settings.target.method)
         self.params = self.spec.resolve_params(settings.target.params)
+        self.metrics = requested(settings.target, self.spec.gap)
         check_choice(settings.target.score, SCORES, "--score")
         if "gradient" in settings.draw.save and self.spec.space != "input":
             raise CnnvizError(
@@ -86,7 +87,16 @@ class Explainer(Worker):
         self._probe_class: Tensor | None = None
         self.prepared.settle_precision(cut, self._map_of_probe)
         self.session = self.prepared.session
-        self._sanity = Sanity(self.prepared, cut, self.spec.signed) if settings.target.sanity else None
+        self._model_metrics = ModelMetrics(self.metrics, self._network(cut))
+
+    def _network(self, cut: Cut) -> ExplainedNetwork:
+        """What metrics get that run the network again."""
+        loaded, settings = self.prepared.loaded, self.settings
+        key, tracing = settings.target.logits_key, settings.runtime.tracing
+        options = SessionOptions(cut, key, private=False, tracing=tracing)
+        return ExplainedNetwork(
+            loaded.module, loaded.name, self.session, options, self.spec.signed, settings.runtime.seed
+        )
 
     def _check_targets(self) -> None:
         """Refuse what only classes can be asked for."""
@@ -97,7 +107,8 @@ class Explainer(Worker):
                 "--view tiles: only classes are explained by tiles; of all else no tile is the decisive one.",
                 "Use --view crop, whole or squash.",
             )
-        if self.settings.target.sanity and self.prepared.target_selector.units:
+        randomized = any(each.spec is RANDOMIZATION for each in self.metrics)
+        if randomized and self.prepared.target_selector.units:
             raise CnnvizError("--sanity compares maps of classes, not of units.", "Leave out --sanity, or the unit.")
 
     def _rehearse(self) -> None:
@@ -231,18 +242,22 @@ class Explainer(Worker):
         return rows
 
     def _maps(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
-        """The maps of a pass over a batch, with ``--sanity`` compared with those of random weights."""
+        """The maps of a pass over a batch, with the scores of the metrics that run the network again."""
         maps = self._made(run, asked)
-        if self._sanity is None:
+        if not self._model_metrics:
             return maps
 
         def drawn(other: ForwardPass) -> list[list[NDArray[np.float32]]]:
             return [[made.drawn for made in own] for own in self._made(other, asked)]
 
-        rows = self._sanity.compare(run.pixels, [[made.drawn for made in own] for own in maps], drawn)
-        for own, of_image in zip(maps, rows, strict=True):
-            for made, of_class in zip(own, of_image, strict=True):
-                made.scores["sanity"] = of_class
+        def subject(image: int, place: int) -> tuple[ForwardPass, Target]:
+            request = asked[image][place]
+            return self._pass_for(request, run), request.target([request])
+
+        batch = ExplainedBatch(run, [[made.drawn for made in own] for own in maps], drawn, subject)
+        for own, of_image in zip(maps, self._model_metrics.score(batch), strict=True):
+            for made, scores in zip(own, of_image, strict=True):
+                made.scores.update(scores)
         return maps
 
     def _made(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
@@ -303,6 +318,7 @@ class Explainer(Worker):
             maps=rows,
             facts=facts,
             of_image={**prepared.view_facts(item), **asked.facts},
+            truth=item.truth,
         )
 
     def _layer_of(self, request: Request) -> str | None:
@@ -310,21 +326,11 @@ class Explainer(Worker):
         session = self._unit_sessions.get(request.readout, self.session)
         return session.layers[0].name if session.layers else None
 
-    def conclusions(self, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-        """What the summary says of all images together."""
-        left_out = LeftOut()
-        passing = left_out.counting(records) if self.spec.gap else records
-        found: dict[str, Any] = {}
-        if self._sanity is not None:
-            found["sanity"] = conclude(passing)
-            if found["sanity"]:
-                self.prepared.note(sanity_said(found["sanity"]))
-        elif self.spec.gap:
-            deque(passing, maxlen=0)
-        if self.spec.gap and left_out.maps:
-            found["left_out"] = left_out.summary()
-            if text := left_out.note(self.spec.gap):
-                self.prepared.note(text)
+    def conclusions(self, records: Callable[[], Iterable[Mapping[str, Any]]]) -> dict[str, Any]:
+        """What the summary says of all images together; ``records`` goes through them once more at each call."""
+        found, notes = summed_up(self.metrics, records)
+        for text in notes:
+            self.prepared.note(text)
         return found
 
     def facts(self) -> dict[str, Any]:

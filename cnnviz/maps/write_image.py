@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap, place
+from cnnviz.geometry.truth import Truth
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import ImageFormat, Store, encode, encode_npz
-from cnnviz.metrics.map_statistics import is_even, map_scores
+from cnnviz.metrics.chosen import MapMetrics
+from cnnviz.metrics.contract import ExplainedImage
+from cnnviz.metrics.map_statistics import is_even
 from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, Explanation, Record, TargetScore
+from cnnviz.registry.metrics import MAP_STATISTICS
 from cnnviz.render.gradient import gradient_image, magnitude_limit
 from cnnviz.render.label_map import label_map
 from cnnviz.render.legend import with_box, with_legend
@@ -25,9 +30,6 @@ HEATMAP_FORMAT = ImageFormat("png", 1)
 # Of maps of single pixels a few values are many times as large as the rest; scaled by them a picture shows nothing.
 _OUTLIERS = 99.0
 _RULES = {"guided": "guided backpropagation", "deconvnet": "deconvnet", "backprop": "backpropagation"}
-
-
-Box = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class OutputStyle:
         labels: Class names by index.
         marks: What overlays also carry: ``legend``, ``box``.
         class_specific: Whether the method's maps depend on the class.
+        metrics: What is measured of each map.
     """
 
     store: Store
@@ -57,6 +60,7 @@ class OutputStyle:
     labels: Sequence[str] = ()
     class_specific: bool = True
     marks: frozenset[str] = frozenset()
+    metrics: MapMetrics = field(default_factory=lambda: MapMetrics([MAP_STATISTICS.request()]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +85,7 @@ class TargetMap:
 class ImageResult:
     """What the model said about one image.
 
-    ``facts`` are those of every explanation, ``of_image`` those of the record.
+    ``facts`` are those of every explanation, ``of_image`` those of the record; ``truth`` is what is known of it.
     """
 
     ref: ImageRef
@@ -92,6 +96,7 @@ class ImageResult:
     maps: Sequence[TargetMap]
     facts: Mapping[str, Any] = field(default_factory=dict)
     of_image: Mapping[str, Any] = field(default_factory=dict)
+    truth: Truth | None = None
 
     @property
     def bytes_a_pixel(self) -> int:
@@ -122,7 +127,8 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
         if "panel" in how.save:
             panel_row = PanelRow(_said(done, item), item.target.probability, shown, _kind(done, how))
             panel_rows.append(reduced(panel_row, len(done.maps), how.style))
-        scores = {**map_scores(item.raw, placed), **item.scores}
+        measured = how.metrics.score(replace(placed, raw=item.raw), _image(done, item, how), done.truth)
+        scores = {**measured, **item.scores}
         files = _write_map(done, item, shown, scores["box_xywh"], how)
         facts = {**done.facts, "drawn_limits": list(drawn_limits(shown, how.style))}
         if scores.get("flat"):
@@ -140,6 +146,14 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
         predictions=done.predictions,
         explanations=tuple(rows),
         facts=done.of_image,
+    )
+
+
+def _image(done: ImageResult, item: TargetMap, how: OutputStyle) -> ExplainedImage:
+    """What metrics may know of the image."""
+    ref = done.ref
+    return ExplainedImage(
+        ref.uri, ref.name, done.rgb, done.geometry.rect, item.target, done.predictions, done.label, how.method
     )
 
 
@@ -183,15 +197,15 @@ def _flat_reason(item: TargetMap, how: OutputStyle, *, against: bool) -> str:
 
 
 def _write_map(
-    done: ImageResult, item: TargetMap, shown: PlacedMap, box: Box | None, how: OutputStyle
+    done: ImageResult, item: TargetMap, shown: PlacedMap, box_xywh: Sequence[int] | None, how: OutputStyle
 ) -> dict[str, str]:
     stem = f"images/{done.ref.name}.{item.slug}.{_kind(done, how)}"
     files: dict[str, str] = {}
     if "overlay" in how.save:
         files["overlay"] = f"{stem}.overlay.{how.picture.suffix}"
         picture = overlay(done.rgb, shown, how.style)
-        if "box" in how.marks and box is not None:
-            picture = with_box(picture, box)
+        if "box" in how.marks and box_xywh is not None:
+            picture = with_box(picture, Box(*box_xywh))
         if "legend" in how.marks:
             picture = with_legend(picture, _said(done, item), item.target.probability, shown, how.style)
         how.store.write(files["overlay"], encode(picture, how.picture))

@@ -19,12 +19,17 @@ zero or the same everywhere (else there is no ``flat``).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
+from cnnviz.geometry.truth import Truth
+from cnnviz.metrics.contract import ExplainedImage
+from cnnviz.registry.params import Options
 
 _BOX_SHARE = 0.2
 # A plateau comes out of interpolation with weights that sum to 1 only to the last bits of float32.
@@ -32,6 +37,11 @@ _EVEN = 1e-6
 _TIE = 1.0 - _EVEN
 # Larger maps are gone through in strips.
 _STRIP_PIXELS = 1 << 20
+
+
+def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params: Options) -> dict[str, object]:
+    """The metric: see the top of the module. Raw figures are those of ``placed.raw``, if it is known."""
+    return map_scores(placed.values if placed.raw is None else placed.raw, placed)
 
 
 def map_scores(raw: NDArray[np.float32], placed: PlacedMap) -> dict[str, object]:
@@ -59,11 +69,11 @@ def map_scores(raw: NDArray[np.float32], placed: PlacedMap) -> dict[str, object]
     share = np.ascontiguousarray(np.divide(values, np.float32(highest)))
     np.clip(share, 0.0, 1.0, out=share)
     total = float(share.sum(dtype=np.float64))
-    _, (x, y, width, height) = _largest_region(share > np.float32(_BOX_SHARE))
-    inside = float(share[y : y + height, x : x + width].sum(dtype=np.float64))
+    _, box = _largest_region(share > np.float32(_BOX_SHARE))
+    inside = float(share[box.pixels((x1 - x0, y1 - y0))].sum(dtype=np.float64))
     column, row = _peak(share)
     scores["peak"] = [x0 + column, y0 + row]
-    scores["box_xywh"] = [x0 + x, y0 + y, width, height]
+    scores["box_xywh"] = replace(box, x=x0 + box.x, y=y0 + box.y).xywh
     scores["energy_in_box"] = min(1.0, inside / total)
     scores["entropy"] = _entropy(share, total)
     scores["area_above_half"] = int(np.count_nonzero(share >= np.float32(0.5))) / share.size
@@ -81,8 +91,8 @@ def _finite(value: np.floating) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _largest_region(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], tuple[int, int, int, int]]:
-    """The largest 8-connected region of a mask that is not empty, and its box x, y, width, height."""
+def _largest_region(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], Box]:
+    """The largest 8-connected region of a mask that is not empty, and its box."""
     # Half the memory is half the time; no two regions share a 2x2 block, which bounds their number.
     few = ((mask.shape[0] + 1) // 2) * ((mask.shape[1] + 1) // 2) < 65535
     _, found, statistics, _ = cv2.connectedComponentsWithStats(
@@ -97,7 +107,7 @@ def _largest_region(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], tuple[i
         # OpenCV numbers regions in no promised order: the first pixel in reading order decides.
         label = int(labels.flat[np.flatnonzero(np.isin(labels, largest))[0]])
     x, y, width, height = (int(figure) for figure in stats[label, :4])
-    return labels == label, (x, y, width, height)
+    return labels == label, Box(x, y, width, height)
 
 
 def _peak(share: NDArray[np.float32]) -> tuple[int, int]:

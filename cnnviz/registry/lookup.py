@@ -2,7 +2,7 @@
 
 The command line, the pipeline, the report, the README's table, ``cnnviz.list_methods()`` and the contract tests read
 it. A new method is its function, its entry here and its oracle; third parties add entries through the entry-point group
-``cnnviz.methods``. Nothing here imports torch: ``--help`` must not wait for it.
+``cnnviz.methods``, metrics through ``cnnviz.metrics``. Nothing here imports torch: ``--help`` must not wait for it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from typing import Any, TypeVar
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.registry.cam import ACTIVATION_MAPS
 from cnnviz.registry.gradients import INPUT_GRADIENTS
+from cnnviz.registry.metrics import METRICS, MetricRequest, MetricSpec
 from cnnviz.registry.perturbation import PERTURBATION
 from cnnviz.registry.relevance import RELEVANCE
-from cnnviz.registry.specs import CommandSpec, MethodSpec, Param, StudySpec, check_words
+from cnnviz.registry.specs import CommandSpec, EntrySpec, MethodSpec, Param, StudySpec, check_words
 from cnnviz.registry.studies import STUDIES
 
 ENTRY_POINT_GROUP = "cnnviz.methods"
+METRIC_GROUP = "cnnviz.metrics"
 
 BUILT_IN: tuple[MethodSpec, ...] = (*ACTIVATION_MAPS, *INPUT_GRADIENTS, *RELEVANCE, *PERTURBATION)
 
 
-_Spec = TypeVar("_Spec", bound=CommandSpec)
+_Spec = TypeVar("_Spec", bound=EntrySpec)
 
 
 @lru_cache(maxsize=1)
@@ -97,6 +99,73 @@ def list_methods() -> list[dict[str, Any]]:
     ]
 
 
+@lru_cache(maxsize=1)
+def all_metrics() -> tuple[MetricSpec, ...]:
+    """Built-in metrics, then those of installed packages.
+
+    Raises:
+        CnnvizError: A package registers something else than a :class:`MetricSpec`, or a name or key that is taken.
+    """
+    found = {spec.name: spec for spec in METRICS}
+    taken = {key: spec.name for spec in METRICS for key in spec.score_keys()}
+    for point in entry_points(group=METRIC_GROUP):
+        spec = point.load()
+        spec = spec() if callable(spec) else spec
+        refused = f"Entry point {point.name!r} of {METRIC_GROUP} cannot be used"
+        if not isinstance(spec, MetricSpec):
+            raise CnnvizError(f"{refused}: it is no MetricSpec.")
+        if spec.name in found:
+            raise CnnvizError(f"{refused}: name {spec.name!r} is taken.")
+        if owner := next((taken[key] for key in spec.score_keys() if key in taken), ""):
+            raise CnnvizError(f"{refused}: {owner} already writes scores of that name.")
+        try:
+            check_words(spec)
+        except CnnvizError as error:
+            raise CnnvizError(f"{refused}: {error.message}", error.hint) from None
+        found[spec.name] = spec
+        taken |= dict.fromkeys(spec.score_keys(), spec.name)
+    return tuple(found.values())
+
+
+def find_metric(name: str) -> MetricSpec:
+    """The entry of a metric.
+
+    Raises:
+        CnnvizError: Unknown name, with near matches.
+    """
+    return _find(name, all_metrics(), "metric")
+
+
+def read_metric(text: str) -> MetricRequest:
+    """The metric that ``--metric NAME`` or ``--metric NAME:OPTION=VALUE,...`` asks for.
+
+    Raises:
+        CnnvizError: Unknown name or option, or a bad value.
+    """
+    name, _, options = text.partition(":")
+    spec = find_metric(name.strip().replace("-", "_"))
+    return spec.read(options)
+
+
+def list_metrics() -> list[dict[str, Any]]:
+    """Every metric: name, one-line description, paper, what it needs and measures, figures and options."""
+    return [
+        {
+            "name": spec.name,
+            "summary": spec.summary,
+            "paper": spec.paper,
+            "measures": spec.measures,
+            "truth": spec.truth,
+            "direction": spec.direction,
+            "unit": spec.unit,
+            "baselines": spec.baselines,
+            "figures": {figure.name: figure.meaning for figure in spec.figures},
+            "options": {p.name: {"default": p.default, "help": p.help, "choices": p.choices} for p in spec.params},
+        }
+        for spec in all_metrics()
+    ]
+
+
 def _find(name: str, specs: tuple[_Spec, ...], what: str) -> _Spec:
     by_name = {spec.name: spec for spec in specs}
     if name in by_name:
@@ -114,6 +183,23 @@ def commands() -> dict[str, tuple[CommandSpec, ...]]:
 
 
 __all__ = [
-    "BUILT_IN", "ENTRY_POINT_GROUP", "STUDIES", "CommandSpec", "MethodSpec", "Param", "StudySpec", "all_entries",
-    "all_methods", "commands", "find_entry", "find_method", "list_methods",
+    "BUILT_IN",
+    "ENTRY_POINT_GROUP",
+    "METRICS",
+    "STUDIES",
+    "CommandSpec",
+    "MethodSpec",
+    "MetricSpec",
+    "Param",
+    "StudySpec",
+    "all_entries",
+    "all_methods",
+    "all_metrics",
+    "commands",
+    "find_entry",
+    "find_method",
+    "find_metric",
+    "list_methods",
+    "list_metrics",
+    "read_metric",
 ]  # fmt: skip

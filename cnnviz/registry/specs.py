@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from cnnviz.errors import CnnvizError, nearest, shown
 from cnnviz.registry.params import ClassName, FilePath, Options, Param, option, options_of, params_of
@@ -22,7 +22,8 @@ Inputs = Literal["images", "optional", "none"]
 
 # Shared options that mean nothing to a study unless it says so: those of maps, and resuming, which one pass cannot.
 HIDDEN_FROM_STUDIES = tuple(
-    "layer class_ target_ score sanity save scale colormap alpha image_format png_level legend draw_box resume".split()
+    "layer class_ target_ score metric sanity save scale colormap alpha image_format png_level legend draw_box "
+    "resume".split()
 )
 
 # Shared options that mean nothing to a study that looks at no images: what is decoded, shown to the network and listed.
@@ -72,7 +73,10 @@ class EntrySpec:
         paper: Where it comes from.
         options: The dataclass of its options; what the entry names is handed an instance.
         params: The options one by one: read off ``options``, or given in its place, which then is made from them.
+        kind: What people call such an entry.
     """
+
+    kind: ClassVar[str] = "Method"
 
     name: str
     entry: str
@@ -103,7 +107,7 @@ class EntrySpec:
         for name in given:
             if name not in known:
                 hint = nearest(name, known) or (f"It takes {', '.join(known)}." if known else "It takes no options.")
-                raise CnnvizError(f"Method {self.name} has no option {name!r}.", hint)
+                raise CnnvizError(f"{self.kind} {self.name} has no option {name!r}.", hint)
         values = {param.attribute: param.check(given.get(name, param.default)) for name, param in known.items()}
         return self.options(**values)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.render.colormap import colormap, is_diverging
 from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, entry, is_flat
@@ -17,13 +16,13 @@ _PAPER, _INK, _SOFT = (255, 255, 255), (28, 30, 34), (112, 117, 124)
 _SIZES = (11, 26)
 
 
-def with_box(picture: NDArray[np.uint8], box: Sequence[int]) -> NDArray[np.uint8]:
-    """The picture with a frame around ``box`` (x, y, width, height): white between two dark lines, just inside it."""
-    x, y, width, height = box
+def with_box(picture: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+    """The picture with a frame around the pixels of ``box``: white between two dark lines, just inside it."""
+    x, y, x1, y1 = (round(edge) for edge in box.edges)
     thick = max(1, round(max(picture.shape[:2]) / 300))
     page = Image.fromarray(picture)
     draw = ImageDraw.Draw(page)
-    right, bottom = x + width - 1, y + height - 1
+    right, bottom = x1 - 1, y1 - 1
     for inset, colour, wide in ((0, (0, 0, 0), 1), (1, (255, 255, 255), thick), (1 + thick, (0, 0, 0), 1)):
         if right - inset > x + inset and bottom - inset > y + inset:
             draw.rectangle((x + inset, y + inset, right - inset, bottom - inset), outline=colour, width=wide)

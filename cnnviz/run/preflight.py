@@ -7,6 +7,7 @@ import os
 from cnnviz.errors import CnnvizError
 from cnnviz.io.sources import find_images, is_url
 from cnnviz.io.walk import check_protocols
+from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, Options
 from cnnviz.settings import ModelSpec, RunSettings
 
@@ -33,6 +34,8 @@ def check(settings: RunSettings, spec: CommandSpec) -> None:
         # Raises where an INPUT is missing; whether any file is an image shows only when it is decoded.
         next(find_images(settings.inputs), None)
     _check_files(spec, params)
+    for text in settings.target.metrics:
+        lookup.read_metric(text)
     spec.check_view(settings.model.view, params)
     for name in ("checkpoint", "labels"):
         _check_file(f"--{name}", getattr(settings.model, name))

@@ -6,7 +6,7 @@ import platform
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.placement import seen_part
+from cnnviz.geometry.truth import Truth
 from cnnviz.io.digests import file_sha256
 from cnnviz.io.sources import ImageRef
 from cnnviz.models.graph.outputs import select_output, two_dim
@@ -45,12 +46,13 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """A decoded image: as a viewer shows it, and as the network sees it (uint8 [C, H, W])."""
+    """A decoded image: as a viewer shows it, and as the network sees it (uint8 [C, H, W]); and what is known of it."""
 
     ref: ImageRef
     rgb: NDArray[np.uint8]
     pixels: Tensor
     geometry: Geometry
+    truth: Truth | None = field(default=None, kw_only=True)
 
 
 class PreparedModel:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from typing_extensions import NotRequired, TypedDict
 
-from cnnviz.schema.shapes import Count, Interval, Share
+from cnnviz.schema.shapes import Count, Interval, Share, open_to
 
 
 class Begun(TypedDict):
@@ -124,6 +124,18 @@ class LeftOut(TypedDict):
     """The largest share that one leaves out."""
 
 
+@open_to("figures of the metric, each with ``value``, ``ci95`` and ``n``")
+class MetricSummary(TypedDict, total=False):
+    """What a metric says of all maps of a run: its figures, by bootstrap over images, of rates by Wilson."""
+
+    maps: Count
+    """How many maps were scored."""
+    without_truth: Count
+    """How many maps were not, for want of the truth that the metric needs."""
+    baselines: dict[str, dict[str, Mean]]
+    """The same figures of maps that know nothing of the network, by the baseline's name."""
+
+
 class MethodSummary(TypedDict):
     """What the summary says of the method."""
 
@@ -144,6 +156,8 @@ class Conclusions(TypedDict, total=False):
     """Of ``--sanity``: how alike maps are to those of the network with random weights, one row a step."""
     left_out: LeftOut
     """How much of the score maps leave out, of methods whose values should add up to it."""
+    metrics: dict[str, MetricSummary]
+    """Of ``--metric NAME``: the figures over all maps, by the metric's name."""
 
 
 class MapSummary(Counted, Network, MethodSummary, Conclusions):

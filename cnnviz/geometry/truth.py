@@ -1,0 +1,74 @@
+"""What is known of an image beside the network: where its objects are, in pixels of the uncropped photograph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.geometry.boxes import Box
+
+
+@dataclass(frozen=True)
+class TrueObject:
+    """An object that somebody marked.
+
+    Attributes:
+        label: Its class, as the annotations name it.
+        box: Where it is.
+        difficult: Whether the annotations call it hard to recognise (Pascal VOC); measures usually leave it out.
+        ignore: Whether the box is no object to find but a region that counts neither way (a crowd in COCO).
+    """
+
+    label: str
+    box: Box
+    difficult: bool = False
+    ignore: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The annotations of one image of (W, H) pixels.
+
+    Attributes:
+        size: (W, H).
+        objects: Marked by boxes.
+        masks: bool [H, W] by label: where the class is.
+        labels: Classes of the image as a whole.
+        ignored: bool [H, W]: pixels that count neither way; None where all count.
+    """
+
+    size: tuple[int, int]
+    objects: tuple[TrueObject, ...] = ()
+    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    ignored: NDArray[np.bool_] | None = None
+
+    def boxes(self, label: str | None = None, *, difficult: bool = True) -> tuple[Box, ...]:
+        """Boxes of the objects of a class (None: of all), without regions to ignore.
+
+        Args:
+            label: The class.
+            difficult: Whether those that are hard to recognise are among them.
+        """
+        return tuple(
+            each.box
+            for each in self.objects
+            if not each.ignore and label in (None, each.label) and (difficult or not each.difficult)
+        )
+
+    def region(self, label: str) -> NDArray[np.bool_]:
+        """bool [H, W]: where a class is, by its mask, or the pixels of its boxes where there is none."""
+        if label in self.masks:
+            return self.masks[label]
+        found = np.zeros((self.size[1], self.size[0]), dtype=np.bool_)
+        for box in self.boxes(label):
+            found[box.pixels(self.size)] = True
+        return found
+
+    def knows(self, what: str) -> bool:
+        """Whether there are ``boxes``, ``masks`` or a ``label``; of ``nothing`` always."""
+        has = {"boxes": bool(self.boxes()), "masks": bool(self.masks), "label": bool(self.labels), "nothing": True}
+        return has[what]

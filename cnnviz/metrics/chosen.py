@@ -1,0 +1,175 @@
+"""The metrics of a run: asked of each map where it is made or placed, and of all of them at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cnnviz.errors import CnnvizError
+from cnnviz.geometry.placement import PlacedMap
+from cnnviz.geometry.truth import Truth
+from cnnviz.metrics.baseline_maps import baseline
+from cnnviz.metrics.contract import ExplainedBatch, ExplainedImage, ExplainedNetwork, ModelMetric, Row, RunSummary
+from cnnviz.registry import lookup
+from cnnviz.registry.metrics import CONSERVATION, MAP_STATISTICS, RANDOMIZATION, MetricRequest, MetricSpec
+from cnnviz.registry.params import Options
+from cnnviz.settings import TargetSettings
+
+Score = Callable[[PlacedMap, ExplainedImage, "Truth | None", Options], Mapping[str, Any]]
+
+
+def requested(target: TargetSettings, gap: str) -> tuple[MetricRequest, ...]:
+    """The metrics of a run of maps: map statistics, those that are named, and what the method's maps call for.
+
+    Args:
+        target: ``metrics`` as ``--metric`` has them; ``sanity`` is short for the randomization test.
+        gap: Of a method whose values should add up to the score, why they may not; else empty.
+
+    Raises:
+        CnnvizError: An unknown metric or option.
+    """
+    found = {MAP_STATISTICS.name: MAP_STATISTICS.request()}
+    found |= {each.spec.name: each for each in map(lookup.read_metric, target.metrics)}
+    if target.sanity:
+        found.setdefault(RANDOMIZATION.name, RANDOMIZATION.request())
+    if gap:
+        found[CONSERVATION.name] = CONSERVATION.request({"reason": gap})
+    return tuple(found.values())
+
+
+@dataclass(frozen=True)
+class _MapMetric:
+    """A metric of single maps, loaded."""
+
+    spec: MetricSpec
+    score: Score
+    params: Options
+
+
+class MapMetrics:
+    """Those that look at one map at a time; safe to call from many threads."""
+
+    def __init__(self, requests: Sequence[MetricRequest]) -> None:
+        self._metrics = [
+            _MapMetric(each.spec, each.spec.load(), each.params)
+            for each in requests
+            if each.spec.measures in ("map", "map and truth")
+        ]
+
+    def score(self, placed: PlacedMap, image: ExplainedImage, truth: Truth | None) -> dict[str, Any]:
+        """What the record's ``scores`` hold of a map; an image without the truth that a metric needs has None there.
+
+        Raises:
+            CnnvizError: A metric gave something that its entry does not list.
+        """
+        found: dict[str, Any] = {}
+        for metric in self._metrics:
+            spec = metric.spec
+            if not _is_known(spec, image, truth):
+                found.update(dict.fromkeys(spec.score_keys()))
+                continue
+            scores = plain(spec, metric.score(placed, image, truth, metric.params))
+            if spec.baselines:
+                beside = {name: baseline(name, placed, image.name) for name in spec.baselines}
+                scores["baselines"] = {
+                    name: plain(spec, metric.score(other, image, truth, metric.params))
+                    for name, other in beside.items()
+                }
+            found.update({spec.score_key: scores} if spec.score_key else scores)
+        return found
+
+
+class ModelMetrics:
+    """Those that run the network again, for a batch of explained images."""
+
+    def __init__(self, requests: Sequence[MetricRequest], network: ExplainedNetwork) -> None:
+        self._metrics: list[tuple[MetricSpec, ModelMetric]] = [
+            (each.spec, each.spec.load()(network, each.params)) for each in requests if each.spec.measures == "model"
+        ]
+
+    def __bool__(self) -> bool:
+        return bool(self._metrics)
+
+    def score(self, batch: ExplainedBatch) -> list[list[dict[str, Any]]]:
+        """For each image, for each of its maps, what the record's ``scores`` hold of it."""
+        found: list[list[dict[str, Any]]] = [[{} for _ in own] for own in batch.maps]
+        for spec, metric in self._metrics:
+            for of_image, rows in zip(found, metric.score(batch), strict=True):
+                for of_map, scores in zip(of_image, rows, strict=True):
+                    if isinstance(scores, Mapping):
+                        of_map[spec.score_key] = plain(spec, scores)
+                    else:
+                        of_map[spec.score_key] = [plain(spec, row) for row in scores]
+        return found
+
+
+def summed_up(
+    requests: Sequence[MetricRequest], records: Callable[[], Iterable[Mapping[str, Any]]]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the report's ``summary`` says of all maps of a run, and what people are told.
+
+    Args:
+        requests: The metrics.
+        records: Goes through the records of the run, once for each metric that has a summary.
+    """
+    found: dict[str, Any] = {}
+    notes: list[str] = []
+    for request in requests:
+        spec = request.spec
+        summarize = spec.load_summarizer()
+        if summarize is None:
+            continue
+        said: RunSummary = summarize(_rows(spec, records()), spec, request.params)
+        notes += said.notes
+        if said.figures is not None and spec.summary_key:
+            found[spec.summary_key] = said.figures
+        elif said.figures is not None:
+            found.setdefault("metrics", {})[spec.name] = said.figures
+    return found, tuple(notes)
+
+
+def _rows(spec: MetricSpec, records: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    for record in records:
+        for explanation in record.get("explanations") or ():
+            scores = explanation.get("scores") or {}
+            if not spec.score_key or spec.score_key in scores:
+                own = scores.get(spec.score_key) if spec.score_key else scores
+                yield Row(own, str(record.get("path")), record.get("label"))
+
+
+def _is_known(spec: MetricSpec, image: ExplainedImage, truth: Truth | None) -> bool:
+    if spec.truth == "nothing" or (spec.truth == "label" and image.label is not None):
+        return True
+    return truth is not None and truth.knows(spec.truth)
+
+
+def plain(spec: MetricSpec, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures as JSON has them.
+
+    Raises:
+        CnnvizError: There is one that the entry does not list, or something is no figure.
+    """
+    listed = {figure.name for figure in spec.figures}
+    if not isinstance(scores, Mapping) or not listed >= set(scores):
+        got = ", ".join(sorted(map(str, set(scores) - listed))) if isinstance(scores, Mapping) else repr(scores)
+        raise CnnvizError(
+            f"Metric {spec.name} gave {got}, which its entry does not list.",
+            "Name every figure in the MetricSpec: figures=(Figure(...), ...).",
+        )
+    return {name: _value(spec, value) for name, value in scores.items()}
+
+
+def _value(spec: MetricSpec, value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_value(spec, each) for each in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise CnnvizError(
+        f"Metric {spec.name} gave a {type(value).__name__}, which JSON does not have.",
+        "Return numbers, None, or lists of them.",
+    )

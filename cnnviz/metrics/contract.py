@@ -1,0 +1,169 @@
+"""What a metric gets and gives.
+
+A metric of a map is a function ``score(placed, image, truth, params)``. One that runs the network again is a class,
+:class:`ModelMetric`, which scores batches where they are explained. Neither opens files.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cnnviz.engine.open_session import SessionOptions
+from cnnviz.engine.perturbed_scores import answers, by_position, chunk_size
+from cnnviz.engine.session import ForwardPass, Session, concatenated
+from cnnviz.engine.targets import Target
+from cnnviz.errors import CnnvizError
+from cnnviz.geometry.placement import place
+from cnnviz.models.graph.structures import map_tensors
+from cnnviz.records import ClassScore, TargetScore
+from cnnviz.registry.params import Options
+
+Map = NDArray[np.float32]
+Scores = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+"""What a metric says of a map: its figures by name, or several rows of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedImage:
+    """What a metric may know of an image beside its map.
+
+    Attributes:
+        uri: As found.
+        name: Unique in the run; seeds what is random.
+        rgb: [H, W, 3] uint8, upright, uncropped.
+        rect: x0, y0, x1, y1 in its pixels: what fills the network's input.
+        target: What the map explains.
+        predictions: What the network says of the image, best first.
+        label: Its known class, or None.
+        method: Name of the method that made the map.
+    """
+
+    uri: str
+    name: str
+    rgb: NDArray[np.uint8]
+    rect: tuple[float, float, float, float]
+    target: TargetScore
+    predictions: tuple[ClassScore, ...]
+    label: str | None
+    method: str
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedNetwork:
+    """The network of a run, as a :class:`ModelMetric` gets it before the first image.
+
+    Attributes:
+        module: The network itself; it must be left as it is found.
+        name: Of the network.
+        session: As it is prepared for the run.
+        options: How another session of it, or of a changed copy, is opened (``engine.open_session.prepare``): where
+            it is cut, which output is explained; on the given modules, not on a copy.
+        signed: Whether the values of the method's maps have a sign.
+        seed: Of the run.
+    """
+
+    module: nn.Module
+    name: str
+    session: Session
+    options: SessionOptions
+    signed: bool
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedBatch:
+    """A batch of images with their maps, where the network can be run again.
+
+    Attributes:
+        run: The pass that was explained: normalised pixels, logits, the session.
+        maps: For each image, for each of its targets, the map [h, w] in the method's own cells.
+        explain: The same maps of another pass over as many images, for the same targets.
+        subject: (image, place) -> the pass that this map was made from, ``run`` or one that reads a unit, and what it
+            explains, as the target of this image alone.
+    """
+
+    run: ForwardPass
+    maps: Sequence[Sequence[Map]]
+    explain: Callable[[ForwardPass], list[list[Map]]]
+    subject: Callable[[int, int], tuple[ForwardPass, Target]]
+
+    def on_input(self, image: int, place_: int) -> Map:
+        """A map at the size [H, W] of the network's input: bilinear, in its own unit."""
+        height, width = self.run.pixels.shape[-2:]
+        return place(self.maps[image][place_], (0, 0, width, height), (width, height), signed=False).values
+
+    def scores(self, image: int, place_: int, changed: Tensor, unit: str = "probability") -> Tensor:
+        """The score of what a map explains, of changed copies of its image: chunks of one batch, without gradients.
+
+        Args:
+            image: Which image of the batch.
+            place_: Which of its maps.
+            changed: Copies [M, C, H, W], normalised.
+            unit: ``logit``, ``probability`` or ``log-probability``.
+
+        Returns:
+            [M] float32.
+
+        Raises:
+            CnnvizError: The target has no such unit (one of a network's layer, a function of the user's).
+        """
+        run, explained = self.subject(image, place_)
+        target = explained.in_unit(unit)
+        if target is None:
+            raise CnnvizError(f"The target has no {unit}, which this metric follows.", "Explain a class.")
+        parts = changed.split(chunk_size(run))
+        output = concatenated([answers(run, image, part) for part in parts])
+        return by_position(target, map_tensors(lambda tensor: tensor[None], output))[0]
+
+
+class ModelMetric(ABC):
+    """A metric that runs the network again: insertion and deletion, sensitivity, random weights.
+
+    Made once a run; :meth:`score` is called in the lanes of the model, of which several may run at once.
+
+    Args:
+        network: The network of the run.
+        params: The metric's options, checked.
+    """
+
+    @abstractmethod
+    def __init__(self, network: ExplainedNetwork, params: Options) -> None: ...
+
+    @abstractmethod
+    def score(self, batch: ExplainedBatch) -> list[list[Scores]]:
+        """For each image, for each of its maps, its figures. What a map gets depends on its own image only."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the summary of a run sees of one map.
+
+    Attributes:
+        scores: What the metric gave; None where it could not be asked, for want of the truth that it needs.
+        image: Of which input: maps of one image are not independent.
+        label: The known class of the image, or None.
+    """
+
+    scores: Any
+    image: str
+    label: str | None
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a metric says of all maps of a run.
+
+    Attributes:
+        figures: Plain JSON for the report; None for nothing.
+        notes: What people are told.
+    """
+
+    figures: Any
+    notes: tuple[str, ...] = ()
