@@ -420,6 +420,12 @@ CASES = [
     Case("pointwise", "pow", {"exponent": 3}, (lambda x: x**3, lambda x: torch.pow(x, 3), lambda x: x.pow(3))),
     Case(
         "pointwise",
+        "where",
+        {"condition": "gt", "input": "the image", "other": 0},
+        (lambda x: torch.where(x > 0, x, 0), lambda x: x.where(x > 0, 0)),
+    ),
+    Case(
+        "pointwise",
         "maximum",
         {"other": "the image"},
         (lambda x: torch.max(x, x), lambda x: torch.maximum(x, x), lambda x: x.max(x)),

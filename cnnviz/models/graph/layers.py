@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.models.graph.axes import axes_of, is_map
 from cnnviz.models.graph.layer_names import name_of
+from cnnviz.models.graph.operations import attribute
 from cnnviz.models.graph.trace import Graph, ancestors, descendants
 
 Stage = TypeVar("Stage")
@@ -198,9 +199,7 @@ def _has_weights(graph: Graph, node: fx.Node) -> bool:
 
 
 def _is_index(graph: Graph, node: fx.Node) -> bool:
-    value: object = graph.module
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
+    value = attribute(graph.module, str(node.target))
     return isinstance(value, Tensor) and not value.is_floating_point()
 
 

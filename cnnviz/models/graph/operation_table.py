@@ -135,7 +135,8 @@ _SIGNATURES: dict[Kind, dict[str, str]] = {
             "cos reciprocal erf nan_to_num round floor ceil".split(),
             "input",
         ),
-        **dict.fromkeys("floor_divide maximum minimum eq ne gt lt ge le and_ or_ copysign".split(), "input other"),
+        **dict.fromkeys("floor_divide maximum minimum fmax fmin copysign".split(), "input other"),
+        **dict.fromkeys("eq ne gt lt ge le and_ or_".split(), "input other"),
         "pow": "input exponent",
         "where": "condition input other",
         "lerp": "input end weight",
@@ -227,6 +228,7 @@ OTHER_ORDERS: Mapping[Callable[..., Any] | str, Entry] = {
     torch.instance_norm: _entry(
         "instance_norm", "normalisation", "input weight bias running_mean running_var use_input_stats momentum eps"
     ),
+    "where": _entry("where", "pointwise", "input condition other"),  # the method
     "clamp_max": _entry("clamp", "activation", "input max min=None"),
     "rsub": _entry("sub", "subtraction", "other input alpha=1"),
     "rtruediv": _entry("div", "division", "other input"),

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from cnnviz.models.graph.operations import Operation, attribute, function_name, operation_of
+
 _ABOVE = frozenset({"gt", "ge"})
 _BELOW = frozenset({"lt", "le"})
 _ZEROS = frozenset("zeros zeros_like new_zeros".split())
@@ -41,32 +43,35 @@ def spelled_as_rectifiers(module: fx.GraphModule) -> int:
 
 def _rectified(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, float | None] | None:
     """What a node rectifies, and its upper limit if it has one; None for all other nodes."""
-    if node.op not in {"call_function", "call_method"} or not node.args:
+    if node.op not in {"call_function", "call_method"}:
         return None
-    name, args = _name(node), node.args
+    operation = _operation(module, node)
+    given = operation.arguments
     x: Any = None
     limit: float | None = None
-    if name in {"maximum", "fmax", "max"} and len(args) == 2 and not node.kwargs:
-        x = _beside_zero(module, args)
-    elif name in {"clamp", "clip", "clamp_min"}:
-        low = node.kwargs.get("min", args[1] if len(args) > 1 else None)
-        high = node.kwargs.get("max", args[2] if len(args) > 2 else None)
+    if operation.name in {"maximum", "fmax"}:
+        x = _beside_zero(module, (given.get("input"), given.get("other")))
+    elif operation.name == "clamp":
+        low, high = given.get("min"), given.get("max")
         limit = None if high is None else _number(module, high)
         tensors = any(isinstance(value, fx.Node) for value in (low, high))
-        x = args[0] if tensors and _is_zero(module, low) and (high is None or limit is not None) else None
-    elif name == "where" and len(args) == 3 and node.op == "call_function":
-        for signs, kept, other in ((_ABOVE, args[1], args[2]), (_BELOW, args[2], args[1])):
-            x = kept if _is_zero(module, other) and _compares(module, args[0], signs, kept) else x
-    elif name in {"mul", "multiply"} and len(args) == 2:
-        for factor, mask in (args, args[::-1]):
-            x = factor if _compares(module, _uncast(mask), _ABOVE, factor) else x
-    elif name == "masked_fill" and len(args) == 3:
-        x = args[0] if _is_zero(module, args[2]) and _compares(module, args[1], _BELOW, args[0]) else None
+        x = given["input"] if tensors and _is_zero(module, low) and (high is None or limit is not None) else None
+    elif operation.name == "where":
+        kept, other = given.get("input"), given.get("other")
+        for signs, one, zero in ((_ABOVE, kept, other), (_BELOW, other, kept)):
+            x = one if _is_zero(module, zero) and _compares(module, given["condition"], signs, one) else x
+    elif operation.kind == "product":
+        factors = (given.get("input"), given.get("other"))
+        for factor, mask in (factors, factors[::-1]):
+            x = factor if _compares(module, _uncast(module, mask), _ABOVE, factor) else x
+    elif operation.name == "masked_fill" and _is_zero(module, given.get("value")):
+        x = given["input"] if _compares(module, given.get("mask"), _BELOW, given["input"]) else None
     return (x, limit) if isinstance(x, fx.Node) else None
 
 
-def _name(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
+def _operation(module: fx.GraphModule, node: fx.Node) -> Operation:
+    """What a node computes, with nodes in the place of constants: it matters which are parameters."""
+    return operation_of(module, node, value=lambda source: source)
 
 
 def _beside_zero(module: fx.GraphModule, values: Sequence[Any]) -> Any:
@@ -75,25 +80,26 @@ def _beside_zero(module: fx.GraphModule, values: Sequence[Any]) -> Any:
     return values[zero.index(False)] if sorted(zero) == [False, True] else None
 
 
-def _uncast(mask: Any) -> Any:
-    while isinstance(mask, fx.Node) and mask.op == "call_method" and mask.target in _CASTS:
+def _uncast(module: fx.GraphModule, mask: Any) -> Any:
+    while isinstance(mask, fx.Node) and _operation(module, mask).name in _CASTS:
         mask = mask.args[0]
     return mask
 
 
 def _compares(module: fx.GraphModule, mask: Any, signs: frozenset[str], x: Any) -> bool:
     """Whether a mask says where ``x`` is above (or below) zero."""
-    if not isinstance(mask, fx.Node) or not isinstance(x, fx.Node) or len(mask.args) != 2:
+    if not isinstance(mask, fx.Node) or not isinstance(x, fx.Node):
         return False
     turned = _BELOW if signs is _ABOVE else _ABOVE
-    left, right = mask.args
-    return (_name(mask) in signs and left is x and _is_zero(module, right)) or (
-        _name(mask) in turned and right is x and _is_zero(module, left)
+    operation = _operation(module, mask)
+    left, right = (operation.arguments.get(name) for name in ("input", "other"))
+    return (operation.name in signs and left is x and _is_zero(module, right)) or (
+        operation.name in turned and right is x and _is_zero(module, left)
     )
 
 
 def _is_zero(module: fx.GraphModule, value: Any) -> bool:
-    if isinstance(value, fx.Node) and _name(value) in _ZEROS:
+    if isinstance(value, fx.Node) and function_name(value) in _ZEROS:
         return True
     return _number(module, value) == 0
 
@@ -108,9 +114,7 @@ def _number(module: fx.GraphModule, value: Any) -> float | None:
         return _number(module, value.args[0])
     if value.op != "get_attr":
         return None
-    held: Any = module
-    for part in str(value.target).split("."):
-        held = getattr(held, part)
+    held = attribute(module, str(value.target))
     if not isinstance(held, Tensor) or isinstance(held, torch.nn.Parameter) or held.numel() == 0:
         return None
     first = held.flatten()[0]
