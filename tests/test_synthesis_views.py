@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from cnnviz.engine import runtime as rt
+from cnnviz.models.blur import blurred
 from cnnviz.synthesis import augmentation as regularise
 from cnnviz.synthesis.ascent import as_levels
 from cnnviz.synthesis.augmentation import Augmentation, Views, mirrored
-from cnnviz.synthesis.canvas import Fourier, gaussian_blur, noise
+from cnnviz.synthesis.canvas import Fourier, noise
 
 DEVICE = rt.resolve("cpu", "fp32").device
 
@@ -57,14 +58,14 @@ def test_blurring_coefficients_is_blurring_what_they_are_the_transform_of() -> N
     canvas = Fourier.of_images(images)
     canvas.blur(1.3)
     around = F.pad(torch.logit(images), (8, 8, 8, 8), mode="circular")
-    expected = gaussian_blur(around, 1.3)[..., 8:-8, 8:-8]
+    expected = blurred(around, 1.3)[..., 8:-8, 8:-8]
     torch.testing.assert_close(torch.logit(canvas.image().detach()), expected, atol=5e-3, rtol=0)
 
 
 def test_gaussian_blur_against_its_definition() -> None:
     spot = torch.zeros(1, 2, 21, 21, dtype=torch.float64)
     spot[:, 1, 10, 10] = 1.0
-    found = gaussian_blur(spot, 1.5)
+    found = blurred(spot, 1.5)
     at = torch.arange(-10, 11, dtype=torch.float64)
     bell = torch.exp(-(at[:, None] ** 2 + at[None] ** 2) / (2 * 1.5**2))
     bell[at.abs() > 5] = 0
@@ -72,7 +73,7 @@ def test_gaussian_blur_against_its_definition() -> None:
     torch.testing.assert_close(found[0, 1], bell / bell.sum())
     assert not found[0, 0].any()
     flat = torch.full((1, 1, 5, 5), 0.3)
-    torch.testing.assert_close(gaussian_blur(flat, 2.0), flat)  # nothing darkens at the edges
+    torch.testing.assert_close(blurred(flat, 2.0), flat)  # nothing darkens at the edges
 
 
 # Views.

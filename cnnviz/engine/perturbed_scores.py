@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.memory import in_halves
 from cnnviz.engine.session import ForwardPass, concatenated
 from cnnviz.engine.targets import Target
 from cnnviz.models.graph.structures import map_tensors, tensors_of
@@ -104,13 +105,10 @@ def answers(run: ForwardPass, image: int, made: Tensor, of_layer: bool = False) 
         made: The copies, as :attr:`Changes.make` returns them.
         of_layer: Whether they are activations of the first target layer.
     """
-    try:
+
+    def ran(part: Tensor) -> Any:
         if of_layer:
-            return run.rerun(made, torch.full((len(made),), image, device=made.device))
-        return run.session.output_of(made.to(run.session.device))
-    except Exception as error:
-        if len(made) == 1 or not rt.is_out_of_memory(error):
-            raise
-    rt.release_memory(run.session.device)
-    half = len(made) // 2
-    return concatenated([answers(run, image, part, of_layer) for part in (made[:half], made[half:])])
+            return run.rerun(part, torch.full((len(part),), image, device=part.device))
+        return run.session.output_of(part.to(run.session.device))
+
+    return concatenated(in_halves(ran, made, run.session.device))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from PIL import ImageColor
 from torch import Tensor
 
 from cnnviz.engine.seeding import generator_for
 from cnnviz.errors import CnnvizError, nearest
+from cnnviz.models.blur import blurred
 from cnnviz.models.preprocess import Preprocess
 
 BASELINES = ("zero", "mean", "blur", "noise", "black", "gray")
@@ -41,18 +39,6 @@ def baseline(pixels: Tensor, kind: str, window: tuple[int, int], seed: int, prep
     mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
     value = (torch.tensor(colour) * preprocess.scale - mean) / std
     return value.to(pixels).reshape(1, -1, 1, 1).expand_as(pixels)
-
-
-def blurred(pixels: Tensor, sigma: float) -> Tensor:
-    """Pixels [N, C, H, W] under a Gaussian of this standard deviation in pixels; the border is repeated."""
-    reach = max(1, math.ceil(3 * sigma))
-    offsets = torch.arange(-reach, reach + 1, device=pixels.device, dtype=pixels.dtype)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    flat = pixels.reshape(-1, 1, *pixels.shape[2:])
-    flat = F.conv2d(F.pad(flat, (0, 0, reach, reach), mode="replicate"), kernel.reshape(1, 1, -1, 1))
-    flat = F.conv2d(F.pad(flat, (reach, reach, 0, 0), mode="replicate"), kernel.reshape(1, 1, 1, -1))
-    return flat.reshape(pixels.shape)
 
 
 def _noise(image: Tensor, seed: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.memory import in_halves
 from cnnviz.engine.seeding import generator_for
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
@@ -25,23 +26,16 @@ def gradients_at(run: ForwardPass, target: Target, points: Iterator[Tensor]) -> 
         points: Batches [N, C, H, W] like the pass's own.
     """
     size = max(1, rt.default_batch_size(run.session.device) // len(run.pixels))
-    while chunk := list(islice(points, size)):
-        yield from _chunk(run, target, chunk)
 
-
-def _chunk(run: ForwardPass, target: Target, chunk: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    try:
+    def at(chunk: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         there = run.session.forward(torch.cat(list(chunk)))
         scores = target.repeated(there.output, len(chunk))
         gradients = there.gradients(scores)[0]
-        pairs = zip(scores.detach().float().chunk(len(chunk)), gradients.chunk(len(chunk)), strict=True)
-        return list(pairs)
-    except Exception as error:
-        if len(chunk) == 1 or not rt.is_out_of_memory(error):
-            raise
-    rt.release_memory(run.session.device)
-    half = len(chunk) // 2
-    return _chunk(run, target, chunk[:half]) + _chunk(run, target, chunk[half:])
+        return list(zip(scores.detach().float().chunk(len(chunk)), gradients.chunk(len(chunk)), strict=True))
+
+    while chunk := list(islice(points, size)):
+        for pairs in in_halves(at, chunk, run.session.device):
+            yield from pairs
 
 
 def noisy_copies(pixels: Tensor, noise: float, samples: int, seed: int) -> Iterator[Tensor]:

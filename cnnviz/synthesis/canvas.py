@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from cnnviz.models.blur import blurred
 
 # Square root of the covariance of ImageNet's colours, and its largest column norm: what uncorrelated channels are
 # multiplied by to be correlated as in photographs (tensorflow/lucid).
@@ -80,7 +81,7 @@ class Pixels(Canvas):
 
     def blur(self, sigma: float) -> None:
         with torch.no_grad():
-            self.leaf.copy_(gaussian_blur(self.leaf, sigma))
+            self.leaf.copy_(blurred(self.leaf, sigma))
 
     def settle(self) -> None:
         with torch.no_grad():
@@ -143,15 +144,3 @@ class Fourier(Canvas):
         """The Gaussian's own transfer function exp(-2 (pi sigma f)^2), before the sigmoid."""
         with torch.no_grad():
             self.leaf.mul_(torch.exp(-2.0 * (math.pi * sigma * self._frequencies) ** 2)[..., None])
-
-
-def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Images [N, C, H, W] under a Gaussian of ``sigma`` pixels; the outermost pixel goes on beyond the edge."""
-    radius = max(1, math.ceil(3.0 * sigma))
-    at = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
-    kernel = torch.exp(-0.5 * (at / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    channels = images.shape[1]
-    padded = F.pad(images, (radius, radius, radius, radius), mode="replicate")
-    down = F.conv2d(padded, kernel.reshape(1, 1, -1, 1).repeat(channels, 1, 1, 1), groups=channels)
-    return F.conv2d(down, kernel.reshape(1, 1, 1, -1).repeat(channels, 1, 1, 1), groups=channels)

@@ -38,8 +38,8 @@ from cnnviz.engine.perturbed_scores import answers, chunk_size, chunks
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
-from cnnviz.methods.baselines import blurred
 from cnnviz.methods.heatmap import Heatmap
+from cnnviz.models.blur import blurred
 from cnnviz.models.graph.structures import map_tensors
 from cnnviz.registry.perturbation import ExtremalOptions
 

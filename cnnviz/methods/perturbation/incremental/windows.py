@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.memory import in_chunks
 from cnnviz.engine.session import Session, concatenated
 from cnnviz.methods.perturbation.incremental.plan import Group, make_plan
 from cnnviz.methods.perturbation.incremental.runner import Runner
@@ -177,19 +178,11 @@ def _plain(session: Session, image: Tensor, windows: Windows, fill: Tensor) -> t
     clean = session.output_of(image)
     # On a CPU few copies at a time, so that a map is still in the cache when the next layer reads it.
     size = _PLAIN_BATCH if session.device.type == "cpu" else 2 * rt.default_batch_size(session.device)
-    start, found = 0, []
-    while start < len(windows):
-        stop = min(start + size, len(windows))
-        try:
-            found.append(session.output_of(_occluded(image, windows, fill, range(start, stop))))
-        except Exception as error:
-            if size == 1 or not rt.is_out_of_memory(error):
-                raise
-            size //= 2
-            rt.release_memory(session.device)
-            continue
-        start = stop
-    return clean, concatenated(found)
+
+    def ran(positions: range) -> Any:
+        return session.output_of(_occluded(image, windows, fill, positions))
+
+    return clean, concatenated(list(in_chunks(ran, len(windows), size, session.device)))
 
 
 def _occluded(image: Tensor, windows: Windows, fill: Tensor, positions: range) -> Tensor:
