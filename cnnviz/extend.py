@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cnnviz.engine.readout import Readout
     from cnnviz.engine.session import ForwardPass
     from cnnviz.engine.targets import CallableTarget, ClassTarget, DifferenceTarget, Target, UnitTarget
     from cnnviz.errors import CnnvizError, ImageError
@@ -48,6 +49,7 @@ _HOMES = {
     "PlacedMap": "cnnviz.geometry.placement",
     "Row": "cnnviz.metrics.contract",
     "RunSummary": "cnnviz.metrics.contract",
+    "Readout": "cnnviz.engine.readout",
     "Target": "cnnviz.engine.targets",
     "Truth": "cnnviz.geometry.truth",
     "UnitTarget": "cnnviz.engine.targets",
@@ -74,6 +76,7 @@ __all__ = [
     "Package",
     "Param",
     "PlacedMap",
+    "Readout",
     "Row",
     "RunSummary",
     "Target",

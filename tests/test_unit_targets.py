@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -287,6 +288,25 @@ def test_a_final_softmax_is_part_of_what_a_function_gets() -> None:
     found = cnnviz.explain(network, images, "saliency", target=lambda output: output[:, 2])
     expected = cnnviz.explain(network, images, "saliency", target=2, score="probability")
     torch.testing.assert_close(found.raw, expected.raw, rtol=1e-4, atol=1e-7)
+
+
+def test_the_target_of_the_page_on_extending() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "extending.md").read_text("utf-8")
+    block = page.partition("# a target\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(block, names)
+    network, images = nets.seeded(nets.Deep)().eval(), nets.images()
+    found = cnnviz.explain(network, images, "saliency", target=names["Margin"]())
+    pixels = images.clone().requires_grad_()
+    scores = network(pixels).sort(dim=1, descending=True).values
+    [gradient] = torch.autograd.grad((scores[:, 0] - scores[:, 1]).sum(), [pixels])
+    torch.testing.assert_close(found.raw, gradient, rtol=1e-4, atol=1e-6)
+    dropped = cnnviz.explain(network, images, "occlusion", target=names["Margin"](), window=4, stride=4)
+    covered = images.clone()
+    covered[:, :, :4, :4] = 0
+    after = network(covered).sort(dim=1, descending=True).values
+    expected = (scores[:, 0] - scores[:, 1]) - (after[:, 0] - after[:, 1])
+    torch.testing.assert_close(dropped.raw[:, 0, 0], expected.detach(), rtol=1e-3, atol=1e-6)
 
 
 def test_structures_keep_their_kinds() -> None:
