@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from cnnviz.errors import EXIT_DONE, CnnvizError
-from cnnviz.io.store import ImageFormat, Store
+from cnnviz.io.encode import ImageFormat
+from cnnviz.io.store import Store
 from cnnviz.maps.explainer import Explainer
 from cnnviz.maps.write_image import ImageResult, OutputStyle, draw
 from cnnviz.metrics.chosen import MapMetrics

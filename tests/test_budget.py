@@ -219,7 +219,8 @@ from pathlib import Path
 import numpy as np
 from cnnviz.maps.write_image import OutputStyle, ImageResult, TargetMap, draw
 from cnnviz.io.sources import ImageRef
-from cnnviz.io.store import ImageFormat, Store
+from cnnviz.io.encode import ImageFormat
+from cnnviz.io.store import Store
 from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore
 from cnnviz.render.overlay import Style

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.io.encode import ImageFormat, encode, encode_npz
 from cnnviz.io.line_log import LineLog
-from cnnviz.io.store import ImageFormat, Store, encode, encode_npz
+from cnnviz.io.store import Store
 
 
 def picture(height: int = 30, width: int = 50) -> NDArray[np.uint8]:
@@ -112,7 +113,7 @@ def test_npz(tmp_path: Path) -> None:
         for name, array in arrays.items():
             assert back[name].dtype == array.dtype
             np.testing.assert_array_equal(back[name], array)
-    command = [sys.executable, "-c", "import numpy,sys,hashlib;from cnnviz.io.store import encode_npz;"]
+    command = [sys.executable, "-c", "import numpy,sys,hashlib;from cnnviz.io.encode import encode_npz;"]
     command[-1] += "print(hashlib.md5(encode_npz({'a': numpy.arange(4.0)})).hexdigest())"
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == hashlib.md5(encode_npz({"a": np.arange(4.0)})).hexdigest()

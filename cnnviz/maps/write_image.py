@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap, place
 from cnnviz.geometry.truth import Truth
+from cnnviz.io.encode import ImageFormat, encode, encode_npz
 from cnnviz.io.sources import ImageRef
-from cnnviz.io.store import ImageFormat, Store, encode, encode_npz
+from cnnviz.io.store import Store
 from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.metrics.contract import ExplainedImage
 from cnnviz.metrics.map_statistics import is_even

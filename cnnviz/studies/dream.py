@@ -16,8 +16,9 @@ from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.decode import decode
+from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.sources import find_images, read_bytes
-from cnnviz.io.store import ImageFormat, Store, encode
+from cnnviz.io.store import Store
 from cnnviz.models.graph.layers import stages
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.records import ClassScore

@@ -13,8 +13,9 @@ from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError
 from cnnviz.geometry.placement import place
+from cnnviz.io.encode import ImageFormat, encode, encode_npz
 from cnnviz.io.names import Names, safe_component
-from cnnviz.io.store import ImageFormat, Store, encode, encode_npz
+from cnnviz.io.store import Store
 from cnnviz.models.graph.layers import LayerRef
 from cnnviz.registry.studies import ActivationsOptions
 from cnnviz.render.overlay import Style, overlay

@@ -23,7 +23,8 @@ from cnnviz.engine.targets import ClassTarget, class_logits
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry import placement as resample
 from cnnviz.io.decode import decode
-from cnnviz.io.store import ImageFormat, Store, encode
+from cnnviz.io.encode import ImageFormat, encode
+from cnnviz.io.store import Store
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.models.preprocess import Preprocess, normalize, override, prepare
 from cnnviz.records import ClassScore, Record

@@ -20,7 +20,8 @@ from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import probabilities
 from cnnviz.errors import CnnvizError
 from cnnviz.geometry.placement import PlacedMap, place_cells
-from cnnviz.io.store import ImageFormat, Store, encode, encode_npz
+from cnnviz.io.encode import ImageFormat, encode, encode_npz
+from cnnviz.io.store import Store
 from cnnviz.metrics.map_statistics import map_scores
 from cnnviz.models.fully_convolutional.rewrite import CLASS_MAP, Cells, cells, convolutional, moves_with_size
 from cnnviz.models.graph.outputs import selector

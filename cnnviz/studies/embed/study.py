@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError
-from cnnviz.io.store import ImageFormat, Store, encode
+from cnnviz.io.encode import ImageFormat, encode
+from cnnviz.io.store import Store
 from cnnviz.io.write_tables import Spool, VectorFile, write_csv, write_npy, write_parquet
 from cnnviz.models.loading.load import LoadedModel
 from cnnviz.registry.studies import EmbedOptions
 from cnnviz.render import embedding as drawing
-from cnnviz.render.grid import thumbnail
 from cnnviz.report.embedding_page import Key, Plot, Point, page, percent
 from cnnviz.report.gallery import Gallery
 from cnnviz.run.command_line import command_line
@@ -30,51 +28,24 @@ from cnnviz.schema.studies.embed import Embedding, EmbedFacts, Neighbour, Neighb
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.embed import arrange, embedding
+from cnnviz.studies.embed.layout import (
+    Entry,
+    Features,
+    Floats,
+    Layout,
+    headline,
+    legend_entries,
+    pooled,
+    small,
+    spread,
+    thumbnail_name,
+)
 
-THUMBNAIL = 160
 ON_PAGE = 5_000
 """Points of the page; of more images, this many spread evenly over the inputs."""
 _SHEET_ROWS = 36
 _PATIENCE = 1_000
 _JPEG, _PNG = ImageFormat("jpg"), ImageFormat("png")
-
-Floats = NDArray[np.float64]
-
-
-@dataclass
-class _Features:
-    """An image's vector [D] float32, and its thumbnail once it is drawn: a JPEG file's bytes."""
-
-    vector: NDArray[np.float32]
-    thumbnail: bytes = b""
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """What is kept of an image beside its vector and its thumbnail."""
-
-    path: str
-    file: str
-    label: str | None
-    folder: str | None
-    prediction: str | None
-    probability: float | None
-
-
-@dataclass(frozen=True, eq=False)
-class _Layout:
-    """The images laid out: projections by name (None where there are too few images), cells, neighbours."""
-
-    pca: embedding.Projection
-    points: Mapping[str, Floats | None]
-    cells: NDArray[np.int64]
-    shape: tuple[int, int]
-    grid_of: Literal["tsne", "pca"]
-    near: embedding.Neighbours
-    labels: tuple[str | None, ...]
-    labelled_by: Literal["given", "folder"] | None
-    purity: Mapping[str, Floats]
-    different: int
 
 
 class Embed(Study[EmbedOptions]):
@@ -89,7 +60,7 @@ class Embed(Study[EmbedOptions]):
                     "Use --class folder, or --class FILE.csv with path,label.",
                 )
         self._name, self._channels_last = self._source()
-        self.vectors, self.thumbnails, self.rows = VectorFile(), Spool(), list[_Entry]()
+        self.vectors, self.thumbnails, self.rows = VectorFile(), Spool(), list[Entry]()
 
     @classmethod
     def cut(cls, settings: RunSettings, params: EmbedOptions) -> Cut:
@@ -124,13 +95,13 @@ class Embed(Study[EmbedOptions]):
     def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
         vectors = pooled(run.activations[0].detach(), self._channels_last).cpu().numpy()
         return [
-            _Features(vector) if np.isfinite(vector).all() else failed(item, "not-finite", "its vector is not finite")
+            Features(vector) if np.isfinite(vector).all() else failed(item, "not-finite", "its vector is not finite")
             for item, vector in zip(items, vectors, strict=True)
         ]
 
     def draw(self, done: Observed) -> EmbedFacts:
-        done.seen.thumbnail = encode(_small(done.rgb), _JPEG)
-        name = _thumbnail_of(done.ref.index)
+        done.seen.thumbnail = encode(small(done.rgb), _JPEG)
+        name = thumbnail_name(done.ref.index)
         self.store.write(name, done.seen.thumbnail)
         return {"thumbnail": name}
 
@@ -139,7 +110,7 @@ class Embed(Study[EmbedOptions]):
         self.thumbnails.append(done.seen.thumbnail)
         best = done.predictions[0] if done.predictions else None
         said = (None, None) if best is None else (best.label, best.probability)
-        self.rows.append(_Entry(done.ref.uri, _thumbnail_of(done.ref.index), done.label, done.ref.folder, *said))
+        self.rows.append(Entry(done.ref.uri, thumbnail_name(done.ref.index), done.label, done.ref.folder, *said))
 
     def writes(self) -> Sequence[str]:
         names = ["embeddings.npy", "embeddings.csv", "scatter.png", "grid.png", "neighbours.png", "thumbnails/any"]
@@ -157,13 +128,13 @@ class Embed(Study[EmbedOptions]):
         self._write_pictures(layout)
         summary = self._summary(vectors, layout)
         summary["seconds_arranging"] = round(time.perf_counter() - began, 3)
-        told = [", ".join(f"{name}: {value}" for name, value in _headline(summary))]
+        told = [", ".join(f"{name}: {value}" for name, value in headline(summary))]
         pages = self._page(layout, summary)
         return Findings({"embedding": summary}, {"neighbours": self._report(layout)}, index=pages, sentences=told)
 
     # Computing.
 
-    def _lay_out(self, vectors: NDArray[np.float32]) -> _Layout:
+    def _lay_out(self, vectors: NDArray[np.float32]) -> Layout:
         params, seed = self.params, self.prepared.settings.runtime.seed
         pca = embedding.pca(vectors)
         reduced = embedding.reduced(vectors, params.metric)
@@ -184,7 +155,7 @@ class Embed(Study[EmbedOptions]):
         said = {"label": labels, "prediction": tuple(row.prediction for row in self.rows)}
         purity = {kind: embedding.purity(near.index, values) for kind, values in said.items()}
         shape = embedding.grid_shape(len(vectors))
-        return _Layout(pca, points, cells, shape, grid_of, near, labels, labelled_by, purity, different)
+        return Layout(pca, points, cells, shape, grid_of, near, labels, labelled_by, purity, different)
 
     def _labels(self) -> tuple[tuple[str | None, ...], Literal["given", "folder"] | None]:
         """The label of every image, and where it comes from: what was given; else the folders, if there are several."""
@@ -204,7 +175,7 @@ class Embed(Study[EmbedOptions]):
 
     # Writing.
 
-    def _write_tables(self, vectors: NDArray[np.float32], layout: _Layout) -> None:
+    def _write_tables(self, vectors: NDArray[np.float32], layout: Layout) -> None:
         columns: dict[str, Sequence[object]] = {
             "path": [row.path for row in self.rows],
             "label": layout.labels,
@@ -225,7 +196,7 @@ class Embed(Study[EmbedOptions]):
             with self.store.stream("embeddings.parquet") as stream:
                 write_parquet(stream, columns)
 
-    def _write_pictures(self, layout: _Layout) -> None:
+    def _write_pictures(self, layout: Layout) -> None:
         kind = self._colouring(layout)
         categories = drawing.categorize(self._values(layout, kind))
         found = [(self._title(name, layout), points) for name, points in layout.points.items()]
@@ -242,11 +213,11 @@ class Embed(Study[EmbedOptions]):
                 "neighbours.png", encode(drawing.neighbour_sheet(self._sheet(layout, kind), heading), _PNG)
             )
 
-    def _sheet(self, layout: _Layout, kind: str) -> list[list[drawing.Near]]:
+    def _sheet(self, layout: Layout, kind: str) -> list[list[drawing.Near]]:
         values, shown = self._values(layout, kind), layout.near.index[:, :8]
         counts = Counter(values)
         rows = []
-        for place in _spread(len(self.rows), _SHEET_ROWS):
+        for place in spread(len(self.rows), _SHEET_ROWS):
             row = [drawing.Near(self._thumbnail(place), values[place] or "")]
             for other, value in zip(shown[place].tolist(), layout.near.value[place].tolist(), strict=False):
                 # Where no other image could match, a bar that says "another" says nothing.
@@ -256,7 +227,7 @@ class Embed(Study[EmbedOptions]):
             rows.append(row)
         return rows
 
-    def _report(self, layout: _Layout) -> list[Neighbours]:
+    def _report(self, layout: Layout) -> list[Neighbours]:
         rows: list[Neighbours] = []
         for place, row in enumerate(self.rows):
             pairs = zip(layout.near.index[place].tolist(), layout.near.value[place].tolist(), strict=True)
@@ -284,7 +255,7 @@ class Embed(Study[EmbedOptions]):
             else {"path": path, "distance": value}
         )
 
-    def _summary(self, vectors: NDArray[np.float32], layout: _Layout) -> Embedding:
+    def _summary(self, vectors: NDArray[np.float32], layout: Layout) -> Embedding:
         count = len(vectors)
         block = count > embedding.OPTIMAL_UP_TO
         perplexity = arrange.effective_perplexity(layout.different, self.params.perplexity)
@@ -310,7 +281,7 @@ class Embed(Study[EmbedOptions]):
             "purity": {"label": purity["label"], "prediction": purity["prediction"]},
         }
 
-    def _page(self, layout: _Layout, summary: Embedding) -> Iterator[bytes]:
+    def _page(self, layout: Layout, summary: Embedding) -> Iterator[bytes]:
         kinds = [self._colouring(layout), *(k for k in ("label", "prediction") if k != self._colouring(layout))]
         kinds = [kind for kind in kinds if any(value is not None for value in self._values(layout, kind))]
         sorted_ = [drawing.categorize(self._values(layout, kind)) for kind in kinds]
@@ -318,7 +289,7 @@ class Embed(Study[EmbedOptions]):
         found = [layout.points[name] for name in names]
         places = [drawing.placed(points) for points in found if points is not None]
         places.append((layout.cells[:, ::-1] + 0.5) / np.array(layout.shape[::-1]))
-        chosen = _spread(len(self.rows), ON_PAGE)
+        chosen = spread(len(self.rows), ON_PAGE)
         note = "The pointer on a point shows its picture and the nearest others; Tab goes from point to point."
         if len(chosen) < len(self.rows):
             note += f" {len(chosen)} of {len(self.rows)} images are shown here; the tables have all."
@@ -326,10 +297,10 @@ class Embed(Study[EmbedOptions]):
         if layout.near.index.shape[1]:
             links.insert(2, ("neighbours.png", "neighbours"))
         plot = Plot(
-            Gallery("cnnviz embed", command_line(self.prepared.settings), self._model(), _headline(summary)),
+            Gallery("cnnviz embed", command_line(self.prepared.settings), self._model(), headline(summary)),
             [self._title(name, layout) for name in names] + ["grid"],
             (len(names), "grid.png", layout.shape),
-            [Key(kind, _entries(known), known.rest) for kind, known in zip(kinds, sorted_, strict=True)],
+            [Key(kind, legend_entries(known), known.rest) for kind, known in zip(kinds, sorted_, strict=True)],
             links,
             note,
             float(np.clip(44.0 / len(chosen) ** 0.25, 5.0, 13.0)),
@@ -337,7 +308,7 @@ class Embed(Study[EmbedOptions]):
         return page(plot, (self._point(place, layout, places, sorted_) for place in chosen))
 
     def _point(
-        self, place: int, layout: _Layout, places: Sequence[Floats], categories: Sequence[drawing.Categories]
+        self, place: int, layout: Layout, places: Sequence[Floats], categories: Sequence[drawing.Categories]
     ) -> Point:
         row = self.rows[place]
         facts = [] if layout.labels[place] is None else [f"labelled {layout.labels[place]}"]
@@ -349,16 +320,16 @@ class Embed(Study[EmbedOptions]):
 
     # Words.
 
-    def _colouring(self, layout: _Layout) -> str:
+    def _colouring(self, layout: Layout) -> str:
         wanted = str(self.params.color)
         if wanted != "auto":
             return wanted
         return "prediction" if layout.labelled_by is None else "label"
 
-    def _values(self, layout: _Layout, kind: str) -> tuple[str | None, ...]:
+    def _values(self, layout: Layout, kind: str) -> tuple[str | None, ...]:
         return layout.labels if kind == "label" else tuple(row.prediction for row in self.rows)
 
-    def _title(self, name: str, layout: _Layout) -> str:
+    def _title(self, name: str, layout: Layout) -> str:
         if name == "pca":
             first, second = (100.0 * share for share in layout.pca.explained.tolist())
             return f"PCA ({first:.0f} % + {second:.0f} % of the variance)"
@@ -377,48 +348,3 @@ class Embed(Study[EmbedOptions]):
         data = np.frombuffer(self.thumbnails[place], dtype=np.uint8)
         decode: Callable[..., Any] = cv2.imdecode
         return np.asarray(cv2.cvtColor(decode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
-def pooled(activation: Tensor, channels_last: bool) -> Tensor:
-    """Vectors [N, D] float32: the mean over positions of [N, D, …], or of […, D] when channels are last."""
-    values = activation.float()
-    if values.dim() < 3:
-        return values.reshape(len(values), -1)
-    if channels_last:
-        return values.flatten(1, -2).mean(dim=1)
-    return values.flatten(2).mean(dim=2)
-
-
-def _small(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """At most ``THUMBNAIL`` pixels; the pixels of a tiny image become squares, so that a page shows more than a dot."""
-    times = THUMBNAIL // max(rgb.shape[:2])
-    return thumbnail(rgb, THUMBNAIL) if times < 2 else rgb.repeat(times, axis=0).repeat(times, axis=1)
-
-
-def _thumbnail_of(index: int) -> str:
-    return f"thumbs/{index:06d}.jpg"
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """At most ``most`` of the numbers below ``count``, evenly spread."""
-    if count <= most:
-        return list(range(count))
-    places: list[int] = np.linspace(0, count - 1, most).round().astype(int).tolist()
-    return places
-
-
-def _entries(known: drawing.Categories) -> list[tuple[str, int, str, bool]]:
-    pairs = zip(known.names, known.counts, strict=True)
-    return [(name, count, known.colour(k), known.is_diamond(k)) for k, (name, count) in enumerate(pairs)]
-
-
-def _headline(summary: Embedding) -> list[tuple[str, str]]:
-    rows = [("images", str(summary["images"])), ("dimensions", str(summary["dimensions"]))]
-    for kind, found in (("label", summary["purity"]["label"]), ("prediction", summary["purity"]["prediction"])):
-        name = f"neighbours of the same {kind}"
-        if found["value"] is not None and found["chance"] is not None:
-            value, chance = 100.0 * found["value"], 100.0 * found["chance"]
-            rows.append((name, f"{value:.1f} % (by chance {chance:.1f} %)"))
-        elif found["n"]:
-            rows.append((name, f"undefined, as no two images share a {kind}"))
-    return rows

@@ -11,8 +11,9 @@ from torch import nn
 
 from cnnviz.engine.cut import Cut
 from cnnviz.errors import CnnvizError, nearest
+from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.names import Names, safe_component
-from cnnviz.io.store import ImageFormat, Store, encode
+from cnnviz.io.store import Store
 from cnnviz.models.graph.trace import Graph
 from cnnviz.registry.studies import FiltersOptions
 from cnnviz.render.text import number

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from cnnviz.errors import ImageError
 from cnnviz.io.decode import decode
+from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.line_log import LineLog
-from cnnviz.io.store import ImageFormat, Store, encode
+from cnnviz.io.store import Store
 from cnnviz.records import ClassScore, to_json
 from cnnviz.render.grid import grid
 from cnnviz.run.earlier import LINES

@@ -16,9 +16,10 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError
+from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.movies import encode_gif, encode_mp4, enlarged
 from cnnviz.io.names import Names, safe_component
-from cnnviz.io.store import ImageFormat, Store, encode
+from cnnviz.io.store import Store
 from cnnviz.models.graph.layers import resolve, stages
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record

@@ -17,8 +17,9 @@ from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import Session
 from cnnviz.errors import ImageError
 from cnnviz.io.decode import decode
+from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.sources import ImageRef, read_bytes
-from cnnviz.io.store import ImageFormat, Store, encode
+from cnnviz.io.store import Store
 from cnnviz.io.write_tables import Spool
 from cnnviz.models.preprocess import Geometry, normalize, prepare
 from cnnviz.models.receptive_field.field import ReceptiveField

@@ -18,10 +18,11 @@ from torch import fx
 from cnnviz.engine.cut import DEFAULT_LAYER, Cut
 from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError
+from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.names import safe_component
 from cnnviz.io.reports import read_report
 from cnnviz.io.sources import ImageRef
-from cnnviz.io.store import ImageFormat, Store, encode
+from cnnviz.io.store import Store
 from cnnviz.models.graph.layer_names import name_of
 from cnnviz.models.graph.layers import resolve
 from cnnviz.models.graph.trace import Graph

@@ -1,0 +1,101 @@
+"""How the images of ``cnnviz embed`` are laid out, what is kept of each, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnviz.render import embedding as drawing
+from cnnviz.render.grid import thumbnail
+from cnnviz.schema.studies.embed import Embedding
+from cnnviz.studies.embed import embedding
+
+THUMBNAIL = 160
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Features:
+    """An image's vector [D] float32, and its thumbnail once it is drawn: a JPEG file's bytes."""
+
+    vector: NDArray[np.float32]
+    thumbnail: bytes = b""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is kept of an image beside its vector and its thumbnail."""
+
+    path: str
+    file: str
+    label: str | None
+    folder: str | None
+    prediction: str | None
+    probability: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The images laid out: projections by name (None where there are too few images), cells, neighbours."""
+
+    pca: embedding.Projection
+    points: Mapping[str, Floats | None]
+    cells: NDArray[np.int64]
+    shape: tuple[int, int]
+    grid_of: Literal["tsne", "pca"]
+    near: embedding.Neighbours
+    labels: tuple[str | None, ...]
+    labelled_by: Literal["given", "folder"] | None
+    purity: Mapping[str, Floats]
+    different: int
+
+
+def pooled(activation: Tensor, channels_last: bool) -> Tensor:
+    """Vectors [N, D] float32: the mean over positions of [N, D, …], or of […, D] when channels are last."""
+    values = activation.float()
+    if values.dim() < 3:
+        return values.reshape(len(values), -1)
+    if channels_last:
+        return values.flatten(1, -2).mean(dim=1)
+    return values.flatten(2).mean(dim=2)
+
+
+def small(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """At most ``THUMBNAIL`` pixels; the pixels of a tiny image become squares, so that a page shows more than a dot."""
+    times = THUMBNAIL // max(rgb.shape[:2])
+    return thumbnail(rgb, THUMBNAIL) if times < 2 else rgb.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def thumbnail_name(index: int) -> str:
+    return f"thumbs/{index:06d}.jpg"
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of the numbers below ``count``, evenly spread."""
+    if count <= most:
+        return list(range(count))
+    places: list[int] = np.linspace(0, count - 1, most).round().astype(int).tolist()
+    return places
+
+
+def legend_entries(known: drawing.Categories) -> list[tuple[str, int, str, bool]]:
+    pairs = zip(known.names, known.counts, strict=True)
+    return [(name, count, known.colour(k), known.is_diamond(k)) for k, (name, count) in enumerate(pairs)]
+
+
+def headline(summary: Embedding) -> list[tuple[str, str]]:
+    rows = [("images", str(summary["images"])), ("dimensions", str(summary["dimensions"]))]
+    for kind, found in (("label", summary["purity"]["label"]), ("prediction", summary["purity"]["prediction"])):
+        name = f"neighbours of the same {kind}"
+        if found["value"] is not None and found["chance"] is not None:
+            value, chance = 100.0 * found["value"], 100.0 * found["chance"]
+            rows.append((name, f"{value:.1f} % (by chance {chance:.1f} %)"))
+        elif found["n"]:
+            rows.append((name, f"undefined, as no two images share a {kind}"))
+    return rows
