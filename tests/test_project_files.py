@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -43,4 +44,22 @@ def test_pre_commit_and_the_workflow_run_the_same_linters() -> None:
     steps = [step.get("run", "") for step in read(".github/workflows/ci.yml")["jobs"]["lint"]["steps"]]
     for hook in hooks:
         assert any(step.startswith(hook) for step in steps), hook
-    assert hooks == {"ruff check", "mypy", "lint-imports"}
+    assert hooks == {"ruff check", "mypy", "lint-imports", "python .ci/check_lines.py"}
+
+
+def test_long_files_and_functions_are_found(tmp_path: Path) -> None:
+    check = runpy.run_path(str(ROOT / ".ci" / "check_lines.py"))
+    problems = check["problems"]
+    problems.__globals__.update(ROOT=tmp_path, EXCEPTIONS={"docs/known.py": 402, "docs/gone.py": 500})
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "short.py").write_text("\n" * 400)
+    (tmp_path / "docs" / "long.py").write_text("\n" * 401)
+    (tmp_path / "docs" / "known.py").write_text("\n" * 402)
+    told = '    """One.\n\n    Two.\n    """\n'
+    lines = [f"def fits():\n{told}" + "    x = 1\n" * 49, f"def not_so():\n{told}" + "    x = 1\n" * 50]
+    (tmp_path / "docs" / "functions.py").write_text("\n\n".join(lines))
+    assert problems() == [
+        "docs/functions.py:not_so: 51 lines, at most 50",
+        "docs/long.py: 401 lines, at most 400",
+        "docs/gone.py: no exception is needed any more",
+    ]
