@@ -12,7 +12,6 @@ boxes, and that of chance is the boxes' share of what the network sees.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +25,9 @@ from torch import Tensor
 
 import cnnviz
 from benchmarks.timing import machine, save
+from cnnviz.geometry.boxes import Box
+from cnnviz.io.annotation_formats import read_coco
+from cnnviz.io.sources import ImageRef
 from cnnviz.methods.perturbation.extremal import blur_pyramid, perturb
 from cnnviz.models.preprocess import normalize, prepare
 
@@ -57,7 +59,7 @@ class Photograph:
 
 
 def photographs(model: Any, folder: Path, boxes: Path | None, count: int) -> Iterator[Photograph]:
-    by_name = _boxes(boxes) if boxes else {}
+    known = read_coco(str(boxes), "--boxes") if boxes else None
     spec = model.loaded.preprocess
     height, width = spec.input_size[1:]
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"}):
@@ -68,31 +70,25 @@ def photographs(model: Any, folder: Path, boxes: Path | None, count: int) -> Ite
         with torch.no_grad():
             sure = model.module(pixels)[0].softmax(0)
         target, inside = int(sure.argmax()), None
-        if by_name:
-            own = by_name.get(path.name, [])
-            fitting = [(float(sure[k]), k, category) for category, _ in own for k in FITTING.get(category, ())]
+        if known is not None:
+            truth = known.truth(ImageRef(str(path), path.name, 0), geometry.image_size)
+            own = () if truth is None else truth.objects
+            fitting = [(float(sure[k]), k, each.label) for each in own for k in FITTING.get(each.label, ())]
             if not fitting or max(fitting)[0] < 0.1:
                 continue
             _, target, category = max(fitting)
             x0, y0, x1, y1 = geometry.rect
             inside = torch.zeros(height, width, dtype=torch.bool)
-            for name, (x, y, w, h) in own:
-                if name == category:
-                    left, right = (max(0, round((v - x0) * width / (x1 - x0))) for v in (x, x + w))
-                    top, bottom = (max(0, round((v - y0) * height / (y1 - y0))) for v in (y, y + h))
-                    inside[top:bottom, left:right] = True
+            across, down = width / (x1 - x0), height / (y1 - y0)
+            for each in own:
+                if each.label == category:
+                    left, top, right, bottom = each.box.edges
+                    shown = Box.from_edges(
+                        (left - x0) * across, (top - y0) * down, (right - x0) * across, (bottom - y0) * down
+                    )
+                    inside[shown.pixels((width, height))] = True
         count -= 1
         yield Photograph(path.name, pixels[0], target, inside)
-
-
-def _boxes(path: Path) -> dict[str, list[tuple[str, tuple[float, ...]]]]:
-    found = json.loads(path.read_text())
-    categories = {row["id"]: row["name"] for row in found["categories"]}
-    names = {row["id"]: Path(row["file_name"]).name for row in found["images"]}
-    rows: dict[str, list[tuple[str, tuple[float, ...]]]] = {}
-    for row in found["annotations"]:
-        rows.setdefault(names[row["image_id"]], []).append((categories[row["category_id"]], tuple(row["bbox"])))
-    return rows
 
 
 def best_tenth(values: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from cnnviz.api import Explanation, Model, explain, load_model
     from cnnviz.errors import CnnvizError, ImageError
+    from cnnviz.io.annotation_formats import load_truth
     from cnnviz.io.reports import report_schema
     from cnnviz.registry.lookup import list_methods, list_metrics
 
@@ -25,6 +26,7 @@ _HOMES = {
     "Model": "cnnviz.api",
     "explain": "cnnviz.api",
     "load_model": "cnnviz.api",
+    "load_truth": "cnnviz.io.annotation_formats",
     "list_methods": "cnnviz.registry.lookup",
     "report_schema": "cnnviz.io.reports",
     "list_metrics": "cnnviz.registry.lookup",
@@ -42,6 +44,7 @@ __all__ = [
     "list_methods",
     "list_metrics",
     "load_model",
+    "load_truth",
     "report_schema",
 ]
 

@@ -72,7 +72,7 @@ def _through(
     if not counts.inputs and not interrupted:
         run_folder.abandon()
         raise counts.no_images(settings)
-    if said := counts.what_was_outside():
+    for said in filter(None, (counts.what_was_outside(), counts.what_was_unknown())):
         reporter.note(said)
     if counts.flat:
         flat = f"{counts.flat} of {counts.maps} maps are zero, or the same, everywhere"

@@ -71,6 +71,7 @@ class TargetSettings:
         activation: How logits become probabilities; ``auto`` reads it off the network.
         top: How many predictions a record lists.
         metrics: What is measured beside the map statistics: ``NAME`` or ``NAME:OPTION=VALUE,...``.
+        truth: File or folder of annotations: where objects are in the images; None for none.
         sanity: Compare each map with those of the network with random weights: short for the metric ``randomization``.
     """
 
@@ -84,6 +85,7 @@ class TargetSettings:
     activation: str = "auto"
     top: int = 5
     metrics: tuple[str, ...] = ()
+    truth: str | None = None
     sanity: bool = False
 
 

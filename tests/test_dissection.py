@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnnviz.errors import CnnvizError
-from cnnviz.io.annotations import find_masks, read_boxes
+from cnnviz.io.annotation_formats import find_masks, read_coco
 from cnnviz.io.sources import ImageRef
 from cnnviz.models.preprocess import Geometry
 from cnnviz.settings import ModelSpec
@@ -144,14 +144,15 @@ def test_the_command_finds_the_concept_of_each_unit(scene: tuple[Path, ModelSpec
 
 def test_images_that_are_not_listed_do_not_count(scene: tuple[Path, ModelSpec]) -> None:
     root, _ = scene
-    concepts = read_boxes(str(root / "boxes.json"), "--boxes")
+    concepts = read_coco(str(root / "boxes.json"), "--boxes")
     assert concepts.names == ("blue", "nothing", "red")
-    assert concepts.regions(ImageRef("elsewhere/other.png", "other.png", 0), (200, 160)) is None
-    found = concepts.regions(ImageRef("elsewhere/red1.png", "x", 0), (200, 160))
+    assert concepts.truth(ImageRef("elsewhere/other.png", "other.png", 0), (200, 160)) is None
+    found = concepts.truth(ImageRef("elsewhere/red1.png", "x", 0), (200, 160))
     assert found is not None
-    assert list(found) == [2]
-    assert np.argwhere(found[2]).min(0).tolist() == [120, 150]
-    assert int(found[2].sum()) == 14 * 14
+    assert found.labels == ("red",)
+    region = found.region("red")
+    assert np.argwhere(region).min(0).tolist() == [120, 150]
+    assert int(region.sum()) == 14 * 14
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def test_images_that_are_not_listed_do_not_count(scene: tuple[Path, ModelSpec]) 
 def test_files_that_are_no_boxes(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(CnnvizError, match=said):
-        read_boxes(str(tmp_path / "x.json"), "--boxes")
+        read_coco(str(tmp_path / "x.json"), "--boxes")
 
 
 def test_folders_that_are_no_masks(scene: tuple[Path, ModelSpec], tmp_path: Path) -> None:

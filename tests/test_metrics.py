@@ -174,6 +174,14 @@ def test_a_bad_metric_is_refused_before_a_network_is_loaded(
     assert "Did you mean randomization?" in capsys.readouterr().err
 
 
+def test_a_metric_that_needs_boxes_asks_for_truth(
+    registered: list[Any], monkeypatch: pytest.MonkeyPatch, sample_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered.append(point(monkeypatch, spec()))
+    assert main(["gradcam", str(sample_images / "cat.jpg"), "--metric", "inside"]) == 2
+    assert "--metric inside needs to know where objects are: boxes." in capsys.readouterr().err
+
+
 def test_a_map_is_scored_where_the_truth_is_known() -> None:
     metrics = MapMetrics([spec(baselines=("whole_image", "random")).request()])
     truth = Truth((8, 6), (TrueObject("cat", Box(2, 1, 3, 2)), TrueObject("cat", Box(0, 0, 8, 6), ignore=True)))

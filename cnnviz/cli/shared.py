@@ -131,6 +131,13 @@ class Shared:
         "NAME[:OPTION=VALUE,...]",
         panel=_WHAT,
     )
+    truth: str | None = flag(
+        None,
+        "Where objects are in the images: COCO JSON, VOC or ImageNet XML (a file or a folder), ImageNet's LOC CSV, a "
+        "folder of wsolevaluation's lists, or of masks LABEL/IMAGE.png.",
+        "PATH",
+        panel=_WHAT,
+    )
     sanity: bool = flag(
         False,
         "Make the layers random from the top and say how alike the map stays (Adebayo et al. 2018): "
@@ -244,6 +251,7 @@ class Shared:
             activation=self.activation,
             top=self.top,
             metrics=tuple(self.metric or ()),
+            truth=self.truth,
             sanity=self.sanity,
         )
 

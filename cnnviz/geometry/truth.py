@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.geometry.boxes import Box
+
+if TYPE_CHECKING:
+    from cnnviz.schema import images
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,15 @@ class TrueObject:
     box: Box
     difficult: bool = False
     ignore: bool = False
+
+    def to_dict(self) -> images.TrueObject:
+        """As a record has it."""
+        row: images.TrueObject = {"label": self.label, "box_xywh": self.box.xywh}
+        if self.difficult:
+            row["difficult"] = True
+        if self.ignore:
+            row["ignore"] = True
+        return row
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +71,14 @@ class Truth:
             for each in self.objects
             if not each.ignore and label in (None, each.label) and (difficult or not each.difficult)
         )
+
+    def to_dict(self) -> images.Truth:
+        """As a record has it; of masks only whose they are."""
+        return {
+            "labels": list(self.labels),
+            "objects": [each.to_dict() for each in self.objects],
+            "masks": list(self.masks),
+        }
 
     def region(self, label: str) -> NDArray[np.bool_]:
         """bool [H, W]: where a class is, by its mask, or the pixels of its boxes where there is none."""

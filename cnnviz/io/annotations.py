@@ -1,108 +1,160 @@
-"""Where concepts are in images: boxes of a COCO file, or a folder of masks for each concept."""
+"""What is known of images beside the network, read from the files of data sets and matched to inputs.
+
+:func:`load_truth` tells by itself which it is given:
+
+* a COCO JSON file (``images``, ``annotations`` with ``bbox``, ``categories``; a crowd is a region to ignore);
+* a folder of Pascal VOC or ImageNet XML files, or one such file;
+* ImageNet's ``LOC_*_solution.csv`` (``ImageId,PredictionString``);
+* a folder of wsolevaluation's lists (``class_labels.txt``, ``localization.txt``, ``image_sizes.txt``);
+* a folder of masks, ``MASKS/LABEL/IMAGE.png`` of the size of its image, not black where the class is.
+
+An image is matched by its path as far as both sides tell one, else by its name; what could be two images is refused.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError, ImageError
-from cnnviz.io.decode import decode
+from cnnviz.geometry.truth import TrueObject, Truth
+from cnnviz.io.decode import IMAGE_SUFFIXES, decode
 from cnnviz.io.sources import ImageRef, read_bytes
 
-Box = tuple[float, float, float, float]
 
-
-@dataclass(frozen=True, eq=False)
-class Concepts:
-    """Concepts by name, and where each is in an image.
+@dataclass(frozen=True)
+class Annotation:
+    """What a data set says of one image.
 
     Attributes:
-        names: In alphabetical order.
-        boxes: By file name: (index of the concept, x, y, w, h) of each object; None for masks.
-        folder: That holds the masks, ``CONCEPT/IMAGE.png``; empty for boxes.
+        path: Of the image as the data set has it; may lack folders, and its ending.
+        objects: Marked by boxes, in its pixels.
+        labels: Classes of the image as a whole.
+        size: (W, H) as the data set says; None where it does not.
+        masks: Files of masks by label.
     """
 
-    names: tuple[str, ...]
-    boxes: Mapping[str, list[tuple[int, Box]]] | None = None
-    folder: str = ""
-    files: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    path: str
+    objects: tuple[TrueObject, ...] = ()
+    labels: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    masks: Mapping[str, str] = field(default_factory=dict)
 
-    def regions(self, ref: ImageRef, size: tuple[int, int]) -> dict[int, NDArray[np.bool_]] | None:
-        """bool [H, W] of each concept in an image of (W, H) pixels; None for an image that nobody looked at.
+
+class Annotations:
+    """The annotations of a data set, by image; safe to ask from many threads.
+
+    Args:
+        entries: One an image.
+        names: All labels that there are.
+        source: Where they come from, as messages name it.
+        others: What an image is that has no entry: one of which nothing is known, or one that has none of the classes.
+
+    Attributes:
+        names: All labels, in alphabetical order.
+
+    Raises:
+        CnnvizError: Two entries are of one path.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[Annotation],
+        names: Iterable[str],
+        source: str,
+        others: Literal["unknown", "without any"] = "unknown",
+    ) -> None:
+        self.names = tuple(sorted(set(names)))
+        self._source, self._others = source, others
+        self._by_key: dict[str, list[tuple[tuple[str, ...], Annotation]]] = {}
+        self._claims: dict[str, str] = {}
+        self._turn = threading.Lock()
+        paths = set()
+        for entry in entries:
+            parts = _parts(entry.path)
+            if parts in paths:
+                raise CnnvizError(f"{source} has two entries of {entry.path}.", "Keep one entry an image.")
+            paths.add(parts)
+            self._by_key.setdefault(parts[-1], []).append((parts, entry))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_key.values()))
+
+    def truth(self, ref: ImageRef, size: tuple[int, int]) -> Truth | None:
+        """What is known of an image; None for one that is not among them.
+
+        Args:
+            ref: The image.
+            size: (W, H) of it, upright.
 
         Raises:
-            ImageError: A mask cannot be read, or has another size than its image.
+            CnnvizError: Its name fits several entries, or several inputs fit one.
+            ImageError: The annotations are of another size, or a mask cannot be read.
         """
-        name = os.path.basename(ref.uri)
-        width, height = size
-        found: dict[int, NDArray[np.bool_]] = {}
-        if self.boxes is not None:
-            if name not in self.boxes:
-                return None
-            for concept, (x, y, w, h) in self.boxes[name]:
-                region = found.setdefault(concept, np.zeros((height, width), dtype=np.bool_))
-                region[max(0, round(y)) : max(0, round(y + h)), max(0, round(x)) : max(0, round(x + w))] = True
-            return found
-        stem = os.path.splitext(name)[0]
-        for concept, stems in self.files.items():
-            if stem in stems:
-                found[concept] = self._mask(self.names[concept], stem, size)
-        return found
+        entry = self._find(ref.uri)
+        if entry is None:
+            return None if self._others == "unknown" else Truth(size)
+        if entry.size not in (None, size):
+            message = f"its annotations are of {_times(entry.size)} pixels, the image has {_times(size)}"
+            raise ImageError("truth", message)
+        masks = {label: _mask(path, size) for label, path in entry.masks.items()}
+        marked = (*(each.label for each in entry.objects if not each.ignore), *masks)
+        return Truth(size, entry.objects, masks, entry.labels or tuple(dict.fromkeys(marked)))
 
-    def _mask(self, concept: str, stem: str, size: tuple[int, int]) -> NDArray[np.bool_]:
-        path = os.path.join(self.folder, concept, f"{stem}.png")
-        image = decode(read_bytes(ImageRef(path, stem, 0)))
-        if (image.width, image.height) != size:
-            what = f"mask {path} has {image.width} x {image.height} pixels, its image {size[0]} x {size[1]}"
-            raise ImageError("mask", what)
-        return np.asarray(image.rgb.max(axis=2) > 0)
-
-
-def read_boxes(path: str, flag: str) -> Concepts:
-    """Boxes of a file in COCO's format: ``images``, ``annotations`` with ``bbox`` and ``categories``.
-
-    Raises:
-        CnnvizError: It cannot be read or is no such file.
-    """
-    hint = "Give a COCO JSON file with images, annotations and categories."
-    try:
-        with open(path, encoding="utf-8") as stream:
-            data = json.load(stream)
-        categories = {row["id"]: str(row["name"]) for row in data["categories"]}
-        names = tuple(sorted(set(categories.values())))
-        place = {number: names.index(name) for number, name in categories.items()}
-        files = {row["id"]: os.path.basename(str(row["file_name"])) for row in data["images"]}
-        boxes: dict[str, list[tuple[int, Box]]] = {name: [] for name in files.values()}
-        for row in data["annotations"]:
-            x, y, w, h = (float(value) for value in row["bbox"])
-            boxes[files[row["image_id"]]].append((place[row["category_id"]], (x, y, w, h)))
-    except (OSError, ValueError) as error:
-        raise CnnvizError(f"{flag} {path} cannot be read: {error}.", hint) from error
-    except (KeyError, TypeError) as error:
-        raise CnnvizError(f"{flag} {path}: not in COCO's format ({error}).", hint) from error
-    return Concepts(names, boxes)
+    def _find(self, uri: str) -> Annotation | None:
+        parts = _parts(uri)
+        stem, suffix = os.path.splitext(parts[-1])
+        named = self._by_key.get(parts[-1], [])
+        if not named and suffix.lower() in IMAGE_SUFFIXES:
+            named, parts = self._by_key.get(stem, []), (*parts[:-1], stem)
+        if not named:
+            return None
+        shared = [_shared(parts, each) for each, _ in named]
+        best = [each for each, count in zip(named, shared, strict=True) if count == max(shared)]
+        if len(best) > 1:
+            several = ", ".join("/".join(each) for each, _ in best[:3])
+            raise CnnvizError(
+                f"{self._source}: {uri} could be {several}.", "Give the images in the folders that the entries name."
+            )
+        [(own, entry)] = best
+        with self._turn:
+            claim = self._claims.setdefault("/".join(own), uri)
+        if claim != uri:
+            raise CnnvizError(
+                f"{self._source}: the entry {entry.path} could be {claim} and {uri}.",
+                "Give inputs whose names differ, or entries with folders.",
+            )
+        return entry
 
 
-def find_masks(folder: str, flag: str) -> Concepts:
-    """Masks ``FOLDER/CONCEPT/IMAGE.png`` of the size of the image ``IMAGE.*``: not black is the concept.
+def _parts(path: str) -> tuple[str, ...]:
+    """The folders and the name of a path, without what says nothing."""
+    return tuple(part for part in path.replace("\\", "/").split("/") if part not in ("", ".")) or ("",)
 
-    Raises:
-        CnnvizError: No such folder, or no folders in it.
-    """
-    hint = "Put masks in a folder a concept: MASKS/CONCEPT/IMAGE.png, not black where the concept is."
-    try:
-        names = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
-        stems = [
-            frozenset(name[:-4] for name in os.listdir(os.path.join(folder, concept)) if name.endswith(".png"))
-            for concept in names
-        ]
-    except OSError as error:
-        raise CnnvizError(f"{flag} {folder} cannot be read: {error.strerror}.", hint) from error
-    if not any(stems):
-        raise CnnvizError(f"{flag} {folder}: no masks in it.", hint)
-    return Concepts(names, None, folder, dict(enumerate(stems)))
+
+def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many parts at the end of two paths are the same."""
+    count = 0
+    for a, b in zip(reversed(one), reversed(other), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def _mask(path: str, size: tuple[int, int]) -> NDArray[np.bool_]:
+    image = decode(read_bytes(ImageRef(path, os.path.basename(path), 0)))
+    if (image.width, image.height) != size:
+        message = f"mask {path} has {_times((image.width, image.height))} pixels, its image {_times(size)}"
+        raise ImageError("mask", message)
+    return np.asarray(image.rgb.max(axis=2) > 0)
+
+
+def _times(size: tuple[int, int] | None) -> str:
+    return "? x ?" if size is None else f"{size[0]} x {size[1]}"

@@ -18,6 +18,7 @@ from cnnviz.engine.precision import smooth_probe
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import Target, class_logits
 from cnnviz.errors import CnnvizError
+from cnnviz.io.annotation_formats import load_truth
 from cnnviz.maps import tiling
 from cnnviz.maps.tiling import ComputedMap, Tiles
 from cnnviz.maps.write_image import ImageResult, TargetMap
@@ -70,6 +71,8 @@ class Explainer(Worker):
         self.spec = lookup.find_method(settings.target.method)
         self.params = self.spec.resolve_params(settings.target.params)
         self.metrics = requested(settings.target, self.spec.gap)
+        known = settings.target.truth
+        self.annotations = None if known is None else load_truth(known, "--truth")
         check_choice(settings.target.score, SCORES, "--score")
         if "gradient" in settings.draw.save and self.spec.space != "input":
             raise CnnvizError(
@@ -317,9 +320,15 @@ class Explainer(Worker):
             predictions=asked.predictions,
             maps=rows,
             facts=facts,
-            of_image={**prepared.view_facts(item), **asked.facts},
+            of_image={**prepared.view_facts(item), **self._truth_facts(item), **asked.facts},
             truth=item.truth,
         )
+
+    def _truth_facts(self, item: DecodedImage) -> dict[str, Any]:
+        """What the record says of the annotations of an image, where there are any."""
+        if self.annotations is None:
+            return {}
+        return {"truth": None if item.truth is None else item.truth.to_dict()}
 
     def _layer_of(self, request: Request) -> str | None:
         """The layer at which a request is explained."""

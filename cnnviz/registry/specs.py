@@ -22,7 +22,7 @@ Inputs = Literal["images", "optional", "none"]
 
 # Shared options that mean nothing to a study unless it says so: those of maps, and resuming, which one pass cannot.
 HIDDEN_FROM_STUDIES = tuple(
-    "layer class_ target_ score metric sanity save scale colormap alpha image_format png_level legend draw_box "
+    "layer class_ target_ score metric truth sanity save scale colormap alpha image_format png_level legend draw_box "
     "resume".split()
 )
 

@@ -58,6 +58,8 @@ class Counts:
     failures: dict[str, int] = field(default_factory=dict)
     labelled: int = 0
     right: int = 0
+    with_truth: int = 0
+    without_truth: int = 0
     cropped: int = 0
     outside: float = 0.0
     stopped: bool = False
@@ -75,6 +77,10 @@ class Counts:
         if label is not None and predictions:
             self.labelled += 1
             self.right += predictions[0]["label"] == label
+        if error is None and "truth" in record:
+            known = record.get("truth") is not None
+            self.with_truth += known
+            self.without_truth += not known
         share = outside(record)
         self.cropped += share > 0
         self.outside += share
@@ -92,6 +98,13 @@ class Counts:
             f"the network's centre crop left out {share:.0f} % of {of}, drawn in grey; "
             "with --view tiles it sees the whole picture in overlapping crops, with --view whole in one piece"
         )
+
+    def what_was_unknown(self) -> str:
+        """How many pictures the annotations do not have; empty where they have all, or nobody asked."""
+        if not self.without_truth:
+            return ""
+        count = self.with_truth + self.without_truth
+        return f"{self.without_truth} of {count} images are not among the annotations of --truth"
 
     def all_inputs(self, complete: bool) -> int:
         """The images that were asked for; of a run that was cut short also those that it did not come to."""
@@ -115,6 +128,8 @@ class Counts:
         if self.labelled:
             summary["labelled"] = self.labelled
             summary["accuracy"] = round(self.right / self.labelled, 4)
+        if self.with_truth or self.without_truth:
+            summary["without_truth"] = self.without_truth
         if self.cropped:
             summary["outside_view"] = {"images": self.cropped, "mean_share": round(self.outside / self.cropped, 4)}
         if self.run_folders:

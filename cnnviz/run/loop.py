@@ -16,15 +16,16 @@ from typing import Any, BinaryIO
 
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.io.annotations import Annotations
 from cnnviz.io.budget import Budget, Ticket
 from cnnviz.io.decode import IMAGE_SUFFIXES, open_image
 from cnnviz.io.digests import fingerprint, is_unchanged
 from cnnviz.io.sources import ImageRef, SourceOptions, find_images, open_file
-from cnnviz.models.preprocess import Preprocess, prepare
+from cnnviz.models.preprocess import Preprocess
 from cnnviz.records import Record
 from cnnviz.run.counting import Counts, Reporter
 from cnnviz.run.folder import FinishedRecord, RunFolder
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel, decoded
 from cnnviz.schema.images import AnyImage, InputFile
 from cnnviz.settings import RunSettings
 
@@ -42,9 +43,11 @@ class Worker(ABC):
 
     Attributes:
         prepared: The network of the run, which says how many batches run at once, how large, and of what.
+        annotations: What is known of the images; None where nobody asked.
     """
 
     prepared: PreparedModel
+    annotations: Annotations | None = None
 
     @property
     def lanes(self) -> rt.Lanes:
@@ -130,9 +133,7 @@ class Loop:
         reporter: Reporter | None,
         gathering: Fold | None = None,
     ) -> None:
-        self.settings = settings
-        self.worker = worker
-        self.reporter = reporter
+        self.settings, self.worker, self.reporter = settings, worker, reporter
         self.counts = Counts()
         self._draw = draw
         self._gathering = gathering
@@ -201,8 +202,7 @@ class Loop:
         again = self._gathering is not None and self._gathering.sees_again
         for ref, earlier in refs:
             ticket = self._decoding.ticket()
-            looking = (ref, self.worker, ticket)
-            ahead.append((readers.submit(_look_at, looking, earlier, again), ticket))
+            ahead.append((readers.submit(_look_at, (ref, self.worker, ticket), earlier, again), ticket))
             while len(ahead) > room:
                 yield from self._next(*ahead.popleft())
         while ahead:
@@ -379,12 +379,13 @@ def _decode(ref: ImageRef, worker: Worker, memory: Ticket) -> _Waiting:
             place = stream.tell()
             source = fingerprint(ref, stream)
             stream.seek(place)
-            rgb = image.decode().rgb
-        pixels, geometry = prepare(rgb, worker.preprocess)
-        memory.keep(rgb.nbytes + pixels.nbytes)
-        return _Waiting(ref, memory, DecodedImage(ref, rgb, pixels, geometry), source=source)
-    except ImageError as error:
+            item = decoded(ref, image.decode().rgb, worker.preprocess, worker.annotations)
+        memory.keep(item.rgb.nbytes + item.pixels.nbytes)
+        return _Waiting(ref, memory, item, source=source)
+    except CnnvizError as error:
         memory.free()
+        if not isinstance(error, ImageError):  # what was asked for cannot be had, of whatever image
+            raise
         named = os.path.splitext(ref.uri)[1].lower() in IMAGE_SUFFIXES
         no_image = error.kind in {"not-an-image", "empty"} and not ref.explicit and not named
         return _Waiting(ref, memory, None, _failed(ref, error.kind, error.message), passed_over=no_image)

@@ -8,6 +8,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.io.sources import find_images, is_url
 from cnnviz.io.walk import check_protocols
 from cnnviz.registry import lookup
+from cnnviz.registry.metrics import MetricSpec
 from cnnviz.registry.specs import CommandSpec, Options
 from cnnviz.settings import ModelSpec, RunSettings
 
@@ -35,11 +36,17 @@ def check(settings: RunSettings, spec: CommandSpec) -> None:
         next(find_images(settings.inputs), None)
     _check_files(spec, params)
     for text in settings.target.metrics:
-        lookup.read_metric(text)
+        _check_truth(lookup.read_metric(text).spec, settings.target.truth)
     spec.check_view(settings.model.view, params)
     for name in ("checkpoint", "labels"):
         _check_file(f"--{name}", getattr(settings.model, name))
+    _check_file("--truth", settings.target.truth)
     _check_classes(settings)
+
+
+def _check_truth(spec: MetricSpec, truth: str | None) -> None:
+    if spec.truth in ("boxes", "masks") and truth is None:
+        raise CnnvizError(f"--metric {spec.name} needs to know where objects are: {spec.truth}.", "Give --truth PATH.")
 
 
 def _check_files(spec: CommandSpec, params: Options) -> None:

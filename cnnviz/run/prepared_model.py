@@ -25,12 +25,14 @@ from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.placement import seen_part
 from cnnviz.geometry.truth import Truth
+from cnnviz.io.annotations import Annotations
 from cnnviz.io.digests import file_sha256
 from cnnviz.io.sources import ImageRef
 from cnnviz.models.graph.outputs import select_output, two_dim
 from cnnviz.models.loading.digests import labels_sha256, source_sha256, weights_sha256
 from cnnviz.models.loading.load import LoadedModel, load
-from cnnviz.models.preprocess import Geometry
+from cnnviz.models.preprocess import Geometry, Preprocess
+from cnnviz.models.preprocess import prepare as prepare_pixels
 from cnnviz.records import ClassScore, Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import MethodSpec, StudySpec
@@ -53,6 +55,20 @@ class DecodedImage:
     pixels: Tensor
     geometry: Geometry
     truth: Truth | None = field(default=None, kw_only=True)
+
+
+def decoded(
+    ref: ImageRef, rgb: NDArray[np.uint8], preprocess: Preprocess, annotations: Annotations | None
+) -> DecodedImage:
+    """A decoded image as the network sees it, with what is known of it.
+
+    Raises:
+        ImageError: It cannot be shown to the network, or its annotations are not of its size.
+        CnnvizError: It could be several of the images that are annotated.
+    """
+    pixels, geometry = prepare_pixels(rgb, preprocess)
+    truth = None if annotations is None else annotations.truth(ref, geometry.image_size)
+    return DecodedImage(ref, rgb, pixels, geometry, truth=truth)
 
 
 class PreparedModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
@@ -86,6 +86,30 @@ class FailedImage(Input):
     """What went wrong."""
 
 
+class TrueObject(TypedDict):
+    """An object that the annotations of ``--truth`` mark."""
+
+    label: str
+    """Its class, as the annotations name it."""
+    box_xywh: Rectangle
+    """Where it is, in pixels of the image."""
+    difficult: NotRequired[Literal[True]]
+    """There where the annotations call it hard to recognise."""
+    ignore: NotRequired[Literal[True]]
+    """There where the box is no object to find but a region that counts neither way, such as a crowd."""
+
+
+class Truth(TypedDict):
+    """What the annotations of ``--truth`` say of an image."""
+
+    labels: list[str]
+    """Its classes, as the annotations name them."""
+    objects: list[TrueObject]
+    """The objects that are marked by boxes."""
+    masks: list[str]
+    """The classes that have a mask."""
+
+
 class Shown(TypedDict):
     """What of an image the network was shown."""
 
@@ -98,6 +122,8 @@ class Shown(TypedDict):
     """Of ``--view whole``: ``[channels, height, width]`` at which the image was shown."""
     tiles: NotRequired[list[Tile]]
     """Of ``--view tiles``: the tiles, row by row."""
+    truth: NotRequired[Truth | None]
+    """Of ``--truth``: what the annotations say of the image; null where they do not have it."""
 
 
 class Image(Input, Shown):

@@ -69,6 +69,8 @@ class Inputs(TypedDict):
     """How many inputs have a known label."""
     accuracy: NotRequired[Share]
     """The share of these whose label is the first prediction, 0 to 1."""
+    without_truth: NotRequired[Count]
+    """Of ``--truth``: how many of those explained the annotations do not have."""
     outside_view: NotRequired[OutsideView]
     """What of the images the network was not shown."""
     run_folders_passed_over: NotRequired[list[str]]

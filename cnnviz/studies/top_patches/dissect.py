@@ -12,7 +12,9 @@ from PIL import Image
 
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError, ImageError
-from cnnviz.io.annotations import Concepts, find_masks, read_boxes
+from cnnviz.geometry.truth import Truth
+from cnnviz.io.annotation_formats import find_masks, read_coco
+from cnnviz.io.annotations import Annotations
 from cnnviz.models.preprocess import Geometry, normalize
 from cnnviz.records import Record
 from cnnviz.run.loop import Fold, Loop, Worker
@@ -23,7 +25,7 @@ from cnnviz.studies.top_patches.dissection import DETECTS, SHARE, Overlaps, cove
 _LISTED = 5
 
 
-def asked(boxes: str | None, masks: str | None, inputs: Sequence[str]) -> Concepts | None:
+def asked(boxes: str | None, masks: str | None, inputs: Sequence[str]) -> Annotations | None:
     """The concepts of ``--boxes`` or ``--masks``; None without them.
 
     Raises:
@@ -34,7 +36,7 @@ def asked(boxes: str | None, masks: str | None, inputs: Sequence[str]) -> Concep
     if "-" in inputs and not (boxes is None and masks is None):
         raise CnnvizError("--boxes and --masks go through the images twice: not from standard input.", "Name a list.")
     if boxes is not None:
-        return read_boxes(boxes, "--boxes")
+        return read_coco(boxes, "--boxes")
     return None if masks is None else find_masks(masks, "--masks")
 
 
@@ -56,7 +58,7 @@ class Dissection(Worker):
     """
 
     def __init__(
-        self, prepared: PreparedModel, concepts: Concepts, units: Sequence[int], thresholds: NDArray[np.float32]
+        self, prepared: PreparedModel, concepts: Annotations, units: Sequence[int], thresholds: NDArray[np.float32]
     ) -> None:
         self.prepared, self.concepts, self.units = prepared, concepts, list(units)
         self.thresholds = torch.from_numpy(thresholds)
@@ -90,17 +92,31 @@ class Dissection(Worker):
 
     def _regions(self, item: DecodedImage) -> dict[int, torch.Tensor] | None:
         try:
-            regions = self.concepts.regions(item.ref, item.geometry.image_size)
+            truth = self.concepts.truth(item.ref, item.geometry.image_size)
         except ImageError as error:
-            raise CnnvizError(f"{item.ref.uri}: {error.message}.", "A mask has the size of its image.") from error
-        if regions is None:
+            raise CnnvizError(
+                f"{item.ref.uri}: {error.message}.", "Annotations are of the size of their image."
+            ) from error
+        if truth is None:
             return None
         height, width = self.size
-        return {concept: on_map(region, item.geometry, (height, width)) for concept, region in regions.items()}
+        return {
+            self.concepts.names.index(label): on_map(region, item.geometry, (height, width))
+            for label, region in _painted(truth).items()
+        }
 
     def _fold(self, done: _Observation) -> None:
         if done.areas is not None:
             self.sums.fold(*done.areas)
+
+
+def _painted(truth: Truth) -> dict[str, NDArray[np.bool_]]:
+    """bool [H, W] of each concept: its mask, or the pixels of all its boxes, crowds among them."""
+    found = dict(truth.masks)
+    for each in truth.objects:
+        page = found.setdefault(each.label, np.zeros((truth.size[1], truth.size[0]), dtype=np.bool_))
+        page[each.box.pixels(truth.size)] = True
+    return found
 
 
 def on_map(region: NDArray[np.bool_], geometry: Geometry, size: tuple[int, int]) -> torch.Tensor:
