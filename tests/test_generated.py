@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cnnviz.cli.app import main
+from cnnviz.cli.variants import formula_of
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import MethodSpec, Param
 from tests.support.fake_pipeline import FakePipeline
@@ -197,6 +198,21 @@ def test_variants_that_differ_in_an_option(
     finally:
         monkeypatch.undo()
         lookup.all_entries.cache_clear()
+
+
+@pytest.mark.parametrize("spec", lookup.all_methods(), ids=lambda spec: spec.name)
+def test_every_method_has_a_formula_on_its_page(spec: Any) -> None:
+    lines = formula_of(spec)
+    assert 1 <= len(lines) <= 6, lines
+    assert any(sign in line for line in lines for sign in "=*|"), lines
+
+
+@pytest.mark.parametrize("command", ["rise", "extremal", "cam", "lrp"])
+def test_a_command_of_one_method_has_formula_and_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert all(line.strip() in page for line in formula_of(lookup.find_method(command)))
+    assert page.split("Examples:")[1].split("\n")[1].strip() == f"cnnviz {command} photos/"
 
 
 def test_help_of_one_variant(capsys: pytest.CaptureFixture[str]) -> None:

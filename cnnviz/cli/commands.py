@@ -18,7 +18,7 @@ from cnnviz.cli.variants import named_variant, option_help, page_of, refuse_fore
 from cnnviz.errors import CnnvizError
 from cnnviz.io.config_file import read_config
 from cnnviz.registry import lookup
-from cnnviz.registry.specs import CommandSpec, Param
+from cnnviz.registry.specs import CommandSpec, MethodSpec, Param
 from cnnviz.settings import RunSettings
 
 Specs = tuple[CommandSpec, ...]
@@ -36,7 +36,8 @@ def command_of(name: str, specs: Specs) -> MadeCommand:
     """
     shared = _shared(specs[0])
     options = {**shared, **_own(specs, shared)}
-    text = help_of(specs) if len(specs) == len(lookup.commands()[name]) else page_of(specs[0])
+    # A command of several methods says what its default does; one method alone has a page of its own.
+    text = page_of(specs[0]) if len(specs) == 1 and isinstance(specs[0], MethodSpec) else help_of(specs)
     return MadeCommand(name, options.values(), lambda ctx: _run(ctx, specs, options), text)
 
 

@@ -31,6 +31,12 @@ _NO_UNIT = -1
 def guided(run: ForwardPass, target: Target, params: GuidedOptions) -> Heatmap:
     """The gradient of the score with respect to the image, with a rule at every rectifier.
 
+        backprop    g * [0 < x]
+        deconvnet   max(g, 0)
+        guided      max(g, 0) * [0 < x]
+
+    with x the input of the rectifier and g the gradient that arrives at its output.
+
     With ``with_gradcam`` Guided Grad-CAM (Selvaraju et al., ICCV 2017): the product of the unscaled guided gradient
     and the rectified, bilinearly upsampled Grad-CAM of the layer; pictures are scaled after the product.
 

@@ -64,6 +64,8 @@ Judge = Callable[[Tensor], Tensor]
 def extremal(run: ForwardPass, target: Target, params: ExtremalOptions) -> Heatmap:
     """Extremal perturbation.
 
+        m_a = argmax over masks m of area a of  f(m * x)
+
     Images are treated one at a time. The areas of an image are found from the largest to the smallest, each from the
     one before.
 

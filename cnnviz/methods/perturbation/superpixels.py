@@ -44,6 +44,8 @@ Solve = Callable[[Bools, Floats, tuple[float, float]], tuple[Floats, float]]
 def kernelshap(run: ForwardPass, target: Target, params: SuperpixelOptions) -> Heatmap:
     """KernelSHAP on superpixels.
 
+        min over v of sum_z (d - 1) / (C(d, |z|) |z| (d - |z|)) (f(x_z) - f(x_0) - v z)^2,    sum v = f(x) - f(x_0)
+
     Args:
         run: A forward pass over pixels [N, C, H, W].
         target: Score [N] of the logits.
@@ -60,6 +62,8 @@ def kernelshap(run: ForwardPass, target: Target, params: SuperpixelOptions) -> H
 
 def lime(run: ForwardPass, target: Target, params: LIMEOptions) -> Heatmap:
     """LIME on superpixels, each visible with probability one half; ridge regression with an intercept.
+
+        min over a, v of sum_z exp(-D(z)^2 / width^2) (f(x_z) - a - v z)^2 + ridge |v|^2,    D cosine distance to all
 
     Args:
         run: A forward pass over pixels [N, C, H, W].
