@@ -27,12 +27,13 @@ SKIPPED = {
     "cnnviz gradcam data/val --precision bf16 --compile on": "needs a C++ compiler, and a minute of it",
     "cnnviz top-patches photos/ --boxes instances.json": "the reader's boxes",
 }
-# Fewer steps, units and images than a reader would wait for, added to what the README says.
+# Fewer steps, units, images and pixels than a reader would wait for, added to what the README says.
 SHORTENED = {
     "cnnviz synthesize": "--steps 2",
     "cnnviz dream": "--octaves 1 --steps 1",
-    "cnnviz top-patches photos/ --units all": "--layer blocks.1 --limit 1",
-    "cnnviz guided photos/ --sanity": "--limit 1",
+    "cnnviz top-patches photos/ --units all": "--layer blocks.1 --limit 1 --input-size 64",
+    "cnnviz guided photos/ --sanity": "--limit 1 --input-size 64",
+    "cnnviz classmap street.jpg --size 896": "--size 448",
 }
 
 

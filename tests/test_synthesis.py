@@ -325,7 +325,7 @@ def test_pixels_start_as_faint_noise_on_grey() -> None:
 
 @pytest.fixture(scope="module")
 def bundled() -> tuple[Any, Any]:
-    loaded = load(ModelSpec())
+    loaded = load(ModelSpec(input_size=(3, 128, 128)))  # a third of the pixels that it is trained on
     size = loaded.preprocess.input_size
     return loaded, prepare(loaded.module, loaded.name, size, CPU, SessionOptions(Cut.before_classifier()))
 
@@ -334,10 +334,10 @@ def bundled() -> tuple[Any, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("wanted", [(1, 8), (88, 130), (277, 291), (340, 417), (817, 980)])
 def test_ten_classes_of_imagenet_are_reached_by_the_bundled_model(wanted: tuple[int, int], bundled: Any) -> None:
-    """Within the default 128 steps and views."""
+    """With the default views, within 80 of the default 128 steps."""
     loaded, session = bundled
     reader = open_reader(session, [], lambda layers: session, logits=True)
-    options = AscentOptions(128, l2=3.0, tv=30.0, shaking=Augmentation(32, 20.0, 0.5))
+    options = AscentOptions(80, l2=3.0, tv=30.0, shaking=Augmentation(18, 20.0, 0.5))
     making = Maker(reader, normalisation(loaded.preprocess, DEVICE), loaded.preprocess.input_size, options)
     terms = [Term("class", index) for index in wanted]
     made = making.make(Objective(terms, torch.eye(2), []), [0, 1])
