@@ -34,7 +34,7 @@ from cnnviz.registry import lookup
 from cnnviz.registry.specs import Options
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, TRACING_MODES, ModelSpec, check_choice, parse_skipped
 from cnnviz.tasks.classification import ClassNames
-from cnnviz.tasks.words import TargetLike, make_target, readout_of
+from cnnviz.tasks.words import TargetLike, check_target, check_unit, make_target, readout_of
 
 # Of explain's options, those that belong to the pass and not to the method.
 _GENERAL = ("score", "logits_key", "activation", "skip_check")
@@ -196,17 +196,24 @@ def explain(
         if isinstance(model, Model):
             params = params.with_classes(resolve)
 
+        def made(run: ForwardPass, wanted: TargetLike) -> tuple[Target, Tensor]:
+            chosen, indices = make_target(wanted, run.chosen, score, activation, resolve)
+            if isinstance(wanted, Target):
+                check_target(wanted, run.output, len(run.pixels))
+            check_unit(chosen, score)
+            return chosen, indices
+
         def explained(images: Tensor, wanted: TargetLike) -> Explanation:
             run = session.forward(images)
             with rt.scope():
-                chosen, indices = make_target(wanted, run.chosen, score, activation, resolve)
+                chosen, indices = made(run, wanted)
                 return _explanation(run, explain_batch(spec, run, chosen, params), indices, found)
 
         if not session.one_by_one or len(batch) == 1:
             return explained(batch, target)
         # What an image gets must not depend on its batch, figures and facts of the method included.
         with rt.scope():
-            whole, _ = make_target(target, session.forward(batch).chosen, score, activation, resolve)
+            whole, _ = made(session.forward(batch), target)
         targets = [whole.for_image(image) for image in range(len(batch))]
         return _joined([explained(image, own) for image, own in zip(batch.split(1), targets, strict=True)])
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
@@ -17,6 +19,8 @@ from cnnviz.engine.cut import Cut
 from cnnviz.engine.targets import (
     ClassTarget,
     DifferenceTarget,
+    Target,
+    UnitTarget,
     class_count,
     class_logits,
     predicted,
@@ -78,6 +82,21 @@ def test_a_function_as_target() -> None:
     assert contrast.abs().max() > 1e-3
 
 
+class _Handed(Target):
+    """A score of somebody's own."""
+
+    unit = "score"
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        self.function = function
+
+    def __call__(self, output: Tensor) -> Any:
+        return self.function(output)
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
 @pytest.mark.parametrize(
     ("target", "message", "hint"),
     [
@@ -97,6 +116,19 @@ def test_a_function_as_target() -> None:
         (lambda z: z.sum(), r"\[\]; expected one score", "output"),
         (lambda z: 1.0, "float; expected one score", "output"),
         (lambda z: z.detach()[:, 0], "does not depend", "output"),
+        (ClassTarget(torch.tensor([1])), "1 targets for 3 images", "one for each image"),
+        (ClassTarget(torch.tensor([0, 1, 4])), "Class 4 does not exist: the network has 4 classes", "0 to 3"),
+        (ClassTarget(torch.tensor([0, 1, -1])), "Class -1 does not exist", "0 to 3"),
+        (ClassTarget(torch.tensor([0, 1, 2]), "probabilty"), "Unknown score 'probabilty'", "probability"),
+        (
+            DifferenceTarget(ClassTarget(torch.tensor([0, 1, 2])), ClassTarget(torch.tensor([3]))),
+            "1 targets for 3 images",
+            "one for each image",
+        ),
+        (UnitTarget("conv", torch.tensor([1])), "1 targets for 3 images", "one unit for each image"),
+        (_Handed(lambda z: z.sum()), r"_Handed returned \[\]; expected one score an image, shape \[3\]", "output"),
+        (_Handed(lambda z: z[:1, 0]), r"_Handed returned \[1\]; expected one score an image", "output"),
+        (_Handed(lambda z: z[:, :1]), r"_Handed returned \[3, 1\]; expected one score an image", "output"),
     ],
 )
 def test_wrong_targets(target: Any, message: str, hint: str) -> None:
@@ -104,6 +136,29 @@ def test_wrong_targets(target: Any, message: str, hint: str) -> None:
         cnnviz.explain(nets.TOYS["plain"].build(), nets.images(), target=target)
     assert hint in raised.value.hint
     assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("kind", ["plain", "batch"])
+def test_a_target_for_fewer_images_than_the_batch_has(kind: str) -> None:
+    """Of a score that is one image's the gradient at the others is zero: no map of theirs."""
+
+    class Centred(nets.Body):
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.pooled(F.relu(self.maps(x)))
+            return z - z.mean(0)
+
+    torch.manual_seed(0)
+    network = nets.TOYS["plain"].build() if kind == "plain" else Centred().eval()
+    with pytest.raises(CnnvizError, match="2 targets for 3 images"):
+        cnnviz.explain(network, nets.images(), "saliency", target=ClassTarget(torch.tensor([1, 2])))
+
+
+@pytest.mark.parametrize(
+    "target", [lambda z: z[:, 1], "unit:stem:1", ClassTarget(torch.tensor([1, 1, 1])), "diff:unit:stem:1,unit:stem:2"]
+)
+def test_a_score_of_classes_that_the_target_does_not_have(target: Any) -> None:
+    with pytest.raises(CnnvizError, match="score='probability' is a score of classes; this target is explained as its"):
+        cnnviz.explain(nets.TOYS["plain"].build(), nets.images(), "saliency", target=target, score="probability")
 
 
 def test_wrong_score_and_activation() -> None:

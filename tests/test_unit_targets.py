@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,65 @@ def test_the_target_of_the_page_on_extending() -> None:
     after = network(covered).sort(dim=1, descending=True).values
     expected = (scores[:, 0] - scores[:, 1]) - (after[:, 0] - after[:, 1])
     torch.testing.assert_close(dropped.raw[:, 0, 0], expected.detach(), rtol=1e-3, atol=1e-6)
+
+
+@dataclass(slots=True)
+class Slotted:
+    logits: Tensor
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Heads:
+    top: nets.Scores
+
+
+OBJECTS: dict[str, tuple[Callable[[Tensor, Tensor], Any], Callable[[Any], tuple[Tensor, Tensor]], str | None]] = {
+    "slots": (Slotted, lambda o: (o.logits, o.hidden), "logits"),
+    "nested": (lambda z, a: Heads(nets.Scores(z, a)), lambda o: (o.top.logits, o.top.hidden), "top.logits"),
+    "dict": (lambda z, a: {"logits": z, "maps": a}, lambda o: (o["logits"], o["maps"]), "logits"),
+    "softmax": (lambda z, a: z.softmax(1), lambda o: (o, o[:, :, None, None]), None),
+}
+
+
+@pytest.mark.parametrize("tracing", ["auto", "off"])
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_a_function_of_objects_of_every_kind(kind: str, tracing: str) -> None:
+    """Against gradients and differences of the network itself."""
+    pack, parts, key = OBJECTS[kind]
+    torch.manual_seed(0)
+    network, images = nets.Output(pack).eval(), nets.images()
+
+    def score(output: Any) -> Tensor:
+        z, a = parts(output)
+        return z[:, 1] + a[:, 2].amax((1, 2))
+
+    how: dict[str, Any] = {"target": score, "tracing": tracing, "logits_key": key}
+    pixels = images.clone().requires_grad_()
+    [gradient] = torch.autograd.grad(score(network(pixels)).sum(), [pixels])
+    # Without noise every sample is the image.
+    smooth = cnnviz.explain(network, images, "smoothgrad", samples=3, noise=0.0, **how)
+    torch.testing.assert_close(smooth.raw, gradient, rtol=1e-4, atol=1e-7)
+    path = cnnviz.explain(network, images, "integrated_gradients", steps=4, **how)
+    with torch.no_grad():
+        difference = score(network(images)) - score(network(torch.zeros_like(images)))
+        hidden = images.clone()
+        hidden[:, :, :6, :8] = 0
+        without = score(network(images)) - score(network(hidden))
+    torch.testing.assert_close(torch.tensor(path.scores["score_difference"]), difference, rtol=1e-4, atol=1e-6)
+    gap = difference - path.raw.sum((1, 2, 3))
+    torch.testing.assert_close(torch.tensor(path.scores["completeness_gap"]), gap, rtol=1e-3, atol=1e-6)
+    found = cnnviz.explain(network, images, "occlusion", window=(6, 8), stride=(6, 8), baseline="zero", **how)
+    torch.testing.assert_close(found.raw[:, 0, 0], without, rtol=1e-4, atol=1e-6)
+
+
+def test_structures_that_hold_themselves_end() -> None:
+    class Node:
+        def __init__(self) -> None:
+            self.value, self.parent = torch.ones(2), self
+
+    doubled = map_tensors(lambda t: 2 * t, Node())
+    assert torch.equal(doubled.value, torch.full((2,), 2.0))
 
 
 def test_structures_keep_their_kinds() -> None:

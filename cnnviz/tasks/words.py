@@ -65,8 +65,7 @@ def make_target(
     Raises:
         CnnvizError: As many targets as images are needed, each a class of this network.
     """
-    if score not in SCORES:
-        raise CnnvizError(f"Unknown score {score!r}; expected one of {', '.join(SCORES)}.", nearest(score, SCORES))
+    _check_score(score)
     guess = predicted(scores.detach()) if scores.dim() == 2 else torch.full((len(scores),), -1)
     if isinstance(target, Target):
         return target, _indices_of(target, guess).cpu()
@@ -77,6 +76,46 @@ def make_target(
         return CallableTarget(target), guess.cpu()
     indices = guess if target is None else _indices(target, scores)
     return ClassTarget(indices, score, activation), indices.cpu()
+
+
+def check_target(target: Target, output: Any, images: int) -> None:
+    """Refuse a target that was handed in and does not fit: what it reads of an image would silently be another's.
+
+    Args:
+        target: Made by anybody.
+        output: What it reads of a batch.
+        images: How many the batch has.
+
+    Raises:
+        CnnvizError: It has not one score for each image, or names classes that the network does not have.
+    """
+    for part in (target.first, target.second) if isinstance(target, DifferenceTarget) else (target,):
+        if isinstance(part, ClassTarget):
+            _check_score(part.score)
+            _indices(part.indices.reshape(-1), output)
+        elif isinstance(part, UnitTarget) and len(part.indices) != images:
+            raise CnnvizError(f"{len(part.indices)} targets for {images} images.", "Pass one unit for each image.")
+    scores = target(output)
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != (images,):
+        what = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise CnnvizError(
+            f"{type(target).__name__} returned {what}; expected one score an image, shape [{images}].",
+            "Return for example output[:, 3] - output[:, 5].",
+        )
+
+
+def check_unit(target: Target, score: str) -> None:
+    """Raises a CnnvizError where a score of classes was asked for, and the target is explained in another unit."""
+    if score != "logit" and target.unit != score:
+        raise CnnvizError(
+            f"score={score!r} is a score of classes; this target is explained as its {target.unit}.",
+            "Leave out score, or ask for a class.",
+        )
+
+
+def _check_score(score: str) -> None:
+    if score not in SCORES:
+        raise CnnvizError(f"Unknown score {score!r}; expected one of {', '.join(SCORES)}.", nearest(score, SCORES))
 
 
 def _indices_of(target: Target, guess: Tensor) -> Tensor:

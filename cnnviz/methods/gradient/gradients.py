@@ -142,7 +142,7 @@ def integrated_gradients(run: ForwardPass, target: Target, params: IntegratedGra
         for weight, (_, gradient) in zip(weights, gradients_at(run, target, line), strict=True):
             total += weight * gradient
         values += (pixels - start) * total / params.trials
-        there = target(run.session.logits(start)).detach().float()
+        there = target(run.session.output_of(start)).detach().float()
         difference += (score - there) / params.trials
     gap = difference - values.double().sum((1, 2, 3)).float()
     figures = {
