@@ -262,7 +262,8 @@ def test_one_number_for_the_share_of_a_class(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(2).integers(0, 256, (120, 200, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     report = run(tmp_path / "a.png", tmp_path / "out", DETECTOR, classes=("all",), size=64)
     [row] = report["images"]
-    stored = np.load(tmp_path / "out" / row["explanations"][0]["files"]["raw"])
+    with np.load(tmp_path / "out" / row["explanations"][0]["files"]["raw"]) as archive:
+        stored = dict(archive)  # of an archive, each access reads the file
     x, y, width, height = row["seen_xywh"]
     count: dict[int, int] = {}
     for line in range(y, y + height):

@@ -304,11 +304,11 @@ def find(canvas: NDArray[np.uint8], picture: NDArray[np.uint8]) -> list[tuple[in
     """Top left corners x, y where the picture stands in the canvas to the last bit."""
     height, width = picture.shape[:2]
     free_y, free_x = canvas.shape[0] - height + 1, canvas.shape[1] - width + 1
-    possible = np.ones((free_y, free_x), dtype=bool)
     rng = np.random.default_rng(0)
+    ys, xs = (places.ravel() for places in np.mgrid[:free_y, :free_x])
     for y, x in zip(rng.integers(0, height, 30), rng.integers(0, width, 30), strict=True):
-        possible &= (canvas[y : y + free_y, x : x + free_x] == picture[y, x]).all(axis=-1)
-    ys, xs = np.nonzero(possible)
+        possible = (canvas[ys + y, xs + x] == picture[y, x]).all(axis=-1)
+        ys, xs = ys[possible], xs[possible]
     return [
         (int(x), int(y))
         for x, y in zip(xs, ys, strict=True)
