@@ -134,6 +134,56 @@ def test_units_and_neurons_beside_classes(photos: Path, tmp_path: Path) -> None:
         assert record["predictions"], "classes are predicted as ever"
 
 
+MIXING = """
+import torch
+from torch import nn
+
+
+class Mixing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.side, self.out = nn.Conv2d(3, 6, 3, 2), nn.Conv2d(6, 4, 3), nn.Identity()
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x):
+        a = self.stem(x).relu()
+        side = self.side(a)
+        return self.fc(a.mean((2, 3))), self.out(side - side.mean(0, keepdim=True) / 2)
+
+
+def make():
+    torch.manual_seed(0)
+    return Mixing()
+"""
+
+
+def test_units_that_other_images_change(photos: Path, tmp_path: Path) -> None:
+    """The class scores do not see it; an image gets what it gives alone."""
+    source = tmp_path / "mixing.py"
+    source.write_text(MIXING)
+    network = cnnviz.load_model(f"{source}:make", input_size=(3, 64, 64), resize=64, weights=None)
+    common = ["saliency", str(photos), "-m", f"{source}:make", "--weights", "none", "--input-size", "64"]
+    common += ["--resize", "64", "--logits-key", "0", "-t", "unit:out:3", "-b", "4", "--save", "raw", "-q"]
+    assert app.main([*common, "-o", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["model"]["checks"]["batch_independent"] is False
+    for record in report["images"]:
+        pixels = network.transform(Image.open(record["path"]))[None].requires_grad_()
+        score = network.module(pixels)[1][:, 3].sum()
+        [gradient] = torch.autograd.grad(score, pixels)
+        [row] = record["explanations"]
+        assert row["target"]["score"] == pytest.approx(float(score.detach()), rel=1e-3)
+        with np.load(tmp_path / "out" / row["files"]["raw"]) as arrays:
+            np.testing.assert_allclose(arrays["raw"], gradient[0].numpy(), rtol=1e-3, atol=1e-6)
+
+
+def test_what_the_method_states_is_that_of_each_map(photos: Path, tmp_path: Path) -> None:
+    """Below unit 2 of the second convolution there is one ReLU, below the classes there are two."""
+    words = ("-c", "3", "-t", "unit:3:2", "--limit", "1")
+    [record] = run(photos, tmp_path / "out", *words, command="guided")
+    assert [sum(row["rectified"].values()) for row in record["explanations"]] == [2, 1]
+
+
 @pytest.mark.parametrize(
     ("command", "words", "message"),
     [

@@ -117,6 +117,11 @@ class Examination:
             not_run["precision_agreement"] = why_not
         return replace(self, precision_agreement=value, not_run=not_run, notes=(*self.notes, *notes))
 
+    def with_units(self, found: Examination) -> Examination:
+        """The same with what holds of units of a layer too: what does not hold of them does not hold."""
+        names = ("deterministic", "batch_independent", "gradient_reaches_layer")
+        return replace(self, **{name: False for name in names if getattr(found, name) is False})
+
 
 def _output(choice: OutputChoice) -> header.Output:
     others: list[header.OtherOutput] = [{"key": key, "shape": list(shape)} for key, shape in choice.others]

@@ -26,6 +26,7 @@ from cnnviz.methods.explain import explain_batch
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.metrics.chosen import ModelMetrics, requested, summed_up
 from cnnviz.metrics.contract import ExplainedBatch, ExplainedNetwork
+from cnnviz.models.graph.layers import LayerRef
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import ClassScore, Record, RunHeader, TargetScore
 from cnnviz.registry import lookup
@@ -295,22 +296,22 @@ class Explainer(Worker):
         if not all(np.isfinite(made.drawn).all() for made in maps):
             return failed(item, "not-finite", f"the map is not finite in {prepared.runtime.precision}")
         facts: dict[str, Any] = dict(maps[0].facts) if maps else {}
-        if self.session.layers:
-            facts["pre_activation"] = self.session.layers[0].pre_activation
         if prepared.one_logit:
             facts["one_logit"] = "class 1 is the logit, class 0 its negative"
         rows = [
             TargetMap(
                 target,
                 request.slug,
-                self._layer_of(request),
+                None if layer is None else layer.name,
                 made.drawn,
                 made.raw,
                 made.scores,
                 made.arrays,
                 self.spec.colour,
+                made.facts if layer is None else {**made.facts, "pre_activation": layer.pre_activation},
             )
             for request, target, made in zip(asked.requests, asked.targets, maps, strict=True)
+            for layer in [self._layer_of(request)]
         ]
         return ImageResult(
             ref=item.ref,
@@ -330,10 +331,10 @@ class Explainer(Worker):
             return {}
         return {"truth": None if item.truth is None else item.truth.to_dict()}
 
-    def _layer_of(self, request: Request) -> str | None:
+    def _layer_of(self, request: Request) -> LayerRef | None:
         """The layer at which a request is explained."""
         session = self._unit_sessions.get(request.readout, self.session)
-        return session.layers[0].name if session.layers else None
+        return session.layers[0] if session.layers else None
 
     def conclusions(self, records: Callable[[], Iterable[Mapping[str, Any]]]) -> dict[str, Any]:
         """What the summary says of all images together; ``records`` goes through them once more at each call."""

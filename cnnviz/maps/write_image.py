@@ -69,7 +69,7 @@ class TargetMap:
     """One map of one image: ``values`` is drawn [h, w], ``raw`` and ``arrays`` are stored as they are.
 
     ``layer`` is the one that was explained, if any; ``scores`` are the method's own figures of this map; ``colour``
-    says that ``raw`` [C, H, W] is a picture of its own.
+    says that ``raw`` [C, H, W] is a picture of its own; ``facts`` are what the record says of this map alone.
     """
 
     target: TargetScore
@@ -80,6 +80,7 @@ class TargetMap:
     scores: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     colour: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +132,7 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
         measured = how.metrics.score(replace(placed, raw=item.raw), _image(done, item, how), done.truth)
         scores = {**measured, **item.scores}
         files = _write_map(done, item, shown, scores["box_xywh"], how)
-        facts = {**done.facts, "drawn_limits": list(drawn_limits(shown, how.style))}
+        facts = {**done.facts, **item.facts, "drawn_limits": list(drawn_limits(shown, how.style))}
         if scores.get("flat"):
             facts["flat_reason"] = _flat_reason(item, how, against=_is_against(done))
         rows.append(Explanation(how.method, item.layer, item.target, files, scores, facts))

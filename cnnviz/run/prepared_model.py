@@ -178,9 +178,25 @@ class PreparedModel:
         """
         before, self.runtime = self.runtime, rt.Runtime(self.runtime.device, "fp32")
         try:
-            return self.open(cut, readout=readout)
+            session = self.open(cut, readout=readout)
         finally:
             self.runtime = before
+        self._examine_units(session)
+        return session
+
+    def _examine_units(self, session: Session) -> None:
+        """Units may be reached by what the class scores are not: images that change each other, or no gradient."""
+        spec, how = lookup.find_entry(self.settings.target.method), self.settings.runtime
+        gradient = isinstance(spec, MethodSpec) and spec.backward != "0"
+        skip = {*how.skip_check, "output", "input_sizes"}
+        with rt.threads(self.lanes.threads):
+            found = examine(session, self.probe(1), Wanted(spec.name, gradient, skip=skip, seed=how.seed))
+        if session.one_by_one:
+            self.batch_size = 1
+        for text in (*session.notes, *found.notes):
+            if text not in (*self.session.notes, *self.examination.notes):
+                self.note(text)
+        self.examination = self.examination.with_units(found)
 
     def open(self, cut: Cut, *, compile_it: bool = False, readout: Readout = Readout.scores()) -> Session:  # noqa: B008
         """A session of this network, cut elsewhere, or read elsewhere."""
