@@ -119,8 +119,17 @@ class Examination:
 
     def with_units(self, found: Examination) -> Examination:
         """The same with what holds of units of a layer too: what does not hold of them does not hold."""
-        names = ("deterministic", "batch_independent", "gradient_reaches_layer")
-        return replace(self, **{name: False for name in names if getattr(found, name) is False})
+
+
+        def both(own: bool | None, other: bool | None) -> bool | None:
+            return False if other is False else own
+
+        return replace(
+            self,
+            deterministic=both(self.deterministic, found.deterministic),
+            batch_independent=both(self.batch_independent, found.batch_independent),
+            gradient_reaches_layer=both(self.gradient_reaches_layer, found.gradient_reaches_layer),
+        )
 
 
 def _output(choice: OutputChoice) -> header.Output:

@@ -103,7 +103,9 @@ class TargetSelector:
         unit = parse_unit(name, "--target")
         if unit is not None:
             return unit
-        return None if name == "pred" else self.classes.resolve(name)
+        # After "class:" there may stand a label that looks like a unit.
+        label = name.removeprefix("class:").strip()
+        return None if label == "pred" else self.classes.resolve(label)
 
     def requests(self, classes: Sequence[int], logits: Tensor, task: Classification) -> list[Request]:
         """Everything that is explained of one image, each once: its classes, then what else was asked for.

@@ -153,10 +153,8 @@ def _of_spec(spec: str, scores: Tensor, guess: ClassTarget, resolve: Callable[[s
 
 def two_names(text: str) -> tuple[str, str] | None:
     """Two names at a comma; a label with commas of its own is put in quotation marks."""
-    parts = [
-        part.strip().removeprefix("class:").strip() for row in csv.reader([text], skipinitialspace=True) for part in row
-    ]
-    return (parts[0], parts[1]) if len(parts) == 2 and all(parts) else None
+    parts = [part.strip() for row in csv.reader([text], skipinitialspace=True) for part in row]
+    return (parts[0], parts[1]) if len(parts) == 2 and all(part.removeprefix("class:").strip() for part in parts) else None
 
 
 def _indices(target: Any, scores: Tensor) -> Tensor:
