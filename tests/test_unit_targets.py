@@ -162,6 +162,25 @@ def test_the_default_layer_of_a_unit_lies_below_it() -> None:
     assert cnnviz.explain(model, batch, target="unit:-2:3").layer == "layer3.0"
 
 
+def test_the_default_layer_of_a_unit_without_a_trace_lies_below_it() -> None:
+    model = cnnviz.load_model("resnet18", weights="none")
+    batch = torch.randn((1, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    for spec in ("unit:layer3:3", "unit:-2:3", "unit:layer4.0.conv1:3", "unit:fc:3"):
+        found = cnnviz.explain(model, batch, target=spec, tracing="off")
+        traced = cnnviz.explain(model, batch, target=spec, layer=found.layer)
+        assert found.layer is not None
+        assert found.layer.startswith({"unit:fc:3": "layer4", "unit:layer4.0.conv1:3": "layer3"}.get(spec, "layer3.1"))
+        torch.testing.assert_close(found.raw, traced.raw, rtol=1e-3, atol=1e-5 * float(traced.raw.abs().max()))
+
+
+@pytest.mark.parametrize("spec", ["diff:1,1", "diff:unit:norm2:1,unit:norm2:1", "diff:pred,{pred}"])
+def test_a_difference_of_the_same_is_refused(spec: str) -> None:
+    network, images = conv_norm(), nets.images()
+    predicted = int(network(images)[1].argmax())
+    with pytest.raises(CnnvizError, match="both are the same"):
+        cnnviz.explain(network, images, target=spec.format(pred=predicted))
+
+
 def test_the_network_is_left_as_found() -> None:
     network, images = conv_norm().train(), nets.images()
     before = copy.deepcopy(network.state_dict())

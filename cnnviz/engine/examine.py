@@ -120,7 +120,6 @@ class Examination:
     def with_units(self, found: Examination) -> Examination:
         """The same with what holds of units of a layer too: what does not hold of them does not hold."""
 
-
         def both(own: bool | None, other: bool | None) -> bool | None:
             return False if other is False else own
 

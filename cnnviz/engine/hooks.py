@@ -148,10 +148,12 @@ class Watched:
     Attributes:
         calls: Its module calls, in order of completion.
         attention: Whether self-attention ran.
+        reused: Names of the modules that ran several times.
     """
 
     calls: Sequence[RecordedLayer]
     attention: bool
+    reused: frozenset[str] = frozenset()
 
 
 def watched(module: nn.Module, image: Tensor) -> Watched:
@@ -166,7 +168,8 @@ def watched(module: nn.Module, image: Tensor) -> Watched:
 
     responses = Responses(image, run)
     spatial = [(s, responses.objection((s.name, s.call)) if len(s.shape) == 4 else "") for s in seen]
-    return Watched([replace(s, objection=objection) for s, objection in spatial], attention.seen)
+    reused = frozenset(call.name for call in seen if call.call > 0)
+    return Watched([replace(s, objection=objection) for s, objection in spatial], attention.seen, reused)
 
 
 @contextlib.contextmanager
@@ -228,10 +231,9 @@ def seen_layer(watched: Watched, layer: str | None, name: str, image: Tensor) ->
         if chosen.objection:
             before = [s.name for s in list(seen)[: list(seen).index(chosen)] if s in spatial]
             raise no_map(layer, chosen.shape, chosen.objection, before[-1] if before else None)
-    reused = sum(s.name == chosen.name for s in seen) > 1
     height, width = chosen.shape[2:]
     return LayerRef(
-        name=f"{chosen.name}:{chosen.call}" if reused else chosen.name,
+        name=f"{chosen.name}:{chosen.call}" if chosen.name in watched.reused else chosen.name,
         channels=chosen.shape[1],
         size=(height, width),
         stride=(image.shape[2] / height, image.shape[3] / width),
@@ -240,7 +242,17 @@ def seen_layer(watched: Watched, layer: str | None, name: str, image: Tensor) ->
     )
 
 
-def unit_layer(watched: Watched, layer: str, at: str | tuple[int, int]) -> tuple[str, int]:
+def below_units(watched: Watched, units: tuple[str, int]) -> Watched:
+    """What a unit is computed from by a convolution at least: the calls among which its default layer is looked for."""
+    calls = list(watched.calls)
+    end = next(place for place, call in enumerate(calls) if (call.name, call.call) == units)
+    if len(calls[end].shape) == 4:
+        last = [place for place in range(end + 1) if isinstance(calls[place].module, nn.modules.conv._ConvNd)]
+        end = last[-1] if last else 0
+    return replace(watched, calls=calls[:end])
+
+
+def unit_layer(watched: Watched, layer: str, at: str | tuple[int, int], name: str, image: Tensor) -> tuple[str, int]:
     """Path and call of a layer whose units are read.
 
     Raises:
@@ -248,6 +260,10 @@ def unit_layer(watched: Watched, layer: str, at: str | tuple[int, int]) -> tuple
     """
     path, _, call = layer.strip().partition(":")
     calls = [s for s in watched.calls if s.name == path]
+    if not calls and path.lstrip("-").isdigit():
+        stage = seen_layer(watched, layer, name, image)
+        path, call = stage.name.partition(":")[0], str(stage.call)
+        calls = [s for s in watched.calls if s.name == path]
     if not calls:
         raise unknown_layer(layer, [s.name for s in watched.calls if len(s.shape) in (2, 4)])
     if call and not (call.isdigit() and int(call) < len(calls)):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.head_rerun import HeadRun
-from cnnviz.engine.hooks import at_position, recording, seen_layer, substituting, unit_layer, watched
+from cnnviz.engine.hooks import at_position, below_units, recording, seen_layer, substituting, unit_layer, watched
 from cnnviz.engine.prepare.compile import compile_trunk
 from cnnviz.engine.prepare.split import Split, cut, quietly, to_head, usable_preparations
 from cnnviz.engine.readout import Readout
@@ -242,9 +242,11 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
     if options.cut.layers or readout.layer is not None:
         calls = watched(module, image)
     if readout.layer is not None:
-        units.append(unit_layer(calls, readout.layer, readout.at))
+        units.append(unit_layer(calls, readout.layer, readout.at, name, image))
     if options.cut.layers:
-        layers = tuple(seen_layer(calls, layer or None, name, image) for layer in options.cut.layers)
+        below = below_units(calls, units[0]) if units else calls
+        asked = [(layer or None, calls if layer else below) for layer in options.cut.layers]
+        layers = tuple(seen_layer(among, layer, name, image) for layer, among in asked)
     wanted = [(layer.name.partition(":")[0], layer.call) for layer in layers]
 
     def run(pixels: Tensor) -> ForwardPass:

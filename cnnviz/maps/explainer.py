@@ -114,20 +114,28 @@ class Explainer(Worker):
         randomized = any(each.spec is RANDOMIZATION for each in self.metrics)
         if randomized and self.prepared.target_selector.units:
             raise CnnvizError("--sanity compares maps of classes, not of units.", "Leave out --sanity, or the unit.")
+        if self.settings.target.score != "logit" and self.prepared.target_selector.units:
+            raise CnnvizError(
+                f"--score {self.settings.target.score}: a unit has an activation, no probability.",
+                "Leave --score out, or explain classes and units in two runs.",
+            )
 
     def _rehearse(self) -> None:
         """Run the method on a probe, so that a request it cannot meet fails before the run."""
         probe, task = self.prepared.probe(1), self.prepared.task
         with rt.scope():
             run = self.session.forward(probe)
-            heatmap = self._dry_run(run, task.target_of(torch.zeros(1, dtype=torch.long)))
+            made: list[Heatmap] = []
+            if self.prepared.target_selector.explains_classes:
+                made.append(self._dry_run(run, task.target_of(torch.zeros(1, dtype=torch.long))))
             # As if each class in turn were predicted: a difference is left out where both sides are the same.
             said = 1.0 * torch.eye(len(task.classes))[:2]
             for requests in (self.prepared.target_selector.requests([], scores, task) for scores in said):
                 for request in requests:
                     there = self._pass_for(request, run)
-                    self._dry_run(there, request.target([request]))
-        for text in (*heatmap.notes, *([self.spec.caveat] if self.spec.caveat else [])):
+                    made.append(self._dry_run(there, request.target([request])))
+        told = dict.fromkeys(note for heatmap in made for note in heatmap.notes)
+        for text in (*told, *([self.spec.caveat] if self.spec.caveat else [])):
             self.prepared.note(text)
 
     def _map_of_probe(self, session: Session) -> Tensor:

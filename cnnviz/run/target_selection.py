@@ -63,6 +63,11 @@ class TargetSelector:
         return "class", self.classes.resolve(spec)
 
     @property
+    def explains_classes(self) -> bool:
+        """Whether classes are asked for, by themselves or in a difference."""
+        return bool(self._steps) or len(self._others) > len(self.units)
+
+    @property
     def beyond_classes(self) -> bool:
         """Whether anything but classes is asked for: differences, units, neurons."""
         return bool(self._others)

@@ -37,7 +37,7 @@ def readout_of(target: TargetLike) -> Readout:
     """
     if isinstance(target, str):
         parts = two_names(target.partition(":")[2]) if target.partition(":")[0].strip() == "diff" else None
-        unit = parse_unit(parts[0] if parts else target, "target=")
+        unit = parse_unit(parts[0] if parts else target, "target")
         return Readout.scores() if unit is None else unit.readout
     if isinstance(target, Target):
         return target.readout
@@ -127,7 +127,7 @@ def _of_spec(spec: str, scores: Tensor, guess: ClassTarget, resolve: Callable[[s
     """The target that a word asks for: ``pred``, ``class:NAME``, ``unit:…``, ``neuron:…`` or ``diff:A,B``."""
 
     def one(text: str) -> ByImage:
-        unit = parse_unit(text, "target=")
+        unit = parse_unit(text, "target")
         if unit is not None:
             return unit.target([unit] * len(scores))
         name = text.strip().removeprefix("class:").strip()
@@ -146,15 +146,27 @@ def _of_spec(spec: str, scores: Tensor, guess: ClassTarget, resolve: Callable[[s
     if kind.strip() == "diff":
         parts = two_names(rest)
         if parts is None:
-            raise CnnvizError(f"target={spec!r}: expected two classes.", "For example diff:281,282 or diff:pred,281.")
-        return DifferenceTarget(one(parts[0]), one(parts[1]))
+            raise CnnvizError(
+                f"target={spec!r}: expected two classes, or two units of a layer.",
+                "For example diff:281,282, diff:pred,281 or diff:unit:layer4:5,unit:layer4:7.",
+            )
+        difference = DifferenceTarget(one(parts[0]), one(parts[1]))
+        same = _indices_of(difference.first, guess.indices) == _indices_of(difference.second, guess.indices)
+        if bool(same.any()):
+            image = int(same.nonzero()[0])
+            raise CnnvizError(
+                f"target={spec!r}: for image {image} both are the same, so there is no difference to explain.",
+                "Name two classes or units; of a batch explain those images for which pred is another class.",
+            )
+        return difference
     return one(spec)
 
 
 def two_names(text: str) -> tuple[str, str] | None:
     """Two names at a comma; a label with commas of its own is put in quotation marks."""
     parts = [part.strip() for row in csv.reader([text], skipinitialspace=True) for part in row]
-    return (parts[0], parts[1]) if len(parts) == 2 and all(part.removeprefix("class:").strip() for part in parts) else None
+    named = len(parts) == 2 and all(part.removeprefix("class:").strip() for part in parts)
+    return (parts[0], parts[1]) if named else None
 
 
 def _indices(target: Any, scores: Tensor) -> Tensor:
