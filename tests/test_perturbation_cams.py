@@ -266,8 +266,8 @@ def test_a_function_as_target_sees_whole_batches(method: str, monkeypatch: pytes
 def test_targets_share_the_passes_unless_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     network, batch = nets.TOYS["residual"].build(), nets.images()
     opened = opening.prepare(network, "net", (3, 12, 16), rt.resolve("cpu"), opening.SessionOptions())
-    logits, ran = opened.logits, []
-    monkeypatch.setattr(opened, "logits", lambda pixels: ran.append(len(pixels)) or logits(pixels))
+    logits, ran = opened.output_of, []
+    monkeypatch.setattr(opened, "output_of", lambda pixels: ran.append(len(pixels)) or logits(pixels))
     for kept, factor in ((1 << 20, 1), (0, 2)):
         monkeypatch.setattr(perturb, "_KEPT_BYTES", kept)
         run = opened.forward(batch)

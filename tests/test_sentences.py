@@ -43,9 +43,10 @@ def test_filters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_activations(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text, report = told(["activations", str(photographs)], tmp_path / "o", capsys)
     [row] = report["layers"]
-    dead = len(row["dead"]) or "none"
-    few = ", too few to call any of them dead" if row["dead"] else ""
-    assert f"{row['layer']}: {dead} of {row['channels']} channels silent over 3 images{few}\n" in text
+    still = [unit["unit"] for unit in row["units"] if unit["min"] == unit["max"]]
+    assert (row["dead"], row["silent"]) == (None, still)
+    few = ", too few to call any of them dead" if still else ""
+    assert f"{row['layer']}: {len(still) or 'none'} of {row['channels']} channels silent over 3 images{few}\n" in text
 
 
 def test_what_few_images_do_not_move_is_not_called_dead() -> None:

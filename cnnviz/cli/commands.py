@@ -44,7 +44,9 @@ def command_of(name: str, specs: Specs) -> MadeCommand:
 def _run(ctx: Any, specs: Specs, options: Mapping[str, Option]) -> int:
     console: Console = ctx.obj
     given = _with_config(given_values(ctx, options), options)
-    shared = Shared(**{key: value for key, value in given.items() if key in shared_options()})
+    # A study may have an option of its own by the name of a shared one that it hides (embed's --metric).
+    common = _shared(specs[0])
+    shared = Shared(**{key: value for key, value in given.items() if key in common})
     if specs[0].takes() == "images":
         shared.require_inputs(specs[0].command)
     console.quiet, console.verbose, console.json = shared.quiet, shared.verbose, shared.json_
