@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -182,16 +182,11 @@ def explain(
     _check_batch(batch)
     asked = cut_for(spec, params, _layers(layer))
     key = general.get("logits_key")
-    logits_key = None if key is None else str(key)
-    how = _How(asked, readout_of(target), precision, device, compile, logits_key, tracing)
+    how = _How(asked, readout_of(target), precision, device, compile, None if key is None else str(key), tracing)
     with _session(model, batch, spec, how) as session:
-        found = _examined(session, spec, params, general.get("skip_check", ()))
-        if session.runtime.precision != "fp32" and "precision_agreement" not in found.not_run:
-            with _session(model, batch, spec, replace(how, precision="fp32", compile="off")) as exact:
-                found = _with_agreement(found, session, exact, (spec, params))
-        if activation == "auto":
-            activation = session.final_activation or "softmax"
-
+        exact = partial(_session, model, batch, spec, replace(how, precision="fp32", compile="off"))
+        found = _checks(session, exact, (spec, params), general.get("skip_check", ()))
+        activation = session.final_activation or "softmax" if activation == "auto" else activation
         score, resolve = general.get("score", "logit"), _class_finder(model)
         if isinstance(model, Model):
             params = params.with_classes(resolve)
@@ -239,6 +234,20 @@ def _examined(session: Session, spec: lookup.MethodSpec, params: Options, skip: 
         return found
 
     return session.remember(f"examination {gradient} {sorted(names)} {seed}", made)
+
+
+def _checks(
+    session: Session,
+    exact: Callable[[], contextlib.AbstractContextManager[Session]],
+    how: tuple[lookup.MethodSpec, Options],
+    skip: str | Sequence[str],
+) -> Examination:
+    """The examination of a session's network, with the agreement of its precision with float32 where it has another."""
+    found = _examined(session, *how, skip)
+    if session.runtime.precision == "fp32" or "precision_agreement" in found.not_run:
+        return found
+    with exact() as other:
+        return _with_agreement(found, session, other, how)
 
 
 def _with_agreement(

@@ -224,9 +224,6 @@ def test_methods_that_need_a_class_refuse_a_unit(method: str) -> None:
         cnnviz.explain(conv_norm(), nets.images(), method, target="unit:norm2:1", layer="norm1")
 
 
-PACKS = ["dict", "tuple", "dataclass"]
-
-
 def _packed(kind: str) -> nn.Module:
     packs: dict[str, Callable[[Tensor, Tensor], Any]] = {
         "dict": lambda z, a: {"logits": z, "maps": a},
@@ -241,7 +238,7 @@ def _maps_of(kind: str) -> Callable[[Any], Tensor]:
     return {"dict": lambda o: o["maps"], "tuple": lambda o: o[1], "dataclass": lambda o: o.hidden}[kind]
 
 
-@pytest.mark.parametrize("kind", PACKS)
+@pytest.mark.parametrize("kind", ["dict", "tuple", "dataclass"])
 @pytest.mark.parametrize("method", ["saliency", "gradcam", "occlusion", "smoothgrad", "ablationcam", "extremal"])
 def test_a_function_gets_all_that_the_network_returns(method: str, kind: str) -> None:
     """The score mixes two outputs; the expectation computes it inside of a network that returns it alone."""

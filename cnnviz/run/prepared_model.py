@@ -28,7 +28,6 @@ from cnnviz.geometry.truth import Truth
 from cnnviz.io.annotations import Annotations
 from cnnviz.io.digests import file_sha256
 from cnnviz.io.sources import ImageRef
-from cnnviz.models.graph.outputs import select_output, two_dim
 from cnnviz.models.loading.digests import labels_sha256, source_sha256, weights_sha256
 from cnnviz.models.loading.load import LoadedModel, load
 from cnnviz.models.preprocess import Geometry, Preprocess
@@ -37,6 +36,7 @@ from cnnviz.records import ClassScore, Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import MethodSpec, StudySpec
 from cnnviz.run.compilation import compiled_if_faster
+from cnnviz.run.other_size import check_other_size
 from cnnviz.run.target_selection import TargetSelector
 from cnnviz.schema.images import Shown
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
@@ -118,7 +118,7 @@ class PreparedModel:
         for text in (*self.session.notes, *self.examination.notes):
             note(text)
         if settings.model.view == "whole":
-            self._check_other_size()
+            check_other_size(self)
         activation = settings.target.activation
         if activation == "auto":
             activation = self.session.final_activation or "softmax"
@@ -221,32 +221,6 @@ class PreparedModel:
         """Noise [count, C, H, W] that the network takes."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn((count, *self.preprocess.input_size), generator=generator)
-
-    def _check_other_size(self) -> None:
-        """A network is traced at one size: what Python decided on the way by that size would hold for all others."""
-        channels, height, width = self.preprocess.input_size
-        generator = torch.Generator().manual_seed(0)
-        size = (1, channels, height + self.preprocess.stride, width + 2 * self.preprocess.stride)
-        image = torch.randn(size, generator=generator)
-        key = self.session.output.key if self.session.output is not None else None
-        with rt.scope():
-            expected = select_output(self.loaded.module(image), key)
-            try:
-                got = self.session.forward(image).logits.detach().cpu()
-            except Exception as error:
-                if rt.is_out_of_memory(error):
-                    raise
-                got = torch.zeros(0)
-        expected = two_dim(expected.detach())
-        close = got.shape == expected.shape and bool(
-            (got - expected).abs().max() <= self.runtime.tolerance * expected.abs().max().clamp_min(1e-6)
-        )
-        if not close:
-            raise CnnvizError(
-                f"--view whole: {self.loaded.name} decides by the size of its input what to compute, which cannot be "
-                "traced for several sizes.",
-                "Use --view tiles, which covers the whole picture with crops of one size, or --view squash.",
-            )
 
     def _choose_precision(self, cut: Cut) -> None:
         """``--precision auto``: what is faster here, found out by running both."""

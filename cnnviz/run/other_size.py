@@ -1,0 +1,45 @@
+"""Whether a traced network holds for inputs of other sizes than the one that it was traced with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from cnnviz.engine import runtime as rt
+from cnnviz.errors import CnnvizError
+from cnnviz.models.graph.outputs import select_output, two_dim
+
+if TYPE_CHECKING:
+    from cnnviz.run.prepared_model import PreparedModel
+
+
+def check_other_size(prepared: PreparedModel) -> None:
+    """A network is traced at one size: what Python decided on the way by that size would hold for all others.
+
+    Raises:
+        CnnvizError: The trace gives other scores at another size than the network itself.
+    """
+    channels, height, width = prepared.preprocess.input_size
+    generator = torch.Generator().manual_seed(0)
+    size = (1, channels, height + prepared.preprocess.stride, width + 2 * prepared.preprocess.stride)
+    image = torch.randn(size, generator=generator)
+    key = prepared.session.output.key if prepared.session.output is not None else None
+    with rt.scope():
+        expected = select_output(prepared.loaded.module(image), key)
+        try:
+            got = prepared.session.forward(image).logits.detach().cpu()
+        except Exception as error:
+            if rt.is_out_of_memory(error):
+                raise
+            got = torch.zeros(0)
+    expected = two_dim(expected.detach())
+    close = got.shape == expected.shape and bool(
+        (got - expected).abs().max() <= prepared.runtime.tolerance * expected.abs().max().clamp_min(1e-6)
+    )
+    if not close:
+        raise CnnvizError(
+            f"--view whole: {prepared.loaded.name} decides by the size of its input what to compute, which cannot be "
+            "traced for several sizes.",
+            "Use --view tiles, which covers the whole picture with crops of one size, or --view squash.",
+        )
