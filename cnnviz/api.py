@@ -368,7 +368,10 @@ def _session(model: Model | nn.Module, batch: Tensor, spec: lookup.MethodSpec, h
     runtime = rt.resolve(str(how.device or here), how.precision)
     compiled = how.compile == "on" or (how.compile == "auto" and rt.compiler_here(runtime.device))
     size = int(batch.shape[0]) if compiled else 16
-    options = SessionOptions(how.cut, how.logits_key, compiled, size, readout=how.readout, tracing=how.tracing)
+    # Here nobody continues a run, and one image should not take the time of eight.
+    options = SessionOptions(
+        how.cut, how.logits_key, compiled, size, readout=how.readout, tracing=how.tracing, repeatable=False
+    )
     if isinstance(model, Model):
         loaded = model.loaded
         key = how.logits_key if how.logits_key is not None or loaded.output is None else loaded.output.key

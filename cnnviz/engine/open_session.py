@@ -16,6 +16,7 @@ from cnnviz.engine.cut import Cut
 from cnnviz.engine.head_rerun import HeadRun
 from cnnviz.engine.hooks import at_position, below_units, recording, seen_layer, substituting, unit_layer, watched
 from cnnviz.engine.prepare.compile import compile_trunk
+from cnnviz.engine.prepare.rows import even_rows
 from cnnviz.engine.prepare.split import Split, cut, quietly, to_head, usable_preparations
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session, check_rows
@@ -40,6 +41,8 @@ class SessionOptions:
         classes: Numbers of classes that the scores may have, which decides between several outputs.
         tracing: ``auto``, or ``off`` to work by hooks without looking for a trace.
         readout: What of the network targets read.
+        repeatable: Whether an image gets the same bits from linear layers whatever else is in its batch. Batches of
+            less than eight images then take the time of eight in these layers.
     """
 
     cut: Cut = field(default_factory=Cut.at_layers)
@@ -50,6 +53,7 @@ class SessionOptions:
     classes: tuple[int, ...] = ()
     tracing: str = "auto"
     readout: Readout = field(default_factory=Readout.scores)
+    repeatable: bool = True
 
 
 class PrecisionError(CnnvizError):
@@ -137,7 +141,7 @@ def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, optio
     layers, nodes = options.cut.of(graph, name)
     reference_split = cut(graph, nodes, runtime, "shared")
     if options.private:
-        split = _fastest_that_agrees(graph, nodes, image, runtime, reference_split)
+        split = _fastest_that_agrees(graph, nodes, image, runtime, reference_split, options)
     else:
         split = reference_split
     session = Session(name, _graph_runner(split), layers, runtime.device if options.private else image.device)
@@ -152,14 +156,19 @@ def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, optio
 
 
 def _fastest_that_agrees(
-    graph: Graph, nodes: Sequence[Any], image: Tensor, runtime: rt.Runtime, reference_split: Split
+    graph: Graph,
+    nodes: Sequence[Any],
+    image: Tensor,
+    runtime: rt.Runtime,
+    reference_split: Split,
+    options: SessionOptions,
 ) -> Split:
     # Without gradients: weights made under inference mode may be read, not kept for a backward pass.
     with torch.no_grad():
         expected = _graph_runner(reference_split)(image)
     for preparation in usable_preparations(runtime):
         try:
-            split = cut(graph, nodes, runtime, preparation)
+            split = _private_cut(graph, nodes, runtime, preparation, options)
             with torch.no_grad():
                 got = _graph_runner(split)(image.to(runtime.device))
         except Exception as error:
@@ -174,6 +183,16 @@ def _fastest_that_agrees(
         f"In {runtime.precision} on {runtime.device} this network gives other values than in float32.",
         "Use --precision fp32.",
     )
+
+
+def _private_cut(
+    graph: Graph, nodes: Sequence[Any], runtime: rt.Runtime, preparation: str, options: SessionOptions
+) -> Split:
+    split = cut(graph, nodes, runtime, preparation)
+    if options.repeatable:
+        for part in (split.trunk, split.head):
+            even_rows(part)
+    return split
 
 
 def agrees(got: ForwardPass, expected: ForwardPass, tolerance: float) -> bool:
@@ -218,7 +237,7 @@ def _compile(
     session: Session, graph: Graph, split: Split, image: Tensor, runtime: rt.Runtime, options: SessionOptions
 ) -> None:
     """Swap the trunk for a compiled one when that works and gives the same values; say so when it does not."""
-    plain = cut(graph, session.nodes, runtime, "folded")
+    plain = _private_cut(graph, session.nodes, runtime, "folded", options)
     trunk, reason = compile_trunk(plain.trunk, image, runtime, options.batch_size)
     if trunk is None:
         session.notes.append(f"not compiled: {reason}")

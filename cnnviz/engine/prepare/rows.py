@@ -2,10 +2,12 @@
 
 A matrix product takes other kernels, which add in another order, for other numbers of rows: on a CPU for one to three,
 and on several threads for all that are no multiples of four. With zeros in the place of missing rows the kernel is the
-same; it reads the weights once in any case.
+same. Runs over folders want that: what a continued run makes again must equal what it finds.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -24,8 +26,9 @@ class EvenRows(nn.Linear):
         return super().forward(F.pad(x, (0, 0, 0, missing)))[: len(x)]
 
 
-def even_rows(module: fx.GraphModule) -> None:
+def even_rows(part: Callable[..., object]) -> None:
     """Make the plain linear layers of a private copy independent of the batch; weights and names stay."""
-    for layer in module.modules():
+    assert isinstance(part, fx.GraphModule)
+    for layer in part.modules():
         if type(layer) is nn.Linear:
             layer.__class__ = EvenRows

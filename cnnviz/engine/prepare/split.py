@@ -18,7 +18,6 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from cnnviz.engine.prepare import fold, pack
-from cnnviz.engine.prepare.rows import even_rows
 from cnnviz.engine.runtime import Runtime, packable
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.operations import Operation, operation_of_module
@@ -191,7 +190,6 @@ def _finish(split: Split, runtime: Runtime) -> None:
         fold.in_place_where_safe(trunk, kept)
     for part, dtype in ((trunk, split.trunk_dtype), (head, split.head_dtype)):
         part.delete_all_unused_submodules()
-        even_rows(part)
         part.to(device=runtime.device, dtype=dtype)
         if split.preparation != "plain":
             part.to(memory_format=torch.channels_last)
