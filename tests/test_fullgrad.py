@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
+from cnnviz.errors import CnnvizError
 from tests.oracles import gradcam as plain
 from tests.oracles import gradcam_relatives as oracle
 from tests.support import networks as nets
@@ -230,3 +231,60 @@ def test_functions_that_are_given_no_bias() -> None:
 
     result = cnnviz.explain(Odd().eval(), torch.randn(2, 3, 12, 14), "fullgrad", target=1)
     assert max(map(abs, result.scores["completeness_gap"])) < 1e-6
+
+
+class Sealed(nn.Module):
+    """Decides by a value, which no trace can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(6, 5, 3, padding=1), nn.Conv2d(5, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x.detach().mean()) > 1e9:
+            return x
+        return self.b(F.silu(self.a(x))) * torch.sigmoid(x)
+
+
+class Around(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.inner, self.fc = nn.Conv2d(3, 6, 3), inner, nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.inner(F.relu(self.stem(x)))).mean((2, 3)))
+
+
+class Rows(nn.Module):
+    """A recurrent layer over the rows of a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return self.lstm(x.permute(0, 2, 3, 1).reshape(n * h, w, c))[0].reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def test_a_module_in_one_piece_adds_what_its_derivative_leaves() -> None:
+    """The score is accounted for although f(a) - J a, here J by central differences, is large."""
+    torch.manual_seed(0)
+    network, batch = Around(Sealed()).eval(), torch.randn(2, 3, 9, 11)
+    found = cnnviz.explain(network, batch, method="fullgrad", target=1)
+    assert max(found.scores["gap_share"]) < 1e-5
+    with torch.no_grad():
+        inner, a = network.inner.double(), F.relu(network.stem(batch)).double()
+        along = (inner(a * (1 + 1e-5)) - inner(a * (1 - 1e-5))) / 2e-5
+        assert float((inner(a) - along).abs().max()) > 0.1  # much to leave out
+
+
+@pytest.mark.parametrize(("inner", "method", "said"), [
+    (Sealed, "lrp", r"no rule for Sealed \(inner\)"),
+    (Rows, "lrp", r"no rule for LSTM \(inner.lstm\)"),
+    (Rows, "fullgrad", r"does not know what LSTM \(inner.lstm\) adds"),
+])  # fmt: skip
+def test_what_cannot_be_looked_into_is_refused_by_name(inner: type[nn.Module], method: str, said: str) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(CnnvizError, match=said):
+        cnnviz.explain(Around(inner()).eval(), torch.randn(2, 3, 9, 11), method=method, target=1)

@@ -308,3 +308,24 @@ def _one_thread() -> Iterator[None]:
     """What runs here is too small to share out."""
     with rt.threads(1):
         yield
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_fully_connected_layer_as_a_convolution_is_no_map(sealed: bool) -> None:
+    """timm's VGG: 7x7 without padding, whose 12 x 6 cells lie in the middle of a map of 18 x 12."""
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1 = nn.Conv2d(6, 16, 7)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if sealed and float(x.detach().mean()) > 1e9:
+                return x
+            return torch.relu(self.fc1(x))
+
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+    network = nn.Sequential(body, Dense(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)).eval()
+    found = cnnviz.explain(network, torch.randn(1, 3, 36, 24), target=1)
+    assert (found.layer, tuple(found.raw.shape)) == ("0.1", (1, 36, 24))

@@ -25,9 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.prepare.fold import batch_norm
+from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.operations import Operation, attribute, operation_of
 from cnnviz.models.graph.trace import Graph, ancestors
+from cnnviz.models.loading.inputs import first_line
 
 # f(a) = J a for every a, beside clipping at zero. Told by their names: what a batch happens to hold must not decide
 # what is counted.
@@ -65,10 +68,24 @@ def places_of(graph: Graph) -> list[fx.Node]:
     counting = {node for node in depends_on_input & ancestors([graph.logits]) if node in graph.shapes}
     found: list[fx.Node] = []
     for node in graph.module.graph.nodes:
+        if node in depends_on_input:
+            _check_accountable(graph, node)
         if node in counting and constant_of(graph.module, node, depends_on_input) is not None:
             found += [node.args[0]] if _is_curved(graph.operation(node), node) else []
             found.append(node)
     return list(dict.fromkeys(found))
+
+
+def _check_accountable(graph: Graph, node: fx.Node) -> None:
+    """Raises a CnnvizError for a module in one piece that is no function of one tensor with a derivative of its own."""
+    operation = graph.operation(node)
+    recurrent = operation.kind == "recurrent"
+    if not operation.is_whole or (node in graph.shapes and len(node.all_input_nodes) == 1 and not recurrent):
+        return
+    raise CnnvizError(
+        f"FullGrad does not know what {type(operation.module).__name__} ({node.target}) adds: it is kept in one piece.",
+        "Use integrated_gradients, or gradcam.",
+    )
 
 
 class BiasTerms:
@@ -214,7 +231,7 @@ def _is_curved(operation: Operation, node: fx.Node) -> bool:
     if operation.kind == "activation":
         return not _is_piecewise_linear(operation)
     curved = operation.kind in _CURVED_KINDS and operation.name != "batch_norm"
-    return curved or _is_symmetric(operation) or operation.name in _CURVED_NAMES
+    return curved or operation.is_whole or _is_symmetric(operation) or operation.name in _CURVED_NAMES
 
 
 def _is_symmetric(operation: Operation) -> bool:
@@ -258,7 +275,14 @@ def _curved(module: fx.GraphModule, operation: Operation, node: fx.Node, value: 
 
     with torch.enable_grad():
         y: Tensor = function(a)
-        return y.detach() - _along(y, a, symmetric=_is_symmetric(operation))
+        try:
+            return y.detach() - _along(y, a, symmetric=_is_symmetric(operation))
+        except RuntimeError as error:
+            if rt.is_out_of_memory(error):
+                raise
+            raise CnnvizError(
+                f"FullGrad cannot differentiate {node.target} twice: {first_line(error)}", "Use integrated_gradients."
+            ) from error
 
 
 def _along(y: Tensor, a: Tensor, symmetric: bool) -> Tensor:

@@ -187,6 +187,9 @@ class _Interpreter(fx.Interpreter):
             q, used = self.rules.weighted(layer, x, y, self.propagation)
             self.propagation.used[used] += 1
             return keeping(y, q)
+        if operation.is_whole:
+            what = f"{type(operation.module).__name__} ({node.target}), which cannot be looked into"
+            raise CnnvizError(f"{self.name} has no rule for {what}.", "Use integrated_gradients.")
         # With the factor of a scaling as a constant it passes all on, as elementwise functions do.
         passes_on = operation.kind in {"activation", "scaling"}
         if passes_on or (self.rules.excitatory and _normalises(operation)):

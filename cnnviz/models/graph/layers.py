@@ -7,8 +7,10 @@ pooling or flattening), with pooling and dropout skipped. Named layers mean the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 from torch import Tensor, fx
@@ -20,6 +22,8 @@ from cnnviz.models.graph.operations import attribute
 from cnnviz.models.graph.trace import Graph, ancestors, descendants
 
 Stage = TypeVar("Stage")
+# Share of a map's cells that a convolution without padding keeps along an axis; a fully connected layer keeps fewer.
+_LEAST_KEPT = 0.6
 
 
 @dataclass(frozen=True)
@@ -128,13 +132,36 @@ def _index_before_collapse(graph: Graph, chain: Sequence[fx.Node]) -> int | None
             before = graph.shapes[chain[seen[-1]]]
             single = len(shape) == 4 and shape[2:] == (1, 1) and before[2:] != (1, 1)
             if graph.is_global_pool(node) or single or len(shape) == 2:
-                spatial = next((i for i in reversed(seen) if is_map(graph, chain[i])), None)
+                spatial = _last_map(graph, chain, seen)
                 if spatial is None or not _has_convolution(graph, chain[0], chain[spatial]):
                     return None
                 return spatial if _reads_positions(graph, chain[spatial], node) else None
         if len(shape) == 4 and index > 0:
             seen.append(index)
     return None
+
+
+def _last_map(graph: Graph, chain: Sequence[fx.Node], seen: Sequence[int]) -> int | None:
+    """The last of these places in the chain that is a map, before a fully connected layer in the form of a convolution.
+
+    Such a layer (7x7, no padding, on a map of 7x7) leaves a few cells in the middle of a map that is a little larger.
+    """
+    maps = [place for place in seen if is_map(graph, chain[place])]
+    for before, after in reversed(list(pairwise(maps))):
+        if _is_dense(graph, chain[before], chain[after]):
+            return before
+    return maps[-1] if maps else None
+
+
+def _is_dense(graph: Graph, before: fx.Node, node: fx.Node) -> bool:
+    """Whether a module keeps far fewer cells of the map before it than its strides would."""
+    module = graph.submodule(node)
+    if module is None or not _has_weights(graph, node):
+        return False
+    strides = [getattr(part, "stride", 1) for part in module.modules()]
+    most = math.prod(max(stride) if isinstance(stride, tuple) else stride for stride in strides if stride)
+    sizes = zip(graph.shapes[before][2:], graph.shapes[node][2:], strict=True)
+    return any(new < _LEAST_KEPT * old / most for old, new in sizes)
 
 
 def _reads_positions(graph: Graph, start: fx.Node, end: fx.Node) -> bool:

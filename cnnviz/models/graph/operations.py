@@ -104,6 +104,13 @@ class Operation:
         return self.bounds == (0.0, math.inf)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it is a module with weights in one piece: a recurrent layer, or one that resisted tracing."""
+        if self.module is None or self.kind not in {"recurrent", "other"}:
+            return False
+        return next(self.module.parameters(), None) is not None
+
+    @property
     def is_dropout(self) -> bool:
         """Whether it leaves out values in training."""
         return self.kind == "identity" and "p" in ENTRIES[self.name].parameters
