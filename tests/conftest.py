@@ -5,13 +5,17 @@ from __future__ import annotations
 import gc
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.support.fake_pipeline import FakePipeline
 
 _PEERS = ("captum", "pytorch_grad_cam", "torchcam")
 
@@ -132,3 +136,14 @@ def digit_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
     from tests.support import embeds
 
     return embeds.digit_run(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+    """A pipeline that remembers what the command line asks of it."""
+    from tests.support.fake_pipeline import FakePipeline
+
+    pipeline = FakePipeline()
+    monkeypatch.setitem(sys.modules, "cnnviz.pipeline", pipeline)
+    monkeypatch.setattr("cnnviz.run.preflight.check", lambda settings, spec: None)
+    return pipeline

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from cnnviz import pipeline
 from cnnviz.errors import CnnvizError
 from cnnviz.models.loading.load import load
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.render.colormap import colormap
 from cnnviz.render.tiles import Layout, coloured, layout, table, tiles
-from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
+from cnnviz.settings import ModelSpec
 from cnnviz.studies.activations.channels import ChannelTally, channel_figures, order
 from tests.support import digits
-from tests.support.runs import TINY, Quiet
+from tests.support.runs import TINY, ran
 
 
 def run(
     inputs: Path, out: Path, model: ModelSpec = TINY, layers: tuple[str, ...] = (), batch: int = 2, **params: Any
 ) -> dict[str, Any]:
-    settings = RunSettings(
-        command="activations",
-        inputs=(str(inputs),),
-        model=model,
-        target=TargetSettings(method="activations", params=params, layers=layers),
-        runtime=RuntimeSettings(batch_size=batch),
-        output=OutputSettings(out=str(out), overwrite=True),
-    )
-    pipeline.run(settings, Quiet())
-    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    asked: dict[str, Any] = {"model": model, "layers": layers, "batch_size": batch, "params": params}
+    report, _, _ = ran("activations", [inputs], out, overwrite=True, **asked)
     assert all(row["error"] is None for row in report["images"])
     return report
 

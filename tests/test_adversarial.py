@@ -11,18 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from cnnviz import pipeline
 from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
 from cnnviz.models.loading.load import LoadedModel, load
 from cnnviz.models.preprocess import normalize, override, prepare
 from cnnviz.render.comparison import Cell, Point, accuracy_curve, comparison, noise_picture
-from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
+from cnnviz.settings import ModelSpec
 from cnnviz.studies.adversarial import study as adversarial
 from cnnviz.studies.adversarial.tally import Outcome, Robustness, Tally
 from tests.support import digits, tiny_model
 from tests.support.pictures import photograph
-from tests.support.runs import TINY, Quiet, tiny_options
+from tests.support.runs import TINY, Quiet, ran, tiny_options
 
 BUNDLED = ModelSpec()
 NONE = {"curve": "none"}
@@ -30,25 +29,15 @@ NONE = {"curve": "none"}
 
 def run(inputs: Path | list[Path], out: Path, **more: Any) -> tuple[dict[str, Any], Quiet]:
     """The report, and what was told."""
-    target = TargetSettings("adversarial", more.pop("params", {}), classes=more.pop("classes", ("pred",)))
-    model, seed = more.pop("model", TINY), more.pop("seed", 0)
-    runtime = RuntimeSettings(device="cpu", batch_size=more.pop("batch", 3), workers=2, seed=seed)
-    names = tuple(str(path) for path in (inputs if isinstance(inputs, list) else [inputs]))
-    told = Quiet()
-    pipeline.run(
-        RunSettings("adversarial", names, model, target, runtime, output=OutputSettings(str(out), **more)), told
-    )
-    return json.loads((out / "report.json").read_text("utf-8")), told
+    batch, names = more.pop("batch", 3), inputs if isinstance(inputs, list) else [inputs]
+    report, _, told = ran("adversarial", names, out, device="cpu", batch_size=batch, workers=2, **more)
+    return report, told
 
 
 def read_again(inputs: list[Path], out: Path, model: ModelSpec) -> list[dict[str, Any]]:
     """First predictions of files by another command, in another session."""
-    settings = RunSettings(
-        "gradcam", tuple(map(str, inputs)), model, TargetSettings("gradcam"), RuntimeSettings(device="cpu"),
-        output=OutputSettings(str(out)),
-    )  # fmt: skip
-    pipeline.run(settings, Quiet())
-    return [row["predictions"][0] for row in json.loads((out / "report.json").read_text())["images"]]
+    report, _, _ = ran("gradcam", inputs, out, model=model, device="cpu")
+    return [row["predictions"][0] for row in report["images"]]
 
 
 def pixels(path: Path) -> np.ndarray:

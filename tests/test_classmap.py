@@ -13,34 +13,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from cnnviz import pipeline
 from cnnviz.errors import CnnvizError
 from cnnviz.geometry.placement import place_cells
 from cnnviz.models.loading.load import load
 from cnnviz.models.preprocess import normalize, override, prepare
-from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
+from cnnviz.settings import ModelSpec
 from cnnviz.studies.classmap.class_cells import Placement, merged
 from tests.support import digits
-from tests.support.runs import ONE, TINY, Quiet
+from tests.support.runs import ONE, TINY, ran
 
-RAW = DrawSettings(save=("overlay", "heatmap", "raw"))
+RAW: dict[str, Any] = {"save": ("overlay", "heatmap", "raw")}
 
 
 def run(
     inputs: Path, out: Path, model: ModelSpec = TINY, *, classes: tuple[str, ...] = ("pred",), batch: int = 2,
-    draw: DrawSettings = RAW, **params: Any,
+    draw: dict[str, Any] = RAW, **params: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    settings = RunSettings(
-        command="classmap",
-        inputs=(str(inputs),),
-        model=model,
-        target=TargetSettings(method="classmap", params=params, classes=classes),
-        runtime=RuntimeSettings(batch_size=batch, compile="off"),
-        draw=draw,
-        output=OutputSettings(out=str(out), overwrite=True),
-    )
-    pipeline.run(settings, Quiet())
-    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    asked: dict[str, Any] = {"model": model, "classes": classes, "batch_size": batch, "params": params, **draw}
+    report, _, _ = ran("classmap", [inputs], out, compile="off", overwrite=True, **asked)
     assert all(row["error"] is None for row in report["images"])
     return report
 
@@ -246,7 +236,7 @@ def test_requests_that_cannot_be_met(
     params: dict[str, Any], save: tuple[str, ...], said: str, photos: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(CnnvizError, match=said):
-        run(photos, tmp_path, draw=DrawSettings(save=save), **params)
+        run(photos, tmp_path, draw={"save": save}, **params)
 
 
 def test_a_strip_that_would_take_all_memory_is_a_failed_input(tmp_path: Path) -> None:

@@ -27,15 +27,6 @@ from cnnviz.settings import (
 from tests.support import tiny_model
 from tests.support.fake_pipeline import FakePipeline
 
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
-    pipeline = FakePipeline()
-    monkeypatch.setitem(sys.modules, "cnnviz.pipeline", pipeline)
-    monkeypatch.setattr("cnnviz.run.preflight.check", lambda settings, spec: None)
-    return pipeline
-
-
 # What reaches the pipeline.
 
 

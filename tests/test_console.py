@@ -18,15 +18,6 @@ from cnnviz.cli.console import Console, closing_line, printable
 from cnnviz.cli.heartbeat import Heartbeat
 from tests.support.fake_pipeline import SUMMARY, FakePipeline, failed, record
 
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
-    pipeline = FakePipeline()
-    monkeypatch.setitem(sys.modules, "cnnviz.pipeline", pipeline)
-    monkeypatch.setattr("cnnviz.run.preflight.check", lambda settings, spec: None)
-    return pipeline
-
-
 # What is printed.
 
 

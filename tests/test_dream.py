@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from cnnviz import pipeline
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.open_session import SessionOptions, prepare
 from cnnviz.errors import CnnvizError
 from cnnviz.models.preprocess import Preprocess
-from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.synthesis.deepdream import DreamOptions, dream, gradient_of, guided_by, octave_sizes, resized, spans
 from cnnviz.synthesis.objectives import leaky_square
 from cnnviz.synthesis.reader import GradientReader, Normalisation, normalisation, open_reader
 from tests.support import digits
-from tests.support.runs import TINY, Quiet
+from tests.support.runs import TINY, ran
 
 CPU = rt.resolve("cpu", "fp32")
 SPEC = Preprocess((3, 32, 32), 32, (0.4, 0.45, 0.5), (0.2, 0.25, 0.3), "bilinear")
@@ -199,16 +196,9 @@ def test_a_layer_that_is_off_everywhere_still_has_a_gradient(net: Net, normalise
 
 
 def run(inputs: Path, out: Path, model: Any = TINY, layer: str = "", **params: Any) -> dict[str, Any]:
-    settings = RunSettings(
-        command="dream",
-        inputs=(str(inputs),),
-        model=model,
-        target=TargetSettings(method="dream", params=params, layers=(layer,) if layer else ()),
-        runtime=RuntimeSettings(seed=4),
-        output=OutputSettings(out=str(out), overwrite=True),
-    )
-    assert pipeline.run(settings, Quiet()).exit_code == 0
-    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    layers = (layer,) if layer else ()
+    report, result, _ = ran("dream", [inputs], out, model=model, layers=layers, params=params, seed=4, overwrite=True)
+    assert result.exit_code == 0
     return report
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from cnnviz import pipeline
 from cnnviz.errors import CnnvizError
 from cnnviz.models.loading.load import load
 from cnnviz.render.colormap import colormap
-from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, TargetSettings
+from cnnviz.settings import ModelSpec
 from cnnviz.studies.filters.figures import filter_figures
 from tests.support import digits
-from tests.support.runs import TINY, Quiet
+from tests.support.runs import TINY, ran
 
 
 def run(out: Path, model: ModelSpec = TINY, layers: tuple[str, ...] = (), **params: Any) -> dict[str, Any]:
-    settings = RunSettings(
-        command="filters",
-        inputs=(),
-        model=model,
-        target=TargetSettings(method="filters", params=params, layers=layers),
-        output=OutputSettings(out=str(out), overwrite=True),
-    )
-    pipeline.run(settings, Quiet())
-    report: dict[str, Any] = json.loads((out / "report.json").read_text())
-    return report
+    return ran("filters", [], out, model=model, layers=layers, params=params, overwrite=True)[0]
 
 
 def pixels(path: Path) -> NDArray[np.int64]:

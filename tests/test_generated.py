@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,15 +14,6 @@ from cnnviz.cli.variants import formula_of
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import MethodSpec, Param
 from tests.support.fake_pipeline import FakePipeline
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
-    pipeline = FakePipeline()
-    monkeypatch.setitem(sys.modules, "cnnviz.pipeline", pipeline)
-    monkeypatch.setattr("cnnviz.run.preflight.check", lambda settings, spec: None)
-    return pipeline
-
 
 # Commands made from the register.
 

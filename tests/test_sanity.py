@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from cnnviz import pipeline
 from cnnviz.metrics.contract import Row, RunSummary
 from cnnviz.metrics.random_weights import Cascade
 from cnnviz.metrics.randomization import summarize
@@ -19,9 +17,9 @@ from cnnviz.models.graph.outputs import selector
 from cnnviz.models.graph.trace import trace
 from cnnviz.registry.metrics import RANDOMIZATION
 from cnnviz.registry.params import Options
-from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
+from cnnviz.settings import ModelSpec
 from tests.support import networks as nets
-from tests.support.runs import TINY, Quiet
+from tests.support.runs import TINY, ran
 
 
 def maps(shape: tuple[int, int], *, signed: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -142,19 +140,9 @@ def test_values_of_a_deep_network_do_not_explode() -> None:
 
 
 def run(out: Path, folder: Path, method: str, model: ModelSpec, **more: Any) -> dict[str, Any]:
-    settings = RunSettings(
-        command=method,
-        inputs=(str(folder),),
-        model=model,
-        target=TargetSettings(method=method, sanity=True, classes=more.pop("classes", ("pred",))),
-        runtime=RuntimeSettings(batch_size=more.pop("batch", 2), seed=1),
-        draw=DrawSettings(save=()),
-        output=OutputSettings(out=str(out)),
-        limit=more.pop("limit", 3),
-    )
-    pipeline.run(settings, Quiet())
-    report: dict[str, Any] = json.loads((out / "report.json").read_text())
-    return report
+    batch, limit = more.pop("batch", 2), more.pop("limit", 3)
+    asked: dict[str, Any] = {"model": model, "batch_size": batch, "limit": limit, "save": (), **more}
+    return ran(method, [folder], out, sanity=True, seed=1, **asked)[0]
 
 
 def test_a_run_has_the_figures_of_every_map_and_their_means(tmp_path: Path, sample_images: Path) -> None:

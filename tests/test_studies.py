@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnviz import pipeline
 from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import Options, StudySpec, option
-from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.studies.base import Findings, Observed, Study
-from tests.support.runs import TINY, Quiet
+from tests.support.runs import TINY, Quiet, ran
 
 
 class BrightnessOptions(Options):
@@ -112,16 +110,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(
     folder: Path | None, out: Path, batch: int = 3, reporter: Quiet | None = None, **params: Any
 ) -> tuple[Any, dict[str, Any]]:
-    settings = RunSettings(
-        command="brightness" if folder else "nothing",
-        inputs=(str(folder),) if folder else (),
-        model=TINY,
-        target=TargetSettings(method="brightness" if folder else "nothing", params=params),
-        runtime=RuntimeSettings(batch_size=batch, seed=7),
-        output=OutputSettings(out=str(out), overwrite=True),
-    )
-    result = pipeline.run(settings, reporter or Quiet())
-    return result, json.loads((out / "report.json").read_text())
+    asked: dict[str, Any] = {"batch_size": batch, "reporter": reporter, "params": params}
+    command, inputs = ("brightness", [folder]) if folder else ("nothing", [])
+    report, result, _ = ran(command, inputs, out, seed=7, overwrite=True, **asked)
+    return result, report
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])

@@ -25,29 +25,18 @@ from cnnviz.studies.synthesize.study import Synthesize
 from cnnviz.synthesis.ascent import seed_of
 from cnnviz.synthesis.objectives import Term, objective_text
 from tests.support import digits
-from tests.support.runs import ONE, TINY, Quiet
+from tests.support.runs import ONE, TINY, Quiet, ran
 
 
 def run(
-    out: Path,
-    classes: tuple[str, ...] = ("pred",),
-    model: ModelSpec = TINY,
-    inputs: tuple[Path, ...] = (),
-    layers: tuple[str, ...] = (),
-    seed: int = 3,
-    reporter: Quiet | None = None,
-    **params: Any,
-) -> dict[str, Any]:
-    settings = RunSettings(
-        command="synthesize",
-        inputs=tuple(map(str, inputs)),
-        model=model,
-        target=TargetSettings(method="synthesize", params={"steps": 12, **params}, layers=layers, classes=classes),
-        runtime=RuntimeSettings(seed=seed),
-        output=OutputSettings(out=str(out), overwrite=True),
-    )
-    assert pipeline.run(settings, reporter or Quiet()).exit_code == 0
-    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    out: Path, classes: tuple[str, ...] = ("pred",), model: ModelSpec = TINY, inputs: tuple[Path, ...] = (),
+    layers: tuple[str, ...] = (), **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The report; ``more`` are ``seed``, ``reporter`` and the command's own options."""
+    asked: dict[str, Any] = {"classes": classes, "model": model, "layers": layers}
+    asked.update(seed=more.pop("seed", 3), reporter=more.pop("reporter", None), params={"steps": 12, **more})
+    report, result, _ = ran("synthesize", inputs, out, overwrite=True, **asked)
+    assert result.exit_code == 0
     return report
 
 

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
-from cnnviz import pipeline
-from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from tests.support import digits
-from tests.support.runs import TINY, Quiet
+from tests.support.runs import Quiet, ran
 
 
 def run(inputs: Path | str, out: Path, **more: Any) -> tuple[dict[str, Any], Quiet, Any]:
     """The report, what was told, and the result of a run."""
-    target = TargetSettings("embed", more.pop("params", {}), more.pop("layers", ()), more.pop("classes", ("pred",)))
-    model = more.pop("model", TINY)
-    runtime = RuntimeSettings(device="cpu", batch_size=more.pop("batch", 4), workers=2)
-    settings = RunSettings("embed", (str(inputs),), model, target, runtime, output=OutputSettings(str(out), **more))
-    told = Quiet()
-    result = pipeline.run(settings, told)
-    return json.loads((out / "report.json").read_text("utf-8")), told, result
+    report, result, told = ran("embed", [inputs], out, device="cpu", batch_size=more.pop("batch", 4), workers=2, **more)
+    return report, told, result
 
 
 def table(out: Path) -> list[dict[str, str]]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cnnviz import pipeline
-from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from tests.support.runs import TINY, Quiet
+from cnnviz.settings import ModelSpec
+from tests.support.runs import TINY, Quiet, ran
 
 NETWORKS = '''
 import torch
@@ -55,22 +53,11 @@ CORNERS = {"red": [(40, 30), (150, 120), (90, 70), (60, 110)], "blue": [(120, 40
 
 
 def run(inputs: Path, out: Path, model: ModelSpec = TINY, **options: Any) -> tuple[dict[str, Any], Quiet]:
-    reporter = Quiet()
-    settings = RunSettings(
-        command="top-patches",
-        inputs=(str(inputs),),
-        model=model,
-        target=TargetSettings(
-            method="top-patches",
-            layers=options.pop("layers", ("3",)),
-            params={"patch_gradient": "none", **options.pop("p", {})},
-        ),
-        runtime=RuntimeSettings(batch_size=options.pop("batch", 4), seed=options.pop("seed", 0)),
-        output=OutputSettings(out=str(out), overwrite=True),
-    )
-    pipeline.run(settings, reporter)
-    report: dict[str, Any] = json.loads((out / "report.json").read_text())
-    return report, reporter
+    """The report of ``top-patches`` with the options ``p``, and what was told."""
+    asked: dict[str, Any] = {"batch_size": options.pop("batch", 4), "layers": ("3",)}
+    asked["params"] = {"patch_gradient": "none", **options.pop("p", {})}
+    report, _, told = ran("top-patches", [inputs], out, model=model, overwrite=True, **{**asked, **options})
+    return report, told
 
 
 def dotted(root: Path, colour: tuple[int, int, int], name: str, corner: tuple[int, int]) -> None:

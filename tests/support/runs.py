@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from cnnviz import pipeline
 from cnnviz.settings import (
     DrawSettings,
     ModelSpec,
@@ -61,6 +63,27 @@ def settings(inputs: Path | str, out: Path | str, **parts: Any) -> RunSettings:
         output,
         **parts,
     )
+
+
+def ran(
+    command: str, inputs: Sequence[Path | str], out: Path, **parts: Any
+) -> tuple[dict[str, Any], pipeline.RunResult, Quiet]:
+    """The report of a run, its result, and what was told.
+
+    Args:
+        parts: Fields of the settings by their names, such as ``params``, ``layers``, ``batch_size`` or ``limit``; the
+            ``model``, where it is not the tiny network; and a ``reporter``.
+    """
+
+    def some(kind: Any, **own: Any) -> Any:
+        return kind(**own, **{each.name: parts.pop(each.name) for each in fields(kind) if each.name in parts})
+
+    told = parts.pop("reporter", None) or Quiet()
+    target, runtime = some(TargetSettings, method=command), some(RuntimeSettings)
+    model, draw, output = parts.pop("model", TINY), some(DrawSettings), some(OutputSettings, out=str(out))
+    names = tuple(str(each) for each in inputs)
+    result = pipeline.run(RunSettings(command, names, model, target, runtime, draw, output, **parts), told)
+    return report(out), result, told
 
 
 def report(out: Path) -> dict[str, Any]:
