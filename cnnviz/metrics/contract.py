@@ -43,6 +43,8 @@ class ExplainedImage:
         predictions: What the network says of the image, best first.
         label: Its known class, or None.
         method: Name of the method that made the map.
+        truth_labels: The labels of the truth that mean the explained class (COCO's "dog" for ImageNet's "golden
+            retriever"); empty where the truth's vocabulary has none, or where there is no truth.
     """
 
     uri: str
@@ -53,6 +55,7 @@ class ExplainedImage:
     predictions: tuple[ClassScore, ...]
     label: str | None
     method: str
+    truth_labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
