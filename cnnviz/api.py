@@ -21,6 +21,7 @@ from cnnviz.engine.open_session import SessionOptions, open_session, prepare, pr
 from cnnviz.engine.precision import AGREEMENT, correlation, opened, smooth_probe
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
+from cnnviz.engine.shared_outputs import check_reads_rows
 from cnnviz.engine.targets import CallableTarget, ClassTarget, Target, UnitTarget
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.methods.explain import explain_batch
@@ -195,6 +196,8 @@ def explain(
             chosen, indices = make_target(wanted, run.chosen, score, activation, resolve)
             if isinstance(wanted, Target):
                 check_target(wanted, run.output, len(run.pixels))
+            if isinstance(chosen, CallableTarget):
+                check_reads_rows(chosen.function, run.output)
             check_unit(chosen, score)
             return chosen, indices
 
@@ -342,7 +345,8 @@ def _layers(layer: str | int | Sequence[str] | None) -> tuple[str, ...]:
 
 def _first_output(output: Any) -> Tensor:
     """A score of anything: the largest value of each image's first tensor."""
-    return next(tensors_of(output)).flatten(1).amax(1)
+    first = next(tensors_of(output))
+    return first.reshape(len(first), -1).amax(1)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from cnnviz.engine.prepare.rows import even_rows
 from cnnviz.engine.prepare.split import Split, cut, quietly, to_head, usable_preparations
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session, check_rows
+from cnnviz.engine.shared_outputs import mark_shared
 from cnnviz.errors import CnnvizError, foreign_code
 from cnnviz.models.graph.layers import LayerRef
 from cnnviz.models.graph.outputs import OutputChoice, choose_output, select_output, selector
@@ -98,6 +99,8 @@ def prepare(
             shape = tuple(session.chosen(image.to(session.device)).shape)
             choice = OutputChoice(None, shape, f"the units of layer {options.readout.layer} are explained")
         session.output, session.input_shape, session.readout = choice, probe, options.readout
+        if options.readout.whole:
+            mark_shared(session, image.to(session.device))
         return session
 
 

@@ -176,6 +176,8 @@ class Session:
         # The same cut of the network's own modules; None where the session runs them anyway.
         self.unprepared: Callable[[Tensor], ForwardPass] | None = None
         self.readout = Readout.scores()
+        # Marks what of an output has no rows for images, where all that the network returns is read.
+        self.marked: Callable[[Any], Any] = lambda output: output
         self.one_by_one = False
         self.noise_seed: int | None = None
         self._memory: dict[str, Any] = {}

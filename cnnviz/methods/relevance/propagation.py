@@ -115,7 +115,8 @@ def propagate(run: ForwardPass, rules: Rules, name: str) -> Propagation:
     others = [v.detach().float() if isinstance(v, Tensor) and v.is_floating_point() else v for v in values[1:]]
     propagation = Propagation(at)
     results = _Interpreter(head, rules, propagation, name).run(at, *others)
-    propagation.output = split.read(results) if split.everything else as_rows(split.read(results))
+    read = run.session.marked(split.read(results))
+    propagation.output = read if split.everything else as_rows(read)
     return propagation
 
 

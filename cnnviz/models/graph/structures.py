@@ -7,23 +7,47 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 # Deeper than this no object's attributes are looked for: it may hold itself.
 _DEEPEST = 8
 
 
-# Deeper than this no object's attributes are looked for: it may hold itself.
-_DEEPEST = 8
+class Shared(Tensor):
+    """A tensor of an output that has no axis for the images of a batch: a constant, or one value of all of them.
+
+    Computing with it gives ordinary tensors. Structures of it are mapped as if it were no tensor: it is not split into
+    images.
+
+    Attributes:
+        varies: Whether it depends on the images.
+    """
+
+    varies: bool
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment] # as nn.Parameter has it
+
+    @staticmethod
+    def of(tensor: Tensor, varies: bool) -> Shared:
+        """This tensor, marked."""
+        made = tensor.as_subclass(Shared)
+        made.varies = varies
+        return made
 
 
 def map_tensors(function: Callable[..., Any], first: Any, *others: Any) -> Any:
     """The structure of ``first`` with ``function`` of the tensors that stand at the same place of all structures.
 
-    What is no tensor is that of ``first``. Containers keep their type where it can be made of its parts, a mapping is
-    otherwise a ``dict``. Objects are copied where they, or objects that they hold, hold tensors.
+    What is no tensor, or :class:`Shared`, is that of ``first``. Containers keep their type where it can be made of its
+    parts, a mapping is otherwise a ``dict``. Objects are copied where they, or objects that they hold, hold tensors.
     """
-    return _mapped(function, _DEEPEST, first, *others)
+    return _mapped(lambda *same: same[0] if isinstance(same[0], Shared) else function(*same), _DEEPEST, first, *others)
+
+
+def map_shared(function: Callable[[Shared], Tensor], structure: Any) -> Any:
+    """The structure with ``function`` of its :class:`Shared` tensors, and all else as it is."""
+    return _mapped(lambda tensor: function(tensor) if isinstance(tensor, Shared) else tensor, _DEEPEST, structure)
 
 
 def _mapped(function: Callable[..., Any], depth: int, first: Any, *others: Any) -> Any:
@@ -76,7 +100,7 @@ def _rebuilt(mapping: Mapping[Any, Any], parts: dict[Any, Any]) -> Any:
 
 
 def tensors_of(structure: Any) -> Iterator[Tensor]:
-    """Every tensor of a structure, in order."""
+    """Every tensor of a structure that has rows for images, in order."""
     found: list[Tensor] = []
     map_tensors(found.append, structure)
     return iter(found)
