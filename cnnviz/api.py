@@ -21,7 +21,6 @@ from cnnviz.engine.open_session import SessionOptions, open_session, prepare, pr
 from cnnviz.engine.precision import AGREEMENT, correlation, opened, smooth_probe
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
-from cnnviz.engine.shared_outputs import check_reads_rows
 from cnnviz.engine.targets import CallableTarget, ClassTarget, Target, UnitTarget
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.methods.explain import explain_batch
@@ -194,10 +193,8 @@ def explain(
 
         def made(run: ForwardPass, wanted: TargetLike) -> tuple[Target, Tensor]:
             chosen, indices = make_target(wanted, run.chosen, score, activation, resolve)
-            if isinstance(wanted, Target):
-                check_target(wanted, run.output, len(run.pixels))
-            if isinstance(chosen, CallableTarget):
-                check_reads_rows(chosen.function, run.output)
+            if isinstance(wanted, Target) or isinstance(chosen, CallableTarget):
+                check_target(chosen, run.output, len(run.pixels))
             check_unit(chosen, score)
             return chosen, indices
 

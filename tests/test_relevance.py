@@ -97,6 +97,33 @@ def test_lrp_that_ignores_biases_conserves(kind: str, rule: str) -> None:
         assert abs(found.scores["conservation_gap"][i]) < 0.01 * float(np.abs(expected).sum())
 
 
+def test_the_epsilon_rule_without_biases_overflows() -> None:
+    """Neurons 1 - 1 + bias 1: each layer multiplies what it hands back by 1 / epsilon, and by -1 / epsilon."""
+
+    def network(depth: int) -> nn.Module:
+        layers: list[nn.Module] = []
+        for inputs in (3, *[2] * (depth - 1)):
+            layer = nn.Conv2d(inputs, 2, 1)
+            with torch.no_grad():
+                layer.weight.zero_()
+                layer.weight[0, :2, 0, 0] = torch.tensor([1.0, -1.0])
+                layer.bias.fill_(1)
+            layers += [layer, nn.ReLU()]
+        head = nn.Linear(2, 2, bias=False)
+        with torch.no_grad():
+            head.weight.copy_(torch.eye(2))
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
+
+    ones = torch.ones(1, 3, 4, 4)
+    options: dict[str, Any] = {"rule": "epsilon", "bias": "ignore", "epsilon": 1e-6}
+    found = cnnviz.explain(network(3), ones, "lrp", target=0, **options).raw[0]
+    by_hand = torch.tensor([1e18, -1e18, 0]).reshape(3, 1, 1).expand(3, 4, 4) / 16
+    torch.testing.assert_close(found, by_hand, rtol=1e-4, atol=0)
+    with pytest.raises(CnnvizError, match="LRP overflows") as refused:
+        cnnviz.explain(network(8), ones, "lrp", target=0, **options)
+    assert "--rule composite" in str(refused.value.hint)
+
+
 @pytest.mark.parametrize("kind", ["plain", "functional", "clamp", "max-pool", "residual", "concat", "no bias"])
 def test_lrp_with_epsilon_zero_is_gradient_times_input(kind: str) -> None:
     network = kinds.make(kind)

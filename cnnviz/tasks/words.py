@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine.readout import Readout
+from cnnviz.engine.shared_outputs import check_reads_rows
 from cnnviz.engine.targets import (
     ByImage,
     CallableTarget,
@@ -87,8 +88,11 @@ def check_target(target: Target, output: Any, images: int) -> None:
         images: How many the batch has.
 
     Raises:
-        CnnvizError: It has not one score for each image, or names classes that the network does not have.
+        CnnvizError: It has not one score for each image, names classes that the network does not have, or reads what
+            the images of a batch share.
     """
+    if isinstance(target, CallableTarget):
+        check_reads_rows(target.function, output)
     for part in (target.first, target.second) if isinstance(target, DifferenceTarget) else (target,):
         if isinstance(part, ClassTarget):
             _check_score(part.score)

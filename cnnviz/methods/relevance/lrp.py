@@ -16,7 +16,9 @@ pooling gives it to the winner, sums and average pooling share it in proportion,
 Biases take their share, as in the paper, which is lost: that and epsilon are what the recorded conservation gap holds;
 with beta > 0 also neurons that only inputs of one sign reach, which hand on alpha (or -beta) times what they got. In
 deep networks with large (merged) biases the gap can be nearly all of the score; with ``bias=ignore`` biases take
-nothing, and the inputs share all of it; only what reaches a neuron without a suitable input is lost then.
+nothing, and the inputs share all of it; only what reaches a neuron without a suitable input is lost then. The epsilon
+rule then multiplies what a neuron hands back by up to |z_jk| / epsilon where its inputs nearly cancel: in a deep
+network that overflows, and is refused.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ def lrp(run: ForwardPass, target: Target, params: LRPOptions) -> Heatmap:
         ``layers``: how often each rule was used.
 
     Raises:
-        CnnvizError: The network cannot be traced, or has a layer without a rule; a probability is asked for.
+        CnnvizError: The network cannot be traced, or has a layer without a rule; a probability is asked for; the
+            epsilon rule without biases overflows.
     """
     if target.unit in ("probability", "log-probability"):
         raise CnnvizError("LRP hands back the logit of a class, not its probability.", "Leave --score out.")
@@ -62,10 +65,23 @@ def lrp(run: ForwardPass, target: Target, params: LRPOptions) -> Heatmap:
     propagation = run.remember(("lrp", params), lambda: propagate(run, rules, "LRP"))
     score = target(propagation.output)
     values = propagation.relevance(score)
+    _check_finite(values, score, params)
     gap = score.detach().double() - values.double().sum((1, 2, 3))
     facts = {"rule": params.rule, "layers": dict(propagation.used), "reduction": "sum over channels"}
     scores = {"conservation_gap": gap.float(), "gap_share": gap_share(gap, score)}
     return Heatmap(values, values.sum(1), facts=facts, scores=scores)
+
+
+def _check_finite(values: Tensor, score: Tensor, params: LRPOptions) -> None:
+    """Raises a CnnvizError where the relevance of a finite score grew beyond all bounds on its way to the pixels."""
+    finite = values.flatten(1).isfinite().all(1) | ~score.detach().isfinite()
+    if bool(finite.all()) or params.rule != "epsilon" or params.bias != "ignore":
+        return
+    raise CnnvizError(
+        "LRP overflows: without biases the epsilon rule divides by the sum of a neuron's inputs, which nearly cancel "
+        "at some neurons, and in a deep network the quotients multiply.",
+        "Use --rule composite or alpha-beta with --bias ignore, or --rule epsilon with --bias absorb.",
+    )
 
 
 def _weighted(
