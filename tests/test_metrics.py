@@ -207,7 +207,10 @@ def test_baselines_lie_where_the_map_lies() -> None:
         found = baseline(name, PLACED, "a.png")
         assert found.seen == PLACED.seen
         assert not found.values[:, [0, 7]].any()
-        assert (found.values[:, 1:7] > 0).all()
+        assert (found.values[:, 1:7] > 0).all() == (name != "centre_box")
+    box = baseline("centre_box", PLACED, "a.png").values
+    assert np.argwhere(box).min(axis=0).tolist() == [1, 2]
+    assert box.sum() == 4 * 4
     bell = baseline("centre_gaussian", PLACED, "a.png").values
     for y, x in ((0, 1), (2, 3), (5, 6)):
         u, v = ((x - 1 + 0.5) / 6 - 0.5) * 4, ((y + 0.5) / 6 - 0.5) * 4

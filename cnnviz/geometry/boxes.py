@@ -13,6 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+ObjectSize = Literal["small", "medium", "large"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,16 @@ class Box:
     def area(self) -> float:
         """In square pixels."""
         return self.width * self.height
+
+    @property
+    def object_size(self) -> ObjectSize:
+        """COCO's classes: ``small`` below 32^2 square pixels, ``medium`` below 96^2, else ``large``.
+
+        COCO takes the area of an object's mask; where there are boxes only, it is that of the box.
+        """
+        if self.area < 32**2:
+            return "small"
+        return "medium" if self.area < 96**2 else "large"
 
     def pixels(self, size: tuple[int, int]) -> tuple[slice, slice]:
         """Rows and columns of an image of (W, H) pixels between the edges, each rounded to the nearest whole number."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -66,10 +66,24 @@ class Truth:
             label: The class.
             difficult: Whether those that are hard to recognise are among them.
         """
+        return self.boxes_of(self.object_labels if label is None else (label,), difficult=difficult)
+
+    @property
+    def object_labels(self) -> tuple[str, ...]:
+        """The classes of the objects, in order, without regions to ignore."""
+        return tuple(dict.fromkeys(each.label for each in self.objects if not each.ignore))
+
+    def boxes_of(self, labels: Collection[str], *, difficult: bool = True) -> tuple[Box, ...]:
+        """Boxes of the objects of any of several classes, without regions to ignore.
+
+        Args:
+            labels: The classes; none have no boxes.
+            difficult: Whether those that are hard to recognise are among them.
+        """
         return tuple(
             each.box
             for each in self.objects
-            if not each.ignore and label in (None, each.label) and (difficult or not each.difficult)
+            if not each.ignore and each.label in labels and (difficult or not each.difficult)
         )
 
     def to_dict(self) -> images.Truth:
@@ -82,11 +96,17 @@ class Truth:
 
     def region(self, label: str) -> NDArray[np.bool_]:
         """bool [H, W]: where a class is, by its mask, or the pixels of its boxes where there is none."""
-        if label in self.masks:
-            return self.masks[label]
+        return self.masks[label] if label in self.masks else self.region_of((label,))
+
+    def region_of(self, labels: Collection[str]) -> NDArray[np.bool_]:
+        """bool [H, W]: where any of several classes is, each by its mask, or by its boxes where it has none."""
         found = np.zeros((self.size[1], self.size[0]), dtype=np.bool_)
-        for box in self.boxes(label):
-            found[box.pixels(self.size)] = True
+        for label in labels:
+            if label in self.masks:
+                found |= self.masks[label]
+                continue
+            for box in self.boxes_of((label,)):
+                found[box.pixels(self.size)] = True
         return found
 
     def knows(self, what: str) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +16,19 @@ from cnnviz.geometry.placement import PlacedMap
 
 def _centre_gaussian(seen: tuple[int, int], name: str) -> NDArray[np.float32]:
     """exp(-(u^2 + v^2) / 2) with u and v from the middle in quarters of width and height."""
-    across, down = (((np.arange(side) + 0.5) / side - 0.5) * 4 for side in seen)
-    bell: NDArray[np.float64] = np.exp(-0.5 * (down[:, None] ** 2 + across**2))
+    across, down = (np.exp(-0.5 * (((np.arange(side) + 0.5) / side - 0.5) * 4) ** 2) for side in seen)
+    bell: NDArray[np.float64] = down[:, None] * across
     return bell.astype(np.float32)
+
+
+def _centre_box(seen: tuple[int, int], name: str) -> NDArray[np.float32]:
+    """1 in the box in the middle that has half of the area, sides 1 / sqrt 2 of the whole, else 0."""
+    (left, right), (top, bottom) = (
+        (round(side * (1 - math.sqrt(0.5)) / 2), round(side * (1 + math.sqrt(0.5)) / 2)) for side in seen
+    )
+    values = np.zeros((seen[1], seen[0]), dtype=np.float32)
+    values[top : max(bottom, top + 1), left : max(right, left + 1)] = 1.0
+    return values
 
 
 def _whole_image(seen: tuple[int, int], name: str) -> NDArray[np.float32]:
@@ -30,7 +42,10 @@ def _random(seen: tuple[int, int], name: str) -> NDArray[np.float32]:
     return generator.random((seen[1], seen[0]), dtype=np.float32)
 
 
+_KEPT_PIXELS = 1 << 20
+
 BASELINES: Mapping[str, Callable[[tuple[int, int], str], NDArray[np.float32]]] = {
+    "centre_box": _centre_box,
     "centre_gaussian": _centre_gaussian,
     "whole_image": _whole_image,
     "random": _random,
@@ -46,7 +61,20 @@ def baseline(name: str, placed: PlacedMap, image: str) -> PlacedMap:
         placed: The map beside which it stands.
         image: Name of the image.
     """
-    x0, y0, x1, y1 = placed.seen
-    values = np.zeros_like(placed.values)
+    height, width = placed.values.shape
+    # Random numbers differ by image, and the largest maps would fill the memory.
+    make = _values if name == "random" or placed.values.size > _KEPT_PIXELS else _values_of_size
+    seed = image if name == "random" else ""
+    return replace(placed, values=make(name, placed.seen, (width, height), seed), raw=None, signed=False)
+
+
+def _values(name: str, seen: tuple[int, int, int, int], size: tuple[int, int], image: str) -> NDArray[np.float32]:
+    x0, y0, x1, y1 = seen
+    values = np.zeros((size[1], size[0]), dtype=np.float32)
     values[y0:y1, x0:x1] = BASELINES[name]((x1 - x0, y1 - y0), image)
-    return replace(placed, values=values, raw=None, signed=False)
+    values.setflags(write=False)
+    return values
+
+
+# The images of a folder often share a size: their baselines, and what is measured of them, are then the same.
+_values_of_size = lru_cache(maxsize=8)(_values)

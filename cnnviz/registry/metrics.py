@@ -2,137 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from cnnviz.registry.localization_metrics import LOCALIZATION
+from cnnviz.registry.metric_specs import Figure, MetricRequest, MetricSpec
+from cnnviz.registry.params import Options, option
 
-from cnnviz.errors import CnnvizError
-from cnnviz.registry.params import Options, Param, option
-from cnnviz.registry.specs import EntrySpec
-
-Measures = Literal["map", "map and truth", "model", "figures"]
-TruthNeeded = Literal["nothing", "boxes", "masks", "label"]
-Direction = Literal["higher", "lower", "neither"]
-SummedUp = Literal["mean", "rate", "no"]
-
-BY_KIND = "cnnviz.metrics.summaries:by_kind"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure that a metric gives of a map.
-
-    Attributes:
-        name: Its key.
-        meaning: In a line, as docs/report.md prints it.
-        summed_up: How the summary of a run has it: ``mean`` with a bootstrap interval; ``rate`` of a figure that is 0
-            or 1, with Wilson's interval; ``no``: it has none.
-    """
-
-    name: str
-    meaning: str
-    summed_up: SummedUp = "no"
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricSpec(EntrySpec):
-    """A metric of maps.
-
-    Its options are written ``--metric NAME:OPTION=VALUE,...``.
-
-    Attributes:
-        entry: ``module:function`` or ``module:Class``, imported on first use. By ``measures``:
-
-            * ``map``, ``map and truth``: a function ``score(placed, image, truth, params) -> {figure: value}`` of one
-              map, a :class:`~cnnviz.geometry.placement.PlacedMap` on an
-              :class:`~cnnviz.metrics.contract.ExplainedImage` (``truth`` is None where there is none). It runs in
-              several threads at once.
-            * ``model``: a class (:class:`~cnnviz.metrics.contract.ModelMetric`), made once a run, that scores the
-              maps of a batch by running the network again.
-            * ``figures``: empty. It sums up figures that the method itself states of its maps.
-
-            A value is a number, None where it is undefined, or a list.
-        measures: What it looks at.
-        truth: What must be known of an image for it. Images of which that is not known are counted.
-        direction: Which values are better.
-        unit: Of its figures; empty for plain numbers.
-        baselines: Maps of :data:`cnnviz.metrics.baseline_maps.BASELINES` that are scored beside each map, by name.
-        figures: What it gives of a map.
-        summarizer: ``module:function`` of ``(rows, spec, params) -> RunSummary``; empty where a run has no summary.
-        key: Key of a record's ``scores`` under which its figures stand, None for its name; empty where they stand
-            among the others.
-        summary_key: Key of the report's ``summary``; empty for its name within ``summary.metrics``.
-    """
-
-    kind: ClassVar[str] = "Metric"
-
-    measures: Measures
-    truth: TruthNeeded = "nothing"
-    direction: Direction = "neither"
-    unit: str = ""
-    baselines: tuple[str, ...] = ()
-    figures: tuple[Figure, ...] = ()
-    summarizer: str = BY_KIND
-    key: str | None = None
-    summary_key: str = ""
-
-    @property
-    def score_key(self) -> str:
-        """Key of its figures among a record's ``scores``; empty where they stand there themselves."""
-        return self.name if self.key is None else self.key
-
-    def score_keys(self) -> frozenset[str]:
-        """Every key of a record's ``scores`` that it may write."""
-        return frozenset({self.score_key} if self.score_key else (figure.name for figure in self.figures))
-
-    def load_summarizer(self) -> Callable[..., Any] | None:
-        """Import the function that sums up a run; None where there is none."""
-        return replace(self, entry=self.summarizer).load() if self.summarizer else None
-
-    def request(self, given: Mapping[str, Any] | None = None) -> MetricRequest:
-        """This metric with these options, checked, and defaults for the others.
-
-        Raises:
-            CnnvizError: As :meth:`resolve_params`.
-        """
-        return MetricRequest(self, self.resolve_params(given or {}))
-
-    def read(self, text: str) -> MetricRequest:
-        """This metric with ``option=value,option=value`` as a command line has them.
-
-        Raises:
-            CnnvizError: It is written otherwise, or as :meth:`resolve_params`.
-        """
-        known = {param.name: param for param in self.params}
-        given: dict[str, Any] = {}
-        for part in filter(None, (piece.strip() for piece in text.split(","))):
-            name, equals, value = part.partition("=")
-            key = name.strip().replace("-", "_")
-            if not equals or key in given:
-                problem = f"{part!r} is not option=value" if not equals else f"{key} is given twice"
-                raise CnnvizError(f"--metric {self.name}:{text}: {problem}.", f"For example {self.name}:seed=1")
-            given[key] = _typed(value.strip(), known[key]) if key in known else value
-        return self.request(given)
-
-
-@dataclass(frozen=True)
-class MetricRequest:
-    """A metric that is to be measured, with its options."""
-
-    spec: MetricSpec
-    params: Options
-
-
-def _typed(text: str, param: Param) -> Any:
-    """A value in the type of its option; what is of none stays text, and is refused with the option's name."""
-    if param.type == "bool":
-        return {"true": True, "yes": True, "false": False, "no": False}.get(text.casefold(), text)
-    if param.type in {"int", "float"}:
-        try:
-            return int(text) if param.type == "int" else float(text)
-        except ValueError:
-            return text
-    return text
+__all__ = [
+    "CONSERVATION",
+    "MAP_STATISTICS",
+    "METRICS",
+    "RANDOMIZATION",
+    "ConservationOptions",
+    "Figure",
+    "MetricRequest",
+    "MetricSpec",
+]
 
 
 class ConservationOptions(Options):
@@ -206,4 +89,4 @@ CONSERVATION = MetricSpec(
     summary_key="left_out",
 )
 
-METRICS: tuple[MetricSpec, ...] = (MAP_STATISTICS, RANDOMIZATION, CONSERVATION)
+METRICS: tuple[MetricSpec, ...] = (MAP_STATISTICS, RANDOMIZATION, CONSERVATION, *LOCALIZATION)

@@ -1,0 +1,163 @@
+"""Boxes around maps, and whether they fit: GT-known accuracy and the errors of ILSVRC.
+
+The box is around the 8-connected region of v > t m with m = max v (Zhou et al., "Learning Deep Features for
+Discriminative Localization", CVPR 2016: the largest region, t = 0.2); it fits a box of the class where the intersection
+over union is at least 0.5.
+
+* ``gt_known_accuracy``: of the maps of true classes, those that fit; by COCO's size of the true box, too.
+* ``top1_error``, ``top5_error``: of an image, whether each of the first n guesses has a class that is not in the image
+  or a box that does not fit one *of that class* (ILSVRC's development kit; five guesses each with its own map). An
+  image counts where the maps say all: those of its first n predictions, or those of all its true classes.
+* ``top1_classification_error``, ``top5_classification_error``: the same without boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.geometry.boxes import Box
+from cnnviz.geometry.placement import PlacedMap
+from cnnviz.geometry.truth import Truth
+from cnnviz.metrics.contract import ExplainedImage, Row, RunSummary
+from cnnviz.metrics.localization import (
+    WSOL_SIDE,
+    Edges,
+    derived,
+    overlaps,
+    shares,
+    true_edges,
+    true_labels,
+    wsol_levels,
+)
+from cnnviz.metrics.localization_figures import Values, by_size, rate, summed
+from cnnviz.metrics.localization_regions import Regions, components, contours_above
+from cnnviz.records import ClassScore
+from cnnviz.registry.localization_metrics import BoxLocalizationOptions
+from cnnviz.registry.metrics import MetricSpec
+
+GUESSES = 5
+FITS = 0.5
+
+
+def score(
+    placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params: BoxLocalizationOptions
+) -> dict[str, Any]:
+    """The metric: see the top of the module."""
+    assert truth is not None
+    size = placed.values.shape[1], placed.values.shape[0]
+    key = "box", params.threshold, params.component, params.protocol, placed.seen
+    edges = derived.of(placed.values, key, lambda: _boxes(placed, params))
+    labels, rank = true_labels(image, truth), _rank(image)
+    boxes = truth.boxes_of(labels)
+    iou, chosen, matched = _best(edges, boxes, size, params)
+    return {
+        "box_xywh": None if chosen is None else _on_photograph(edges[chosen], size, params).xywh,
+        "iou": iou if image.truth_labels else None,
+        "rank": rank,
+        "guesses": min(GUESSES, len(image.predictions)),
+        "true_class": bool(labels) if image.truth_labels else None,
+        "true_labels": labels,
+        "truth_classes": len(truth.object_labels),
+        "size": None if matched is None else matched.object_size,
+    }
+
+
+def _rank(image: ExplainedImage) -> int | None:
+    """Place of the explained class among the predictions, from 1."""
+    if not isinstance(image.target, ClassScore):
+        return None
+    order = [each.class_index for each in image.predictions]
+    return order.index(image.target.class_index) + 1 if image.target.class_index in order else None
+
+
+def _boxes(placed: PlacedMap, params: BoxLocalizationOptions) -> Edges:
+    """Edges [n, 4] of the boxes of a map, the largest region first; more than one only if any may fit."""
+    if params.protocol == "wsol":
+        levels = wsol_levels(placed)
+        level = int(params.threshold * int(levels.max()))
+        if params.component == "strongest":
+            strongest = _strongest(levels, levels > level)
+            # The reference knows no such component: its conventions all the same.
+            return np.minimum(strongest, [np.inf, np.inf, WSOL_SIDE - 1, WSOL_SIDE - 1])
+        found = contours_above(levels, level)
+    else:
+        share = shares(placed)
+        mask = share > np.float32(params.threshold)
+        if params.component == "strongest":
+            return _strongest(share, mask)
+        _, edges, area = components(mask)
+        found = Regions(np.zeros(len(edges), np.intp), edges, area).in_order()
+    return found.by_area().edges if params.component == "any" else found.largest().edges
+
+
+def _strongest(values: NDArray[Any], mask: NDArray[np.bool_]) -> Edges:
+    """The box of the region that holds the first maximum; none where no region does."""
+    labels, edges, _ = components(mask)
+    number = int(labels.flat[int(values.argmax())])
+    return edges[max(0, number - 1) : number]
+
+
+def _best(
+    edges: Edges, boxes: Sequence[Box], size: tuple[int, int], params: BoxLocalizationOptions
+) -> tuple[float, int | None, Box | None]:
+    """The largest IoU, the box of the map that has it (else the first), the true box (else the largest)."""
+    chosen = 0 if len(edges) else None
+    if not boxes:
+        return 0.0, chosen, None
+    largest = max(boxes, key=lambda box: box.area)
+    if chosen is None:
+        return 0.0, None, largest
+    found = overlaps(edges, true_edges(boxes, size, params.protocol), params.protocol)
+    row, column = divmod(int(found.argmax()), len(boxes))
+    best = float(found[row, column])
+    return (best, row, boxes[column]) if best > 0 else (0.0, chosen, largest)
+
+
+def _on_photograph(edges: Edges, size: tuple[int, int], params: BoxLocalizationOptions) -> Box:
+    """A box in pixels of the photograph: whole numbers, but for one of 224 x 224."""
+    if params.protocol == "wsol":
+        return Box.from_edges(*(edges * [*size, *size] / WSOL_SIDE).tolist())
+    return Box.from_edges(*edges.astype(int).tolist())
+
+
+def summarize(rows: Iterable[Row], spec: MetricSpec, params: BoxLocalizationOptions) -> RunSummary:
+    """The figures at the top of the module, with Wilson's intervals over images."""
+    return summed(rows, spec, _figures)
+
+
+def _figures(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    true = [(image, scores) for image, scores in rows if scores["true_class"]]
+    known: Values = [(image, float(scores["iou"] >= FITS)) for image, scores in true]
+    images: dict[str, list[Mapping[str, Any]]] = {}
+    for image, scores in rows:
+        images.setdefault(image, []).append(scores)
+    found: dict[str, Any] = {}
+    for guesses in (1, GUESSES):
+        for name, needed in ((f"top{guesses}_error", FITS), (f"top{guesses}_classification_error", 0.0)):
+            errors = [(image, _error(maps, guesses, needed)) for image, maps in images.items()]
+            found[name] = rate([(image, error) for image, error in errors if error is not None])
+    found["gt_known_accuracy"] = rate(known)
+    found["by_size"] = by_size([scores["size"] for _, scores in true], known, rate)
+    found["classes_outside_truth"] = sum(scores["true_class"] is None for _, scores in rows)
+    return found
+
+
+def _error(maps: Sequence[Mapping[str, Any]], guesses: int, needed: float) -> float | None:
+    """1 where none of the first guesses is right, 0 where one is; None where the maps do not say.
+
+    Of several maps of one rank (layers), the first counts.
+    """
+    by_rank: dict[int, Mapping[str, Any]] = {}
+    for scores in maps:
+        if scores["rank"] is not None:
+            by_rank.setdefault(scores["rank"], scores)
+    asked = range(1, min(guesses, maps[0]["guesses"]) + 1)
+    covered = {label for scores in maps for label in scores["true_labels"]}
+    if not all(rank in by_rank for rank in asked) and len(covered) < maps[0]["truth_classes"]:
+        return None
+    right = (by_rank[rank] for rank in asked if rank in by_rank)
+    return float(not any(scores["true_class"] and scores["iou"] >= needed for scores in right))

@@ -1,0 +1,192 @@
+"""Connected regions of a map above each of many thresholds, with their boxes.
+
+Labelling the map anew at every threshold takes a hundred times as long as what is asked of it. A region that holds a
+single maximum stays in one piece up to that maximum: its boxes and areas at all thresholds follow from the maxima of
+its rows and columns and its histogram. Where there are several, the threshold at which it falls apart is found by
+bisection: it grows apart with the threshold as long as all its maxima are above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.metrics.localization import LEVELS, Edges
+
+_Levels = NDArray[np.uint8]
+
+# With more maxima than this, labelling at every threshold is faster.
+_FEW = 200
+
+
+class Regions(NamedTuple):
+    """Regions above thresholds k = 0 to 254.
+
+    Attributes:
+        level: [n] k of each.
+        edges: [n, 4] of its box: x0, y0, x1, y1, half-open.
+        area: [n] its pixels (of ``wsol``: the area that its contour encloses).
+    """
+
+    level: NDArray[np.intp]
+    edges: Edges
+    area: NDArray[np.float64]
+
+    def at(self, rows: NDArray[np.intp]) -> Regions:
+        """Some of them."""
+        return Regions(self.level[rows], self.edges[rows], self.area[rows])
+
+    def in_order(self) -> Regions:
+        """By threshold, then from top to bottom, then from left to right."""
+        return self.at(np.lexsort((self.edges[:, 0], self.edges[:, 1], self.level)))
+
+    def by_area(self) -> Regions:
+        """By threshold, then the largest first, of equals as they were."""
+        return self.at(np.lexsort((-self.area, self.level)))
+
+    def largest(self) -> Regions:
+        """Of each threshold the largest region, of equals the first."""
+        found = self.by_area()
+        return found.at(np.unique(found.level, return_index=True)[1])
+
+
+def components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], Edges, NDArray[np.float64]]:
+    """8-connected regions of a mask: labels [H, W] from 1, edges of their boxes, areas in pixels."""
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+    found = np.asarray(statistics, dtype=np.float64)[1:]
+    edges = np.column_stack([found[:, :2], found[:, :2] + found[:, 2:4]])
+    return np.asarray(labels, dtype=np.int32), edges, found[:, cv2.CC_STAT_AREA]
+
+
+def regions(levels: _Levels, values: NDArray[np.float32]) -> Regions:
+    """Every 8-connected region of ``levels > k``, for each k from 0 to 254.
+
+    Args:
+        levels: [H, W].
+        values: [H, W] what they were made of, growing with it: its maxima tell regions apart.
+    """
+    peaks = _peaks(levels, values)
+    if len(peaks) > _FEW:
+        parts = [_at_level(levels, level) for level in range(int(levels.max()))]
+    else:
+        parts = list(_pieces(_Piece(levels, 0, 0), -1, peaks)) if peaks else []
+    return _joined(parts).in_order()
+
+
+def contours(levels: _Levels) -> Regions:
+    """The contours of ``levels > k`` for each k from 0 to 254, as :func:`contours_above` has them."""
+    return _joined([contours_above(levels, level) for level in range(LEVELS)])
+
+
+def contours_above(levels: _Levels, level: int) -> Regions:
+    """The contours of ``levels > level`` as ``wsol`` has them: of holes too, in OpenCV's order.
+
+    x1 and y1 are half-open but for the last column and row, and overlaps read them as inclusive. Where there is no
+    contour, there is the box of the first pixel.
+    """
+    _, mask = cv2.threshold(levels, level, 255, cv2.THRESH_BINARY)
+    found = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
+    edges = np.zeros((max(1, len(found)), 4))
+    area = np.zeros(len(edges))
+    for row, contour in enumerate(found):
+        x, y, width, height = cv2.boundingRect(contour)
+        edges[row] = x, y, min(x + width, levels.shape[1] - 1), min(y + height, levels.shape[0] - 1)
+        area[row] = cv2.contourArea(contour)
+    return Regions(np.full(len(edges), level), edges, area)
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """A connected region: its levels, 0 around it, and where its first pixel lies in the map."""
+
+    levels: _Levels
+    top: int
+    left: int
+
+
+class _Peak(NamedTuple):
+    """A maximum, or a plateau that may be one: a region has it where it is above the threshold."""
+
+    level: int
+    row: int
+    column: int
+
+
+def _peaks(levels: _Levels, values: NDArray[np.float32]) -> list[_Peak]:
+    """Where no neighbour is higher, once for each connected plateau; the lowest first."""
+    highest = np.asarray(cv2.dilate(values, np.ones((3, 3), np.uint8)))
+    mask = ((values >= highest) & (levels > 0)).view(np.uint8)
+    found, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    outer = [contour[0, 0] for contour, place in zip(found, tree[0], strict=True) if place[3] < 0] if found else []
+    return sorted(_Peak(int(levels[row, column]), int(row), int(column)) for column, row in outer)
+
+
+def _pieces(piece: _Piece, lowest: int, peaks: list[_Peak]) -> Iterator[Regions]:
+    """The regions of a piece that is connected at the threshold ``lowest``, from there on."""
+    for place, peak in enumerate(peaks[:-1]):
+        last = peak.level - 1  # all peaks from this one on are above
+        if last < lowest or _is_connected(piece, last):
+            continue  # it is no region of its own
+        low, high = lowest, last  # connected at low, not at high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if _is_connected(piece, middle) else (low, middle)
+        yield _of_piece(piece, lowest, low)
+        for part, own in _fallen_apart(piece, high, peaks[place:]):
+            yield from _pieces(part, high, own)
+        return
+    yield _of_piece(piece, lowest, peaks[-1].level - 1)
+
+
+def _is_connected(piece: _Piece, level: int) -> bool:
+    _, mask = cv2.threshold(piece.levels, level, 1, cv2.THRESH_BINARY)
+    found, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    return sum(1 for place in tree[0] if place[3] < 0) == 1 if found else True
+
+
+def _fallen_apart(piece: _Piece, level: int, peaks: list[_Peak]) -> Iterator[tuple[_Piece, list[_Peak]]]:
+    """The connected pieces above a threshold, each with its peaks."""
+    labels, edges, _ = components(piece.levels > level)
+    for number, (x0, y0, x1, y1) in enumerate(edges.astype(int).tolist(), 1):
+        part = np.where(labels[y0:y1, x0:x1] == number, piece.levels[y0:y1, x0:x1], np.uint8(0))
+        own = [
+            _Peak(each.level, each.row - y0, each.column - x0)
+            for each in peaks
+            if labels[each.row, each.column] == number
+        ]
+        yield _Piece(part, piece.top + y0, piece.left + x0), own
+
+
+def _of_piece(piece: _Piece, first: int, last: int) -> Regions:
+    """Boxes and areas of a piece that is connected at the thresholds ``first`` to ``last``."""
+    level = np.arange(max(first, 0), last + 1)
+    edges = []
+    for highest, start in ((piece.levels.max(axis=0), piece.left), (piece.levels.max(axis=1), piece.top)):
+        near = np.searchsorted(np.maximum.accumulate(highest), level, side="right")
+        far = np.searchsorted(np.maximum.accumulate(highest[::-1]), level, side="right")
+        edges.append((start + near, start + len(highest) - far))
+    (x0, x1), (y0, y1) = edges
+    above = np.bincount(piece.levels.ravel(), minlength=LEVELS + 1)[::-1].cumsum()[::-1]
+    return Regions(level, np.column_stack([x0, y0, x1, y1]).astype(np.float64), above[level + 1].astype(np.float64))
+
+
+def _at_level(levels: _Levels, level: int) -> Regions:
+    """The regions above one threshold, labelled within their common box."""
+    mask = levels > level
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    left, top = int(columns[0]), int(rows[0])
+    inner = np.ascontiguousarray(mask[top : rows[-1] + 1, left : columns[-1] + 1])
+    _, edges, area = components(inner)
+    return Regions(np.full(len(edges), level), edges + np.array([left, top, left, top]), area)
+
+
+def _joined(parts: Sequence[Regions]) -> Regions:
+    if not parts:
+        return Regions(np.zeros(0, np.intp), np.zeros((0, 4)), np.zeros(0))
+    level, edges, area = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Regions(level.astype(np.intp), edges, area)

@@ -1,0 +1,174 @@
+"""Whether maps lie where the explained class is: entries of the metrics that compare them with boxes and masks."""
+
+from typing import Literal
+
+from cnnviz.registry.metric_specs import Figure, MetricSpec
+from cnnviz.registry.params import Options, option
+
+_BASELINES = ("centre_box", "centre_gaussian", "whole_image")
+_TRUE_LABELS = Figure(
+    "true_labels", "labels of the truth of this image that mean the class; none where the class is not in it"
+)
+_PROTOCOL = (
+    "cnnviz: the map on the photograph in shares of its maximum; wsol: as the program of Choe et al. 2020 does, "
+    "at 224x224, between minimum and maximum, holes too, boxes one pixel larger."
+)
+
+
+class BoxLocalizationOptions(Options):
+    """Options of box_localization."""
+
+    threshold: float = option(0.2, "The box is around what exceeds this share of the maximum.", minimum=0, maximum=1)
+    component: Literal["largest", "any", "strongest"] = option(
+        "largest", "Which connected region the box is around; any: the one that fits best; strongest: with the maximum."
+    )
+    protocol: Literal["cnnviz", "ilsvrc", "wsol"] = option(
+        "cnnviz", f"{_PROTOCOL[:-1]}; ilsvrc: as cnnviz, true boxes in whole pixels."
+    )
+
+
+class MaxBoxAccOptions(Options):
+    """Options of max_box_acc and max_box_acc_v2."""
+
+    at: float | None = option(
+        None, "A threshold that was chosen on other images; none: the best of these.", minimum=0, maximum=1
+    )
+    protocol: Literal["cnnviz", "wsol"] = option("cnnviz", _PROTOCOL)
+
+
+class PxAPOptions(Options):
+    """Options of pxap."""
+
+    protocol: Literal["cnnviz", "wsol"] = option(
+        "cnnviz", "cnnviz: 256 levels of the map on the photograph; wsol: 1000 at 224x224, as Choe et al. 2020."
+    )
+
+
+class PointingGameOptions(Options):
+    """Options of pointing_game."""
+
+    tolerance: float = option(15.0, "How far beside a box still hits.", minimum=0, unit="pixels")
+
+
+BOX_LOCALIZATION = MetricSpec(
+    name="box_localization",
+    entry="cnnviz.metrics.localization_boxes:score",
+    title="Box localization",
+    summary="Whether the box around a map's largest region fits a box of the class: GT-known, ILSVRC top-1 and top-5.",
+    paper="Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016; "
+    "Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015 (the errors)",
+    measures="map and truth",
+    truth="boxes",
+    direction="neither",
+    options=BoxLocalizationOptions,
+    baselines=_BASELINES,
+    figures=(
+        Figure("box_xywh", "box around the region, in pixels of the photograph; null without positive values"),
+        Figure("iou", "largest intersection over union with a true box of the class; 0 where the image has none"),
+        Figure("rank", "place of the class among the predictions, from 1; null where it is not among them"),
+        Figure("guesses", "how many predictions the image has, at most 5"),
+        Figure("true_class", "whether the class is in the image; null where the truth does not know such a class"),
+        _TRUE_LABELS,
+        Figure("truth_classes", "how many classes the truth of the image has"),
+        Figure("size", "small, medium or large: COCO's size of the true box that fits best"),
+    ),
+    summarizer="cnnviz.metrics.localization_boxes:summarize",
+)
+
+MAX_BOX_ACC = MetricSpec(
+    name="max_box_acc",
+    entry="cnnviz.metrics.localization_thresholds:score",
+    title="MaxBoxAcc",
+    summary="Share of maps whose largest region fits a box of the class, at the threshold that is best for all maps.",
+    paper="Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020",
+    measures="map and truth",
+    truth="boxes",
+    direction="higher",
+    options=MaxBoxAccOptions,
+    baselines=_BASELINES,
+    figures=(Figure("hits", "`[first, last]` levels of the threshold at which the box fits"), _TRUE_LABELS),
+    summarizer="cnnviz.metrics.localization_thresholds:summarize",
+)
+
+MAX_BOX_ACC_V2 = MetricSpec(
+    name="max_box_acc_v2",
+    entry="cnnviz.metrics.localization_thresholds:score_v2",
+    title="MaxBoxAccV2",
+    summary="Share of maps of which a region fits at the best threshold, the mean over IoU 0.3, 0.5 and 0.7.",
+    paper="Choe et al., Evaluation for Weakly Supervised Object Localization: Protocol, Metrics, and Datasets, "
+    "TPAMI 2022",
+    measures="map and truth",
+    truth="boxes",
+    direction="higher",
+    options=MaxBoxAccOptions,
+    baselines=_BASELINES,
+    figures=(
+        Figure("hits_30", "`[first, last]` levels of the threshold at which a region fits by IoU 0.3"),
+        Figure("hits_50", "the same by IoU 0.5"),
+        Figure("hits_70", "the same by IoU 0.7"),
+        _TRUE_LABELS,
+    ),
+    summarizer="cnnviz.metrics.localization_thresholds:summarize_v2",
+)
+
+PXAP = MetricSpec(
+    name="pxap",
+    entry="cnnviz.metrics.localization_pixels:score",
+    title="PxAP",
+    summary="Area under precision and recall of all pixels of all maps of true classes, by masks.",
+    paper="Choe et al., Evaluating Weakly Supervised Object Localization Methods Right, CVPR 2020",
+    measures="map and truth",
+    truth="masks",
+    direction="higher",
+    options=PxAPOptions,
+    baselines=_BASELINES,
+    figures=(Figure("levels", "`[level, pixels of the class, other pixels]` of the map, where there are any"),),
+    summarizer="cnnviz.metrics.localization_pixels:summarize",
+)
+
+POINTING_GAME = MetricSpec(
+    name="pointing_game",
+    entry="cnnviz.metrics.localization_points:score",
+    title="Pointing game",
+    summary="Whether a map is largest in, or close to, a box of the class.",
+    paper="Zhang et al., Top-Down Neural Attention by Excitation Backprop, IJCV 2018",
+    measures="map and truth",
+    truth="boxes",
+    direction="higher",
+    options=PointingGameOptions,
+    baselines=_BASELINES,
+    figures=(
+        Figure("point", "`[x, y]` of the first pixel where the map is largest; null where it is the same everywhere"),
+        Figure("hit", "whether that is in a box of the class, or at most the tolerance beside it"),
+        Figure("difficult", "whether the class covers less than a quarter of the image and others are in it too"),
+        _TRUE_LABELS,
+    ),
+    summarizer="cnnviz.metrics.localization_points:summarize",
+)
+
+ENERGY_POINTING_GAME = MetricSpec(
+    name="energy_pointing_game",
+    entry="cnnviz.metrics.localization_points:score_energy",
+    title="Energy pointing game",
+    summary="Share of a map's positive values that lies in the boxes of the class.",
+    paper="Wang et al., Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks, CVPRW 2020",
+    measures="map and truth",
+    truth="boxes",
+    direction="higher",
+    baselines=_BASELINES,
+    figures=(
+        Figure("energy", "share of the positive values that lies in the boxes; 0 of a map without any"),
+        Figure("size", "small, medium or large: COCO's size of the largest box of the class"),
+        _TRUE_LABELS,
+    ),
+    summarizer="cnnviz.metrics.localization_points:summarize_energy",
+)
+
+LOCALIZATION: tuple[MetricSpec, ...] = (
+    BOX_LOCALIZATION,
+    MAX_BOX_ACC,
+    MAX_BOX_ACC_V2,
+    PXAP,
+    POINTING_GAME,
+    ENERGY_POINTING_GAME,
+)
