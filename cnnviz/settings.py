@@ -296,5 +296,5 @@ def check_choice(value: str, choices: tuple[str, ...], flag: str) -> str:
     """
     if value in choices:
         return value
-    hint = nearest(value, choices) or f"Choose one of {', '.join(choices)}."
+    hint = nearest(value, choices) or f"For example {flag} {choices[0]}"
     raise CnnvizError(f"{flag} {value}: expected one of {', '.join(choices)}.", hint)

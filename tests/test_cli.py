@@ -167,7 +167,11 @@ def test_names_that_are_no_utf8_survive(fake: FakePipeline) -> None:
         ("gradcam a.jpg --top 0", "--top 0: expected 1 or more.", "--top 1"),
         ("gradcam a.jpg --limit -3", "--limit -3: expected 1 or more.", "--limit 1"),
         ("gradcam a.jpg --seed -1", "--seed -1: expected 0 or more.", "--seed 0"),
-        ("gradcam a.jpg --compile always", "--compile always: expected one of auto, on, off.", "Choose"),
+        (
+            "gradcam a.jpg --compile always",
+            "--compile always: expected one of auto, on, off.",
+            "For example --compile auto",
+        ),
         ("gradcam a.jpg --score logits", "--score logits: expected one of logit,", "Did you mean logit?"),
         ("gradcam a.jpg --activation soft", "--activation soft: expected one of auto,", "softmax"),
         (

@@ -133,7 +133,7 @@ def test_empty_folder_and_folder_without_images(tmp_path: Path) -> None:
         pipeline.run(settings(empty, out), Quiet())
     assert caught.value.exit_code == 2
     (empty / "notes.txt").write_text("hello")
-    with pytest.raises(CnnvizError, match="1 files are no images"):
+    with pytest.raises(CnnvizError, match="1 file is not an image"):
         pipeline.run(settings(empty, out), Quiet())
     assert not [p for p in out.rglob("*") if p.is_file()]
 

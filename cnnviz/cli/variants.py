@@ -100,7 +100,7 @@ def _described(param: Param) -> str:
     """Help, range, unit and default of an option."""
     low, high = param.minimum, param.maximum
     unit = f" {param.unit}" if param.unit else ""
-    words = [param.help.rstrip(".") + "."]
+    words = [param.help.rstrip(".") + ("" if param.help.endswith("]") else ".")]
     if low is not None and high is not None:
         words.append(f"{low:g} to {high:g}{unit}.")
     elif low is not None or high is not None:

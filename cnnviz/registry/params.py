@@ -123,7 +123,7 @@ class Param:
                 f"{self.name}={value!r}: expected a whole number, or height and width.", f"For example {self.name} 32"
             )
         height, width = (
-            int(Param(self.name, "int", 0, "", (), self.minimum, self.maximum)._number(n))
+            int(Param(self.name, "int", None, "", (), self.minimum, self.maximum)._number(_whole(n)))
             for n in (numbers[0], numbers[-1])
         )
         return height, width
@@ -151,6 +151,11 @@ class Param:
             default = "" if self.default is None else f"The default is {self.default}."
             raise CnnvizError(f"{self.name}={value!r} is out of range: {span}.", default)
         return int(value) if self.type == "int" else float(value)
+
+
+def _whole(number: float) -> float:
+    """7 for 7.0, as it is shown in messages."""
+    return int(number) if math.isfinite(number) and float(number).is_integer() else number
 
 
 def _is_usable(value: Any) -> bool:

@@ -93,7 +93,9 @@ def panel(rgb: NDArray[np.uint8], rows: Sequence[PanelRow], style: Style, title:
     draw = ImageDraw.Draw(page)
     if title:
         write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE_SIZE, _INK, width - 2 * _MARGIN)
-    for x, heading in zip(lefts, ("image", _heatmap_heading(rows), "overlay"), strict=False):
+    # Below the pictures, where it fits whatever their width.
+    write(draw, (_MARGIN, height - _MARGIN + 4), _grey_is(rows), _SMALL_SIZE, _SOFT, width - 2 * _MARGIN)
+    for x, heading in zip(lefts, ("image", "heatmap", "overlay"), strict=False):
         write(draw, (x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
     for row, y in zip(rows, tops, strict=True):
         _write_caption(draw, row, (_MARGIN, y - _CAPTION), 3 * cell[0] + 2 * _GAP)
@@ -101,11 +103,11 @@ def panel(rgb: NDArray[np.uint8], rows: Sequence[PanelRow], style: Style, title:
     return np.array(page, dtype=np.uint8)
 
 
-def _heatmap_heading(rows: Sequence[PanelRow]) -> str:
+def _grey_is(rows: Sequence[PanelRow]) -> str:
     """What the grey means, where there is any."""
     height, width = rows[0].placed.values.shape
     seen_whole = all(row.placed.seen == (0, 0, width, height) for row in rows)
-    return "heatmap" if seen_whole else "heatmap; outside the frame: not shown to the network"
+    return "" if seen_whole else "grey, outside the frame: not shown to the network"
 
 
 @dataclass(frozen=True, eq=False)

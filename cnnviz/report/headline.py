@@ -28,6 +28,10 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """
     pairs = []
     for key, value in summary.items():
+        if key == "outside_view" and isinstance(value, Mapping):
+            share, count = 100 * float(value["mean_share"]), int(value["images"])
+            of = "1 picture" if count == 1 else f"{count} pictures, on average"
+            pairs.append(("grey: not shown to the network", f"{share:.0f} % of {of}"))
         if key in _ELSEWHERE or not isinstance(value, (bool, int, float, str)) or (key in _NEVER_ZERO and not value):
             continue
         # A study goes through its images; what it explains are not they.

@@ -145,7 +145,13 @@ class Counts:
 
     def no_images(self, settings: RunSettings) -> CnnvizError:
         """What to say when nothing was explained because nothing was found."""
-        over = f" ({self.passed_over} files are no images)" if self.passed_over else ""
+        over = (
+            " (1 file is not an image)"
+            if self.passed_over == 1
+            else f" ({self.passed_over} files are not images)"
+            if self.passed_over
+            else ""
+        )
         if self.run_folders:
             over += f"; {self.run_folders[0]}, the output folder of a cnnviz run, is passed over"
         where = ", ".join(settings.inputs)
