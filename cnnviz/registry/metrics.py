@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cnnviz.registry.faithfulness_metrics import FAITHFULNESS
 from cnnviz.registry.localization_metrics import LOCALIZATION
 from cnnviz.registry.metric_specs import Figure, MetricRequest, MetricSpec
 from cnnviz.registry.params import Options, option
@@ -89,4 +90,4 @@ CONSERVATION = MetricSpec(
     summary_key="left_out",
 )
 
-METRICS: tuple[MetricSpec, ...] = (MAP_STATISTICS, RANDOMIZATION, CONSERVATION, *LOCALIZATION)
+METRICS: tuple[MetricSpec, ...] = (MAP_STATISTICS, RANDOMIZATION, CONSERVATION, *FAITHFULNESS, *LOCALIZATION)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
+from cnnviz.schema.faithfulness import FaithfulnessScores
 from cnnviz.schema.shapes import Box, By, Count, Files, Interval, Length, Pixel, Share, open_to
 
 
@@ -135,7 +136,7 @@ class MapScores(MapStatistics):
 
 
 @open_to("figures of methods and metrics of other packages")
-class Scores(MapScores):
+class Scores(MapScores, FaithfulnessScores):
     """The figures of a map. Methods add their own."""
 
     areas: NotRequired[list[float]]
