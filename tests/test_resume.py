@@ -141,7 +141,7 @@ def test_what_is_unchanged_by_size_and_time_is_not_read(
 ) -> None:
     out = tmp_path / "o"
     pipeline.run(settings(photos, out), Quiet())
-    monkeypatch.setattr("cnnviz.io.digests.read_bytes", None)
+    monkeypatch.setattr("cnnviz.io.digests.open_file", None)
     monkeypatch.setattr("cnnviz.run.loop.open_image", None)
     assert len(again(photos, out)) == 6
 

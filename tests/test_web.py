@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -22,8 +26,9 @@ import pytest
 from PIL import Image
 
 from cnnviz.errors import CnnvizError, ImageError
-from cnnviz.io import patience
-from cnnviz.io.sources import MAX_FILE_BYTES, ImageRef, find_images, read_bytes
+from cnnviz.io import downloads, patience
+from cnnviz.io.digests import is_unchanged
+from cnnviz.io.sources import MAX_FILE_BYTES, ImageRef, find_images, open_file, read_bytes
 from tests.support import tiny_model
 
 
@@ -123,6 +128,32 @@ def test_files_of_a_server(server: SimpleNamespace, path: str, monkeypatch: pyte
     (ref,) = find_images([server.url + path])
     assert read_bytes(ref) == PICTURE
     assert ref.name == Path(path.split("?")[0]).name
+
+
+def test_a_large_download_is_not_held_in_memory(server: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is on disk, whole, and gone when it was read; a small one needs no file."""
+    ref = ImageRef(f"{server.url}/slow", "x", 0)
+    with open_file(ref) as stream:
+        assert isinstance(stream, io.BytesIO)
+        assert stream.read() == PICTURE
+    monkeypatch.setattr(downloads, "HELD_BYTES", len(PICTURE) - 1)
+    with open_file(ref) as stream:
+        assert os.fstat(stream.fileno()).st_size == len(PICTURE)
+        assert stream.read() == PICTURE
+        assert is_unchanged(ref, {"bytes": len(PICTURE), "mtime_ns": None, "sha256": sha256(PICTURE).hexdigest()})
+    assert stream.closed
+    assert not is_unchanged(ref, {"bytes": len(PICTURE), "mtime_ns": None, "sha256": sha256(b"other").hexdigest()})
+
+
+def test_a_download_that_the_disk_has_no_room_for(server: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(downloads, "HELD_BYTES", 3000)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    error = fails(f"{server.url}/ok.png")
+    assert error.kind == "unreadable"
+    assert error.message == ("the download cannot be kept in the folder for temporary files: No space left on device")
 
 
 def test_a_name_and_a_password_in_the_address(server: SimpleNamespace) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-from cnnviz.io.sources import ImageRef, is_url, read_bytes
+from cnnviz.io.sources import ImageRef, is_url, open_file
 from cnnviz.schema.images import InputFile
 
 _BLOCK = 1 << 20
@@ -18,13 +18,10 @@ def fingerprint(ref: ImageRef, stream: BinaryIO) -> InputFile:
 
     ``mtime_ns`` is None behind a URL.
     """
-    digest, size = hashlib.sha256(), 0
     changed = _changed(ref)
     stream.seek(0)
-    while block := stream.read(_BLOCK):
-        digest.update(block)
-        size += len(block)
-    return {"bytes": size, "mtime_ns": changed, "sha256": digest.hexdigest()}
+    size, digest = _size_and_sha256(stream)
+    return {"bytes": size, "mtime_ns": changed, "sha256": digest}
 
 
 def is_unchanged(ref: ImageRef, known: Mapping[str, Any]) -> bool:
@@ -43,19 +40,25 @@ def is_unchanged(ref: ImageRef, known: Mapping[str, Any]) -> bool:
             return False
         if time is not None and here.st_mtime_ns == time:
             return True
-    return hashlib.sha256(read_bytes(ref)).hexdigest() == digest
+    with open_file(ref) as stream:
+        return _size_and_sha256(stream) == (size, digest)
 
 
 def file_sha256(path: str) -> str | None:
     """SHA-256 of a file's content; None when it cannot be read."""
-    digest = hashlib.sha256()
     try:
         with open(path, "rb") as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
+            return _size_and_sha256(stream)[1]
     except (OSError, ValueError):
         return None
-    return digest.hexdigest()
+
+
+def _size_and_sha256(stream: BinaryIO) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    while block := stream.read(_BLOCK):
+        digest.update(block)
+        size += len(block)
+    return size, digest.hexdigest()
 
 
 def _changed(ref: ImageRef) -> int | None:

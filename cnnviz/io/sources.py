@@ -12,7 +12,6 @@ import dataclasses
 import errno
 import glob
 import importlib
-import io
 import itertools
 import os
 import posixpath
@@ -27,6 +26,7 @@ from typing import Any, BinaryIO
 
 from cnnviz.errors import CnnvizError, ImageError, nearest
 from cnnviz.io.decode import SNIFF_BYTES, sniff
+from cnnviz.io.downloads import stored
 from cnnviz.io.label_tables import read_image_rows
 from cnnviz.io.names import Names, safe_name
 from cnnviz.io.patience import Clock, patiently, stalled
@@ -284,12 +284,12 @@ def read_bytes(ref: ImageRef) -> bytes:
         ImageError: Of kind ``missing``, ``broken-symlink``, ``unreadable`` or ``too-large``.
     """
     with open_file(ref) as stream:
-        return _read(stream)
+        return b"".join(_chunks(stream))
 
 
 @contextlib.contextmanager
 def open_file(ref: ImageRef, cancelled: threading.Event | None = None) -> Iterator[BinaryIO]:
-    """One image's file, at its beginning. A local file is not read before the stream is.
+    """One image's file, at its beginning. A local file is not read before the stream is; a download lies on the disk.
 
     Args:
         ref: The image.
@@ -300,7 +300,8 @@ def open_file(ref: ImageRef, cancelled: threading.Event | None = None) -> Iterat
         CancelledError: When it was cancelled.
     """
     if is_url(ref.uri):
-        yield io.BytesIO(_read_remote(ref.uri, cancelled))
+        with _download(ref.uri, cancelled) as stream:
+            yield stream
         return
     try:
         mode = os.stat(ref.uri).st_mode
@@ -328,35 +329,37 @@ def _unreadable(path: str, error: OSError) -> ImageError:
     return ImageError("unreadable", f"cannot be read: {error.strerror or said(error)}")
 
 
-def _read(stream: BinaryIO, clock: Clock | None = None) -> bytes:
+def _chunks(stream: BinaryIO, clock: Clock | None = None) -> Iterator[bytes]:
+    """A file piece by piece, as far as :func:`read_bytes` reads it."""
     read = getattr(stream, "read1", stream.read)  # what has come, where this waits for more
-    data = bytearray()
-    while chunk := read(_CHUNK if len(data) >= SNIFF_BYTES else SNIFF_BYTES - len(data)):
-        whole = len(data) >= SNIFF_BYTES
-        data += chunk
+    head, size = b"", 0
+    while chunk := read(_CHUNK if size >= SNIFF_BYTES else SNIFF_BYTES - size):
+        size += len(chunk)
+        yield chunk
         if clock is not None:
             clock.advance(len(chunk))
-        if not whole and len(data) >= SNIFF_BYTES and sniff(bytes(data)) is None:
-            return bytes(data)
-        if len(data) > MAX_FILE_BYTES:
+        if len(head) < SNIFF_BYTES:
+            head += chunk
+            if len(head) >= SNIFF_BYTES and sniff(head) is None:
+                return
+        if size > MAX_FILE_BYTES:
             raise _too_large()
     if getattr(stream, "length", None):  # of what an HTTP server announced
-        raise ImageError("unreadable", f"the server broke off the connection after {len(data)} bytes")
-    return bytes(data)
+        raise ImageError("unreadable", f"the server broke off the connection after {size} bytes")
 
 
 def _too_large() -> ImageError:
     return ImageError("too-large", f"the file has more than {MAX_FILE_BYTES} bytes")
 
 
-def _read_remote(url: str, cancelled: threading.Event | None) -> bytes:
-    def read(clock: Clock) -> bytes:
+def _download(url: str, cancelled: threading.Event | None) -> BinaryIO:
+    def read(clock: Clock) -> BinaryIO:
         if is_web(url):
             with _web().open_web(url, clock) as stream:
-                return _read(stream, clock)
+                return stored(_chunks(stream, clock))
         files, path = open_remote(url)
         with files.fs.open(path, "rb") as stream:
-            return _read(stream, clock)
+            return stored(_chunks(stream, clock))
 
     try:
         return patiently(read, cancelled)
