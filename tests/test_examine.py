@@ -310,3 +310,24 @@ def test_the_contrast_of_a_head_that_takes_the_strongest_position_is_said_to_be_
     result = cnnviz.explain(Strongest().eval(), torch.randn(2, 3, 12, 14), "excitation_backprop", contrastive=True)
     assert not result.raw.any()
     assert any("the contrast is zero everywhere" in note for note in result.notes)
+
+
+def test_no_gradient_between_two_layers_is_said_of_the_units() -> None:
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.top, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.fc(self.top(self.stem(x).detach()).mean((2, 3)))
+            return out
+
+    with pytest.raises(CnnvizError, match="No gradient passes from the units of layer top to layer stem"):
+        cnnviz.explain(
+            Cut().eval(),
+            torch.randn(1, 3, 9, 9),
+            "gradcam",
+            target="unit:top:1",
+            layer="stem",
+            skip_check="gradient_reaches_layer",
+        )

@@ -329,3 +329,13 @@ def test_a_fully_connected_layer_as_a_convolution_is_no_map(sealed: bool) -> Non
     network = nn.Sequential(body, Dense(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)).eval()
     found = cnnviz.explain(network, torch.randn(1, 3, 36, 24), target=1)
     assert (found.layer, tuple(found.raw.shape)) == ("0.1", (1, 36, 24))
+
+
+@pytest.mark.parametrize("tracing", ["auto", "off"])
+def test_a_call_of_a_layer_that_is_not_there(tracing: str) -> None:
+    """Said as people say it, with a name that works."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(CnnvizError, match="0 runs once; there is no call 2") as refused:
+        cnnviz.explain(network.eval(), torch.randn(1, 3, 12, 12), target=1, layer="0:2", tracing=tracing)
+    assert refused.value.hint == "Use 0."
+    assert cnnviz.explain(network, torch.randn(1, 3, 12, 12), target=1, layer="0", tracing=tracing).layer == "0"

@@ -226,3 +226,42 @@ def test_classes_of_a_difference_may_be_written_out(photos: Path, tmp_path: Path
     [record] = run(photos, tmp_path / "out", "-t", "diff:class:1,class:4", "--limit", "1")
     target = record["explanations"][0]["target"]
     assert (target["first"]["class_index"], target["second"]["class_index"]) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "layers", "precision", "told"),
+    [
+        (["-t", "unit:3:1"], ["2"], "fp32", True),
+        (["-t", "unit:3:1", "-c", "2"], ["4", "2"], "bf16 (float32 for units)", False),
+    ],
+)
+def test_the_report_names_layers_and_precision_of_what_was_explained(
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    layers: list[str],
+    precision: str,
+    told: bool,
+) -> None:
+    """Units are explained in float32 below their own layer: a run of units alone has nothing to do with another."""
+    out = tmp_path / "out"
+    arguments = ["gradcam", str(photos), *MODEL, "--limit", "1", "-o", str(out), "--precision", "bf16", *words]
+    assert app.main([*arguments, "--device", "cpu"]) == 0
+    found = json.loads((out / "report.json").read_text())
+    assert found["model"]["layers"] == layers
+    assert {row["layer"] for row in found["images"][0]["explanations"]} == set(layers)
+    assert found["environment"]["precision"] == precision
+    assert ("units are explained in float32: --precision bf16 is not used" in capsys.readouterr().err) == told
+
+
+def test_sizes_are_those_of_the_network_not_of_what_lies_below_a_unit() -> None:
+    """A neuron in the last row is not there in a smaller image; the network takes it all the same."""
+    network, image = tiny_model.make(), torch.randn(1, 3, 64, 64)
+    of_class = cnnviz.explain(network, image, "occlusion", target=1).checks
+    assert of_class["input_sizes"]["any"]
+    rows, columns = network[:4](image).shape[2:]
+    for target in (f"neuron:3:1:{rows - 1}:{columns - 1}", "unit:3:1"):
+        checks = cnnviz.explain(network, image, "occlusion", target=target).checks
+        assert checks["input_sizes"] is None
+        assert "units are explained" in checks["not_run"]["input_sizes"]

@@ -179,6 +179,8 @@ class _Examiner:
             self.not_run[check] = SKIPPED
         elif check == "gradient_reaches_layer" and not self.wanted.gradient:
             self.not_run[check] = f"{self.wanted.method} needs no gradient"
+        elif check == "input_sizes" and self.session.readout.layer is not None:
+            self.not_run[check] = "units are explained, and what lies below them may take more sizes than the network"
         return check not in self.not_run
 
     def _pass(self) -> ForwardPass:

@@ -117,7 +117,7 @@ class ForwardPass:
         if scores.requires_grad:
             found = torch.autograd.grad(scores.sum(), flat, retain_graph=True, allow_unused=True)
         if any(gradient is None for gradient in found):
-            raise no_gradient(self.session.layers, None)  # disconnected is not zero
+            raise no_gradient(self.session)  # disconnected is not zero
         each = iter(found)
         return tuple(torch.cat([cast(Tensor, next(each)).float() for _ in leaves]) for leaves in wanted)
 
@@ -249,12 +249,13 @@ class Session:
         self.one_by_one, self.noise_seed = other.one_by_one, other.noise_seed
 
 
-def no_gradient(layers: Sequence[LayerRef], blocking: str | None) -> CnnvizError:
+def no_gradient(session: Session) -> CnnvizError:
     """What to say when the score cannot be differentiated by what is explained."""
-    to = f"layer {layers[0].name}" if layers else "the image"
-    through = f"through layer {blocking}" if blocking else "from the class scores"
+    to = f"layer {session.layers[0].name}" if session.layers else "the image"
+    units = session.readout.layer
+    scores = "the class scores" if units is None else f"the units of layer {units}"
     return CnnvizError(
-        f"No gradient passes {through} to {to}, so there is nothing to explain it by.",
+        f"No gradient passes from {scores} to {to}, without which this cannot be computed.",
         "Use occlusion or rise, which need no gradient.",
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import cnnviz
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.examine import SKIPPED, Examination, Wanted, examine
@@ -26,9 +24,8 @@ from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.placement import seen_part
 from cnnviz.geometry.truth import Truth
 from cnnviz.io.annotations import Annotations
-from cnnviz.io.digests import file_sha256
 from cnnviz.io.sources import ImageRef
-from cnnviz.models.loading.digests import labels_sha256, source_sha256, weights_sha256
+from cnnviz.models.loading.digests import labels_sha256, weights_sha256
 from cnnviz.models.loading.load import LoadedModel, load
 from cnnviz.models.preprocess import Geometry, Preprocess
 from cnnviz.models.preprocess import prepare as prepare_pixels
@@ -36,6 +33,7 @@ from cnnviz.records import ClassScore, Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import MethodSpec, StudySpec
 from cnnviz.run.compilation import compiled_if_faster
+from cnnviz.run.header import run_header
 from cnnviz.run.other_size import check_other_size
 from cnnviz.run.target_selection import TargetSelector
 from cnnviz.schema.images import Shown
@@ -129,6 +127,9 @@ class PreparedModel:
         self.classes = ClassNames(self._labels(outputs), self.one_logit, self.loaded.synsets, self._guessed)
         self.task = Classification(self.classes, settings.target.score, activation)
         self.target_selector = TargetSelector(settings.target.classes, self.classes, settings.target.targets)
+        self._unit_layers: list[str] = []
+        if not self._explains_classes:
+            self._in_float32(cut)
 
     def _examine(self) -> Examination:
         """Look the network over, and run it as it must be run."""
@@ -182,6 +183,7 @@ class PreparedModel:
         finally:
             self.runtime = before
         self._examine_units(session)
+        self._unit_layers += [layer.name for layer in session.layers if layer.name not in self._unit_layers]
         return session
 
     def _examine_units(self, session: Session) -> None:
@@ -236,6 +238,21 @@ class PreparedModel:
         else:
             self.session = exact
             self.note(f"--precision auto: {asked.precision} is not faster than float32 here, so float32 is used")
+
+    @property
+    def _explains_classes(self) -> bool:
+        """Whether the class scores are explained, and not units alone."""
+        return self.target_selector.explains_classes or not self.target_selector.units
+
+    def _in_float32(self, cut: Cut) -> None:
+        """Leave the precision that was asked for where nothing is explained in it."""
+        asked = self.runtime.precision
+        if asked == "fp32":
+            return
+        self.runtime = rt.Runtime(self.runtime.device, "fp32")
+        self.session = self.open(cut, compile_it=self.session.compiled)
+        self.examination = self.examination.with_agreement(None, "the network runs in float32")
+        self.note(f"units are explained in float32: --precision {asked} is not used")
 
     def settle_precision(self, cut: Cut, maps: Maps) -> None:
         """Compare the map of a probe with that in float32, and keep in float32 what needs it."""
@@ -336,47 +353,29 @@ class PreparedModel:
 
     def header(self) -> RunHeader:
         """What the report says of the run, before its first image."""
-        import timm
-        import torchvision
-
-        loaded, spec = self.loaded, self.preprocess
-        return RunHeader(
-            cnnviz=cnnviz.__version__,
-            command=self.settings.command,
-            options=self.settings.options(),
-            model={
-                "name": loaded.name,
-                "source": loaded.source,
-                "weights": loaded.weights,
+        of_classes = [layer.name for layer in self.session.layers] if self._explains_classes else []
+        return run_header(
+            self.settings,
+            self.loaded,
+            {
                 "weights_sha256": self._weights.result(),
-                "source_sha256": source_sha256(loaded.module, self.settings.model.model),
                 "labels_sha256": labels_sha256(self.classes.labels),
-                "parameters": loaded.parameters,
-                "num_classes": loaded.num_classes,
-                "input_size": list(spec.input_size),
-                "layers": [layer.name for layer in self.session.layers],
-                "preprocess": {
-                    "resize": list(spec.resize) if isinstance(spec.resize, tuple) else spec.resize,
-                    "view": spec.view,
-                    "interpolation": spec.interpolation,
-                    "mean": list(spec.mean),
-                    "std": list(spec.std),
-                },
-                "notes": [*loaded.notes, *self.guesses],
+                "layers": list(dict.fromkeys([*of_classes, *self._unit_layers])),
+                "notes": [*self.loaded.notes, *self.guesses],
                 "checks": self.examination.to_dict(),
             },
-            environment={
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "torchvision": torchvision.__version__,
-                "timm": timm.__version__,
+            {
                 "device": str(self.runtime.device),
-                "precision": self.runtime.precision + (" (float32 above the layer)" if self.runtime.head else ""),
+                "precision": self._precision(),
                 "preparation": self.session.preparation,
             },
-            summary={"inputs": 0, "explained": 0, "failed": 0, "finished": False},
-            extra={"option_files_sha256": self.settings.option_files(file_sha256)},
         )
+
+    def _precision(self) -> str:
+        """The precision, and what is computed in another."""
+        name = self.runtime.precision
+        exact = ["above the layer"] * bool(self.runtime.head) + ["for units"] * bool(self._unit_layers)
+        return name if name == "fp32" or not exact else f"{name} (float32 {' and '.join(exact)})"
 
 
 def failed(item: DecodedImage, kind: str, message: str) -> Record:

@@ -336,7 +336,9 @@ def stage_at(found: Sequence[Stage], index: int, model_name: str) -> Stage:
 
 
 def unknown_call(path: str, call: str, count: int) -> CnnvizError:
-    return CnnvizError(f"{path} runs {count} time(s); there is no call {call}.", f"Use {path}:0 to {path}:{count - 1}.")
+    if count == 1:
+        return CnnvizError(f"{path} runs once; there is no call {call}.", f"Use {path}.")
+    return CnnvizError(f"{path} runs {count} times; there is no call {call}.", f"Use {path}:0 to {path}:{count - 1}.")
 
 
 def unknown_layer(layer: str, known: Sequence[str]) -> CnnvizError:

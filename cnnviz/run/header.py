@@ -1,0 +1,70 @@
+"""What the report says of a run before its first image."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+import cnnviz
+from cnnviz.io.digests import file_sha256
+from cnnviz.models.loading.digests import source_sha256
+from cnnviz.models.loading.load import LoadedModel
+from cnnviz.records import RunHeader
+from cnnviz.settings import RunSettings
+
+
+def run_header(
+    settings: RunSettings, loaded: LoadedModel, model: Mapping[str, Any], environment: Mapping[str, Any]
+) -> RunHeader:
+    """The header of a run.
+
+    Args:
+        settings: What was asked for.
+        loaded: The network.
+        model: What only the prepared network knows: digests, layers, notes, checks.
+        environment: Device, precision and preparation.
+    """
+    import timm
+    import torchvision
+
+    spec = loaded.preprocess
+    return RunHeader(
+        cnnviz=cnnviz.__version__,
+        command=settings.command,
+        options=settings.options(),
+        model={
+            "name": loaded.name,
+            "source": loaded.source,
+            "weights": loaded.weights,
+            "weights_sha256": model["weights_sha256"],
+            "source_sha256": source_sha256(loaded.module, settings.model.model),
+            "labels_sha256": model["labels_sha256"],
+            "parameters": loaded.parameters,
+            "num_classes": loaded.num_classes,
+            "input_size": list(spec.input_size),
+            "layers": model["layers"],
+            "preprocess": {
+                "resize": list(spec.resize) if isinstance(spec.resize, tuple) else spec.resize,
+                "view": spec.view,
+                "interpolation": spec.interpolation,
+                "mean": list(spec.mean),
+                "std": list(spec.std),
+            },
+            "notes": model["notes"],
+            "checks": model["checks"],
+        },
+        environment={
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "timm": timm.__version__,
+            "device": environment["device"],
+            "precision": environment["precision"],
+            "preparation": environment["preparation"],
+        },
+        summary={"inputs": 0, "explained": 0, "failed": 0, "finished": False},
+        extra={"option_files_sha256": settings.option_files(file_sha256)},
+    )
