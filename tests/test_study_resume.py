@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from cnnviz.registry import lookup
 from cnnviz.registry.specs import StudySpec
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from tests.support.pictures import photograph
-from tests.support.runs import Quiet, report
+from tests.support.runs import Quiet, report, tiny_options
 
 NETWORK = """
 from torch import nn
@@ -123,3 +124,24 @@ def test_a_study_says_before_the_first_image_what_stands_in_its_way(photos: Path
     with pytest.raises(CnnvizError, match=r"a folder is called 'sheet\.png'"):
         pipeline.run(settings, told)
     assert told.rows == []
+
+
+@pytest.mark.parametrize("key", ["linf", "gradient_is_zero"])
+def test_records_of_another_version_are_no_internal_error(
+    key: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an older version did not find out is not guessed, and its folder stays as it is."""
+    out = tmp_path / "o"
+    words = ["adversarial", str(photos), *tiny_options(), "--steps", "2", "-o", str(out)]
+    assert app.main(words) == 0
+    lines = out / "records.jsonl"
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    del rows[0][key]
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = lines.read_bytes()
+    capsys.readouterr()
+    assert app.main([*words, "--resume"]) == 2
+    said = capsys.readouterr().err
+    assert f"has no '{key}': it is of another version of cnnviz" in said
+    assert "--overwrite" in said
+    assert lines.read_bytes() == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 from cnnviz.engine import runtime as rt
@@ -19,6 +19,7 @@ from cnnviz.run.counting import Reporter, RunResult, count_inputs
 from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.run.loop import Fold, Loop, Worker
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 
@@ -57,7 +58,7 @@ def run_study(spec: StudySpec, settings: RunSettings, reporter: Reporter, stdin:
         store.names.clear()
         reporter.start(total if settings.inputs else None)
         worker = _Worker(study)
-        loop = Loop(settings, worker, worker.draw, reporter, Fold(study.fold, study.recall, study.sees_again))
+        loop = Loop(settings, worker, worker.draw, reporter, Fold(study.fold, _recalling(study), study.sees_again))
         loop.counts.total = total
         return _through(study, loop, run_folder, reporter, stdin)
 
@@ -88,6 +89,21 @@ def _through(
     report = os.path.join(settings.output.out, REPORT)
     code = counts.exit_code(interrupted)
     return RunResult(summary, report, code, sentences=tuple(findings.sentences))
+
+
+def _recalling(study: Study[Any]) -> Callable[[AnyImage], None]:
+    """The study's ``recall``, which may not find what it looks for in a record of another version."""
+
+    def recall(record: AnyImage) -> None:
+        try:
+            study.recall(record)
+        except KeyError as error:
+            raise CnnvizError(
+                f"--resume: the record of {record['path']!r} has no {error}: it is of another version of cnnviz.",
+                "Use --overwrite to begin again, or -o for another folder.",
+            ) from error
+
+    return recall
 
 
 def _findings(study: Study[Any], interrupted: bool) -> tuple[Findings, bool]:

@@ -272,7 +272,7 @@ class Adversarial(Study[AdversarialOptions]):
                 "Use --overwrite to begin again, --curve none, or -o for another folder.",
             )
         at = None if not curve else len(curve) if falls is None else curve.index(falls)
-        success, already, blind = record["success"], record["already"], bool(record.get("gradient_is_zero"))
+        success, already, blind = record["success"], record["already"], record["gradient_is_zero"]
         known = record["label"] is not None and record["label"] in self.prepared.classes.labels
         right = record["predictions"][0]["label"] == record["label"]
         outcome = Outcome(success, already, record["steps"], record["linf"], record["l2"], at, blind)
