@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cnnviz.metrics.intervals import bootstrap, bootstrap_mean, clopper_pearson, wilson
+from cnnviz.metrics.intervals import bias_corrected, bootstrap, bootstrap_mean, clopper_pearson, wilson
 
 RATES = [(0, 1), (1, 1), (0, 10), (3, 10), (10, 10), (1, 263), (81, 263), (499, 500), (25_000, 50_000), (7, 1_000_000)]
 
@@ -138,3 +138,30 @@ def test_what_is_chosen_by_the_data_is_chosen_in_every_draw() -> None:
     assert fixed is not None
     assert found[0] > fixed[0]
     assert math.isclose(found[1], fixed[1], abs_tol=0.05)
+
+
+def test_what_a_choice_adds_is_taken_off() -> None:
+    """The best of three rates of one half each is above it: that it is so because of the choice, the draws tell."""
+    generator, covered, without = np.random.default_rng(9), 0, 0
+    for trial in range(100):
+        hits = (generator.random((200, 3)) < 0.5).astype(np.float64)
+
+        def best(weights: np.ndarray, hits: np.ndarray = hits) -> np.ndarray:
+            found: np.ndarray = (weights @ hits / weights.sum(1, keepdims=True)).max(axis=1)
+            return found
+
+        for method, seen in ((bias_corrected, True), (bootstrap, False)):
+            found = method(best, 200, draws=200, seed=trial)
+            assert found is not None
+            covered += seen and found[0] <= 0.5 <= found[1]
+            without += not seen and found[0] <= 0.5 <= found[1]
+    assert covered > without + 5
+    values = generator.normal(size=50)
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        found: np.ndarray = weights @ values / weights.sum(axis=1)
+        return found
+
+    # Of a mean, of which as many draws are below as above, it takes nothing off.
+    assert bias_corrected(mean, 50) == pytest.approx(bootstrap(mean, 50), abs=0.03)
+    assert bias_corrected(mean, 1) is None

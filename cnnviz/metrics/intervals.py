@@ -106,6 +106,52 @@ def bootstrap(
     Returns:
         The (1 -+ level) / 2 quantiles of the draws; None for fewer than two groups, which tell nothing of a spread.
     """
+    found = _drawn(statistic, count, groups, draws, seed)
+    return None if found is None else _quantiles(found, (1 - level) / 2, (1 + level) / 2)
+
+
+def bias_corrected(
+    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    count: int,
+    groups: Sequence[Hashable] | None = None,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval | None:
+    """The interval of a statistic that is too high, or too low, by what it chooses, such as the best of many rates.
+
+    Draws of such a statistic lie above it as it lies above what it estimates. With s the share of the draws below it,
+    half of those that are equal to it among them, the quantiles are
+
+        Phi(2 Phi^-1(s) -+ Phi^-1((1 + level) / 2))
+
+    of the draws, those of :func:`bootstrap` where s is a half. Where many choices are equally good it takes off too
+    little.
+
+    Efron, "Nonparametric Standard Errors and Confidence Intervals", Canadian Journal of Statistics 1981.
+
+    Args, Returns: As :func:`bootstrap`.
+    """
+    found = _drawn(statistic, count, groups, draws, seed)
+    if found is None:
+        return None
+    value = float(statistic(np.ones((1, count), dtype=np.int64))[0])
+    below = (np.count_nonzero(found < value) + np.count_nonzero(found <= value)) / 2
+    normal = NormalDist()
+    shift = 2 * normal.inv_cdf(min(draws - 0.5, max(0.5, below)) / draws)
+    reach = normal.inv_cdf((1 + level) / 2)
+    return _quantiles(found, normal.cdf(shift - reach), normal.cdf(shift + reach))
+
+
+def _drawn(
+    statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    count: int,
+    groups: Sequence[Hashable] | None,
+    draws: int,
+    seed: int,
+) -> NDArray[np.float64] | None:
+    """The statistic of each draw; None for fewer than two groups."""
     if groups is None:
         member, units = np.arange(count), count
     else:
@@ -122,9 +168,12 @@ def bootstrap(
         drawn = generator.integers(units, size=(rows, units)) + units * np.arange(rows)[:, None]
         of_units = np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units)
         found.append(statistic(of_units[:, member]))
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(found), (tail, 1 - tail))
-    return float(low), float(high)
+    return np.concatenate(found)
+
+
+def _quantiles(drawn: NDArray[np.float64], low: float, high: float) -> Interval:
+    ends = np.quantile(drawn, (low, high))
+    return float(ends[0]), float(ends[1])
 
 
 def _check(hits: float, count: float) -> None:

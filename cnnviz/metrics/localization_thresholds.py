@@ -3,7 +3,8 @@
 At each of 255 thresholds the box around the largest region of a map fits where its intersection over union with a box
 of the class is at least 0.5 (V2: where that of any region is at least 0.3, 0.5, 0.7). The accuracy is the share of maps
 of true classes that fit; of all thresholds the best counts, in V2 one for each IoU, and the three are averaged. A
-threshold that is chosen on the images on which it is judged is an oracle, so the bootstrap chooses anew in each draw.
+threshold that is chosen on the images on which it is judged is an oracle: the bootstrap chooses anew in each draw, and
+its interval is corrected for the accuracy being too high by the choice, so that it may lie below it.
 
 Thresholds are k / 256 of the maximum; of ``wsol``, where the reference tries 0, 0.001, ... 0.999 on maps of 8 bits,
 each of the 255 different ones, named by the first of those that have it.
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage, Row, RunSummary
-from cnnviz.metrics.intervals import bootstrap
+from cnnviz.metrics.intervals import bias_corrected
 from cnnviz.metrics.localization import (
     LEVELS,
     derived,
@@ -164,7 +165,7 @@ def _matrix(runs: Sequence[Runs], count: int) -> NDArray[np.float32]:
 
 
 def _best(hits: Sequence[NDArray[np.float32]], images: Sequence[str]) -> dict[str, Any]:
-    """The mean of the best accuracies, with the bootstrap interval for which they are chosen in each draw."""
+    """The mean of the best accuracies, with a bootstrap interval: they are chosen anew in each draw."""
     if not images:
         return figure(None, None, 0)
     value = float(np.mean([each.mean(axis=0, dtype=np.float64).max() for each in hits]))
@@ -177,7 +178,7 @@ def _best(hits: Sequence[NDArray[np.float32]], images: Sequence[str]) -> dict[st
 
     if value in (0.0, 1.0):  # where a bootstrap has width zero
         return figure(value, rate_interval(value, images), len(images))
-    return figure(value, bootstrap(statistic, len(images), images), len(images))
+    return figure(value, bias_corrected(statistic, len(images), images), len(images))
 
 
 def _chosen(hits: NDArray[np.float32], params: MaxBoxAccOptions) -> dict[str, Any]:

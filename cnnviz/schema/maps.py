@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from typing_extensions import NotRequired, TypedDict
 
 from cnnviz.schema.faithfulness import FaithfulnessScores
+from cnnviz.schema.localization import Localization
 from cnnviz.schema.shapes import Box, By, Count, Files, Interval, Length, Pixel, Share, open_to
 
 
@@ -126,7 +127,7 @@ class MapStatistics(TypedDict):
     """There where the map is zero, or the same, everywhere; ``flat_reason`` says why."""
 
 
-class MapScores(MapStatistics):
+class MapScores(MapStatistics, Localization):
     """What all figures of a map have beside its statistics, whatever the method."""
 
     sanity: NotRequired[list[SanityStep]]

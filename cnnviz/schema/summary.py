@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
@@ -134,7 +134,7 @@ class MetricSummary(TypedDict, total=False):
     """How many maps were scored."""
     without_truth: Count
     """How many maps were not, for want of the truth that the metric needs."""
-    baselines: dict[str, dict[str, Mean]]
+    baselines: dict[str, dict[str, Any]]
     """The same figures of maps that know nothing of the network, by the baseline's name."""
 
 

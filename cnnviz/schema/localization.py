@@ -1,0 +1,148 @@
+"""What metrics of localization say of one map; ``cnnviz metrics`` explains them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from typing_extensions import TypedDict
+
+from cnnviz.schema.shapes import Count, Length, Pixel, Rectangle, Share
+
+Span = Annotated[list[int], Length(2)]
+"""[first, last]."""
+
+
+class BoxFigures(TypedDict):
+    """Whether the box around a map fits."""
+
+    box_xywh: Rectangle | None
+    """The box, in pixels of the image; null where the map has no positive values."""
+    iou: Share | None
+    """The largest intersection over union with a true box of the class, 0 where the image has none; null where the
+    truth does not know such a class."""
+    rank: int | None
+    """Place of the class among the predictions, from 1; null where it is not among them."""
+    guesses: Count
+    """How many predictions the image has, at most 5."""
+    true_class: bool | None
+    """Whether the class is in the image; null where the truth does not know such a class."""
+    true_labels: list[str]
+    """The labels of the image's truth that mean the class."""
+    truth_classes: Count
+    """How many classes the truth of the image has."""
+    size: Literal["small", "medium", "large"] | None
+    """COCO's size of the true box that fits best; null where there is none."""
+
+
+class BoxLocalization(BoxFigures):
+    """Of ``--metric box_localization``."""
+
+    baselines: dict[str, BoxFigures]
+    """The same of maps that know nothing of the network."""
+
+
+class ThresholdFigures(TypedDict):
+    """At which thresholds the box around a map fits."""
+
+    hits: list[Span] | None
+    """First and last levels of the threshold, from 0, at which the box fits; null where the class is not in the
+    image."""
+    true_labels: list[str]
+    """The labels of the image's truth that mean the class."""
+
+
+class Thresholds(ThresholdFigures):
+    """Of ``--metric max_box_acc``."""
+
+    baselines: dict[str, ThresholdFigures]
+    """The same of maps that know nothing of the network."""
+
+
+class ThresholdsV2Figures(TypedDict):
+    """At which thresholds a box around a region of a map fits."""
+
+    hits_30: list[Span] | None
+    """First and last levels of the threshold at which a box fits by IoU 0.3; null where the class is not in the
+    image."""
+    hits_50: list[Span] | None
+    """The same by IoU 0.5."""
+    hits_70: list[Span] | None
+    """The same by IoU 0.7."""
+    true_labels: list[str]
+    """The labels of the image's truth that mean the class."""
+
+
+class ThresholdsV2(ThresholdsV2Figures):
+    """Of ``--metric max_box_acc_v2``."""
+
+    baselines: dict[str, ThresholdsV2Figures]
+    """The same of maps that know nothing of the network."""
+
+
+class PixelFigures(TypedDict):
+    """The pixels of a map by their levels."""
+
+    levels: list[Annotated[list[int], Length(3)]] | None
+    """``[level, pixels of the class, other pixels]``, where there are any; null where the class has no mask."""
+
+
+class Pixels(PixelFigures):
+    """Of ``--metric pxap``."""
+
+    baselines: dict[str, PixelFigures]
+    """The same of maps that know nothing of the network."""
+
+
+class PointFigures(TypedDict):
+    """Whether a map points at the class."""
+
+    point: Pixel | None
+    """The first pixel where the map is largest; null where it is the same everywhere, or nowhere above zero."""
+    hit: bool | None
+    """Whether that is in a box of the class, or close to one; null where nothing can be said."""
+    difficult: bool | None
+    """Whether the class covers less than a quarter of the image and others are in it; null where it is not in it."""
+    true_labels: list[str]
+    """The labels of the image's truth that mean the class."""
+
+
+class Point(PointFigures):
+    """Of ``--metric pointing_game``."""
+
+    baselines: dict[str, PointFigures]
+    """The same of maps that know nothing of the network."""
+
+
+class EnergyFigures(TypedDict):
+    """How much of a map lies in the boxes of the class."""
+
+    energy: Share | None
+    """Share of the positive values that lies in the boxes; null where nothing can be said."""
+    size: Literal["small", "medium", "large"] | None
+    """COCO's size of the largest box of the class; null where there is none."""
+    true_labels: list[str]
+    """The labels of the image's truth that mean the class."""
+
+
+class Energy(EnergyFigures):
+    """Of ``--metric energy_pointing_game``."""
+
+    baselines: dict[str, EnergyFigures]
+    """The same of maps that know nothing of the network."""
+
+
+class Localization(TypedDict, total=False):
+    """Figures of metrics of localization; null where the image lacks the boxes, or masks, that they need."""
+
+    box_localization: BoxLocalization | None
+    """Whether the box around the map fits one of the class."""
+    max_box_acc: Thresholds | None
+    """At which thresholds it fits."""
+    max_box_acc_v2: ThresholdsV2 | None
+    """At which thresholds the box around any region fits."""
+    pxap: Pixels | None
+    """The map's pixels in and beside the mask of the class."""
+    pointing_game: Point | None
+    """Whether the map is largest in a box of the class."""
+    energy_pointing_game: Energy | None
+    """How much of the map lies in the boxes of the class."""
