@@ -25,6 +25,7 @@ from tests.support.runs import TINY, Quiet, ran, tiny_options
 
 BUNDLED = ModelSpec()
 NONE = {"curve": "none"}
+DIGITS = 32
 
 
 def run(inputs: Path | list[Path], out: Path, **more: Any) -> tuple[dict[str, Any], Quiet]:
@@ -194,7 +195,7 @@ def test_images_that_are_there_already_are_not_counted(photographs: Path, tmp_pa
 @pytest.fixture(scope="module")
 def digit_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelSpec]:
     base = tmp_path_factory.mktemp("digits")
-    return digits.write(base / "images", 60), digits.trained(base)
+    return digits.write(base / "images", DIGITS), digits.trained(base)
 
 
 @pytest.mark.parametrize(("at", "attack"), [("image", "pgd"), ("input", "pgd"), ("input", "deepfool")])
@@ -203,7 +204,7 @@ def test_digits_fool_a_grey_network_when_they_are_read_again(
 ) -> None:
     folder, model = digit_folder
     params = {"at": at, "attack": attack, **({"epsilon": "0.25", "steps": 20} if attack == "pgd" else {})}
-    report, _ = run(folder, tmp_path / "a", model=model, batch=20, classes=("folder",), params=params)
+    report, _ = run(folder, tmp_path / "a", model=model, batch=16, classes=("folder",), params=params)
     rows = report["images"]
     assert {row["read_with"] for row in rows} == {""}  # a file of 8 x 8 pixels is seen as it is
     files = [tmp_path / "a" / row["files"]["adversarial"] for row in rows]
@@ -213,11 +214,11 @@ def test_digits_fool_a_grey_network_when_they_are_read_again(
         assert np.array_equal(seen[:, :, 0], seen[:, :, 1])  # still grey
     summary = report["summary"]["adversarial"]
     assert summary["success_rate"] > 0.9
-    assert summary["labelled"] == 60
+    assert summary["labelled"] == DIGITS
     curve = summary["robust_accuracy"]
     right = sum(row["predictions"][0]["label"].endswith(row["label"]) for row in rows)
     assert curve[0]["epsilon"] == 0
-    assert curve[0]["value"] == right / 60
+    assert curve[0]["value"] == right / DIGITS
     values = [point["value"] for point in curve]
     assert values == sorted(values, reverse=True)
     assert values[-1] < values[0]
@@ -231,13 +232,13 @@ def test_the_curve_is_that_of_single_runs(digit_folder: tuple[Path, ModelSpec], 
     values = []
     for level in (8, 32):
         params = {"at": "input", "attack": "fgsm", "epsilon": f"{level}/255", "curve": "8,32"}
-        report, _ = run(folder, tmp_path / str(level), model=model, batch=20, params=params)
+        report, _ = run(folder, tmp_path / str(level), model=model, batch=16, params=params)
         summary = report["summary"]["adversarial"]
         values.append(1 - summary["success_rate"])
     curve = [point["value"] for point in summary["prediction_unchanged"]]
     # An image that falls at 8 stays fallen in the curve; success needs a margin. Both are rare.
-    assert curve[0] == pytest.approx(values[0], abs=1 / 60)
-    assert curve[1] == pytest.approx(values[1], abs=2 / 60)
+    assert curve[0] == pytest.approx(values[0], abs=1 / DIGITS)
+    assert curve[1] == pytest.approx(values[1], abs=2 / DIGITS)
     assert curve[1] < curve[0] < 1
 
 

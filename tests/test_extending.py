@@ -39,6 +39,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The class on the page has no entry there; the test gives it one.
     deletion = PYTHON[2] + DELETION_ENTRY
     of_deletion = PROJECT.replace("abscam", "deletion").replace("cnnviz.methods", "cnnviz.metrics")
+    sources = []
     for name, code, project in (
         ("abscam", PYTHON[0], PROJECT),
         ("offcentre", PYTHON[1], of_metric),
@@ -48,11 +49,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (source / f"{name}.py").write_text(code)
         # cnnviz itself is there: its own dependencies need not be found again.
         (source / "pyproject.toml").write_text(project.replace('dependencies = ["cnnviz"]\n', ""))
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-build-isolation", "--no-deps"]
-        done = subprocess.run([*pip, "--target", str(target), str(source)], capture_output=True, text=True)
-        if "Cannot import 'setuptools" in done.stderr or "No module named 'setuptools" in done.stderr:
-            pytest.skip("setuptools is not installed: the example cannot be built without a network")
-        assert done.returncode == 0, done.stderr
+        sources.append(str(source))
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-build-isolation", "--no-deps"]
+    done = subprocess.run([*pip, "--target", str(target), *sources], capture_output=True, text=True)
+    if "Cannot import 'setuptools" in done.stderr or "No module named 'setuptools" in done.stderr:
+        pytest.skip("setuptools is not installed: the example cannot be built without a network")
+    assert done.returncode == 0, done.stderr
     return target
 
 
@@ -68,25 +70,55 @@ SPEC = MetricSpec(
 """
 
 
-def explained(installed: Path, inputs: Path, out: Path, *words: str) -> dict[str, Any]:
-    """The report of a run on the small network with the examples installed."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(installed), str(ROOT)))}
+# What runs with the examples installed: a folder of results, and the words of the command.
+COMMANDS = {
+    "offcentre": ["gradcam", "{samples}", "-c", "top:2", "--metric", "offcentre:limit=0.2"],
+    "deletion": ["gradcam", "{samples}/cat.jpg", "-c", "top:2", "--metric", "deletion_drop:share=0.1"],
+    "abscam": ["abscam", "{samples}/cat.jpg", "--power", "2", "-c", "1"],
+}
+# One process for all commands, since most of the time of each would go into importing torch.
+ALL = """
+import json, sys
+from cnnviz.cli.app import main
+sys.exit(max(main(words) for words in json.loads(sys.argv[1])))
+"""
+
+
+@pytest.fixture(scope="module")
+def outputs(installed: Path, sample_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of the commands above, run on the small network with the examples installed."""
+    out = tmp_path_factory.mktemp("outputs")
     model = ["-m", f"{tiny_model.__file__}:make", "--input-size", "64", "--resize", "64", "--save", "raw", "-q"]
-    command = [sys.executable, "-m", "cnnviz", "gradcam", str(inputs), *model, "-o", str(out), *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    asked = [
+        [*(word.format(samples=sample_images) for word in words), *model, "-o", str(out / name)]
+        for name, words in COMMANDS.items()
+    ]
+    run_with(installed, "-c", ALL, json.dumps(asked))
+    return out
+
+
+def run_with(installed: Path, *words: str) -> str:
+    """What Python prints with the examples installed."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(installed), str(ROOT)))}
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def report_of(out: Path) -> dict[str, Any]:
+    """The report of a run, which follows the schema where other packages may add to it."""
     report: dict[str, Any] = json.loads((out / "report.json").read_text())
     assert not list(validator(closed=False).iter_errors(report))
     return report
 
 
-def test_the_metric_lands_in_records_and_in_the_summary(installed: Path, sample_images: Path, tmp_path: Path) -> None:
-    report = explained(installed, sample_images, tmp_path / "o", "-c", "top:2", "--metric", "offcentre:limit=0.2")
+def test_the_metric_lands_in_records_and_in_the_summary(outputs: Path) -> None:
+    report = report_of(outputs / "offcentre")
     assert report["options"]["metric"] == ["offcentre:limit=0.2"]
     distances, images = [], []
     for image in report["images"]:
         for explanation in image["explanations"]:
-            with np.load(tmp_path / "o" / explanation["files"]["raw"]) as arrays:
+            with np.load(outputs / "offcentre" / explanation["files"]["raw"]) as arrays:
                 raw, rect = arrays["raw"], tuple(arrays["rect"].tolist())
             placed = place(raw, rect, (image["width"], image["height"]), signed=False)
             expected = centre_distance(placed)
@@ -121,16 +153,15 @@ def centre_distance(placed: PlacedMap) -> float | None:
     return away / (math.dist((x0, y0), (x1, y1)) / 2)
 
 
-def test_a_metric_that_runs_the_network_again(installed: Path, sample_images: Path, tmp_path: Path) -> None:
-    path = sample_images / "cat.jpg"
-    report = explained(installed, path, tmp_path / "o", "-c", "top:2", "--metric", "deletion_drop:share=0.1")
+def test_a_metric_that_runs_the_network_again(outputs: Path, sample_images: Path) -> None:
+    report = report_of(outputs / "deletion")
     network = tiny_model.make()
     model = cnnviz.load_model(f"{tiny_model.__file__}:make", input_size=(3, 64, 64), resize=64)
-    pixels = model.transform(Image.open(path))
+    pixels = model.transform(Image.open(sample_images / "cat.jpg"))
     [record] = report["images"]
     for explanation in record["explanations"]:
         index = explanation["target"]["class_index"]
-        with np.load(tmp_path / "o" / explanation["files"]["raw"]) as arrays:
+        with np.load(outputs / "deletion" / explanation["files"]["raw"]) as arrays:
             values = place(arrays["raw"], (0, 0, 64, 64), (64, 64), signed=False).values
         order = sorted(range(64 * 64), key=lambda at: -float(values.flat[at]))[: round(0.1 * 64 * 64)]
         changed = pixels.clone()
@@ -144,12 +175,8 @@ def test_a_metric_that_runs_the_network_again(installed: Path, sample_images: Pa
     assert report["summary"]["metrics"]["deletion_drop"]["drop"]["n"] == 2
 
 
-def test_the_example_runs_from_the_command_line(installed: Path, sample_images: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(installed), str(ROOT)))}
-    words = ["abscam", str(sample_images / "cat.jpg"), "--power", "2", "-m", f"{tiny_model.__file__}:make"]
-    words += ["--input-size", "64", "--resize", "64", "--save", "raw", "-c", "1", "-o", str(tmp_path / "out"), "-q"]
-    subprocess.run([sys.executable, "-m", "cnnviz", *words], env=environment, check=True)
-    [record] = json.loads((tmp_path / "out" / "report.json").read_text())["images"]
+def test_the_example_runs_from_the_command_line(outputs: Path, sample_images: Path) -> None:
+    [record] = json.loads((outputs / "abscam" / "report.json").read_text())["images"]
     [explanation] = record["explanations"]
     assert explanation["method"] == "abscam"
 
@@ -159,20 +186,13 @@ def test_the_example_runs_from_the_command_line(installed: Path, sample_images: 
     activations = network[:5](batch).detach().requires_grad_()
     gradient = torch.autograd.grad(network[5:](activations)[0, 1], activations)[0][0]
     expected = (gradient.mean((1, 2)).abs()[:, None, None] * activations.detach()[0]).sum(0).clamp_min(0) ** 2
-    with np.load(tmp_path / "out" / explanation["files"]["raw"]) as arrays:
+    with np.load(outputs / "abscam" / explanation["files"]["raw"]) as arrays:
         np.testing.assert_allclose(arrays["raw"], expected.numpy(), rtol=1e-4, atol=1e-7)
 
 
 def test_its_help_says_what_it_is(installed: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(installed), str(ROOT)))}
-    done = subprocess.run(
-        [sys.executable, "-m", "cnnviz", "abscam", "--help"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "Exponent of the map" in " ".join(done.stdout.split())
+    printed = run_with(installed, "-m", "cnnviz", "abscam", "--help")
+    assert "Exponent of the map" in " ".join(printed.split())
 
 
 def test_every_public_name_is_there_and_explained() -> None:

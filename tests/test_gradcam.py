@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -35,15 +36,24 @@ def model_of(network: nn.Module, size: tuple[int, int] = (12, 16), classes: int 
 
 def explained_by(way: str, network: nn.Module, monkeypatch: pytest.MonkeyPatch, **asked: Any) -> Any:
     """``explain`` by one way of running the network; makes sure that it is that way."""
+    return explainer(way, network, monkeypatch)(**asked)
+
+
+def explainer(way: str, network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """``explain`` by one way of running the network, to be asked several things; prepared ones are prepared once."""
     if way in {"module", "hooks"}:
         tracing = "off" if way == "hooks" else "auto"
-        return cnnviz.explain(network, nets.images(), target=CLASSES, tracing=tracing, **asked)
-    monkeypatch.setattr(opening, "usable_preparations", lambda runtime: (way,))
+        return partial(cnnviz.explain, network, nets.images(), target=CLASSES, tracing=tracing)
     model = model_of(network.requires_grad_(False))
-    found = cnnviz.explain(model, nets.images(), target=CLASSES, **asked)
-    (opened,) = model._sessions.values()
-    assert opened.preparation == way
-    return found
+
+    def explain(**asked: Any) -> Any:
+        monkeypatch.setattr(opening, "usable_preparations", lambda runtime: (way,))
+        found = cnnviz.explain(model, nets.images(), target=CLASSES, **asked)
+        (opened,) = model._sessions.values()
+        assert opened.preparation == way
+        return found
+
+    return explain
 
 
 @cache
@@ -61,10 +71,11 @@ def test_equals_central_differences(name: str, way: str, monkeypatch: pytest.Mon
     toy = nets.TOYS[name]
     network = toy.build()
     signed, logits = _expected(name)
-    found = explained_by(way, network, monkeypatch, layer=toy.layer)
+    explain = explainer(way, network, monkeypatch)
+    found = explain(layer=toy.layer)
     close(found.logits, logits)
     close(found.raw, oracle.rectified(signed))
-    against = explained_by(way, network, monkeypatch, layer=toy.layer, counterfactual=True)
+    against = explain(layer=toy.layer, counterfactual=True)
     close(against.raw, oracle.rectified(-signed))
     assert found.layer == toy.name
     assert found.target.tolist() == CLASSES

@@ -162,7 +162,7 @@ def calibrated(make: Callable[[], nn.Module], size: tuple[int, int] = SIZE) -> n
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.uniform_(module.bias, -0.3, 0.3)
         with torch.no_grad():
-            network.train()(torch.randn(8, 3, *size))
+            network.train()(torch.randn(4, 3, *size))
     return network.eval()
 
 

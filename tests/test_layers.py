@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -216,10 +217,16 @@ def test_a_convolution_of_a_hybrid_may_be_named() -> None:
 # Names and indices -----------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def resnet18() -> nn.Module:
+    """Nobody writes to it."""
+    return nets.torchvision_network("resnet18")
+
+
 @pytest.mark.parametrize("tracing", ["auto", "off"], ids=["graph", "hooks"])
 @pytest.mark.parametrize("index", [-1, "-1", -2, -3, -4])
 def test_negative_indices_count_stages_from_the_end(index: int | str, tracing: str) -> None:
-    network, x = nets.torchvision_network("resnet18"), nets.images(1, (64, 64))
+    network, x = resnet18(), nets.images(1, (64, 64))
     name = f"layer{5 + int(index)}"
     found, named = (cnnviz.explain(network, x, target=1, layer=layer, tracing=tracing) for layer in (index, name))
     assert found.layer == name
@@ -227,7 +234,7 @@ def test_negative_indices_count_stages_from_the_end(index: int | str, tracing: s
 
 
 def test_stages_of_a_model() -> None:
-    model = nets.as_model(nets.torchvision_network("resnet18"), (64, 64), 12)
+    model = nets.as_model(resnet18(), (64, 64), 12)
     assert [(layer.name, layer.size, layer.stride) for layer in model.layers()] == [
         ("relu", (32, 32), (2.0, 2.0)),
         ("layer1", (16, 16), (4.0, 4.0)),
@@ -254,7 +261,7 @@ def test_stages_of_a_model() -> None:
 )
 def test_wrong_names(layer: str, message: str, hint: str, tracing: str) -> None:
     with pytest.raises(CnnvizError, match=message) as raised:
-        cnnviz.explain(nets.torchvision_network("resnet18"), nets.images(1, (64, 64)), layer=layer, tracing=tracing)
+        cnnviz.explain(resnet18(), nets.images(1, (64, 64)), layer=layer, tracing=tracing)
     assert hint in raised.value.hint
     assert raised.value.exit_code == 2
 

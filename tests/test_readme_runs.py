@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -33,7 +34,7 @@ SHORTENED = {
     "cnnviz dream": "--octaves 1 --steps 1",
     "cnnviz top-patches photos/ --units all": "--layer blocks.1 --limit 1 --input-size 64",
     "cnnviz guided photos/ --sanity": "--limit 1 --input-size 64",
-    "cnnviz classmap street.jpg --size 896": "--size 448",
+    "cnnviz classmap street.jpg --size 896": "--size 320",
 }
 
 
@@ -68,27 +69,50 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def in_a_shell(line: str, folder: Path) -> int:
-    """The line word for word, with a ``cnnviz`` of this checkout on the path."""
-    script = folder / "bin" / "cnnviz"
-    script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m cnnviz "$@"\n')
-    script.chmod(0o755)
-    paths = {
-        "PATH": os.pathsep.join([str(script.parent), os.environ["PATH"]]),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
-    }
-    return subprocess.run(["sh", "-ec", line], env={**os.environ, **paths}, cwd=folder).returncode
+class Shell:
+    """Runs lines word for word with a ``cnnviz`` on the path that notes what it is given and prints what it is told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        script = self.bin / "cnnviz"
+        here = shlex.quote(str(self.bin))
+        script.write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" > {here}/words\ncat > {here}/given\ncat {here}/answer\n")
+        script.chmod(0o755)
+
+    def run(self, line: str, answer: bytes = b"") -> tuple[list[str], bytes]:
+        """The words and the standard input that the command got."""
+        (self.bin / "answer").write_bytes(answer)
+        path = os.pathsep.join([str(self.bin), os.environ["PATH"]])
+        subprocess.run(["sh", "-ec", line], env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL, check=True)
+        return (self.bin / "words").read_text().split("\0")[:-1], (self.bin / "given").read_bytes()
+
+
+def in_a_shell(
+    line: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> int:
+    """The line word for word; the command runs here, so that nobody waits for another process to import torch."""
+    shell = Shell(folder)
+    words, given = shell.run(line)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+    capsysbinary.readouterr()
+    code = main(words)
+    printed = capsysbinary.readouterr().out
+    assert printed
+    assert shell.run(line, printed) == (words, given)
+    return code
 
 
 @pytest.mark.parametrize("line", run_here())
-def test_a_line_of_the_readme_runs(line: str, folder: Path) -> None:
+def test_a_line_of_the_readme_runs(
+    line: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
     before = set(folder.rglob("*"))
     more = next((options for start, options in SHORTENED.items() if line.startswith(start)), "")
     if re.search(r"[|>]", line):
         if os.name == "nt" or shutil.which("sh") is None:
             pytest.skip("needs a POSIX shell")
-        assert in_a_shell(line, folder) == 0
+        assert in_a_shell(line, folder, monkeypatch, capsysbinary) == 0
     else:
         assert not main(shlex.split(f"{line} {more}")[1:])
     command = shlex.split(line[line.index("cnnviz ") :])[1]

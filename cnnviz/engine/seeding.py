@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnnviz.models.graph.randomness import seed_generators
+
 # The generators are those of the process: passes of several threads take turns.
 _TURN = threading.RLock()
 
 
 @contextlib.contextmanager
-def same_noise(seed: int) -> Iterator[None]:
-    """Seed the generators of torch, NumPy and Python while the body runs; their states are as found afterwards.
+def same_noise(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed what a network on ``device`` draws from while the body runs: torch, NumPy, Python; as found afterwards.
 
     A network that draws random numbers is then a fixed function of its input: every pass drops the same units, whatever
     was computed before it, in whichever thread.
@@ -27,7 +29,7 @@ def same_noise(seed: int) -> Iterator[None]:
     with _TURN, torch.random.fork_rng(devices):
         python, numpy = random.getstate(), np.random.get_state()
         try:
-            torch.manual_seed(seed)
+            seed_generators(seed, device)
             random.seed(seed)
             np.random.seed(seed % 2**32)
             yield

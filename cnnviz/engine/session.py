@@ -240,7 +240,7 @@ class Session:
 
     def guarded(self, run: Callable[..., T], *values: Any) -> T:
         """Call the network's code: nothing that it raises ends the program, and its random numbers are this run's."""
-        noise = contextlib.nullcontext() if self.noise_seed is None else same_noise(self.noise_seed)
+        noise = contextlib.nullcontext() if self.noise_seed is None else same_noise(self.noise_seed, self.device)
         with foreign_code(), noise:
             return run(*values)
 

@@ -18,7 +18,7 @@ from cnnviz.settings import ModelSpec
 def make() -> nn.Module:
     """Untrained, for [N, 1, 8, 8]; commands load it with ``--model tests/support/digits.py:make``."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         return nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1),
             nn.ReLU(),
@@ -50,7 +50,7 @@ def _trained() -> nn.Module:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the batches are too small to share out
     with torch.random.fork_rng():
-        torch.manual_seed(1)
+        torch.default_generator.manual_seed(1)
         for _ in range(8):
             for batch in torch.randperm(len(pixels)).split(64):
                 optimiser.zero_grad()

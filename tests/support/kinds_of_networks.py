@@ -94,7 +94,7 @@ KINDS = tuple(_MAKERS)
 def make(kind: str) -> nn.Module:
     """The network of a kind, with the same weights at every call; about half of its units are active."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
+        torch.default_generator.manual_seed(7)
         network = _MAKERS[kind]().eval()
         with torch.no_grad():
             for parameter in network.parameters():

@@ -68,7 +68,7 @@ def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
 
     def build() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(11)
+            torch.default_generator.manual_seed(11)
             network = make()
             with torch.no_grad():
                 for parameter in network.parameters():

@@ -10,7 +10,7 @@ class _Base(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         with torch.random.fork_rng():
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             self.conv, self.fc = nn.Conv2d(3, 6, 3, stride=2), nn.Linear(6, 4)
 
     def features(self, x: Tensor) -> Tensor:

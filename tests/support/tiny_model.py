@@ -8,7 +8,7 @@ from torch import nn
 
 def make(num_classes: int = 5) -> nn.Module:
     with torch.random.fork_rng():
-        torch.manual_seed(3)
+        torch.default_generator.manual_seed(3)
         return nn.Sequential(
             nn.Conv2d(3, 8, 5, stride=4, padding=2),
             nn.BatchNorm2d(8),
@@ -46,7 +46,7 @@ def make_for_one_size(num_classes: int = 5) -> nn.Module:
     """Flattens its last map: it takes 64 x 64 pixels only."""
     network = make(num_classes)
     with torch.random.fork_rng():
-        torch.manual_seed(4)
+        torch.default_generator.manual_seed(4)
         return nn.Sequential(*network[:5], nn.Flatten(), nn.Linear(12 * 8 * 8, num_classes)).eval()
 
 
@@ -68,7 +68,7 @@ def make_rounding(num_classes: int = 5) -> nn.Module:
 def _cancelling(difference: float, offset: float, constant: float) -> nn.Module:
     """Pairs of channels that are nearly equal, of which the next layer takes the difference."""
     with torch.random.fork_rng():
-        torch.manual_seed(5)
+        torch.default_generator.manual_seed(5)
         first, second, last = nn.Conv2d(3, 8, 5, stride=4, padding=2), nn.Conv2d(8, 4, 1), nn.Linear(4, 5)
     with torch.no_grad():
         first.weight[1::2] = (1 + difference) * first.weight[::2]

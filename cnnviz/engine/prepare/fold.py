@@ -38,7 +38,8 @@ def fold_batch_norm(module: fx.GraphModule, protected: Collection[fx.Node]) -> i
     """Fold every evaluation-mode batch normalisation that directly follows a convolution. Returns how many.
 
     Args:
-        module: The private copy, rewritten in place (new convolutions are registered beside the old).
+        module: The private copy, whose graph is rewritten in place (new convolutions are registered beside the old);
+            its code is not: what is cut from it gets its own.
         protected: Nodes whose values must stay as they are.
     """
     folded = 0
@@ -57,7 +58,6 @@ def fold_batch_norm(module: fx.GraphModule, protected: Collection[fx.Node]) -> i
         module.graph.erase_node(node)
         folded += 1
     module.graph.lint()
-    module.recompile()
     return folded
 
 

@@ -67,21 +67,23 @@ def cut(graph: Graph, targets: Sequence[fx.Node], runtime: Runtime, preparation:
         runtime: Device and precision.
         preparation: One of :data:`PREPARATIONS` for a private copy, ``shared`` to use the user's modules as they are.
     """
-    whole = _with_outputs(graph, targets)
+    root, whole = graph.module, _with_outputs(graph, targets)
     if preparation != "shared":
-        whole = copy.deepcopy(whole)
-        for parameter in whole.parameters():
+        root = copy.deepcopy(fx.GraphModule(root, whole))
+        whole = root.graph
+        for parameter in root.parameters():
             parameter.requires_grad_(False)
     if preparation in {"packed", "folded"}:
-        fold.fold_batch_norm(whole, [*_results(whole)[1:], *nodes_of(_end(whole))])
-    trunk, head, order, crossing = _separate(whole)
+        (_, *kept), end = _output(whole)
+        fold.fold_batch_norm(root, [*kept, *nodes_of(end)])
+    trunk, head, order, crossing = _separate(root, whole)
     split = Split(trunk, head, order, crossing, preparation, torch.float32, torch.float32, graph.end is not None)
     if preparation != "shared":
         _finish(split, runtime)
     return split
 
 
-def _with_outputs(graph: Graph, targets: Sequence[fx.Node]) -> fx.GraphModule:
+def _with_outputs(graph: Graph, targets: Sequence[fx.Node]) -> fx.Graph:
     """A graph of the same modules that returns ((logits, *targets), end) and has nothing else.
 
     Modules that pass their input on (identity, dropout in evaluation) are left out: they would stand between a
@@ -98,7 +100,7 @@ def _with_outputs(graph: Graph, targets: Sequence[fx.Node]) -> fx.GraphModule:
             env[node].meta["shape"] = graph.shapes.get(node)
             env[node].meta["bundle"] = node in graph.bundles
     fresh.output(((env[graph.logits], *(env[t] for t in targets)), map_arg(graph.end, lambda n: env[n])))
-    return fx.GraphModule(graph.module, fresh)
+    return fresh
 
 
 def _is_idle(operation: Operation) -> bool:
@@ -106,16 +108,8 @@ def _is_idle(operation: Operation) -> bool:
     return operation.kind == "identity" and operation.module is not None and not operation.subclassed
 
 
-def _results(module: fx.GraphModule) -> list[fx.Node]:
-    return list(_output(module)[0])
-
-
-def _end(module: fx.GraphModule) -> Any:
-    return _output(module)[1]
-
-
-def _output(module: fx.GraphModule) -> Any:
-    return next(n for n in module.graph.nodes if n.op == "output").args[0]
+def _output(graph: fx.Graph) -> Any:
+    return next(n for n in graph.nodes if n.op == "output").args[0]
 
 
 def nodes_of(structure: Any) -> list[fx.Node]:
@@ -125,7 +119,7 @@ def nodes_of(structure: Any) -> list[fx.Node]:
     return list(found)
 
 
-def _separate(whole: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule, tuple[int, ...], int]:
+def _separate(root: nn.Module, whole: fx.Graph) -> tuple[fx.GraphModule, fx.GraphModule, tuple[int, ...], int]:
     (logits, *targets), end = _output(whole)
     ends = nodes_of(end)
     above = descendants(targets)
@@ -139,22 +133,22 @@ def _separate(whole: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule, tu
     inner = list(dict.fromkeys(t for t in targets if t in above))
     if logits in outer and not ends:  # nothing below the logits is asked for: all is trunk
         in_head = set()
-    used = [n for node in whole.graph.nodes if node in in_head for n in node.all_input_nodes if n not in in_head]
+    used = [n for node in whole.nodes if node in in_head for n in node.all_input_nodes if n not in in_head]
     used += [n for n in (logits, *ends) if n not in in_head]
-    image = [node for node in whole.graph.nodes if node.op == "placeholder"]
+    image = [node for node in whole.nodes if node.op == "placeholder"]
     bound = descendants(image) | set(image)
     others = [n for n in dict.fromkeys(used) if n not in outer and n in bound]
     # Parameters, and what is computed from them alone, are the head's own.
     fixed = ancestors([n for n in used if n not in bound])
     crossing = [*outer, *others]
-    trunk = _sub_graph(whole, [], ancestors(crossing), crossing)
-    head = _sub_graph(whole, crossing, in_head | fixed, [logits, *inner, *([] if end is None else [end])])
+    trunk = _sub_graph(root, whole, [], ancestors(crossing), crossing)
+    head = _sub_graph(root, whole, crossing, in_head | fixed, [logits, *inner, *([] if end is None else [end])])
     order = tuple(outer.index(t) if t in outer else len(crossing) + inner.index(t) for t in targets)
     return trunk, head, order, len(outer)
 
 
 def _sub_graph(
-    whole: fx.GraphModule, inputs: Sequence[fx.Node], nodes: Iterable[fx.Node], results: Sequence[Any]
+    root: nn.Module, whole: fx.Graph, inputs: Sequence[fx.Node], nodes: Iterable[fx.Node], results: Sequence[Any]
 ) -> fx.GraphModule:
     """The part of a graph that computes ``results`` from ``inputs`` (or from the image when there are none)."""
     chosen, fresh = set(nodes), fx.Graph()
@@ -162,14 +156,14 @@ def _sub_graph(
     for index, node in enumerate(inputs):
         env[node] = fresh.placeholder(f"crossing_{index}")
         env[node].meta = dict(node.meta)
-    for node in whole.graph.nodes:
+    for node in whole.nodes:
         if node in env or node.op == "output":
             continue
         if node in chosen or (node.op == "placeholder" and not inputs):
             env[node] = fresh.node_copy(node, lambda n: env[n])
             env[node].meta = dict(node.meta)
     fresh.output(map_arg(tuple(results), lambda n: env[n]))
-    module = fx.GraphModule(whole, fresh)
+    module = fx.GraphModule(root, fresh)
     module.graph.lint()
     return module
 
@@ -183,7 +177,7 @@ def _finish(split: Split, runtime: Runtime) -> None:
     # network, and its user asked for that precision.
     split.trunk_dtype = runtime.dtype
     split.head_dtype = runtime.head_dtype if _has_convolution(head) else torch.float32
-    kept = set(_output(trunk))
+    kept = set(_output(trunk.graph))
     if split.preparation == "packed":
         pack.pack(trunk, kept, runtime.dtype)
     elif split.preparation == "folded":

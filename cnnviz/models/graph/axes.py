@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from cnnviz.models.graph.randomness import seed_generators
 from cnnviz.models.graph.trace import Graph
 from cnnviz.models.receptive_field.axes import Axis, State, even_axis
 from cnnviz.models.receptive_field.field import layout, states_of
@@ -46,7 +47,7 @@ class Responses:
         self._changes: dict[Hashable, list[tuple[Tensor, Tensor]]] = {}
         with torch.no_grad(), torch.random.fork_rng():
             for number, changed in enumerate(_with_bands(image)):
-                torch.manual_seed(0)  # what draws random numbers draws the same ones each time
+                seed_generators(0, image.device)  # what draws random numbers draws the same ones each time
                 run(changed, self._note if number else self._plain.__setitem__)
 
     def _note(self, key: Hashable, value: Tensor) -> None:

@@ -47,7 +47,6 @@ def without_in_place(module: fx.GraphModule) -> None:
             later = [user for user in source.users if order[user] > order[node]]
             for user in later:
                 user.replace_input_with(source, node)
-    module.recompile()
 
 
 def without_strides(module: fx.GraphModule, opaque: Collection[str]) -> None:
@@ -66,7 +65,6 @@ def without_strides(module: fx.GraphModule, opaque: Collection[str]) -> None:
                 if source.op != "get_attr":
                     with module.graph.inserting_before(node):
                         node.replace_input_with(source, module.graph.call_function(contiguous, (source,)))
-    module.recompile()
 
 
 def _reshape_instead(node: fx.Node) -> None:

@@ -22,9 +22,8 @@ _ZEROS = frozenset("zeros zeros_like new_zeros".split())
 _CASTS = frozenset("float half double bfloat16 to type type_as".split())
 
 
-def spelled_as_rectifiers(module: fx.GraphModule) -> int:
-    """Replace the spellings above in a trace. Returns how many."""
-    found = 0
+def spelled_as_rectifiers(module: fx.GraphModule) -> None:
+    """Replace the spellings above in a trace; what only they read stays behind, unused."""
     for node in list(module.graph.nodes):
         rectified = _rectified(module, node)
         if rectified is None:
@@ -35,10 +34,6 @@ def spelled_as_rectifiers(module: fx.GraphModule) -> int:
         else:
             node.target, node.args = torch.clamp, (x, 0.0, limit)
         node.op, node.kwargs = "call_function", {}
-        found += 1
-    if found:
-        module.recompile()  # what only the old spelling read stays behind, unused
-    return found
 
 
 def _rectified(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, float | None] | None:

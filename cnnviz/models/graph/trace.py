@@ -82,7 +82,8 @@ class Graph:
     """A traced network.
 
     Attributes:
-        module: The traced module; its submodules are the user's own, shared.
+        module: The traced module; its submodules are the user's own, shared. Its graph is what counts and is run node
+            by node: its code is not written anew after the graph was rewritten, since nobody calls it.
         calls: Module path to the nodes that its calls returned, in execution order.
         shapes: Shape of each node whose value is a tensor, at the probe's input size.
         bundles: Nodes whose value is a tuple or list of tensors.
