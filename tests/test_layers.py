@@ -255,7 +255,7 @@ def test_stages_of_a_model() -> None:
         ("fc", r"Layer 'fc' has output \[1, 12\]", "--layer"),
         ("-7", "resnet18|ResNet has 5 convolutional stages", "-1 (the default) to -5"),
         ("0", "ResNet has 5 convolutional stages", "Count from the end"),
-        ("relu:9", "relu runs 1 time", "relu:0"),
+        ("relu:9", "relu runs once", "Use relu."),
         ("layer1.0.relu:x", "no layer|no call", ""),
     ],
 )
