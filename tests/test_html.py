@@ -133,6 +133,19 @@ def test_a_card_says_path_predictions_target_and_scores() -> None:
     assert widths == ["width:87.3%", "width:0.0%"]
 
 
+def test_a_card_says_the_single_figures_of_metrics() -> None:
+    scores = {
+        "max": 2.0,
+        "pointing_game": {"hit": True, "point": [1, 2], "baselines": {"centre_box": {"hit": False}}, "difficult": None},
+        "road": {"road": 0.25, "curve": [1, 2]},
+    }
+    explanation = {"method": "cam", "target": {"class_index": 3}, "scores": scores}
+    text = Page(card(record_named("cat", explanations=[explanation]))).text
+    start = text.index("max")
+    assert text[start : start + 6] == ["max", "2", "pointing game hit", "True", "road", "0.25"]
+    assert "centre_box" not in " ".join(text)
+
+
 def test_a_failed_input_shows_its_reason_and_no_picture() -> None:
     error = {"type": "truncated", "message": "the JPEG ends early"}
     _, page = page_of([{"path": "a.jpg", "width": None, "height": None, "explanations": [], "error": error}])

@@ -104,6 +104,15 @@ def test_images_whose_maps_do_not_say_are_not_counted() -> None:
     assert (found["top1_error"]["value"], found["top5_error"]["value"]) == (1.0, 0.0)
 
 
+def test_a_run_whose_classes_the_truth_does_not_know_has_no_errors() -> None:
+    outside = box(1, None, None)  # type: ignore[arg-type]
+    found = boxes(outside, outside, images=["a", "b"])
+    assert found["top1_error"] == found["top1_classification_error"] == {"value": None, "ci95": None, "n": 0}
+    assert found["classes_outside_truth"] == 2
+    found = boxes(outside, box(1, True, 0.7), images=["a", "b"])
+    assert found["top1_error"]["value"] == 0.5
+
+
 def test_known_classes_by_size() -> None:
     found = boxes(
         box(1, True, 0.5, "small"), box(2, True, 0.49, "small"), box(1, True, 0.8), box(1, False, 0.0),

@@ -7,7 +7,8 @@ over union is at least 0.5.
 * ``gt_known_accuracy``: of the maps of true classes, those that fit; by COCO's size of the true box, too.
 * ``top1_error``, ``top5_error``: of an image, whether each of the first n guesses has a class that is not in the image
   or a box that does not fit one *of that class* (ILSVRC's development kit; five guesses each with its own map). An
-  image counts where the maps say all: those of its first n predictions, or those of all its true classes.
+  image counts where the maps say all: those of its first n predictions, or those of all its true classes. A class
+  that the truth has no label for is wrong; a run in which it has one for no class has no errors.
 * ``top1_classification_error``, ``top5_classification_error``: the same without boxes.
 """
 
@@ -133,7 +134,8 @@ def _figures(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
     true = [(image, scores) for image, scores in rows if scores["true_class"]]
     known: Values = [(image, float(scores["iou"] >= FITS)) for image, scores in true]
     images: dict[str, list[Mapping[str, Any]]] = {}
-    for image, scores in rows:
+    # Where the truth knows none of the classes, its labels were not matched to them: that is no error.
+    for image, scores in rows if any(scores["true_class"] is not None for _, scores in rows) else ():
         images.setdefault(image, []).append(scores)
     found: dict[str, Any] = {}
     for guesses in (1, GUESSES):

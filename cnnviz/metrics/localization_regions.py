@@ -91,13 +91,20 @@ def contours_above(levels: _Levels, level: int) -> Regions:
     """
     _, mask = cv2.threshold(levels, level, 255, cv2.THRESH_BINARY)
     found = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
-    edges = np.zeros((max(1, len(found)), 4))
-    area = np.zeros(len(edges))
-    for row, contour in enumerate(found):
-        x, y, width, height = cv2.boundingRect(contour)
-        edges[row] = x, y, min(x + width, levels.shape[1] - 1), min(y + height, levels.shape[0] - 1)
-        area[row] = cv2.contourArea(contour)
-    return Regions(np.full(len(edges), level), edges, area)
+    if not found:
+        return Regions(np.array([level]), np.zeros((1, 4)), np.zeros(1))
+    # cv2.boundingRect and cv2.contourArea of all at once: maps of single pixels have thousands of contours.
+    sizes = np.fromiter(map(len, found), np.intp, len(found))
+    starts = np.cumsum(sizes) - sizes
+    points = np.concatenate(found).reshape(-1, 2).astype(np.int64)
+    following = np.arange(1, len(points) + 1)
+    following[starts + sizes - 1] = starts
+    x, y = points.T
+    area = np.abs(np.add.reduceat(x * y[following] - x[following] * y, starts)) / 2
+    last = np.array([levels.shape[1] - 1, levels.shape[0] - 1])
+    far = np.minimum(np.maximum.reduceat(points, starts) + 1, last)
+    edges = np.column_stack([np.minimum.reduceat(points, starts), far]).astype(np.float64)
+    return Regions(np.full(len(found), level), edges, area)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import html
 import math
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -183,10 +183,21 @@ def _scores(scores: object) -> str:
         return '<p class="facts">the map is zero, or the same, everywhere</p>\n'
     pairs = "".join(
         f"<div><dt>{_text(str(name).replace('_', ' '))}</dt><dd>{_value(value)}</dd></div>"
-        for name, value in scores.items()
+        for name, value in _flattened(scores)
         if value is not None
     )
     return f'<dl class="scores">{pairs}</dl>\n'
+
+
+def _flattened(scores: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Scores by name; of the several of a metric those that are single values, not its curves and baselines."""
+    for name, value in scores.items():
+        if not isinstance(value, Mapping):
+            yield str(name), value
+            continue
+        for figure, own in value.items():
+            if isinstance(own, bool | int | float | str):
+                yield str(figure) if figure == name else f"{name} {figure}", own
 
 
 def _predictions(predictions: Iterable[Mapping[str, object]]) -> str:
