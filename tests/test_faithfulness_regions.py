@@ -296,6 +296,10 @@ def test_baselines_are_maps_of_every_image() -> None:
         moved = with_baseline("blurred", batch).explain(batch.run.session.forward(pixels.flip(0)))
         with pytest.raises(CnnvizError, match="Unknown baseline 'edge'"):
             baseline_batch("edge", batch)
+        assert np.shape(found.pop("random_cells")) == (2, 1, 4, 4)
+        cells = [baseline_batch("random_cells", batch, seed) for seed in (0, 0, 1)]
+        assert np.array_equal(cells[0], cells[1])
+        assert len({float(map_[0, 0]) for [map_] in (*cells[1], *cells[2])}) == 4
         assert all(np.shape(each) == (2, 1, SIDE, SIDE) for each in found.values())
         assert found["edges"][1][0] == pytest.approx(5 / (SIDE - 1), rel=1e-4)
         bell = found["centre_gaussian"][0][0]

@@ -2,7 +2,9 @@
 
     with_baseline("edges", batch)          # the same batch, explained by its edges
 
-A map that is not better than these, or than its own blurred copy, says no more than they do.
+A map that is not better than these, or than its own blurred copy, says no more than they do. What scatters single
+pixels, as ``random`` does, makes patterns on which networks fail, whichever pixels these are: by deletion such an order
+can look better than any map of cells. ``random_cells`` is random where the map could be, in its own cells.
 """
 
 from __future__ import annotations
@@ -47,25 +49,42 @@ OF_IMAGES: Mapping[str, Callable[[Tensor, int], Map]] = {
 }
 """By name: a function of an image [C, H, W], normalised, and the seed."""
 
-BLURRED = "blurred"
 
-NAMES: tuple[str, ...] = (*OF_IMAGES, BLURRED)
-"""Every baseline of a batch; ``blurred`` is the map itself under a Gaussian."""
+def _random_cells(batch: ExplainedBatch, image: int, place: int, seed: int) -> Map:
+    """Uniform numbers from 0 to 1 in the map's own cells, by the image and the seed."""
+    source = generator_for(batch.run.pixels[image], seed)
+    return np.asarray(torch.rand(batch.maps[image][place].shape, generator=source).numpy(), dtype=np.float32)
+
+
+def _blurred(batch: ExplainedBatch, image: int, place: int, seed: int) -> Map:
+    """The map under a Gaussian of a sixteenth of the shorter side of the network's input."""
+    return own_blur(batch.on_input(image, place))
+
+
+OF_MAPS: Mapping[str, Callable[[ExplainedBatch, int, int, int], Map]] = {
+    "random_cells": _random_cells,
+    "blurred": _blurred,
+}
+"""By name: a function of a batch, which image, which of its maps, and the seed."""
+
+NAMES: tuple[str, ...] = (*OF_IMAGES, *OF_MAPS)
+"""Every baseline of a batch."""
 
 
 def baseline_batch(name: str, batch: ExplainedBatch, seed: int = 0) -> list[list[Map]]:
-    """The maps [H, W] of a baseline, at the size of the network's input, in the place of those of a batch.
+    """The maps of a baseline in the place of those of a batch, at the size of the network's input or in their cells.
 
     Args:
         name: One of :data:`NAMES`.
-        batch: Its images, and for ``blurred`` its maps.
+        batch: Its images, and for those of :data:`OF_MAPS` its maps.
         seed: Of what is random.
 
     Raises:
         CnnvizError: There is no such baseline.
     """
-    if name == BLURRED:
-        return [[own_blur(batch.on_input(i, k)) for k in range(len(own))] for i, own in enumerate(batch.maps)]
+    if name in OF_MAPS:
+        of_map = OF_MAPS[name]
+        return [[of_map(batch, i, k, seed) for k in range(len(own))] for i, own in enumerate(batch.maps)]
     if name not in OF_IMAGES:
         raise CnnvizError(f"Unknown baseline {name!r}.", nearest(name, NAMES) or f"Available: {', '.join(NAMES)}.")
     pixels = batch.run.pixels.detach().float()
@@ -77,7 +96,7 @@ def with_baseline(name: str, batch: ExplainedBatch, seed: int = 0) -> ExplainedB
     """The batch as if the baseline were the method: metrics ask the same of it, other passes included."""
 
     def explain(run: ForwardPass) -> list[list[Map]]:
-        maps = batch.explain(run) if name == BLURRED else batch.maps
+        maps = batch.explain(run) if name in OF_MAPS else batch.maps
         return baseline_batch(name, replace(batch, run=run, maps=maps), seed)
 
     return replace(batch, maps=baseline_batch(name, batch, seed), explain=explain)
