@@ -114,8 +114,8 @@ class Model:
         """The session for these options, prepared at the first call."""
         key = (options, str(runtime.device), runtime.precision, probe)
         if key not in self._sessions:
-            self._sessions[key] = prepare(self.module, self.loaded.name, probe, runtime, options)
-            self._sessions[key].preprocess = self.loaded.preprocess
+            session = prepare(self.module, self.loaded.name, probe, runtime, options)
+            self._sessions[key] = session.of_pictures(self.loaded.preprocess)
         return self._sessions[key]
 
 

@@ -237,7 +237,7 @@ class _Examiner:
         probe, logits = self._small()
         if _same(first, logits(probe)):
             return True
-        session.one_by_one, session.noise_seed = True, seed
+        session.behave(one_by_one=True, noise_seed=seed)
         self._known = self._single = None
         if _same(self._pass().chosen.detach(), session.chosen(self.probe)):
             self.notes.append(
@@ -259,7 +259,7 @@ class _Examiner:
         alone, beside = self._alone(), self._beside()
         if _same(alone, beside):
             return True
-        session.one_by_one = True
+        session.behave(one_by_one=True, noise_seed=session.noise_seed)
         if beside is None:
             self.notes.append(f"{session.name} takes one image at a time ({self._why}): images are run one by one")
             return False
@@ -309,7 +309,7 @@ def input_sizes(session: Session) -> InputSizes:
 
 def _tried(session: Session) -> InputSizes:
     channels, height, width = session.input_shape
-    classes = session.output.classes if session.output is not None else None
+    classes = session.output.classes
 
     def runs(rows: int, cols: int) -> bool:
         try:

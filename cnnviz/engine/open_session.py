@@ -19,8 +19,8 @@ from cnnviz.engine.prepare.compile import compile_trunk
 from cnnviz.engine.prepare.rows import even_rows
 from cnnviz.engine.prepare.split import Split, cut, quietly, to_head, usable_preparations
 from cnnviz.engine.readout import Readout
-from cnnviz.engine.session import ForwardPass, Session, check_rows
-from cnnviz.engine.shared_outputs import mark_shared
+from cnnviz.engine.session import ForwardPass, PreparedNetwork, Session, check_rows
+from cnnviz.engine.shared_outputs import with_shared_marked
 from cnnviz.errors import CnnvizError, foreign_code
 from cnnviz.models.graph.layers import LayerRef
 from cnnviz.models.graph.outputs import OutputChoice, choose_output, select_output, selector
@@ -92,16 +92,16 @@ def prepare(
         options = replace(options, logits_key=choice.key)
         graph = trace(module, image, selector(choice.key)) if options.tracing == "auto" else None
         if graph is None:
-            session = _by_hooks(module, name, image, runtime, options)
+            network = _by_hooks(module, name, image, runtime, options)
         else:
-            session = _by_graph(read_at(graph, options.readout, name), name, image, runtime, options)
+            network = _by_graph(read_at(graph, options.readout, name), name, image, runtime, options)
+        there = image.to(network.device)
         if options.readout.layer is not None:
-            shape = tuple(session.chosen(image.to(session.device)).shape)
+            shape = tuple(network.passed(there).chosen.shape)
             choice = OutputChoice(None, shape, f"the units of layer {options.readout.layer} are explained")
-        session.output, session.input_shape, session.readout = choice, probe, options.readout
         if options.readout.whole:
-            mark_shared(session, image.to(session.device))
-        return session
+            network = with_shared_marked(network, there)
+        return Session(network, choice, probe, options.readout)
 
 
 def read_at(graph: Graph, readout: Readout, name: str) -> Graph:
@@ -140,22 +140,26 @@ def check_runs(module: nn.Module, name: str, image: Tensor, options: SessionOpti
     return choice
 
 
-def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions) -> Session:
+def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions) -> PreparedNetwork:
     layers, nodes = options.cut.of(graph, name)
-    reference_split = cut(graph, nodes, runtime, "shared")
+    reference_split = split = cut(graph, nodes, runtime, "shared")
     if options.private:
         split = _fastest_that_agrees(graph, nodes, image, runtime, reference_split, options)
-    else:
-        split = reference_split
-    session = Session(name, _graph_runner(split), layers, runtime.device if options.private else image.device)
-    session.graph, session.final_activation, session.preparation = graph, graph.final_activation, split.preparation
-    session.runtime, session.nodes, session.split = runtime, tuple(nodes), split
-    if split is not reference_split and image.device == runtime.device:
-        session.unprepared = _graph_runner(reference_split)
-    session.notes.extend(options.cut.notes(graph, layers))
-    if options.compile and options.private:
-        _compile(session, graph, split, image, runtime, options)
-    return session
+    own = split is reference_split or image.device != runtime.device
+    network = PreparedNetwork(
+        name,
+        _graph_runner(split),
+        layers,
+        runtime.device if options.private else image.device,
+        runtime,
+        split.preparation,
+        graph,
+        nodes=tuple(nodes),
+        split=split,
+        unprepared=None if own else _graph_runner(reference_split),
+        notes=tuple(options.cut.notes(graph, layers)),
+    )
+    return _compiled(network, graph, image, options) if options.compile and options.private else network
 
 
 def _fastest_that_agrees(
@@ -236,24 +240,22 @@ def _graph_runner(split: Split) -> Callable[[Tensor], ForwardPass]:
     return run
 
 
-def _compile(
-    session: Session, graph: Graph, split: Split, image: Tensor, runtime: rt.Runtime, options: SessionOptions
-) -> None:
-    """Swap the trunk for a compiled one when that works and gives the same values; say so when it does not."""
-    plain = _private_cut(graph, session.nodes, runtime, "folded", options)
+def _compiled(network: PreparedNetwork, graph: Graph, image: Tensor, options: SessionOptions) -> PreparedNetwork:
+    """With a compiled trunk when that works and gives the same values; it says so when it does not."""
+    runtime = network.runtime
+    plain = _private_cut(graph, network.nodes, runtime, "folded", options)
     trunk, reason = compile_trunk(plain.trunk, image, runtime, options.batch_size)
     if trunk is None:
-        session.notes.append(f"not compiled: {reason}")
-        return
-    compiled = replace(plain, trunk=trunk, preparation="folded")
-    got, expected = _graph_runner(compiled)(image.to(runtime.device)), _graph_runner(split)(image.to(runtime.device))
-    if not agrees(got, expected, runtime.tolerance):
-        session.notes.append("not compiled: the compiled network gave other values")
-        return
-    session._run, session.preparation, session.compiled = _graph_runner(compiled), "compiled", True
+        return replace(network, notes=(*network.notes, f"not compiled: {reason}"))
+    run = _graph_runner(replace(plain, trunk=trunk, preparation="folded"))
+    if not agrees(run(image.to(runtime.device)), network.run(image.to(runtime.device)), runtime.tolerance):
+        return replace(network, notes=(*network.notes, "not compiled: the compiled network gave other values"))
+    return replace(network, run=run, preparation="compiled")
 
 
-def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions) -> Session:
+def _by_hooks(
+    module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions
+) -> PreparedNetwork:
     """Explain by hooks on the module itself, in float32 where it lives."""
     select = selector(options.logits_key)
     if options.private and image.device != runtime.device:
@@ -293,10 +295,9 @@ def _by_hooks(module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, 
         explained = caught[: len(wanted)]
         return ForwardPass(pixels, (*leaves, *explained), logits, rerun, value if readout.whole else None)
 
-    session = Session(name, run, layers, image.device)
-    if options.tracing == "off":
-        session.untraced = "is not traced (tracing is off)"
-    session.notes.append(f"the network {session.untraced}: hooks are used, without folding or compilation")
+    untraced = "is not traced (tracing is off)" if options.tracing == "off" else "cannot be traced"
+    notes = [f"the network {untraced}: hooks are used, without folding or compilation"]
     if runtime.precision != "fp32":
-        session.notes.append(f"{runtime.precision} needs a traced network: float32 is used")
-    return session
+        notes.append(f"{runtime.precision} needs a traced network: float32 is used")
+    exact = rt.Runtime(image.device, "fp32")
+    return PreparedNetwork(name, run, layers, image.device, exact, untraced=untraced, notes=tuple(notes))

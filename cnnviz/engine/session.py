@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
@@ -149,38 +150,98 @@ class ForwardPass:
         return as_rows(found) if self._returned is None else found
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedNetwork:
+    """A network that is cut and ready to run.
+
+    Attributes:
+        name: What to call it in messages.
+        run: One pass over a batch on its device.
+        layers: What is explained.
+        device, runtime: Where it runs, and in which precision.
+        preparation: ``compiled``, ``packed``, ``folded``, ``plain``, ``shared`` (the given modules) or ``hooks``.
+        graph: Its trace; None without one.
+        untraced: Why there is none, for sentences about the network.
+        nodes, split: Where the trace is cut, and its two parts.
+        unprepared: The same cut of the network's own modules; None where they are what runs anyway.
+        notes: What the user should know.
+        marked: Marks what of an output has no rows for images, where all that the network returns is read.
+    """
+
+    name: str
+    run: Callable[[Tensor], ForwardPass]
+    layers: tuple[LayerRef, ...]
+    device: torch.device
+    runtime: rt.Runtime
+    preparation: str = "hooks"
+    graph: Graph | None = None
+    untraced: str = "cannot be traced"
+    nodes: tuple[fx.Node, ...] = ()
+    split: Split | None = None
+    unprepared: Callable[[Tensor], ForwardPass] | None = None
+    notes: tuple[str, ...] = ()
+    marked: Callable[[Any], Any] = lambda output: output
+
+    def passed(self, pixels: Tensor) -> ForwardPass:
+        """One pass without gradients.
+
+        Raises:
+            CnnvizError: Its scores have no row for each image.
+        """
+        with torch.no_grad(), foreign_code():
+            found = self.run(pixels)
+        check_rows(tuple(found.chosen.shape), len(pixels), self.name)
+        return found
+
+
 class Session:
-    """A prepared network. Open one with :func:`open_session`."""
+    """A prepared network. Open one with :func:`open_session`.
+
+    Args:
+        network: The network, ready to run.
+        output: Which of its outputs is explained.
+        input_shape: (C, H, W) of an input that it takes.
+        readout: What of it targets read.
+    """
 
     def __init__(
-        self, name: str, run: Callable[[Tensor], ForwardPass], layers: tuple[LayerRef, ...], device: torch.device
+        self, network: PreparedNetwork, output: OutputChoice, input_shape: tuple[int, ...], readout: Readout
     ) -> None:
-        self.name = name
-        self._run = run
-        self.layers = layers
-        self.device = device
-        self.graph: Graph | None = None
-        self.untraced = "cannot be traced"  # why there is no graph, for sentences about the network
-        self.runtime = rt.Runtime(device, "fp32")
+        self.name, self.layers = network.name, network.layers
+        self.device, self.runtime = network.device, network.runtime
+        self.graph, self.nodes, self.split = network.graph, network.nodes, network.split
+        self.untraced, self.preparation = network.untraced, network.preparation
+        self.output, self.input_shape, self.readout = output, input_shape, readout
+        self.unprepared, self.marked = network.unprepared, network.marked
+        self.notes = list(network.notes)
         self.preprocess: Preprocess | None = None
-        self.final_activation: str | None = None
-        self.preparation = "hooks"
-        self.split: Split | None = None
-        self.nodes: tuple[fx.Node, ...] = ()
-        self.compiled = False
-        self.notes: list[str] = []
-        # Found by the examination: images that would change each other go through one by one, and a network that
-        # draws random numbers draws the same ones at every pass.
-        self.output: OutputChoice | None = None
-        self.input_shape: tuple[int, ...] = ()
-        # The same cut of the network's own modules; None where the session runs them anyway.
-        self.unprepared: Callable[[Tensor], ForwardPass] | None = None
-        self.readout = Readout.scores()
-        # Marks what of an output has no rows for images, where all that the network returns is read.
-        self.marked: Callable[[Any], Any] = lambda output: output
         self.one_by_one = False
         self.noise_seed: int | None = None
+        self._run = network.run
         self._memory: dict[str, Any] = {}
+
+    @property
+    def final_activation(self) -> str | None:
+        """``"softmax"``, ``"sigmoid"`` or None: what the network applies to its logits, where that is known."""
+        return None if self.graph is None else self.graph.final_activation
+
+    @property
+    def compiled(self) -> bool:
+        return self.preparation == "compiled"
+
+    def of_pictures(self, preprocess: Preprocess) -> Session:
+        """This session, which knows how pictures become its batches."""
+        self.preprocess = preprocess
+        return self
+
+    def behave(self, *, one_by_one: bool, noise_seed: int | None) -> None:
+        """Take over what an examination found.
+
+        Args:
+            one_by_one: Images that would change each other go through one by one.
+            noise_seed: A network that draws random numbers draws those of this seed at every pass; None for others.
+        """
+        self.one_by_one, self.noise_seed = one_by_one, noise_seed
 
     def remember(self, key: str, make: Callable[[], T]) -> T:
         """What ``make`` returned the first time: facts about the network that hold for every batch."""
@@ -246,7 +307,7 @@ class Session:
 
     def behave_like(self, other: Session) -> None:
         """Take over what the examination of the same network found."""
-        self.one_by_one, self.noise_seed = other.one_by_one, other.noise_seed
+        self.behave(one_by_one=other.one_by_one, noise_seed=other.noise_seed)
 
 
 def no_gradient(session: Session) -> CnnvizError:

@@ -4,28 +4,28 @@ batch, and must not be split into images or put together from them."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.session import ForwardPass, Session
+from cnnviz.engine.session import ForwardPass, PreparedNetwork
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.structures import Shared, map_shared, map_tensors, tensors_of
 
 
-def mark_shared(session: Session, image: Tensor) -> None:
-    """Have the session mark the tensors of its output that have no axis for the images, found by two passes.
+def with_shared_marked(network: PreparedNetwork, image: Tensor) -> PreparedNetwork:
+    """The network, which marks the tensors of its output that have no axis for the images, found by two passes.
 
     Args:
-        session: One that reads all that the network returns.
-        image: A probe [1, C, H, W] on the session's device.
+        network: One of which all that it returns is read.
+        image: A probe [1, C, H, W] on its device.
     """
-    kinds = _kinds(session, image)
+    kinds = _kinds(network, image)
     if all(kind is None for kind in kinds):
-        return
-    run = session._run
+        return network
 
     def mark(output: Any) -> Any:
         each = iter(kinds)
@@ -37,25 +37,29 @@ def mark_shared(session: Session, image: Tensor) -> None:
         return map_tensors(marked, output)
 
     def marking(pixels: Tensor) -> ForwardPass:
-        found = run(pixels)
+        found = network.run(pixels)
         rerun = found._rerun
         return ForwardPass(
             found.pixels, found.activations, found.chosen, lambda *changed: mark(rerun(*changed)), mark(found._returned)
         )
 
-    session._run, session.marked = marking, mark
+    return replace(network, run=marking, marked=mark)
 
 
-def _kinds(session: Session, image: Tensor) -> list[bool | None]:
+def _kinds(network: PreparedNetwork, image: Tensor) -> list[bool | None]:
     """For each tensor of the output: None where it has a row for each image, else whether images change it."""
+
+    def returned(pixels: Tensor) -> list[Tensor]:
+        return [tensor.detach() for tensor in tensors_of(network.passed(pixels).output)]
+
     other = image.flip(-1) * 3 + 1
-    alone = list(tensors_of(session.output_of(image)))
+    alone = returned(image)
     try:
-        beside, rows = list(tensors_of(session.output_of(torch.cat([image, other])))), 2
+        beside, rows = returned(torch.cat([image, other])), 2
     except Exception as error:  # it takes one image at a time
         if rt.is_out_of_memory(error):
             raise
-        beside, rows = list(tensors_of(session.output_of(other))), 1
+        beside, rows = returned(other), 1
     if len(alone) != len(beside):
         return []
     return [

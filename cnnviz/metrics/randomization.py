@@ -44,8 +44,8 @@ class Randomization(ModelMetric):
             for parameter in module.parameters():
                 parameter.data = parameter.detach().clone()
         runtime = rt.Runtime(network.session.device, "fp32")
-        self._session = prepare(module, network.name, shape, runtime, network.options)
-        self._session.preprocess = preprocess
+        session = prepare(module, network.name, shape, runtime, network.options)
+        self._session = session.of_pictures(preprocess)
         self._size = (shape[2], shape[1])
         with rt.scope():
             self._cascade = Cascade(module, self._session.graph, shape, network.seed)

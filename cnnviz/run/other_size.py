@@ -24,7 +24,7 @@ def check_other_size(prepared: PreparedModel) -> None:
     generator = torch.Generator().manual_seed(0)
     size = (1, channels, height + prepared.preprocess.stride, width + 2 * prepared.preprocess.stride)
     image = torch.randn(size, generator=generator)
-    key = prepared.session.output.key if prepared.session.output is not None else None
+    key = prepared.session.output.key
     with rt.scope():
         expected = select_output(prepared.loaded.module(image), key)
         try:

@@ -120,7 +120,6 @@ class PreparedModel:
         activation = settings.target.activation
         if activation == "auto":
             activation = self.session.final_activation or "softmax"
-        assert self.session.output is not None
         outputs = self.session.output.classes
         self.one_logit = outputs == 1
         self.guesses: list[str] = []
@@ -214,7 +213,7 @@ class PreparedModel:
         )
         self.runtime = session.runtime
         session.notes.extend(told)
-        session.preprocess = self.preprocess
+        session.of_pictures(self.preprocess)
         if (first := getattr(self, "session", None)) is not None:
             session.behave_like(first)
         return session
