@@ -92,7 +92,7 @@ def stages(folder: Path, settings: RunSettings, out: Path) -> dict[str, float]:
     refs = list(find_images([str(folder)]))[:64]
     data = [read_bytes(ref) for ref in refs]
     images = [decode(item).rgb for item in data]
-    ready = [prepare(rgb, explainer.preprocess) for rgb in images]
+    ready = [prepare(rgb, explainer.prepared.preprocess) for rgb in images]
     loaded = [DecodedImage(*parts, *done) for *parts, done in zip(refs, images, ready, strict=True)]
     batches = [loaded[i : i + 16] for i in range(0, len(loaded), 16)]
     explained = [row for batch in batches for row in explainer.explain(batch)]
@@ -102,7 +102,7 @@ def stages(folder: Path, settings: RunSettings, out: Path) -> dict[str, float]:
     drawn = per_image(lambda row: draw(row, nothing), explained)
     return {
         "read and decode": per_image(lambda ref: decode(read_bytes(ref)), refs),
-        "preprocess": per_image(lambda rgb: prepare(rgb, explainer.preprocess), images),
+        "preprocess": per_image(lambda rgb: prepare(rgb, explainer.prepared.preprocess), images),
         "model": per_image(explainer.explain, batches, 16),
         "place and measure": drawn,
         "draw, encode, write": per_image(lambda row: draw(row, how), explained) - drawn,

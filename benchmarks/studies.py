@@ -29,11 +29,10 @@ from cnnviz.io.sources import find_images, read_bytes
 from cnnviz.io.store import Store
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.registry import lookup
-from cnnviz.run.loop import Gathering, Loop
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, TargetSettings
 from cnnviz.studies.base import Study
-from cnnviz.studies.run import _Worker
+from cnnviz.studies.run import loop_of
 
 STUDIES: dict[str, dict[str, Any]] = {"top-patches": {"units": "all"}, "embed": {}}
 
@@ -60,8 +59,7 @@ def opened(asked: RunSettings, out: Path) -> Study[Any]:
 def pass_rate(asked: RunSettings, out: Path, count: int) -> tuple[float, PreparedModel]:
     """Images a second of the one pass."""
     study = opened(asked, out)
-    worker = _Worker(study)
-    loop = Loop(asked, worker, worker.draw, None, Gathering(study.fold))
+    loop = loop_of(study, None)
     began = time.perf_counter()
     loop.run(None, None)
     return count / (time.perf_counter() - began), study.prepared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -53,9 +54,13 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
         header = explainer.header()
         run_folder.begin(replace(header, extra={**header.extra, **extra}))
         how = _drawn(settings, explainer, store, limits)
-        loop = Loop(settings, explainer, lambda done: draw(done, how), reporter)
+        loop = _loop(explainer, lambda done: draw(done, how), reporter)
         loop.counts.total = total
         return _through(loop, explainer, run_folder, reporter, stdin)
+
+
+def _loop(explainer: Explainer, draw: Callable[[ImageResult], Record], reporter: Reporter | None) -> Loop:
+    return Loop(explainer.prepared, explainer.explain, draw, reporter, annotations=explainer.annotations)
 
 
 def _through(
@@ -115,8 +120,7 @@ def _run_limits(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | N
             low, high = min(low, float(item.values.min())), max(high, float(item.values.max()))
         return Record(done.ref.uri, None, None, None)
 
-    loop = Loop(settings, explainer, widen, None)
-    loop.run(None, stdin)
+    _loop(explainer, widen, None).run(None, stdin)
     return (low, high) if low < high else (0.0, 1.0)
 
 
@@ -140,7 +144,7 @@ def _picture(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None
         def finish(self) -> None: ...
 
     how = _drawn(settings, explainer, store, settings.draw.limits)
-    loop = Loop(settings, explainer, lambda done: draw(done, how), Only())
+    loop = _loop(explainer, lambda done: draw(done, how), Only())
     loop.run(None, stdin)
     if not record:
         raise CnnvizError(f"No images in {', '.join(settings.inputs)}.", "Name one image file.")

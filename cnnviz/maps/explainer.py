@@ -31,7 +31,6 @@ from cnnviz.models.preprocess import normalize
 from cnnviz.records import ClassScore, Record, RunHeader, TargetScore
 from cnnviz.registry import lookup
 from cnnviz.registry.metrics import RANDOMIZATION
-from cnnviz.run.loop import Worker
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import SCORES, RunSettings, check_choice
 from cnnviz.tasks.base import Predictions, Request
@@ -55,7 +54,7 @@ class Asked:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Explainer(Worker):
+class Explainer:
     """Loads the model, prepares the session and checks the request on a probe, before anything is written.
 
     Args:
@@ -141,7 +140,7 @@ class Explainer(Worker):
     def _map_of_probe(self, session: Session) -> Tensor:
         """The method's map of a probe that is smooth as photographs are, for the class that it is first taken for."""
         with rt.scope():
-            run = session.forward(smooth_probe(self.preprocess.input_size))
+            run = session.forward(smooth_probe(self.prepared.preprocess.input_size))
             if self._probe_class is None:
                 self._probe_class = class_logits(run.logits.detach()).argmax(dim=1).cpu()
             target = self.prepared.task.target_of(self._probe_class)
@@ -161,7 +160,7 @@ class Explainer(Worker):
 
     def explain(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
         """Explain a batch; each image's row is what it would be alone. Images that fail become records."""
-        tiled = self.preprocess.view == "tiles"
+        tiled = self.prepared.preprocess.view == "tiles"
         return self.prepared.guarded(items, self._explain_tiled if tiled else self._explain)
 
     def _explain(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
@@ -205,7 +204,7 @@ class Explainer(Worker):
 
     def _explain_tiled(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
         rows: list[ImageOutcome] = []
-        for some in tiling.together(items, self.preprocess, self.prepared.batch_size):
+        for some in tiling.together(items, self.prepared.preprocess, self.prepared.batch_size):
             with rt.scope():
                 rows += self._explain_tiles(some)
         return rows

@@ -7,7 +7,6 @@ in input order as they are finished. Every queue is bounded, so memory does not 
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,13 +20,11 @@ from cnnviz.io.budget import Budget, Ticket
 from cnnviz.io.decode import IMAGE_SUFFIXES, open_image
 from cnnviz.io.digests import fingerprint, is_unchanged
 from cnnviz.io.sources import ImageRef, SourceOptions, find_images, open_file
-from cnnviz.models.preprocess import Preprocess
 from cnnviz.records import Record
 from cnnviz.run.counting import Counts, Reporter
 from cnnviz.run.folder import FinishedRecord, RunFolder
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel, decoded
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel, decoded, failed
 from cnnviz.schema.images import AnyImage, InputFile
-from cnnviz.settings import RunSettings
 
 # Bytes of images that are being decoded, or are decoded and wait: for the model, the encoders, or while they are drawn.
 _DECODED_BYTES = 384 << 20
@@ -36,34 +33,6 @@ _DRAWING_BYTES = 448 << 20
 _DRAWING_PIXEL = 16
 # Folders of earlier runs that are told one by one; the summary lists all.
 _TOLD = 3
-
-
-class Worker(ABC):
-    """What runs the model: maps, or a study.
-
-    Attributes:
-        prepared: The network of the run, which says how many batches run at once, how large, and of what.
-        annotations: What is known of the images; None where nobody asked.
-    """
-
-    prepared: PreparedModel
-    annotations: Annotations | None = None
-
-    @property
-    def lanes(self) -> rt.Lanes:
-        return self.prepared.lanes
-
-    @property
-    def batch_size(self) -> int:
-        return self.prepared.batch_size
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return self.prepared.preprocess
-
-    @abstractmethod
-    def explain(self, items: Sequence[DecodedImage]) -> Sequence[Any]:
-        """One result an image, or the record of its failure; called in several threads at once."""
 
 
 @dataclass(frozen=True)
@@ -118,26 +87,29 @@ class Loop:
     """The threads and queues of one pass over the inputs.
 
     Args:
-        settings: What was asked for.
-        worker: The model and what is done with it.
+        prepared: The network of the run, which says of what inputs, how many batches run at once, and how large.
+        explain: Makes one result an image of a batch, or the record of its failure, in several threads at once.
         draw: Makes the record of a result, in the encoder threads.
         reporter: Told about each record; None for silence.
         gathering: What a study gathers of all images.
+        annotations: What is known of the images; None where nobody asked.
     """
 
     def __init__(
         self,
-        settings: RunSettings,
-        worker: Worker,
+        prepared: PreparedModel,
+        explain: Callable[[Sequence[DecodedImage]], Sequence[Any]],
         draw: Callable[[Any], Record],
-        reporter: Reporter | None,
+        reporter: Reporter | None = None,
         gathering: Fold | None = None,
+        annotations: Annotations | None = None,
     ) -> None:
-        self.settings, self.worker, self.reporter = settings, worker, reporter
+        self.settings, self.reporter = prepared.settings, reporter
         self.counts = Counts()
-        self._draw = draw
+        self._prepared, self._explain, self._draw = prepared, explain, draw
+        self._annotations = annotations
         self._gathering = gathering
-        self._workers = settings.runtime.workers or max(2, os.cpu_count() or 2)
+        self._workers = self.settings.runtime.workers or max(2, os.cpu_count() or 2)
         self._running: deque[tuple[list[_Waiting], Future[Sequence[Any]] | None]] = deque()
         self._finished: deque[_Result] = deque()
         self._stop = False
@@ -145,7 +117,7 @@ class Loop:
 
     def run(self, run_folder: RunFolder | None, stdin: BinaryIO | None) -> bool:
         """Go through all inputs. Returns whether Ctrl-C ended it."""
-        lanes = self.worker.lanes
+        lanes = self._prepared.lanes
         with (
             rt.threads(lanes.threads),
             ThreadPoolExecutor(self._workers, "decode", rt.use_threads, (1,)) as readers,
@@ -157,9 +129,9 @@ class Loop:
                 waiting = self._decoded(self._refs(run_folder, stdin), readers)
                 for batch in self._batches(waiting, run_folder):
                     if batch:
-                        self._explain(batch, models)
+                        self._start(batch, models)
                     self._hand_over(writers, keep=lanes.count if batch else 0)
-                    self._drain(run_folder, keep=2 * self.worker.batch_size if batch else 0)
+                    self._drain(run_folder, keep=2 * self._prepared.batch_size if batch else 0)
                     if self._stop:
                         break
                 self._hand_over(writers, keep=0)
@@ -198,15 +170,52 @@ class Loop:
     ) -> Iterator[_Waiting | None]:
         """Decoded images in input order, a bounded number ahead of the model; None where the next has no room."""
         ahead: deque[tuple[Future[_Waiting], Ticket]] = deque()
-        room = max(2, (1 + self.worker.lanes.count) * self.worker.batch_size)
+        room = max(2, (1 + self._prepared.lanes.count) * self._prepared.batch_size)
         again = self._gathering is not None and self._gathering.sees_again
         for ref, earlier in refs:
             ticket = self._decoding.ticket()
-            ahead.append((readers.submit(_look_at, (ref, self.worker, ticket), earlier, again), ticket))
+            ahead.append((readers.submit(self._look_at, ref, ticket, earlier, again), ticket))
             while len(ahead) > room:
                 yield from self._next(*ahead.popleft())
         while ahead:
             yield from self._next(*ahead.popleft())
+
+    def _look_at(self, ref: ImageRef, memory: Ticket, earlier: FinishedRecord | None, again: bool) -> _Waiting:
+        """Runs in a decoder thread: nothing more of an image that an earlier run finished, unless it changed."""
+        if earlier is None:
+            return self._decode(ref, memory)
+        try:
+            same = is_unchanged(ref, earlier.input)
+        except ImageError:
+            same = False
+        if same and not again:
+            memory.free()
+            return _Waiting(ref, memory, None, finished=earlier)
+        item = self._decode(ref, memory)
+        return replace(item, finished=earlier) if same else replace(item, replaced=earlier)
+
+    def _decode(self, ref: ImageRef, memory: Ticket) -> _Waiting:
+        """Runs in a decoder thread. What is decoded holds its memory; what fails gives it back."""
+        try:
+            with open_file(ref, memory.cancelled) as stream:
+                image = open_image(stream)
+                memory.take(image.peak_bytes)
+                place = stream.tell()
+                source = fingerprint(ref, stream)
+                stream.seek(place)
+                item = decoded(ref, image.decode().rgb, self._prepared.preprocess, self._annotations)
+            memory.keep(item.rgb.nbytes + item.pixels.nbytes)
+            return _Waiting(ref, memory, item, source=source)
+        except CnnvizError as error:
+            memory.free()
+            if not isinstance(error, ImageError):  # what was asked for cannot be had, of whatever image
+                raise
+            named = os.path.splitext(ref.uri)[1].lower() in IMAGE_SUFFIXES
+            no_image = error.kind in {"not-an-image", "empty"} and not ref.explicit and not named
+            return _Waiting(ref, memory, None, failed(ref, error.kind, error.message), passed_over=no_image)
+        except Exception as error:
+            memory.free()
+            return _Waiting(ref, memory, None, failed(ref, "unreadable", f"{type(error).__name__}: {error}"))
 
     def _next(self, future: Future[_Waiting], ticket: Ticket) -> Iterator[_Waiting | None]:
         for _ in range(2):
@@ -242,7 +251,7 @@ class Loop:
                 run_folder.forget(item.replaced)
             batch.append(item)
             ready += item.loaded is not None
-            if ready >= self.worker.batch_size or len(batch) > 4 * self.worker.batch_size:
+            if ready >= self._prepared.batch_size or len(batch) > 4 * self._prepared.batch_size:
                 yield batch
                 batch, ready = [], 0
             if item.failure is not None and self.settings.output.fail_fast:
@@ -250,9 +259,9 @@ class Loop:
         if batch:
             yield batch
 
-    def _explain(self, batch: list[_Waiting], models: ThreadPoolExecutor) -> None:
+    def _start(self, batch: list[_Waiting], models: ThreadPoolExecutor) -> None:
         loaded = [item.loaded for item in batch if item.loaded is not None]
-        self._running.append((batch, models.submit(self.worker.explain, loaded) if loaded else None))
+        self._running.append((batch, models.submit(self._explain, loaded) if loaded else None))
 
     def _hand_over(self, writers: ThreadPoolExecutor, keep: int) -> None:
         """Give the oldest batches to the encoders until at most ``keep`` are with the model."""
@@ -286,12 +295,12 @@ class Loop:
                 memory.take(getattr(done, "bytes_a_pixel", _DRAWING_PIXEL) * height * width)
             return self._draw(done)
         except ImageError as error:
-            return _failed(done.ref, error.kind, error.message, done)
+            return failed(done, error.kind, error.message)
         except CnnvizError:
             raise
         except Exception as error:
             # One picture that cannot be drawn must not cost the others of a long run.
-            return _failed(done.ref, "internal", f"{type(error).__name__}: {error}", done)
+            return failed(done, "internal", f"{type(error).__name__}: {error}")
 
     def _drain(self, run_folder: RunFolder | None, keep: int) -> None:
         """Write finished records in order until at most ``keep`` are outstanding; then those that are ready."""
@@ -352,48 +361,3 @@ class Loop:
             if isinstance(result.record, Future) and not result.record.cancel() and run_folder is not None:
                 run_folder.discard(result.record.result().to_dict(result.item.ref.name, result.item.source))
         self._finished.clear()
-
-
-def _look_at(looking: tuple[ImageRef, Worker, Ticket], earlier: FinishedRecord | None, again: bool) -> _Waiting:
-    """Runs in a decoder thread: nothing more of an image that an earlier run finished, unless it changed."""
-    ref, _, memory = looking
-    if earlier is None:
-        return _decode(*looking)
-    try:
-        same = is_unchanged(ref, earlier.input)
-    except ImageError:
-        same = False
-    if same and not again:
-        memory.free()
-        return _Waiting(ref, memory, None, finished=earlier)
-    item = _decode(*looking)
-    return replace(item, finished=earlier) if same else replace(item, replaced=earlier)
-
-
-def _decode(ref: ImageRef, worker: Worker, memory: Ticket) -> _Waiting:
-    """Runs in a decoder thread. What is decoded holds its memory; what fails gives it back."""
-    try:
-        with open_file(ref, memory.cancelled) as stream:
-            image = open_image(stream)
-            memory.take(image.peak_bytes)
-            place = stream.tell()
-            source = fingerprint(ref, stream)
-            stream.seek(place)
-            item = decoded(ref, image.decode().rgb, worker.preprocess, worker.annotations)
-        memory.keep(item.rgb.nbytes + item.pixels.nbytes)
-        return _Waiting(ref, memory, item, source=source)
-    except CnnvizError as error:
-        memory.free()
-        if not isinstance(error, ImageError):  # what was asked for cannot be had, of whatever image
-            raise
-        named = os.path.splitext(ref.uri)[1].lower() in IMAGE_SUFFIXES
-        no_image = error.kind in {"not-an-image", "empty"} and not ref.explicit and not named
-        return _Waiting(ref, memory, None, _failed(ref, error.kind, error.message), passed_over=no_image)
-    except Exception as error:
-        memory.free()
-        return _Waiting(ref, memory, None, _failed(ref, "unreadable", f"{type(error).__name__}: {error}"))
-
-
-def _failed(ref: ImageRef, kind: str, message: str, done: Any = None) -> Record:
-    height, width = done.rgb.shape[:2] if done is not None else (None, None)
-    return Record(ref.uri, width, height, ref.label, error={"type": kind, "message": message})

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -53,6 +53,16 @@ class DecodedImage:
     pixels: Tensor
     geometry: Geometry
     truth: Truth | None = field(default=None, kw_only=True)
+
+
+class Decoded(Protocol):
+    """A decoded image, or what was made of one."""
+
+    @property
+    def ref(self) -> ImageRef: ...
+
+    @property
+    def rgb(self) -> NDArray[np.uint8]: ...
 
 
 def decoded(
@@ -377,7 +387,10 @@ class PreparedModel:
         return name if name == "fp32" or not exact else f"{name} (float32 {' and '.join(exact)})"
 
 
-def failed(item: DecodedImage, kind: str, message: str) -> Record:
-    """The record of a decoded image that could not be explained."""
-    height, width = item.rgb.shape[:2]
-    return Record(item.ref.uri, width, height, item.ref.label, error={"type": kind, "message": message})
+def failed(image: ImageRef | Decoded, kind: str, message: str) -> Record:
+    """The record of an image that could not be explained; its size is known once it is decoded."""
+    if isinstance(image, ImageRef):
+        ref, width, height = image, None, None
+    else:
+        ref, (height, width) = image.ref, image.rgb.shape[:2]
+    return Record(ref.uri, width, height, ref.label, error={"type": kind, "message": message})

@@ -17,7 +17,7 @@ from cnnviz.records import Record
 from cnnviz.registry.specs import StudySpec
 from cnnviz.run.counting import Reporter, RunResult, count_inputs
 from cnnviz.run.folder import REPORT, Extras, RunFolder
-from cnnviz.run.loop import Fold, Loop, Worker
+from cnnviz.run.loop import Fold, Loop
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
@@ -57,8 +57,7 @@ def run_study(spec: StudySpec, settings: RunSettings, reporter: Reporter, stdin:
         run_folder.begin(prepared.header(), study.writes())
         store.names.clear()
         reporter.start(total if settings.inputs else None)
-        worker = _Worker(study)
-        loop = Loop(settings, worker, worker.draw, reporter, Fold(study.fold, _recalling(study), study.sees_again))
+        loop = loop_of(study, reporter)
         loop.counts.total = total
         return _through(study, loop, run_folder, reporter, stdin)
 
@@ -119,38 +118,39 @@ def _findings(study: Study[Any], interrupted: bool) -> tuple[Findings, bool]:
         return study.interrupted(), True
 
 
-class _Worker(Worker):
-    """A study as the loop runs it."""
+def loop_of(study: Study[Any], reporter: Reporter | None) -> Loop:
+    """What shows a study all inputs of its run."""
 
-    def __init__(self, study: Study[Any]) -> None:
-        self.study = study
-        self.prepared = study.prepared
+    def explain(items: Sequence[DecodedImage]) -> list[Observed | Record]:
+        return study.prepared.guarded(items, lambda some: _observed(study, some))
 
-    def explain(self, items: Sequence[DecodedImage]) -> list[Observed | Record]:
-        return self.prepared.guarded(items, self._observe)
+    gathering = Fold(study.fold, _recalling(study), study.sees_again)
+    return Loop(study.prepared, explain, lambda done: _record(study, done), reporter, gathering)
 
-    def _observe(self, items: Sequence[DecodedImage]) -> list[Observed | Record]:
-        prepared = self.prepared
-        with rt.scope():
-            run = prepared.session.forward(normalize(prepared.batch(items), prepared.preprocess))
-            said = prepared.predict(run.logits.detach())
-            seen = self.study.observe(run, items)
-        rows: list[Observed | Record] = []
-        for place, (item, each) in enumerate(zip(items, seen, strict=True)):
-            if isinstance(each, Record):
-                rows.append(each)
-            elif not said.usable[place]:
-                reason = f"the network's output is not finite in {prepared.runtime.precision}"
-                rows.append(failed(item, "not-finite", reason))
-            else:
-                truth = prepared.target_selector.truth(item.ref)
-                rows.append(Observed(item, truth, prepared.top_predictions(said, place), each))
-        return rows
 
-    def draw(self, done: Observed) -> Record:
-        facts = {**self.prepared.view_facts(done.item), **self.study.draw(done)}
-        height, width = done.rgb.shape[:2]
-        return Record(done.ref.uri, width, height, done.label, done.predictions, facts=facts)
+def _observed(study: Study[Any], items: Sequence[DecodedImage]) -> list[Observed | Record]:
+    prepared = study.prepared
+    with rt.scope():
+        run = prepared.session.forward(normalize(prepared.batch(items), prepared.preprocess))
+        said = prepared.predict(run.logits.detach())
+        seen = study.observe(run, items)
+    rows: list[Observed | Record] = []
+    for place, (item, each) in enumerate(zip(items, seen, strict=True)):
+        if isinstance(each, Record):
+            rows.append(each)
+        elif not said.usable[place]:
+            reason = f"the network's output is not finite in {prepared.runtime.precision}"
+            rows.append(failed(item, "not-finite", reason))
+        else:
+            truth = prepared.target_selector.truth(item.ref)
+            rows.append(Observed(item, truth, prepared.top_predictions(said, place), each))
+    return rows
+
+
+def _record(study: Study[Any], done: Observed) -> Record:
+    facts = {**study.prepared.view_facts(done.item), **study.draw(done)}
+    height, width = done.rgb.shape[:2]
+    return Record(done.ref.uri, width, height, done.label, done.predictions, facts=facts)
 
 
 class _Noting(Store):

@@ -17,7 +17,7 @@ from cnnviz.io.annotation_formats import find_masks, read_coco
 from cnnviz.io.annotations import Annotations
 from cnnviz.models.preprocess import Geometry, normalize
 from cnnviz.records import Record
-from cnnviz.run.loop import Fold, Loop, Worker
+from cnnviz.run.loop import Fold, Loop
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel
 from cnnviz.schema.studies import top_patches as schema
 from cnnviz.studies.top_patches.dissection import DETECTS, SHARE, Overlaps, covered
@@ -47,7 +47,7 @@ class _Observation:
     areas: tuple[NDArray[np.int64], dict[int, NDArray[np.int64]], dict[int, int]] | None
 
 
-class Dissection(Worker):
+class Dissection:
     """Goes through the images again and adds up what the thresholded units share with the concepts.
 
     Args:
@@ -68,13 +68,13 @@ class Dissection(Worker):
 
     def run(self) -> NDArray[np.float64]:
         """IoU [U, C]."""
-        settings = self.prepared.settings
-        loop = Loop(settings, self, lambda done: Record("", None, None, None), None, Fold(self._fold))
+        nothing = Record("", None, None, None)
+        loop = Loop(self.prepared, self._explain, lambda done: nothing, gathering=Fold(self._fold))
         if loop.run(None, None):
             raise KeyboardInterrupt
         return self.sums.iou()
 
-    def explain(self, items: Sequence[DecodedImage]) -> list[_Observation | Record]:
+    def _explain(self, items: Sequence[DecodedImage]) -> list[_Observation | Record]:
         return self.prepared.guarded(items, self._areas)
 
     def _areas(self, items: Sequence[DecodedImage]) -> list[_Observation | Record]:
