@@ -44,7 +44,7 @@ class InsertionOptions(Options):
 class RoadOptions(Options):
     """Options of ROAD."""
 
-    percentages: str = option("10+30+50+70+90", "Percent of the pixels that are removed.")
+    percentages: str = option("10+30+50+70+90", "Percent of the pixels that are removed, joined by +.")
     noise: float = option(0.01, "Standard deviation of the noise, in normalised values.", minimum=0)
     seed: int = option(0, "Seeds the noise, and the order of pixels with equal values.", minimum=0)
     baselines: bool = option(True, _BASELINES)
@@ -59,7 +59,7 @@ class MaskingOptions(Options):
 class SensitivityNOptions(Options):
     """Options of sensitivity-n."""
 
-    shares: str = option("0.1+0.3+0.5", "Shares of the patches that are hidden at once.")
+    shares: str = option("0.1+0.3+0.5", "Shares of the patches that are hidden at once, joined by +.")
     subsets: int = option(30, "Random subsets for each share.", minimum=3)
     patch: int = option(16, "Side of a patch; 1 for single pixels.", minimum=1, unit="pixels")
     replace: Literal["zero", "blur", "mean"] = option("zero", _HIDES)
