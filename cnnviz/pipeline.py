@@ -16,10 +16,10 @@ from cnnviz.maps.write_image import ImageResult, OutputStyle, draw
 from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.records import Record
 from cnnviz.registry import lookup
-from cnnviz.registry.specs import StudySpec
+from cnnviz.registry.specs import ComparisonSpec, StudySpec
 from cnnviz.render.overlay import Style
 from cnnviz.run.counting import Reporter, RunResult, count_inputs
-from cnnviz.run.folder import REPORT, RunFolder
+from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.run.loop import Loop
 from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
@@ -43,6 +43,8 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
         return run_study(spec, settings, reporter, stdin)
     total = count_inputs(settings)
     if settings.output.out == "-":
+        if isinstance(spec, ComparisonSpec):
+            raise CnnvizError(f"{settings.command} writes several files: -o - is for maps.", "Give -o a folder.")
         return _picture(settings, Explainer(settings, total, reporter.note), stdin)
     store = Store(settings.output.out)
     with RunFolder(store, settings, reporter.note) as run_folder:
@@ -52,7 +54,8 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
             limits = _run_limits(settings, explainer, stdin)
             extra = {"scale_limits": limits}
         header = explainer.header()
-        run_folder.begin(replace(header, extra={**header.extra, **extra}))
+        writes = explainer.comparison.writes() if explainer.comparison is not None else ()
+        run_folder.begin(replace(header, extra={**header.extra, **extra}), writes)
         how = _drawn(settings, explainer, store, limits)
         loop = _loop(explainer, lambda done: draw(done, how), reporter)
         loop.counts.total = total
@@ -82,11 +85,15 @@ def _through(
     if counts.flat:
         flat = f"{counts.flat} of {counts.maps} maps are zero, or the same, everywhere"
         reporter.note(f"{flat}: flat_reason in the report says why")
-    found = explainer.conclusions(run_folder.records)
+    found = explainer.conclude(run_folder.records, run_folder.store)
     model = {"model": explainer.prepared.loaded.name}
-    summary = {**counts.summary(seconds, interrupted), **model, **explainer.facts(), **found}
-    summary = run_folder.close(summary, f"cnnviz {settings.command}")
-    return RunResult(summary, os.path.join(settings.output.out, REPORT), counts.exit_code(interrupted))
+    summary = {**counts.summary(seconds, interrupted), **model, **explainer.facts(), **found.summary}
+    extras = None
+    if explainer.comparison is not None:
+        extras = Extras(figures=found.figures, files=tuple(explainer.comparison.writes()))
+    summary = run_folder.close(summary, f"cnnviz {settings.command}", extras)
+    report, code = os.path.join(settings.output.out, REPORT), counts.exit_code(interrupted)
+    return RunResult(summary, report, code, sentences=tuple(found.sentences))
 
 
 def _drawn(
@@ -98,12 +105,8 @@ def _drawn(
         save=frozenset(draws.save),
         style=Style(draws.colormap, draws.alpha, limits),
         picture=ImageFormat(draws.image_format, draws.png_level),
-        method=explainer.spec.name,
-        signed=explainer.spec.signed,
-        layer=explainer.layer_name,
         labels=explainer.prepared.classes.labels,
-        class_specific=explainer.spec.class_specific,
-        metrics=MapMetrics(explainer.metrics),
+        metrics=MapMetrics(explainer.requests[0]),
         marks=frozenset(mark for mark, asked in (("legend", draws.legend), ("box", draws.draw_box)) if asked),
     )
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from cnnviz.errors import CnnvizError, nearest, shown
 
-SAVE_KINDS = ("overlay", "heatmap", "raw", "panel", "gradient", "none")
+SAVE_KINDS = ("overlay", "heatmap", "raw", "panel", "boxes", "gradient", "none")
 IMAGE_FORMATS = ("png", "jpg", "webp")
 COMPILE_MODES = ("auto", "on", "off")
 TRACING_MODES = ("auto", "off")
@@ -72,6 +72,7 @@ class TargetSettings:
         top: How many predictions a record lists.
         metrics: What is measured beside the map statistics: ``NAME`` or ``NAME:OPTION=VALUE,...``.
         truth: File or folder of annotations: where objects are in the images; None for none.
+        truth_classes: Which classes the labels of ``truth`` mean: a file, or ``coco``; None: those of their names.
         sanity: Compare each map with those of the network with random weights: short for the metric ``randomization``.
     """
 
@@ -86,6 +87,7 @@ class TargetSettings:
     top: int = 5
     metrics: tuple[str, ...] = ()
     truth: str | None = None
+    truth_classes: str | None = None
     sanity: bool = False
 
 
@@ -166,7 +168,7 @@ class RunSettings:
                 if name == "params":
                     flat.update(value)
                 else:
-                    flat[_LONG_NAMES.get(name, name)] = list(value) if isinstance(value, tuple) else value
+                    flat[LONG_NAMES.get(name, name)] = list(value) if isinstance(value, tuple) else value
         return flat
 
     def option_files(self, digest: Callable[[str], str | None]) -> dict[str, str]:
@@ -185,7 +187,8 @@ class RunSettings:
         return found
 
 
-_LONG_NAMES = {"layers": "layer", "classes": "class", "targets": "target", "metrics": "metric"}
+LONG_NAMES = {"layers": "layer", "classes": "class", "targets": "target", "metrics": "metric"}
+"""Options by the fields of the settings that are called otherwise."""
 # Options that cannot change a result: a run may be resumed with others.
 FREE_OPTIONS = frozenset(
     "out resume overwrite fail_fast device compile batch_size workers inputs limit png_level".split()
@@ -218,6 +221,17 @@ def parse_save(text: str) -> tuple[str, ...]:
     if not kinds:
         raise CnnvizError("--save needs at least one kind.", f"Choose any of {','.join(SAVE_KINDS)}.")
     return () if kinds == ("none",) else kinds
+
+
+def listed(texts: Iterable[str]) -> list[str]:
+    """``a,b:x=1,y=2,c`` as ``a``, ``b:x=1,y=2`` and ``c``: a part that is an option belongs to the name before it."""
+    found: list[str] = []
+    for part in (piece.strip() for text in texts for piece in text.split(",")):
+        if found and "=" in part and ":" not in part.partition("=")[0]:
+            found[-1] += f",{part}"
+        elif part:
+            found.append(part)
+    return found
 
 
 def parse_scale(text: str) -> tuple[float, float] | None:

@@ -1,17 +1,20 @@
-"""Writes the README's tables of methods and studies from the register.
+"""Writes the README's tables of methods, comparisons and studies from the register.
 
 python docs/tables.py          # rewrites README.md
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from cnnviz.registry import lookup
+from cnnviz.registry.specs import CommandSpec
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- methods: begin (python docs/tables.py) -->", "<!-- methods: end -->"
 STUDIES_BEGIN, STUDIES_END = "<!-- studies: begin (python docs/tables.py) -->", "<!-- studies: end -->"
+COMPARISONS_BEGIN, COMPARISONS_END = "<!-- comparisons: begin (python docs/tables.py) -->", "<!-- comparisons: end -->"
 
 
 def methods_table() -> str:
@@ -28,16 +31,21 @@ def methods_table() -> str:
     return "\n".join(rows)
 
 
-def studies_table() -> str:
-    """The built-in studies as a Markdown table."""
+def commands_table(specs: Sequence[CommandSpec]) -> str:
+    """Commands as a Markdown table."""
     rows = ["| command | what it does | paper |", "| --- | --- | --- |"]
-    rows += [f"| `{spec.command}` | {spec.summary} | {spec.paper} |" for spec in lookup.STUDIES]
+    rows += [f"| `{spec.command}` | {spec.summary} | {spec.paper} |" for spec in specs]
     return "\n".join(rows)
 
 
 def with_table(text: str) -> str:
     """``text`` with the tables between their markers replaced."""
-    for begin, table, end in ((BEGIN, methods_table(), END), (STUDIES_BEGIN, studies_table(), STUDIES_END)):
+    tables = (
+        (BEGIN, methods_table(), END),
+        (COMPARISONS_BEGIN, commands_table(lookup.COMPARISONS), COMPARISONS_END),
+        (STUDIES_BEGIN, commands_table(lookup.STUDIES), STUDIES_END),
+    )
+    for begin, table, end in tables:
         before, _, rest = text.partition(begin)
         _, _, after = rest.partition(end)
         text = f"{before}{begin}\n{table}\n{end}{after}"

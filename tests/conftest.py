@@ -147,3 +147,11 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     monkeypatch.setitem(sys.modules, "cnnviz.pipeline", pipeline)
     monkeypatch.setattr("cnnviz.run.preflight.check", lambda settings, spec: None)
     return pipeline
+
+
+@pytest.fixture
+def rectangles(tmp_path: Path) -> Path:
+    """Three pictures of a coloured rectangle each, with ``truth.json`` and ``labels.txt`` beside their folder."""
+    from tests.support.colour_photos import write_photos
+
+    return write_photos(tmp_path / "photos")

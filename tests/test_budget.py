@@ -224,6 +224,7 @@ from cnnviz.io.encode import ImageFormat
 from cnnviz.io.store import Store
 from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore
+from cnnviz.registry import lookup
 from cnnviz.render.overlay import Style
 
 def memory(name):
@@ -238,9 +239,10 @@ def drawn(kind, whole, times):
     raw = values if kind == "map" else rng.standard_normal((3, 64, 64)).astype(np.float32)
     rect = (0.0, 0.0, float(width), float(height)) if whole else (width / 6, 0.0, width * 5 / 6, float(height))
     scores = [ClassScore(index, str(index), 0.5, 1.0) for index in range(2)]
-    maps = [TargetMap(score, score.label, None, values, raw, colour=kind == "gradient") for score in scores]
+    method = lookup.find_method("gradcam" if kind == "map" else "guided")
+    maps = [TargetMap(score, score.label, method, None, values, raw) for score in scores]
     save = frozenset({"overlay", "heatmap", "panel"} if kind == "map" else {"overlay", "gradient"})
-    how = OutputStyle(Store(sys.argv[1]), save, Style(), ImageFormat("png"), "gradcam", kind == "gradient", "layer")
+    how = OutputStyle(Store(sys.argv[1]), save, Style(), ImageFormat("png"))
     done = ImageResult(ImageRef("x.png", "x.png", 0), rgb, Geometry((width, height), rect), None, (), maps)
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")

@@ -37,13 +37,18 @@ def test_what_needs_no_network(capsys: pytest.CaptureFixture[str], args: list[st
     assert hint in error
 
 
-def test_it_is_said_without_torch() -> None:
+def test_it_is_said_without_torch(tmp_path: Path) -> None:
+    """A class that does not exist, and a folder that holds something."""
+    (tmp_path / "notes.txt").write_text("mine")
     code = (
         "import sys; from cnnviz.cli.app import main; "
+        f"assert main(['gradcam', {SAMPLE!r}, '-o', {str(tmp_path)!r}]) == 2; "
         f"code = main(['gradcam', {SAMPLE!r}, '-c', '1000']); assert 'torch' not in sys.modules; sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 2, done.stderr
+    assert "is not empty" in done.stderr
+    assert "the network has 1000 classes" in done.stderr
 
 
 @pytest.mark.parametrize(

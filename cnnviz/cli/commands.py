@@ -73,6 +73,9 @@ def _run(ctx: Any, specs: Specs, options: Mapping[str, Option]) -> int:
 def _shared(spec: CommandSpec) -> dict[str, Option]:
     """The shared options of a command, in its own words where it has some."""
     found = {name: option for name, option in shared_options().items() if name not in spec.unavailable_options()}
+    if "save" in found:
+        save = found["save"]
+        found["save"] = replace(save, help=save.help.format(",".join(spec.default_save)))
     for name, text in spec.help_overrides.items():
         found[name] = replace(found[name], help=text)
     if spec.takes() == "optional":
@@ -153,9 +156,9 @@ def _settings(spec: CommandSpec, shared: Shared, given: Mapping[str, Any]) -> Ru
         command=spec.command,
         inputs=tuple(shared.inputs or ()),
         model=shared.model_spec(),
-        target=shared.target(spec.name, spec.resolve_params(chosen).to_dict()),
+        target=shared.target(spec, spec.resolve_params(chosen).to_dict()),
         runtime=shared.runtime(),
-        draw=shared.draw(),
+        draw=shared.draw(spec),
         output=shared.output_settings(spec.command),
         limit=shared.limit,
         null=shared.null,

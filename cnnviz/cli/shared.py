@@ -10,6 +10,7 @@ from typing import Any
 from cnnviz.cli.options import Option, flag, options_of, positional
 from cnnviz.cli.values import long_name
 from cnnviz.errors import CnnvizError
+from cnnviz.registry.specs import CommandSpec
 from cnnviz.settings import (
     ACTIVATIONS,
     CHECKS,
@@ -24,6 +25,7 @@ from cnnviz.settings import (
     RuntimeSettings,
     TargetSettings,
     check_choice,
+    listed,
     parse_input_size,
     parse_numbers,
     parse_save,
@@ -118,7 +120,7 @@ class Shared:
     )
     class_: list[str] | None = flag(
         None,
-        "Index, label, pred, top:K, folder, FILE.csv or all; repeatable. [default: pred]",
+        "Index, label, pred, top:K, folder, FILE.csv, truth (what --truth marks) or all; repeatable. [default: pred]",
         "SPEC",
         panel=_WHAT,
         short="-c",
@@ -127,7 +129,8 @@ class Shared:
     top: int = flag(5, "Predictions that a record lists, 1 or more.", "K", panel=_WHAT)
     metric: list[str] | None = flag(
         None,
-        "Measure this of each map too, with its interval over the run (cnnviz metrics lists them); repeatable.",
+        "Measure this of each map too, with its interval over the run (cnnviz metrics lists them); several with "
+        "commas, or repeatable.",
         "NAME[:OPTION=VALUE,...]",
         panel=_WHAT,
     )
@@ -136,6 +139,13 @@ class Shared:
         "Where objects are in the images: COCO JSON, VOC or ImageNet XML (a file or a folder), ImageNet's LOC CSV, a "
         "folder of wsolevaluation's lists, or of masks LABEL/IMAGE.png.",
         "PATH",
+        panel=_WHAT,
+    )
+    truth_classes: str | None = flag(
+        None,
+        "Which classes of the model the labels of --truth mean, where they are not called the same: a YAML or JSON "
+        "file, LABEL: [CLASS, ...]; or coco, for COCO's labels and ImageNet's classes.",
+        "FILE|coco",
         panel=_WHAT,
     )
     sanity: bool = flag(
@@ -166,7 +176,7 @@ class Shared:
     overwrite: bool = flag(False, "Replace the run in the folder.", panel=_OUTPUT)
     save: str | None = flag(
         None,
-        "Any of overlay,heatmap,raw,panel,gradient,none. [default: overlay,heatmap; with -o -: overlay]",
+        "Any of overlay,heatmap,raw,panel,boxes,gradient,none. [default: {}; with -o -: overlay]",
         "KINDS",
         panel=_OUTPUT,
     )
@@ -238,22 +248,28 @@ class Shared:
             seed=self.seed,
         )
 
-    def target(self, method: str, params: Mapping[str, Any]) -> TargetSettings:
-        """What is explained, by which method."""
+    def target(self, spec: CommandSpec, params: Mapping[str, Any]) -> TargetSettings:
+        """What is explained, by which command."""
         return TargetSettings(
-            method=method,
+            method=spec.name,
             params=params,
             layers=tuple(self.layer or ()),
-            classes=tuple(self.class_ or (() if self.target_ else ("pred",))),
+            classes=self._classes(spec),
             targets=tuple(self.target_ or ()),
             score=self.score,
             logits_key=self.logits_key,
             activation=self.activation,
             top=self.top,
-            metrics=tuple(self.metric or ()),
+            metrics=tuple(listed(self.metric or ())),
             truth=self.truth,
+            truth_classes=self.truth_classes,
             sanity=self.sanity,
         )
+
+    def _classes(self, spec: CommandSpec) -> tuple[str, ...]:
+        if self.class_ or self.target_:
+            return tuple(self.class_ or ())
+        return spec.usual_classes(self.truth)
 
     def runtime(self) -> RuntimeSettings:
         """Where and how fast."""
@@ -268,13 +284,13 @@ class Shared:
             tracing=self.tracing,
         )
 
-    def draw(self) -> DrawSettings:
+    def draw(self, spec: CommandSpec) -> DrawSettings:
         """What is drawn."""
         # Not at the top: it brings NumPy and OpenCV, for which --help must not wait.
         from cnnviz.render.colormap import AUTO, COLORMAPS
 
         return DrawSettings(
-            save=parse_save(self._default_save() if self.save is None else self.save),
+            save=parse_save(self._default_save(spec) if self.save is None else self.save),
             scale=self.scale,
             colormap=check_choice(self.colormap, (AUTO, *COLORMAPS), "--colormap"),
             alpha=self.alpha,
@@ -284,8 +300,8 @@ class Shared:
             draw_box=self.draw_box,
         )
 
-    def _default_save(self) -> str:
-        return "overlay" if self.out == "-" else "overlay,heatmap"
+    def _default_save(self, spec: CommandSpec) -> str:
+        return "overlay" if self.out == "-" else ",".join(spec.default_save)
 
     def output_settings(self, command: str) -> OutputSettings:
         """Where results go."""

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut, cut_for
 from cnnviz.engine.open_session import SessionOptions
 from cnnviz.engine.precision import smooth_probe
+from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
-from cnnviz.engine.targets import Target, class_logits
+from cnnviz.engine.targets import class_logits
 from cnnviz.errors import CnnvizError
-from cnnviz.io.annotation_formats import load_truth
+from cnnviz.io.store import Store
 from cnnviz.maps import tiling
+from cnnviz.maps.comparison import Conclusion, comparison_of
+from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, probing
 from cnnviz.maps.tiling import ComputedMap, Tiles
 from cnnviz.maps.write_image import ImageResult, TargetMap
-from cnnviz.methods.explain import explain_batch
-from cnnviz.methods.heatmap import Heatmap
 from cnnviz.metrics.chosen import ModelMetrics, requested, summed_up
-from cnnviz.metrics.contract import ExplainedBatch, ExplainedNetwork
-from cnnviz.models.graph.layers import LayerRef
+from cnnviz.metrics.contract import ExplainedNetwork
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import ClassScore, Record, RunHeader, TargetScore
 from cnnviz.registry import lookup
-from cnnviz.registry.metrics import RANDOMIZATION
+from cnnviz.registry.metrics import RANDOMIZATION, MetricRequest
+from cnnviz.registry.specs import MethodSpec, Options
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import SCORES, RunSettings, check_choice
 from cnnviz.tasks.base import Predictions, Request
@@ -55,50 +55,89 @@ class Asked:
 
 
 class Explainer:
-    """Loads the model, prepares the session and checks the request on a probe, before anything is written.
+    """Loads the model, prepares the methods and checks the request on a probe, before anything is written.
 
     Args:
         settings: What was asked for.
         total: Number of inputs if known: decides whether compilation pays.
         note: Told what the user should know.
 
+    Attributes:
+        spec: What the command runs: a method, or a comparison of several.
+        comparison: The comparison; None for a method.
+        methods: The methods; those that share a session share its forward passes.
+        makers: What makes the maps: the methods, and the baselines that stand beside them.
+
     Raises:
-        CnnvizError: The model, the layer, the class or the method cannot be had.
+        CnnvizError: The model, the layer, the class or a method cannot be had.
     """
 
     def __init__(self, settings: RunSettings, total: int | None, note: Callable[[str], None]) -> None:
         self.settings = settings
-        self.spec = lookup.find_method(settings.target.method)
-        self.params = self.spec.resolve_params(settings.target.params)
-        self.metrics = requested(settings.target, self.spec.gap)
-        known = settings.target.truth
-        self.annotations = None if known is None else load_truth(known, "--truth")
+        self.spec = lookup.find_entry(settings.target.method)
+        params = self.spec.resolve_params(settings.target.params)
+        self.comparison = comparison_of(self.spec, params, settings.target)
+        chosen = self._chosen(params)
+        self.requests = [requested(settings.target, spec.gap, self._own_metrics()) for spec, _ in chosen]
         check_choice(settings.target.score, SCORES, "--score")
-        if "gradient" in settings.draw.save and self.spec.space != "input":
+        if "gradient" in settings.draw.save and not any(spec.space == "input" for spec, _ in chosen):
+            names = ", ".join(spec.name for spec, _ in chosen)
             raise CnnvizError(
-                f"--save gradient: {self.spec.name} has no gradient at the image.", "Use it with guided or saliency."
+                f"--save gradient: {names} has no gradient at the image.", "Use it with guided or saliency."
             )
-        cut = cut_for(self.spec, self.params, settings.target.layers)
-        self.prepared = PreparedModel(settings, cut, total, note)
-        self.params = self.params.with_classes(self.prepared.classes.resolve)
-        self.session = self.prepared.session
+        cuts = [cut_for(spec, own, settings.target.layers) for spec, own in chosen]
+        self.prepared = PreparedModel(settings, cuts[0], total, note, spec=chosen[0][0])
+        self.annotations = self.prepared.annotations
         self._check_targets()
-        self._unit_sessions = {
-            unit.readout: self.prepared.open_units(cut, unit.readout) for unit in self.prepared.target_selector.units
-        }
+        sessions: dict[tuple[Cut, Readout], Session] = {(cuts[0], Readout.scores()): self.prepared.session}
+        self.methods = [self._prepare(*each, cut, sessions) for each, cut in zip(chosen, cuts, strict=True)]
         self._rehearse()
         self._probe_class: Tensor | None = None
-        self.prepared.settle_precision(cut, self._map_of_probe)
-        self.session = self.prepared.session
-        self._model_metrics = ModelMetrics(self.metrics, self._network(cut))
+        if len(self.methods) == 1:
+            self.prepared.settle_precision(cuts[0], self._map_of_probe)
+            self.methods[0].session = self.prepared.session
+        self.makers = [*self.methods, *self._baselines()]
+        for number, maker in enumerate(self.makers):
+            # What a baseline's values should add up to is nobody's promise: it is measured as the first method.
+            place = number if number < len(self.methods) else 0
+            maker.metrics = ModelMetrics(self.requests[place], self._network(maker, cuts[place]))
 
-    def _network(self, cut: Cut) -> ExplainedNetwork:
+    def _chosen(self, params: Options) -> list[tuple[MethodSpec, Options]]:
+        """The methods of the run, with their options."""
+        if self.comparison is not None:
+            return self.comparison.methods()
+        assert isinstance(self.spec, MethodSpec)
+        return [(self.spec, params)]
+
+    def _own_metrics(self) -> tuple[MetricRequest, ...]:
+        return () if self.comparison is None else self.comparison.metrics()
+
+    def _baselines(self) -> list[PreparedBaseline]:
+        kinds = () if self.comparison is None else self.comparison.baselines()
+        once = [PreparedBaseline(self.methods[0], kind) for kind in kinds if kind != BLURRED]
+        return once + [PreparedBaseline(method, BLURRED) for method in self.methods if BLURRED in kinds]
+
+    def _prepare(
+        self, spec: MethodSpec, params: Options, cut: Cut, sessions: dict[tuple[Cut, Readout], Session]
+    ) -> PreparedMethod:
+        """A method on the sessions that it needs; equal ones are opened once."""
+        prepared = self.prepared
+        if (cut, Readout.scores()) not in sessions:
+            sessions[cut, Readout.scores()] = prepared.open(cut)
+        for unit in prepared.target_selector.units:
+            if (cut, unit.readout) not in sessions:
+                sessions[cut, unit.readout] = prepared.open_units(cut, unit.readout)
+        units = {unit.readout: sessions[cut, unit.readout] for unit in prepared.target_selector.units}
+        params = params.with_classes(prepared.classes.resolve)
+        return PreparedMethod(spec, params, sessions[cut, Readout.scores()], units)
+
+    def _network(self, method: PreparedMethod, cut: Cut) -> ExplainedNetwork:
         """What metrics get that run the network again."""
         loaded, settings = self.prepared.loaded, self.settings
         key, tracing = settings.target.logits_key, settings.runtime.tracing
         options = SessionOptions(cut, key, private=False, tracing=tracing)
         return ExplainedNetwork(
-            loaded.module, loaded.name, self.session, options, self.spec.signed, settings.runtime.seed
+            loaded.module, loaded.name, method.session, options, method.spec.signed, settings.runtime.seed
         )
 
     def _check_targets(self) -> None:
@@ -110,7 +149,7 @@ class Explainer:
                 "--view tiles: only classes are explained by tiles; of all else no tile is the decisive one.",
                 "Use --view crop, whole or squash.",
             )
-        randomized = any(each.spec is RANDOMIZATION for each in self.metrics)
+        randomized = any(each.spec is RANDOMIZATION for requests in self.requests for each in requests)
         if randomized and self.prepared.target_selector.units:
             raise CnnvizError("--sanity compares maps of classes, not of units.", "Leave out --sanity, or the unit.")
         if self.settings.target.score != "logit" and self.prepared.target_selector.units:
@@ -120,21 +159,20 @@ class Explainer:
             )
 
     def _rehearse(self) -> None:
-        """Run the method on a probe, so that a request it cannot meet fails before the run."""
-        probe, task = self.prepared.probe(1), self.prepared.task
+        """Run the methods on a probe, so that a request they cannot meet fails before the run."""
+        probe, task, selector = self.prepared.probe(1), self.prepared.task, self.prepared.target_selector
+        first = task.target_of(torch.zeros(1, dtype=torch.long)) if selector.explains_classes else None
+        # As if each class in turn were predicted: a difference is left out where both sides are the same.
+        said = 1.0 * torch.eye(len(task.classes))[:2]
+        requests = [selector.requests([], scores, task) for scores in said]
+        told: dict[str, None] = {}
+        runs: dict[Session, ForwardPass] = {}
         with rt.scope():
-            run = self.session.forward(probe)
-            made: list[Heatmap] = []
-            if self.prepared.target_selector.explains_classes:
-                made.append(self._dry_run(run, task.target_of(torch.zeros(1, dtype=torch.long))))
-            # As if each class in turn were predicted: a difference is left out where both sides are the same.
-            said = 1.0 * torch.eye(len(task.classes))[:2]
-            for requests in (self.prepared.target_selector.requests([], scores, task) for scores in said):
-                for request in requests:
-                    there = self._pass_for(request, run)
-                    made.append(self._dry_run(there, request.target([request])))
-        told = dict.fromkeys(note for heatmap in made for note in heatmap.notes)
-        for text in (*told, *([self.spec.caveat] if self.spec.caveat else [])):
+            for method in self.methods:
+                run = runs.setdefault(method.session, method.session.forward(probe))
+                told |= dict.fromkeys(probing(method, requests, run, first))
+                told |= dict.fromkeys(filter(None, [method.spec.caveat_with(method.params)]))
+        for text in told:
             self.prepared.note(text)
 
     def _map_of_probe(self, session: Session) -> Tensor:
@@ -144,15 +182,7 @@ class Explainer:
             if self._probe_class is None:
                 self._probe_class = class_logits(run.logits.detach()).argmax(dim=1).cpu()
             target = self.prepared.task.target_of(self._probe_class)
-            return self._dry_run(run, target).values.detach().float().cpu()
-
-    def _dry_run(self, run: ForwardPass, target: Target) -> Heatmap:
-        """The method with as few passes as will do to try it."""
-        return explain_batch(self.spec, run, target, self.spec.dry_run(self.params))
-
-    @property
-    def layer_name(self) -> str | None:
-        return self.prepared.layer_name
+            return self.methods[0].dry_run(run, target).values.detach().float().cpu()
 
     def header(self) -> RunHeader:
         """What the report says of the run, before its first image."""
@@ -167,11 +197,16 @@ class Explainer:
         prepared = self.prepared
         with rt.scope():
             pixels = normalize(prepared.batch(items), prepared.preprocess)
-            run = self.session.forward(pixels)
-            predictions = prepared.predict(run.logits.detach())
+            runs = {self.methods[0].session: self.methods[0].session.forward(pixels)}
+            predictions = prepared.predict(runs[self.methods[0].session].logits.detach())
             asked = [prepared.select_targets(item, predictions, i) for i, item in enumerate(items)]
             wanted = [self._requests(classes, predictions, i) for i, classes in enumerate(asked)]
-            maps = self._maps(run, wanted)
+            maps = []
+            for method in self.makers:
+                if method.session not in runs:
+                    runs[method.session] = method.session.forward(pixels)
+                maps.append(method.maps(runs[method.session], wanted))
+            run = runs[self.methods[0].session]
             targets = [[self._scored(request, predictions, i, run) for request in own] for i, own in enumerate(wanted)]
         rows: list[ImageOutcome] = []
         for i, (item, classes) in enumerate(zip(items, asked, strict=True)):
@@ -183,7 +218,7 @@ class Explainer:
                 rows.append(failed(item, "no-target", message))
                 continue
             of_image = Asked(wanted[i], targets[i], prepared.top_predictions(predictions, i))
-            rows.append(self._row(item, of_image, maps[i]))
+            rows.append(self._row(item, of_image, [own[i] for own in maps]))
         return rows
 
     def _requests(self, classes: list[int] | Record, said: Predictions, image: int) -> list[Request]:
@@ -193,13 +228,8 @@ class Explainer:
             return [task.request(0)]
         return self.prepared.target_selector.requests(classes, said.scores[image], task)
 
-    def _pass_for(self, request: Request, run: ForwardPass) -> ForwardPass:
-        """The pass that a request reads: that of the run, or one of the same images that ends at a layer's units."""
-        session = self._unit_sessions.get(request.readout)
-        return run if session is None else run.remember(request.readout, lambda: session.forward(run.pixels))
-
     def _scored(self, request: Request, said: Predictions, image: int, run: ForwardPass) -> TargetScore:
-        output = self._pass_for(request, run).output
+        output = self.methods[0].pass_for(request, run).output
         return request.scored(said, image, output[image : image + 1].detach())
 
     def _explain_tiled(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
@@ -212,14 +242,14 @@ class Explainer:
     def _explain_tiles(self, mosaics: Sequence[Tiles]) -> list[ImageOutcome]:
         """Images whose tiles run together. Where they are more than a batch, each runs twice: once for the classes,
         which depend on all of them, and once for its maps."""
-        prepared, most = self.prepared, self.prepared.batch_size
-        pixels = torch.cat([mosaic.cut() for mosaic in mosaics]).to(self.session.device, non_blocking=True)
+        prepared, most, method = self.prepared, self.prepared.batch_size, self.methods[0]
+        pixels = torch.cat([mosaic.cut() for mosaic in mosaics]).to(method.session.device, non_blocking=True)
         pixels = normalize(pixels, prepared.preprocess)
-        first = self.session.forward(pixels) if len(pixels) <= most else None
+        first = method.session.forward(pixels) if len(pixels) <= most else None
         if first is not None:
             logits = first.logits.detach()
         else:
-            logits = torch.cat([self.session.forward(part).logits.detach() for part in pixels.split(most)])
+            logits = torch.cat([method.session.forward(part).logits.detach() for part in pixels.split(most)])
         predictions = prepared.predict(logits)
         best = [tiling.deciding(predictions, mosaic.rows) for mosaic in mosaics]
         asked = [
@@ -233,8 +263,8 @@ class Explainer:
         ]
         maps: list[list[ComputedMap]] = []
         for start in range(0, len(pixels), most):
-            run = first or self.session.forward(pixels[start : start + most])
-            maps += self._maps(run, wanted[start : start + most])
+            run = first or method.session.forward(pixels[start : start + most])
+            maps += method.maps(run, wanted[start : start + most])
         rows: list[ImageOutcome] = []
         for mosaic, row, classes in zip(mosaics, best, asked, strict=True):
             if isinstance(classes, Record):
@@ -249,76 +279,18 @@ class Explainer:
             facts = tiling.facts(mosaic, predictions, prepared, row)
             requests = [task.request(index) for index in classes]
             of_image = Asked(requests, targets, prepared.top_predictions(predictions, row), facts)
-            rows.append(self._row(mosaic.item, of_image, whole))
+            rows.append(self._row(mosaic.item, of_image, [whole]))
         return rows
 
-    def _maps(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
-        """The maps of a pass over a batch, with the scores of the metrics that run the network again."""
-        maps = self._made(run, asked)
-        if not self._model_metrics:
-            return maps
-
-        def drawn(other: ForwardPass) -> list[list[NDArray[np.float32]]]:
-            return [[made.drawn for made in own] for own in self._made(other, asked)]
-
-        def subject(image: int, place: int) -> tuple[ForwardPass, Target]:
-            request = asked[image][place]
-            return self._pass_for(request, run), request.target([request])
-
-        batch = ExplainedBatch(run, [[made.drawn for made in own] for own in maps], drawn, subject)
-        for own, of_image in zip(maps, self._model_metrics.score(batch), strict=True):
-            for made, scores in zip(own, of_image, strict=True):
-                made.scores.update(scores)
-        return maps
-
-    def _made(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
-        """For each image, for each of its requests: what is drawn, what is stored, what the method states.
-
-        One forward pass is shared; place k of all images' lists is one backward pass for each kind of request there.
-        """
-        found: list[list[ComputedMap]] = [[] for _ in asked]
-        for place in range(max(len(own) for own in asked)):
-            there = [own[place] if place < len(own) else None for own in asked]
-            for key in dict.fromkeys(request.key for request in there if request is not None):
-                alike = [request if request is not None and request.key == key else None for request in there]
-                self._add_maps(run, alike, found)
-        return found
-
-    def _add_maps(self, run: ForwardPass, there: Sequence[Request | None], found: Sequence[list[ComputedMap]]) -> None:
-        """Maps of one request of each image that has one; the others repeat somebody's, and their result is dropped."""
-        some = next(request for request in there if request is not None)
-        target = some.target([some if request is None else request for request in there])
-        heatmap = explain_batch(self.spec, self._pass_for(some, run), target, self.params)
-        raw = heatmap.values.detach().float().cpu().numpy()
-        drawn = raw if heatmap.maps is None else heatmap.maps.detach().float().cpu().numpy()
-        arrays = {name: array.detach().cpu().numpy() for name, array in heatmap.arrays.items()}
-        for image, request in enumerate(there):
-            if request is not None:
-                own = {name: array[image] for name, array in arrays.items()}
-                scores = {k: v[image].tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
-                found[image].append(ComputedMap(drawn[image], raw[image], dict(heatmap.facts), scores, own))
-
-    def _row(self, item: DecodedImage, asked: Asked, maps: Sequence[ComputedMap]) -> ImageOutcome:
+    def _row(self, item: DecodedImage, asked: Asked, maps: Sequence[Sequence[ComputedMap]]) -> ImageOutcome:
+        """What is written of an image; ``maps`` are those of each method, for each request."""
         prepared = self.prepared
-        if not all(np.isfinite(made.drawn).all() for made in maps):
+        if not all(np.isfinite(made.drawn).all() for own in maps for made in own):
             return failed(item, "not-finite", f"the map is not finite in {prepared.runtime.precision}")
-        facts: dict[str, Any] = dict(maps[0].facts) if maps else {}
-        if prepared.one_logit:
-            facts["one_logit"] = "class 1 is the logit, class 0 its negative"
         rows = [
-            TargetMap(
-                target,
-                request.slug,
-                None if layer is None else layer.name,
-                made.drawn,
-                made.raw,
-                made.scores,
-                made.arrays,
-                self.spec.colour,
-                made.facts if layer is None else {**made.facts, "pre_activation": layer.pre_activation},
-            )
-            for request, target, made in zip(asked.requests, asked.targets, maps, strict=True)
-            for layer in [self._layer_of(request)]
+            self._target_map(method, request, target, own[place])
+            for place, (request, target) in enumerate(zip(asked.requests, asked.targets, strict=True))
+            for method, own in zip(self.makers, maps, strict=True)
         ]
         return ImageResult(
             ref=item.ref,
@@ -327,9 +299,23 @@ class Explainer:
             label=prepared.target_selector.truth(item.ref),
             predictions=asked.predictions,
             maps=rows,
-            facts=facts,
             of_image={**prepared.view_facts(item), **self._truth_facts(item), **asked.facts},
             truth=item.truth,
+        )
+
+    def _target_map(
+        self, method: PreparedMethod, request: Request, target: TargetScore, made: ComputedMap
+    ) -> TargetMap:
+        layer, facts = method.layer_of(request), dict(made.facts)
+        if self.prepared.one_logit:
+            facts["one_logit"] = "class 1 is the logit, class 0 its negative"
+        if layer is not None:
+            facts["pre_activation"] = layer.pre_activation
+        name = None if layer is None else layer.name
+        known = self.prepared.truth_classes
+        labels = known.labels_of(target.class_index) if known is not None and isinstance(target, ClassScore) else ()
+        return TargetMap(
+            target, request.slug, method.spec, name, made.drawn, made.raw, made.scores, made.arrays, facts, labels
         )
 
     def _truth_facts(self, item: DecodedImage) -> dict[str, Any]:
@@ -338,21 +324,41 @@ class Explainer:
             return {}
         return {"truth": None if item.truth is None else item.truth.to_dict()}
 
-    def _layer_of(self, request: Request) -> LayerRef | None:
-        """The layer at which a request is explained."""
-        session = self._unit_sessions.get(request.readout, self.session)
-        return session.layers[0] if session.layers else None
+    def conclude(self, records: Callable[[], Iterable[Mapping[str, Any]]], store: Store) -> Conclusion:
+        """What all images together say.
 
-    def conclusions(self, records: Callable[[], Iterable[Mapping[str, Any]]]) -> dict[str, Any]:
-        """What the summary says of all images together; ``records`` goes through them once more at each call."""
-        found, notes = summed_up(self.metrics, records)
-        for text in notes:
-            self.prepared.note(text)
-        return found
+        Args:
+            records: Goes through the records of the run, once more at each call.
+            store: The output folder.
+        """
+        if self.comparison is None:
+            found, notes = summed_up(self.requests[0], records)
+            for text in notes:
+                self.prepared.note(text)
+            return Conclusion(found)
+        figures = {}
+        for number, maker in enumerate(self.makers):
+            name, requests = maker.spec.name, self.requests[number if number < len(self.methods) else 0]
+            figures[name] = summed_up(requests, lambda name=name: of_method(records(), name))[0]  # type: ignore[misc]
+        return self.comparison.conclude(figures, records(), store)
 
     def facts(self) -> dict[str, Any]:
-        """What the summary says of the method."""
-        predictions: dict[str, Any] = {"caveat": self.spec.caveat} if self.spec.caveat else {}
+        """What the summary says of the method, or of the methods."""
+        found: dict[str, Any] = {}
+        if self.comparison is None:
+            spec = self.methods[0].spec
+            caveat = spec.caveat_with(self.methods[0].params)
+            found = {"caveat": caveat} if caveat else {}
         if self.prepared.guesses:
-            predictions["class_guesses"] = list(self.prepared.guesses)
-        return {"method": self.spec.name, "class_specific": self.spec.class_specific, **predictions}
+            found["class_guesses"] = list(self.prepared.guesses)
+        if self.comparison is not None:
+            times = {method.spec.name: round(method.seconds / max(1, method.count), 6) for method in self.methods}
+            return {"study": self.spec.name, "methods": list(times), "seconds_per_map": times, **found}
+        return {"method": spec.name, "class_specific": spec.class_specific, **found}
+
+
+def of_method(records: Iterable[Mapping[str, Any]], name: str) -> Iterator[Mapping[str, Any]]:
+    """The records with the explanations of one method alone."""
+    for record in records:
+        own = [each for each in record.get("explanations") or () if each["method"] == name]
+        yield {**record, "explanations": own}

@@ -15,12 +15,15 @@ from cnnviz.geometry.truth import Truth
 from cnnviz.io.encode import ImageFormat, encode, encode_npz
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
+from cnnviz.maps.box_picture import box_tile, is_pictured, marked
 from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.metrics.contract import ExplainedImage
 from cnnviz.metrics.map_statistics import is_even
 from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, Explanation, Record, TargetScore
 from cnnviz.registry.metrics import MAP_STATISTICS
+from cnnviz.registry.specs import MethodSpec
+from cnnviz.render.box_figure import BoxTile, box_figure
 from cnnviz.render.gradient import gradient_image, magnitude_limit
 from cnnviz.render.label_map import label_map
 from cnnviz.render.legend import with_box, with_legend
@@ -42,12 +45,8 @@ class OutputStyle:
         save: Kinds of files.
         style: Colours and limits.
         picture: Format of overlays and panels. Heatmaps are data and always PNG.
-        method: Name of the method, for records and file names.
-        signed: Whether the method's values have a sign.
-        layer: Resolved layer, or None.
         labels: Class names by index.
         marks: What overlays also carry: ``legend``, ``box``.
-        class_specific: Whether the method's maps depend on the class.
         metrics: What is measured of each map.
     """
 
@@ -55,11 +54,7 @@ class OutputStyle:
     save: frozenset[str]
     style: Style
     picture: ImageFormat
-    method: str
-    signed: bool
-    layer: str | None
     labels: Sequence[str] = ()
-    class_specific: bool = True
     marks: frozenset[str] = frozenset()
     metrics: MapMetrics = field(default_factory=lambda: MapMetrics([MAP_STATISTICS.request()]))
 
@@ -68,26 +63,27 @@ class OutputStyle:
 class TargetMap:
     """One map of one image: ``values`` is drawn [h, w], ``raw`` and ``arrays`` are stored as they are.
 
-    ``layer`` is the one that was explained, if any; ``scores`` are the method's own figures of this map; ``colour``
-    says that ``raw`` [C, H, W] is a picture of its own; ``facts`` are what the record says of this map alone.
+    ``layer`` is the one that was explained, if any; ``scores`` are the method's own figures of this map; ``facts`` are
+    what the record says of it; ``truth_labels`` are those of the annotations that mean its class.
     """
 
     target: TargetScore
     slug: str
+    method: MethodSpec
     layer: str | None
     values: NDArray[np.float32]
     raw: NDArray[np.float32]
     scores: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    colour: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    truth_labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class ImageResult:
     """What the model said about one image.
 
-    ``facts`` are those of every explanation, ``of_image`` those of the record; ``truth`` is what is known of it.
+    ``of_image`` are facts of the record; ``truth`` is what is known of the image.
     """
 
     ref: ImageRef
@@ -96,7 +92,6 @@ class ImageResult:
     label: str | None
     predictions: tuple[ClassScore, ...]
     maps: Sequence[TargetMap]
-    facts: Mapping[str, Any] = field(default_factory=dict)
     of_image: Mapping[str, Any] = field(default_factory=dict)
     truth: Truth | None = None
 
@@ -119,27 +114,36 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
     height, width = done.rgb.shape[:2]
     rows: list[Explanation] = []
     panel_rows: list[PanelRow] = []
+    tiles: list[BoxTile] = []
+    beside: dict[Any, Any] = {}
     for item in done.maps:
-        placed = place(item.values, done.geometry.rect, (width, height), signed=how.signed)
+        placed = place(item.values, done.geometry.rect, (width, height), signed=item.method.signed)
         shown = _without_outliers(placed) if item.raw.ndim == 3 and how.style.limits is None else placed
         x0, y0, x1, y1 = shown.seen
         if how.style.limits is None and is_even(shown.values[y0:y1, x0:x1]):
             # The same everywhere is nowhere in particular: drawn as such, not as hot all over.
             shown = replace(shown, values=np.zeros_like(shown.values))
         if "panel" in how.save:
-            panel_row = PanelRow(_said(done, item), item.target.probability, shown, _kind(done, how))
+            panel_row = PanelRow(_said(item), _probability(item), shown, _kind(item))
             panel_rows.append(reduced(panel_row, len(done.maps), how.style))
-        measured = how.metrics.score(replace(placed, raw=item.raw), _image(done, item, how), done.truth)
+        measured = how.metrics.score(replace(placed, raw=item.raw), _image(done, item), done.truth, beside)
         scores = {**measured, **item.scores}
+        if "boxes" in how.save and is_pictured(done, item):
+            tiles.append(box_tile(done, item, shown, scores, how.style))
         files = _write_map(done, item, shown, scores["box_xywh"], how)
-        facts = {**done.facts, **item.facts, "drawn_limits": list(drawn_limits(shown, how.style))}
+        facts = {**item.facts, "drawn_limits": list(drawn_limits(shown, how.style))}
         if scores.get("flat"):
-            facts["flat_reason"] = _flat_reason(item, how, against=_is_against(done))
-        rows.append(Explanation(how.method, item.layer, item.target, files, scores, facts))
+            facts["flat_reason"] = _flat_reason(item)
+        rows.append(Explanation(item.method.name, item.layer, item.target, files, scores, facts))
     if "panel" in how.save and rows:
         name = _write_panel(done, panel_rows, how)
         for row in rows:
             row.files["panel"] = name  # type: ignore[index]
+    if tiles:
+        name = _write_boxes(done, tiles, how)
+        for row, item in zip(rows, done.maps, strict=True):
+            if is_pictured(done, item):
+                row.files["boxes"] = name  # type: ignore[index]
     return Record(
         path=done.ref.uri,
         width=width,
@@ -151,11 +155,19 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
     )
 
 
-def _image(done: ImageResult, item: TargetMap, how: OutputStyle) -> ExplainedImage:
+def _image(done: ImageResult, item: TargetMap) -> ExplainedImage:
     """What metrics may know of the image."""
     ref = done.ref
     return ExplainedImage(
-        ref.uri, ref.name, done.rgb, done.geometry.rect, item.target, done.predictions, done.label, how.method
+        ref.uri,
+        ref.name,
+        done.rgb,
+        done.geometry.rect,
+        item.target,
+        done.predictions,
+        done.label,
+        item.method.name,
+        item.truth_labels,
     )
 
 
@@ -165,22 +177,30 @@ def _without_outliers(placed: PlacedMap) -> PlacedMap:
     return replace(placed, values=np.clip(placed.values, -limit, limit))
 
 
-def _is_against(done: ImageResult) -> bool:
-    """Whether the maps show what speaks against their class."""
-    return bool(done.facts.get("counterfactual"))
+def _is_against(item: TargetMap) -> bool:
+    """Whether a map shows what speaks against its class."""
+    return bool(item.facts.get("counterfactual"))
 
 
-def _said(done: ImageResult, item: TargetMap) -> str:
+def _said(item: TargetMap) -> str:
     """What a map shows, as pictures say it."""
-    return f"against {item.target.label}" if _is_against(done) else item.target.label
+    if not item.method.class_specific:
+        return f"no class ({item.method.name} does not look at it)"
+    return f"against {item.target.label}" if _is_against(item) else item.target.label
 
 
-def _kind(done: ImageResult, how: OutputStyle) -> str:
+def _probability(item: TargetMap) -> float | None:
+    """How sure the network is of what a map shows; None where the map is of no class."""
+    return item.target.probability if item.method.class_specific else None
+
+
+def _kind(item: TargetMap) -> str:
     """The method as file names and captions have it."""
-    return f"{how.method}-counterfactual" if _is_against(done) else how.method
+    name = item.method.name.replace(":", "-")
+    return f"{name}-counterfactual" if _is_against(item) else name
 
 
-def _flat_reason(item: TargetMap, how: OutputStyle, *, against: bool) -> str:
+def _flat_reason(item: TargetMap) -> str:
     values = item.values
     if values.size == 1 and item.layer is not None:
         return (
@@ -189,8 +209,8 @@ def _flat_reason(item: TargetMap, how: OutputStyle, *, against: bool) -> str:
         )
     if not values.any():
         thing = "class" if getattr(item.target, "kind", "class") in {"class", "diff"} else "unit"
-        found = f"speaks {'against' if against else 'for'} the {thing}"
-        if not how.class_specific:
+        found = f"speaks {'against' if _is_against(item) else 'for'} the {thing}"
+        if not item.method.class_specific:
             found = "stands out (the method does not look at the class)"
         return f"the map is zero everywhere: no position of this layer {found}"
     if is_even(values):
@@ -201,7 +221,7 @@ def _flat_reason(item: TargetMap, how: OutputStyle, *, against: bool) -> str:
 def _write_map(
     done: ImageResult, item: TargetMap, shown: PlacedMap, box_xywh: Sequence[int] | None, how: OutputStyle
 ) -> dict[str, str]:
-    stem = f"images/{done.ref.name}.{item.slug}.{_kind(done, how)}"
+    stem = f"images/{done.ref.name}.{item.slug}.{_kind(item)}"
     files: dict[str, str] = {}
     if "overlay" in how.save:
         files["overlay"] = f"{stem}.overlay.{how.picture.suffix}"
@@ -209,12 +229,12 @@ def _write_map(
         if "box" in how.marks and box_xywh is not None:
             picture = with_box(picture, Box(*box_xywh))
         if "legend" in how.marks:
-            picture = with_legend(picture, _said(done, item), item.target.probability, shown, how.style)
+            picture = with_legend(picture, _said(item), _probability(item), shown, how.style)
         how.store.write(files["overlay"], encode(picture, how.picture))
     if "heatmap" in how.save:
         files["heatmap"] = f"{stem}.heatmap.png"
         how.store.write(files["heatmap"], encode(heatmap_image(shown, how.style), HEATMAP_FORMAT))
-    if item.raw.ndim == 3 and ("gradient" in how.save or (item.colour and "heatmap" in how.save)):
+    if item.raw.ndim == 3 and ("gradient" in how.save or (item.method.colour and "heatmap" in how.save)):
         files["gradient"] = f"{stem}.gradient.{how.picture.suffix}"
         how.store.write(files["gradient"], encode(_gradient(done, item.raw), how.picture))
     if "classes" in item.arrays and how.save:
@@ -228,13 +248,22 @@ def _write_map(
 
 
 def _write_panel(done: ImageResult, rows: Sequence[PanelRow], how: OutputStyle) -> str:
-    if all(item.colour for item in done.maps):
+    if all(item.method.colour for item in done.maps):
         pictures = [PictureRow(row, _pictures(done, item, how)) for row, item in zip(rows, done.maps, strict=True)]
         figure = picture_panel(pictures, done.ref.name)
     else:
         figure = panel(done.rgb, rows, how.style, done.ref.name)
-    name = f"images/{done.ref.name}.{_kind(done, how)}.panel.{how.picture.suffix}"
+    kinds = {_kind(item) for item in done.maps}
+    kind = kinds.pop() if len(kinds) == 1 else "methods"
+    name = f"images/{done.ref.name}.{kind}.panel.{how.picture.suffix}"
     how.store.write(name, encode(figure, how.picture))
+    return name
+
+
+def _write_boxes(done: ImageResult, tiles: Sequence[BoxTile], how: OutputStyle) -> str:
+    known = [(box, colour) for box, colour, _ in marked(done.truth)]
+    name = f"images/{done.ref.name}.boxes.{how.picture.suffix}"
+    how.store.write(name, encode(box_figure(done.rgb, known, tiles, done.ref.name), how.picture))
     return name
 
 
@@ -254,7 +283,7 @@ def _gradient(done: ImageResult, raw: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def _pictures(done: ImageResult, item: TargetMap, how: OutputStyle) -> list[tuple[str, NDArray[np.uint8]]]:
     """Image and gradient; with Grad-CAM the four panels of the Guided Grad-CAM paper."""
-    rule = _RULES.get(str(done.facts.get("rule")), how.method)
+    rule = _RULES.get(str(item.facts.get("rule")), item.method.name)
     if "gradcam" not in item.arrays:
         return [("image", done.rgb), (rule, _gradient(done, item.raw))]
     height, width = done.rgb.shape[:2]

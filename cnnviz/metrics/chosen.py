@@ -21,17 +21,18 @@ from cnnviz.settings import TargetSettings
 Score = Callable[[PlacedMap, ExplainedImage, "Truth | None", Options], Mapping[str, Any]]
 
 
-def requested(target: TargetSettings, gap: str) -> tuple[MetricRequest, ...]:
+def requested(target: TargetSettings, gap: str, own: Sequence[MetricRequest] = ()) -> tuple[MetricRequest, ...]:
     """The metrics of a run of maps: map statistics, those that are named, and what the method's maps call for.
 
     Args:
         target: ``metrics`` as ``--metric`` has them; ``sanity`` is short for the randomization test.
         gap: Of a method whose values should add up to the score, why they may not; else empty.
+        own: What the command measures of itself; ``--metric`` may ask for the same with other options.
 
     Raises:
         CnnvizError: An unknown metric or option.
     """
-    found = {MAP_STATISTICS.name: MAP_STATISTICS.request()}
+    found = {MAP_STATISTICS.name: MAP_STATISTICS.request(), **{each.spec.name: each for each in own}}
     found |= {each.spec.name: each for each in map(lookup.read_metric, target.metrics)}
     if target.sanity:
         found.setdefault(RANDOMIZATION.name, RANDOMIZATION.request())
@@ -59,8 +60,16 @@ class MapMetrics:
             if each.spec.measures in ("map", "map and truth")
         ]
 
-    def score(self, placed: PlacedMap, image: ExplainedImage, truth: Truth | None) -> dict[str, Any]:
+    def score(
+        self, placed: PlacedMap, image: ExplainedImage, truth: Truth | None, beside: dict[Any, Any] | None = None
+    ) -> dict[str, Any]:
         """What the record's ``scores`` hold of a map; an image without the truth that a metric needs has None there.
+
+        Args:
+            placed: The map.
+            image: Its image, and what it explains.
+            truth: What is known of the image.
+            beside: Keeps what baselines score: the same for all methods of an image and a class.
 
         Raises:
             CnnvizError: A metric gave something that its entry does not list.
@@ -73,11 +82,14 @@ class MapMetrics:
                 continue
             scores = plain(spec, metric.score(placed, image, truth, metric.params))
             if spec.baselines:
-                beside = {name: baseline(name, placed, image.name) for name in spec.baselines}
-                scores["baselines"] = {
-                    name: plain(spec, metric.score(other, image, truth, metric.params))
-                    for name, other in beside.items()
-                }
+                known = {} if beside is None else beside
+                key = spec.name, image.target, placed.seen
+                if key not in known:
+                    known[key] = {
+                        name: plain(spec, metric.score(baseline(name, placed, image.name), image, truth, metric.params))
+                        for name in spec.baselines
+                    }
+                scores["baselines"] = known[key]
             found.update({spec.score_key: scores} if spec.score_key else scores)
         return found
 

@@ -134,5 +134,6 @@ INPUT_GRADIENTS: tuple[MethodSpec, ...] = (
             "guided backpropagation and deconvnet hardly depend on the class or on the trained weights (Adebayo et al. "
             "2018): read them as edges the network can see, not as evidence for a class"
         ),
+        no_caveat_with=("with_gradcam",),
     ),
 )

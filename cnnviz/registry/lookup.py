@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.registry.cam import ACTIVATION_MAPS
+from cnnviz.registry.comparisons import COMPARISONS
 from cnnviz.registry.gradients import INPUT_GRADIENTS
 from cnnviz.registry.metrics import METRICS, MetricRequest, MetricSpec
 from cnnviz.registry.perturbation import PERTURBATION
 from cnnviz.registry.relevance import RELEVANCE
-from cnnviz.registry.specs import CommandSpec, EntrySpec, MethodSpec, Param, StudySpec, check_words
+from cnnviz.registry.specs import CommandSpec, ComparisonSpec, EntrySpec, MethodSpec, Param, StudySpec, check_words
 from cnnviz.registry.studies import STUDIES
 
 ENTRY_POINT_GROUP = "cnnviz.methods"
@@ -37,12 +38,12 @@ def all_entries() -> tuple[CommandSpec, ...]:
         CnnvizError: A package registers something else than a :class:`MethodSpec`, a name that is taken, or an entry
             with a word in a field that does not take it.
     """
-    found: dict[str, CommandSpec] = {spec.name: spec for spec in (*BUILT_IN, *STUDIES)}
+    found: dict[str, CommandSpec] = {spec.name: spec for spec in (*BUILT_IN, *COMPARISONS, *STUDIES)}
     for point in entry_points(group=ENTRY_POINT_GROUP):
         spec = point.load()
         spec = spec() if callable(spec) else spec
         refused = f"Entry point {point.name!r} of {ENTRY_POINT_GROUP} cannot be used"
-        if not isinstance(spec, (MethodSpec, StudySpec)):
+        if not isinstance(spec, (MethodSpec, StudySpec, ComparisonSpec)):
             raise CnnvizError(f"{refused}: it is no MethodSpec.")
         if spec.name in found:
             raise CnnvizError(f"{refused}: name {spec.name!r} is taken.")
@@ -57,6 +58,11 @@ def all_entries() -> tuple[CommandSpec, ...]:
 def all_methods() -> tuple[MethodSpec, ...]:
     """The entries that map an image."""
     return tuple(spec for spec in all_entries() if isinstance(spec, MethodSpec))
+
+
+def method_names() -> frozenset[str]:
+    """Names of all methods."""
+    return frozenset(spec.name for spec in all_methods())
 
 
 def default_variant(specs: tuple[CommandSpec, ...]) -> CommandSpec:
@@ -184,6 +190,7 @@ def commands() -> dict[str, tuple[CommandSpec, ...]]:
 
 __all__ = [
     "BUILT_IN",
+    "COMPARISONS",
     "ENTRY_POINT_GROUP",
     "METRICS",
     "STUDIES",
@@ -201,5 +208,6 @@ __all__ = [
     "find_metric",
     "list_methods",
     "list_metrics",
+    "method_names",
     "read_metric",
 ]  # fmt: skip

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from cnnviz.errors import CnnvizError
-from cnnviz.registry.params import Options, Param
+from cnnviz.registry.params import Options
 from cnnviz.registry.specs import EntrySpec
 
 Measures = Literal["map", "map and truth", "model", "figures"]
@@ -103,16 +102,7 @@ class MetricSpec(EntrySpec):
         Raises:
             CnnvizError: It is written otherwise, or as :meth:`resolve_params`.
         """
-        known = {param.name: param for param in self.params}
-        given: dict[str, Any] = {}
-        for part in filter(None, (piece.strip() for piece in text.split(","))):
-            name, equals, value = part.partition("=")
-            key = name.strip().replace("-", "_")
-            if not equals or key in given:
-                problem = f"{part!r} is not option=value" if not equals else f"{key} is given twice"
-                raise CnnvizError(f"--metric {self.name}:{text}: {problem}.", f"For example {self.name}:seed=1")
-            given[key] = _typed(value.strip(), known[key]) if key in known else value
-        return self.request(given)
+        return MetricRequest(self, self.read_params(text, f"--metric {self.name}:{text}"))
 
 
 @dataclass(frozen=True)
@@ -121,15 +111,3 @@ class MetricRequest:
 
     spec: MetricSpec
     params: Options
-
-
-def _typed(text: str, param: Param) -> Any:
-    """A value in the type of its option; what is of none stays text, and is refused with the option's name."""
-    if param.type == "bool":
-        return {"true": True, "yes": True, "false": False, "no": False}.get(text.casefold(), text)
-    if param.type in {"int", "float"}:
-        try:
-            return int(text) if param.type == "int" else float(text)
-        except ValueError:
-            return text
-    return text

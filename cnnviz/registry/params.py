@@ -158,6 +158,18 @@ def _whole(number: float) -> float:
     return int(number) if math.isfinite(number) and float(number).is_integer() else number
 
 
+def typed(text: str, param: Param) -> Any:
+    """A value in the type of its option; what is of none stays text, and is refused with the option's name."""
+    if param.type == "bool":
+        return {"true": True, "yes": True, "false": False, "no": False}.get(text.casefold(), text)
+    if param.type in {"int", "float"}:
+        try:
+            return int(text) if param.type == "int" else float(text)
+        except ValueError:
+            return text
+    return text
+
+
 def _is_usable(value: Any) -> bool:
     """Whether a value, if it is a number, can be computed with: finite, and exact as a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from cnnviz.errors import CnnvizError, nearest, shown
-from cnnviz.registry.params import ClassName, FilePath, Options, Param, option, options_of, params_of
+from cnnviz.registry.params import ClassName, FilePath, Options, Param, option, options_of, params_of, typed
 from cnnviz.settings import VIEWS, View
 
 Space = Literal["layer", "input", "grid"]
@@ -22,8 +22,8 @@ Inputs = Literal["images", "optional", "none"]
 
 # Shared options that mean nothing to a study unless it says so: those of maps, and resuming, which one pass cannot.
 HIDDEN_FROM_STUDIES = tuple(
-    "layer class_ target_ score metric truth sanity save scale colormap alpha image_format png_level legend draw_box "
-    "resume".split()
+    "layer class_ target_ score metric truth truth_classes sanity save scale colormap alpha image_format png_level "
+    "legend draw_box resume".split()
 )
 
 # Shared options that mean nothing to a study that looks at no images: what is decoded, shown to the network and listed.
@@ -111,6 +111,27 @@ class EntrySpec:
         values = {param.attribute: param.check(given.get(name, param.default)) for name, param in known.items()}
         return self.options(**values)
 
+    def read_params(self, text: str, said: str) -> Options:
+        """The options that ``option=value,option=value`` gives, as a command line has them after a name.
+
+        Args:
+            text: The part after the colon; empty for the defaults.
+            said: What the person typed, for messages.
+
+        Raises:
+            CnnvizError: It is written otherwise, or as :meth:`resolve_params`.
+        """
+        known = {param.name: param for param in self.params}
+        given: dict[str, Any] = {}
+        for part in filter(None, (piece.strip() for piece in text.split(","))):
+            name, equals, value = part.partition("=")
+            key = name.strip().replace("-", "_")
+            if not equals or key in given:
+                problem = f"{part!r} is not option=value" if not equals else f"{key} is given twice"
+                raise CnnvizError(f"{said}: {problem}.", f"For example {self.name}:seed=1")
+            given[key] = typed(value.strip(), known[key]) if key in known else value
+        return self.resolve_params(given)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CommandSpec(EntrySpec):
@@ -122,9 +143,12 @@ class CommandSpec(EntrySpec):
         help_overrides: Help of shared options, by field name, where the general one does not hold.
         hidden_options: Shared options, by field name, that mean nothing to this command.
         caveat: What everybody who looks at its pictures should know; told once a run.
+        no_caveat_with: Options that take away what the caveat warns of, where they are not at their defaults.
         packages: What must be installed for it beside cnnviz.
         views: What of ``--view`` it can take.
         why_views: Why it cannot take the others, after the command's name.
+        default_classes: ``--class`` where nothing is asked for.
+        default_save: ``--save`` where nothing is asked for.
     """
 
     command: str
@@ -132,9 +156,12 @@ class CommandSpec(EntrySpec):
     help_overrides: Mapping[str, str] = field(default_factory=dict)
     hidden_options: tuple[str, ...] = ()
     caveat: str = ""
+    no_caveat_with: tuple[str, ...] = ()
     packages: tuple[Package, ...] = ()
     views: tuple[View, ...] = VIEWS
     why_views: str = ""
+    default_classes: tuple[str, ...] = ("pred",)
+    default_save: tuple[str, ...] = ("overlay", "heatmap")
 
     def takes(self) -> Inputs:
         """What its command line takes: images, images or nothing, or nothing."""
@@ -143,6 +170,19 @@ class CommandSpec(EntrySpec):
     def unavailable_options(self) -> frozenset[str]:
         """Shared options, by field name, that the command does not have."""
         return frozenset(self.hidden_options)
+
+    def usual_classes(self, truth: str | None) -> tuple[str, ...]:
+        """``--class`` where nothing is asked for; without annotations there is nothing that they mark."""
+        return tuple(name for name in self.default_classes if name != "truth" or truth is not None)
+
+    def caveat_with(self, params: Options) -> str:
+        """The caveat, where it holds with these options; else empty."""
+        without = any(
+            getattr(params, param.attribute) != param.default
+            for param in self.params
+            if param.name in self.no_caveat_with
+        )
+        return "" if without else self.caveat
 
     def check_view(self, view: str, params: Options) -> None:
         """Whether what the network is shown can be explained with these options.
@@ -230,6 +270,13 @@ class StudySpec(CommandSpec):
         return frozenset({*HIDDEN_FROM_STUDIES, *idle, *self.hidden_options} - set(self.shared_options))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComparisonSpec(CommandSpec):
+    """A command that makes maps by several methods and measures them; the entry is a class
+    (:class:`cnnviz.maps.comparison.Comparison`), whose options name the methods.
+    """
+
+
 def check_words(spec: EntrySpec) -> None:
     """Refuse an entry, or an option of it, with a word in a field that takes only certain ones.
 
@@ -268,6 +315,7 @@ def _imported(reference: str) -> Callable[..., Any]:
 
 
 __all__ = [
-    "HIDDEN_FROM_STUDIES", "HIDDEN_WITHOUT_INPUT", "ClassName", "CommandSpec", "EntrySpec", "FilePath", "Inputs",
-    "MethodSpec", "Need", "Options", "Package", "Param", "Space", "StudySpec", "check_words", "option",
+    "HIDDEN_FROM_STUDIES", "HIDDEN_WITHOUT_INPUT", "ClassName", "CommandSpec", "ComparisonSpec", "EntrySpec",
+    "FilePath", "Inputs", "MethodSpec", "Need", "Options", "Package", "Param", "Space", "StudySpec",
+    "check_words", "option",
 ]  # fmt: skip

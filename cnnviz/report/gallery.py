@@ -64,6 +64,10 @@ figcaption strong { font-weight: 600; overflow-wrap: anywhere; }
 .number { text-align: right; color: var(--soft); font-variant-numeric: tabular-nums; }
 """
 
+# Pictures that may stand for an explanation, the best first; those of several take the width of the page.
+_KINDS = ("boxes", "gradient", "overlay", "panel", "heatmap")
+_WIDE = ("boxes", "panel")
+
 
 @dataclass(frozen=True)
 class Gallery:
@@ -105,18 +109,19 @@ def card(record: Mapping[str, object]) -> str:
     error = record.get("error")
     explanations = _mappings(record.get("explanations"))
     figures = "".join(_picture(figure) for figure in _mappings(record.get("figures")))
-    figures += "".join(_figure(explanation, record) for explanation in explanations)
+    figures += _figures(explanations, record)
+    wide = any(_shown(each)[0] in _WIDE for each in explanations)
     size = _size(record)
     facts = [f"{size[0]} × {size[1]}"] if size else []
     if record.get("label") is not None:
         facts.append(f"labelled {_text(record['label'])}")
-    failed, reason = "", ""
+    kind, reason = ' class="wide"' if wide else "", ""
     if error:
-        failed = ' class="failed"'
+        kind = ' class="failed"'
         said = f"{error.get('type', '')}: {error.get('message', '')}" if isinstance(error, Mapping) else error
         reason = f'<p class="error">{_text(said)}</p>\n'
     return (
-        f'<article{failed}>\n{figures}<div class="text">\n<h2>{_text(record.get("path", ""))}</h2>\n'
+        f'<article{kind}>\n{figures}<div class="text">\n<h2>{_text(record.get("path", ""))}</h2>\n'
         + (f'<p class="facts">{" · ".join(facts)}</p>\n' if facts else "")
         + reason
         + _predictions(_mappings(record.get("predictions")))
@@ -142,38 +147,70 @@ def end() -> str:
     return "</main>\n</body>\n</html>\n"
 
 
-def _figure(explanation: Mapping[str, object], record: Mapping[str, object]) -> str:
-    """One explanation: its picture, linked to the file, the class that it explains, and the scores."""
+def _figures(explanations: Sequence[Mapping[str, object]], record: Mapping[str, object]) -> str:
+    """The explanations, each below its picture; those that share one, such as a panel, below it together."""
+    groups: list[tuple[tuple[str, object], list[Mapping[str, object]]]] = []
+    for explanation in explanations:
+        shown = _shown(explanation)
+        if groups and shown[1] is not None and groups[-1][0] == shown:
+            groups[-1][1].append(explanation)
+        else:
+            groups.append((shown, [explanation]))
+    return "".join(_figure(shown, own, record) for shown, own in groups)
+
+
+def _shown(explanation: Mapping[str, object]) -> tuple[str, object]:
+    """The kind and the name of the picture that stands for an explanation; an empty kind where there is none."""
+    files = _files(explanation)
+    return next(((kind, files[kind]) for kind in _KINDS if kind in files), ("", None))
+
+
+def _files(explanation: Mapping[str, object]) -> Mapping[str, object]:
     found = explanation.get("files")
-    files: Mapping[str, object] = found if isinstance(found, Mapping) else {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _figure(
+    shown: tuple[str, object], explanations: Sequence[Mapping[str, object]], record: Mapping[str, object]
+) -> str:
+    """A picture, linked to its file, above what it explains and the scores of that."""
+    kind, file = shown
+    picture = ""
+    if kind:
+        # Known sizes keep the page from jumping while pictures come in.
+        known = None if kind in _WIDE else _size(record)
+        size = f' width="{known[0]}" height="{known[1]}"' if known else ""
+        link = _link(file)
+        about = ", ".join(dict.fromkeys(f"{_method(each)} {_text(kind)} for {_label(each)}" for each in explanations))
+        picture = f'<a href="{link}"><img src="{link}" loading="lazy" decoding="async"{size} alt="{about}"></a>\n'
+    captions = "".join(f"<figcaption>{_caption(each)}</figcaption>\n" for each in explanations)
+    return f"<figure>\n{picture}{captions}</figure>\n"
+
+
+def _caption(explanation: Mapping[str, object]) -> str:
+    """The class that is explained, how, the scores, and the files."""
     target = explanation.get("target")
-    label, probability = "", None
-    if isinstance(target, Mapping):
-        label, probability = _text(_name(target)), _number(target.get("probability"))
+    probability = _number(target.get("probability")) if isinstance(target, Mapping) else None
     sure = "" if probability is None else f" {_percent(probability)}"
-    method = _text(explanation.get("method", ""))
     against = "against " if explanation.get("counterfactual") else ""
-    method += " (counterfactual)" if against else ""
     layer = explanation.get("layer")
     where = "" if layer is None else f" at {_text(layer)}"
-    picture = ""
-    shown = next((kind for kind in ("gradient", "overlay", "panel", "heatmap") if kind in files), None)
-    if shown is not None:
-        # Known sizes keep the page from jumping while pictures come in.
-        known = None if shown == "panel" else _size(record)
-        size = f' width="{known[0]}" height="{known[1]}"' if known else ""
-        link = _link(files[shown])
-        picture = (
-            f'<a href="{link}"><img src="{link}" loading="lazy" decoding="async"{size} '
-            f'alt="{method} {_text(shown)} for {label}"></a>\n'
-        )
+    files = _files(explanation)
     others = "".join(f'<a href="{_link(path)}">{_text(kind)}</a>' for kind, path in files.items())
     links = f'<p class="links">{others}</p>\n' if others else ""
     return (
-        f"<figure>\n{picture}<figcaption>{against}<strong>{label}</strong>{sure}"
-        f'<p class="facts">{method}{where}</p>\n'
-        f"{_scores(explanation.get('scores'))}{links}</figcaption>\n</figure>\n"
+        f'{against}<strong>{_label(explanation)}</strong>{sure}<p class="facts">{_method(explanation)}{where}</p>\n'
+        f"{_scores(explanation.get('scores'))}{links}"
     )
+
+
+def _label(explanation: Mapping[str, object]) -> str:
+    target = explanation.get("target")
+    return _text(_name(target)) if isinstance(target, Mapping) else ""
+
+
+def _method(explanation: Mapping[str, object]) -> str:
+    return _text(explanation.get("method", "")) + (" (counterfactual)" if explanation.get("counterfactual") else "")
 
 
 def _scores(scores: object) -> str:
@@ -243,7 +280,10 @@ def _percent(probability: float) -> str:
 
 
 def _value(value: object) -> str:
-    """A score in three digits; a list of them in commas."""
+    """A score in three digits; a list of them in commas, and of several figures those that are one number or word."""
+    if isinstance(value, Mapping):
+        single = {name: each for name, each in value.items() if isinstance(each, float | int | str)}
+        return ", ".join(f"{_text(str(name).replace('_', ' '))} {_value(each)}" for name, each in single.items())
     if isinstance(value, list | tuple):
         return ", ".join(_value(item) for item in value)
     return f"{value:.3g}" if isinstance(value, float) else _text(value)

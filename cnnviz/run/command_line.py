@@ -8,14 +8,21 @@ from dataclasses import fields
 from typing import Any
 
 from cnnviz.registry import lookup
-from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
+from cnnviz.settings import (
+    LONG_NAMES,
+    DrawSettings,
+    ModelSpec,
+    OutputSettings,
+    RunSettings,
+    RuntimeSettings,
+    TargetSettings,
+)
 
 MOST_INPUTS = 4
 """Inputs that are written out; a shell's ``*.jpg`` may have been thousands."""
 # Where the run lies, and how often it was begun, say nothing about what is in it.
 _UNTOLD = frozenset(("out", "resume", "overwrite"))
-_FLAGS = {"layers": "layer", "classes": "class"}
-_REPEATED = frozenset(("layer", "class", "skip-check"))
+_REPEATED = frozenset(("layer", "class", "target", "metric", "skip-check"))
 
 
 def command_line(settings: RunSettings) -> str:
@@ -42,13 +49,15 @@ def _chosen(settings: RunSettings) -> Iterator[tuple[str, Any]]:
         value = settings.target.params.get(param.name, param.default)
         if _plain(value) != _plain(param.default):
             told[param.name] = value
-    defaults: tuple[Any, ...] = (ModelSpec(), TargetSettings(), RuntimeSettings(), DrawSettings(), OutputSettings())
+    usual = TargetSettings(classes=spec.usual_classes(settings.target.truth))
+    draw = DrawSettings(save=spec.default_save)
+    defaults: tuple[Any, ...] = (ModelSpec(), usual, RuntimeSettings(), draw, OutputSettings())
     parts = (settings.model, settings.target, settings.runtime, settings.draw, settings.output)
     for part, default in zip(parts, defaults, strict=True):
         for name in (each.name for each in fields(default)):
             value = getattr(part, name)
             if name not in _UNTOLD | {"method", "params"} and value != getattr(default, name):
-                told.setdefault(_FLAGS.get(name, name), value)
+                told.setdefault(LONG_NAMES.get(name, name), value)
     if settings.limit is not None:
         told["limit"] = settings.limit
     if settings.null:

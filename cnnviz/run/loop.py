@@ -13,6 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.annotations import Annotations
@@ -20,10 +23,12 @@ from cnnviz.io.budget import Budget, Ticket
 from cnnviz.io.decode import IMAGE_SUFFIXES, open_image
 from cnnviz.io.digests import fingerprint, is_unchanged
 from cnnviz.io.sources import ImageRef, SourceOptions, find_images, open_file
+from cnnviz.models.preprocess import Preprocess
+from cnnviz.models.preprocess import prepare as prepare_pixels
 from cnnviz.records import Record
 from cnnviz.run.counting import Counts, Reporter
 from cnnviz.run.folder import FinishedRecord, RunFolder
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel, decoded, failed
+from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.schema.images import AnyImage, InputFile
 
 # Bytes of images that are being decoded, or are decoded and wait: for the model, the encoders, or while they are drawn.
@@ -203,7 +208,7 @@ class Loop:
                 place = stream.tell()
                 source = fingerprint(ref, stream)
                 stream.seek(place)
-                item = decoded(ref, image.decode().rgb, self._prepared.preprocess, self._annotations)
+                item = _shown(ref, image.decode().rgb, self._prepared.preprocess, self._annotations)
             memory.keep(item.rgb.nbytes + item.pixels.nbytes)
             return _Waiting(ref, memory, item, source=source)
         except CnnvizError as error:
@@ -361,3 +366,17 @@ class Loop:
             if isinstance(result.record, Future) and not result.record.cancel() and run_folder is not None:
                 run_folder.discard(result.record.result().to_dict(result.item.ref.name, result.item.source))
         self._finished.clear()
+
+
+def _shown(
+    ref: ImageRef, rgb: NDArray[np.uint8], preprocess: Preprocess, annotations: Annotations | None
+) -> DecodedImage:
+    """A decoded image as the network sees it, with what is known of it.
+
+    Raises:
+        ImageError: It cannot be shown to the network, or its annotations are not of its size.
+        CnnvizError: It could be several of the images that are annotated.
+    """
+    pixels, geometry = prepare_pixels(rgb, preprocess)
+    truth = None if annotations is None else annotations.truth(ref, geometry.image_size)
+    return DecodedImage(ref, rgb, pixels, geometry, truth=truth)

@@ -6,10 +6,12 @@ import os
 
 from cnnviz.errors import CnnvizError
 from cnnviz.io.sources import find_images, is_url
+from cnnviz.io.store import LOCK, Store
 from cnnviz.io.walk import check_protocols
 from cnnviz.registry import lookup
 from cnnviz.registry.metrics import MetricSpec
 from cnnviz.registry.specs import CommandSpec, Options
+from cnnviz.run.earlier import EarlierRun
 from cnnviz.settings import ModelSpec, RunSettings
 
 # The default network knows ImageNet's classes.
@@ -31,6 +33,8 @@ def check(settings: RunSettings, spec: CommandSpec) -> None:
         package.check(spec.command, params)
     if is_url(settings.output.out):
         check_protocols(settings.output.out)
+    else:
+        _check_folder(settings, spec)
     if settings.inputs and "-" not in settings.inputs:
         # Raises where an INPUT is missing; whether any file is an image shows only when it is decoded.
         next(find_images(settings.inputs), None)
@@ -41,7 +45,18 @@ def check(settings: RunSettings, spec: CommandSpec) -> None:
     for name in ("checkpoint", "labels"):
         _check_file(f"--{name}", getattr(settings.model, name))
     _check_file("--truth", settings.target.truth)
+    if settings.target.truth_classes != "coco":
+        _check_file("--truth-classes", settings.target.truth_classes)
     _check_classes(settings)
+
+
+def _check_folder(settings: RunSettings, spec: CommandSpec) -> None:
+    """Refuse the folder of another run. The run looks again, when it holds the folder."""
+    output = settings.output
+    if output.out == "-" or output.resume or output.overwrite or not os.path.isdir(output.out):
+        return
+    if not os.path.exists(os.path.join(output.out, LOCK)):  # whoever writes there is told of with its lock
+        EarlierRun(Store(output.out)).check_plain("resume" not in spec.unavailable_options())
 
 
 def _check_truth(spec: MetricSpec, truth: str | None) -> None:

@@ -23,19 +23,18 @@ from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.placement import seen_part
 from cnnviz.geometry.truth import Truth
-from cnnviz.io.annotations import Annotations
 from cnnviz.io.sources import ImageRef
 from cnnviz.models.loading.digests import labels_sha256, weights_sha256
 from cnnviz.models.loading.load import LoadedModel, load
-from cnnviz.models.preprocess import Geometry, Preprocess
-from cnnviz.models.preprocess import prepare as prepare_pixels
+from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, Record, RunHeader
 from cnnviz.registry import lookup
-from cnnviz.registry.specs import MethodSpec, StudySpec
+from cnnviz.registry.specs import CommandSpec, MethodSpec, StudySpec
 from cnnviz.run.compilation import compiled_if_faster
 from cnnviz.run.header import run_header
 from cnnviz.run.other_size import check_other_size
 from cnnviz.run.target_selection import TargetSelector
+from cnnviz.run.truth_classes import annotations_of, truth_classes_of
 from cnnviz.schema.images import Shown
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
 from cnnviz.tasks.base import Predictions
@@ -65,20 +64,6 @@ class Decoded(Protocol):
     def rgb(self) -> NDArray[np.uint8]: ...
 
 
-def decoded(
-    ref: ImageRef, rgb: NDArray[np.uint8], preprocess: Preprocess, annotations: Annotations | None
-) -> DecodedImage:
-    """A decoded image as the network sees it, with what is known of it.
-
-    Raises:
-        ImageError: It cannot be shown to the network, or its annotations are not of its size.
-        CnnvizError: It could be several of the images that are annotated.
-    """
-    pixels, geometry = prepare_pixels(rgb, preprocess)
-    truth = None if annotations is None else annotations.truth(ref, geometry.image_size)
-    return DecodedImage(ref, rgb, pixels, geometry, truth=truth)
-
-
 class PreparedModel:
     """Loads the model and prepares it, before anything is written.
 
@@ -88,6 +73,7 @@ class PreparedModel:
         total: Number of inputs if known: decides whether compilation pays.
         note: Told what the user should know.
         adapt: Changes the loaded network before it is prepared.
+        spec: What it is examined for; None for the entry of the run.
 
     Raises:
         CnnvizError: The model, the layer or the class cannot be had.
@@ -100,9 +86,12 @@ class PreparedModel:
         total: int | None,
         note: Callable[[str], None],
         adapt: Callable[[LoadedModel], LoadedModel] = lambda loaded: loaded,
+        spec: CommandSpec | None = None,
     ) -> None:
         self.settings = settings
+        self._spec = spec or lookup.find_entry(settings.target.method)
         self.note = note
+        self.annotations = annotations_of(settings.target)
         check_choice(settings.target.activation, ACTIVATIONS, "--activation")
         check_choice(settings.runtime.compile, COMPILE_MODES, "--compile")
         self.runtime = rt.resolve(settings.runtime.device, settings.runtime.precision)
@@ -127,22 +116,26 @@ class PreparedModel:
             note(text)
         if settings.model.view == "whole":
             check_other_size(self)
-        activation = settings.target.activation
-        if activation == "auto":
-            activation = self.session.final_activation or "softmax"
+        asked = settings.target.activation
+        activation = (self.session.final_activation or "softmax") if asked == "auto" else asked
         outputs = self.session.output.classes
         self.one_logit = outputs == 1
         self.guesses: list[str] = []
         self.classes = ClassNames(self._labels(outputs), self.one_logit, self.loaded.synsets, self._guessed)
         self.task = Classification(self.classes, settings.target.score, activation)
-        self.target_selector = TargetSelector(settings.target.classes, self.classes, settings.target.targets)
+        self.truth_classes = truth_classes_of(self.annotations, self.classes, settings.target.truth_classes, note)
+        self.target_selector = self._selector()
         self._unit_layers: list[str] = []
         if not self._explains_classes:
             self._in_float32(cut)
 
+    def _selector(self) -> TargetSelector:
+        asked = self.settings.target
+        return TargetSelector(asked.classes, self.classes, asked.targets, self.truth_classes)
+
     def _examine(self) -> Examination:
         """Look the network over, and run it as it must be run."""
-        spec, how = lookup.find_entry(self.settings.target.method), self.settings.runtime
+        spec, how = self._spec, self.settings.runtime
         gradient = isinstance(spec, MethodSpec) and spec.backward != "0"
         wanted = Wanted(spec.name, gradient, isinstance(spec, StudySpec), how.skip_check, how.seed)
         with rt.threads(self.lanes.threads):
@@ -197,7 +190,7 @@ class PreparedModel:
 
     def _examine_units(self, session: Session) -> None:
         """Units may be reached by what the class scores are not: images that change each other, or no gradient."""
-        spec, how = lookup.find_entry(self.settings.target.method), self.settings.runtime
+        spec, how = self._spec, self.settings.runtime
         gradient = isinstance(spec, MethodSpec) and spec.backward != "0"
         skip = {*how.skip_check, "output", "input_sizes"}
         with rt.threads(self.lanes.threads):
@@ -340,7 +333,7 @@ class PreparedModel:
         if not predictions.usable[place]:
             return failed(item, "not-finite", f"the network's output is not finite in {self.runtime.precision}")
         try:
-            return self.target_selector.select(item.ref, predictions.scores[place])
+            return self.target_selector.select(item.ref, predictions.scores[place], item.truth)
         except ImageError as error:
             return failed(item, error.kind, error.message)
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from cnnviz.errors import CnnvizError, ImageError, nearest, shown
+from cnnviz.geometry.truth import Truth
 from cnnviz.io.label_tables import read_label_table
 from cnnviz.io.sources import ImageRef
+from cnnviz.run.truth_classes import TruthClasses
 from cnnviz.tasks.base import DifferenceRequest, Request
 from cnnviz.tasks.classification import Classification, ClassNames, descending
 from cnnviz.tasks.units import UnitRequest, parse_unit
@@ -26,18 +28,26 @@ class TargetSelector:
     """Turns the ``--class`` and ``--target`` specs into classes, and pairs of classes, for each image.
 
     Args:
-        specs: ``pred``, ``top:K``, ``all``, ``folder``, ``FILE.csv``, an index or a label; the predicted class where
-            nothing is asked for at all.
+        specs: ``pred``, ``top:K``, ``all``, ``folder``, ``truth``, ``FILE.csv``, an index or a label; the predicted
+            class where nothing is asked for at all.
         classes: The network's classes.
         targets: ``class:SPEC`` with one of these; ``unit:LAYER:K`` and ``neuron:LAYER:K:y:x``; or ``diff:A,B`` with two
             of ``pred``, an index or a label, or two units of one layer.
+        marked: What the labels of the annotations mean, which ``truth`` asks for; None where there are none.
 
     Raises:
         CnnvizError: A spec that is none of these (with near matches), before anything is run.
     """
 
-    def __init__(self, specs: Sequence[str], classes: ClassNames, targets: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        specs: Sequence[str],
+        classes: ClassNames,
+        targets: Sequence[str] = (),
+        marked: TruthClasses | None = None,
+    ) -> None:
         self.classes = classes
+        self.marked = marked
         asked = [*specs, *(t.strip().removeprefix("class:") for t in targets if _kind(t) == "class")]
         self._steps = [self._parse(spec.strip()) for spec in asked or ([] if targets else ["pred"])]
         self.units: list[UnitRequest] = []
@@ -48,7 +58,9 @@ class TargetSelector:
                 self._table.update(read_label_table(str(value)))
 
     def _parse(self, spec: str) -> tuple[str, int | str]:
-        if spec in {"pred", "all", "folder"}:
+        if spec == "truth" and self.marked is None:
+            raise CnnvizError("--class truth: nothing says what is in the images.", "Give --truth PATH.")
+        if spec in {"pred", "all", "folder", "truth"}:
             return spec, ""
         if spec.startswith("top:"):
             count = spec[4:]
@@ -127,15 +139,17 @@ class TargetSelector:
         by_slug = {request.slug: request for request in reversed([*found, *others])}
         return list(reversed(by_slug.values()))
 
-    def select(self, ref: ImageRef, logits: Tensor) -> list[int]:
+    def select(self, ref: ImageRef, logits: Tensor, truth: Truth | None = None) -> list[int]:
         """Class indices for one image, each once, in the order asked.
 
         Args:
             ref: The image.
             logits: Its scores by class [K].
+            truth: What the annotations say of it.
 
         Raises:
-            ImageError: The image has no label, or one that is no class of this network.
+            ImageError: The image has no label, or one that is no class of this network; nothing else is asked for than
+                what is marked on it, and nothing is.
         """
         found: list[int] = []
         for kind, value in self._steps:
@@ -147,8 +161,13 @@ class TargetSelector:
                 found.extend(range(len(self.classes)))
             elif kind == "class":
                 found.append(int(value))
+            elif kind == "truth":
+                assert self.marked is not None
+                found.extend(self.marked.of_image(truth, logits))
             else:
                 found.extend(self._labelled(text) for text in self._labels_of(ref, kind))
+        if self._steps and not found and not self._others:
+            raise ImageError("no-truth", "nothing that --truth marks on this image is a class of the model")
         return list(dict.fromkeys(found))
 
     def truth(self, ref: ImageRef) -> str | None:

@@ -15,7 +15,9 @@ from cnnviz.schema.studies.base import OtherStudyReport
 from cnnviz.schema.studies.classmap import ClassMapReport
 from cnnviz.schema.studies.dream import DreamReport
 from cnnviz.schema.studies.embed import EmbedReport
+from cnnviz.schema.studies.evaluate import EvaluateReport
 from cnnviz.schema.studies.filters import FiltersReport
+from cnnviz.schema.studies.localize import LocalizeReport
 from cnnviz.schema.studies.synthesize import SynthesizeReport
 from cnnviz.schema.studies.top_patches import TopPatchesReport
 from cnnviz.schema.summary import Begun, MapSummary
@@ -62,7 +64,9 @@ EndedReport = Annotated[
     | ClassMapReport
     | DreamReport
     | EmbedReport
+    | EvaluateReport
     | FiltersReport
+    | LocalizeReport
     | SynthesizeReport
     | TopPatchesReport
     | OtherStudyReport

@@ -1,0 +1,55 @@
+"""``--save boxes``: one picture an image, of its maps with their boxes and the boxes that were marked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cnnviz.geometry.boxes import Box
+from cnnviz.geometry.placement import PlacedMap
+from cnnviz.geometry.truth import Truth
+from cnnviz.render.box_figure import FOUND, IGNORED, TRUE, BoxTile, reduced
+from cnnviz.render.overlay import Style, overlay
+from cnnviz.render.text import percent
+
+if TYPE_CHECKING:
+    from cnnviz.maps.write_image import ImageResult, TargetMap
+
+
+def is_pictured(done: ImageResult, item: TargetMap) -> bool:
+    """Whether a map is among those of the picture: of classes that are marked on the image, else of the first one."""
+    marked = {label for each in done.maps for label in true_labels(done.truth, each)}
+    if marked:
+        return bool(true_labels(done.truth, item))
+    return item.slug == done.maps[0].slug
+
+
+def true_labels(truth: Truth | None, item: TargetMap) -> tuple[str, ...]:
+    """The labels of the image that mean the class of a map."""
+    return () if truth is None else tuple(label for label in item.truth_labels if label in truth.labels)
+
+
+def box_tile(done: ImageResult, item: TargetMap, shown: PlacedMap, scores: Mapping[str, Any], style: Style) -> BoxTile:
+    """A map with its box and those that were marked as its class."""
+    found = scores.get("box_localization") or scores
+    box = found.get("box_xywh")
+    labels = true_labels(done.truth, item)
+    boxes = [each for each in marked(done.truth) if not labels or each[2] in labels]
+    frames = [(each, colour) for each, colour, _ in boxes]
+    if box is not None:
+        frames.append((Box(*box), FOUND))
+    sure = "" if item.target.probability is None else f" {percent(item.target.probability)}"
+    iou = found.get("iou")
+    detail = "no box: the map is flat" if box is None else "pink: box of the map"
+    if iou is not None and box is not None:
+        detail += f", IoU {iou:.2f}"
+    return BoxTile(
+        item.method.name, f"{item.target.label}{sure}", detail, reduced(overlay(done.rgb, shown, style)), frames
+    )
+
+
+def marked(truth: Truth | None) -> list[tuple[Box, tuple[int, int, int], str]]:
+    """What somebody marked on an image: boxes, their colours, their labels."""
+    if truth is None:
+        return []
+    return [(each.box, IGNORED if each.ignore else TRUE, each.label) for each in truth.objects]

@@ -1,0 +1,115 @@
+"""What a comparison is: a command that makes maps by several methods and says which of them are right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, cast
+
+from cnnviz.errors import CnnvizError
+from cnnviz.io.store import Store
+from cnnviz.registry import lookup
+from cnnviz.registry.metrics import MetricRequest
+from cnnviz.registry.params import Options
+from cnnviz.registry.specs import CommandSpec, ComparisonSpec, MethodSpec
+from cnnviz.schema.images import Figure
+from cnnviz.settings import TargetSettings, listed
+
+_Options = TypeVar("_Options", bound=Options)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a comparison came to.
+
+    Attributes:
+        summary: Figures that join the run's summary.
+        figures: ``{"file", "caption"}`` of pictures that stand before the images in ``index.html``.
+        sentences: What it found in a few lines, for the person who ran it.
+    """
+
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    figures: Sequence[Figure] = ()
+    sentences: Sequence[str] = ()
+
+
+class Comparison(Generic[_Options]):
+    """Base of the comparisons.
+
+    Args:
+        params: The comparison's own options, checked. ``method`` names the methods.
+        target: What is explained, and what ``--metric`` names.
+    """
+
+    def __init__(self, params: _Options, target: TargetSettings) -> None:
+        self.params, self.target = params, target
+
+    def methods(self) -> list[tuple[MethodSpec, Options]]:
+        """The methods that are compared, with their options.
+
+        Raises:
+            CnnvizError: An unknown method or option, or a method that is named twice.
+        """
+        chosen: dict[str, tuple[MethodSpec, Options]] = {}
+        for text in listed(cast("tuple[str, ...]", getattr(self.params, "method", ()))):
+            name, _, given = text.partition(":")
+            spec = lookup.find_method(name.strip())
+            if spec.name in chosen:
+                raise CnnvizError(f"--method names {spec.name} twice.", "Name each method once.")
+            chosen[spec.name] = (spec, spec.read_params(given, f"--method {text}"))
+        return list(chosen.values())
+
+    def metrics(self) -> tuple[MetricRequest, ...]:
+        """What is measured of each map beside what ``--metric`` names."""
+        return ()
+
+    def baselines(self) -> tuple[str, ...]:
+        """What is measured as if it were a method: of :data:`cnnviz.metrics.faithfulness_baselines.NAMES`."""
+        return ()
+
+    def writes(self) -> Sequence[str]:
+        """Names, known before the first image, of what :meth:`conclude` writes."""
+        return ()
+
+    def conclude(
+        self, figures: Mapping[str, Mapping[str, Any]], records: Iterable[Mapping[str, Any]], store: Store
+    ) -> Conclusion:
+        """What all images together say.
+
+        Args:
+            figures: For each method what its metrics say of the run.
+            records: The records of the run.
+            store: The output folder, for plots.
+        """
+        return Conclusion()
+
+
+def comparison_of(spec: CommandSpec, params: Options, target: TargetSettings) -> Comparison[Any] | None:
+    """The comparison behind an entry; None for a method."""
+    if not isinstance(spec, ComparisonSpec):
+        return None
+    return cast("Comparison[Any]", spec.load()(params, target))
+
+
+def table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> list[str]:
+    """Figures as lines of text: a row a method, a column a figure.
+
+    Args:
+        rows: By method, by figure, a mapping with ``value``.
+        columns: Headings by figure. A column that no row has a value of is left out.
+    """
+
+    def value(row: Mapping[str, Any], name: str) -> float | None:
+        found: float | None = (row.get(name) or {}).get("value")
+        return found
+
+    used = {name: head for name, head in columns.items() if any(value(row, name) is not None for row in rows.values())}
+    first = max(map(len, [*rows, "method"]))
+    lines = ["  ".join(["method".ljust(first), *used.values()])]
+    for method, row in rows.items():
+        cells = []
+        for name, head in used.items():
+            number = value(row, name)
+            cells.append(("-" if number is None else f"{number:.3g}").rjust(len(head)))
+        lines.append("  ".join([method.ljust(first), *cells]))
+    return lines

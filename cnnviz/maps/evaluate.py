@@ -1,0 +1,124 @@
+"""``evaluate``: how faithful the maps of several methods are to the network, beside maps that know nothing of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cnnviz.io.encode import ImageFormat, encode
+from cnnviz.io.store import Store
+from cnnviz.maps.comparison import Comparison, Conclusion, table
+from cnnviz.maps.prepared_method import BLURRED
+from cnnviz.metrics.faithfulness_baselines import NAMES
+from cnnviz.registry import lookup
+from cnnviz.registry.comparisons import EvaluateOptions
+from cnnviz.registry.metrics import MetricRequest, MetricSpec
+from cnnviz.render.curves import Curve, curves
+from cnnviz.schema.images import Figure
+
+ALL = (
+    "insertion:baselines=no", "deletion:baselines=no", "road:baselines=no", "average_drop", "increase",
+    "sensitivity_n", "infidelity", "max_sensitivity", "sparseness", "occlusion_agreement",
+)  # fmt: skip
+SMALL = (
+    "insertion:steps=14,baselines=no", "deletion:steps=14,baselines=no", "average_drop", "increase", "sparseness",
+)  # fmt: skip
+"""Blurred copies are measured as methods are, so metrics need not measure them too."""
+_CURVES = {"insertion": "share of the pixels put back", "deletion": "share of the pixels taken away"}
+_WORST = 5
+_ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
+
+
+class Evaluate(Comparison[EvaluateOptions]):
+    """Metrics of many methods, in one table."""
+
+    def metrics(self) -> tuple[MetricRequest, ...]:
+        if self.target.metrics:
+            return ()  # what was asked for takes the place of the usual ones
+        return tuple(lookup.read_metric(text) for text in (SMALL if self.params.preset == "small" else ALL))
+
+    def baselines(self) -> tuple[str, ...]:
+        return NAMES if self.params.baselines else ()
+
+    def writes(self) -> Sequence[str]:
+        return [f"{name}.png" for name in _CURVES if name in self._names()]
+
+    def _names(self) -> list[str]:
+        named = [lookup.read_metric(text) for text in self.target.metrics]
+        return [request.spec.name for request in (*self.metrics(), *named)]
+
+    def conclude(
+        self, figures: Mapping[str, Mapping[str, Any]], records: Iterable[Mapping[str, Any]], store: Store
+    ) -> Conclusion:
+        specs = [lookup.find_metric(name) for name in dict.fromkeys(self._names())]
+        found = {
+            method: {spec.name: _main(spec, own.get("metrics", {}).get(spec.name)) for spec in specs}
+            for method, own in figures.items()
+        }
+        rows = list(records)
+        heads = {spec.name: f"{spec.name.replace('_', ' ')} {_ARROWS[spec.direction]}".strip() for spec in specs}
+        pictures = _write_curves(self.writes(), rows, store)
+        return Conclusion({"metrics": found, "worst": _worst(specs, rows)}, pictures, table(found, heads))
+
+
+def _headline(spec: MetricSpec) -> str | None:
+    """The figure of a map that says how good it is: the first that is summed up."""
+    return next((figure.name for figure in spec.figures if figure.summed_up != "no"), None)
+
+
+def _main(spec: MetricSpec, found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The first figure of a method, which way is better, and the other figures."""
+    figures = {key: each for key, each in (found or {}).items() if isinstance(each, Mapping) and "value" in each}
+    name = _headline(spec) or next(iter(figures), spec.name)
+    own = figures.pop(name, {"value": None, "ci95": None, "n": 0})
+    return {**own, "better": spec.direction, "figure": name, **({"others": figures} if figures else {})}
+
+
+def _worst(specs: Sequence[MetricSpec], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """For each metric the maps of which it says the worst, the worst first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for spec in specs:
+        name = _headline(spec)
+        if name is None or spec.direction == "neither":
+            continue
+        sign = 1 if spec.direction == "higher" else -1
+        every = [
+            {"path": row["path"], "method": each["method"], "label": each["target"].get("label"), "value": value}
+            for row in rows
+            for each in row.get("explanations") or ()
+            if each["method"] in lookup.method_names()
+            and isinstance(value := (each["scores"].get(spec.score_key) or {}).get(name), (int, float))
+        ]
+        found[spec.name] = sorted(every, key=lambda each: sign * float(each["value"]))[:_WORST]
+    return found
+
+
+def _write_curves(names: Sequence[str], rows: Sequence[Mapping[str, Any]], store: Store) -> list[Figure]:
+    pictures: list[Figure] = []
+    for file in names:
+        metric = file.removesuffix(".png")
+        of_method: dict[str, list[list[float]]] = defaultdict(list)
+        for row in rows:
+            for each in row.get("explanations") or ():
+                curve = (each["scores"].get(metric) or {}).get("curve")
+                # Blurred copies would hide the lines of the methods.
+                if curve and BLURRED not in each["method"] and all(value is not None for value in curve):
+                    of_method[each["method"]].append(curve)
+        if not of_method:
+            continue
+        lines = [
+            Curve(
+                method,
+                list(zip(np.linspace(0, 1, len(own[0])).tolist(), np.mean(own, axis=0).tolist(), strict=True)),
+                beside=method not in lookup.method_names(),
+            )
+            for method, own in of_method.items()
+        ]
+        spec = lookup.find_metric(metric)
+        title = f"{spec.title}: mean probability; a {spec.direction} area is better"
+        store.write(file, encode(curves(lines, title, _CURVES[metric]), ImageFormat("png")))
+        pictures.append({"file": file, "caption": f"{spec.title}: {spec.summary}"})
+    return pictures

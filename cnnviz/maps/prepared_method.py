@@ -1,0 +1,175 @@
+"""One method of a run: prepared, tried on a probe, and run on passes over batches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnviz.engine.readout import Readout
+from cnnviz.engine.session import ForwardPass, Session
+from cnnviz.engine.targets import Target
+from cnnviz.maps.tiling import ComputedMap
+from cnnviz.methods.explain import explain_batch
+from cnnviz.methods.heatmap import Heatmap
+from cnnviz.metrics.chosen import ModelMetrics
+from cnnviz.metrics.contract import ExplainedBatch
+from cnnviz.metrics.faithfulness_baselines import with_baseline
+from cnnviz.models.graph.layers import LayerRef
+from cnnviz.registry.params import Options
+from cnnviz.registry.specs import MethodSpec
+from cnnviz.tasks.base import Request
+
+BLURRED = "blurred"
+"""The baseline that is made of each method's own map."""
+_NAMES = {"centre_gaussian": "center"}
+"""Baselines that are called otherwise in reports."""
+
+
+@dataclass(eq=False)
+class PreparedMethod:
+    """A method with its options, and the sessions that are cut where it needs them.
+
+    Attributes:
+        spec: The method.
+        params: Its options.
+        session: Reads the class scores.
+        unit_sessions: Read units of layers.
+        metrics: Those that run the network again; None before the first image.
+        seconds: How long its maps took, without forward passes that it shares, and without metrics.
+        count: How many they are.
+    """
+
+    spec: MethodSpec
+    params: Options
+    session: Session
+    unit_sessions: Mapping[Readout, Session]
+    metrics: ModelMetrics | None = None
+    seconds: float = 0.0
+    count: int = 0
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def dry_run(self, run: ForwardPass, target: Target) -> Heatmap:
+        """The method with as few passes as will do to try it."""
+        return explain_batch(self.spec, run, target, self.spec.dry_run(self.params))
+
+    def pass_for(self, request: Request, run: ForwardPass) -> ForwardPass:
+        """The pass that a request reads: ``run``, or one of the same images that ends at a layer's units."""
+        session = self.unit_sessions.get(request.readout)
+        return run if session is None else run.remember(request.readout, lambda: session.forward(run.pixels))
+
+    def layer_of(self, request: Request) -> LayerRef | None:
+        """The layer at which a request is explained."""
+        session = self.unit_sessions.get(request.readout, self.session)
+        return session.layers[0] if session.layers else None
+
+    def maps(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
+        """The maps of a pass over a batch, with the scores of the metrics that run the network again."""
+        made, batch = self.explained(run, asked)
+        return scored(made, batch, self.metrics)
+
+    def explained(
+        self, run: ForwardPass, asked: Sequence[Sequence[Request]]
+    ) -> tuple[list[list[ComputedMap]], ExplainedBatch]:
+        """The maps, and the batch with them as metrics get it; made once for each pass."""
+
+        def drawn(other: ForwardPass) -> list[list[NDArray[np.float32]]]:
+            return [[made.drawn for made in own] for own in self._made(other, asked)]
+
+        def subject(image: int, place: int) -> tuple[ForwardPass, Target]:
+            request = asked[image][place]
+            return self.pass_for(request, run), request.target([request])
+
+        def make() -> tuple[list[list[ComputedMap]], ExplainedBatch]:
+            began = time.perf_counter()
+            maps = self._made(run, asked)
+            with self._turn:
+                self.seconds += time.perf_counter() - began
+                self.count += sum(map(len, maps))
+            return maps, ExplainedBatch(run, [[made.drawn for made in own] for own in maps], drawn, subject)
+
+        return run.remember((self.spec.name, "maps"), make)
+
+    def _made(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
+        """For each image, for each of its requests: what is drawn, what is stored, what the method states.
+
+        One forward pass is shared; place k of all images' lists is one backward pass for each kind of request there.
+        """
+        found: list[list[ComputedMap]] = [[] for _ in asked]
+        for place in range(max(len(own) for own in asked)):
+            there = [own[place] if place < len(own) else None for own in asked]
+            for key in dict.fromkeys(request.key for request in there if request is not None):
+                alike = [request if request is not None and request.key == key else None for request in there]
+                self._add_maps(run, alike, found)
+        return found
+
+    def _add_maps(self, run: ForwardPass, there: Sequence[Request | None], found: Sequence[list[ComputedMap]]) -> None:
+        """Maps of one request of each image that has one; the others repeat somebody's, and their result is dropped."""
+        some = next(request for request in there if request is not None)
+        target = some.target([some if request is None else request for request in there])
+        heatmap = explain_batch(self.spec, self.pass_for(some, run), target, self.params)
+        raw = heatmap.values.detach().float().cpu().numpy()
+        drawn = raw if heatmap.maps is None else heatmap.maps.detach().float().cpu().numpy()
+        arrays = {name: array.detach().cpu().numpy() for name, array in heatmap.arrays.items()}
+        for image, request in enumerate(there):
+            if request is not None:
+                own = {name: array[image] for name, array in arrays.items()}
+                scores = {k: v[image].tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
+                found[image].append(ComputedMap(drawn[image], raw[image], dict(heatmap.facts), scores, own))
+
+
+class PreparedBaseline(PreparedMethod):
+    """What stands in the place of a method: a map that knows nothing of the network, or a method's own map, blurred.
+
+    Args:
+        base: The method whose passes it uses, and whose maps are blurred.
+        kind: One of :data:`cnnviz.metrics.faithfulness_baselines.NAMES`.
+    """
+
+    def __init__(self, base: PreparedMethod, kind: str) -> None:
+        name = f"{base.spec.name}:{BLURRED}" if kind == BLURRED else _NAMES.get(kind, kind)
+        title = f"{base.spec.title}, blurred" if kind == BLURRED else f"Baseline: {name}"
+        spec = replace(base.spec, name=name, title=title, colour=False, class_specific=kind == BLURRED)
+        super().__init__(spec, base.params, base.session, base.unit_sessions)
+        self.base, self.kind = base, kind
+
+    def maps(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
+        batch = with_baseline(self.kind, self.base.explained(run, asked)[1])
+        made = [[ComputedMap(values, values, {}, {}, {}) for values in own] for own in batch.maps]
+        return scored(made, batch, self.metrics)
+
+
+def scored(
+    made: list[list[ComputedMap]], batch: ExplainedBatch, metrics: ModelMetrics | None
+) -> list[list[ComputedMap]]:
+    """The maps, with what the metrics that run the network again say of them."""
+    if metrics:
+        for own, of_image in zip(made, metrics.score(batch), strict=True):
+            for each, scores in zip(own, of_image, strict=True):
+                each.scores.update(scores)
+    return made
+
+
+def probing(
+    method: PreparedMethod, requests: Sequence[Sequence[Request]], run: ForwardPass, first: Target | None
+) -> list[str]:
+    """Try a method on a pass over one probe, so that what it cannot do fails before the run.
+
+    Args:
+        method: The method.
+        requests: What will be asked for, as if one class and then another were predicted.
+        run: A pass of its session.
+        first: A class, where classes are explained.
+
+    Returns:
+        What it has to tell, each once.
+    """
+    made = [method.dry_run(run, first)] if first is not None else []
+    for some in requests:
+        made += [method.dry_run(method.pass_for(request, run), request.target([request])) for request in some]
+    return list(dict.fromkeys(note for heatmap in made for note in heatmap.notes))

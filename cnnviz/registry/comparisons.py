@@ -1,0 +1,75 @@
+"""Commands that make maps by several methods and say which are right."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cnnviz.registry.specs import ComparisonSpec, Options, option
+
+_METHODS = "Method to compare, NAME or NAME:OPTION=VALUE,...; several with commas, or repeatable. [default: {}]"
+
+
+class LocalizeOptions(Options):
+    """Options of Localization."""
+
+    method: tuple[str, ...] = option(("gradcam",), _METHODS.format("gradcam"))
+    protocol: Literal["cnnviz", "ilsvrc", "wsol"] = option(
+        "cnnviz",
+        "How boxes are taken from maps and compared: as is right; as ImageNet's development kit; as the code of Choe "
+        "et al. 2020, whose boxes are a pixel too large.",
+    )
+    preset: Literal["cam2016", "gradcam2017"] = option(
+        "cam2016", "Threshold of that paper: 0.2 of the maximum (CAM), or 0.15 (Grad-CAM)."
+    )
+    threshold: float | None = option(
+        None, "Share of the maximum above which a box is drawn; by default that of --preset.", minimum=0, maximum=1
+    )
+    component: Literal["largest", "strongest", "any"] = option(
+        "largest", "Which connected region the box is of: the largest, that of the maximum, or any that fits best."
+    )
+
+
+class EvaluateOptions(Options):
+    """Options of Evaluation."""
+
+    method: tuple[str, ...] = option(("gradcam",), _METHODS.format("gradcam"))
+    preset: Literal["all", "small"] = option(
+        "all", "Metrics where --metric names none: all; or small, those that cost few passes."
+    )
+    baselines: bool = option(
+        True,
+        "Also measure maps that know nothing of the model (random, center, edges, random_cells), and each map blurred.",
+    )
+
+
+COMPARISONS: tuple[ComparisonSpec, ...] = (
+    ComparisonSpec(
+        name="localize",
+        entry="cnnviz.maps.localize:Localize",
+        title="Weakly supervised localization",
+        summary="Boxes from the maps of one or several methods, and how well they find the objects.",
+        paper="Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016",
+        command="localize",
+        family="is the map right",
+        options=LocalizeOptions,
+        views=("crop", "whole", "squash"),
+        why_views="compares maps of the whole picture",
+        hidden_options=("precision",),
+        default_classes=("top:5", "truth"),
+        default_save=("boxes",),
+    ),
+    ComparisonSpec(
+        name="evaluate",
+        entry="cnnviz.maps.evaluate:Evaluate",
+        title="Evaluation of maps",
+        summary="How faithful the maps of one or several methods are to the model: insertion, deletion, ROAD and more.",
+        paper="Petsiuk et al., RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC 2018",
+        command="evaluate",
+        family="is the map right",
+        options=EvaluateOptions,
+        views=("crop", "whole", "squash"),
+        why_views="changes pixels of one input",
+        hidden_options=("precision",),
+        default_save=("overlay",),
+    ),
+)

@@ -1,0 +1,95 @@
+"""Maps of several methods with the boxes that they draw, and the boxes that somebody marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from cnnviz.geometry.boxes import Box
+from cnnviz.render.comparison import Cell, comparison
+from cnnviz.render.grid import resize
+
+Picture = NDArray[np.uint8]
+
+TRUE, FOUND, IGNORED = (46, 204, 64), (255, 0, 200), (160, 160, 160)
+"""Colours of boxes that were marked, that a map gives, and of regions that count neither way."""
+_SHOWN = 420
+_COLUMNS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class BoxTile:
+    """A map on its photograph with boxes.
+
+    Attributes:
+        heading: The method.
+        caption: What the map explains.
+        detail: How well the box fits.
+        picture: [h, w, 3], the map over the photograph, at any size.
+        boxes: With their colours, in pixels of the photograph.
+    """
+
+    heading: str
+    caption: str
+    detail: str
+    picture: Picture
+    boxes: Sequence[tuple[Box, tuple[int, int, int]]]
+
+
+def box_figure(
+    rgb: Picture, marked: Sequence[tuple[Box, tuple[int, int, int]]], tiles: Sequence[BoxTile], title: str
+) -> Picture:
+    """The photograph with what was marked, then one tile a map, a row or more for each class.
+
+    Args:
+        rgb: [H, W, 3], the photograph.
+        marked: Boxes that somebody marked, with their colours.
+        tiles: The maps.
+        title: Written above.
+    """
+    size = rgb.shape[1], rgb.shape[0]
+    small = reduced(rgb)
+    detail = "green: marked" if marked else ""
+    image = Cell("image", with_boxes(small, marked, size), "", detail)
+    rows: list[list[Cell | None]] = []
+    for _, group in groupby(tiles, key=lambda tile: tile.caption):
+        own = [Cell(t.heading, with_boxes(t.picture, t.boxes, size), t.caption, t.detail) for t in group]
+        for start in range(0, len(own), _COLUMNS):
+            rows.append([None if rows else image, *own[start : start + _COLUMNS]])
+    columns = max(map(len, rows), default=1)
+    return comparison([[*row, *[None] * (columns - len(row))] for row in rows or [[image]]], title)
+
+
+def reduced(rgb: Picture) -> Picture:
+    """A photograph at the size that it has in the figure."""
+    height, width = rgb.shape[:2]
+    scale = min(1.0, _SHOWN / max(width, height))
+    return resize(rgb, (max(1, round(width * scale)), max(1, round(height * scale))))
+
+
+def with_boxes(picture: Picture, boxes: Sequence[tuple[Box, tuple[int, int, int]]], size: tuple[int, int]) -> Picture:
+    """The picture with frames just inside the boxes, in their colours between dark lines.
+
+    Args:
+        picture: [h, w, 3], the photograph at any size.
+        boxes: In pixels of the photograph.
+        size: (W, H) of the photograph.
+    """
+    height, width = picture.shape[:2]
+    across, down = width / size[0], height / size[1]
+    thick = max(2, round(max(width, height) / 210))
+    page = Image.fromarray(picture)
+    draw = ImageDraw.Draw(page)
+    for box, colour in boxes:
+        x0, y0, x1, y1 = box.edges
+        edges = [round(x0 * across), round(y0 * down), round(x1 * across) - 1, round(y1 * down) - 1]
+        for inset, shade, wide in ((0, (0, 0, 0), 1), (1, colour, thick), (1 + thick, (0, 0, 0), 1)):
+            left, top, right, bottom = edges[0] + inset, edges[1] + inset, edges[2] - inset, edges[3] - inset
+            if right > left and bottom > top:
+                draw.rectangle((left, top, right, bottom), outline=shade, width=wide)
+    return np.array(page, dtype=np.uint8)

@@ -1,0 +1,128 @@
+"""Which classes of the network the labels of the annotations mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor
+
+from cnnviz.errors import CnnvizError, nearest, shown
+from cnnviz.geometry.truth import Truth
+from cnnviz.io.annotation_formats import load_truth
+from cnnviz.io.annotations import Annotations
+from cnnviz.io.truth_tables import read_truth_classes
+from cnnviz.models.loading.coco_classes import imagenet_classes
+from cnnviz.settings import TargetSettings
+from cnnviz.tasks.classification import ClassNames
+
+COCO = "coco"
+_IMAGENET = 1000
+
+
+def annotations_of(target: TargetSettings) -> Annotations | None:
+    """What is known of the images, where ``--truth`` says.
+
+    Raises:
+        CnnvizError: It cannot be read.
+    """
+    if target.truth is not None:
+        return load_truth(target.truth, "--truth")
+    if target.truth_classes is not None:
+        raise CnnvizError("--truth-classes says what the labels of --truth mean.", "Give --truth PATH too.")
+    return None
+
+
+def truth_classes_of(
+    annotations: Annotations | None, classes: ClassNames, table: str | None, note: Callable[[str], None]
+) -> TruthClasses | None:
+    """What the labels of the annotations mean; None without annotations."""
+    return None if annotations is None else TruthClasses(annotations.names, classes, table, note)
+
+
+class TruthClasses:
+    """Classes by label and labels by class.
+
+    A label means the class of its name (or WordNet id); or those that a table gives it, of which the network may be
+    right with any.
+
+    Args:
+        names: All labels that the annotations have.
+        classes: The network's classes.
+        table: File of ``--truth-classes``, or ``coco``; None for names alone.
+        note: Told which labels are no classes.
+
+    Raises:
+        CnnvizError: The table cannot be read, or names classes that do not exist.
+    """
+
+    def __init__(
+        self, names: Iterable[str], classes: ClassNames, table: str | None, note: Callable[[str], None]
+    ) -> None:
+        self._classes = classes
+        given = {} if table is None else self._table(table)
+        self._indices: dict[str, tuple[int, ...]] = {}
+        for name in names:
+            self._indices[name] = given[name] if name in given else self._by_name(name)
+        self._labels: dict[int, tuple[str, ...]] = {}
+        for name, indices in self._indices.items():
+            for index in indices:
+                self._labels[index] = (*self._labels.get(index, ()), name)
+        self._tell(note)
+
+    def _tell(self, note: Callable[[str], None]) -> None:
+        without = [name for name, indices in self._indices.items() if not indices]
+        if len(without) == len(self._indices):
+            hint = "--truth-classes FILE says what they mean (coco: COCO's labels for ImageNet's classes)"
+            note(f"none of the {len(without)} labels of --truth is a class of the model: {hint}")
+        elif without:
+            few = ", ".join(map(shown, without[:5])) + (" …" if len(without) > 5 else "")
+            note(f"{len(without)} of {len(self._indices)} labels of --truth are no class of the model: {few}")
+
+    def labels_of(self, index: int) -> tuple[str, ...]:
+        """The labels that mean a class."""
+        return self._labels.get(index, ())
+
+    def of_image(self, truth: Truth | None, logits: Tensor) -> list[int]:
+        """The classes of what is marked on an image: for each label, of those that it means the one scored highest.
+
+        Args:
+            truth: What is known of the image.
+            logits: Its scores by class [K].
+        """
+        found: list[int] = []
+        for label in () if truth is None else truth.labels:
+            indices = self._indices.get(label, ())
+            if indices:
+                found.append(max(indices, key=lambda index: float(logits[index])))
+        return list(dict.fromkeys(found))
+
+    def _by_name(self, name: str) -> tuple[int, ...]:
+        try:
+            return (self._classes.exact(name),)
+        except CnnvizError:
+            return ()
+
+    def _table(self, path: str) -> dict[str, tuple[int, ...]]:
+        if path == COCO:
+            if len(self._classes) != _IMAGENET:
+                raise CnnvizError(
+                    f"--truth-classes coco is for the {_IMAGENET} classes of ImageNet; the model has "
+                    f"{len(self._classes)}.",
+                    "Give a file: LABEL: [CLASS, ...]",
+                )
+            return imagenet_classes()
+        return {label: self._named(label, value, path) for label, value in read_truth_classes(path).items()}
+
+    def _named(self, label: str, value: Any, path: str) -> tuple[int, ...]:
+        found = []
+        for name in value if isinstance(value, list) else [value]:
+            if isinstance(name, int) and not isinstance(name, bool) and 0 <= name < len(self._classes):
+                found.append(name)
+                continue
+            try:
+                found.append(self._classes.exact(str(name)))
+            except CnnvizError as error:
+                hint = nearest(str(name), self._classes.labels) or error.hint
+                raise CnnvizError(f"--truth-classes {path}, {label}: there is no class {shown(name)}.", hint) from None
+        return tuple(dict.fromkeys(found))

@@ -1,0 +1,62 @@
+"""What reports of ``evaluate`` have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+from cnnviz.schema.images import FailedImage, Image
+from cnnviz.schema.shapes import By
+from cnnviz.schema.studies.base import StudyHeader
+from cnnviz.schema.summary import Counted, Mean, Network
+
+
+class Evaluated(Mean):
+    """What a metric says of a method."""
+
+    better: Literal["higher", "lower", "neither"]
+    """Which values are better."""
+    figure: str
+    """Name of the metric's figure that this is."""
+    others: NotRequired[dict[str, Mean]]
+    """The metric's other figures."""
+
+
+class WorstMap(TypedDict):
+    """A map of which a metric says the worst."""
+
+    path: str
+    """The image."""
+    method: str
+    """Name of the method."""
+    label: str | None
+    """What the map explains."""
+    value: float
+    """What the metric says of it."""
+
+
+class EvaluateSummary(Counted, Network):
+    """Of ``evaluate``."""
+
+    study: Literal["evaluate"]
+    """Name of the command."""
+    methods: list[str]
+    """Names of the methods."""
+    class_guesses: NotRequired[list[str]]
+    """Class names that were matched by something other than the whole label."""
+    metrics: dict[str, dict[str, Evaluated]]
+    """By method, or baseline, then by metric. ``METHOD:blurred`` is a blurred copy of the method's maps."""
+    worst: dict[str, list[WorstMap]]
+    """By metric the five maps of methods of which it says the worst, the worst first."""
+    seconds_per_map: dict[str, float]
+    """By method how long a map takes beside the forward passes that methods share, in seconds of the clock."""
+
+
+class EvaluateReport(StudyHeader):
+    """The report of ``evaluate``."""
+
+    summary: EvaluateSummary
+    """What the run came to."""
+    images: list[Annotated[Image | FailedImage, By(("error",))]]
+    """One record for each input, in input order."""

@@ -1,0 +1,89 @@
+"""``localize`` on pictures whose maps are known: figures by hand, baselines once, boxes drawn where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cnnviz.geometry.boxes import Box
+from cnnviz.render.box_figure import FOUND, TRUE, BoxTile, box_figure, with_boxes
+from tests.support.colour_photos import SQUARES, run, write_truth
+
+
+def figures(report: dict[str, Any], method: str) -> dict[str, Any]:
+    found: dict[str, Any] = report["summary"]["localization"][method]
+    return found
+
+
+def test_each_object_is_found(rectangles: Path, tmp_path: Path) -> None:
+    """The class map of a colour is its rectangle, spread by half a cell where it is enlarged."""
+    options = ("--truth", str(tmp_path / "truth.json"), "--method", "cam,gradcam")
+    report = run("localize", rectangles, tmp_path / "out", *options)
+    for method in ("cam", "gradcam"):
+        found = figures(report, method)
+        for name in ("top1_error", "top5_error", "top1_classification_error", "top5_classification_error"):
+            assert (found[name]["value"], found[name]["n"]) == (0, 3)
+        for name in ("gt_known_accuracy", "max_box_acc", "max_box_acc_v2", "pointing_game"):
+            assert (found[name]["value"], found[name]["n"]) == (1, 3)
+        assert found["gt_known_accuracy"]["ci95"][0] < 0.5 < found["energy_pointing_game"]["value"]
+    for image in report["images"]:
+        label, (x, y, w, h) = SQUARES[Path(image["path"]).name]
+        own = [each for each in image["explanations"] if each["target"]["label"] == label]
+        assert len(own) == 2
+        for each in own:
+            box = Box(*each["scores"]["box_localization"]["box_xywh"])
+            np.testing.assert_allclose([box.x, box.y], [x, y], atol=2)
+            np.testing.assert_allclose([box.width, box.height], [w, h], atol=4)
+            iou = each["scores"]["box_localization"]["iou"]
+            np.testing.assert_allclose(iou, box.iou(Box(x, y, w, h)), atol=1e-6)
+
+
+def test_a_wrong_label_is_an_error_of_classification(rectangles: Path, tmp_path: Path) -> None:
+    write_truth(tmp_path / "wrong.json", {"a.png": "red", "b.png": "green", "c.png": "red"})
+    report = run("localize", rectangles, tmp_path / "out", "--truth", str(tmp_path / "wrong.json"), "--method", "cam")
+    found = figures(report, "cam")
+    assert np.isclose(found["top1_classification_error"]["value"], 2 / 3, atol=1e-6)
+    assert np.isclose(found["top1_error"]["value"], 2 / 3, atol=1e-6)
+    assert found["top5_classification_error"]["value"] == 0  # there are only three classes
+    assert np.isclose(found["top5_error"]["value"], 2 / 3, atol=1e-6)  # their maps are empty
+
+
+def test_baselines_stand_beside_the_methods_once(rectangles: Path, tmp_path: Path) -> None:
+    options = ("--truth", str(tmp_path / "truth.json"), "--method", "cam,saliency")
+    report = run("localize", rectangles, tmp_path / "out", *options)
+    names = list(report["summary"]["localization"])
+    assert names == ["cam", "saliency", "centre_box", "centre_gaussian", "whole_image"]
+    shares = [w * h / 64**2 for _, (_, _, w, h) in SQUARES.values()]
+    assert np.isclose(figures(report, "whole_image")["energy_pointing_game"]["value"], np.mean(shares), atol=1e-6)
+    assert (tmp_path / "out" / "max_box_acc.png").exists()
+
+
+def test_without_truth_there_are_boxes_and_no_figures(rectangles: Path, tmp_path: Path) -> None:
+    report = run("localize", rectangles, tmp_path / "out", "--method", "cam")
+    assert report["summary"]["localization"] == {}
+    assert report["files"] == [f"images/{name}.boxes.png" for name in SQUARES]
+    assert all(each["scores"]["box_localization"] is None for i in report["images"] for each in i["explanations"])
+
+
+def test_frames_lie_inside_their_boxes() -> None:
+    """Also on a picture of half the size of the photograph."""
+    grey = np.full((50, 100, 3), 90, dtype=np.uint8)
+    drawn = with_boxes(grey, [(Box(40, 20, 80, 60), TRUE)], (200, 100))
+    changed = np.argwhere((drawn != 90).any(axis=2))
+    assert changed.min(axis=0).tolist() == [10, 20]
+    assert changed.max(axis=0).tolist() == [39, 59]
+    assert (drawn == TRUE).all(axis=2).any()
+
+
+def test_the_picture_has_a_row_for_each_class(tmp_path: Path) -> None:
+    rgb = np.full((60, 80, 3), 128, dtype=np.uint8)
+    tiles = [BoxTile(m, c, "", rgb, [(Box(10, 10, 20, 20), FOUND)]) for c in ("cat", "dog") for m in ("cam", "gradcam")]
+    figure = box_figure(rgb, [], tiles, "x")
+    one = box_figure(rgb, [], tiles[:2], "x")
+    assert figure.shape[1] == one.shape[1]
+    assert figure.shape[0] > 1.7 * one.shape[0]
+    assert (figure == FOUND).all(axis=2).sum() == 2 * (one == FOUND).all(axis=2).sum()
+    Image.fromarray(figure).save(tmp_path / "figure.png")
