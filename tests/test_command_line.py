@@ -72,6 +72,8 @@ def test_the_figures_of_a_run_are_told_in_words() -> None:
         "inputs": 3, "explained": 2, "failed": 1, "passed_over": 0, "seconds": 4.232, "images_per_second": 0.714,
         "failures": {"truncated": 1}, "accuracy": 0.5, "model": "resnet50", "method": "gradcam", "class_specific": True,
     }  # fmt: skip
+    measured = {"metrics": {"pointing_game": {"maps": 3, "hit_rate": {"value": 0.5, "ci95": [0.25, 0.75], "n": 3}}}}
+    assert headline(measured) == [("pointing game", "hit rate 0.5 (0.25 to 0.75)")]
     assert headline(summary) == [
         ("images", "3"), ("explained", "2"), ("failed", "1"), ("time", "4.2 s"), ("images per second", "0.7"),
         ("accuracy", "50.0 %"), ("method", "gradcam"), ("depends on the class", "yes"),

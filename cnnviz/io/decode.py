@@ -150,7 +150,7 @@ def open_image(stream: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> OpenImage:
         raise ImageError("empty", "the file has no bytes")
     kind = sniff(head)
     if kind is None:
-        raise ImageError("not-an-image", f"the content is not an image (it begins with {head[:8]!r})")
+        raise ImageError("not-an-image", f"the content is not an image (it begins with {_quoted(head[:8])})")
     reader = _reader(kind)
     if kind == "tiff":
         _silence_libtiff()
@@ -293,6 +293,12 @@ def _damage(kind: str, stream: BinaryIO, error: Exception) -> ImageError:
     if isinstance(error, EOFError) or "truncated" in reason.lower() or _is_cut(kind, stream):
         return ImageError("truncated", f"the {kind.upper()} data ends too early: {reason}")
     return ImageError("corrupt", f"the {kind.upper()} data is damaged: {reason}")
+
+
+def _quoted(head: bytes) -> str:
+    """The first bytes of a file, as text where they are text, else as numbers."""
+    text = head.decode("latin-1").strip()
+    return f'"{text}"' if text and text.isascii() and text.isprintable() else head.hex(" ")
 
 
 def _is_cut(kind: str, stream: BinaryIO) -> bool:

@@ -325,7 +325,8 @@ def _unreadable(path: str, error: OSError) -> ImageError:
     if error.errno == errno.ELOOP or (error.errno == errno.ENOENT and os.path.islink(path)):
         return ImageError("broken-symlink", f"a symbolic link that leads nowhere ({os.readlink(path)!r})")
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-        return ImageError("missing", f"there is no such file: {error.strerror}")
+        why = "" if error.errno == errno.ENOENT else f": {error.strerror}"
+        return ImageError("missing", f"there is no such file{why}")
     return ImageError("unreadable", f"cannot be read: {error.strerror or said(error)}")
 
 

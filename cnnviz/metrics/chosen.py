@@ -36,6 +36,11 @@ def requested(target: TargetSettings, gap: str, own: Sequence[MetricRequest] = (
     found |= {each.spec.name: each for each in map(lookup.read_metric, target.metrics)}
     if target.sanity:
         found.setdefault(RANDOMIZATION.name, RANDOMIZATION.request())
+    if CONSERVATION.name in found and not gap:
+        raise CnnvizError(
+            "--metric conservation: the maps of this method are not meant to add up to the score.",
+            "Use it with lrp, excitation-backprop, integrated_gradients or fullgrad, which measure it by themselves.",
+        )
     if gap:
         found[CONSERVATION.name] = CONSERVATION.request({"reason": gap})
     return tuple(found.values())

@@ -113,7 +113,8 @@ def _mean(total: Sequence[float]) -> dict[str, Any]:
     mean = first / count
     spread = math.sqrt(max(0.0, second / count - mean * mean) / max(1.0, count - 1))
     half = 1.96 * spread
-    return {"value": round(mean, 4), "ci95": [round(mean - half, 4), round(mean + half, 4)], "n": int(count)}
+    low, high = max(-1.0, mean - half), min(1.0, mean + half)  # likeness is never beyond these
+    return {"value": round(mean, 4), "ci95": [round(low, 4), round(high, 4)], "n": int(count)}
 
 
 def _sentence(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -17,6 +17,8 @@ _WORDS = {
 }  # fmt: skip
 # What the page says elsewhere, or what tells of the last command and not of the results.
 _ELSEWHERE = frozenset(("model", "study", "resumed"))
+_MEASURED = frozenset(("metrics", "localization"))
+_FEW = 3
 _NEVER_ZERO = frozenset(("failed", "passed_over", "kept", "gone", "patches_not_reproduced"))
 
 
@@ -32,12 +34,31 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             share, count = 100 * float(value["mean_share"]), int(value["images"])
             of = "1 picture" if count == 1 else f"{count} pictures, on average"
             pairs.append(("grey: not shown to the network", f"{share:.0f} % of {of}"))
+        if key in _MEASURED and isinstance(value, Mapping):
+            pairs += _measured(value)
         if key in _ELSEWHERE or not isinstance(value, (bool, int, float, str)) or (key in _NEVER_ZERO and not value):
             continue
         # A study goes through its images; what it explains are not they.
         words = "done" if key == "explained" and "study" in summary else _WORDS.get(key, key.replace("_", " "))
         pairs.append((words, _value(key, value)))
     return pairs
+
+
+def _measured(table: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The figures of each metric, or of each method, in a line; with their intervals where they are few."""
+    found = []
+    for name, figures in table.items():
+        own = {
+            key: each for key, each in figures.items() if isinstance(each, Mapping) and each.get("value") is not None
+        }
+        parts = []
+        for key, each in own.items():
+            ends = each.get("ci95") if len(own) <= _FEW else None
+            span = "" if ends is None else f" ({ends[0]:.3g} to {ends[1]:.3g})"
+            parts.append(f"{key.replace('_', ' ')} {each['value']:.3g}{span}")
+        if parts:
+            found.append((name.replace("_", " "), ", ".join(parts)))
+    return found
 
 
 def _value(key: str, value: bool | int | float | str) -> str:

@@ -374,7 +374,7 @@ class TopPatches(Study[TopPatchesOptions]):
             "units": len(units),
             "units_of_layer": self.layer.channels,
             "units_never_fired": sum(not self.top.fired[unit.index] for unit in units),
-            "patches": sum(len(unit.patches) for unit in units),
+            "patches": sum(patch.shown for unit in units for patch in unit.patches),
             "patches_not_reproduced": lost,
             "with": rule,
             "pass": {"seconds": round(self.seconds, 3), "images_per_second": round(self.images / self.seconds, 2)},
