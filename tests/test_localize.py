@@ -87,3 +87,19 @@ def test_the_picture_has_a_row_for_each_class(tmp_path: Path) -> None:
     assert figure.shape[0] > 1.7 * one.shape[0]
     assert (figure == FOUND).all(axis=2).sum() == 2 * (one == FOUND).all(axis=2).sum()
     Image.fromarray(figure).save(tmp_path / "figure.png")
+
+
+def test_every_command_draws_what_is_marked(rectangles: Path, tmp_path: Path) -> None:
+    """On the image of a panel, and in words on the page."""
+    plain = run("gradcam", rectangles, tmp_path / "plain", "--save", "panel")
+    options = ("--truth", str(tmp_path / "truth.json"), "--save", "panel")
+    report = run("gradcam", rectangles, tmp_path / "out", *options)
+    for before, after in zip(plain["images"], report["images"], strict=True):
+        a, b = (
+            np.asarray(Image.open(tmp_path / folder / each["explanations"][0]["files"]["panel"]))
+            for folder, each in (("plain", before), ("out", after))
+        )
+        columns = np.flatnonzero((a != b).any(axis=(0, 2)))
+        assert (b == TRUE).all(axis=2).any()
+        assert columns.max() < a.shape[1] / 3  # the heatmap and the overlay stay as they are
+    assert "marked red" in (tmp_path / "out" / "index.html").read_text()

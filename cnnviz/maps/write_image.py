@@ -252,7 +252,8 @@ def _write_panel(done: ImageResult, rows: Sequence[PanelRow], how: OutputStyle) 
         pictures = [PictureRow(row, _pictures(done, item, how)) for row, item in zip(rows, done.maps, strict=True)]
         figure = picture_panel(pictures, done.ref.name)
     else:
-        figure = panel(done.rgb, rows, how.style, done.ref.name)
+        known = [(box, colour) for box, colour, _ in marked(done.truth)]
+        figure = panel(done.rgb, rows, how.style, done.ref.name, known)
     kinds = {_kind(item) for item in done.maps}
     kind = kinds.pop() if len(kinds) == 1 else "methods"
     name = f"images/{done.ref.name}.{kind}.panel.{how.picture.suffix}"

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
+from cnnviz.render.box_figure import with_boxes
 from cnnviz.render.colormap import colormap, is_diverging
 from cnnviz.render.grid import fit, paste, resize
 from cnnviz.render.overlay import Style, coloured, drawn_colormap, drawn_limits, entry, is_flat, overlay
@@ -60,13 +62,20 @@ def reduced(row: PanelRow, rows: int, style: Style) -> PanelRow:
     return replace(row, placed=small, limits=drawn_limits(row.placed, style))
 
 
-def panel(rgb: NDArray[np.uint8], rows: Sequence[PanelRow], style: Style, title: str = "") -> NDArray[np.uint8]:
+def panel(
+    rgb: NDArray[np.uint8],
+    rows: Sequence[PanelRow],
+    style: Style,
+    title: str = "",
+    boxes: Sequence[tuple[Box, tuple[int, int, int]]] = (),
+) -> NDArray[np.uint8]:
     """The figure on white.
 
     Args:
         rgb: [H, W, 3], the upright input image.
         rows: At least one target, in the order of the figure.
         title: Written above; none when empty.
+        boxes: Drawn on the image alone, with their colours, in its pixels.
 
     Returns:
         [height, width, 3]. The pictures' longer side is at most 480 pixels (less with more rows), whatever
@@ -82,10 +91,11 @@ def panel(rgb: NDArray[np.uint8], rows: Sequence[PanelRow], style: Style, title:
     height = top + _HEADING + len(rows) * step - _ROW_GAP + _MARGIN
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
     small = resize(rgb, shown)
+    image = with_boxes(small, boxes, (rgb.shape[1], rgb.shape[0])) if boxes else small
     lefts = [_MARGIN + column * (cell[0] + _GAP) for column in range(4)]
     tops = [top + _HEADING + index * step + _CAPTION for index in range(len(rows))]
     for row, y in zip(rows, tops, strict=True):
-        pictures = (small, *_drawn(small, row.placed, _own(style, row)))
+        pictures = (image, *_drawn(small, row.placed, _own(style, row)))
         for x, picture in zip(lefts, pictures, strict=False):
             paste(canvas, picture, (x, y), cell)
         _paint_bar(canvas, (lefts[3], y), cell[1], row.placed, _own(style, row))

@@ -115,6 +115,9 @@ def card(record: Mapping[str, object]) -> str:
     facts = [f"{size[0]} × {size[1]}"] if size else []
     if record.get("label") is not None:
         facts.append(f"labelled {_text(record['label'])}")
+    truth = record.get("truth")
+    if isinstance(truth, Mapping) and truth.get("labels"):
+        facts.append(f"marked {_text(', '.join(map(str, truth['labels'])))}")
     kind, reason = ' class="wide"' if wide else "", ""
     if error:
         kind = ' class="failed"'
