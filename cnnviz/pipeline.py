@@ -90,7 +90,7 @@ def _through(
     summary = {**counts.summary(seconds, interrupted), **model, **explainer.facts(), **found.summary}
     extras = None
     if explainer.comparison is not None:
-        extras = Extras(figures=found.figures, files=tuple(explainer.comparison.writes()))
+        extras = Extras(figures=found.figures, files=tuple(figure["file"] for figure in found.figures))
     summary = run_folder.close(summary, f"cnnviz {settings.command}", extras)
     report, code = os.path.join(settings.output.out, REPORT), counts.exit_code(interrupted)
     return RunResult(summary, report, code, sentences=tuple(found.sentences))

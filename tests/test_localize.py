@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from cnnviz.cli.app import main
 from cnnviz.geometry.boxes import Box
 from cnnviz.render.box_figure import FOUND, TRUE, BoxTile, box_figure, with_boxes
-from tests.support.colour_photos import SQUARES, run, write_truth
+from tests.support.colour_photos import MODEL, SQUARES, run, write_truth
 
 
 def figures(report: dict[str, Any], method: str) -> dict[str, Any]:
@@ -66,6 +69,47 @@ def test_without_truth_there_are_boxes_and_no_figures(rectangles: Path, tmp_path
     assert report["summary"]["localization"] == {}
     assert report["files"] == [f"images/{name}.boxes.png" for name in SQUARES]
     assert all(each["scores"]["box_localization"] is None for i in report["images"] for each in i["explanations"])
+
+
+def test_masks_alone_are_measured_by_pixels(
+    rectangles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, (label, (x, y, w, h)) in SQUARES.items():
+        mask = np.zeros((64, 64), dtype=np.uint8)
+        mask[y : y + h, x : x + w] = 255
+        (tmp_path / "masks" / label).mkdir(parents=True)
+        Image.fromarray(mask).save(tmp_path / "masks" / label / name)
+    labels = ["--labels", str(tmp_path / "labels.txt"), "-o", str(tmp_path / "out")]
+    arguments = ["localize", str(rectangles), *MODEL, *labels, "--truth", str(tmp_path / "masks"), "--method", "cam"]
+    assert main(arguments) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    # A map is its rectangle, so pixels rank perfectly; of a map that marks everything the precision is the share.
+    assert figures(report, "cam")["pxap"]["value"] == 1
+    lines = capsys.readouterr().err.splitlines()
+    [heads] = [line for line in lines if line.startswith("method")]
+    [row] = [line for line in lines if line.startswith("whole_image")]
+    areas = np.array([w * h / 64**2 for _, (_, _, w, h) in SQUARES.values()])
+    assert heads.split()[1:] == ["PxAP", "↑"]
+    assert row.split()[1:] == [f"{areas.mean():.3g}"]
+    assert report["files"] == [f"images/{name}.boxes.png" for name in SQUARES]  # no curve, no picture of it
+
+
+def test_that_nothing_was_measured_is_said(
+    rectangles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = ["--labels", str(tmp_path / "labels.txt"), "-o", str(tmp_path / "out"), "--class", "blue", "--limit", "1"]
+    arguments = ["localize", str(rectangles), *MODEL, *labels, "--truth", str(tmp_path / "truth.json")]
+    assert main([*arguments, "--metric", "pxap"]) == 0
+    assert "nothing was measured: no map is of a class that --truth marks" in capsys.readouterr().err
+
+
+def test_the_help_says_what_is_usual(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["localize", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "or repeatable. [default: gradcam] --protocol" in said
+    assert "[default: top:5, and truth with --truth]" in said
+    assert "standard output. [default: cnnviz-out" not in said
+    assert "-o -" not in said
 
 
 def test_frames_lie_inside_their_boxes() -> None:

@@ -108,7 +108,8 @@ def _described(param: Param) -> str:
     elif unit:
         words.append(f"In{unit}.")
     if param.default is not None and param.default is not False and param.default != ():
-        words.append(f"[default: {param.default}]")
+        shown = ",".join(param.default) if param.type == "texts" else param.default
+        words.append(f"[default: {shown}]")
     return " ".join(words)
 
 

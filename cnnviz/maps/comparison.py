@@ -68,7 +68,7 @@ class Comparison(Generic[_Options]):
         return ()
 
     def writes(self) -> Sequence[str]:
-        """Names, known before the first image, of what :meth:`conclude` writes."""
+        """Names, known before the first image, of what :meth:`conclude` may write: its figures say what it wrote."""
         return ()
 
     def conclude(

@@ -25,7 +25,9 @@ _COLUMNS = {
     "max_box_acc_v2": "MaxBoxAccV2 ↑",
     "pointing_game": "pointing game ↑",
     "energy_pointing_game": "energy inside ↑",
+    "pxap": "PxAP ↑",
 }
+_NOTHING = "nothing was measured: no map is of a class that --truth marks on its image (--class truth asks for them)"
 
 
 class Localize(Comparison[LocalizeOptions]):
@@ -68,7 +70,8 @@ class Localize(Comparison[LocalizeOptions]):
             axis = "threshold, as a share of the map's maximum"
             store.write(_CURVES, encode(curves(lines, title, axis), ImageFormat("png")))
             pictures.append({"file": _CURVES, "caption": title})
-        return Conclusion({"localization": found}, pictures, table(found, _COLUMNS))
+        measured = any(each.get("value") is not None for row in found.values() for each in row.values())
+        return Conclusion({"localization": found}, pictures, table(found, _COLUMNS) if measured else [_NOTHING])
 
 
 def _flat(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

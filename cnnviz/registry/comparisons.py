@@ -6,13 +6,15 @@ from typing import Literal
 
 from cnnviz.registry.specs import ComparisonSpec, Options, option
 
-_METHODS = "Method to compare, NAME or NAME:OPTION=VALUE,...; several with commas, or repeatable. [default: {}]"
+_METHODS = "Method to compare, NAME or NAME:OPTION=VALUE,...; several with commas, or repeatable."
+_SAVE = "Any of overlay,heatmap,raw,panel,boxes,gradient,none. [default: {}]"
+_OUT = "Output folder. [default: cnnviz-out/COMMAND]"
 
 
 class LocalizeOptions(Options):
     """Options of Localization."""
 
-    method: tuple[str, ...] = option(("gradcam",), _METHODS.format("gradcam"))
+    method: tuple[str, ...] = option(("gradcam",), _METHODS)
     protocol: Literal["cnnviz", "ilsvrc", "wsol"] = option(
         "cnnviz",
         "How boxes are taken from maps and compared: as is right; as ImageNet's development kit; as the code of Choe "
@@ -32,7 +34,7 @@ class LocalizeOptions(Options):
 class EvaluateOptions(Options):
     """Options of Evaluation."""
 
-    method: tuple[str, ...] = option(("gradcam",), _METHODS.format("gradcam"))
+    method: tuple[str, ...] = option(("gradcam",), _METHODS)
     preset: Literal["all", "small"] = option(
         "all", "Metrics where --metric names none: all; or small, those that cost few passes."
     )
@@ -55,6 +57,12 @@ COMPARISONS: tuple[ComparisonSpec, ...] = (
         views=("crop", "whole", "squash"),
         why_views="compares maps of the whole picture",
         hidden_options=("precision",),
+        help_overrides={
+            "class_": "Index, label, pred, top:K, folder, FILE.csv, truth (what --truth marks) or all; repeatable. "
+            "[default: top:5, and truth with --truth]",
+            "out": _OUT,
+            "save": _SAVE.format("boxes"),
+        },
         default_classes=("top:5", "truth"),
         default_save=("boxes",),
     ),
@@ -70,6 +78,7 @@ COMPARISONS: tuple[ComparisonSpec, ...] = (
         views=("crop", "whole", "squash"),
         why_views="changes pixels of one input",
         hidden_options=("precision",),
+        help_overrides={"out": _OUT, "save": _SAVE.format("overlay")},
         default_save=("overlay",),
     ),
 )
