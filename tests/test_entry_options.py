@@ -8,14 +8,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, is_dataclass, replace
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 
 from cnnviz.errors import CnnvizError
 from cnnviz.registry import lookup
 from cnnviz.registry.params import FilePath, Options, Param, option, params_of
-from cnnviz.registry.specs import CommandSpec, MethodSpec, StudySpec
+from cnnviz.registry.specs import CommandSpec, ComparisonSpec, MethodSpec, StudySpec
 
 
 class Every(Options):
@@ -114,6 +114,9 @@ def test_a_dry_run_changes_what_its_entry_says() -> None:
 @pytest.mark.parametrize("spec", lookup.all_entries(), ids=lambda spec: spec.name)
 def test_a_function_is_given_the_options_of_its_entry(spec: CommandSpec) -> None:
     target: Any = spec.load()
+    if isinstance(spec, ComparisonSpec):
+        assert get_args(target.__orig_bases__[0]) == (spec.options,)
+        return
     function: Callable[..., Any] = target.__init__ if isinstance(spec, StudySpec) else target
     name = inspect.signature(function).parameters["params"].annotation
     assert inspect.unwrap(function).__globals__[name] is spec.options
