@@ -68,3 +68,15 @@ def test_curves_are_drawn(report: dict[str, Any], tmp_path: Path) -> None:
         assert (tmp_path / "out" / name).exists()
         assert name in report["files"]
         assert f'src="{name}"' in page
+
+
+def test_random_baselines_follow_the_seed(rectangles: Path, tmp_path: Path) -> None:
+    tables = [
+        run("evaluate", rectangles, tmp_path / name, "--method", "gradcam", *FEW, "--seed", seed)["summary"]["metrics"]
+        for name, seed in (("one", "1"), ("again", "1"), ("two", "2"))
+    ]
+    for name in ("random", "random_cells"):
+        one, again, two = (table[name]["sparseness"]["value"] for table in tables)
+        assert one == again != two
+    one, _, two = (table["center"]["sparseness"] for table in tables)
+    assert one == two

@@ -244,6 +244,15 @@ def test_a_run_is_summed_up_by_images() -> None:
     assert by_kind([], spec(), Options()).figures is None
 
 
+def test_small_figures_keep_their_digits() -> None:
+    """Infidelity is a squared difference of probabilities: to six decimals that of every method is 0."""
+    values = [1.23456e-8, 2.5e-8, -7e-9]
+    rows = [Row({"share": value, "hit": 0}, image, None) for value, image in zip(values, "abc", strict=True)]
+    found = by_kind(rows, spec(), Options()).figures["share"]
+    assert found["value"] == pytest.approx(np.mean(values), rel=1e-3)
+    assert found["ci95"] == pytest.approx(bootstrap_mean(values, list("abc")), rel=1e-3)
+
+
 def test_summaries_stand_under_their_keys() -> None:
     def record(path: str, **scores: Any) -> dict[str, Any]:
         return {"path": path, "label": None, "explanations": [{"scores": scores}]}

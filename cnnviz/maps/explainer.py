@@ -114,8 +114,9 @@ class Explainer:
 
     def _baselines(self) -> list[PreparedBaseline]:
         kinds = () if self.comparison is None else self.comparison.baselines()
-        once = [PreparedBaseline(self.methods[0], kind) for kind in kinds if kind != BLURRED]
-        return once + [PreparedBaseline(method, BLURRED) for method in self.methods if BLURRED in kinds]
+        seed = self.settings.runtime.seed
+        once = [PreparedBaseline(self.methods[0], kind, seed) for kind in kinds if kind != BLURRED]
+        return once + [PreparedBaseline(method, BLURRED, seed) for method in self.methods if BLURRED in kinds]
 
     def _prepare(
         self, spec: MethodSpec, params: Options, cut: Cut, sessions: dict[tuple[Cut, Readout], Session]

@@ -129,17 +129,18 @@ class PreparedBaseline(PreparedMethod):
     Args:
         base: The method whose passes it uses, and whose maps are blurred.
         kind: One of :data:`cnnviz.metrics.faithfulness_baselines.NAMES`.
+        seed: Of what is random.
     """
 
-    def __init__(self, base: PreparedMethod, kind: str) -> None:
+    def __init__(self, base: PreparedMethod, kind: str, seed: int) -> None:
         name = f"{base.spec.name}:{BLURRED}" if kind == BLURRED else _NAMES.get(kind, kind)
         title = f"{base.spec.title}, blurred" if kind == BLURRED else f"Baseline: {name}"
         spec = replace(base.spec, name=name, title=title, colour=False, class_specific=kind == BLURRED)
         super().__init__(spec, base.params, base.session, base.unit_sessions)
-        self.base, self.kind = base, kind
+        self.base, self.kind, self.seed = base, kind, seed
 
     def maps(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
-        batch = with_baseline(self.kind, self.base.explained(run, asked)[1])
+        batch = with_baseline(self.kind, self.base.explained(run, asked)[1], self.seed)
         made = [[ComputedMap(values, values, {}, {}, {}) for values in own] for own in batch.maps]
         return scored(made, batch, self.metrics)
 

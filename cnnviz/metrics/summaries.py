@@ -10,6 +10,8 @@ from cnnviz.metrics.intervals import Interval, bootstrap_mean, wilson
 from cnnviz.registry.metrics import Figure, MetricSpec
 from cnnviz.registry.params import Options
 
+_SMALL = 1e-3
+
 
 def by_kind(rows: Iterable[Row], spec: MetricSpec, params: Options) -> RunSummary:
     """Means with a bootstrap interval, rates with Wilson's; see :attr:`cnnviz.registry.metrics.Figure.summed_up`.
@@ -54,11 +56,12 @@ def _figure(figure: Figure, rows: list[tuple[str, float]]) -> dict[str, Any]:
         interval = wilson(min(1.0, max(0.0, mean)) * trials, trials)
     else:
         interval = bootstrap_mean(values, images)
-    return {"value": round(mean, 6), "ci95": _rounded(interval), "n": len(values)}
+    return {"value": _rounded(mean), "ci95": interval and [_rounded(end) for end in interval], "n": len(values)}
 
 
-def _rounded(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else [round(end, 6) for end in interval]
+def _rounded(value: float) -> float:
+    """To six decimals; what is too small for them, such as a squared difference of probabilities, to four digits."""
+    return round(value, 6) if abs(value) >= _SMALL else float(f"{value:.4g}")
 
 
 def _notes(spec: MetricSpec, own: Mapping[str, Mapping[str, Any]], without: int) -> tuple[str, ...]:
