@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -68,7 +69,26 @@ def test_without_truth_there_are_boxes_and_no_figures(rectangles: Path, tmp_path
     report = run("localize", rectangles, tmp_path / "out", "--method", "cam")
     assert report["summary"]["localization"] == {}
     assert report["files"] == [f"images/{name}.boxes.png" for name in SQUARES]
-    assert all(each["scores"]["box_localization"] is None for i in report["images"] for each in i["explanations"])
+    for scores in (each["scores"]["box_localization"] for i in report["images"] for each in i["explanations"]):
+        assert scores["iou"] is scores["true_class"] is scores["truth_classes"] is None
+
+
+def test_boxes_follow_their_options_without_truth_too(rectangles: Path, tmp_path: Path) -> None:
+    """In a run without ``--truth``, and on images that it does not have; the figures count neither."""
+    write_truth(tmp_path / "part.json", {"a.png": "red"})
+    common = ("--method", "cam", "--threshold", "0.7", "--class", "pred", "--save", "raw")
+    for name, options in (("none", ()), ("part", ("--truth", str(tmp_path / "part.json")))):
+        report = run("localize", rectangles, tmp_path / name, *common, *options)
+        for image in report["images"]:
+            [each] = image["explanations"]
+            cells = np.load(tmp_path / name / each["files"]["raw"])["raw"]
+            on_image = cv2.resize(cells, (64, 64), interpolation=cv2.INTER_LINEAR)
+            rows, columns = np.nonzero(on_image > 0.7 * on_image.max())
+            x, y = columns.min(), rows.min()
+            box = [x, y, columns.max() + 1 - x, rows.max() + 1 - y]
+            assert each["scores"]["box_localization"]["box_xywh"] == box
+            assert each["scores"]["box_xywh"] != box
+    assert figures(report, "cam")["gt_known_accuracy"]["n"] == figures(report, "cam")["top1_error"]["n"] == 1
 
 
 def test_masks_alone_are_measured_by_pixels(

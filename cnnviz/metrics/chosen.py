@@ -68,7 +68,7 @@ class MapMetrics:
     def score(
         self, placed: PlacedMap, image: ExplainedImage, truth: Truth | None, beside: dict[Any, Any] | None = None
     ) -> dict[str, Any]:
-        """What the record's ``scores`` hold of a map; an image without the truth that a metric needs has None there.
+        """What the record's ``scores`` hold of a map; one that needs truth which the image lacks has None there.
 
         Args:
             placed: The map.
@@ -82,16 +82,21 @@ class MapMetrics:
         found: dict[str, Any] = {}
         for metric in self._metrics:
             spec = metric.spec
+            known_truth = truth
             if not _is_known(spec, image, truth):
-                found.update(dict.fromkeys(spec.score_keys()))
-                continue
-            scores = plain(spec, metric.score(placed, image, truth, metric.params))
+                if spec.without_truth == "unscored":
+                    found.update(dict.fromkeys(spec.score_keys()))
+                    continue
+                known_truth = None
+            scores = plain(spec, metric.score(placed, image, known_truth, metric.params))
             if spec.baselines:
                 known = {} if beside is None else beside
                 key = spec.name, image.target, placed.seen
                 if key not in known:
                     known[key] = {
-                        name: plain(spec, metric.score(baseline(name, placed, image.name), image, truth, metric.params))
+                        name: plain(
+                            spec, metric.score(baseline(name, placed, image.name), image, known_truth, metric.params)
+                        )
                         for name in spec.baselines
                     }
                 scores["baselines"] = known[key]

@@ -15,6 +15,7 @@ over union is at least 0.5.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,22 +48,23 @@ FITS = 0.5
 def score(
     placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params: BoxLocalizationOptions
 ) -> dict[str, Any]:
-    """The metric: see the top of the module."""
-    assert truth is not None
+    """The metric: see the top of the module. Without ``truth`` the box alone, which then fits nothing."""
     size = placed.values.shape[1], placed.values.shape[0]
     key = "box", params.threshold, params.component, params.protocol, placed.seen
     edges = derived.of(placed.values, key, lambda: _boxes(placed, params))
-    labels, rank = true_labels(image, truth), _rank(image)
-    boxes = truth.boxes_of(labels)
+    rank = _rank(image)
+    labels = [] if truth is None else true_labels(image, truth)
+    boxes = [] if truth is None else truth.boxes_of(labels)
+    meant = truth is not None and bool(image.truth_labels)
     iou, chosen, matched = _best(edges, boxes, size, params)
     return {
         "box_xywh": None if chosen is None else _on_photograph(edges[chosen], size, params).xywh,
-        "iou": iou if image.truth_labels else None,
+        "iou": iou if meant else None,
         "rank": rank,
         "guesses": min(GUESSES, len(image.predictions)),
-        "true_class": bool(labels) if image.truth_labels else None,
+        "true_class": bool(labels) if meant else None,
         "true_labels": labels,
-        "truth_classes": len(truth.object_labels),
+        "truth_classes": None if truth is None else len(truth.object_labels),
         "size": None if matched is None else matched.object_size,
     }
 
@@ -127,7 +129,12 @@ def _on_photograph(edges: Edges, size: tuple[int, int], params: BoxLocalizationO
 
 def summarize(rows: Iterable[Row], spec: MetricSpec, params: BoxLocalizationOptions) -> RunSummary:
     """The figures at the top of the module, with Wilson's intervals over images."""
-    return summed(rows, spec, _figures)
+    return summed(map(_measured, rows), spec, _figures)
+
+
+def _measured(row: Row) -> Row:
+    """A row as figures count it: a box without truth is not scored."""
+    return replace(row, scores=None) if row.scores and row.scores["truth_classes"] is None else row
 
 
 def _figures(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from cnnviz.registry.params import Options
 from cnnviz.registry.specs import EntrySpec
 
 Measures = Literal["map", "map and truth", "model", "figures"]
+WithoutTruth = Literal["unscored", "scored"]
 TruthNeeded = Literal["nothing", "boxes", "masks", "label"]
 Direction = Literal["higher", "lower", "neither"]
 SummedUp = Literal["mean", "rate", "no"]
@@ -53,6 +54,7 @@ class MetricSpec(EntrySpec):
             A value is a number, None where it is undefined, or a list.
         measures: What it looks at.
         truth: What must be known of an image for it. Images of which that is not known are counted.
+        without_truth: Whether a map whose image lacks that truth is scored all the same, with ``truth`` None.
         direction: Which values are better.
         unit: Of its figures; empty for plain numbers.
         baselines: Maps of :data:`cnnviz.metrics.baseline_maps.BASELINES` that are scored beside each map, by name.
@@ -67,6 +69,7 @@ class MetricSpec(EntrySpec):
 
     measures: Measures
     truth: TruthNeeded = "nothing"
+    without_truth: WithoutTruth = "unscored"
     direction: Direction = "neither"
     unit: str = ""
     baselines: tuple[str, ...] = ()

@@ -28,8 +28,8 @@ class BoxFigures(TypedDict):
     """Whether the class is in the image; null where the truth does not know such a class."""
     true_labels: list[str]
     """The labels of the image's truth that mean the class."""
-    truth_classes: Count
-    """How many classes the truth of the image has."""
+    truth_classes: Count | None
+    """How many classes the truth of the image has; null where it has no boxes."""
     size: Literal["small", "medium", "large"] | None
     """COCO's size of the true box that fits best; null where there is none."""
 
