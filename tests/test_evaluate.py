@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.support.colour_photos import run
+from cnnviz.cli.app import main
+from tests.support.colour_photos import MODEL, run
 
 FEW = ("--metric", "insertion:steps=4,baselines=no,deletion:steps=4,baselines=no,sparseness")
 
@@ -80,3 +82,41 @@ def test_random_baselines_follow_the_seed(rectangles: Path, tmp_path: Path) -> N
         assert one == again != two
     one, _, two = (table["center"]["sparseness"] for table in tables)
     assert one == two
+
+
+def test_what_is_not_better_than_its_own_blur_is_said(
+    rectangles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = ["--labels", str(tmp_path / "labels.txt"), "-o", str(tmp_path / "out")]
+    assert main(["evaluate", str(rectangles), *MODEL, *labels, "--method", "gradcam,saliency", *FEW]) == 0
+    said = capsys.readouterr().err.splitlines()
+    images = json.loads((tmp_path / "out" / "report.json").read_text())["images"]
+    for metric, title, sign in (("insertion", "Insertion", 1), ("deletion", "Deletion", -1)):
+        worse = []
+        for method in ("gradcam", "saliency"):
+            areas = {
+                name: np.array(
+                    [e["scores"][metric]["area"] for i in images for e in i["explanations"] if e["method"] == name]
+                )
+                for name in (method, f"{method}:blurred")
+            }
+            # Of three images some draws have the least of them alone: one that is not above 0 decides.
+            if (sign * (areas[method] - areas[f"{method}:blurred"])).min() <= 0:
+                worse.append(method)
+        expected = f"{title}: not better than their own blur for certain: {', '.join(worse)}"
+        assert (expected in said) == bool(worse)
+    assert sum("own blur" in line for line in said) > 0
+
+
+def test_baselines_look_at_no_layer(report: dict[str, Any]) -> None:
+    layers = {each["method"]: each["layer"] for image in report["images"] for each in image["explanations"]}
+    assert layers["random"] is layers["random_cells"] is layers["saliency:blurred"] is None
+    assert layers["gradcam"] == layers["gradcam:blurred"] == "conv"
+
+
+def test_a_run_with_nothing_left_to_do_has_no_times(report: dict[str, Any], rectangles: Path, tmp_path: Path) -> None:
+    assert list(report["summary"]["seconds_per_map"]) == ["gradcam", "saliency"]
+    again = run("evaluate", rectangles, tmp_path / "out", "--method", "gradcam,saliency", *FEW, "--resume")
+    assert again["summary"]["seconds_per_map"] == {}
+    assert again["summary"]["methods"] == ["gradcam", "saliency"]
+    assert again["summary"]["metrics"] == report["summary"]["metrics"]

@@ -13,6 +13,7 @@ from cnnviz.io.store import Store
 from cnnviz.maps.comparison import Comparison, Conclusion, table
 from cnnviz.maps.prepared_method import BLURRED
 from cnnviz.metrics.faithfulness_baselines import NAMES
+from cnnviz.metrics.intervals import bootstrap_mean
 from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import EvaluateOptions
 from cnnviz.registry.metrics import MetricRequest, MetricSpec
@@ -28,6 +29,7 @@ SMALL = (
 )  # fmt: skip
 """Blurred copies are measured as methods are, so metrics need not measure them too."""
 _CURVES = {"insertion": "share of the pixels put back", "deletion": "share of the pixels taken away"}
+_REWARD_BLUR = ("insertion", "deletion", "road")
 _WORST = 5
 _ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
 
@@ -61,7 +63,8 @@ class Evaluate(Comparison[EvaluateOptions]):
         rows = list(records)
         heads = {spec.name: f"{spec.name.replace('_', ' ')} {_ARROWS[spec.direction]}".strip() for spec in specs}
         pictures = _write_curves(self.writes(), rows, store)
-        return Conclusion({"metrics": found, "worst": _worst(specs, rows)}, pictures, table(found, heads))
+        sentences = [*table(found, heads), *_no_better_than_blurred(specs, list(figures), rows)]
+        return Conclusion({"metrics": found, "worst": _worst(specs, rows)}, pictures, sentences)
 
 
 def _headline(spec: MetricSpec) -> str | None:
@@ -93,6 +96,39 @@ def _worst(specs: Sequence[MetricSpec], rows: Sequence[Mapping[str, Any]]) -> di
             and isinstance(value := (each["scores"].get(spec.score_key) or {}).get(name), (int, float))
         ]
         found[spec.name] = sorted(every, key=lambda each: sign * float(each["value"]))[:_WORST]
+    return found
+
+
+def _no_better_than_blurred(
+    specs: Sequence[MetricSpec], methods: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """By which metrics that reward blur the maps of which methods are not better than their own blur for certain.
+
+    The difference of a map and its blur is averaged; its bootstrap interval draws whole images.
+    """
+    found = []
+    for spec in specs:
+        name, sign = _headline(spec), 1 if spec.direction == "higher" else -1
+        some = []
+        for method in methods if spec.name in _REWARD_BLUR else ():
+            differences, images = [], []
+            for row in rows:
+                own, blurred = (
+                    [
+                        (each["scores"].get(spec.score_key) or {}).get(name)
+                        for each in row.get("explanations") or ()
+                        if each["method"] == kind
+                    ]
+                    for kind in (method, f"{method}:{BLURRED}")
+                )
+                pairs = [(a, b) for a, b in zip(own, blurred, strict=False) if a is not None and b is not None]
+                differences += [sign * (a - b) for a, b in pairs]
+                images += [row["path"]] * len(pairs)
+            interval = bootstrap_mean(differences, images) if differences else None
+            if differences and (np.mean(differences) if interval is None else interval[0]) <= 0:
+                some.append(method)
+        if some:
+            found.append(f"{spec.title}: not better than their own blur for certain: {', '.join(some)}")
     return found
 
 

@@ -353,8 +353,10 @@ class Explainer:
         if self.prepared.guesses:
             found["class_guesses"] = list(self.prepared.guesses)
         if self.comparison is not None:
-            times = {method.spec.name: round(method.seconds / max(1, method.count), 6) for method in self.methods}
-            return {"study": self.spec.name, "methods": list(times), "seconds_per_map": times, **found}
+            names = [method.spec.name for method in self.methods]
+            # None where a run that is resumed had nothing left to do.
+            times = {each.spec.name: round(each.seconds / each.count, 6) for each in self.methods if each.count}
+            return {"study": self.spec.name, "methods": names, "seconds_per_map": times, **found}
         return {"method": spec.name, "class_specific": spec.class_specific, **found}
 
 

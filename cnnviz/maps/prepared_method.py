@@ -139,6 +139,9 @@ class PreparedBaseline(PreparedMethod):
         super().__init__(spec, base.params, base.session, base.unit_sessions)
         self.base, self.kind, self.seed = base, kind, seed
 
+    def layer_of(self, request: Request) -> LayerRef | None:
+        return super().layer_of(request) if self.kind == BLURRED else None
+
     def maps(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
         batch = with_baseline(self.kind, self.base.explained(run, asked)[1], self.seed)
         made = [[ComputedMap(values, values, {}, {}, {}) for values in own] for own in batch.maps]
