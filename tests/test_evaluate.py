@@ -120,3 +120,15 @@ def test_a_run_with_nothing_left_to_do_has_no_times(report: dict[str, Any], rect
     assert again["summary"]["seconds_per_map"] == {}
     assert again["summary"]["methods"] == ["gradcam", "saliency"]
     assert again["summary"]["metrics"] == report["summary"]["metrics"]
+
+
+@pytest.mark.parametrize("options", [("--sanity", "--metric", "sparseness"), ("--metric", "randomization")])
+def test_random_weights_are_in_the_table(rectangles: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    report = run("evaluate", rectangles, tmp_path / "out", "--method", "gradcam,saliency", *options)
+    alone = run("saliency", rectangles, tmp_path / "alone", "--sanity")["summary"]["sanity"]
+    found = report["summary"]["metrics"]
+    own = found["saliency"]["randomization"]
+    assert (own["value"], own["ci95"], own["n"]) == tuple(alone[-1]["spearman"][key] for key in ("value", "ci95", "n"))
+    assert own["others"] == {"ssim": alone[-1]["ssim"]}
+    assert (own["figure"], own["better"]) == ("spearman", "lower")
+    assert found["random"]["randomization"]["value"] == 1  # it knows nothing of the weights

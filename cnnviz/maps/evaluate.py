@@ -16,7 +16,7 @@ from cnnviz.metrics.faithfulness_baselines import NAMES
 from cnnviz.metrics.intervals import bootstrap_mean
 from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import EvaluateOptions
-from cnnviz.registry.metrics import MetricRequest, MetricSpec
+from cnnviz.registry.metrics import RANDOMIZATION, MetricRequest, MetricSpec
 from cnnviz.render.curves import Curve, curves
 from cnnviz.schema.images import Figure
 
@@ -50,15 +50,15 @@ class Evaluate(Comparison[EvaluateOptions]):
 
     def _names(self) -> list[str]:
         named = [lookup.read_metric(text) for text in self.target.metrics]
-        return [request.spec.name for request in (*self.metrics(), *named)]
+        names = [request.spec.name for request in (*self.metrics(), *named)]
+        return [*names, RANDOMIZATION.name] if self.target.sanity else names
 
     def conclude(
         self, figures: Mapping[str, Mapping[str, Any]], records: Iterable[Mapping[str, Any]], store: Store
     ) -> Conclusion:
         specs = [lookup.find_metric(name) for name in dict.fromkeys(self._names())]
         found = {
-            method: {spec.name: _main(spec, own.get("metrics", {}).get(spec.name)) for spec in specs}
-            for method, own in figures.items()
+            method: {spec.name: _main(spec, _summary(spec, own)) for spec in specs} for method, own in figures.items()
         }
         rows = list(records)
         heads = {spec.name: f"{spec.name.replace('_', ' ')} {_ARROWS[spec.direction]}".strip() for spec in specs}
@@ -70,6 +70,13 @@ class Evaluate(Comparison[EvaluateOptions]):
 def _headline(spec: MetricSpec) -> str | None:
     """The figure of a map that says how good it is: the first that is summed up."""
     return next((figure.name for figure in spec.figures if figure.summed_up != "no"), None)
+
+
+def _summary(spec: MetricSpec, own: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the summary of a method says by a metric; of several steps, as of layers made random, the last."""
+    said = own.get(spec.summary_key) if spec.summary_key else own.get("metrics", {}).get(spec.name)
+    found: Mapping[str, Any] | None = said[-1] if isinstance(said, list) and said else said or None
+    return found
 
 
 def _main(spec: MetricSpec, found: Mapping[str, Any] | None) -> dict[str, Any]:
