@@ -12,6 +12,7 @@ import pytest
 from cnnviz.cli.app import main
 from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError
+from cnnviz.maps.comparison import table
 from cnnviz.settings import listed
 from tests.support.colour_photos import MODEL, SQUARES, run, write_truth
 
@@ -44,6 +45,13 @@ def test_each_map_is_that_of_its_method_alone(rectangles: Path, tmp_path: Path) 
                 b = np.load(tmp_path / name / other["files"]["raw"])["raw"]
                 np.testing.assert_array_equal(a, b)
                 assert one["layer"] == other["layer"]
+
+
+def test_a_table_has_the_columns_of_which_there_are_values() -> None:
+    rows = {"cam": {"a": {"value": 0.25}, "b": {"value": None}}, "random": {"a": {"value": None}}}
+    assert table(rows, {"a": "first", "b": "second"}) == ["method  first", "cam      0.25", "random      -"]
+    [line] = table(rows, {"b": "second"})
+    assert "nothing to compare" in line
 
 
 def test_methods_of_one_layer_share_a_pass(rectangles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> 
 
     Args:
         rows: By method, by figure, a mapping with ``value``.
-        columns: Headings by figure. A column that no row has a value of is left out.
+        columns: Headings by figure. A column that no row has a value of is left out; without any there is a sentence.
     """
 
     def value(row: Mapping[str, Any], name: str) -> float | None:
@@ -104,6 +104,10 @@ def table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> 
         return found
 
     used = {name: head for name, head in columns.items() if any(value(row, name) is not None for row in rows.values())}
+    if not used:
+        return [
+            "nothing to compare: the metrics have no figure of the run (the records have what they say of each map)"
+        ]
     first = max(map(len, [*rows, "method"]))
     lines = ["  ".join(["method".ljust(first), *used.values()])]
     for method, row in rows.items():
