@@ -212,6 +212,10 @@ STUDIES: tuple[StudySpec, ...] = (
         why_views="shows the network what --fit says: by default the whole picture",
         shared_options=("class_", "save", "colormap", "alpha", "image_format", "png_level", "resume"),
         options=ClassMapOptions,
+        caveat=(
+            "a cell averages over its window, and what lies around the window has a part in it: of objects larger than "
+            "a window it can say something else than the network says of the window cut out"
+        ),
     ),
     StudySpec(
         name="synthesize",

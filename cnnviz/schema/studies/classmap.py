@@ -26,7 +26,7 @@ class ClassMapFigures(TypedDict):
     """``summary.classmap``: the cells of the class maps."""
 
     window: Size
-    """``[height, width]`` of what a cell speaks of, in pixels of the network's input."""
+    """``[height, width]`` of what a cell averages over, in pixels of the network's input; it sees beyond."""
     stride: Size
     """``[rows, columns]`` from one cell to the next, in pixels of the network's input."""
     receptive_field: ClassMapField
