@@ -167,3 +167,15 @@ def test_every_command_draws_what_is_marked(rectangles: Path, tmp_path: Path) ->
         assert (b == TRUE).all(axis=2).any()
         assert columns.max() < a.shape[1] / 3  # the heatmap and the overlay stay as they are
     assert "marked red" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_an_object_counts_once_as_its_likeliest_class(rectangles: Path, tmp_path: Path) -> None:
+    """A label that means all three classes: three maps an image, one of which counts."""
+    write_truth(tmp_path / "things.json", dict.fromkeys(SQUARES, "thing"))
+    (tmp_path / "table.yaml").write_text("thing: [red, green, blue]\n")
+    table = ("--truth", str(tmp_path / "things.json"), "--truth-classes", str(tmp_path / "table.yaml"))
+    found = figures(run("localize", rectangles, tmp_path / "out", "--method", "cam", *table), "cam")
+    for name in ("gt_known_accuracy", "max_box_acc", "max_box_acc_v2", "pointing_game", "energy_pointing_game"):
+        assert found[name]["n"] == 3, name
+    assert found["gt_known_accuracy"]["value"] == found["pointing_game"]["value"] == 1
+    assert found["top1_error"]["value"] == 0

@@ -288,8 +288,9 @@ class Explainer:
         prepared = self.prepared
         if not all(np.isfinite(made.drawn).all() for own in maps for made in own):
             return failed(item, "not-finite", f"the map is not finite in {prepared.runtime.precision}")
+        labels = self._truth_labels(asked.targets)
         rows = [
-            self._target_map(method, request, target, own[place])
+            self._target_map(method, request, target, own[place], labels[place])
             for place, (request, target) in enumerate(zip(asked.requests, asked.targets, strict=True))
             for method, own in zip(self.makers, maps, strict=True)
         ]
@@ -305,7 +306,12 @@ class Explainer:
         )
 
     def _target_map(
-        self, method: PreparedMethod, request: Request, target: TargetScore, made: ComputedMap
+        self,
+        method: PreparedMethod,
+        request: Request,
+        target: TargetScore,
+        made: ComputedMap,
+        labels: tuple[tuple[str, ...], tuple[str, ...]],
     ) -> TargetMap:
         layer, facts = method.layer_of(request), dict(made.facts)
         if self.prepared.one_logit:
@@ -313,11 +319,22 @@ class Explainer:
         if layer is not None:
             facts["pre_activation"] = layer.pre_activation
         name = None if layer is None else layer.name
-        known = self.prepared.truth_classes
-        labels = known.labels_of(target.class_index) if known is not None and isinstance(target, ClassScore) else ()
         return TargetMap(
-            target, request.slug, method.spec, name, made.drawn, made.raw, made.scores, made.arrays, facts, labels
+            target, request.slug, method.spec, name, made.drawn, made.raw, made.scores, made.arrays, facts, *labels
         )
+
+    def _truth_labels(self, targets: Sequence[TargetScore]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """For each target the labels of the annotations that mean it, and those of which it is the likeliest class."""
+        known = self.prepared.truth_classes
+        classes = [target if isinstance(target, ClassScore) else None for target in targets]
+        labels = [() if known is None or each is None else known.labels_of(each.class_index) for each in classes]
+        best: dict[str, int] = {}
+        for place, (each, own) in enumerate(zip(classes, labels, strict=True)):
+            for label in own:
+                first = classes[best[label]] if label in best else None
+                if each is not None and (first is None or each.logit > first.logit):
+                    best[label] = place
+        return [(own, tuple(label for label in own if best[label] == place)) for place, own in enumerate(labels)]
 
     def _truth_facts(self, item: DecodedImage) -> dict[str, Any]:
         """What the record says of the annotations of an image, where there are any."""

@@ -64,7 +64,8 @@ class TargetMap:
     """One map of one image: ``values`` is drawn [h, w], ``raw`` and ``arrays`` are stored as they are.
 
     ``layer`` is the one that was explained, if any; ``scores`` are the method's own figures of this map; ``facts`` are
-    what the record says of it; ``truth_labels`` are those of the annotations that mean its class.
+    what the record says of it; ``truth_labels`` are those of the annotations that mean its class, ``counted_labels``
+    those that no likelier class means which is explained too.
     """
 
     target: TargetScore
@@ -77,6 +78,7 @@ class TargetMap:
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     truth_labels: tuple[str, ...] = ()
+    counted_labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +170,7 @@ def _image(done: ImageResult, item: TargetMap) -> ExplainedImage:
         done.label,
         item.method.name,
         item.truth_labels,
+        item.counted_labels,
     )
 
 

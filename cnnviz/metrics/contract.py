@@ -45,6 +45,8 @@ class ExplainedImage:
         method: Name of the method that made the map.
         truth_labels: The labels of the truth that mean the explained class (COCO's "dog" for ImageNet's "golden
             retriever"); empty where the truth's vocabulary has none, or where there is no truth.
+        counted_labels: Those of them that no likelier class means which is explained too: an object counts once, as the
+            likeliest of the classes that it may be. None for all.
     """
 
     uri: str
@@ -56,6 +58,7 @@ class ExplainedImage:
     label: str | None
     method: str
     truth_labels: tuple[str, ...] = ()
+    counted_labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,12 @@ def true_labels(image: ExplainedImage, truth: Truth) -> list[str]:
     return [label for label in truth.object_labels if label in image.truth_labels]
 
 
+def counted_labels(image: ExplainedImage, truth: Truth) -> list[str]:
+    """Those of them as which this map counts: of several classes that mean one label the likeliest counts."""
+    counted = image.counted_labels
+    return [label for label in true_labels(image, truth) if counted is None or label in counted]
+
+
 class _Derived:
     """What was computed of arrays that are still there; safe in threads.
 

@@ -28,6 +28,7 @@ from cnnviz.metrics.contract import ExplainedImage, Row, RunSummary
 from cnnviz.metrics.localization import (
     WSOL_SIDE,
     Edges,
+    counted_labels,
     derived,
     overlaps,
     shares,
@@ -63,6 +64,7 @@ def score(
         "rank": rank,
         "guesses": min(GUESSES, len(image.predictions)),
         "true_class": bool(labels) if meant else None,
+        "counted": truth is not None and bool(counted_labels(image, truth)),
         "true_labels": labels,
         "truth_classes": None if truth is None else len(truth.object_labels),
         "size": None if matched is None else matched.object_size,
@@ -138,7 +140,7 @@ def _measured(row: Row) -> Row:
 
 
 def _figures(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    true = [(image, scores) for image, scores in rows if scores["true_class"]]
+    true = [(image, scores) for image, scores in rows if scores["true_class"] and scores.get("counted", True)]
     known: Values = [(image, float(scores["iou"] >= FITS)) for image, scores in true]
     images: dict[str, list[Mapping[str, Any]]] = {}
     # Where the truth knows none of the classes, its labels were not matched to them: that is no error.

@@ -36,7 +36,8 @@ _LEVELS = {"cnnviz": LEVELS + 1, "wsol": 1001}
 def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params: PxAPOptions) -> dict[str, Any]:
     """The histograms of a map: see the top of the module."""
     assert truth is not None
-    masks = [truth.masks[label] for label in image.truth_labels if label in truth.masks]
+    counted = image.truth_labels if image.counted_labels is None else image.counted_labels
+    masks = [truth.masks[label] for label in counted if label in truth.masks]
     if not any(mask.any() for mask in masks):
         return {"levels": None}
     inside = masks[0] if len(masks) == 1 else np.logical_or.reduce(masks)

@@ -25,7 +25,7 @@ from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage, Row, RunSummary
 from cnnviz.metrics.intervals import bootstrap
-from cnnviz.metrics.localization import derived, shares, true_labels
+from cnnviz.metrics.localization import counted_labels, derived, shares
 from cnnviz.metrics.localization_figures import Scored, Values, by_size, figure, mean, rate, rate_interval, summed
 from cnnviz.metrics.map_statistics import is_even
 from cnnviz.registry.localization_metrics import PointingGameOptions
@@ -39,7 +39,7 @@ _QUARTER = 0.25
 def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params: PointingGameOptions) -> dict[str, Any]:
     """The pointing game: see the top of the module."""
     assert truth is not None
-    labels = true_labels(image, truth)
+    labels = counted_labels(image, truth)
     point = derived.of(placed.values, ("point", placed.seen), lambda: _point(placed))
     unknown = not image.truth_labels or (bool(labels) and not truth.boxes_of(labels, difficult=False))
     boxes = truth.boxes_of(labels)
@@ -74,7 +74,7 @@ def _gap(point: list[int], edges: tuple[float, float, float, float]) -> float:
 def score_energy(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params: Options) -> dict[str, Any]:
     """The energy pointing game: see the top of the module."""
     assert truth is not None
-    labels = true_labels(image, truth)
+    labels = counted_labels(image, truth)
     boxes = truth.boxes_of(labels)
     unknown = not image.truth_labels or (bool(labels) and not truth.boxes_of(labels, difficult=False))
     return {

@@ -29,12 +29,12 @@ from cnnviz.metrics.contract import ExplainedImage, Row, RunSummary
 from cnnviz.metrics.intervals import bias_corrected
 from cnnviz.metrics.localization import (
     LEVELS,
+    counted_labels,
     derived,
     levels,
     overlaps,
     shares,
     true_edges,
-    true_labels,
     wsol_levels,
 )
 from cnnviz.metrics.localization_figures import Scored, figure, rate_interval, summed
@@ -69,7 +69,7 @@ def _scores(
     needed: Mapping[str, float],
 ) -> dict[str, Any]:
     assert truth is not None
-    labels = true_labels(image, truth)
+    labels = counted_labels(image, truth)
     if not labels:
         return {**dict.fromkeys(needed), "true_labels": labels}
     key = "regions", params.protocol, params.at, placed.seen

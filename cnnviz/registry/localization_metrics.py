@@ -68,6 +68,7 @@ BOX_LOCALIZATION = MetricSpec(
         Figure("iou", "largest intersection over union with a true box of the class; 0 where the image has none"),
         Figure("rank", "place of the class among the predictions, from 1; null where it is not among them"),
         Figure("guesses", "how many predictions the image has, at most 5"),
+        Figure("counted", "whether it counts for GT-known: of several classes that mean one label the likeliest does"),
         Figure("true_class", "whether the class is in the image; null where the truth does not know such a class"),
         _TRUE_LABELS,
         Figure("truth_classes", "how many classes the truth of the image has; null where it has no boxes"),

@@ -24,6 +24,8 @@ class BoxFigures(TypedDict):
     """Place of the class among the predictions, from 1; null where it is not among them."""
     guesses: Count
     """How many predictions the image has, at most 5."""
+    counted: bool
+    """Whether it counts for GT-known: of several classes that mean one label the likeliest does."""
     true_class: bool | None
     """Whether the class is in the image; null where the truth does not know such a class."""
     true_labels: list[str]
