@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from types import SimpleNamespace
 
@@ -193,7 +194,10 @@ def in_terminal(count: int, *args: str, **environment: str) -> str:
     env = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR"}}
     env.update({"TERM": "xterm-256color", "COLUMNS": "100", **environment})
     command = [sys.executable, "-c", IN_TERMINAL, str(count), *args]
-    with subprocess.Popen(command, stderr=slave, stdout=subprocess.PIPE, env=env) as process:
+    with (
+        tempfile.TemporaryDirectory() as empty,  # no folder of a run that somebody made here
+        subprocess.Popen(command, stderr=slave, stdout=subprocess.PIPE, env=env, cwd=empty) as process,
+    ):
         os.close(slave)
         received = b""
         while True:

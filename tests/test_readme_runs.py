@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shlex
@@ -34,6 +35,7 @@ SHORTENED = {
     "cnnviz dream": "--octaves 1 --steps 1",
     "cnnviz top-patches photos/ --units all": "--layer blocks.1 --limit 1 --input-size 64",
     "cnnviz guided photos/ --sanity": "--limit 1 --input-size 64",
+    "cnnviz evaluate": "--limit 1 --input-size 64",
     "cnnviz classmap street.jpg --size 896": "--size 320",
 }
 
@@ -65,8 +67,34 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 path = tmp_path / target
                 path.parent.mkdir(parents=True, exist_ok=True)
                 picture.save(path)
+    annotate(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def annotate(folder: Path) -> None:
+    """A box in the middle of each photograph, as COCO, Pascal VOC and ImageNet write it."""
+    (folder / "voc" / "Annotations").mkdir(parents=True)
+    coco: dict[str, list[dict[str, object]]] = {
+        "images": [], "annotations": [], "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "cup"}],
+    }  # fmt: skip
+    lines = ["ImageId,PredictionString"]
+    known = (("cat", "tiger cat", "n02123159"), ("cup", "espresso", "n07920052"))
+    for number, (stem, label, synset) in enumerate(known):
+        with Image.open(folder / "photos" / label / f"{stem}.jpg") as picture:
+            width, height = picture.size
+        x0, y0, x1, y1 = width // 4, height // 4, 3 * width // 4, 3 * height // 4
+        coco["images"].append({"id": number, "file_name": f"{stem}.jpg", "width": width, "height": height})
+        box = [x0, y0, x1 - x0, y1 - y0]
+        coco["annotations"].append({"id": number, "image_id": number, "category_id": number, "bbox": box})
+        lines.append(f"{stem},{synset} {x0} {y0} {x1} {y1}")
+        (folder / "voc" / "Annotations" / f"{stem}.xml").write_text(
+            f"<annotation><filename>{stem}.jpg</filename><size><width>{width}</width><height>{height}</height></size>"
+            f"<object><name>{label}</name><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax>"
+            "</bndbox></object></annotation>"
+        )
+    (folder / "instances.json").write_text(json.dumps(coco))
+    (folder / "LOC_val_solution.csv").write_text("\n".join(lines) + "\n")
 
 
 class Shell:

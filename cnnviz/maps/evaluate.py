@@ -96,7 +96,7 @@ def _worst(specs: Sequence[MetricSpec], rows: Sequence[Mapping[str, Any]]) -> di
             continue
         sign = 1 if spec.direction == "higher" else -1
         every = [
-            {"path": row["path"], "method": each["method"], "label": each["target"].get("label"), "value": value}
+            {"path": row["path"], "method": each["method"], "label": each["target"].get("label"), "value": float(value)}
             for row in rows
             for each in row.get("explanations") or ()
             if each["method"] in lookup.method_names()

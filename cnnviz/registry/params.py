@@ -153,9 +153,9 @@ class Param:
         return int(value) if self.type == "int" else float(value)
 
 
-def _whole(number: float) -> float:
-    """7 for 7.0, as it is shown in messages."""
-    return int(number) if math.isfinite(number) and float(number).is_integer() else number
+def _whole(number: Any) -> Any:
+    """7 for 7.0, as it is shown in messages; anything else as it is."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def typed(text: str, param: Param) -> Any:

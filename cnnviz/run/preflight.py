@@ -33,8 +33,6 @@ def check(settings: RunSettings, spec: CommandSpec) -> None:
         package.check(spec.command, params)
     if is_url(settings.output.out):
         check_protocols(settings.output.out)
-    else:
-        _check_folder(settings, spec)
     if settings.inputs and "-" not in settings.inputs:
         # Raises where an INPUT is missing; whether any file is an image shows only when it is decoded.
         next(find_images(settings.inputs), None)
@@ -48,6 +46,8 @@ def check(settings: RunSettings, spec: CommandSpec) -> None:
     if settings.target.truth_classes != "coco":
         _check_file("--truth-classes", settings.target.truth_classes)
     _check_classes(settings)
+    if not is_url(settings.output.out):
+        _check_folder(settings, spec)
 
 
 def _check_folder(settings: RunSettings, spec: CommandSpec) -> None:
