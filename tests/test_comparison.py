@@ -68,6 +68,7 @@ def test_methods_of_one_layer_share_a_pass(rectangles: Path, tmp_path: Path, mon
     passes.clear()
     run("localize", rectangles, tmp_path / "four", "--method", "gradcam,layercam,hirescam,gradcam++", "-b", "3")
     assert [count for count in passes if count == 3] == [count for count in one if count == 3] == [3]
+    assert passes == one  # nor is the probe run more often
 
 
 def test_truth_says_which_classes(rectangles: Path, tmp_path: Path) -> None:

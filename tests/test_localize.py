@@ -179,3 +179,12 @@ def test_an_object_counts_once_as_its_likeliest_class(rectangles: Path, tmp_path
         assert found[name]["n"] == 3, name
     assert found["gt_known_accuracy"]["value"] == found["pointing_game"]["value"] == 1
     assert found["top1_error"]["value"] == 0
+
+
+def test_a_metric_without_baselines_may_be_asked_for(rectangles: Path, tmp_path: Path) -> None:
+    options = ("--truth", str(tmp_path / "truth.json"), "--method", "cam", "--metric", "sparseness")
+    report = run("localize", rectangles, tmp_path / "out", *options)
+    values = [each["scores"]["sparseness"]["gini"] for i in report["images"] for each in i["explanations"]]
+    found = figures(report, "cam")["gini"]
+    assert np.isclose(found["value"], np.mean([each for each in values if each is not None]), atol=1e-6)
+    assert "gini" not in figures(report, "whole_image")

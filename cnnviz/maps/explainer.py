@@ -97,10 +97,8 @@ class Explainer:
             self.prepared.settle_precision(cuts[0], self._map_of_probe)
             self.methods[0].session = self.prepared.session
         self.makers = [*self.methods, *self._baselines()]
-        for number, maker in enumerate(self.makers):
-            # What a baseline's values should add up to is nobody's promise: it is measured as the first method.
-            place = number if number < len(self.methods) else 0
-            maker.metrics = ModelMetrics(self.requests[place], self._network(maker, cuts[place]))
+        for maker in self.makers:
+            maker.metrics = ModelMetrics(self.requests[0], self._network(maker))
 
     def _chosen(self, params: Options) -> list[tuple[MethodSpec, Options]]:
         """The methods of the run, with their options."""
@@ -130,13 +128,13 @@ class Explainer:
                 sessions[cut, unit.readout] = prepared.open_units(cut, unit.readout)
         units = {unit.readout: sessions[cut, unit.readout] for unit in prepared.target_selector.units}
         params = params.with_classes(prepared.classes.resolve)
-        return PreparedMethod(spec, params, sessions[cut, Readout.scores()], units)
+        return PreparedMethod(spec, params, cut, sessions[cut, Readout.scores()], units)
 
-    def _network(self, method: PreparedMethod, cut: Cut) -> ExplainedNetwork:
+    def _network(self, method: PreparedMethod) -> ExplainedNetwork:
         """What metrics get that run the network again."""
         loaded, settings = self.prepared.loaded, self.settings
         key, tracing = settings.target.logits_key, settings.runtime.tracing
-        options = SessionOptions(cut, key, private=False, tracing=tracing)
+        options = SessionOptions(method.cut, key, private=False, tracing=tracing)
         return ExplainedNetwork(
             loaded.module, loaded.name, method.session, options, method.spec.signed, settings.runtime.seed
         )
@@ -170,8 +168,9 @@ class Explainer:
         runs: dict[Session, ForwardPass] = {}
         with rt.scope():
             for method in self.methods:
-                run = runs.setdefault(method.session, method.session.forward(probe))
-                told |= dict.fromkeys(probing(method, requests, run, first))
+                if method.session not in runs:
+                    runs[method.session] = method.session.forward(probe)
+                told |= dict.fromkeys(probing(method, requests, runs[method.session], first))
                 told |= dict.fromkeys(filter(None, [method.spec.caveat_with(method.params)]))
         for text in told:
             self.prepared.note(text)

@@ -62,7 +62,10 @@ class Localize(Comparison[LocalizeOptions]):
             lines += _curve(method, metrics)
             for name in lookup.find_metric("box_localization").baselines:
                 # They know nothing of the method: of each the same figures.
-                beside.setdefault(name, _flat({key: each["baselines"][name] for key, each in metrics.items()}))
+                known = {
+                    key: each["baselines"][name] for key, each in metrics.items() if name in each.get("baselines", {})
+                }
+                beside.setdefault(name, _flat(known))
         found.update(beside)
         pictures: list[Figure] = []
         if lines:

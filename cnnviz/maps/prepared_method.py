@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnviz.engine.cut import Cut
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import Target
@@ -38,6 +39,7 @@ class PreparedMethod:
     Attributes:
         spec: The method.
         params: Its options.
+        cut: Where it needs the network to be cut.
         session: Reads the class scores.
         unit_sessions: Read units of layers.
         metrics: Those that run the network again; None before the first image.
@@ -47,6 +49,7 @@ class PreparedMethod:
 
     spec: MethodSpec
     params: Options
+    cut: Cut
     session: Session
     unit_sessions: Mapping[Readout, Session]
     metrics: ModelMetrics | None = None
@@ -136,7 +139,7 @@ class PreparedBaseline(PreparedMethod):
         name = f"{base.spec.name}:{BLURRED}" if kind == BLURRED else _NAMES.get(kind, kind)
         title = f"{base.spec.title}, blurred" if kind == BLURRED else f"Baseline: {name}"
         spec = replace(base.spec, name=name, title=title, colour=False, class_specific=kind == BLURRED)
-        super().__init__(spec, base.params, base.session, base.unit_sessions)
+        super().__init__(spec, base.params, base.cut, base.session, base.unit_sessions)
         self.base, self.kind, self.seed = base, kind, seed
 
     def layer_of(self, request: Request) -> LayerRef | None:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from cnnviz.geometry.boxes import Box
 from cnnviz.render.comparison import Cell, comparison
 from cnnviz.render.grid import resize
+from cnnviz.render.legend import frame
 
 Picture = NDArray[np.uint8]
 
@@ -87,9 +88,5 @@ def with_boxes(picture: Picture, boxes: Sequence[tuple[Box, tuple[int, int, int]
     draw = ImageDraw.Draw(page)
     for box, colour in boxes:
         x0, y0, x1, y1 = box.edges
-        edges = [round(x0 * across), round(y0 * down), round(x1 * across) - 1, round(y1 * down) - 1]
-        for inset, shade, wide in ((0, (0, 0, 0), 1), (1, colour, thick), (1 + thick, (0, 0, 0), 1)):
-            left, top, right, bottom = edges[0] + inset, edges[1] + inset, edges[2] - inset, edges[3] - inset
-            if right > left and bottom > top:
-                draw.rectangle((left, top, right, bottom), outline=shade, width=wide)
+        frame(draw, Box.from_edges(x0 * across, y0 * down, x1 * across, y1 * down), colour, thick)
     return np.array(page, dtype=np.uint8)

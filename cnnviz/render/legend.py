@@ -18,15 +18,18 @@ _SIZES = (11, 26)
 
 def with_box(picture: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
     """The picture with a frame around the pixels of ``box``: white between two dark lines, just inside it."""
-    x, y, x1, y1 = (round(edge) for edge in box.edges)
-    thick = max(1, round(max(picture.shape[:2]) / 300))
     page = Image.fromarray(picture)
-    draw = ImageDraw.Draw(page)
-    right, bottom = x1 - 1, y1 - 1
-    for inset, colour, wide in ((0, (0, 0, 0), 1), (1, (255, 255, 255), thick), (1 + thick, (0, 0, 0), 1)):
-        if right - inset > x + inset and bottom - inset > y + inset:
-            draw.rectangle((x + inset, y + inset, right - inset, bottom - inset), outline=colour, width=wide)
+    frame(ImageDraw.Draw(page), box, _PAPER, max(1, round(max(picture.shape[:2]) / 300)))
     return np.array(page, dtype=np.uint8)
+
+
+def frame(draw: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int], thick: int) -> None:
+    """Draw a frame just inside the pixels of a box, so many pixels thick, between two dark lines."""
+    left, top, x1, y1 = (round(edge) for edge in box.edges)
+    right, bottom = x1 - 1, y1 - 1
+    for inset, shade, wide in ((0, (0, 0, 0), 1), (1, colour, thick), (1 + thick, (0, 0, 0), 1)):
+        if right - inset > left + inset and bottom - inset > top + inset:
+            draw.rectangle((left + inset, top + inset, right - inset, bottom - inset), outline=shade, width=wide)
 
 
 def with_legend(
