@@ -20,8 +20,8 @@ class Heatmap:
         maps: [N, H, W] at the input's resolution when the method defines it itself; otherwise made by
             :func:`upsample`.
         facts: What the method states about all images of the batch (goes into the record).
-        scores: Figures of the method that stand among the scores of each map; a tensor [N, ...] has one an image.
-        arrays: Further arrays, one an image ([N, ...]), stored beside the raw map.
+        scores: Figures of the method, listed among the scores of each map; a tensor [N, ...] has one for each image.
+        arrays: Further arrays, one for each image ([N, ...]), stored beside the raw map.
         notes: What the user of this network should know, told once a run.
     """
 

@@ -204,7 +204,7 @@ def finercam(run: ForwardPass, target: Target, params: FinerCAMOptions) -> Heatm
         that each image's class was compared with.
 
     Raises:
-        CnnvizError: The target is no class's logit, or ``contrast_class`` is no class.
+        CnnvizError: The target is not the logit of a class, or ``contrast_class`` does not name one.
     """
     if target.logit_index is None:
         raise CnnvizError("Finer-CAM compares the logits of classes.", "Ask for a class, and leave --score out.")
@@ -250,7 +250,7 @@ def shapleycam(run: ForwardPass, target: Target, params: ShapleyCAMOptions) -> H
         Heatmap with values [N, h, w] >= 0, in units of the score.
 
     Raises:
-        CnnvizError: ``rest`` for a target that is no class.
+        CnnvizError: ``rest`` was asked for, and the target is not a class.
     """
     score = target(run.output)
     if params.utility == "rest":

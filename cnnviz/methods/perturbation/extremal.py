@@ -248,7 +248,7 @@ class Lattice:
 
     @staticmethod
     def of(size: tuple[int, int], cells: int, device: torch.device) -> Lattice:
-        """With ``cells`` along the shorter side, at most one a pixel, and as many to the pixel along the other."""
+        """With ``cells`` along the shorter side, never more than pixels, and at the same density along the other."""
         shorter = min(size)
         counts = [max(1, round(length * min(cells, shorter) / shorter)) for length in size]
         down, across = (_axis(length, count).to(device) for length, count in zip(size, counts, strict=True))
