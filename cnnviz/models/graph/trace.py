@@ -254,6 +254,36 @@ def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Gra
     return _before_final_activation(graph)
 
 
+def up_to(module: nn.Module, layer: str) -> fx.GraphModule:
+    """The part of a network that computes what one of its modules returns.
+
+    Only what holds that module is opened; whatever stands beside it stays the module that it was, with its own code, so
+    that it knows training from evaluation, and names of modules and weights stay what they were.
+
+    Args:
+        module: The network, in evaluation mode. Its submodules are shared.
+        layer: Path of a module, or ``path:k`` for call k.
+
+    Raises:
+        ValueError: The network cannot be traced, or has no such layer.
+    """
+    path, _, call = layer.partition(":")
+    opened = {".".join(path.split(".")[:depth]) for depth in range(path.count(".") + 1)} - {path}
+    tracer = _Tracer(frozenset(name for name, _ in module.named_modules() if name and name not in opened))
+    try:
+        graph = tracer.trace(module)
+        node = tracer.calls[path][int(call or 0)]
+    except Exception as error:  # control flow on values, or a name that is not there: each has its own
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    needed = ancestors([node])
+    for other in reversed(graph.nodes):
+        if other.op == "output":
+            other.args = (node,)
+        elif other not in needed and other.op != "placeholder":
+            graph.erase_node(other)
+    return fx.GraphModule(module, graph)
+
+
 def at_size(graph: Graph, size: tuple[int, int]) -> Graph:
     """The same graph with the shapes of its tensors at another input size (height, width). Nothing is computed."""
     channels = graph.shapes[graph.input][1]

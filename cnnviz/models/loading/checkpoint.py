@@ -16,7 +16,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,14 @@ class Checkpoint:
         tensors: Names and values as the file has them; empty if it holds a whole module.
         module: A whole pickled module (only from a trusted file).
         notes: What was unpacked on the way.
+        metadata: What a safetensors file says beside its tensors.
     """
 
     path: Path
     tensors: Mapping[str, torch.Tensor]
     module: nn.Module | None = None
     notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
@@ -62,7 +64,11 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     """
     path = Path(path)
     check_file(path)
-    content = _load_safetensors(path) if is_safetensors(path) else _load_pickle(path, trust)
+    metadata: Mapping[str, str] = {}
+    if is_safetensors(path):
+        content, metadata = _load_safetensors(path)
+    else:
+        content = _load_pickle(path, trust)
     found, trail = _find(content)
     if isinstance(found, nn.Module):
         return Checkpoint(path, {}, found, (f"{path.name} holds a whole {type(found).__name__} module",))
@@ -77,7 +83,7 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     if trail:
         kind = " (the averaged weights)" if trail[0] in _EMA else ""
         notes.append(f"weights taken from {'.'.join(trail)!r} of {path.name}{kind}")
-    return Checkpoint(path, found, notes=tuple(notes))
+    return Checkpoint(path, found, notes=tuple(notes), metadata=metadata)
 
 
 def _find(content: Any, depth: int = 0) -> tuple[Mapping[str, torch.Tensor] | nn.Module | None, tuple[str, ...]]:
@@ -98,12 +104,14 @@ def _find(content: Any, depth: int = 0) -> tuple[Mapping[str, torch.Tensor] | nn
     return tensors, ()
 
 
-def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
+def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        return load_file(path), metadata
     except SafetensorError as error:
         raise damaged(path, str(error)) from error
 

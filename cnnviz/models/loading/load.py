@@ -25,6 +25,7 @@ from cnnviz.models.loading.checkpoint import Checkpoint, read_checkpoint
 from cnnviz.models.loading.checkpoint_fit import classes_in, load_checkpoint
 from cnnviz.models.loading.inputs import cannot_run
 from cnnviz.models.loading.labels import numbered
+from cnnviz.models.loading.trained import from_checkpoint, is_trained
 from cnnviz.models.loading.unwrap import unwrap as unwrap
 from cnnviz.models.loading.unwrap import unwrap_parts
 from cnnviz.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, from_timm, override
@@ -93,7 +94,9 @@ def load(spec: ModelSpec, output: str | None = None) -> LoadedModel:
         checkpoint = None
         if spec.checkpoint is not None:
             checkpoint = read_checkpoint(spec.checkpoint, trust=spec.trust_checkpoint)
-        if checkpoint is not None and checkpoint.module is not None:
+        if checkpoint is not None and is_trained(checkpoint):
+            built = _from_trained(spec, checkpoint)
+        elif checkpoint is not None and checkpoint.module is not None:
             built = _from_whole(spec, checkpoint, checkpoint.module)
         elif ":" in spec.model and not spec.model.startswith("timm/"):
             built = _from_factory(spec, checkpoint)
@@ -223,6 +226,15 @@ def _from_whole(spec: ModelSpec, checkpoint: Checkpoint, module: nn.Module) -> _
     preprocess, said = _guessed(module, spec)
     name = checkpoint.path.name
     return _Built(module, checkpoint.path.stem, "file", name, preprocess, notes=(*notes, *said))
+
+
+def _from_trained(spec: ModelSpec, checkpoint: Checkpoint) -> _Built:
+    network, source, notes = from_checkpoint(checkpoint)
+    plan = network.plan
+    if spec.model not in (plan.arch, ModelSpec.model):
+        notes = (*notes, f"--model is not used: {checkpoint.path.name} says that it is {plan.arch}, cut and trained")
+    name, classes = f"{plan.arch}-{plan.head}", plan.classes
+    return _Built(network, name, source, checkpoint.path.name, plan.preprocess, classes, len(classes), notes)
 
 
 def _guessed(module: nn.Module, spec: ModelSpec) -> tuple[Preprocess, tuple[str, ...]]:
