@@ -91,9 +91,8 @@ def load(spec: ModelSpec, output: str | None = None) -> LoadedModel:
     if spec.num_classes is not None and spec.num_classes > _MOST_CLASSES:
         raise CnnvizError(f"--num-classes {spec.num_classes} is more than {_MOST_CLASSES}", "give --num-classes 10")
     with _importable(Path.cwd()):
-        checkpoint = None
-        if spec.checkpoint is not None:
-            checkpoint = read_checkpoint(spec.checkpoint, trust=spec.trust_checkpoint)
+        file = spec.checkpoint
+        checkpoint = None if file is None else read_checkpoint(file, trust=spec.trust_checkpoint)
         if checkpoint is not None and is_trained(checkpoint):
             built = _from_trained(spec, checkpoint)
         elif checkpoint is not None and checkpoint.module is not None:
@@ -223,18 +222,17 @@ def _from_factory(spec: ModelSpec, checkpoint: Checkpoint | None) -> _Built:
 
 def _from_whole(spec: ModelSpec, checkpoint: Checkpoint, module: nn.Module) -> _Built:
     notes = (*checkpoint.notes, "--model is not used")
-    preprocess, said = _guessed(module, spec)
-    name = checkpoint.path.name
-    return _Built(module, checkpoint.path.stem, "file", name, preprocess, notes=(*notes, *said))
+    (preprocess, said), path = _guessed(module, spec), checkpoint.path
+    return _Built(module, path.stem, "file", path.name, preprocess, notes=(*notes, *said))
 
 
 def _from_trained(spec: ModelSpec, checkpoint: Checkpoint) -> _Built:
     network, source, notes = from_checkpoint(checkpoint)
     plan = network.plan
+    name, file, count = f"{plan.arch}-{plan.head}", checkpoint.path.name, len(plan.classes)
     if spec.model not in (plan.arch, ModelSpec.model):
-        notes = (*notes, f"--model is not used: {checkpoint.path.name} says that it is {plan.arch}, cut and trained")
-    name, classes = f"{plan.arch}-{plan.head}", plan.classes
-    return _Built(network, name, source, checkpoint.path.name, plan.preprocess, classes, len(classes), notes)
+        notes = (*notes, f"--model is not used: {file} says that it is {plan.arch}, cut and trained")
+    return _Built(network, name, source, file, plan.preprocess, plan.classes, count, notes)
 
 
 def _guessed(module: nn.Module, spec: ModelSpec) -> tuple[Preprocess, tuple[str, ...]]:

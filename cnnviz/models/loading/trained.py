@@ -60,7 +60,7 @@ def _plan(checkpoint: Checkpoint) -> Plan:
         fields = {name: said[name] for name in ("arch", "weights", "cut", "head", "units")}
         if fields["head"] not in HEADS:
             raise ValueError(f"head {fields['head']!r}")
-        shown = {name: tuple(v) if isinstance(v, list) else v for name, v in said["preprocess"].items()}
+        shown: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in said["preprocess"].items()}
         return Plan(**fields, classes=tuple(said["classes"]), preprocess=Preprocess(**shown))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CnnvizError(
