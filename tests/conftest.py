@@ -60,12 +60,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> Iterator[None]:
-    """The same thread count everywhere: sums over threads round the same way, and shared machines stay usable."""
+def _one_thread() -> Iterator[None]:
+    """One thread in each worker: workers are as many as cores, sums round the same way everywhere, and most of what
+    runs here is too small to share out."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
@@ -97,15 +98,6 @@ def _reports_follow_the_schema(_wrong_reports: list[str]) -> Iterator[None]:
     wrong = list(_wrong_reports)
     _wrong_reports.clear()
     assert wrong == [], "see cnnviz/schema, and python docs/schema.py"
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """For what is too small to share out."""
-    from cnnviz.engine import runtime as rt
-
-    with rt.threads(1):
-        yield
 
 
 @pytest.fixture(scope="session")

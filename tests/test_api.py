@@ -15,8 +15,6 @@ import cnnviz
 from cnnviz.errors import CnnvizError
 from tests.support import networks as nets
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_everything_a_result_says() -> None:
     network, x = nets.TOYS["residual"].build(), nets.images()

@@ -20,7 +20,6 @@ from cnnviz.models.graph.axes import axes_of
 from cnnviz.models.graph.outputs import selector
 from cnnviz.models.graph.trace import trace
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 _PIXELS = torch.randn((2, 3, 16, 24), generator=torch.Generator().manual_seed(5))
 
 

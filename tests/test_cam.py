@@ -18,7 +18,6 @@ from tests.support.comparisons import closeness
 close = closeness(1e-5, 1e-5)
 
 CLASSES = [1, 3]
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _signed_gradcam(model: Any, batch: Tensor, classes: list[int]) -> Tensor:

@@ -19,7 +19,6 @@ from cnnviz.errors import CnnvizError
 from cnnviz.registry import lookup
 from tests.support import networks as nets
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 METHODS = [spec.name for spec in lookup.BUILT_IN]
 # Few passes are enough here.
 CHEAP: dict[str, dict[str, Any]] = {

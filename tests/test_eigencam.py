@@ -20,8 +20,6 @@ from tests.support.toy_maps import CLASSES
 
 close = closeness(2e-5, 1e-6)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 # Eigen-CAM ----------------------------------------------------------------------------------------------------------
 

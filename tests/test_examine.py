@@ -18,8 +18,6 @@ from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError
 from tests.support import networks as nets
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def opened(network: nn.Module, size: tuple[int, int] = (32, 32), **options: Any) -> Session:
     network.eval().requires_grad_(False)

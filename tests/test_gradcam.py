@@ -25,7 +25,6 @@ from tests.support.comparisons import closeness
 close = closeness(1e-5, 1e-4)
 
 CLASSES = [1, 3, 0]
-pytestmark = pytest.mark.usefixtures("one_thread")
 WAYS = ("module", "packed", "folded", "plain", "hooks")
 
 

@@ -21,7 +21,6 @@ from tests.support.comparisons import closeness
 from tests.support.toy_maps import CLASSES, explained
 
 close = closeness(2e-5, 1e-6)
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache

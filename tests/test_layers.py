@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -308,13 +308,6 @@ def test_a_network_without_a_map() -> None:
     with pytest.raises(CnnvizError, match="no spatial feature map") as raised:
         cnnviz.explain(network, nets.images())
     assert "--layer" in raised.value.hint
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """What runs here is too small to share out."""
-    with rt.threads(1):
-        yield
 
 
 @pytest.mark.parametrize("sealed", [False, True])

@@ -14,8 +14,6 @@ from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.outputs import select_output
 from tests.support import networks as nets
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def _same(found: Any, expected: Any) -> None:
     torch.testing.assert_close(found.logits, expected.logits, rtol=1e-5, atol=1e-6)

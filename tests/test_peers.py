@@ -19,7 +19,6 @@ close = closeness(1e-4)
 pytestmark = [
     pytest.mark.peers,
     pytest.mark.filterwarnings("ignore"),
-    pytest.mark.usefixtures("one_thread"),
 ]
 CLASSES = [3, 7]
 LAYERS = {"resnet18": "layer4", "vgg11": "features.19"}

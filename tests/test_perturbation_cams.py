@@ -30,7 +30,6 @@ close = closeness(2e-5, 1e-4)
 CLASSES = [1, 3, 0]
 WAYS = ("module", "model", "hooks")
 NAMES = ("scorecam", "sscam", "iscam", "ablationcam")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _possible(toy: nets.Toy, way: str) -> bool:

@@ -17,7 +17,6 @@ from cnnviz.engine.open_session import SessionOptions, open_session, prepare
 from cnnviz.errors import CnnvizError
 from tests.support import networks as nets
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 WAYS = ("shared", "packed", "folded", "plain", "hooks")
 
 

@@ -17,7 +17,6 @@ from tests.support import networks as nets
 
 CLASSES = [1, 3, 0]
 ASKED: dict[str, Any] = {"masks": 40, "cells": 4, "p": 0.4, "seed": 3}
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def close(found: Tensor, expected: Any, tolerance: float = 2e-5) -> None:

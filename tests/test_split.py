@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,13 +21,6 @@ from tests.support import networks as nets
 CPU = rt.Runtime(torch.device("cpu"), "fp32")
 PREPARATIONS = ["shared", "plain", "folded", "packed"]
 TRACED = [name for name, toy in nets.TOYS.items() if toy.traces]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """What runs here is too small to share out."""
-    with rt.threads(1):
-        yield
 
 
 def _graph(network: nn.Module, size: tuple[int, int] = (12, 16)) -> Graph:

@@ -21,7 +21,6 @@ from tests.support import networks as nets
 
 CLASSES = [1, 3, 0]
 SQUARE = 100  # compactness: the images are noise, whose colours make no superpixels
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:

@@ -30,9 +30,6 @@ from cnnviz.errors import CnnvizError
 from cnnviz.tasks.words import make_target
 from tests.support import networks as nets
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 2.0]])
 
 
