@@ -88,9 +88,9 @@ def _through(
     found = explainer.conclude(run_folder.records, run_folder.store)
     model = {"model": explainer.prepared.loaded.name}
     summary = {**counts.summary(seconds, interrupted), **model, **explainer.facts(), **found.summary}
-    extras = None
-    if explainer.comparison is not None:
-        extras = Extras(figures=found.figures, files=tuple(figure["file"] for figure in found.figures))
+    files = None if explainer.comparison is None else tuple(figure["file"] for figure in found.figures)
+    confusion = counts.confusion.to_dict()
+    extras = Extras({} if confusion is None else {"confusion": confusion}, found.figures, files=files)
     summary = run_folder.close(summary, f"cnnviz {settings.command}", extras)
     report, code = os.path.join(settings.output.out, REPORT), counts.exit_code(interrupted)
     return RunResult(summary, report, code, sentences=tuple(found.sentences))
@@ -153,6 +153,12 @@ def _picture(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None
         raise CnnvizError(f"No images in {', '.join(settings.inputs)}.", "Name one image file.")
     if record["error"]:
         raise CnnvizError(f"{record['path']}: {record['error']['message']}", "Give an image that can be read.")
+    if record.get("skipped"):
+        found = "right" if settings.target.only == "wrong" else "wrong"
+        raise CnnvizError(
+            f"{record['path']}: the network gets it {found}, so --only {settings.target.only} leaves it out.",
+            "Leave out --only.",
+        )
     kind = settings.draw.save[0]
     names = {row["files"][kind] for row in record["explanations"] if kind in row["files"]}
     if len(names) != 1:

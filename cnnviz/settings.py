@@ -19,6 +19,7 @@ ACTIVATIONS = ("auto", "softmax", "sigmoid")
 CHECKS = (
     "output", "deterministic", "batch_independent", "gradient_reaches_layer", "precision_agreement", "input_sizes",
 )  # fmt: skip
+OUTCOMES = ("wrong", "correct")
 View = Literal["crop", "tiles", "whole", "squash"]
 VIEWS: tuple[View, ...] = get_args(View)
 
@@ -73,6 +74,7 @@ class TargetSettings:
         metrics: What is measured beside the map statistics: ``NAME`` or ``NAME:OPTION=VALUE,...``.
         truth: File or folder of annotations: where objects are in the images; None for none.
         truth_classes: Which classes the labels of ``truth`` mean: a file, or ``coco``; None: those of their names.
+        only: ``wrong`` or ``correct``: which images are explained, of those whose classes are known; None for all.
         sanity: Compare each map with those of the network with random weights: short for the metric ``randomization``.
     """
 
@@ -88,7 +90,12 @@ class TargetSettings:
     metrics: tuple[str, ...] = ()
     truth: str | None = None
     truth_classes: str | None = None
+    only: str | None = None
     sanity: bool = False
+
+    def __post_init__(self) -> None:
+        if self.only is not None:
+            check_choice(self.only, OUTCOMES, "--only")
 
 
 @dataclass(frozen=True)

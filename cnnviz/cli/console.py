@@ -294,6 +294,8 @@ def closing_line(result: Outcome, start: float = 0.0) -> str:
             text += f" ({rate:.1f}/s)" if rate >= 0.1 else f" ({60 * rate:.1f} a minute)"
         text += f" after {start:.1f} s to start" if start >= _LONG_START else ""
         text += f", {resumed} {'was' if resumed == 1 else 'were'} done before" if resumed else ""
+    skipped = int(facts.get("skipped") or 0)
+    text += f", {skipped} left out by --only" if skipped else ""
     text += f", {failed} failed" if failed else ""
     passed = int(facts.get("passed_over") or 0)
     text += f", {passed} other file{'' if passed == 1 else 's'} passed over" if passed else ""

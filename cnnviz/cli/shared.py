@@ -16,6 +16,7 @@ from cnnviz.settings import (
     CHECKS,
     COMPILE_MODES,
     IMAGE_FORMATS,
+    OUTCOMES,
     SCORES,
     TRACING_MODES,
     VIEWS,
@@ -42,7 +43,7 @@ class Shared:
 
     inputs: list[str] | None = positional(
         None,
-        "Image, folder, glob, .txt or .csv list, URL (s3://, zip://, https://), or - for paths on standard input.",
+        "Image, folder, glob, list (.txt, .csv, .tsv), URL (s3://, https://, …), or - for paths on standard input.",
         "INPUT...",
         panel=_INPUT,
     )
@@ -120,10 +121,19 @@ class Shared:
     )
     class_: list[str] | None = flag(
         None,
-        "Index, label, pred, top:K, folder, FILE.csv, truth (what --truth marks) or all; repeatable. [default: pred]",
+        "Index, label, pred, top:K, folder, FILE.csv (.tsv), truth (what --truth marks) or all; repeatable. "
+        "[default: pred]",
         "SPEC",
         panel=_WHAT,
         short="-c",
+    )
+    only: str | None = flag(
+        None,
+        "Explain only the images that the network gets wrong, the map of the truth beside that of the prediction; or "
+        "only those that it gets right. The truth is that of --class folder, --class FILE, a list with labels, or "
+        "--truth.",
+        "|".join(OUTCOMES),
+        panel=_WHAT,
     )
     score: str = flag("logit", "What is explained.", "|".join(SCORES), panel=_WHAT)
     top: int = flag(5, "Predictions that a record lists, 1 or more.", "K", panel=_WHAT)
@@ -176,7 +186,8 @@ class Shared:
     overwrite: bool = flag(False, "Replace the run in the folder.", panel=_OUTPUT)
     save: str | None = flag(
         None,
-        "Any of overlay,heatmap,raw,panel,boxes,gradient,none. [default: {}; with -o -: overlay]",
+        "Any of overlay,heatmap,raw,panel,boxes,gradient,none. [default: {}; with -o -: overlay; with --only wrong "
+        "also panel]",
         "KINDS",
         panel=_OUTPUT,
     )
@@ -211,6 +222,8 @@ class Shared:
         check_choice(self.activation, ACTIVATIONS, "--activation")
         check_choice(self.tracing, TRACING_MODES, "--tracing")
         check_choice(self.score, SCORES, "--score")
+        if self.only is not None:
+            check_choice(self.only, OUTCOMES, "--only")
         check_choice(self.view, VIEWS, "--view")
         check_choice(self.image_format, IMAGE_FORMATS, "--image-format")
         parse_scale(self.scale)
@@ -263,6 +276,7 @@ class Shared:
             metrics=tuple(listed(self.metric or ())),
             truth=self.truth,
             truth_classes=self.truth_classes,
+            only=self.only,
             sanity=self.sanity,
         )
 
@@ -301,7 +315,10 @@ class Shared:
         )
 
     def _default_save(self, spec: CommandSpec) -> str:
-        return "overlay" if self.out == "-" else ",".join(spec.default_save)
+        if self.out == "-":
+            return "overlay" if self.only != "wrong" else "panel"
+        beside = ("panel",) if self.only == "wrong" and "panel" not in spec.default_save else ()
+        return ",".join((*spec.default_save, *beside))
 
     def output_settings(self, command: str) -> OutputSettings:
         """Where results go."""

@@ -14,6 +14,8 @@ _PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "
 _INDEX_COLUMNS = ("class_index", "class_idx", "class_id")
 _LABEL_COLUMNS = ("label", "class", "name", "class_name", "category", "wnid")
 _DELIMITERS = ";\t"
+LABEL_TABLES = (".csv", ".tsv")
+"""How the names of tables of labels end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,11 @@ class _Columns:
     is_index: bool = False
 
 
+def is_label_table(spec: str) -> bool:
+    """Whether a word of ``--class`` names a table of labels."""
+    return spec.lower().endswith(LABEL_TABLES)
+
+
 def read_image_rows(path: str) -> Iterator[ImageRow]:
     """Images and their labels, row by row, from a CSV file; semicolons or tabs may stand for the commas.
 
@@ -53,7 +60,7 @@ def read_image_rows(path: str) -> Iterator[ImageRow]:
             if stream.read(1) != "\ufeff":
                 stream.seek(0)
             start = stream.tell()
-            delimiter = _delimiter(stream.readline(1 << 16))
+            delimiter = _delimiter(stream.readline(1 << 16), path)
             stream.seek(start)
             columns = _Columns()
             for number, cells in enumerate(csv.reader(stream, delimiter=delimiter)):
@@ -75,7 +82,9 @@ def _row(cells: Sequence[str], columns: _Columns) -> ImageRow:
     return ImageRow(path, label or None, index)
 
 
-def _delimiter(line: str) -> str:
+def _delimiter(line: str, path: str) -> str:
+    if path.lower().endswith(".tsv"):
+        return "\t"  # labels may have commas
     if "," in line:
         return ","
     return next((delimiter for delimiter in _DELIMITERS if delimiter in line), ",")

@@ -1,6 +1,6 @@
 """INPUT arguments to an ordered stream of images, and the bytes of one image.
 
-An INPUT is a file, a folder, a glob, ``-`` (standard input), a ``.txt`` or ``.csv`` list, or a URL that
+An INPUT is a file, a folder, a glob, ``-`` (standard input), a ``.txt``, ``.csv`` or ``.tsv`` list, or a URL that
 fsspec understands. Nothing is opened while listing, and no more than one directory's names are held, so
 that a folder of a million files starts at once and costs no memory.
 """
@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 from cnnviz.errors import CnnvizError, ImageError, nearest
 from cnnviz.io.decode import SNIFF_BYTES, sniff
 from cnnviz.io.downloads import stored
-from cnnviz.io.label_tables import read_image_rows
+from cnnviz.io.label_tables import is_label_table, read_image_rows
 from cnnviz.io.names import Names, safe_name
 from cnnviz.io.patience import Clock, patiently, stalled
 from cnnviz.io.walk import (
@@ -157,7 +157,7 @@ def _finder(text: str, options: SourceOptions, stdin: BinaryIO | None) -> Finder
         return lambda: _walked(walk(LocalFiles(options.told), text))
     if os.path.lexists(text):
         suffix = os.path.splitext(text)[1].lower()
-        if suffix in (".txt", ".csv"):
+        if suffix == ".txt" or is_label_table(text):
             return lambda: _from_text(text) if suffix == ".txt" else _from_csv(text)
         return lambda: iter([_Found(text, os.path.basename(text), explicit=True)])
     if glob.has_magic(text):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from cnnviz.engine.targets import class_logits
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
 from cnnviz.maps import tiling
+from cnnviz.maps.asked import Asked, truth_labels, with_role
 from cnnviz.maps.comparison import Conclusion, comparison_of
 from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, probing
 from cnnviz.maps.tiling import ComputedMap, Tiles
@@ -27,31 +27,16 @@ from cnnviz.maps.write_image import ImageResult, TargetMap
 from cnnviz.metrics.chosen import ModelMetrics, requested, summed_up
 from cnnviz.metrics.contract import ExplainedNetwork
 from cnnviz.models.preprocess import normalize
-from cnnviz.records import ClassScore, Record, RunHeader, TargetScore
+from cnnviz.records import Record, RunHeader, TargetScore
 from cnnviz.registry import lookup
 from cnnviz.registry.metrics import RANDOMIZATION, MetricRequest
 from cnnviz.registry.specs import MethodSpec, Options
+from cnnviz.run.outcomes import WRONG
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import SCORES, RunSettings, check_choice
 from cnnviz.tasks.base import Predictions, Request
 
 ImageOutcome = ImageResult | Record
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """What is explained of one image, and what the network says of it.
-
-    Attributes:
-        requests, targets: What was asked for, and its scores.
-        predictions: The first classes.
-        facts: Of the record, beside those of all images.
-    """
-
-    requests: Sequence[Request]
-    targets: Sequence[TargetScore]
-    predictions: tuple[ClassScore, ...]
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Explainer:
@@ -200,6 +185,8 @@ class Explainer:
             runs = {self.methods[0].session: self.methods[0].session.forward(pixels)}
             predictions = prepared.predict(runs[self.methods[0].session].logits.detach())
             asked = [prepared.select_targets(item, predictions, i) for i, item in enumerate(items)]
+            if self.settings.target.only is not None and any(isinstance(each, Record) for each in asked):
+                return self._explain_some(items, asked)
             wanted = [self._requests(classes, predictions, i) for i, classes in enumerate(asked)]
             maps = []
             for method in self.makers:
@@ -217,9 +204,16 @@ class Explainer:
                 message = "it is taken for the class that it is compared with, and nothing else is asked for"
                 rows.append(failed(item, "no-target", message))
                 continue
-            of_image = Asked(wanted[i], targets[i], prepared.top_predictions(predictions, i))
+            verdict = prepared.verdict(item, predictions, i)
+            of_image = Asked(wanted[i], targets[i], prepared.top_predictions(predictions, i), verdict)
             rows.append(self._row(item, of_image, [own[i] for own in maps]))
         return rows
+
+    def _explain_some(self, items: Sequence[DecodedImage], asked: Sequence[list[int] | Record]) -> list[ImageOutcome]:
+        """A batch of which some images are left out: one more pass over the others costs less than maps of all."""
+        some = [item for item, own in zip(items, asked, strict=True) if not isinstance(own, Record)]
+        made = iter(self._explain(some) if some else [])
+        return [own if isinstance(own, Record) else next(made) for own in asked]
 
     def _requests(self, classes: list[int] | Record, said: Predictions, image: int) -> list[Request]:
         """What is explained for an image; for one that fails anything, and it is dropped."""
@@ -255,6 +249,8 @@ class Explainer:
         asked = [
             tiling.select_targets(prepared, mosaic, predictions, row) for mosaic, row in zip(mosaics, best, strict=True)
         ]
+        if all(isinstance(classes, Record) for classes in asked):
+            return [classes for classes in asked if isinstance(classes, Record)]
         task = prepared.task
         wanted = [
             [task.request(index) for index in (a if isinstance(a, list) else [0])]
@@ -278,7 +274,8 @@ class Explainer:
             ]
             facts = tiling.facts(mosaic, predictions, prepared, row)
             requests = [task.request(index) for index in classes]
-            of_image = Asked(requests, targets, prepared.top_predictions(predictions, row), facts)
+            verdict = prepared.verdict(mosaic.item, predictions, row)
+            of_image = Asked(requests, targets, prepared.top_predictions(predictions, row), verdict, facts)
             rows.append(self._row(mosaic.item, of_image, [whole]))
         return rows
 
@@ -287,12 +284,14 @@ class Explainer:
         prepared = self.prepared
         if not all(np.isfinite(made.drawn).all() for own in maps for made in own):
             return failed(item, "not-finite", f"the map is not finite in {prepared.runtime.precision}")
-        labels = self._truth_labels(asked.targets)
+        labels = truth_labels(prepared.truth_classes, asked.targets)
         rows = [
             self._target_map(method, request, target, own[place], labels[place])
             for place, (request, target) in enumerate(zip(asked.requests, asked.targets, strict=True))
             for method, own in zip(self.makers, maps, strict=True)
         ]
+        if self.settings.target.only == WRONG:
+            rows = [with_role(each, asked.verdict) for each in rows]
         return ImageResult(
             ref=item.ref,
             rgb=item.rgb,
@@ -300,7 +299,7 @@ class Explainer:
             label=prepared.target_selector.truth(item.ref),
             predictions=asked.predictions,
             maps=rows,
-            of_image={**prepared.view_facts(item), **self._truth_facts(item), **asked.facts},
+            of_image={**prepared.view_facts(item), **self._truth_facts(item), **asked.of_image},
             truth=item.truth,
         )
 
@@ -321,19 +320,6 @@ class Explainer:
         return TargetMap(
             target, request.slug, method.spec, name, made.drawn, made.raw, made.scores, made.arrays, facts, *labels
         )
-
-    def _truth_labels(self, targets: Sequence[TargetScore]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-        """For each target the labels of the annotations that mean it, and those of which it is the likeliest class."""
-        known = self.prepared.truth_classes
-        classes = [target if isinstance(target, ClassScore) else None for target in targets]
-        labels = [() if known is None or each is None else known.labels_of(each.class_index) for each in classes]
-        best: dict[str, int] = {}
-        for place, (each, own) in enumerate(zip(classes, labels, strict=True)):
-            for label in own:
-                first = classes[best[label]] if label in best else None
-                if each is not None and (first is None or each.logit > first.logit):
-                    best[label] = place
-        return [(own, tuple(label for label in own if best[label] == place)) for place, own in enumerate(labels)]
 
     def _truth_facts(self, item: DecodedImage) -> dict[str, Any]:
         """What the record says of the annotations of an image, where there are any."""

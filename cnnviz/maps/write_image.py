@@ -16,6 +16,7 @@ from cnnviz.io.encode import ImageFormat, encode, encode_npz
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.maps.box_picture import box_tile, is_pictured, marked
+from cnnviz.maps.mistake_picture import by_method, common_limits
 from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.metrics.contract import ExplainedImage
 from cnnviz.metrics.map_statistics import is_even
@@ -27,6 +28,7 @@ from cnnviz.render.box_figure import BoxTile, box_figure
 from cnnviz.render.gradient import gradient_image, magnitude_limit
 from cnnviz.render.label_map import label_map
 from cnnviz.render.legend import with_box, with_legend
+from cnnviz.render.mistake import mistake_panel
 from cnnviz.render.overlay import Style, drawn_limits, heatmap_image, overlay
 from cnnviz.render.panel import PanelRow, PictureRow, panel, picture_panel, reduced
 
@@ -57,6 +59,10 @@ class OutputStyle:
     labels: Sequence[str] = ()
     marks: frozenset[str] = frozenset()
     metrics: MapMetrics = field(default_factory=lambda: MapMetrics([MAP_STATISTICS.request()]))
+
+    def within(self, limits: tuple[float, float] | None) -> OutputStyle:
+        """The same with these values in the first and the last colour; None changes nothing."""
+        return self if limits is None else replace(self, style=replace(self.style, limits=limits))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,34 +119,30 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
     Raises:
         CnnvizError: The output folder cannot be written.
     """
-    height, width = done.rgb.shape[:2]
     rows: list[Explanation] = []
     panel_rows: list[PanelRow] = []
     tiles: list[BoxTile] = []
     beside: dict[Any, Any] = {}
+    ranges = _ranges(done, how.style)
     for item in done.maps:
-        placed = place(item.values, done.geometry.rect, (width, height), signed=item.method.signed)
-        shown = _without_outliers(placed) if item.raw.ndim == 3 and how.style.limits is None else placed
-        x0, y0, x1, y1 = shown.seen
-        if how.style.limits is None and is_even(shown.values[y0:y1, x0:x1]):
-            # The same everywhere is nowhere in particular: drawn as such, not as hot all over.
-            shown = replace(shown, values=np.zeros_like(shown.values))
+        placed, shown = _placed(done, item, how.style)
+        own = how if not item.facts.get("role") else how.within(ranges.get(item.method.name))
         if "panel" in how.save:
-            panel_row = PanelRow(_said(item), _probability(item), shown, _kind(item))
-            panel_rows.append(reduced(panel_row, len(done.maps), how.style))
+            panel_rows.append(reduced(_panel_row(item, shown), len(done.maps), own.style))
         measured = how.metrics.score(replace(placed, raw=item.raw), _image(done, item), done.truth, beside)
         scores = {**measured, **item.scores}
         if "boxes" in how.save and is_pictured(done, item):
-            tiles.append(box_tile(done, item, shown, scores, how.style))
-        files = _write_map(done, item, shown, scores["box_xywh"], how)
-        facts = {**item.facts, "drawn_limits": list(drawn_limits(shown, how.style))}
+            tiles.append(box_tile(done, item, shown, scores, own.style))
+        files = _write_map(done, item, shown, scores["box_xywh"], own)
+        facts = {**item.facts, "drawn_limits": list(drawn_limits(shown, own.style))}
         if scores.get("flat"):
             facts["flat_reason"] = _flat_reason(item)
         rows.append(Explanation(item.method.name, item.layer, item.target, files, scores, facts))
     if "panel" in how.save and rows:
         name = _write_panel(done, panel_rows, how)
-        for row in rows:
-            row.files["panel"] = name  # type: ignore[index]
+        for row, of_panel in zip(rows, panel_rows, strict=True):
+            if of_panel.role or not any(each.role for each in panel_rows):
+                row.files["panel"] = name  # type: ignore[index]
     if tiles:
         name = _write_boxes(done, tiles, how)
         for row, item in zip(rows, done.maps, strict=True):
@@ -148,13 +150,43 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
                 row.files["boxes"] = name  # type: ignore[index]
     return Record(
         path=done.ref.uri,
-        width=width,
-        height=height,
+        width=done.rgb.shape[1],
+        height=done.rgb.shape[0],
         label=done.label,
         predictions=done.predictions,
         explanations=tuple(rows),
         facts=done.of_image,
     )
+
+
+def _placed(done: ImageResult, item: TargetMap, style: Style) -> tuple[PlacedMap, PlacedMap]:
+    """A map on the image's pixels as it is, and as pictures show it."""
+    height, width = done.rgb.shape[:2]
+    placed = place(item.values, done.geometry.rect, (width, height), signed=item.method.signed)
+    shown = _without_outliers(placed) if item.raw.ndim == 3 and style.limits is None else placed
+    x0, y0, x1, y1 = shown.seen
+    if style.limits is None and is_even(shown.values[y0:y1, x0:x1]):
+        # The same everywhere is nowhere in particular: drawn as such, not as hot all over.
+        shown = replace(shown, values=np.zeros_like(shown.values))
+    return placed, shown
+
+
+def _ranges(done: ImageResult, style: Style) -> dict[str, tuple[float, float]]:
+    """The values in which the maps of truth and prediction are drawn, by method; none where all have a scale already.
+
+    They are placed for it once before: an image's maps at its size all at once would take much memory.
+    """
+    if style.limits is not None:
+        return {}
+    maps = [item for item in done.maps if item.facts.get("role")]
+    return common_limits((item, drawn_limits(_placed(done, item, style)[1], style)) for item in maps)
+
+
+def _panel_row(item: TargetMap, shown: PlacedMap) -> PanelRow:
+    score = item.target.logit if isinstance(item.target, ClassScore) and item.method.class_specific else None
+    role = str(item.facts.get("role", ""))
+    label = item.target.label if role and not _is_against(item) else _said(item)
+    return PanelRow(label, _probability(item), shown, _kind(item), score=score, role=role)
 
 
 def _image(done: ImageResult, item: TargetMap) -> ExplainedImage:
@@ -251,11 +283,13 @@ def _write_map(
 
 
 def _write_panel(done: ImageResult, rows: Sequence[PanelRow], how: OutputStyle) -> str:
-    if all(item.method.colour for item in done.maps):
+    known = [(box, colour) for box, colour, _ in marked(done.truth)]
+    if any(row.role for row in rows):
+        figure = mistake_panel(done.rgb, by_method(rows, done.maps), how.style, done.ref.name, known)
+    elif all(item.method.colour for item in done.maps):
         pictures = [PictureRow(row, _pictures(done, item, how)) for row, item in zip(rows, done.maps, strict=True)]
         figure = picture_panel(pictures, done.ref.name)
     else:
-        known = [(box, colour) for box, colour, _ in marked(done.truth)]
         figure = panel(done.rgb, rows, how.style, done.ref.name, known)
     kinds = {_kind(item) for item in done.maps}
     kind = kinds.pop() if len(kinds) == 1 else "methods"

@@ -25,7 +25,7 @@ from cnnviz.render.text import fitted, font, number, percent, write
 
 _MARGIN, _GAP, _ROW_GAP = 24, 12, 26
 _CAPTION, _HEADING = 30, 28
-_BAR, _BAR_WIDTH = 16, 108
+_BAR, BAR_WIDTH = 16, 108
 _LEAST_CELL = (150, 110)
 _LEAST_SIDE = 240
 _INK, _SOFT, _LINE, _FILL = (28, 30, 34), (112, 117, 124), (216, 219, 223), (66, 105, 208)
@@ -43,6 +43,8 @@ class PanelRow:
         placed: The map at the image's size.
         method: What made the map.
         limits: The values in the first and the last colour; None for those of the style or the map.
+        score: What the network says of the class before probabilities, or None.
+        role: Of an image that the network gets wrong: ``truth`` or ``predicted``.
     """
 
     label: str
@@ -50,6 +52,8 @@ class PanelRow:
     placed: PlacedMap
     method: str
     limits: tuple[float, float] | None = None
+    score: float | None = None
+    role: str = ""
 
 
 def reduced(row: PanelRow, rows: int, style: Style) -> PanelRow:
@@ -87,7 +91,7 @@ def panel(
     cell = max(shown[0], _LEAST_CELL[0]), max(shown[1], _LEAST_CELL[1])
     top = _MARGIN + (_CAPTION + 6 if title else 0)
     step = _CAPTION + cell[1] + _ROW_GAP
-    width = 2 * _MARGIN + 3 * cell[0] + 2 * _GAP + _GAP + _BAR_WIDTH
+    width = 2 * _MARGIN + 3 * cell[0] + 2 * _GAP + _GAP + BAR_WIDTH
     height = top + _HEADING + len(rows) * step - _ROW_GAP + _MARGIN
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
     small = resize(rgb, shown)
@@ -95,7 +99,7 @@ def panel(
     lefts = [_MARGIN + column * (cell[0] + _GAP) for column in range(4)]
     tops = [top + _HEADING + index * step + _CAPTION for index in range(len(rows))]
     for row, y in zip(rows, tops, strict=True):
-        pictures = (image, *_drawn(small, row.placed, _own(style, row)))
+        pictures = (image, *drawn(small, row, style))
         for x, picture in zip(lefts, pictures, strict=False):
             paste(canvas, picture, (x, y), cell)
         _paint_bar(canvas, (lefts[3], y), cell[1], row.placed, _own(style, row))
@@ -104,7 +108,7 @@ def panel(
     if title:
         write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE_SIZE, _INK, width - 2 * _MARGIN)
     # Below the pictures, where it fits whatever their width.
-    write(draw, (_MARGIN, height - _MARGIN + 4), _grey_is(rows), _SMALL_SIZE, _SOFT, width - 2 * _MARGIN)
+    write(draw, (_MARGIN, height - _MARGIN + 4), grey_is(rows), _SMALL_SIZE, _SOFT, width - 2 * _MARGIN)
     for x, heading in zip(lefts, ("image", "heatmap", "overlay"), strict=False):
         write(draw, (x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
     for row, y in zip(rows, tops, strict=True):
@@ -113,7 +117,7 @@ def panel(
     return np.array(page, dtype=np.uint8)
 
 
-def _grey_is(rows: Sequence[PanelRow]) -> str:
+def grey_is(rows: Sequence[PanelRow]) -> str:
     """What the grey means, where there is any."""
     height, width = rows[0].placed.values.shape
     seen_whole = all(row.placed.seen == (0, 0, width, height) for row in rows)
@@ -172,18 +176,28 @@ def _shown_size(size: tuple[int, int], rows: int) -> tuple[int, int]:
     return fit(size, (longest, longest))
 
 
-def _drawn(small: NDArray[np.uint8], placed: PlacedMap, style: Style) -> tuple[NDArray[np.uint8], ...]:
+def drawn(small: NDArray[np.uint8], row: PanelRow, style: Style) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Heatmap in colour, and overlay, drawn at the panel's size so that lines stay thin."""
     height, width = small.shape[:2]
+    style, placed = _own(style, row), row.placed
     own = replace(style, limits=drawn_limits(placed, style), colormap=drawn_colormap(placed, style))
     placed = _resized(placed, (width, height))
-    drawn = overlay(small, placed, own)
+    over = overlay(small, placed, own)
     # Where the network did not look the heatmap shows what the overlay shows.
     x0, y0, x1, y1 = placed.seen
-    heat = drawn.copy()
+    heat = over.copy()
     if not is_flat(placed):
         heat[y0:y1, x0:x1] = coloured(replace(placed, values=placed.values[y0:y1, x0:x1]), own)
-    return heat, drawn
+    return heat, over
+
+
+def bar(height: int, row: PanelRow, style: Style) -> NDArray[np.uint8]:
+    """The colour bar of a row with its values, on white [height, BAR_WIDTH, 3]."""
+    canvas = np.full((height, BAR_WIDTH, 3), 255, dtype=np.uint8)
+    _paint_bar(canvas, (0, 0), height, row.placed, _own(style, row))
+    page = Image.fromarray(canvas)
+    _write_bar(ImageDraw.Draw(page), (0, 0), height, row.placed, _own(style, row))
+    return np.array(page, dtype=np.uint8)
 
 
 def _own(style: Style, row: PanelRow) -> Style:
@@ -226,7 +240,7 @@ def _write_bar(
 ) -> None:
     """The values at the ends of the bar (and at zero), and on signed maps what the two sides mean."""
     x, y = corner[0] + _BAR + 8, corner[1]
-    width = _BAR_WIDTH - _BAR - 8
+    width = BAR_WIDTH - _BAR - 8
     if is_flat(placed):
         write(draw, (x, y - 3), "0 everywhere", _SMALL_SIZE, _SOFT, width)
         return

@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from cnnviz.report.gallery import _POLICY, _STYLE, Gallery, _link, _percent, _text
+from cnnviz.report.gallery import _POLICY, _STYLE, Gallery
+from cnnviz.report.markup import link as _link
+from cnnviz.report.markup import percent as _percent
+from cnnviz.report.markup import text as _text
 
 _OWN = """
 main { display: block; }

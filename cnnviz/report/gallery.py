@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import html
 import math
-import os
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
+
+from cnnviz.report.markup import anchor
+from cnnviz.report.markup import link as _link
+from cnnviz.report.markup import percent as _percent
+from cnnviz.report.markup import text as _text
 
 _POLICY = (
     "default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'; "
@@ -61,12 +63,24 @@ figcaption strong { font-weight: 600; overflow-wrap: anywhere; }
 .predictions span:first-child { overflow-wrap: anywhere; }
 .bar { height: .45rem; border-radius: 3px; background: var(--line); overflow: hidden; }
 .bar i { display: block; height: 100%; background: var(--fill); }
+.wrong { color: var(--bad); }
+.scroll { overflow-x: auto; margin-top: .8rem; }
+table { border-collapse: collapse; font-size: .83rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; border: solid var(--line); border-width: 0 0 1px; text-align: right; }
+th { font-weight: 500; color: var(--soft); } th:first-child { text-align: left; }
+td a { color: var(--fill); } td summary { cursor: pointer; }
+.confusion td { text-align: center; min-width: 2rem; border-right-width: 1px; }
+.confusion thead th { vertical-align: bottom; }
+.confusion thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 11rem; overflow: hidden; }
+.confusion .right { background: color-mix(in srgb, var(--fill) 14%, transparent); }
+.confusion .off { background: color-mix(in srgb, var(--bad) 14%, transparent); }
 .number { text-align: right; color: var(--soft); font-variant-numeric: tabular-nums; }
 """
 
 # Pictures that may stand for an explanation, the best first; those of several take the width of the page.
 _KINDS = ("boxes", "gradient", "overlay", "panel", "heatmap")
 _WIDE = ("boxes", "panel")
+_TRUE = 5
 
 
 @dataclass(frozen=True)
@@ -113,7 +127,9 @@ def card(record: Mapping[str, object]) -> str:
     wide = any(_shown(each)[0] in _WIDE for each in explanations)
     size = _size(record)
     facts = [f"{size[0]} × {size[1]}"] if size else []
-    if record.get("label") is not None:
+    if record.get("outcome") is not None:
+        facts.append(_outcome(record))
+    elif record.get("label") is not None:
         facts.append(f"labelled {_text(record['label'])}")
     truth = record.get("truth")
     if isinstance(truth, Mapping) and truth.get("labels"):
@@ -123,13 +139,25 @@ def card(record: Mapping[str, object]) -> str:
         kind = ' class="failed"'
         said = f"{error.get('type', '')}: {error.get('message', '')}" if isinstance(error, Mapping) else error
         reason = f'<p class="error">{_text(said)}</p>\n'
+    named = f' id="{anchor(record["name"])}"' if "name" in record else ""
     return (
-        f'<article{kind}>\n{figures}<div class="text">\n<h2>{_text(record.get("path", ""))}</h2>\n'
+        f'<article{named}{kind}>\n{figures}<div class="text">\n'
+        f"<h2>{_text(record.get('path', ''))}</h2>\n"
         + (f'<p class="facts">{" · ".join(facts)}</p>\n' if facts else "")
         + reason
         + _predictions(_mappings(record.get("predictions")))
         + "</div>\n</article>\n"
     )
+
+
+def _outcome(record: Mapping[str, object]) -> str:
+    """What an image shows, and what it is taken for where that is something else."""
+    true = ", ".join(str(_name(each)) for each in _mappings(record.get("true_classes"))[:_TRUE])
+    more = " …" if len(_mappings(record.get("true_classes"))) > _TRUE else ""
+    predicted = _mappings(record.get("predictions"))[:1]
+    if record["outcome"] == "correct" or not predicted:
+        return f"labelled {_text(true)}{more}: right"
+    return f'<span class="wrong">truth: {_text(true)}{more}, predicted: {_text(_name(predicted[0]))}</span>'
 
 
 def picture(figure: Mapping[str, object]) -> str:
@@ -165,7 +193,9 @@ def _figures(explanations: Sequence[Mapping[str, object]], record: Mapping[str, 
 def _shown(explanation: Mapping[str, object]) -> tuple[str, object]:
     """The kind and the name of the picture that stands for an explanation; an empty kind where there is none."""
     files = _files(explanation)
-    return next(((kind, files[kind]) for kind in _KINDS if kind in files), ("", None))
+    # The panel of an image that the network gets wrong has truth and prediction side by side.
+    kinds = ("panel", *_KINDS) if explanation.get("role") else _KINDS
+    return next(((kind, files[kind]) for kind in kinds if kind in files), ("", None))
 
 
 def _files(explanation: Mapping[str, object]) -> Mapping[str, object]:
@@ -196,13 +226,15 @@ def _caption(explanation: Mapping[str, object]) -> str:
     probability = _number(target.get("probability")) if isinstance(target, Mapping) else None
     sure = "" if probability is None else f" {_percent(probability)}"
     against = "against " if explanation.get("counterfactual") else ""
+    role = f"{_text(explanation['role'])}: " if explanation.get("role") else ""
     layer = explanation.get("layer")
     where = "" if layer is None else f" at {_text(layer)}"
     files = _files(explanation)
     others = "".join(f'<a href="{_link(path)}">{_text(kind)}</a>' for kind, path in files.items())
     links = f'<p class="links">{others}</p>\n' if others else ""
     return (
-        f'{against}<strong>{_label(explanation)}</strong>{sure}<p class="facts">{_method(explanation)}{where}</p>\n'
+        f"{role}{against}<strong>{_label(explanation)}</strong>{sure}"
+        f'<p class="facts">{_method(explanation)}{where}</p>\n'
         f"{_scores(explanation.get('scores'))}{links}"
     )
 
@@ -274,14 +306,6 @@ def _size(record: Mapping[str, object]) -> tuple[int, int] | None:
     return None if width is None or height is None else (int(width), int(height))
 
 
-def _percent(probability: float) -> str:
-    """One decimal, but never a 0 or a 100 that is none."""
-    percent = 100.0 * probability
-    if 99.9 < percent < 100.0:
-        return "&gt; 99.9 %"
-    return "&lt; 0.1 %" if 0.0 < percent < 0.1 else f"{percent:.1f} %"
-
-
 def _value(value: object) -> str:
     """A score in three digits; a list of them in commas, and of several figures those that are one number or word."""
     if isinstance(value, Mapping):
@@ -290,41 +314,3 @@ def _value(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_value(item) for item in value)
     return f"{value:.3g}" if isinstance(value, float) else _text(value)
-
-
-def _text(value: object) -> str:
-    """Any value as text of a page or of a quoted attribute."""
-    return html.escape(printable(str(value)), quote=True)
-
-
-def printable(text: str) -> str:
-    r"""The text with everything spelled out that a page cannot show, or that would hide what it says.
-
-    Bytes that were no UTF-8 become ``\xe9``, control characters ``\n``, ``\x1b`` and the like, marks that
-    turn the direction of writing ``\u202e``.
-    """
-    return "".join(_spelled(character) for character in text)
-
-
-def _spelled(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    if unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in _TURNING:
-        return character.encode("unicode_escape").decode("ascii")
-    return character
-
-
-_TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-
-
-def _link(path: object) -> str:
-    """A path relative to the page as a URL: its bytes, percent-encoded, so that no name is markup."""
-    text = str(path)
-    try:
-        raw = os.fsencode(text)
-    except UnicodeEncodeError:
-        raw = text.encode("utf-8", "surrogatepass")
-    link = quote(raw.replace(os.sep.encode(), b"/"))
-    # "//host/x" would name another server.
-    return f".{link}" if link.startswith("/") else link

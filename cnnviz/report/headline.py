@@ -9,7 +9,8 @@ _WORDS = {
     "inputs": "images", "explained": "explained", "failed": "failed", "passed_over": "other files passed over",
     "seconds": "time", "images_per_second": "images per second", "labelled": "images with a label",
     "accuracy": "accuracy", "method": "method", "class_specific": "depends on the class", "caveat": "note",
-    "interrupted": "interrupted", "stopped": "stopped", "kept": "images kept from an earlier run",
+    "skipped": "left out by --only", "interrupted": "interrupted",
+    "stopped": "stopped", "kept": "images kept from an earlier run",
     "gone": "images no longer there", "layer": "layer", "units": "units", "units_of_layer": "units of the layer",
     "units_never_fired": "units that never fired", "patches": "patches",
     "patches_not_reproduced": "patches not reproduced", "with": "gradients of patches", "objective": "objective",
@@ -34,6 +35,8 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             share, count = 100 * float(value["mean_share"]), int(value["images"])
             of = "1 picture" if count == 1 else f"{count} pictures, on average"
             pairs.append(("grey: not shown to the network", f"{share:.0f} % of {of}"))
+        if key == "outcomes" and isinstance(value, Mapping):
+            pairs += [("right", str(value["correct"])), ("wrong", str(value["wrong"]))]
         if key in _MEASURED and isinstance(value, Mapping):
             pairs += _measured(value)
         if key in _ELSEWHERE or not isinstance(value, (bool, int, float, str)) or (key in _NEVER_ZERO and not value):

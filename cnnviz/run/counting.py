@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError
 from cnnviz.io.sources import SourceOptions, find_images
+from cnnviz.run.confusion import ConfusionCount
 from cnnviz.schema.images import AnyImage, Image
 from cnnviz.schema.summary import Counted
 from cnnviz.settings import RunSettings
@@ -43,13 +44,14 @@ class RunResult:
 class Counts:
     """What became of the inputs; of the maps, how many are flat.
 
-    ``inputs`` are those that were come to, ``total`` the files that there are to look at, where that is known;
-    ``resumed`` those that an earlier run finished.
+    ``inputs`` are those that were come to, ``skipped`` those that ``--only`` leaves out, ``total`` the files that there
+    are to look at, where that is known; ``resumed`` those that an earlier run finished.
     """
 
     total: int | None = None
     inputs: int = 0
     explained: int = 0
+    skipped: int = 0
     failed: int = 0
     passed_over: int = 0
     resumed: int = 0
@@ -64,12 +66,16 @@ class Counts:
     outside: float = 0.0
     stopped: bool = False
     run_folders: list[str] = field(default_factory=list)
+    confusion: ConfusionCount = field(default_factory=ConfusionCount)
 
     def count(self, record: AnyImage) -> None:
         """Take in one finished record."""
         error = record.get("error")
         self.failed += error is not None
-        self.explained += error is None
+        skipped = bool(record.get("skipped"))
+        self.skipped += skipped
+        self.explained += error is None and not skipped
+        self.confusion.count(record)
         if error is not None:
             kind = str(error.get("type"))
             self.failures[kind] = self.failures.get(kind, 0) + 1
@@ -112,7 +118,7 @@ class Counts:
 
     def summary(self, seconds: float, interrupted: bool) -> Counted:
         """What the report says of the whole run."""
-        fresh = self.explained + self.failed - self.resumed
+        fresh = self.explained + self.skipped + self.failed - self.resumed
         summary: Counted = {
             "inputs": self.all_inputs(not (interrupted or self.stopped)),
             "explained": self.explained,
@@ -128,6 +134,10 @@ class Counts:
         if self.labelled:
             summary["labelled"] = self.labelled
             summary["accuracy"] = round(self.right / self.labelled, 4)
+        if self.confusion.correct or self.confusion.wrong:
+            summary["outcomes"] = {"correct": self.confusion.correct, "wrong": self.confusion.wrong}
+        if self.skipped:
+            summary["skipped"] = self.skipped
         if self.with_truth or self.without_truth:
             summary["without_truth"] = self.without_truth
         if self.cropped:

@@ -22,6 +22,7 @@ from cnnviz.io.sources import ImageRef, is_url
 from cnnviz.io.store import Store
 from cnnviz.records import RunHeader, files_of, to_json
 from cnnviz.report import gallery as html
+from cnnviz.report.confusion_table import confusion_table
 from cnnviz.report.headline import headline
 from cnnviz.run.command_line import command_line
 from cnnviz.run.earlier import INDEX, RECORDS, REPORT, EarlierRun, FinishedRecord
@@ -39,13 +40,13 @@ class Extras:
         report: Further keys of ``report.json``.
         figures: ``{"file", "caption"}`` of pictures that stand before the images in ``index.html``.
         index: Chunks of a page that stands in the place of the gallery; None for the gallery.
-        files: Names of all files that it wrote.
+        files: Names of all files that it wrote; None where its records list them all.
     """
 
     report: Mapping[str, Any] = field(default_factory=dict)
     figures: Sequence[Figure] = ()
     index: Iterable[bytes] | None = None
-    files: Sequence[str] = ()
+    files: Sequence[str] | None = ()
 
 
 class RunFolder:
@@ -207,7 +208,9 @@ class RunFolder:
         summary.update(self._times(summary))
         self._open_log.close()
         self._put_in_order()
-        more = {} if extras is None else {**extras.report, "files": self._files(extras)}
+        more = {} if extras is None else dict(extras.report)
+        if extras is not None and extras.files is not None:
+            more["files"] = self._files(extras.files, extras.report)
         header = dataclasses.replace(header, summary=summary, extra={**header.extra, **more})
         self._write_report(header)
         with self.store.stream(INDEX) as page:
@@ -220,14 +223,15 @@ class RunFolder:
         report = self._earlier.report
         before = None if report is None else report.get("summary")
         resumed = summary.get("resumed")
-        if not resumed or resumed != summary["explained"] + summary["failed"] or not isinstance(before, dict):
+        done = sum(summary.get(name, 0) for name in ("explained", "failed", "skipped"))
+        if not resumed or resumed != done or not isinstance(before, dict):
             return {}
         return {name: before[name] for name in ("seconds", "images_per_second") if before.get(name)}
 
-    def _files(self, extras: Extras) -> list[str]:
+    def _files(self, own: Iterable[str], report: Mapping[str, Any]) -> list[str]:
         """All files, those that an earlier run wrote among them."""
         of_records = (name for record in self.records() for name in files_of(record))
-        return sorted({*extras.files, *files_of(dict(extras.report)), *of_records})
+        return sorted({*own, *files_of(dict(report)), *of_records})
 
     def _rest(self, complete: bool) -> dict[str, int]:
         """Records of inputs that were not named this time stay; of those that are no longer there they go."""
@@ -273,10 +277,13 @@ class RunFolder:
             summary=headline(header.summary),
         )
         yield html.begin(gallery).encode("utf-8", "replace")
+        if "confusion" in extras.report:
+            yield confusion_table(extras.report["confusion"], self.settings.target.only).encode("utf-8", "replace")
         for figure in extras.figures:
             yield html.picture(figure).encode("utf-8", "replace")
         for _, record in self._ordered():
-            yield html.card(record).encode("utf-8", "replace")
+            if not record.get("skipped"):
+                yield html.card(record).encode("utf-8", "replace")
         yield html.end().encode()
 
     def abandon(self) -> None:

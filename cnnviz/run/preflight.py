@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from cnnviz.errors import CnnvizError
+from cnnviz.io.label_tables import is_label_table
 from cnnviz.io.sources import find_images, is_url
 from cnnviz.io.store import LOCK, Store
 from cnnviz.io.walk import check_protocols
@@ -46,6 +47,7 @@ def check(settings: RunSettings, spec: CommandSpec) -> None:
     if settings.target.truth_classes != "coco":
         _check_file("--truth-classes", settings.target.truth_classes)
     _check_classes(settings)
+    _check_only(settings)
     if not is_url(settings.output.out):
         _check_folder(settings, spec)
 
@@ -76,6 +78,18 @@ def _check_file(flag: str, path: str | None) -> None:
     folder = os.path.dirname(path)
     missing = f" The folder {folder} does not exist either." if folder and not os.path.isdir(folder) else ""
     raise CnnvizError(f"{flag} {path}: there is no such file.{missing}", "Check the path.")
+
+
+def _check_only(settings: RunSettings) -> None:
+    """``--only`` needs to know what the images show."""
+    target = settings.target
+    said = [*target.classes, *(text.strip().removeprefix("class:") for text in target.targets)]
+    known = target.truth is not None or any(text == "folder" or is_label_table(text) for text in said)
+    if target.only is not None and not known and not any(is_label_table(text) for text in settings.inputs):
+        raise CnnvizError(
+            f"--only {target.only}: nothing says what the images show.",
+            "Give --class folder, --class FILE.csv, --truth PATH, or a CSV list with labels as INPUT.",
+        )
 
 
 def _check_classes(settings: RunSettings) -> None:

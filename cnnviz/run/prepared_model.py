@@ -33,6 +33,7 @@ from cnnviz.registry.specs import CommandSpec, MethodSpec, StudySpec
 from cnnviz.run.compilation import compiled_if_faster
 from cnnviz.run.header import run_header
 from cnnviz.run.other_size import check_other_size
+from cnnviz.run.outcomes import Verdict, skipped, verdict_of
 from cnnviz.run.target_selection import TargetSelector
 from cnnviz.run.truth_classes import annotations_of, truth_classes_of
 from cnnviz.schema.images import Shown
@@ -131,7 +132,7 @@ class PreparedModel:
 
     def _selector(self) -> TargetSelector:
         asked = self.settings.target
-        return TargetSelector(asked.classes, self.classes, asked.targets, self.truth_classes)
+        return TargetSelector(asked.classes, self.classes, asked.targets, self.truth_classes, asked.only)
 
     def _examine(self) -> Examination:
         """Look the network over, and run it as it must be run."""
@@ -329,13 +330,23 @@ class PreparedModel:
         return self.task.reads(logits)
 
     def select_targets(self, item: DecodedImage, predictions: Predictions, place: int) -> list[int] | Record:
-        """The classes that ``--class`` asks of image ``place`` of the batch, or why there are none."""
+        """The classes that ``--class`` asks of image ``place`` of the batch, or why there are none; or its whole record
+        where ``--only`` leaves it out."""
         if not predictions.usable[place]:
             return failed(item, "not-finite", f"the network's output is not finite in {self.runtime.precision}")
         try:
-            return self.target_selector.select(item.ref, predictions.scores[place], item.truth)
+            found = self.target_selector.select(item.ref, predictions.scores[place], item.truth)
         except ImageError as error:
             return failed(item, error.kind, error.message)
+        only, verdict = self.settings.target.only, self.verdict(item, predictions, place)
+        if only is None or verdict is None or verdict.outcome == only:
+            return found
+        facts = {**self.view_facts(item), **verdict.facts()}
+        return skipped(item, self.target_selector.truth(item.ref), self.top_predictions(predictions, place), facts)
+
+    def verdict(self, item: DecodedImage, predictions: Predictions, place: int) -> Verdict | None:
+        """Whether the network is right with image ``place`` of the batch; None where its classes are not known."""
+        return verdict_of(self.target_selector, self.task, item, predictions, place)
 
     def scored(self, index: int, predictions: Predictions, place: int) -> ClassScore:
         """A class with what the network said of it."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cnnviz.errors import CnnvizError, ImageError, nearest, shown
 from cnnviz.geometry.truth import Truth
-from cnnviz.io.label_tables import read_label_table
+from cnnviz.io.label_tables import is_label_table, read_label_table
 from cnnviz.io.sources import ImageRef
 from cnnviz.run.truth_classes import TruthClasses
 from cnnviz.tasks.base import DifferenceRequest, Request
@@ -34,6 +34,7 @@ class TargetSelector:
         targets: ``class:SPEC`` with one of these; ``unit:LAYER:K`` and ``neuron:LAYER:K:y:x``; or ``diff:A,B`` with two
             of ``pred``, an index or a label, or two units of one layer.
         marked: What the labels of the annotations mean, which ``truth`` asks for; None where there are none.
+        only: ``--only``: then what an image is, and what it is taken for, are explained before all else.
 
     Raises:
         CnnvizError: A spec that is none of these (with near matches), before anything is run.
@@ -45,9 +46,11 @@ class TargetSelector:
         classes: ClassNames,
         targets: Sequence[str] = (),
         marked: TruthClasses | None = None,
+        only: str | None = None,
     ) -> None:
         self.classes = classes
         self.marked = marked
+        self._only = only
         asked = [*specs, *(t.strip().removeprefix("class:") for t in targets if _kind(t) == "class")]
         self._steps = [self._parse(spec.strip()) for spec in asked or ([] if targets else ["pred"])]
         self.units: list[UnitRequest] = []
@@ -70,7 +73,7 @@ class TargetSelector:
                 )
             enough = len(count.lstrip("0")) > _MOST_DIGITS
             return "top", len(self.classes) if enough else min(int(count), len(self.classes))
-        if spec.lower().endswith(".csv"):
+        if is_label_table(spec):
             return "table", spec
         return "class", self.classes.resolve(spec)
 
@@ -152,6 +155,8 @@ class TargetSelector:
                 what is marked on it, and nothing is.
         """
         found: list[int] = []
+        if self._only is not None:
+            found = [*self.true_classes(ref, logits, truth), int(logits.argmax())]
         for kind, value in self._steps:
             if kind == "pred":
                 found.append(int(logits.argmax()))
@@ -169,6 +174,27 @@ class TargetSelector:
         if self._steps and not found and not self._others:
             raise ImageError("no-truth", "nothing that --truth marks on this image is a class of the model")
         return list(dict.fromkeys(found))
+
+    def true_classes(self, ref: ImageRef, logits: Tensor, truth: Truth | None = None) -> list[int]:
+        """What an image is known to show, the class scored highest first: by ``--class folder`` or a table, else by the
+        list that named it, else by the annotations.
+
+        Raises:
+            ImageError: Nothing says what it shows, or what does names no class of the network.
+        """
+        kinds = [kind for kind, _ in self._steps if kind in {"folder", "table"}]
+        own = ref.label if ref.label_index is None else ref.label_index
+        if kinds:
+            found = [self._labelled(text) for text in self._labels_of(ref, kinds[0])]
+        elif own is not None:
+            found = [self._labelled(own)]
+        elif self.marked is not None:
+            found = self.marked.of_image(truth, logits)
+            if not found:
+                raise ImageError("no-truth", "nothing that --truth marks on this image is a class of the model")
+        else:
+            raise ImageError("no-label", "nothing says what this image shows")
+        return sorted(dict.fromkeys(found), key=lambda index: -float(logits[index]))
 
     def truth(self, ref: ImageRef) -> str | None:
         """The ground-truth label of an image where the run knows one, by the network's name for it if it has one."""

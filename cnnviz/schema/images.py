@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
+from cnnviz.schema.confusion import Judged
 from cnnviz.schema.maps import Explanation, Prediction
 from cnnviz.schema.shapes import Box, Count, OneOf, Rectangle, Sha256, Shape
 
@@ -126,8 +127,8 @@ class Shown(TypedDict):
     """Of ``--truth``: what the annotations say of the image; null where they do not have it."""
 
 
-class Image(Input, Shown):
-    """An input that was explained, or looked at by a study."""
+class Image(Input, Shown, Judged):
+    """An input that was explained, or looked at by a study, or left out by ``--only``."""
 
     error: None
     """Null: nothing went wrong."""

@@ -255,6 +255,8 @@ class MapFacts(MethodFacts, total=False):
     """Whether the layer is taken before the activation that follows it."""
     one_logit: str
     """Of a network with one logit: what its two classes are."""
+    role: Literal["truth", "predicted"]
+    """Of ``--only wrong``: whether the class is what the image shows, or what the network takes it for."""
     drawn_limits: Interval
     """The values of the map that the pictures draw in their first and last colour or grey; for maps of single pixels
     the 99th percentile of their magnitudes."""

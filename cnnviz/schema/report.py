@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from typing_extensions import NotRequired
 
+from cnnviz.schema.confusion import WithConfusion
 from cnnviz.schema.header import Header
 from cnnviz.schema.images import AnyImage, FailedImage, Image
 from cnnviz.schema.shapes import By, Interval
@@ -34,7 +35,7 @@ class BegunReport(Header):
     """Empty."""
 
 
-class MapReport(Header):
+class MapReport(Header, WithConfusion):
     """The report of a command that makes maps."""
 
     summary: MapSummary

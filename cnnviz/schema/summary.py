@@ -47,6 +47,15 @@ class Network(TypedDict):
     """Name of the network."""
 
 
+class Outcomes(TypedDict):
+    """How often the network is right, of the images whose classes are known."""
+
+    correct: Count
+    """How many images it gets right."""
+    wrong: Count
+    """How many it gets wrong."""
+
+
 class Inputs(TypedDict):
     """What became of the inputs."""
 
@@ -69,6 +78,10 @@ class Inputs(TypedDict):
     """How many inputs have a known label."""
     accuracy: NotRequired[Share]
     """The share of these whose label is the first prediction, 0 to 1."""
+    outcomes: NotRequired[Outcomes]
+    """Of commands that make maps: how often the network is right, where classes of images are known."""
+    skipped: NotRequired[Count]
+    """Of ``--only``: how many images were looked at and left out."""
     without_truth: NotRequired[Count]
     """Of ``--truth``: how many of those explained the annotations do not have."""
     outside_view: NotRequired[OutsideView]

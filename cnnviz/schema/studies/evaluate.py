@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
+from cnnviz.schema.confusion import WithConfusion
 from cnnviz.schema.images import FailedImage, Image
 from cnnviz.schema.shapes import By
 from cnnviz.schema.studies.base import StudyHeader
@@ -53,7 +54,7 @@ class EvaluateSummary(Counted, Network):
     """By method how long a map takes beside the forward passes that methods share, in seconds of the clock."""
 
 
-class EvaluateReport(StudyHeader):
+class EvaluateReport(StudyHeader, WithConfusion):
     """The report of ``evaluate``."""
 
     summary: EvaluateSummary

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
+from cnnviz.schema.confusion import WithConfusion
 from cnnviz.schema.images import FailedImage, Image
 from cnnviz.schema.shapes import By, Count, open_to
 from cnnviz.schema.studies.base import StudyHeader
@@ -88,7 +89,7 @@ class LocalizeSummary(Counted, Network):
     """By method how long a map takes beside the forward passes that methods share, in seconds of the clock."""
 
 
-class LocalizeReport(StudyHeader):
+class LocalizeReport(StudyHeader, WithConfusion):
     """The report of ``localize``."""
 
     summary: LocalizeSummary

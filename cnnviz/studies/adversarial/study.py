@@ -24,6 +24,7 @@ from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry import placement as resample
 from cnnviz.io.decode import decode
 from cnnviz.io.encode import ImageFormat, encode
+from cnnviz.io.label_tables import is_label_table
 from cnnviz.io.store import Store
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.models.preprocess import Preprocess, normalize, override, prepare
@@ -83,7 +84,7 @@ class Adversarial(Study[AdversarialOptions]):
     def __init__(self, prepared: PreparedModel, params: AdversarialOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
         for spec in prepared.settings.target.classes:
-            if spec not in {"pred", "folder"} and not spec.lower().endswith(".csv"):
+            if spec not in {"pred", "folder"} and not is_label_table(spec):
                 raise CnnvizError(
                     f"--class {spec}: here --class says where labels come from.",
                     f"Use --target-class {spec} for the class to reach, --class folder or --class FILE.csv for labels.",

@@ -15,6 +15,7 @@ from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError
 from cnnviz.io.encode import ImageFormat, encode
+from cnnviz.io.label_tables import is_label_table
 from cnnviz.io.store import Store
 from cnnviz.io.write_tables import Spool, VectorFile, write_csv, write_npy, write_parquet
 from cnnviz.models.loading.load import LoadedModel
@@ -54,7 +55,7 @@ class Embed(Study[EmbedOptions]):
     def __init__(self, prepared: PreparedModel, params: EmbedOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
         for spec in prepared.settings.target.classes:
-            if spec not in {"pred", "folder"} and not spec.lower().endswith(".csv"):
+            if spec not in {"pred", "folder"} and not is_label_table(spec):
                 raise CnnvizError(
                     f"--class {spec}: embed explains no class; here --class says where labels come from.",
                     "Use --class folder, or --class FILE.csv with path,label.",

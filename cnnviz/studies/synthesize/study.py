@@ -17,6 +17,7 @@ from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError
 from cnnviz.io.encode import ImageFormat, encode
+from cnnviz.io.label_tables import is_label_table
 from cnnviz.io.movies import encode_gif, encode_mp4, enlarged
 from cnnviz.io.names import Names, safe_component
 from cnnviz.io.store import Store
@@ -130,7 +131,7 @@ class Synthesize(Study[SynthesizeOptions]):
         """The images to make from noise."""
         specs = self.prepared.settings.target.classes if self.by_class else ()
         for spec in specs:
-            if spec in {"pred", "all", "folder"} or spec.startswith("top:") or spec.lower().endswith(".csv"):
+            if spec in {"pred", "all", "folder"} or spec.startswith("top:") or is_label_table(spec):
                 if spec == "pred":
                     raise CnnvizError(
                         "Nothing says what to maximise.",

@@ -1,0 +1,59 @@
+"""What is explained of one image, what the network says of it, and what its maps are to the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cnnviz.maps.write_image import TargetMap
+from cnnviz.records import ClassScore, TargetScore
+from cnnviz.run.outcomes import Verdict
+from cnnviz.run.truth_classes import TruthClasses
+from cnnviz.tasks.base import Request
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What is explained of one image, and what the network says of it.
+
+    Attributes:
+        requests, targets: What was asked for, and its scores.
+        predictions: The first classes.
+        verdict: Whether they are right; None where that is not known.
+        facts: Of the record, beside those of all images.
+    """
+
+    requests: Sequence[Request]
+    targets: Sequence[TargetScore]
+    predictions: tuple[ClassScore, ...]
+    verdict: Verdict | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def of_image(self) -> Mapping[str, Any]:
+        """All that the record says of the image because of what was asked."""
+        return {**({} if self.verdict is None else self.verdict.facts()), **self.facts}
+
+
+def with_role(item: TargetMap, verdict: Verdict | None) -> TargetMap:
+    """The map with what its class is to an image that the network gets wrong, where it is anything."""
+    if verdict is None or not isinstance(item.target, ClassScore):
+        return item
+    role = verdict.role(item.target.class_index)
+    return replace(item, facts={**item.facts, "role": role}) if role else item
+
+
+def truth_labels(
+    known: TruthClasses | None, targets: Sequence[TargetScore]
+) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """For each target the labels of the annotations that mean it, and those of which it is the likeliest class."""
+    classes = [target if isinstance(target, ClassScore) else None for target in targets]
+    labels = [() if known is None or each is None else known.labels_of(each.class_index) for each in classes]
+    best: dict[str, int] = {}
+    for place, (each, own) in enumerate(zip(classes, labels, strict=True)):
+        for label in own:
+            first = classes[best[label]] if label in best else None
+            if each is not None and (first is None or each.logit > first.logit):
+                best[label] = place
+    return [(own, tuple(label for label in own if best[label] == place)) for place, own in enumerate(labels)]

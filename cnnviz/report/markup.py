@@ -1,0 +1,61 @@
+"""Texts, numbers and links as HTML: names and labels are untrusted, so everything is escaped and spelled out."""
+
+from __future__ import annotations
+
+import html
+import os
+import unicodedata
+from urllib.parse import quote
+
+
+def percent(probability: float) -> str:
+    """One decimal, but never a 0 or a 100 that is none."""
+    share = 100.0 * probability
+    if 99.9 < share < 100.0:
+        return "&gt; 99.9 %"
+    return "&lt; 0.1 %" if 0.0 < share < 0.1 else f"{share:.1f} %"
+
+
+def text(value: object) -> str:
+    """Any value as text of a page or of a quoted attribute."""
+    return html.escape(printable(str(value)), quote=True)
+
+
+def printable(text: str) -> str:
+    r"""The text with everything spelled out that a page cannot show, or that would hide what it says.
+
+    Bytes that were no UTF-8 become ``\xe9``, control characters ``\n``, ``\x1b`` and the like, marks that
+    turn the direction of writing ``\u202e``.
+    """
+    return "".join(_spelled(character) for character in text)
+
+
+def _spelled(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in _TURNING:
+        return character.encode("unicode_escape").decode("ascii")
+    return character
+
+
+_TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+
+
+def link(path: object) -> str:
+    """A path relative to the page as a URL: its bytes, percent-encoded, so that no name is markup."""
+    url = quote(_bytes(str(path)).replace(os.sep.encode(), b"/"))
+    # "//host/x" would name another server.
+    return f".{url}" if url.startswith("/") else url
+
+
+def anchor(name: object) -> str:
+    """The ``id`` of the card of a record of this name: as a quoted attribute, and after a ``#``."""
+    return f"image-{quote(_bytes(str(name)), safe='')}"
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")

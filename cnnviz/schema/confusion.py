@@ -1,0 +1,64 @@
+"""What a report says of right and wrong predictions, where the classes of the images are known."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+from cnnviz.schema.maps import Prediction
+from cnnviz.schema.shapes import Count
+
+
+class Judged(TypedDict, total=False):
+    """What a record of a command that makes maps says of an image whose classes are known."""
+
+    outcome: Literal["wrong", "correct"]
+    """Whether the first prediction is one of ``true_classes``."""
+    true_classes: list[Prediction]
+    """The classes that the image is known to show, the one scored highest first, with what the network says of
+    them: by ``--class folder`` or a table, else by the list that named it, else by ``--truth``."""
+    skipped: Literal[True]
+    """There where ``--only`` leaves the image out: it was neither explained nor drawn."""
+
+
+class NamedClass(TypedDict):
+    """A class."""
+
+    class_index: Count
+    """Index of the class among the network's outputs, from 0."""
+    label: str
+    """Name of the class."""
+
+
+class ConfusionCell(TypedDict):
+    """The images of a class that the network takes for a class."""
+
+    truth: NamedClass
+    """What they show; of several classes that an image has, the one scored highest."""
+    predicted: NamedClass
+    """What the network takes them for."""
+    images: Count
+    """How many they are."""
+    names: list[str]
+    """The names of the first 20 of their records."""
+
+
+class Confusion(TypedDict):
+    """Which classes the network takes images for, of all whose classes are known; explained or left out."""
+
+    images: Count
+    """How many they are."""
+    correct: Count
+    """How many the network gets right."""
+    wrong: Count
+    """How many it gets wrong."""
+    cells: list[ConfusionCell]
+    """The pairs of classes that occur, by the index of the true class, then of the predicted one."""
+
+
+class WithConfusion(TypedDict):
+    """Of reports of commands that make maps."""
+
+    confusion: NotRequired[Confusion]
+    """Where classes of images are known: what the network takes them for."""
