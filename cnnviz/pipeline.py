@@ -1,4 +1,4 @@
-"""A run: maps of every input, or a study of all of them."""
+"""A run: maps of every input, a study of all of them, or a training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cnnviz.maps.write_image import ImageResult, OutputStyle, draw
 from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.records import Record
 from cnnviz.registry import lookup
-from cnnviz.registry.specs import ComparisonSpec, StudySpec
+from cnnviz.registry.specs import ComparisonSpec, StudySpec, TrainingSpec
 from cnnviz.render.overlay import Style
 from cnnviz.run.counting import Reporter, RunResult, count_inputs
 from cnnviz.run.folder import REPORT, Extras, RunFolder
@@ -41,6 +41,10 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
     spec.check_view(settings.model.view, spec.resolve_params(settings.target.params))
     if isinstance(spec, StudySpec):
         return run_study(spec, settings, reporter, stdin)
+    if isinstance(spec, TrainingSpec):
+        # Not at the top: it brings torchvision's transforms and timm's optimizers, which other commands do not need.
+        trained: RunResult = spec.load()(settings, spec.resolve_params(settings.target.params), reporter)
+        return trained
     total = count_inputs(settings)
     if settings.output.out == "-":
         if isinstance(spec, ComparisonSpec):
@@ -141,6 +145,8 @@ def _picture(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None
             record.update(row)
 
         def start(self, total: int | None) -> None: ...
+
+        def work(self, count: int, text: str) -> None: ...
 
         def note(self, text: str) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Writes the README's tables of methods, comparisons and studies from the register.
+"""Writes the README's tables of methods, comparisons, studies and training from the register.
 
 python docs/tables.py          # rewrites README.md
 """
@@ -14,6 +14,7 @@ from cnnviz.registry.specs import CommandSpec
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- methods: begin (python docs/tables.py) -->", "<!-- methods: end -->"
 STUDIES_BEGIN, STUDIES_END = "<!-- studies: begin (python docs/tables.py) -->", "<!-- studies: end -->"
+TRAINING_BEGIN, TRAINING_END = "<!-- training: begin (python docs/tables.py) -->", "<!-- training: end -->"
 COMPARISONS_BEGIN, COMPARISONS_END = "<!-- comparisons: begin (python docs/tables.py) -->", "<!-- comparisons: end -->"
 
 
@@ -44,6 +45,7 @@ def with_table(text: str) -> str:
         (BEGIN, methods_table(), END),
         (COMPARISONS_BEGIN, commands_table(lookup.COMPARISONS), COMPARISONS_END),
         (STUDIES_BEGIN, commands_table(lookup.STUDIES), STUDIES_END),
+        (TRAINING_BEGIN, commands_table(lookup.TRAINING), TRAINING_END),
     )
     for begin, table, end in tables:
         before, _, rest = text.partition(begin)

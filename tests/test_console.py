@@ -78,6 +78,23 @@ def test_the_closing_line_counts_in_english() -> None:
     assert closing_line(result) == "explained 1 of 1 image in 0.0 s, 1 other file passed over"
 
 
+def test_the_closing_line_of_a_training() -> None:
+    facts = {"inputs": 9, "explained": 8, "failed": 1, "seconds": 61.25, "images_per_second": None, "study": "train"}
+    result = SimpleNamespace(summary=facts, report=None, exit_code=3, picture=None, sentences=())
+    assert closing_line(result) == "trained on 8 of 9 images in 61.2 s, 1 failed"
+
+
+def test_a_training_says_how_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console_module, "_is_lively", lambda stream: True)
+    console = Console()
+    console.start(10)
+    console.work(4, "epoch 1/2  loss 0.500")
+    assert console._progress is not None
+    task = console._progress.tasks[0]
+    assert (task.completed, task.total, task.fields["rate"]) == (4, 10, "epoch 1/2  loss 0.500")
+    console.finish()
+
+
 def test_the_closing_line_tells_what_was_done_before() -> None:
     facts = {"inputs": 9, "explained": 8, "failed": 1, "resumed": 5, "seconds": 2.0, "images_per_second": 2.0}
     result = SimpleNamespace(summary=facts, report=None, exit_code=3, picture=None, sentences=())

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.support import tiny_model
 from tests.support.pictures import photograph
+from tests.support.training import write_classes
 
 MODEL = f"{tiny_model.__file__}:make"
 KILLS, BEGINNING = 5, 12
@@ -114,6 +116,40 @@ def test_killed_and_continued_equals_uninterrupted(command: str, runs: Runs, pho
     code, _ = runs([*argv, "--resume"], out)
     assert code == 3, runs.log.read_text()
     parts = contents(out)
+    assert parts.keys() == whole.keys()
+    for name in whole:
+        assert parts[name] == whole[name], name
+
+
+def _figures(out: Path) -> dict[str, Any]:
+    """What a training found, without its times, and the bytes of its other files."""
+    found = contents(out)
+    found["metrics.jsonl"] = [json.loads(line) for line in found["metrics.jsonl"].splitlines()]
+    training = found["report.json"]["summary"]["training"]
+    for epoch in (*found["metrics.jsonl"], training["best"]):
+        epoch.pop("seconds")
+    state = torch.load(out / "state.pt", weights_only=True)
+    assert state["tensors"] == {}  # it is over
+    return {**found, "state.pt": state["data"]}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="fork and SIGKILL")
+def test_a_training_that_is_killed_and_continued(runs: Runs, tmp_path: Path) -> None:
+    folder = write_classes(tmp_path / "in", 3)
+    options = ["--arch", "shufflenet_v2_x0_5", "--weights", "none", "--cut", "stage2", "--units", "8", "--epochs", "4"]
+    argv = ["train", str(folder), *options, "--input-size", "32", "-b", "4", "-j", "1", "-d", "cpu"]
+    code, _ = runs(argv, tmp_path / "whole")
+    assert code == 0, runs.log.read_text()
+    whole, out, points = _figures(tmp_path / "whole"), tmp_path / "parts", random.Random(0)
+    killed = 0
+    for kill in (points.randint(1, BEGINNING), *(points.randint(BEGINNING, 2 * BEGINNING) for _ in range(KILLS))):
+        code, _ = runs([*argv, "--resume"], out, kill)
+        assert code in {-KILLED, 0}, runs.log.read_text()
+        killed += code == -KILLED
+    assert killed > KILLS // 2
+    code, _ = runs([*argv, "--resume"], out)
+    assert code == 0, runs.log.read_text()
+    parts = _figures(out)
     assert parts.keys() == whole.keys()
     for name in whole:
         assert parts[name] == whole[name], name

@@ -28,6 +28,7 @@ SKIPPED = {
     "cnnviz gradcam photos/ -m model.py:build": "the reader's network",
     "cnnviz gradcam data/val --precision bf16 --compile on": "needs a C++ compiler, and a minute of it",
     "cnnviz top-patches photos/ --boxes instances.json": "the reader's boxes",
+    "cnnviz cam photos/ --checkpoint trained/checkpoint.safetensors": "tests/test_surgery.py runs it",
 }
 # Fewer steps, units, images and pixels than a reader would wait for, added to what the README says.
 SHORTENED = {
@@ -37,6 +38,7 @@ SHORTENED = {
     "cnnviz guided photos/ --sanity": "--limit 1 --input-size 64",
     "cnnviz evaluate": "--limit 1 --input-size 64",
     "cnnviz classmap street.jpg --size 896": "--size 320",
+    "cnnviz train": "--epochs 1 --units 8 --input-size 64",
 }
 
 
@@ -56,8 +58,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that the README speaks of."""
     samples = {path.name: path for path in sorted((ROOT / "sample_images").glob("*.jpg"))}
     copies = {
-        "cat.jpg": ["cat.jpg", "photos/tiger cat/cat.jpg", "data/val/tiger cat/cat.jpg"],
-        "espresso.jpg": ["street.jpg", "flowers.jpg", "photos/espresso/cup.jpg", "data/val/espresso/cup.jpg"],
+        "cat.jpg": ["cat.jpg", "photos/tiger cat/cat.jpg", "data/val/tiger cat/cat.jpg", *_learned("cat")],
+        "espresso.jpg": [
+            "street.jpg",
+            "flowers.jpg",
+            "photos/espresso/cup.jpg",
+            "data/val/espresso/cup.jpg",
+            *_learned("cup"),
+        ],
         "camera_on_tripod.jpg": ["sample_images/camera_on_tripod.jpg"],
     }
     for name, targets in copies.items():
@@ -70,6 +78,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     annotate(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def _learned(label: str) -> list[str]:
+    """Two pictures, of which one validates."""
+    return [f"classes/{label}/{number}.jpg" for number in range(2)]
 
 
 def annotate(folder: Path) -> None:

@@ -61,7 +61,7 @@ def _run(ctx: Any, specs: Specs, options: Mapping[str, Option]) -> int:
     from cnnviz.run import preflight
 
     preflight.check(run_settings, spec)
-    console.starting(f"starting: PyTorch, then {shared.model}")
+    console.starting(f"starting: PyTorch, then {run_settings.model.model}")
     with streams.reserved():
         from cnnviz.pipeline import run
 
@@ -152,11 +152,13 @@ def _settings(spec: CommandSpec, shared: Shared, given: Mapping[str, Any]) -> Ru
     }
     refuse_foreign_options(spec, lookup.commands()[spec.command], chosen)
     _check(spec, chosen)
+    params = spec.resolve_params(chosen).to_dict()
+    model = shared.model_spec()
     return RunSettings(
         command=spec.command,
         inputs=tuple(shared.inputs or ()),
-        model=shared.model_spec(),
-        target=shared.target(spec, spec.resolve_params(chosen).to_dict()),
+        model=replace(model, model=params[spec.model_option]) if spec.model_option else model,
+        target=shared.target(spec, params),
         runtime=shared.runtime(),
         draw=shared.draw(spec),
         output=shared.output_settings(spec.command),

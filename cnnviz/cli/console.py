@@ -129,6 +129,12 @@ class Console:
         if self.verbose and not self.quiet:
             self._say("  ".join(filter(None, _row(record))))
 
+    def work(self, count: int, text: str) -> None:
+        """So many more images were gone through; ``text`` says how it goes."""
+        self._count += count
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=count, rate=text)
+
     def _still(self, seconds: int) -> None:
         """One image takes long."""
         of = "" if self._total is None else f" of {self._total}"
@@ -279,7 +285,7 @@ def closing_line(result: Outcome, start: float = 0.0) -> str:
     """
     facts = result.summary
     inputs, failed, resumed = (int(facts.get(name) or 0) for name in ("inputs", "failed", "resumed"))
-    did = "went through" if "study" in facts else "explained"
+    did = {None: "explained", "train": "trained on"}.get(facts.get("study"), "went through")
     images = f"image{'' if inputs == 1 else 's'}"
     fresh = int(facts.get("explained") or 0) - resumed
     text = f"{did} {fresh} of {inputs} {images}" if "inputs" in facts else "done"

@@ -228,3 +228,17 @@ def wait(device: torch.device) -> None:
 def default_batch_size(device: torch.device) -> int:
     """Images a batch: on a CPU small enough that a lane's activations stay near its core."""
     return 64 if device.type == "cuda" else 8
+
+
+@contextlib.contextmanager
+def autocast(runtime: Runtime) -> Iterator[None]:
+    """Where a network is trained in a lower precision: convolutions and products in it, the weights in float32."""
+    with torch.autocast(runtime.device.type, runtime.dtype, enabled=runtime.precision != "fp32"):
+        yield
+
+
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """cuDNN chooses its algorithms without timing them, and only those that give the same bits each time."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        yield

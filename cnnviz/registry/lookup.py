@@ -18,8 +18,17 @@ from cnnviz.registry.gradients import INPUT_GRADIENTS
 from cnnviz.registry.metrics import METRICS, MetricRequest, MetricSpec
 from cnnviz.registry.perturbation import PERTURBATION
 from cnnviz.registry.relevance import RELEVANCE
-from cnnviz.registry.specs import CommandSpec, ComparisonSpec, EntrySpec, MethodSpec, Param, StudySpec, check_words
+from cnnviz.registry.specs import (
+    CommandSpec,
+    ComparisonSpec,
+    EntrySpec,
+    MethodSpec,
+    Param,
+    StudySpec,
+    check_words,
+)
 from cnnviz.registry.studies import STUDIES
+from cnnviz.registry.training import TRAINING
 
 ENTRY_POINT_GROUP = "cnnviz.methods"
 METRIC_GROUP = "cnnviz.metrics"
@@ -38,7 +47,7 @@ def all_entries() -> tuple[CommandSpec, ...]:
         CnnvizError: A package registers something else than a :class:`MethodSpec`, a name that is taken, or an entry
             with a word in a field that does not take it.
     """
-    found: dict[str, CommandSpec] = {spec.name: spec for spec in (*BUILT_IN, *COMPARISONS, *STUDIES)}
+    found: dict[str, CommandSpec] = {spec.name: spec for spec in (*BUILT_IN, *COMPARISONS, *STUDIES, *TRAINING)}
     for point in entry_points(group=ENTRY_POINT_GROUP):
         spec = point.load()
         spec = spec() if callable(spec) else spec
@@ -194,6 +203,7 @@ __all__ = [
     "ENTRY_POINT_GROUP",
     "METRICS",
     "STUDIES",
+    "TRAINING",
     "CommandSpec",
     "MethodSpec",
     "MetricSpec",

@@ -32,6 +32,15 @@ HIDDEN_WITHOUT_INPUT = tuple(
 )
 
 
+# Shared options that mean nothing where a network is trained: what is explained, what is drawn, and what a network that
+# exists already is like.
+HIDDEN_FROM_TRAINING = (
+    *HIDDEN_FROM_STUDIES,
+    *"null limit fail_fast model num_classes labels no_crop logits_key activation".split(),
+    *"skip_check tracing top compile".split(),
+)
+
+
 @dataclass(frozen=True)
 class Package:
     """What must be installed beside cnnviz itself.
@@ -149,6 +158,7 @@ class CommandSpec(EntrySpec):
         why_views: Why it cannot take the others, after the command's name.
         default_classes: ``--class`` where nothing is asked for.
         default_save: ``--save`` where nothing is asked for.
+        model_option: The option of its own that names the network, where that is not ``--model``.
     """
 
     command: str
@@ -162,6 +172,7 @@ class CommandSpec(EntrySpec):
     why_views: str = ""
     default_classes: tuple[str, ...] = ("pred",)
     default_save: tuple[str, ...] = ("overlay", "heatmap")
+    model_option: str = ""
 
     def takes(self) -> Inputs:
         """What its command line takes: images, images or nothing, or nothing."""
@@ -277,6 +288,21 @@ class ComparisonSpec(CommandSpec):
     """
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingSpec(CommandSpec):
+    """A command that trains a network; the entry is a function
+    ``(settings, params, reporter) -> RunResult``.
+
+    Attributes:
+        shared_options: Shared options of its command beside those that :data:`HIDDEN_FROM_TRAINING` leaves.
+    """
+
+    shared_options: tuple[str, ...] = ()
+
+    def unavailable_options(self) -> frozenset[str]:
+        return frozenset({*HIDDEN_FROM_TRAINING, *self.hidden_options} - set(self.shared_options))
+
+
 def check_words(spec: EntrySpec) -> None:
     """Refuse an entry, or an option of it, with a word in a field that takes only certain ones.
 
@@ -317,5 +343,5 @@ def _imported(reference: str) -> Callable[..., Any]:
 __all__ = [
     "HIDDEN_FROM_STUDIES", "HIDDEN_WITHOUT_INPUT", "ClassName", "CommandSpec", "ComparisonSpec", "EntrySpec",
     "FilePath", "Inputs", "MethodSpec", "Need", "Options", "Package", "Param", "Space", "StudySpec",
-    "check_words", "option",
+    "TrainingSpec", "check_words", "option",
 ]  # fmt: skip

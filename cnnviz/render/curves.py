@@ -20,7 +20,7 @@ _SHIFT = 4
 
 @dataclass(frozen=True)
 class Curve:
-    """A line: points (x, y) with y from 0 to 1.
+    """A line: points (x, y) with y from 0 to 1, or to the top of the plot.
 
     ``beside`` says that it is no method but what one must beat: it is drawn thin and grey.
     """
@@ -30,13 +30,14 @@ class Curve:
     beside: bool = False
 
 
-def curves(lines: Sequence[Curve], title: str, axis: str) -> NDArray[np.uint8]:
+def curves(lines: Sequence[Curve], title: str, axis: str, top_value: float | None = None) -> NDArray[np.uint8]:
     """The plot on white: y from 0 to 100 %, x over the range of the points, names at the right.
 
     Args:
         lines: At least one, with at least one point each.
         title: Written above.
         axis: What x is.
+        top_value: What y goes up to where it is no share: figures then stand in the place of per cent.
     """
     width, height = _PLOT
     left, top = _AXIS, _MARGIN + 46
@@ -44,14 +45,14 @@ def curves(lines: Sequence[Curve], title: str, axis: str) -> NDArray[np.uint8]:
     canvas = np.full((top + rows + 74, left + width + _LEGEND + _MARGIN, 3), 255, dtype=np.uint8)
     every = [x for line in lines for x, _ in line.points]
     low, high = min(every), max(every)
-    span = (high - low) or 1.0
+    span, most = (high - low) or 1.0, top_value or 1.0
 
     def at(x: float, y: float) -> tuple[float, float]:
-        return left + width * (x - low) / span, top + height * (1 - y)
+        return left + width * (x - low) / span, top + height * (1 - y / most)
 
     shares = (0.0, 0.25, 0.5, 0.75, 1.0)
     for share in shares:
-        canvas[round(at(low, share)[1]), left : left + width + 1] = _LINE
+        canvas[round(at(low, share * most)[1]), left : left + width + 1] = _LINE
     painted = _painted(lines)
     for line, colour in painted:
         points = np.rint(np.array([at(x, y) for x, y in line.points]) * (1 << _SHIFT)).astype(np.int32)
@@ -60,7 +61,8 @@ def curves(lines: Sequence[Curve], title: str, axis: str) -> NDArray[np.uint8]:
     draw = ImageDraw.Draw(page)
     write(draw, (_MARGIN, _MARGIN - 8), title, 19, _INK, canvas.shape[1] - 2 * _MARGIN)
     for share in shares:
-        draw.text((left - 10, at(low, share)[1]), f"{100 * share:.0f} %", font=font(14), fill=_SOFT, anchor="rm")
+        label = f"{100 * share:.0f} %" if top_value is None else f"{share * most:.3g}"
+        draw.text((left - 10, at(low, share * most)[1]), label, font=font(14), fill=_SOFT, anchor="rm")
         x = low + share * span
         draw.text((at(x, 0)[0], top + height + 10), f"{x:.3g}", font=font(14), fill=_SOFT, anchor="ma")
     draw.text((left + width / 2, top + height + 40), axis, font=font(15), fill=_INK, anchor="ma")

@@ -53,10 +53,11 @@ def _chosen(settings: RunSettings) -> Iterator[tuple[str, Any]]:
     draw = DrawSettings(save=spec.default_save)
     defaults: tuple[Any, ...] = (ModelSpec(), usual, RuntimeSettings(), draw, OutputSettings())
     parts = (settings.model, settings.target, settings.runtime, settings.draw, settings.output)
+    untold = _UNTOLD | {"method", "params"} | ({"model"} if spec.model_option else set())
     for part, default in zip(parts, defaults, strict=True):
         for name in (each.name for each in fields(default)):
             value = getattr(part, name)
-            if name not in _UNTOLD | {"method", "params"} and value != getattr(default, name):
+            if name not in untold and value != getattr(default, name):
                 told.setdefault(LONG_NAMES.get(name, name), value)
     if settings.limit is not None:
         told["limit"] = settings.limit

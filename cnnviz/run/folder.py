@@ -180,6 +180,10 @@ class RunFolder:
         with contextlib.suppress(CnnvizError):
             self.store.remove(name)
 
+    def check(self) -> None:
+        """Raises a CnnvizError when another run has taken the folder."""
+        self._lock.check()
+
     def append(self, record: AnyImage) -> None:
         """Write a finished record. Records arrive in input order."""
         self._lock.check()

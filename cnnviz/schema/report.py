@@ -21,6 +21,7 @@ from cnnviz.schema.studies.filters import FiltersReport
 from cnnviz.schema.studies.localize import LocalizeReport
 from cnnviz.schema.studies.synthesize import SynthesizeReport
 from cnnviz.schema.studies.top_patches import TopPatchesReport
+from cnnviz.schema.studies.train import TrainReport
 from cnnviz.schema.summary import Begun, MapSummary
 
 
@@ -70,6 +71,7 @@ EndedReport = Annotated[
     | LocalizeReport
     | SynthesizeReport
     | TopPatchesReport
+    | TrainReport
     | OtherStudyReport
     | MapReport,
     By(("summary", "study")),

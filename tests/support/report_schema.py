@@ -15,7 +15,7 @@ from cnnviz.registry import lookup
 SCHEMA = Path(__file__).parents[2] / "cnnviz" / "schema" / "report.schema.json"
 # Open for other packages; cnnviz's own methods and studies write only what is documented.
 OPEN = ("Explanation", "Scores")
-OWN = {spec.name for spec in (*lookup.BUILT_IN, *lookup.STUDIES)}
+OWN = {spec.name for spec in (*lookup.BUILT_IN, *lookup.STUDIES, *lookup.TRAINING)}
 
 
 @cache

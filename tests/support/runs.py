@@ -43,6 +43,8 @@ class Quiet:
         if len(self.rows) == self.interrupt_after:
             raise KeyboardInterrupt
 
+    def work(self, count: int, text: str) -> None: ...
+
     def note(self, text: str) -> None:
         self.notes.append(text)
 

@@ -31,7 +31,7 @@ from cnnviz.models.loading.unwrap import unwrap_parts
 from cnnviz.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, from_timm, override
 from cnnviz.settings import ModelSpec as ModelSpec
 
-_RANDOM = "the weights are random: predictions mean nothing"
+RANDOM = "the weights are random: predictions mean nothing"
 _MOST_CLASSES = 1_000_000
 _IMAGENET = Preprocess((3, 224, 224), 256, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
 
@@ -170,7 +170,7 @@ def _from_zoo(spec: ModelSpec, checkpoint: Checkpoint | None) -> _Built:
         labels = () if zoo.is_none(spec.weights) else labels
     elif recipe.weights is None:
         module = _seeded(spec.seed, lambda: recipe.build(spec.num_classes, frozenset()))
-        labels, notes = (), (_RANDOM,)
+        labels, notes = (), (RANDOM,)
     else:
         if labels:
             _check_count(spec, recipe.name, len(labels))  # before anything is downloaded

@@ -25,7 +25,8 @@ def to_bytes(network: CutNetwork) -> bytes:
     from safetensors.torch import save
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    return save(tensors, {"format": "pt", KEY: json.dumps({"format": _FORMAT, **asdict(network.plan)})})
+    # One key: safetensors writes several in an order that changes from file to file.
+    return save(tensors, {KEY: json.dumps({"format": _FORMAT, **asdict(network.plan)})})
 
 
 def is_trained(checkpoint: Checkpoint) -> bool:

@@ -1,0 +1,1 @@
+"""Networks that are cut, given another head, and trained."""
