@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.cut import Cut, cut_for
+from cnnviz.engine.cut import Cut, cut_for, without_layer
 from cnnviz.engine.examine import Examination, Wanted, examine
 from cnnviz.engine.layer_table import LayerRow, layer_table
 from cnnviz.engine.open_session import SessionOptions, open_session, prepare, probe_image
@@ -181,6 +181,7 @@ def explain(
     params = spec.resolve_params(method_options)
     _check_batch(batch)
     asked = cut_for(spec, params, _layers(layer))
+    without_layer(_layers(layer), {spec.name: asked})
     key = general.get("logits_key")
     how = _How(asked, readout_of(target), precision, device, compile, None if key is None else str(key), tracing)
     with _session(model, batch, spec, how) as session:

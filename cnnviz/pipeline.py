@@ -16,7 +16,7 @@ from cnnviz.maps.write_image import ImageResult, OutputStyle, draw
 from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.records import Record
 from cnnviz.registry import lookup
-from cnnviz.registry.specs import ComparisonSpec, StudySpec, TrainingSpec
+from cnnviz.registry.specs import StudySpec, TrainingSpec
 from cnnviz.render.overlay import Style
 from cnnviz.run.counting import Reporter, RunResult, count_inputs
 from cnnviz.run.folder import REPORT, Extras, RunFolder
@@ -47,8 +47,6 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
         return trained
     total = count_inputs(settings)
     if settings.output.out == "-":
-        if isinstance(spec, ComparisonSpec):
-            raise CnnvizError(f"{settings.command} writes several files: -o - is for maps.", "Give -o a folder.")
         return _picture(settings, Explainer(settings, total, reporter.note), stdin)
     store = Store(settings.output.out)
     with RunFolder(store, settings, reporter.note) as run_folder:
@@ -84,7 +82,7 @@ def _through(
     if not counts.inputs and not interrupted:
         run_folder.abandon()
         raise counts.no_images(settings)
-    for said in filter(None, (counts.what_was_outside(), counts.what_was_unknown())):
+    for said in filter(None, (counts.what_was_outside(explainer.spec.views), counts.what_was_unknown())):
         reporter.note(said)
     if counts.flat:
         flat = f"{counts.flat} of {counts.maps} maps are zero, or the same, everywhere"
@@ -134,7 +132,7 @@ def _run_limits(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | N
 def _picture(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None) -> RunResult:
     """``-o -``: one input and one map, as the bytes of a picture."""
     if len(settings.draw.save) != 1:
-        raise CnnvizError("-o - writes one picture.", "Say which with --save overlay, heatmap, raw, panel or gradient.")
+        raise CnnvizError("-o - writes one picture.", "Say which with --save overlay, panel, boxes, heatmap or raw.")
     store = Store(f"memory://cnnviz-{os.getpid()}")
     record: dict[str, Any] = {}
 
@@ -168,6 +166,7 @@ def _picture(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None
     kind = settings.draw.save[0]
     names = {row["files"][kind] for row in record["explanations"] if kind in row["files"]}
     if len(names) != 1:
-        raise CnnvizError(f"-o - writes one picture; {len(names)} were asked for.", "Ask for one class with --class.")
+        hint = "Ask for one class with --class, or for one picture of all maps with --save panel."
+        raise CnnvizError(f"-o - writes one picture; {len(names)} were asked for.", hint)
     summary = {**loop.counts.summary(0.0, False), **explainer.facts()}
     return RunResult(summary, None, EXIT_DONE, store.read(names.pop()))

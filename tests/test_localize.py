@@ -128,8 +128,7 @@ def test_the_help_says_what_is_usual(capsys: pytest.CaptureFixture[str]) -> None
     said = " ".join(capsys.readouterr().out.split())
     assert "or repeatable. [default: gradcam] --protocol" in said
     assert "[default: top:5, and truth with --truth]" in said
-    assert "standard output. [default: cnnviz-out" not in said
-    assert "-o -" not in said
+    assert "[default: boxes; with -o -: boxes;" in said
 
 
 def test_frames_lie_inside_their_boxes() -> None:

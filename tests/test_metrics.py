@@ -267,7 +267,8 @@ def test_summaries_stand_under_their_keys() -> None:
         spec().request(),
         CONSERVATION.request({"reason": "biases"}),
     ]
-    found, notes = summed_up(requests, lambda: iter(records))
+    said = summed_up(requests, lambda: iter(records))
+    found, notes = said.figures, said.notes
     assert list(found) == ["metrics", "left_out"]
     assert found["metrics"]["inside"]["share"] == {"value": 0.25, "ci95": None, "n": 1}
     assert found["metrics"]["inside"]["without_truth"] == 1

@@ -316,7 +316,7 @@ class Shared:
 
     def _default_save(self, spec: CommandSpec) -> str:
         if self.out == "-":
-            return "overlay" if self.only != "wrong" else "panel"
+            return spec.default_picture if self.only != "wrong" else "panel"
         beside = ("panel",) if self.only == "wrong" and "panel" not in spec.default_save else ()
         return ",".join((*spec.default_save, *beside))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -91,6 +91,22 @@ def cut_for(spec: MethodSpec, params: Options, asked: tuple[str, ...]) -> Cut:
     if spec.space == "input":
         return Cut.at_image(*(asked[:1] or (DEFAULT_LAYER,))) if spec.wants_layer(params) else Cut.at_image()
     return Cut.before_classifier() if spec.space == "grid" else Cut.at_layers(*asked)
+
+
+def without_layer(asked: tuple[str, ...], cuts: Mapping[str, Cut]) -> list[str]:
+    """The methods, by name, that look at none of the layers that were named; none where none was named.
+
+    Raises:
+        CnnvizError: No method does.
+    """
+    found = [name for name, cut in cuts.items() if asked and not cut.layers]
+    if len(found) == len(cuts) and found:
+        verb = "looks" if len(found) == 1 else "look"
+        raise CnnvizError(
+            f"Layer {', '.join(asked)} was named, but {', '.join(found)} {verb} at no layer.",
+            "Leave the layer out, or use a method of a layer, such as gradcam.",
+        )
+    return found
 
 
 def _before_classifier(graph: Graph) -> list[fx.Node]:

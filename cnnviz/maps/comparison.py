@@ -91,6 +91,26 @@ def comparison_of(spec: CommandSpec, params: Options, target: TargetSettings) ->
     return cast("Comparison[Any]", spec.load()(params, target))
 
 
+def of_several(remarks: Mapping[str, Sequence[tuple[str, str]]]) -> list[str]:
+    """What metrics remark on each of several methods: each sentence once, with what it is said of.
+
+    Args:
+        remarks: By method, the title of a metric (or nothing) and a sentence.
+    """
+    methods: dict[tuple[str, str], list[str]] = {}
+    for method, own in remarks.items():
+        for remark in own:
+            methods.setdefault(remark, []).append(method)
+    subjects: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (title, sentence), names in methods.items():
+        subjects.setdefault((sentence, tuple(names)), []).append(title)
+    found = []
+    for (sentence, some), titles in subjects.items():
+        said = () if len(some) == len(remarks) else some
+        found.append(": ".join(filter(None, [", ".join(said), ", ".join(titles), sentence])))
+    return found
+
+
 def table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> list[str]:
     """Figures as lines of text: a row a method, a column a figure.
 

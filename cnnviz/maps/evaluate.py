@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +28,7 @@ SMALL = (
 )  # fmt: skip
 """Blurred copies are measured as methods are, so metrics need not measure them too."""
 _CURVES = {"insertion": "share of the pixels put back", "deletion": "share of the pixels taken away"}
+_PROBABILITY = "probability"
 _REWARD_BLUR = ("insertion", "deletion", "road")
 _WORST = 5
 _ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
@@ -84,6 +84,8 @@ def _main(spec: MetricSpec, found: Mapping[str, Any] | None) -> dict[str, Any]:
     figures = {key: each for key, each in (found or {}).items() if isinstance(each, Mapping) and "value" in each}
     name = _headline(spec) or next(iter(figures), spec.name)
     own = figures.pop(name, {"value": None, "ci95": None, "n": 0})
+    # Of a figure that was measured of no map, such as that of a blurred copy which stands in a row of its own, nothing.
+    figures = {key: each for key, each in figures.items() if each.get("n")}
     return {**own, "better": spec.direction, "figure": name, **({"others": figures} if figures else {})}
 
 
@@ -139,29 +141,49 @@ def _no_better_than_blurred(
     return found
 
 
+_Curves = dict[str, list[list[float]]]
+"""Curves of maps, by method."""
+
+
 def _write_curves(names: Sequence[str], rows: Sequence[Mapping[str, Any]], store: Store) -> list[Figure]:
     pictures: list[Figure] = []
     for file in names:
         metric = file.removesuffix(".png")
-        of_method: dict[str, list[list[float]]] = defaultdict(list)
-        for row in rows:
-            for each in row.get("explanations") or ():
-                curve = (each["scores"].get(metric) or {}).get("curve")
-                # Blurred copies would hide the lines of the methods.
-                if curve and BLURRED not in each["method"] and all(value is not None for value in curve):
-                    of_method[each["method"]].append(curve)
-        if not of_method:
+        followed = _followed(metric, rows)
+        of_what = next(iter(followed), None)
+        # What two units say, or a class and a unit, has no common scale: then those of classes alone.
+        if of_what is None or (len(followed) > 1 and _PROBABILITY not in followed):
             continue
+        of_what = _PROBABILITY if _PROBABILITY in followed else of_what
         lines = [
             Curve(
                 method,
                 list(zip(np.linspace(0, 1, len(own[0])).tolist(), np.mean(own, axis=0).tolist(), strict=True)),
                 beside=method not in lookup.method_names(),
             )
-            for method, own in of_method.items()
+            for method, own in followed[of_what].items()
         ]
         spec = lookup.find_metric(metric)
-        title = f"{spec.title}: mean probability; a {spec.direction} area is better"
-        store.write(file, encode(curves(lines, title, _CURVES[metric]), ImageFormat("png")))
-        pictures.append({"file": file, "caption": f"{spec.title}: {spec.summary}"})
+        title = f"{spec.title}: mean {of_what}; a {spec.direction} area is better"
+        values = [y for line in lines for _, y in line.points]
+        limits = None if of_what == _PROBABILITY else (min(0.0, *values), max(0.0, *values))
+        store.write(file, encode(curves(lines, title, _CURVES[metric], limits), ImageFormat("png")))
+        left_out = len(followed) > 1
+        caption = f"{spec.title}: {spec.summary}" + (" Classes alone: units have other scales." if left_out else "")
+        pictures.append({"file": file, "caption": caption})
     return pictures
+
+
+def _followed(metric: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, _Curves]:
+    """The curves of a metric by what they follow: the probability, or what is explained where that has none."""
+    found: dict[str, _Curves] = {}
+    for row in rows:
+        for each in row.get("explanations") or ():
+            own = each["scores"].get(metric) or {}
+            curve = own.get("curve")
+            # Blurred copies would hide the lines of the methods.
+            if curve and BLURRED not in each["method"] and all(value is not None for value in curve):
+                unit = own.get("unit", _PROBABILITY)
+                of_what = unit if unit == _PROBABILITY else f"{unit} of {each['target'].get('label')}"
+                found.setdefault(of_what, {}).setdefault(each["method"], []).append(curve)
+    return found

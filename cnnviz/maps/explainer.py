@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.cut import Cut, cut_for
+from cnnviz.engine.cut import Cut, cut_for, without_layer
 from cnnviz.engine.open_session import SessionOptions
 from cnnviz.engine.precision import smooth_probe
 from cnnviz.engine.readout import Readout
@@ -20,7 +20,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
 from cnnviz.maps import tiling
 from cnnviz.maps.asked import Asked, truth_labels, with_role
-from cnnviz.maps.comparison import Conclusion, comparison_of
+from cnnviz.maps.comparison import Conclusion, comparison_of, of_several
 from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, probing
 from cnnviz.maps.tiling import ComputedMap, Tiles
 from cnnviz.maps.write_image import ImageResult, TargetMap
@@ -71,6 +71,9 @@ class Explainer:
                 f"--save gradient: {names} has no gradient at the image.", "Use it with guided or saliency."
             )
         cuts = [cut_for(spec, own, settings.target.layers) for spec, own in chosen]
+        asked = settings.target.layers
+        for name in without_layer(asked, {spec.name: cut for (spec, _), cut in zip(chosen, cuts, strict=True)}):
+            note(f"--layer {', '.join(asked)}: {name} looks at no layer")
         self.prepared = PreparedModel(settings, cuts[0], total, note, spec=chosen[0][0])
         self.annotations = self.prepared.annotations
         self._check_targets()
@@ -335,14 +338,19 @@ class Explainer:
             store: The output folder.
         """
         if self.comparison is None:
-            found, notes = summed_up(self.requests[0], records)
-            for text in notes:
+            found = summed_up(self.requests[0], records)
+            for text in found.notes:
                 self.prepared.note(text)
-            return Conclusion(found)
-        figures = {}
+            return Conclusion(found.figures)
+        figures, remarks = {}, {}
         for number, maker in enumerate(self.makers):
             name, requests = maker.spec.name, self.requests[number if number < len(self.methods) else 0]
-            figures[name] = summed_up(requests, lambda name=name: of_method(records(), name))[0]  # type: ignore[misc]
+            found = summed_up(requests, lambda name=name: of_method(records(), name))  # type: ignore[misc]
+            figures[name] = found.figures
+            if number < len(self.methods):
+                remarks[name] = found.remarks
+        for text in of_several(remarks):
+            self.prepared.note(text)
         return self.comparison.conclude(figures, records(), store)
 
     def facts(self) -> dict[str, Any]:

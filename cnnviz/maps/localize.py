@@ -27,6 +27,7 @@ _COLUMNS = {
     "energy_pointing_game": "energy inside ↑",
     "pxap": "PxAP ↑",
 }
+_COUNTS = ("maps", "without_truth", "classes_outside_truth", "flat")
 _NOTHING = "nothing was measured: no map is of a class that --truth marks on its image (--class truth asks for them)"
 
 
@@ -73,7 +74,8 @@ class Localize(Comparison[LocalizeOptions]):
             axis = "threshold, as a share of the map's maximum"
             store.write(_CURVES, encode(curves(lines, title, axis), ImageFormat("png")))
             pictures.append({"file": _CURVES, "caption": title})
-        measured = any(each.get("value") is not None for row in found.values() for each in row.values())
+        figures_of = (each for row in found.values() for each in row.values() if isinstance(each, Mapping))
+        measured = any(each.get("value") is not None for each in figures_of)
         return Conclusion({"localization": found}, pictures, table(found, _COLUMNS) if measured else [_NOTHING])
 
 
@@ -81,13 +83,16 @@ def _flat(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of all metrics side by side; those by the size of objects under the name of the whole figure."""
     found: dict[str, Any] = {}
     sizes: dict[str, Any] = {}
+    boxes = metrics.get("box_localization", {})
+    # How many maps there are, and how many of them no figure counts.
+    counts = {name: boxes[name] for name in _COUNTS if name in boxes}
     for figures in metrics.values():
         named = {key: each for key, each in figures.items() if isinstance(each, Mapping) and "value" in each}
         found |= named
         if "by_size" in figures:
             headline = "gt_known_accuracy" if "gt_known_accuracy" in named else next(iter(named))
             sizes[headline] = figures["by_size"]
-    return {**found, "by_size": sizes} if sizes else found
+    return {**counts, **found, **({"by_size": sizes} if sizes else {})}
 
 
 def _curve(method: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[Curve]:

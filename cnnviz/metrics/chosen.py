@@ -128,9 +128,21 @@ class ModelMetrics:
         return found
 
 
-def summed_up(
-    requests: Sequence[MetricRequest], records: Callable[[], Iterable[Mapping[str, Any]]]
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+@dataclass(frozen=True)
+class SummedUp:
+    """What all metrics say of all maps of a run.
+
+    Attributes:
+        figures: Of the report's ``summary``.
+        notes, remarks: As a :class:`RunSummary` has them.
+    """
+
+    figures: dict[str, Any]
+    notes: tuple[str, ...]
+    remarks: tuple[tuple[str, str], ...]
+
+
+def summed_up(requests: Sequence[MetricRequest], records: Callable[[], Iterable[Mapping[str, Any]]]) -> SummedUp:
     """What the report's ``summary`` says of all maps of a run, and what people are told.
 
     Args:
@@ -139,6 +151,7 @@ def summed_up(
     """
     found: dict[str, Any] = {}
     notes: list[str] = []
+    remarks: list[tuple[str, str]] = []
     for request in requests:
         spec = request.spec
         summarize = spec.load_summarizer()
@@ -146,11 +159,12 @@ def summed_up(
             continue
         said: RunSummary = summarize(_rows(spec, records()), spec, request.params)
         notes += said.notes
+        remarks += said.remarks
         if said.figures is not None and spec.summary_key:
             found[spec.summary_key] = said.figures
         elif said.figures is not None:
             found.setdefault("metrics", {})[spec.name] = said.figures
-    return found, tuple(notes)
+    return SummedUp(found, tuple(notes), tuple(remarks))
 
 
 def _rows(spec: MetricSpec, records: Iterable[Mapping[str, Any]]) -> Iterator[Row]:

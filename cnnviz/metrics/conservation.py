@@ -34,4 +34,4 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: ConservationOptions
         f"{above} of {maps} maps leave out more than {TOLERATED:.0%} of the score "
         f"(at most {largest:.0%}){f': {params.reason}' if params.reason else ''}"
     )
-    return RunSummary(figures, (note,) if above else ())
+    return RunSummary(figures, (note,), (("", note),)) if above else RunSummary(figures)

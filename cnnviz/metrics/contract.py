@@ -169,7 +169,10 @@ class RunSummary:
     Attributes:
         figures: Plain JSON for the report; None for nothing.
         notes: What people are told.
+        remarks: What of it figures do not say, told where they stand in a table of several methods: the metric's title
+            (or nothing) and a sentence, which metrics may have in common.
     """
 
     figures: Any
     notes: tuple[str, ...] = ()
+    remarks: tuple[tuple[str, str], ...] = ()

@@ -22,11 +22,14 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: Options) -> RunSumm
     hidden = getattr(params, "replace", None)
     title = spec.title if hidden is None else f"{spec.title} (hidden: {REPLACED_BY[hidden]})"
     found = by_kind(rows, replace(spec, title=title), params)
+    if hidden is not None and found.figures is not None:
+        found = replace(found, remarks=((spec.title, f"hidden pixels are {REPLACED_BY[hidden]}"), *found.remarks))
     over = (found.figures or {}).get("over_blurred")
     if over is None or over["value"] is None:
         return found
     low, value = over["value"] if over["ci95"] is None else over["ci95"][0], over["value"]
     if low > 0:
         return found
-    verdict = f"{spec.title}: not better than its own blur: {value:+.3g} on average, at least {low:+.3g}"
-    return replace(found, notes=(*found.notes, verdict))
+    verdict = f"not better than its own blur: {value:+.3g} on average, at least {low:+.3g}"
+    told, remarked = f"{spec.title}: {verdict}", (spec.title, verdict)
+    return replace(found, notes=(*found.notes, told), remarks=(*found.remarks, remarked))

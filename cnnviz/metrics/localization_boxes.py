@@ -38,6 +38,7 @@ from cnnviz.metrics.localization import (
 )
 from cnnviz.metrics.localization_figures import Values, by_size, rate, summed
 from cnnviz.metrics.localization_regions import Regions, components, contours_above
+from cnnviz.metrics.map_statistics import is_even
 from cnnviz.records import ClassScore
 from cnnviz.registry.localization_metrics import BoxLocalizationOptions
 from cnnviz.registry.metrics import MetricSpec
@@ -58,7 +59,11 @@ def score(
     boxes = [] if truth is None else truth.boxes_of(labels)
     meant = truth is not None and bool(image.truth_labels)
     iou, chosen, matched = _best(edges, boxes, size, params)
+    x0, y0, x1, y1 = placed.seen
+    # A baseline that marks everything has no cells of its own, and does so on purpose.
+    flat = placed.raw is not None and is_even(placed.values[y0:y1, x0:x1])
     return {
+        "flat": flat,
         "box_xywh": None if chosen is None else _on_photograph(edges[chosen], size, params).xywh,
         "iou": iou if meant else None,
         "rank": rank,
@@ -130,8 +135,16 @@ def _on_photograph(edges: Edges, size: tuple[int, int], params: BoxLocalizationO
 
 
 def summarize(rows: Iterable[Row], spec: MetricSpec, params: BoxLocalizationOptions) -> RunSummary:
-    """The figures at the top of the module, with Wilson's intervals over images."""
-    return summed(map(_measured, rows), spec, _figures)
+    """The figures at the top of the module, with Wilson's intervals over images.
+
+    That maps are the same everywhere is told: above zero such a map scores as one that marks everything.
+    """
+    found = summed(map(_measured, rows), spec, _figures)
+    flat = (found.figures or {}).get("flat")
+    if not flat:
+        return found
+    said = f"{flat} of {found.figures['maps']} maps are the same everywhere, so that their boxes tell nothing"
+    return replace(found, notes=(*found.notes, f"{spec.title}: {said}"), remarks=(*found.remarks, (spec.title, said)))
 
 
 def _measured(row: Row) -> Row:
@@ -154,6 +167,7 @@ def _figures(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
     found["gt_known_accuracy"] = rate(known)
     found["by_size"] = by_size([scores["size"] for _, scores in true], known, rate)
     found["classes_outside_truth"] = sum(scores["true_class"] is None for _, scores in rows)
+    found["flat"] = sum(bool(scores.get("flat")) for _, scores in rows)
     return found
 
 

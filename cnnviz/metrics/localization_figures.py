@@ -7,6 +7,7 @@ from typing import Any
 
 from cnnviz.metrics.contract import Row, RunSummary
 from cnnviz.metrics.intervals import Interval, bootstrap_mean, wilson
+from cnnviz.metrics.summaries import unscored_maps
 from cnnviz.registry.metrics import MetricSpec
 
 Values = Sequence[tuple[str, float]]
@@ -83,12 +84,19 @@ def summed(
         for name in shown:
             each.pop(name, None)
     said = {"maps": len(known), "without_truth": without, **own, "baselines": beside}
-    return RunSummary(said, _notes(spec, own, beside, without))
+    unscored = unscored_maps(spec, without)
+    return RunSummary(said, (*_notes(spec, own, beside), *map(": ".join, unscored)), (*_oracles(spec, own), *unscored))
 
 
-def _notes(
-    spec: MetricSpec, own: Mapping[str, Any], beside: Mapping[str, Mapping[str, Any]], without: int
-) -> tuple[str, ...]:
+def _oracles(spec: MetricSpec, own: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """That a threshold was chosen on the images on which it is measured."""
+    chosen = any(
+        isinstance(each, Mapping) and each.get("oracle") and each.get("value") is not None for each in own.values()
+    )
+    return ((spec.title, "the best threshold was chosen on these images"),) if chosen else ()
+
+
+def _notes(spec: MetricSpec, own: Mapping[str, Any], beside: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     parts = []
     for name, each in own.items():
         if isinstance(each, Mapping) and each.get("value") is not None:
@@ -99,7 +107,4 @@ def _notes(
             oracle = "; threshold chosen on these images" if each.get("oracle") else ""
             against = "no baseline" if best is None else f"best baseline {best:.3g}"
             parts.append(f"{name.replace('_', ' ')} {each['value']:.3g} ({ends}{against}{oracle})")
-    notes = [f"{spec.title}: {', '.join(parts)}"] if parts else []
-    if without:
-        notes.append(f"{spec.title}: {without} maps of images without {spec.truth} were not scored")
-    return tuple(notes)
+    return (f"{spec.title}: {', '.join(parts)}",) if parts else ()

@@ -43,7 +43,8 @@ def by_kind(rows: Iterable[Row], spec: MetricSpec, params: Options) -> RunSummar
     figures = {"maps": maps, "without_truth": without, **own}
     if spec.baselines:
         figures["baselines"] = dict(zip(spec.baselines, others, strict=True))
-    return RunSummary(figures, _notes(spec, own, without))
+    unscored = unscored_maps(spec, without)
+    return RunSummary(figures, (*_notes(spec, own), *map(": ".join, unscored)), unscored)
 
 
 def _figure(figure: Figure, rows: list[tuple[str, float]]) -> dict[str, Any]:
@@ -64,14 +65,16 @@ def _rounded(value: float) -> float:
     return round(value, 6) if abs(value) >= _SMALL else float(f"{value:.4g}")
 
 
-def _notes(spec: MetricSpec, own: Mapping[str, Mapping[str, Any]], without: int) -> tuple[str, ...]:
+def _notes(spec: MetricSpec, own: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     parts = []
     for name, figure in own.items():
         if figure["value"] is not None:
             ends = "" if figure["ci95"] is None else " ({:.3g} to {:.3g})".format(*figure["ci95"])
             unit = f" {spec.unit}" if spec.unit else ""
             parts.append(f"{name.replace('_', ' ')} {figure['value']:.3g}{unit}{ends}")
-    notes = [f"{spec.title}: {', '.join(parts)}"] if parts else []
-    if without:
-        notes.append(f"{spec.title}: {without} maps of images without {spec.truth} were not scored")
-    return tuple(notes)
+    return (f"{spec.title}: {', '.join(parts)}",) if parts else ()
+
+
+def unscored_maps(spec: MetricSpec, without: int) -> tuple[tuple[str, str], ...]:
+    """A remark on maps that could not be scored, where there are any."""
+    return ((spec.title, f"{without} maps of images without {spec.truth} were not scored"),) if without else ()

@@ -7,8 +7,9 @@ from typing import Literal
 from cnnviz.registry.specs import ComparisonSpec, Options, option
 
 _METHODS = "Method to compare, NAME or NAME:OPTION=VALUE,...; several with commas, or repeatable."
-_SAVE = "Any of overlay,heatmap,raw,panel,boxes,gradient,none. [default: {}]"
-_OUT = "Output folder. [default: cnnviz-out/COMMAND]"
+_SAVE = (
+    "Any of overlay,heatmap,raw,panel,boxes,gradient,none. [default: {}; with -o -: {}; with --only wrong also panel]"
+)
 
 
 class LocalizeOptions(Options):
@@ -60,11 +61,11 @@ COMPARISONS: tuple[ComparisonSpec, ...] = (
         help_overrides={
             "class_": "Index, label, pred, top:K, folder, FILE.csv, truth (what --truth marks) or all; repeatable. "
             "[default: top:5, and truth with --truth]",
-            "out": _OUT,
-            "save": _SAVE.format("boxes"),
+            "save": _SAVE.format("boxes", "boxes"),
         },
         default_classes=("top:5", "truth"),
         default_save=("boxes",),
+        default_picture="boxes",
     ),
     ComparisonSpec(
         name="evaluate",
@@ -78,7 +79,8 @@ COMPARISONS: tuple[ComparisonSpec, ...] = (
         views=("crop", "whole", "squash"),
         why_views="changes pixels of one input",
         hidden_options=("precision",),
-        help_overrides={"out": _OUT, "save": _SAVE.format("overlay")},
+        help_overrides={"save": _SAVE.format("overlay", "panel")},
         default_save=("overlay",),
+        default_picture="panel",
     ),
 )

@@ -159,6 +159,7 @@ class CommandSpec(EntrySpec):
         default_classes: ``--class`` where nothing is asked for.
         default_save: ``--save`` where nothing is asked for.
         model_option: The option of its own that names the network, where that is not ``--model``.
+        default_picture: The same with ``-o -``.
     """
 
     command: str
@@ -173,6 +174,7 @@ class CommandSpec(EntrySpec):
     default_classes: tuple[str, ...] = ("pred",)
     default_save: tuple[str, ...] = ("overlay", "heatmap")
     model_option: str = ""
+    default_picture: str = "overlay"
 
     def takes(self) -> Inputs:
         """What its command line takes: images, images or nothing, or nothing."""

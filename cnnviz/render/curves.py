@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw
 
 from cnnviz.render.embedding import PALETTE
-from cnnviz.render.text import fitted, font, write
+from cnnviz.render.text import fitted, font, number, write
 
 _MARGIN, _AXIS, _PLOT, _LEGEND = 24, 64, (620, 380), 250
 _INK, _SOFT, _LINE = (28, 30, 34), (112, 117, 124), (216, 219, 223)
@@ -20,7 +20,7 @@ _SHIFT = 4
 
 @dataclass(frozen=True)
 class Curve:
-    """A line: points (x, y) with y from 0 to 1, or to the top of the plot.
+    """A line: points (x, y), of shares with y from 0 to 1.
 
     ``beside`` says that it is no method but what one must beat: it is drawn thin and grey.
     """
@@ -30,14 +30,16 @@ class Curve:
     beside: bool = False
 
 
-def curves(lines: Sequence[Curve], title: str, axis: str, top_value: float | None = None) -> NDArray[np.uint8]:
+def curves(
+    lines: Sequence[Curve], title: str, axis: str, limits: tuple[float, float] | None = None
+) -> NDArray[np.uint8]:
     """The plot on white: y from 0 to 100 %, x over the range of the points, names at the right.
 
     Args:
         lines: At least one, with at least one point each.
         title: Written above.
         axis: What x is.
-        top_value: What y goes up to where it is no share: figures then stand in the place of per cent.
+        limits: The lowest and the highest y, of what is no share; None for shares.
     """
     width, height = _PLOT
     left, top = _AXIS, _MARGIN + 46
@@ -45,14 +47,15 @@ def curves(lines: Sequence[Curve], title: str, axis: str, top_value: float | Non
     canvas = np.full((top + rows + 74, left + width + _LEGEND + _MARGIN, 3), 255, dtype=np.uint8)
     every = [x for line in lines for x, _ in line.points]
     low, high = min(every), max(every)
-    span, most = (high - low) or 1.0, top_value or 1.0
+    span = (high - low) or 1.0
+    bottom, rise = (0.0, 1.0) if limits is None else (limits[0], (limits[1] - limits[0]) or 1.0)
 
     def at(x: float, y: float) -> tuple[float, float]:
-        return left + width * (x - low) / span, top + height * (1 - y / most)
+        return left + width * (x - low) / span, top + height * (1 - (y - bottom) / rise)
 
     shares = (0.0, 0.25, 0.5, 0.75, 1.0)
     for share in shares:
-        canvas[round(at(low, share * most)[1]), left : left + width + 1] = _LINE
+        canvas[round(at(low, bottom + share * rise)[1]), left : left + width + 1] = _LINE
     painted = _painted(lines)
     for line, colour in painted:
         points = np.rint(np.array([at(x, y) for x, y in line.points]) * (1 << _SHIFT)).astype(np.int32)
@@ -61,13 +64,14 @@ def curves(lines: Sequence[Curve], title: str, axis: str, top_value: float | Non
     draw = ImageDraw.Draw(page)
     write(draw, (_MARGIN, _MARGIN - 8), title, 19, _INK, canvas.shape[1] - 2 * _MARGIN)
     for share in shares:
-        label = f"{100 * share:.0f} %" if top_value is None else f"{share * most:.3g}"
-        draw.text((left - 10, at(low, share * most)[1]), label, font=font(14), fill=_SOFT, anchor="rm")
+        y = bottom + share * rise
+        tick = f"{100 * share:.0f} %" if limits is None else number(y)
+        draw.text((left - 10, at(low, y)[1]), tick, font=font(14), fill=_SOFT, anchor="rm")
         x = low + share * span
-        draw.text((at(x, 0)[0], top + height + 10), f"{x:.3g}", font=font(14), fill=_SOFT, anchor="ma")
+        draw.text((at(x, bottom)[0], top + height + 10), f"{x:.3g}", font=font(14), fill=_SOFT, anchor="ma")
     draw.text((left + width / 2, top + height + 40), axis, font=font(15), fill=_INK, anchor="ma")
-    for number, (line, colour) in enumerate(painted):
-        y = top + 12 + 24 * number
+    for row, (line, colour) in enumerate(painted):
+        y = top + 12 + 24 * row
         draw.line((left + width + 24, y, left + width + 52, y), fill=colour, width=2 if line.beside else 4)
         draw.text((left + width + 60, y), fitted(line.name, 15, _LEGEND - 66), font=font(15), fill=_INK, anchor="lm")
     return np.array(page, dtype=np.uint8)

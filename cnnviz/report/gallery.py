@@ -69,6 +69,8 @@ table { border-collapse: collapse; font-size: .83rem; font-variant-numeric: tabu
 th, td { padding: .25rem .6rem; border: solid var(--line); border-width: 0 0 1px; text-align: right; }
 th { font-weight: 500; color: var(--soft); } th:first-child { text-align: left; }
 td a { color: var(--fill); } td summary { cursor: pointer; }
+td small { display: block; color: var(--soft); white-space: nowrap; } .beside { color: var(--soft); }
+tbody.beside { border-top: 2px solid var(--line); }
 .confusion td { text-align: center; min-width: 2rem; border-right-width: 1px; }
 .confusion thead th { vertical-align: bottom; }
 .confusion thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 11rem; overflow: hidden; }

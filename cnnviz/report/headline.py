@@ -18,7 +18,6 @@ _WORDS = {
 }  # fmt: skip
 # What the page says elsewhere, or what tells of the last command and not of the results.
 _ELSEWHERE = frozenset(("model", "study", "resumed"))
-_MEASURED = frozenset(("metrics", "localization"))
 _FEW = 3
 _NEVER_ZERO = frozenset(("failed", "passed_over", "kept", "gone", "patches_not_reproduced"))
 
@@ -37,7 +36,8 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             pairs.append(("grey: not shown to the network", f"{share:.0f} % of {of}"))
         if key == "outcomes" and isinstance(value, Mapping):
             pairs += [("right", str(value["correct"])), ("wrong", str(value["wrong"]))]
-        if key in _MEASURED and isinstance(value, Mapping):
+        # Of several methods there is a table.
+        if key == "metrics" and "study" not in summary and isinstance(value, Mapping):
             pairs += _measured(value)
         if key in _ELSEWHERE or not isinstance(value, (bool, int, float, str)) or (key in _NEVER_ZERO and not value):
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -11,7 +11,7 @@ from cnnviz.io.sources import SourceOptions, find_images
 from cnnviz.run.confusion import ConfusionCount
 from cnnviz.schema.images import AnyImage, Image
 from cnnviz.schema.summary import Counted
-from cnnviz.settings import RunSettings
+from cnnviz.settings import VIEWS, RunSettings
 
 
 class Reporter(Protocol):
@@ -96,15 +96,20 @@ class Counts:
         self.maps += len(maps)
         self.flat += sum(bool(each["scores"].get("flat")) for each in maps)
 
-    def what_was_outside(self) -> str:
-        """How much of how many pictures the network was not shown; empty where it saw all."""
+    def what_was_outside(self, views: Sequence[str] = VIEWS) -> str:
+        """How much of how many pictures the network was not shown; empty where it saw all.
+
+        Args:
+            views: What of ``--view`` the command takes: nothing else is recommended.
+        """
         if not self.cropped:
             return ""
         share = 100.0 * self.outside / self.cropped
         of = "1 picture" if self.cropped == 1 else f"{self.cropped} pictures, on average"
         return (
             f"the network's centre crop left out {share:.0f} % of {of}, drawn in grey; "
-            "with --view tiles it sees the whole picture in overlapping crops, with --view whole in one piece"
+            + ("with --view tiles it sees the whole picture in overlapping crops, " if "tiles" in views else "")
+            + ("with --view whole in one piece" if "tiles" in views else "with --view whole it sees the whole picture")
         )
 
     def what_was_unknown(self) -> str:

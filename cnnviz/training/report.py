@@ -50,7 +50,9 @@ def curves_of(epochs: Sequence[Epoch]) -> NDArray[np.uint8]:
     shares = [_line(epochs, name, f"{name}_accuracy") for name in ("val", "train")]
     losses = [_line(epochs, name, f"{name}_loss") for name in ("val", "train")]
     most = _round_top(max(y for line in losses for _, y in line.points))
-    return np.concatenate([curves(shares, "Accuracy", "epoch"), curves(losses, "Loss (cross-entropy)", "epoch", most)])
+    return np.concatenate(
+        [curves(shares, "Accuracy", "epoch"), curves(losses, "Loss (cross-entropy)", "epoch", (0.0, most))]
+    )
 
 
 def _round_top(value: float) -> float:

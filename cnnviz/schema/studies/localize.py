@@ -44,6 +44,14 @@ class BySize(TypedDict):
 class LocalizationFigures(TypedDict, total=False):
     """How well the maps of a method find the objects. Null where no image has the truth for it."""
 
+    maps: Count
+    """How many maps of the method were measured."""
+    without_truth: Count
+    """How many were not, because the annotations do not have their image, or no boxes of it."""
+    classes_outside_truth: Count
+    """How many are of classes that no label of the annotations means."""
+    flat: Count
+    """How many are the same everywhere, so that their boxes tell nothing."""
     top1_error: Mean
     """Share of the images whose first class is wrong, or whose box overlaps no true box of that class by half."""
     top5_error: Mean

@@ -1,0 +1,82 @@
+"""The figures of several methods as a table of ``index.html``: rows methods, columns figures, baselines apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cnnviz.report.markup import text
+
+TABLES = {"localize": "localization", "evaluate": "metrics"}
+"""By command the key of the summary that has its figures."""
+_ARROWS = {"higher": " ↑", "lower": " ↓"}
+
+
+def figures_table(summary: Mapping[str, Any]) -> str:
+    """The table of a comparison's summary, the best method of each column in bold; empty where there is none.
+
+    Intervals stand below their values. Columns without a value are left out.
+    """
+    rows = summary.get(TABLES.get(str(summary.get("study")), ""))
+    if not isinstance(rows, Mapping):
+        return ""
+    columns = [
+        name
+        for name in dict.fromkeys(name for row in rows.values() for name in row)
+        if any(_value(row, name) is not None for row in rows.values())
+    ]
+    if not columns:
+        return ""
+    methods = [name for name in rows if name in summary.get("methods", ())]
+    others = [name for name in rows if name not in methods]
+    better = {name: _better(name, rows) for name in columns}
+    best = {name: _best(name, better[name], [rows[method] for method in methods]) for name in columns}
+    heads = "".join(
+        f'<th scope="col">{text(name.replace("_", " "))}{_ARROWS.get(better[name], "")}</th>' for name in columns
+    )
+    own = "".join(_row(method, rows[method], columns, best) for method in methods)
+    beside = "".join(_row(name, rows[name], columns, {}) for name in others)
+    apart = f'<tbody class="beside">\n{beside}</tbody>\n' if beside else ""
+    said = "Best of the methods in bold, 95 % intervals below."
+    said += " Grey: what knows nothing of the model, and maps that are blurred." if beside else ""
+    return (
+        '<article class="wide">\n<div class="text">\n<h2>Methods</h2>\n'
+        f'<p class="facts">{said}</p>\n<div class="scroll"><table>\n<thead><tr><th>method</th>{heads}</tr></thead>\n'
+        f"<tbody>\n{own}</tbody>\n{apart}</table></div>\n</div>\n</article>\n"
+    )
+
+
+def _value(row: Mapping[str, Any], name: str) -> float | None:
+    figure = row.get(name)
+    value = figure.get("value") if isinstance(figure, Mapping) else None
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _better(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which values are better: as the figure says, else by its name."""
+    for row in rows.values():
+        if isinstance(row.get(name), Mapping) and "better" in row[name]:
+            return str(row[name]["better"])
+    return "lower" if name.endswith("_error") else "higher"
+
+
+def _best(name: str, better: str, rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """The best value of several methods; None where none is better than another."""
+    values = [value for row in rows if (value := _value(row, name)) is not None]
+    if len(values) < 2 or better not in _ARROWS or min(values) == max(values):
+        return None
+    return max(values) if better == "higher" else min(values)
+
+
+def _row(method: str, row: Mapping[str, Any], columns: Sequence[str], best: Mapping[str, float | None]) -> str:
+    cells = []
+    for name in columns:
+        value = _value(row, name)
+        if value is None:
+            cells.append("<td></td>")
+            continue
+        number, ends = f"{value:.3g}", row[name].get("ci95")
+        shown = f"<strong>{number}</strong>" if value == best.get(name) else number
+        span = "" if ends is None else f"<small>{ends[0]:.3g} to {ends[1]:.3g}</small>"
+        cells.append(f"<td>{shown}{span}</td>")
+    return f'<tr><th scope="row">{text(method)}</th>{"".join(cells)}</tr>\n'
