@@ -82,7 +82,9 @@ def _through(
     if not counts.inputs and not interrupted:
         run_folder.abandon()
         raise counts.no_images(settings)
-    for said in filter(None, (counts.what_was_outside(explainer.spec.views), counts.what_was_unknown())):
+    for said in filter(
+        None, (counts.what_was_excluded(), counts.what_was_outside(explainer.spec.views), counts.what_was_unknown())
+    ):
         reporter.note(said)
     if counts.flat:
         flat = f"{counts.flat} of {counts.maps} maps are zero, or the same, everywhere"

@@ -165,10 +165,11 @@ class RunSettings:
     output: OutputSettings = field(default_factory=OutputSettings)
     limit: int | None = None
     null: bool = False
+    exclude: str | None = None
 
     def options(self) -> dict[str, Any]:
         """Every resolved option by its long name, as plain JSON: ``options`` of the report."""
-        flat: dict[str, Any] = {"inputs": list(self.inputs), "limit": self.limit}
+        flat: dict[str, Any] = {"inputs": list(self.inputs), "limit": self.limit, "exclude": self.exclude}
         for part in (self.model, self.target, self.runtime, self.draw, self.output):
             for name in (each.name for each in fields(part)):
                 value = getattr(part, name)

@@ -164,4 +164,5 @@ def _settings(spec: CommandSpec, shared: Shared, given: Mapping[str, Any]) -> Ru
         output=shared.output_settings(spec.command),
         limit=shared.limit,
         null=shared.null,
+        exclude=shared.exclude,
     )

@@ -49,6 +49,13 @@ class Shared:
     )
     null: bool = flag(False, "Paths on standard input end in NUL, not in a newline.", panel=_INPUT, short="-0")
     limit: int | None = flag(None, "Stop after N images.", "N", panel=_INPUT)
+    exclude: str | None = flag(
+        None,
+        "Leave out the images that this list names, one a line: paths, file names, or numbers of ImageNet's validation "
+        "set.",
+        "FILE",
+        panel=_INPUT,
+    )
     config: str | None = flag(
         None, "YAML file with any of these options by their long names; the command line wins.", "FILE", panel=_INPUT
     )

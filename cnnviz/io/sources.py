@@ -81,12 +81,14 @@ class ImageRef:
 class SourceOptions:
     """How to read the INPUTs: at most ``limit`` images; ``null``: standard input is NUL-separated.
 
-    ``told`` gets the path of each folder that is passed over because it is the output of a run.
+    ``told`` gets the path of each folder that is passed over because it is the output of a run; ``left_out`` says of
+    the path or URL of an image whether it is left out.
     """
 
     limit: int | None = None
     null: bool = False
     told: Told | None = None
+    left_out: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,9 @@ def find_images(
     inputs = [_LOCAL_URL.sub("", text) for text in inputs]
     finders = [_finder(text, options, stdin) for text in inputs]
     found = itertools.chain.from_iterable(finder() for finder in finders)
+    if options.left_out is not None:
+        left_out = options.left_out
+        found = (each for each in found if not left_out(each.uri))  # type: ignore[assignment]
     # The names of one walk are unique already: nothing need be remembered for a folder of a million files.
     walked = len(inputs) == 1 and inputs[0] != "-" and not os.path.isfile(inputs[0])
     return itertools.islice(_number(found, None if walked else Names()), options.limit)

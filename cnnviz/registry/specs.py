@@ -28,7 +28,7 @@ HIDDEN_FROM_STUDIES = tuple(
 
 # Shared options that mean nothing to a study that looks at no images: what is decoded, shown to the network and listed.
 HIDDEN_WITHOUT_INPUT = tuple(
-    "inputs null limit fail_fast mean std resize view no_crop activation top batch_size workers compile".split()
+    "inputs null limit exclude fail_fast mean std resize view no_crop activation top batch_size workers compile".split()
 )
 
 
@@ -36,7 +36,7 @@ HIDDEN_WITHOUT_INPUT = tuple(
 # exists already is like.
 HIDDEN_FROM_TRAINING = (
     *HIDDEN_FROM_STUDIES,
-    *"null limit fail_fast model num_classes labels no_crop logits_key activation".split(),
+    *"null limit exclude fail_fast model num_classes labels no_crop logits_key activation".split(),
     *"skip_check tracing top compile".split(),
 )
 

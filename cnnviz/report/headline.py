@@ -9,7 +9,7 @@ _WORDS = {
     "inputs": "images", "explained": "explained", "failed": "failed", "passed_over": "other files passed over",
     "seconds": "time", "images_per_second": "images per second", "labelled": "images with a label",
     "accuracy": "accuracy", "method": "method", "class_specific": "depends on the class", "caveat": "note",
-    "skipped": "left out by --only", "interrupted": "interrupted",
+    "skipped": "left out by --only", "excluded": "left out by --exclude", "interrupted": "interrupted",
     "stopped": "stopped", "kept": "images kept from an earlier run",
     "gone": "images no longer there", "layer": "layer", "units": "units", "units_of_layer": "units of the layer",
     "units_never_fired": "units that never fired", "patches": "patches",

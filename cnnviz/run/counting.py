@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError
+from cnnviz.io.exclusions import Exclusions
 from cnnviz.io.sources import SourceOptions, find_images
 from cnnviz.run.confusion import ConfusionCount
 from cnnviz.schema.images import AnyImage, Image
@@ -56,6 +57,7 @@ class Counts:
     skipped: int = 0
     failed: int = 0
     passed_over: int = 0
+    excluded: int = 0
     resumed: int = 0
     maps: int = 0
     flat: int = 0
@@ -68,7 +70,29 @@ class Counts:
     outside: float = 0.0
     stopped: bool = False
     run_folders: list[str] = field(default_factory=list)
+    exclusions: Exclusions | None = None
     confusion: ConfusionCount = field(default_factory=ConfusionCount)
+
+    def leave_out(self, settings: RunSettings) -> Callable[[str], bool] | None:
+        """Tells of each image whether ``--exclude`` leaves it out, and counts; None without that option."""
+        if settings.exclude is None:
+            return None
+        exclusions = self.exclusions = Exclusions(settings.exclude)
+
+        def left_out(uri: str) -> bool:
+            found = exclusions.leaves_out(uri)
+            self.excluded += found
+            return found
+
+        return left_out
+
+    def what_was_excluded(self) -> str:
+        """How many images ``--exclude`` left out, and how many of its names no image has; empty without it."""
+        if self.exclusions is None:
+            return ""
+        names, unused = self.exclusions.names, self.exclusions.unused
+        rest = f"; {unused} of its {names} names are of no image here" if unused else ""
+        return f"--exclude left out {self.excluded} image{'' if self.excluded == 1 else 's'}{rest}"
 
     def count(self, record: AnyImage) -> None:
         """Take in one finished record."""
@@ -134,6 +158,8 @@ class Counts:
             "seconds": round(seconds, 3),
             "images_per_second": round(fresh / seconds, 2) if seconds > 0 and fresh else None,
         }
+        if self.exclusions is not None:
+            summary["excluded"] = self.excluded
         if self.resumed:
             summary["resumed"] = self.resumed
         if self.failures:
@@ -171,6 +197,8 @@ class Counts:
         )
         if self.run_folders:
             over += f"; {self.run_folders[0]}, the output folder of a cnnviz run, is passed over"
+        if self.excluded:
+            over += f"; {self.excluded} {'is' if self.excluded == 1 else 'are'} left out by --exclude"
         where = ", ".join(settings.inputs)
         return CnnvizError(f"No images in {where}{over}.", "Name image files, or a folder of them.")
 
@@ -194,7 +222,8 @@ def count_inputs(settings: RunSettings) -> int | None:
     if "-" in settings.inputs:
         return None
     counts = Counts()
-    found = sum(1 for _ in find_images(settings.inputs, SourceOptions(told=counts.run_folders.append)))
+    options = SourceOptions(told=counts.run_folders.append, left_out=counts.leave_out(settings))
+    found = sum(1 for _ in find_images(settings.inputs, options))
     if not found:
         raise counts.no_images(settings)
     return found if settings.limit is None else min(found, settings.limit)

@@ -156,7 +156,10 @@ class Loop:
         self, run_folder: RunFolder | None, stdin: BinaryIO | None
     ) -> Iterator[tuple[ImageRef, FinishedRecord | None]]:
         """The inputs, and their records if an earlier run finished them."""
-        refs = find_images(self.settings.inputs, SourceOptions(null=self.settings.null, told=self._pass_over), stdin)
+        options = SourceOptions(
+            null=self.settings.null, told=self._pass_over, left_out=self.counts.leave_out(self.settings)
+        )
+        refs = find_images(self.settings.inputs, options, stdin)
         for ref in refs:
             if self._stop or (self.settings.limit is not None and self.counts.inputs >= self.settings.limit):
                 return

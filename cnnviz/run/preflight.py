@@ -41,6 +41,7 @@ def check(settings: RunSettings, spec: CommandSpec) -> None:
     for text in settings.target.metrics:
         _check_truth(lookup.read_metric(text).spec, settings.target.truth)
     spec.check_view(settings.model.view, params)
+    _check_file("--exclude", settings.exclude)
     for name in ("checkpoint", "labels"):
         _check_file(f"--{name}", getattr(settings.model, name))
     _check_file("--truth", settings.target.truth)

@@ -70,6 +70,8 @@ class Inputs(TypedDict):
     images_per_second: float | None
     """Images a second of those that the run did itself; where ``--resume`` found everything done, of the run that did
     it; null where there were none."""
+    excluded: NotRequired[Count]
+    """Of ``--exclude``: how many images it left out; they are not among the ``inputs``, and have no record."""
     resumed: NotRequired[Count]
     """How many inputs ``--resume`` found done."""
     failures: NotRequired[dict[str, Count]]

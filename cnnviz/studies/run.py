@@ -76,6 +76,8 @@ def _through(
         raise counts.no_images(settings)
     findings, interrupted = _findings(study, interrupted)
     reporter.finish()
+    if said := counts.what_was_excluded():
+        reporter.note(said)
     seconds = time.perf_counter() - began
     figures = counts.summary(seconds, interrupted) if settings.inputs else {"seconds": round(seconds, 3)}
     if interrupted:
