@@ -123,7 +123,8 @@ def load_model(name: str = "efficientnet_lite0", *, weights: str | None = "DEFAU
     """Load a network.
 
     Args:
-        name: As ``--model``: a torchvision model, ``timm/NAME``, ``package.module:factory`` or ``file.py:factory``.
+        name: As ``--model``: a torchvision model, ``timm/NAME``, ``package.module:factory``, ``file.py:factory`` or
+            ``FILE.onnx``.
         weights: ``"DEFAULT"``, a weights-enum member, or None for random (seeded) ones.
         options: The other model options by their long names: ``checkpoint``, ``num_classes``, ``labels``,
             ``input_size``, ``mean``, ``std``, ``resize``, ``no_crop``, ``trust_checkpoint``, ``seed``.

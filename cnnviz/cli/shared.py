@@ -62,7 +62,7 @@ class Shared:
 
     model: str = flag(
         "efficientnet_lite0",
-        "torchvision name, timm/NAME, package.module:factory or file.py:factory.",
+        "torchvision name, timm/NAME, package.module:factory, file.py:factory or FILE.onnx.",
         "NAME",
         panel=_MODEL,
         short="-m",

@@ -87,7 +87,7 @@ class Model(TypedDict):
     name: str
     """Name of the network."""
     source: str
-    """Where it comes from: ``bundled``, ``torchvision``, ``timm``, ``factory`` or ``file``."""
+    """Where it comes from: ``bundled``, ``torchvision``, ``timm``, ``factory``, ``file`` or ``onnx``."""
     weights: str | None
     """Name of the weights, ``none``, or a checkpoint's file; null where a factory chose them."""
     weights_sha256: Sha256

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
-import inspect
-import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from cnnviz.errors import CnnvizError, StoppedError, foreign_code, nearest
+from cnnviz.errors import CnnvizError, foreign_code
 from cnnviz.io.label_files import ClassNames, read_class_names
 from cnnviz.models.graph.any_size import stride_at_any_size
 from cnnviz.models.graph.outputs import OutputChoice, choose_output
 from cnnviz.models.loading import zoo
 from cnnviz.models.loading.checkpoint import Checkpoint, read_checkpoint
 from cnnviz.models.loading.checkpoint_fit import classes_in, load_checkpoint
+from cnnviz.models.loading.factories import attribute_of, called, import_place, importable, words_of
 from cnnviz.models.loading.inputs import cannot_run
 from cnnviz.models.loading.labels import numbered
 from cnnviz.models.loading.trained import from_checkpoint, is_trained
 from cnnviz.models.loading.unwrap import unwrap as unwrap
 from cnnviz.models.loading.unwrap import unwrap_parts
+from cnnviz.models.onnx_files.read import SUFFIX, read_onnx
 from cnnviz.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, from_timm, override
 from cnnviz.settings import ModelSpec as ModelSpec
 
@@ -41,7 +37,7 @@ class LoadedModel:
     """A network in eval mode, float32, on the host, its parameters frozen; and what it expects and names.
 
     Args:
-        source: ``"bundled"``, ``"torchvision"``, ``"timm"``, ``"factory"`` or ``"file"``.
+        source: ``"bundled"``, ``"torchvision"``, ``"timm"``, ``"factory"``, ``"file"`` or ``"onnx"``.
         weights: Name of the weights, ``"none"``, a checkpoint's file name, or None if a factory chose them.
         parameters: How many numbers were trained.
         notes: What the record should say.
@@ -90,10 +86,13 @@ def load(spec: ModelSpec, output: str | None = None) -> LoadedModel:
         raise CnnvizError(f"--num-classes {spec.num_classes} is less than 1", "give --num-classes 10")
     if spec.num_classes is not None and spec.num_classes > _MOST_CLASSES:
         raise CnnvizError(f"--num-classes {spec.num_classes} is more than {_MOST_CLASSES}", "give --num-classes 10")
-    with _importable(Path.cwd()):
+    with importable(Path.cwd()):
         file = spec.checkpoint
-        checkpoint = None if file is None else read_checkpoint(file, trust=spec.trust_checkpoint)
-        if checkpoint is not None and is_trained(checkpoint):
+        is_onnx = spec.model.lower().endswith(SUFFIX)
+        checkpoint = None if file is None or is_onnx else read_checkpoint(file, trust=spec.trust_checkpoint)
+        if is_onnx:
+            built = _from_onnx(spec)
+        elif checkpoint is not None and is_trained(checkpoint):
             built = _from_trained(spec, checkpoint)
         elif checkpoint is not None and checkpoint.module is not None:
             built = _from_whole(spec, checkpoint, checkpoint.module)
@@ -204,17 +203,17 @@ def _filled(
 
 def _from_factory(spec: ModelSpec, checkpoint: Checkpoint | None) -> _Built:
     place, _, attribute = spec.model.rpartition(":")
-    with _importable(Path(place).resolve().parent) if place.endswith(".py") else contextlib.nullcontext():
-        factory = _attribute(_import(place), attribute, spec.model)
+    with importable(Path(place).resolve().parent) if place.endswith(".py") else contextlib.nullcontext():
+        factory = attribute_of(import_place(place), attribute, spec.model)
         if isinstance(factory, nn.Module):
             module = factory
             if checkpoint is not None:
                 load_checkpoint(checkpoint, unwrap(module))
             notes: tuple[str, ...] = ()
         elif checkpoint is not None:
-            module, notes = _filled(spec, checkpoint, lambda classes: _call(factory, classes, spec.model))
+            module, notes = _filled(spec, checkpoint, lambda classes: called(factory, classes, spec.model))
         else:
-            module, notes = _seeded(spec.seed, lambda: _call(factory, spec.num_classes, spec.model)), ()
+            module, notes = _seeded(spec.seed, lambda: called(factory, spec.num_classes, spec.model)), ()
     preprocess, said = _guessed(module, spec)
     weights = checkpoint.path.name if checkpoint is not None else None
     return _Built(module, spec.model, "factory", weights, preprocess, notes=(*notes, *said))
@@ -235,6 +234,26 @@ def _from_trained(spec: ModelSpec, checkpoint: Checkpoint) -> _Built:
     return _Built(network, name, source, file, plan.preprocess, plan.classes, count, notes)
 
 
+def _from_onnx(spec: ModelSpec) -> _Built:
+    given = {"checkpoint": spec.checkpoint, "trust-checkpoint": spec.trust_checkpoint or None}
+    given["weights"] = None if spec.weights == ModelSpec.weights else spec.weights
+    for name, value in given.items():
+        if value is not None:
+            raise CnnvizError(
+                f"--{name} does not go with --model {spec.model}: an ONNX file holds its weights.",
+                f"Leave --{name} out.",
+            )
+    network, path = read_onnx(spec.model, spec.input_size), Path(spec.model)
+    notes = network.notes
+    if network.labels and spec.labels is None:
+        notes = (*notes, f"{len(network.labels)} class names stand in {path.name}")
+    assumed = [name for name in ("mean", "std") if getattr(spec, name) is None]
+    if assumed:
+        notes = (*notes, f"preprocessing assumed to be ImageNet's ({', '.join(assumed)}): an ONNX file does not say it")
+    preprocess = override(_IMAGENET, input_size=network.input_size)
+    return _Built(network.module, path.stem, "onnx", path.name, preprocess, network.labels, None, notes)
+
+
 def _guessed(module: nn.Module, spec: ModelSpec) -> tuple[Preprocess, tuple[str, ...]]:
     """The preprocessing of a network that nothing is known about: timm's note on it, or ImageNet's."""
     inner = unwrap(module)
@@ -248,100 +267,6 @@ def _guessed(module: nn.Module, spec: ModelSpec) -> tuple[Preprocess, tuple[str,
     assumed = [name for name in ("input_size", "mean", "std") if name not in given]
     note = f"preprocessing assumed to be ImageNet's ({', '.join(assumed)})"
     return base, (note,) if assumed else ()
-
-
-def _import(place: str) -> Any:
-    """The module of a dotted name or a file."""
-    is_file = place.endswith(".py")
-    try:
-        if not is_file:
-            with foreign_code():
-                return importlib.import_module(place)
-        if not Path(place).is_file():
-            near = nearest(Path(place).name, [item.name for item in Path(place).parent.glob("*.py")])
-            raise CnnvizError(f"there is no file {place}", near or "give file.py:function")
-        # Under a name of its own: a file called random.py must not stand in for the standard library's.
-        name = f"cnnviz_factory_{Path(place).stem}"
-        spec = importlib.util.spec_from_file_location(name, place)
-        if spec is None or spec.loader is None:
-            raise CnnvizError(f"{place} cannot be imported", "give a Python file: file.py:function")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        with foreign_code():
-            spec.loader.exec_module(module)
-        return module
-    except CnnvizError:
-        raise
-    except Exception as error:  # the user's code runs here
-        raise CnnvizError(
-            f"--model: importing {place} raised {_said(error)}",
-            f"try it alone: python {place}" if is_file else f"try it alone: python -c 'import {place}'",
-        ) from error
-
-
-# How the networks of a library are named; library:function calls a function of it.
-_LIBRARIES = {"timm": "timm/{}", "torchvision": "{}"}
-
-
-def _attribute(module: Any, path: str, asked: str) -> Any:
-    found = module
-    for part in path.split("."):
-        if not hasattr(found, part):
-            names = [name for name in dir(found) if not name.startswith("_")]
-            library = asked.partition(":")[0]
-            if library in _LIBRARIES:
-                raise CnnvizError(
-                    f"--model {asked}: {library} has no function {part!r}",
-                    f"give {_LIBRARIES[library].format(path)} for the network of that name; cnnviz models lists them",
-                )
-            raise CnnvizError(
-                f"--model {asked}: there is no {part!r} in it",
-                nearest(part, names) or f"it has {', '.join(names[:10]) or 'no public names'}",
-            )
-        found = getattr(found, part)
-    if not callable(found):
-        raise CnnvizError(
-            f"--model {asked} is {type(found).__name__}, not a function that returns an nn.Module",
-            "give file.py:function",
-        )
-    return found
-
-
-def _call(factory: Callable[..., Any], classes: int | None, asked: str) -> nn.Module:
-    arguments: dict[str, int] = {}
-    if classes is not None and _takes_num_classes(factory):
-        arguments["num_classes"] = classes
-    try:
-        with foreign_code():
-            made = factory(**arguments)
-    except CnnvizError:
-        raise
-    except Exception as error:  # the user's code runs here
-        raise CnnvizError(
-            f"--model {asked} raised {_said(error)}",
-            "it is called without arguments, but for num_classes if it takes that",
-        ) from error
-    if not isinstance(made, nn.Module):
-        is_class = isinstance(made, type)
-        raise CnnvizError(
-            f"--model {asked} returned {made.__name__ if is_class else type(made).__name__}"
-            f"{', a class' if is_class else ''}; expected a torch.nn.Module",
-            "return the network itself from the function",
-        )
-    return made
-
-
-def _takes_num_classes(factory: Callable[..., Any]) -> bool:
-    try:
-        known = inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # built in C, no signature
-        return False
-    return "num_classes" in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
-
-
-def _said(error: BaseException) -> str:
-    error = error.__cause__ if isinstance(error, StoppedError) and error.__cause__ else error
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
@@ -380,21 +305,9 @@ def _probe(module: nn.Module, preprocess: Preprocess, key: str | None, widths: t
             value = module(image)
     except Exception as error:  # the user's network runs here
         otherwise = CnnvizError(
-            f"the network does not take an input of {'x'.join(map(str, preprocess.input_size))}: {_said(error)}",
+            f"the network does not take an input of {'x'.join(map(str, preprocess.input_size))}: {words_of(error)}",
             "give --input-size C,H,W as it was trained",
         )
         raise cannot_run(module, "the network", error, otherwise) from error
     leaf = image.clone().requires_grad_()
     return choose_output(value, key, widths, lambda: module(leaf * 1))
-
-
-@contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Code in the folder can be imported, as if Python had been started there."""
-    path = os.fspath(folder)
-    sys.path.insert(0, path)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(path)

@@ -1,0 +1,184 @@
+"""Networks in ONNX files explain as the PyTorch networks that they were exported from, in any batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import cnnviz
+from cnnviz.models.loading.load import load
+from cnnviz.models.onnx_files.read import read_onnx
+from cnnviz.settings import ModelSpec
+from tests.support.networks import calibrate, images, timm_network, torchvision_network
+from tests.support.onnx_files import by_onnxruntime, exported, graph_file
+
+SIZE = (64, 64)
+
+
+def _explained(model: Any, batch: Tensor, method: str) -> cnnviz.Explanation:
+    return cnnviz.explain(model, batch, method, target=[3, 0, 7])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/mobilenetv3_small_050"])
+def test_maps_are_those_of_the_network_that_was_exported(name: str, tmp_path: Path) -> None:
+    network = timm_network(name.removeprefix("timm/")) if "/" in name else torchvision_network(name)
+    calibrate(network, SIZE)
+    batch = images(3, SIZE)
+    path = exported(network, tmp_path / "network.onnx", batch[:1])
+    model = cnnviz.load_model(str(path))
+    assert model.loaded.preprocess.input_size == (3, *SIZE)
+    for method in ("gradcam", "cam") if name == "resnet18" else ("gradcam",):
+        mine, original = _explained(model, batch, method), _explained(network, batch, method)
+        torch.testing.assert_close(mine.logits, original.logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(mine.raw, original.raw, rtol=1e-4, atol=1e-4 * float(original.raw.abs().max()))
+    assert len(model.layers()) > 3  # by its graph: without a trace there is one
+
+
+@pytest.mark.slow
+def test_the_newer_exporter_and_its_opset(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    network = calibrate(timm_network("mobilenetv3_small_050"), SIZE)
+    batch = images(3, SIZE)
+    path = exported(network, tmp_path / "network.onnx", batch[:1], dynamo=True, opset_version=20)
+    mine, original = _explained(cnnviz.load_model(str(path)), batch, "gradcam"), _explained(network, batch, "gradcam")
+    torch.testing.assert_close(mine.raw, original.raw, rtol=1e-4, atol=1e-4 * float(original.raw.abs().max()))
+
+
+GRAPHS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a head that is reshaped": (
+        """net (float[1,3,8,8] x) => (float[1,4] y) {
+            a = Conv(x, w)  b = GlobalAveragePool(a)  s = Constant<value = int64[2] {1, 5}>()
+            c = Reshape(b, s)  d = MatMul(c, v)  y = Add(d, e)
+        }""",
+        {"w": (5, 3, 3, 3), "v": (5, 4), "e": (4,)},
+    ),
+    "boxes in rows": (
+        """net (float[1,3,8,8] x) => (float[1,36,4] y) {
+            a = Conv(x, w)  b = Transpose<perm = [0, 2, 3, 1]>(a)
+            s = Constant<value = int64[3] {1, -1, 4}>()  y = Reshape(b, s)
+        }""",
+        {"w": (4, 3, 3, 3)},
+    ),
+    "channels shuffled": (
+        """net (float[1,3,8,8] x) => (float[1,3,6,6] y, float[1,3,6,6] z) {
+            a = Conv(x, w)  s = Constant<value = int64[5] {1, 2, 3, 6, 6}>()  b = Reshape(a, s)
+            c = Transpose<perm = [0, 2, 1, 3, 4]>(b)  t = Constant<value = int64[4] {1, 6, 6, 6}>()  d = Reshape(c, t)
+            y, z = Split<axis = 1>(d)
+        }""",
+        {"w": (6, 3, 3, 3)},
+    ),
+    "a batch of two, merged with positions": (
+        """net (float[2,3,8,8] x) => (float[2,36,5] y) {
+            a = Conv(x, w)  s = Constant<value = int64[3] {2, 4, 36}>()  b = Reshape(a, s)
+            c = Transpose<perm = [2, 0, 1]>(b)  t = Constant<value = int64[2] {-1, 4}>()  d = Reshape(c, t)
+            e = MatMul(d, v)  u = Constant<value = int64[3] {36, 2, 5}>()  f = Reshape(e, u)
+            y = Transpose<perm = [1, 0, 2]>(f)
+        }""",
+        {"w": (4, 3, 3, 3), "v": (4, 5)},
+    ),
+    "a class token": (
+        """net (float[1,3,8,8] x) => (float[1,5] y) {
+            a = Conv(x, w)  s = Constant<value = int64[3] {1, 5, 36}>()  b = Reshape(a, s)
+            c = Transpose<perm = [0, 2, 1]>(b)  d = Concat<axis = 1>(t, c)  e = Softmax<axis = 1>(d)
+            f = Mul(d, e)  g = ReduceMean<axes = [1], keepdims = 0>(f)  z = Constant<value = int64 {0}>()
+            h = Gather<axis = 1>(f, z)  y = Add(g, h)
+        }""",
+        {"w": (5, 3, 3, 3), "t": (1, 1, 5)},
+    ),
+    "channels last": (
+        """net (float[N,8,8,3] x) => (float[N,4,8,8] y) {
+            a = Transpose<perm = [0, 3, 1, 2]>(x)  p = Constant<value = int64[8] {0, 0, 1, 1, 0, 0, 1, 1}>()
+            b = Pad(a, p)  c = Conv(b, w)  k = Constant<value = float {0.1}>()  d = Div(c, k)
+            y = HardSigmoid<alpha = 0.3, beta = 0.4>(d)
+        }""",
+        {"w": (4, 3, 3, 3)},
+    ),
+    "sizes of the batch in a resize": (
+        """net (float[1,3,8,8] x) => (float[1,4,12,12] y) {
+            a = Conv(x, w)  s = Constant<value = int64[4] {1, 4, 12, 12}>()
+            b = Resize<mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor">(a,,, s)
+            st = Constant<value = int64[1] {1}>()  en = Constant<value = int64[1] {13}>()
+            ax = Constant<value = int64[1] {3}>()  c = Concat<axis = 3>(b, b)  d = Slice(c, st, en, ax)  y = Sqrt(d)
+        }""",
+        {"w": np.ones((4, 3, 3, 3), np.float32)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_any_number_of_images_gives_what_each_gives_in_the_file(name: str, tmp_path: Path) -> None:
+    text, weights = GRAPHS[name]
+    path = graph_file(tmp_path / "network.onnx", text, **weights)
+    network = read_onnx(path)
+    batch = images(6, (8, 8)).abs()
+    expected = by_onnxruntime(
+        path, batch.permute(0, 2, 3, 1) if "last" in name else batch, 2 if "batch of two" in name else 1
+    )
+    for count in (1, 6):
+        found = network.module(batch[:count])
+        found = [found] if isinstance(found, Tensor) else list(found.values())
+        for mine, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, torch.from_numpy(theirs[:count]), rtol=1e-5, atol=2e-5)
+    left = {type(module).__name__ for module in network.module.modules() if "onnx2torch" in type(module).__module__}
+    assert left <= {
+        "OnnxTranspose",
+        "OnnxBinaryMathOperation",
+        "OnnxConcat",
+        "OnnxCopyIdentity",
+        "OnnxSqrt",
+    }  # which trace as they are
+    told = [note for note in network.notes if note.startswith("the file is for a batch of")]
+    assert bool(told) == ("last" not in name)
+
+
+class _Resizing(nn.Module):
+    """Shapes taken from the input, as segmentation networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.scores = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        low = torch.relu(self.low(x))
+        maps = nn.functional.interpolate(self.scores(low), x.shape[2:], mode="bilinear")
+        return {"maps": maps, "pooled": low.flatten(2).mean(2)}
+
+
+def test_shapes_that_are_computed_follow_the_size_of_the_input(tmp_path: Path) -> None:
+    free = {"image": {0: "n", 2: "h", 3: "w"}}
+    names = ["maps", "pooled.0"]
+    network = _Resizing().eval()
+    path = exported(network, tmp_path / "n.onnx", images(2, (32, 48)), dynamic_axes=free, output_names=names)
+    model = cnnviz.load_model(str(path), input_size=(32, 32))
+    assert model.loaded.preprocess.input_size == (3, 32, 32)
+    assert model.loaded.output is not None
+    assert model.loaded.output.key == "pooled/0"
+    for size in ((32, 32), (33, 80)):
+        batch = images(3, size)
+        with torch.no_grad():
+            found, original = model.module(batch), network(batch)
+        for mine, theirs in zip(found.values(), original.values(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    assert load(ModelSpec(model=str(path)), "maps").num_classes == 4
+
+
+def test_a_function_as_target_reads_the_outputs_by_name(tmp_path: Path) -> None:
+    network = _Resizing().eval()
+    path = exported(network, tmp_path / "n.onnx", images(1, (32, 48)), output_names=["maps", "pooled"])
+    model, batch = cnnviz.load_model(str(path)), images(2, (32, 48))
+    layer = next(row.name for row in model.layer_table() if row.type == "ReLU")
+    mine = cnnviz.explain(model, batch, target=lambda out: out["maps"][:, 1].mean((1, 2)), layer=layer)
+    weight = network.scores.weight[1, :, 0, 0]  # bilinear rows sum to one but for the border
+    assert mine.raw.shape[1:] == (16, 24)
+    assert torch.corrcoef(torch.stack([mine.raw.flatten(), _by_hand(network, batch, weight).flatten()]))[0, 1] > 0.999
+
+
+def _by_hand(network: _Resizing, batch: Tensor, weight: Tensor) -> Tensor:
+    with torch.no_grad():
+        low = torch.relu(network.low(batch))
+        return torch.relu((low * weight[:, None, None]).sum(1))
