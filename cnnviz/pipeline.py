@@ -111,6 +111,10 @@ def _drawn(
         picture=ImageFormat(draws.image_format, draws.png_level),
         labels=explainer.prepared.classes.labels,
         metrics=MapMetrics(explainer.requests[0]),
+        of_method={
+            method.spec.name: MapMetrics(requests)
+            for method, requests in zip(explainer.methods, explainer.requests, strict=True)
+        },
         marks=frozenset(mark for mark, asked in (("legend", draws.legend), ("box", draws.draw_box)) if asked),
     )
 

@@ -36,11 +36,13 @@ def box_tile(done: ImageResult, item: TargetMap, shown: PlacedMap, scores: Mappi
     labels = true_labels(done.truth, item)
     boxes = [each for each in marked(done.truth) if not labels or each[2] in labels]
     frames = [(each, colour) for each, colour, _ in boxes]
-    if box is not None:
-        frames.append((Box(*box), FOUND))
+    others = found.get("boxes_xywh") or ()
+    frames += [(Box(*each), FOUND) for each in (others or ([] if box is None else [box]))]
     sure = "" if item.target.probability is None else f" {percent(item.target.probability)}"
     iou = found.get("iou")
     detail = "no box: the map is flat" if box is None else "pink: box of the map"
+    if len(others) > 1:
+        detail = f"pink: {len(others)} boxes of the map"
     if iou is not None and box is not None:
         detail += f", IoU {iou:.2f}"
     return BoxTile(

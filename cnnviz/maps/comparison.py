@@ -59,8 +59,8 @@ class Comparison(Generic[_Options]):
             chosen[spec.name] = (spec, spec.read_params(given, f"--method {text}"))
         return list(chosen.values())
 
-    def metrics(self) -> tuple[MetricRequest, ...]:
-        """What is measured of each map beside what ``--metric`` names."""
+    def metrics(self, method: str) -> tuple[MetricRequest, ...]:
+        """What is measured of each map of a method beside what ``--metric`` names."""
         return ()
 
     def baselines(self) -> tuple[str, ...]:

@@ -37,7 +37,10 @@ _ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
 class Evaluate(Comparison[EvaluateOptions]):
     """Metrics of many methods, in one table."""
 
-    def metrics(self) -> tuple[MetricRequest, ...]:
+    def metrics(self, method: str) -> tuple[MetricRequest, ...]:
+        return self._usual()
+
+    def _usual(self) -> tuple[MetricRequest, ...]:
         if self.target.metrics:
             return ()  # what was asked for takes the place of the usual ones
         return tuple(lookup.read_metric(text) for text in (SMALL if self.params.preset == "small" else ALL))
@@ -50,7 +53,7 @@ class Evaluate(Comparison[EvaluateOptions]):
 
     def _names(self) -> list[str]:
         named = [lookup.read_metric(text) for text in self.target.metrics]
-        names = [request.spec.name for request in (*self.metrics(), *named)]
+        names = [request.spec.name for request in (*self._usual(), *named)]
         return [*names, RANDOMIZATION.name] if self.target.sanity else names
 
     def conclude(

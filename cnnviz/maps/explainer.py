@@ -63,7 +63,7 @@ class Explainer:
         params = self.spec.resolve_params(settings.target.params)
         self.comparison = comparison_of(self.spec, params, settings.target)
         chosen = self._chosen(params)
-        self.requests = [requested(settings.target, spec.gap, self._own_metrics()) for spec, _ in chosen]
+        self.requests = [requested(settings.target, spec.gap, self._own_metrics(spec)) for spec, _ in chosen]
         check_choice(settings.target.score, SCORES, "--score")
         if "gradient" in settings.draw.save and not any(spec.space == "input" for spec, _ in chosen):
             names = ", ".join(spec.name for spec, _ in chosen)
@@ -95,8 +95,8 @@ class Explainer:
         assert isinstance(self.spec, MethodSpec)
         return [(self.spec, params)]
 
-    def _own_metrics(self) -> tuple[MetricRequest, ...]:
-        return () if self.comparison is None else self.comparison.metrics()
+    def _own_metrics(self, spec: MethodSpec) -> tuple[MetricRequest, ...]:
+        return () if self.comparison is None else self.comparison.metrics(spec.name)
 
     def _baselines(self) -> list[PreparedBaseline]:
         kinds = () if self.comparison is None else self.comparison.baselines()

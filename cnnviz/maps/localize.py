@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cnnviz.errors import CnnvizError
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.store import Store
 from cnnviz.maps.comparison import Comparison, Conclusion, table
+from cnnviz.maps.other_thresholds import OtherThresholds
+from cnnviz.metrics.localization_thresholds import at_thresholds
 from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import LocalizeOptions
 from cnnviz.registry.metrics import MetricRequest
 from cnnviz.render.curves import Curve, curves
 from cnnviz.schema.images import Figure
+from cnnviz.settings import TargetSettings
 
 _THRESHOLDS = {"cam2016": 0.2, "gradcam2017": 0.15}
 _METRICS = ("max_box_acc", "max_box_acc_v2", "pointing_game", "energy_pointing_game", "pxap")
@@ -21,12 +25,16 @@ _COLUMNS = {
     "top1_error": "top-1 error ↓",
     "top5_error": "top-5 error ↓",
     "gt_known_accuracy": "GT-known ↑",
+    "object_recall": "objects found ↑",
+    "box_precision": "boxes that fit ↑",
     "max_box_acc": "MaxBoxAcc ↑",
     "max_box_acc_v2": "MaxBoxAccV2 ↑",
     "pointing_game": "pointing game ↑",
     "energy_pointing_game": "energy inside ↑",
     "pxap": "PxAP ↑",
 }
+_OF_THRESHOLDS = ("max_box_acc", "max_box_acc_v2")
+_ORACLE = "MaxBoxAcc and MaxBoxAccV2: the best threshold of these very images; --threshold-from takes that of others"
 _COUNTS = ("maps", "without_truth", "classes_outside_truth", "flat")
 _NOTHING = "nothing was measured: no map is of a class that --truth marks on its image (--class truth asks for them)"
 
@@ -34,10 +42,30 @@ _NOTHING = "nothing was measured: no map is of a class that --truth marks on its
 class Localize(Comparison[LocalizeOptions]):
     """Weakly supervised localization: Zhou et al., CVPR 2016, tables 2 and 3; Choe et al., CVPR 2020."""
 
-    def metrics(self) -> tuple[MetricRequest, ...]:
+    def __init__(self, params: LocalizeOptions, target: TargetSettings) -> None:
+        super().__init__(params, target)
+        self._others: OtherThresholds | None = None
+        if params.threshold_from is not None:
+            self._check_thresholds(params, target)
+            self._others = OtherThresholds(params.threshold_from, params.protocol)
+
+    @staticmethod
+    def _check_thresholds(params: LocalizeOptions, target: TargetSettings) -> None:
+        """Refuse two sources of one threshold."""
+        asked = {request.spec.name: request.params for request in map(lookup.read_metric, target.metrics)}
+        at = [name for name in _OF_THRESHOLDS if getattr(asked.get(name), "at", None) is not None]
+        given = ["--threshold"] if params.threshold is not None else [f"--metric {name}:at" for name in at]
+        if given:
+            raise CnnvizError(f"--threshold-from and {given[0]} both say which threshold.", "Leave one of them out.")
+
+    def metrics(self, method: str) -> tuple[MetricRequest, ...]:
         params = self.params
-        threshold = _THRESHOLDS[params.preset] if params.threshold is None else params.threshold
-        boxes = {"threshold": threshold, "component": params.component, "protocol": params.protocol}
+        boxes = {
+            "threshold": self._threshold(method),
+            "component": params.component,
+            "per_component": params.per_component,
+            "protocol": params.protocol,
+        }
         found = [lookup.find_metric("box_localization").request(boxes)]
         for name in _METRICS if self.target.truth is not None else ():
             spec = lookup.find_metric(name)
@@ -45,6 +73,12 @@ class Localize(Comparison[LocalizeOptions]):
             takes = {choice for param in spec.params if param.name == "protocol" for choice in param.choices}
             found.append(spec.request({"protocol": params.protocol} if params.protocol in takes else {}))
         return tuple(found)
+
+    def _threshold(self, method: str) -> float:
+        """That of the boxes of a method."""
+        if self._others is not None:
+            return self._others.best(method)
+        return _THRESHOLDS[self.params.preset] if self.params.threshold is None else self.params.threshold
 
     def writes(self) -> Sequence[str]:
         return () if self.target.truth is None else (_CURVES,)
@@ -62,12 +96,15 @@ class Localize(Comparison[LocalizeOptions]):
             found[method] = _flat(metrics)
             lines += _curve(method, metrics)
             for name in lookup.find_metric("box_localization").baselines:
-                # They know nothing of the method: of each the same figures.
+                # They know nothing of the method: of each the same figures, but for the threshold of the boxes.
                 known = {
                     key: each["baselines"][name] for key, each in metrics.items() if name in each.get("baselines", {})
                 }
                 beside.setdefault(name, _flat(known))
         found.update(beside)
+        for method in figures:
+            found[method]["box_threshold"] = self._threshold(method)
+        told = [_ORACLE] if self._others is None else self._use(self._others, found, records)
         pictures: list[Figure] = []
         if lines:
             title = "Box accuracy over threshold (MaxBoxAcc, IoU 0.5)"
@@ -76,7 +113,49 @@ class Localize(Comparison[LocalizeOptions]):
             pictures.append({"file": _CURVES, "caption": title})
         figures_of = (each for row in found.values() for each in row.values() if isinstance(each, Mapping))
         measured = any(each.get("value") is not None for each in figures_of)
-        return Conclusion({"localization": found}, pictures, table(found, _COLUMNS) if measured else [_NOTHING])
+        return Conclusion(
+            {"localization": found}, pictures, [*table(found, _COLUMNS), *told] if measured else [_NOTHING]
+        )
+
+    def _use(
+        self, others: OtherThresholds, found: dict[str, dict[str, Any]], records: Iterable[Mapping[str, Any]]
+    ) -> list[str]:
+        """Put the figures at thresholds of another run in the place of the best ones; what is told of them."""
+        rows = list(records)
+        common = sum(map(others.has, rows))
+        told = [f"thresholds of MaxBoxAcc and of boxes: those that are best in {others.path}"]
+        if common:
+            told.append(f"{common} of {len(rows)} images are in {others.path} too: the thresholds were chosen on them")
+        for (row, metric), scores in _scores_by_row(rows, next(iter(found))).items():
+            chosen = others.of(row, metric)
+            if chosen is None or metric not in found.get(row, {}):
+                continue
+            at: dict[str, Any] = {"threshold": chosen[0]}
+            if metric == "max_box_acc_v2":
+                at = {"thresholds": dict(zip(found[row][metric]["thresholds"], chosen, strict=True))}
+            own = at_thresholds(metric, scores, chosen, self.params.protocol)
+            found[row][metric] = {**own, **at, "threshold_from": others.path, "oracle": bool(common)}
+        return told
+
+
+def _scores_by_row(
+    records: Iterable[Mapping[str, Any]], first: str
+) -> dict[tuple[str, str], list[tuple[str, Mapping[str, Any]]]]:
+    """By method, or baseline, and metric of thresholds: image and scores of each map.
+
+    Baselines are the same beside each method: those of the first count.
+    """
+    found: dict[tuple[str, str], list[tuple[str, Mapping[str, Any]]]] = {}
+    for record in records:
+        for each in record.get("explanations") or ():
+            for metric in _OF_THRESHOLDS:
+                own = each["scores"].get(metric)
+                if not own:
+                    continue
+                rows = {each["method"]: own, **(own["baselines"] if each["method"] == first else {})}
+                for row, scores in rows.items():
+                    found.setdefault((row, metric), []).append((record["path"], scores))
+    return found
 
 
 def _flat(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -88,6 +167,9 @@ def _flat(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     counts = {name: boxes[name] for name in _COUNTS if name in boxes}
     for figures in metrics.values():
         named = {key: each for key, each in figures.items() if isinstance(each, Mapping) and "value" in each}
+        if "by_iou" in figures and "max_box_acc_v2" in named:
+            of_iou = {iou: each["threshold"] for iou, each in figures["by_iou"].items()}
+            named["max_box_acc_v2"] = {**named["max_box_acc_v2"], "thresholds": of_iou}
         found |= named
         if "by_size" in figures:
             headline = "gt_known_accuracy" if "gt_known_accuracy" in named else next(iter(named))

@@ -50,6 +50,7 @@ class OutputStyle:
         labels: Class names by index.
         marks: What overlays also carry: ``legend``, ``box``.
         metrics: What is measured of each map.
+        of_method: The same by method, where it is not the same of all.
     """
 
     store: Store
@@ -59,6 +60,7 @@ class OutputStyle:
     labels: Sequence[str] = ()
     marks: frozenset[str] = frozenset()
     metrics: MapMetrics = field(default_factory=lambda: MapMetrics([MAP_STATISTICS.request()]))
+    of_method: Mapping[str, MapMetrics] = field(default_factory=dict)
 
     def within(self, limits: tuple[float, float] | None) -> OutputStyle:
         """The same with these values in the first and the last colour; None changes nothing."""
@@ -129,7 +131,9 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
         own = how if not item.facts.get("role") else how.within(ranges.get(item.method.name))
         if "panel" in how.save:
             panel_rows.append(reduced(_panel_row(item, shown), len(done.maps), own.style))
-        measured = how.metrics.score(replace(placed, raw=item.raw), _image(done, item), done.truth, beside)
+        measured = how.of_method.get(item.method.name, how.metrics).score(
+            replace(placed, raw=item.raw), _image(done, item), done.truth, beside
+        )
         scores = {**measured, **item.scores}
         if "boxes" in how.save and is_pictured(done, item):
             tiles.append(box_tile(done, item, shown, scores, own.style))

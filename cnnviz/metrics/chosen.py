@@ -91,7 +91,7 @@ class MapMetrics:
             scores = plain(spec, metric.score(placed, image, known_truth, metric.params))
             if spec.baselines:
                 known = {} if beside is None else beside
-                key = spec.name, image.target, placed.seen
+                key = spec.name, metric.params, image.target, placed.seen
                 if key not in known:
                     known[key] = {
                         name: plain(

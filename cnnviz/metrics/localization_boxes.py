@@ -10,6 +10,12 @@ over union is at least 0.5.
   image counts where the maps say all: those of its first n predictions, or those of all its true classes. A class
   that the truth has no label for is wrong; a run in which it has one for no class has no errors.
 * ``top1_classification_error``, ``top5_classification_error``: the same without boxes.
+
+With ``per_component`` there is a box around every region. True boxes of the class and these boxes are matched one to
+one where they fit, the best overlap first:
+
+* ``object_recall``: mean over the maps of true classes of the share of true boxes that are matched;
+* ``box_precision``: the same of the share of the map's boxes, which more boxes make worse.
 """
 
 from __future__ import annotations
@@ -36,7 +42,7 @@ from cnnviz.metrics.localization import (
     true_labels,
     wsol_levels,
 )
-from cnnviz.metrics.localization_figures import Values, by_size, rate, summed
+from cnnviz.metrics.localization_figures import Values, by_size, mean, rate, summed
 from cnnviz.metrics.localization_regions import Regions, components, contours_above
 from cnnviz.metrics.map_statistics import is_even
 from cnnviz.records import ClassScore
@@ -45,6 +51,7 @@ from cnnviz.registry.metrics import MetricSpec
 
 GUESSES = 5
 FITS = 0.5
+MOST_BOXES = 100
 
 
 def score(
@@ -73,7 +80,38 @@ def score(
         "true_labels": labels,
         "truth_classes": None if truth is None else len(truth.object_labels),
         "size": None if matched is None else matched.object_size,
+        **(_per_component(placed, truth, labels, params) if params.per_component else {}),
     }
+
+
+def _per_component(
+    placed: PlacedMap, truth: Truth | None, labels: Sequence[str], params: BoxLocalizationOptions
+) -> dict[str, Any]:
+    """The boxes of all regions, and how many true boxes of the class are matched one to one."""
+    size = placed.values.shape[1], placed.values.shape[0]
+    every = params.with_values({"component": "any"})
+    key = "box", every.threshold, every.component, every.protocol, placed.seen
+    edges = derived.of(placed.values, key, lambda: _boxes(placed, every))[:MOST_BOXES]
+    boxes = [] if truth is None else truth.boxes_of(labels)
+    found = overlaps(edges, true_edges(boxes, size, params.protocol), params.protocol)
+    return {
+        "boxes_xywh": [_on_photograph(each, size, params).xywh for each in edges],
+        "objects": len(boxes) if boxes else None,
+        "objects_found": _matched(found) if boxes else None,
+    }
+
+
+def _matched(found: NDArray[np.float64]) -> int:
+    """How many pairs of a row and a column fit, each in one pair, taken by falling overlap."""
+    rows, columns = set[int](), set[int]()
+    for place in np.argsort(-found, axis=None, kind="stable").tolist():
+        row, column = divmod(place, found.shape[1])
+        if found[row, column] < FITS:
+            break
+        if row not in rows and column not in columns:
+            rows.add(row)
+            columns.add(column)
+    return len(rows)
 
 
 def _rank(image: ExplainedImage) -> int | None:
@@ -166,6 +204,12 @@ def _figures(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
             found[name] = rate([(image, error) for image, error in errors if error is not None])
     found["gt_known_accuracy"] = rate(known)
     found["by_size"] = by_size([scores["size"] for _, scores in true], known, rate)
+    several = [(image, scores) for image, scores in true if scores.get("objects")]
+    if several:
+        found["object_recall"] = mean([(image, s["objects_found"] / s["objects"]) for image, s in several])
+        found["box_precision"] = mean(
+            [(image, s["objects_found"] / len(s["boxes_xywh"]) if s["boxes_xywh"] else 0.0) for image, s in several]
+        )
     found["classes_outside_truth"] = sum(scores["true_class"] is None for _, scores in rows)
     found["flat"] = sum(bool(scores.get("flat")) for _, scores in rows)
     return found

@@ -85,15 +85,7 @@ def summed(
             each.pop(name, None)
     said = {"maps": len(known), "without_truth": without, **own, "baselines": beside}
     unscored = unscored_maps(spec, without)
-    return RunSummary(said, (*_notes(spec, own, beside), *map(": ".join, unscored)), (*_oracles(spec, own), *unscored))
-
-
-def _oracles(spec: MetricSpec, own: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """That a threshold was chosen on the images on which it is measured."""
-    chosen = any(
-        isinstance(each, Mapping) and each.get("oracle") and each.get("value") is not None for each in own.values()
-    )
-    return ((spec.title, "the best threshold was chosen on these images"),) if chosen else ()
+    return RunSummary(said, (*_notes(spec, own, beside), *map(": ".join, unscored)), unscored)
 
 
 def _notes(spec: MetricSpec, own: Mapping[str, Any], beside: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ from cnnviz.metrics.localization import (
     true_edges,
     wsol_levels,
 )
-from cnnviz.metrics.localization_figures import Scored, figure, rate_interval, summed
+from cnnviz.metrics.localization_figures import Scored, figure, mean, rate, rate_interval, summed
 from cnnviz.metrics.localization_regions import Regions, components, contours, contours_above, regions
 from cnnviz.registry.localization_metrics import MaxBoxAccOptions
 from cnnviz.registry.metrics import MetricSpec
@@ -153,6 +153,32 @@ def _figures(name: str, needed: Mapping[str, float], params: MaxBoxAccOptions, r
         [own], [curve] = parts.values(), curves.values()
         return {name: own, "curve": curve}
     return {name: {**_best(hits, images), "oracle": oracle}, "by_iou": parts, "curve": curves}
+
+
+def at_thresholds(name: str, rows: Scored, thresholds: Sequence[float], protocol: str) -> dict[str, Any]:
+    """``max_box_acc`` or ``max_box_acc_v2`` at thresholds that were chosen elsewhere, with an interval over images.
+
+    Args:
+        name: Which of the two.
+        rows: Image and scores of each map, with the levels of all thresholds.
+        thresholds: One for each IoU.
+        protocol: Of the scores.
+    """
+    needed = V1 if name == "max_box_acc" else V2
+    known = [(image, scores) for image, scores in rows if scores and scores["true_labels"]]
+    hits = [
+        _matrix([scores[key] for _, scores in known], LEVELS)[:, level_of(threshold, protocol)]
+        for key, threshold in zip(needed, thresholds, strict=True)
+    ]
+    values = [(image, float(value)) for (image, _), value in zip(known, np.mean(hits, axis=0), strict=True)]
+    return rate(values) if needed is V1 else mean(values)
+
+
+def level_of(threshold: float, protocol: str) -> int:
+    """The level of a threshold: the last whose threshold is not above it."""
+    if protocol == "wsol":
+        return int(np.searchsorted(_WSOL_THRESHOLDS, threshold + 1e-9, side="right")) - 1
+    return min(LEVELS - 1, int(threshold * (LEVELS + 1) + 1e-9))
 
 
 def _matrix(runs: Sequence[Runs], count: int) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cnnviz.registry.specs import ComparisonSpec, Options, option
+from cnnviz.registry.specs import ComparisonSpec, FilePath, Options, option
 
 _METHODS = "Method to compare, NAME or NAME:OPTION=VALUE,...; several with commas, or repeatable."
 _SAVE = (
@@ -27,8 +27,15 @@ class LocalizeOptions(Options):
     threshold: float | None = option(
         None, "Share of the maximum above which a box is drawn; by default that of --preset.", minimum=0, maximum=1
     )
+    threshold_from: FilePath | None = option(
+        None,
+        "Run of localize on other images: the best threshold of each method there is used here, and is no oracle.",
+    )
     component: Literal["largest", "strongest", "any"] = option(
         "largest", "Which connected region the box is of: the largest, that of the maximum, or any that fits best."
+    )
+    per_component: bool = option(
+        False, "Also a box of every connected region, for several objects in an image: how many objects they find."
     )
 
 

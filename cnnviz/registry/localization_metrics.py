@@ -22,6 +22,9 @@ class BoxLocalizationOptions(Options):
     component: Literal["largest", "any", "strongest"] = option(
         "largest", "Which connected region the box is around; any: the one that fits best; strongest: with the maximum."
     )
+    per_component: bool = option(
+        False, "Also a box of every connected region, and how many objects of the class these find."
+    )
     protocol: Literal["cnnviz", "ilsvrc", "wsol"] = option(
         "cnnviz", f"{_PROTOCOL[:-1]}; ilsvrc: as cnnviz, true boxes in whole pixels."
     )
@@ -74,6 +77,9 @@ BOX_LOCALIZATION = MetricSpec(
         _TRUE_LABELS,
         Figure("truth_classes", "how many classes the truth of the image has; null where it has no boxes"),
         Figure("size", "small, medium or large: COCO's size of the true box that fits best"),
+        Figure("boxes_xywh", "with per_component: boxes around the regions, the largest first, at most 100"),
+        Figure("objects", "with per_component: how many objects of the class the image has"),
+        Figure("objects_found", "with per_component: how many of them have a box of their own with an IoU of 0.5"),
     ),
     summarizer="cnnviz.metrics.localization_boxes:summarize",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from cnnviz.schema.shapes import Count, Length, Pixel, Rectangle, Share
 
@@ -34,6 +34,12 @@ class BoxFigures(TypedDict):
     """The labels of the image's truth that mean the class."""
     truth_classes: Count | None
     """How many classes the truth of the image has; null where it has no boxes."""
+    boxes_xywh: NotRequired[list[Rectangle]]
+    """Of ``per_component``: boxes around the regions, the largest first, at most 100."""
+    objects: NotRequired[int | None]
+    """Of ``per_component``: how many objects of the class the image has; null for none."""
+    objects_found: NotRequired[int | None]
+    """Of ``per_component``: how many of them have a box of their own with an IoU of 0.5."""
     size: Literal["small", "medium", "large"] | None
     """COCO's size of the true box that fits best; null where there is none."""
 

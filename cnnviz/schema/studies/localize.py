@@ -8,7 +8,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from cnnviz.schema.confusion import WithConfusion
 from cnnviz.schema.images import FailedImage, Image
-from cnnviz.schema.shapes import By, Count, open_to
+from cnnviz.schema.shapes import By, Count, Share, open_to
 from cnnviz.schema.studies.base import StudyHeader
 from cnnviz.schema.summary import Counted, Mean, Network
 
@@ -18,8 +18,12 @@ class AtThreshold(Mean):
 
     threshold: NotRequired[float | None]
     """The share of the maximum above which regions are taken; null without maps."""
+    thresholds: NotRequired[dict[str, float | None]]
+    """Of ``max_box_acc_v2``: the same for each IoU."""
     oracle: bool
-    """Whether the threshold was chosen on these very images."""
+    """Whether the threshold was chosen on these very images, or on some of them."""
+    threshold_from: NotRequired[str]
+    """Of ``--threshold-from``: the run on whose images it was chosen."""
 
 
 class OverClasses(Mean):
@@ -52,12 +56,18 @@ class LocalizationFigures(TypedDict, total=False):
     """How many are of classes that no label of the annotations means."""
     flat: Count
     """How many are the same everywhere, so that their boxes tell nothing."""
+    box_threshold: Share
+    """The share of the maximum above which the boxes of the method are; baselines have that of the first method."""
     top1_error: Mean
     """Share of the images whose first class is wrong, or whose box overlaps no true box of that class by half."""
     top5_error: Mean
     """The same with the best of the first five classes, each with its own box."""
     gt_known_accuracy: Mean
     """Share of the maps of true classes whose box has an IoU of at least 0.5 with a true one."""
+    object_recall: Mean
+    """Of ``--per-component``: mean share of the objects of a class that have a box of their own with an IoU of 0.5."""
+    box_precision: Mean
+    """Of ``--per-component``: mean share of a map's boxes that are the box of an object."""
     max_box_acc: AtThreshold
     """The same with the threshold that is best for all maps together."""
     max_box_acc_v2: AtThreshold
