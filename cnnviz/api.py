@@ -127,7 +127,8 @@ def load_model(name: str = "efficientnet_lite0", *, weights: str | None = "DEFAU
             ``FILE.onnx``.
         weights: ``"DEFAULT"``, a weights-enum member, or None for random (seeded) ones.
         options: The other model options by their long names: ``checkpoint``, ``num_classes``, ``labels``,
-            ``input_size``, ``mean``, ``std``, ``resize``, ``no_crop``, ``trust_checkpoint``, ``seed``.
+            ``input_size``, ``mean``, ``std``, ``channel_order``, ``resize``, ``no_crop``, ``trust_checkpoint``,
+            ``seed``.
 
     Raises:
         CnnvizError: Unknown model or option, or weights that cannot be had; the message says what to do.
@@ -157,7 +158,7 @@ def explain(
         model: What :func:`load_model` returned (keeps what it prepared), or any ``nn.Module`` (left as found: same
             mode, same ``requires_grad``, no hooks, no gradients, also after an exception; one that holds other floats
             than float32 is explained as a copy in float32, which ``notes`` say).
-        batch: Float tensor [N, C, H, W], already preprocessed.
+        batch: Float tensor [N, C, H, W], already preprocessed, in the network's own channel order.
         method: A name of :func:`cnnviz.list_methods`.
         target: None for the predicted class; a class index; one index an image (list or LongTensor [N]); a word:
             ``pred``, ``class:tabby``, ``diff:tabby,281`` (what speaks for the first rather than for the second),

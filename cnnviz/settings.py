@@ -22,6 +22,8 @@ CHECKS = (
 OUTCOMES = ("wrong", "correct")
 View = Literal["crop", "tiles", "whole", "squash"]
 VIEWS: tuple[View, ...] = get_args(View)
+ChannelOrder = Literal["rgb", "bgr"]
+CHANNEL_ORDERS: tuple[ChannelOrder, ...] = get_args(ChannelOrder)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class ModelSpec:
     input_size: tuple[int, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    channel_order: ChannelOrder | None = None
     resize: int | None = None
     view: str = "crop"
     seed: int = 0
@@ -48,6 +51,8 @@ class ModelSpec:
     def __post_init__(self, no_crop: bool) -> None:
         check_seed(self.seed)
         check_choice(self.view, VIEWS, "--view")
+        if self.channel_order is not None:
+            check_choice(self.channel_order, CHANNEL_ORDERS, "--channel-order")
         if not no_crop:
             return
         if self.view not in ("crop", "whole"):

@@ -113,8 +113,10 @@ def test_class_names_of_the_metadata(text: str, tmp_path: Path) -> None:
 
 def test_what_the_file_does_not_say_is_told(tmp_path: Path) -> None:
     path = _simple(tmp_path)
-    assert any("assumed to be ImageNet's (mean, std)" in note for note in load(ModelSpec(model=path)).notes)
-    told = load(ModelSpec(model=path, mean=(0.5,), std=(0.5,)))
+    assert any(
+        "assumed to be ImageNet's (mean, std, channel_order)" in note for note in load(ModelSpec(model=path)).notes
+    )
+    told = load(ModelSpec(model=path, mean=(0.5,), std=(0.5,), channel_order="bgr"))
     assert not any("assumed" in note for note in told.notes)
     assert told.preprocess.mean == (0.5, 0.5, 0.5)
 

@@ -19,7 +19,8 @@ from timm.data.transforms_factory import create_transform
 from torchvision.models import get_weight
 
 from cnnviz.errors import CnnvizError, ImageError
-from cnnviz.models.preprocess import Preprocess, from_timm, from_torchvision, normalize, override, prepare
+from cnnviz.models.loading.transforms import from_timm, from_torchvision
+from cnnviz.models.preprocess import Preprocess, normalize, override, prepare
 
 # Width and height: landscape, portrait, square, larger and smaller than the crop, extreme and single pixel.
 SIZES = [(500, 375), (375, 500), (300, 300), (1600, 900), (100, 80), (31, 57), (3000, 500), (1, 1)]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cnnviz.engine.session import Session
 from cnnviz.engine.targets import class_logits
-from cnnviz.models.preprocess import Preprocess
+from cnnviz.models.preprocess import Preprocess, in_order
 
 LEVELS = 255
 """Steps of a channel in a file of 8 bits."""
@@ -55,8 +55,8 @@ def of_session(session: Session, preprocess: Preprocess) -> Network:
     offset = constant([-mean / std for mean, std in pairs])
 
     def network(images: Tensor) -> tuple[Tensor, Back]:
-        run = session.forward(images.detach().float() * factor + offset)
-        return class_logits(run.logits), lambda scores: run.gradients(scores)[0] * factor
+        run = session.forward(in_order(images.detach().float() * factor + offset, preprocess))
+        return class_logits(run.logits), lambda scores: in_order(run.gradients(scores)[0], preprocess) * factor
 
     return network
 

@@ -13,6 +13,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.registry.specs import CommandSpec
 from cnnviz.settings import (
     ACTIVATIONS,
+    CHANNEL_ORDERS,
     CHECKS,
     COMPILE_MODES,
     IMAGE_FORMATS,
@@ -20,6 +21,7 @@ from cnnviz.settings import (
     SCORES,
     TRACING_MODES,
     VIEWS,
+    ChannelOrder,
     DrawSettings,
     ModelSpec,
     OutputSettings,
@@ -81,6 +83,12 @@ class Shared:
     input_size: str | None = flag(None, "Pixels. [default: from the weights]", "S|H,W|C,H,W", panel=_MODEL)
     mean: str | None = flag(None, "Mean, pixels 0 to 1. [default: from the weights]", "R,G,B", panel=_MODEL)
     std: str | None = flag(None, "Deviation. [default: from the weights]", "R,G,B", panel=_MODEL)
+    channel_order: str | None = flag(
+        None,
+        "Of the network's input. --mean and --std stay in R,G,B. [default: from the weights]",
+        "|".join(CHANNEL_ORDERS),
+        panel=_MODEL,
+    )
     resize: int | None = flag(
         None,
         "Pixels of the shorter side, before the crop or of the whole picture. [default: from the weights]",
@@ -262,6 +270,7 @@ class Shared:
             input_size=None if self.input_size is None else parse_input_size(self.input_size),
             mean=None if self.mean is None else parse_numbers(self.mean, "--mean", (1, 3)),
             std=None if self.std is None else parse_numbers(self.std, "--std", (1, 3)),
+            channel_order=_order(self.channel_order),
             resize=self.resize,
             view=self.view,
             no_crop=self.no_crop,
@@ -341,6 +350,12 @@ class Shared:
 def shared_options() -> Mapping[str, Option]:
     """The shared options by field name."""
     return options_of(Shared)
+
+
+def _order(text: str | None) -> ChannelOrder | None:
+    if text is not None:
+        check_choice(text, CHANNEL_ORDERS, "--channel-order")
+    return next((order for order in CHANNEL_ORDERS if order == text), None)
 
 
 def _check_range(name: str, value: float | None, low: float, high: float | None) -> None:

@@ -22,6 +22,7 @@ from cnnviz.metrics.chosen import ModelMetrics
 from cnnviz.metrics.contract import ExplainedBatch
 from cnnviz.metrics.faithfulness_baselines import with_baseline
 from cnnviz.models.graph.layers import LayerRef
+from cnnviz.models.preprocess import in_order
 from cnnviz.registry.params import Options
 from cnnviz.registry.specs import MethodSpec
 from cnnviz.tasks.base import Request
@@ -116,14 +117,22 @@ class PreparedMethod:
         some = next(request for request in there if request is not None)
         target = some.target([some if request is None else request for request in there])
         heatmap = explain_batch(self.spec, self.pass_for(some, run), target, self.params)
-        raw = heatmap.values.detach().float().cpu().numpy()
+        raw = self._in_rgb(heatmap.values.detach().float()).cpu().numpy()
         drawn = raw if heatmap.maps is None else heatmap.maps.detach().float().cpu().numpy()
-        arrays = {name: array.detach().cpu().numpy() for name, array in heatmap.arrays.items()}
+        arrays = {
+            name: (self._in_rgb(array.detach()) if name == "gradient" else array.detach()).cpu().numpy()
+            for name, array in heatmap.arrays.items()
+        }
         for image, request in enumerate(there):
             if request is not None:
                 own = {name: array[image] for name, array in arrays.items()}
                 scores = {k: v[image].tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
                 found[image].append(ComputedMap(drawn[image], raw[image], dict(heatmap.facts), scores, own))
+
+    def _in_rgb(self, values: Tensor) -> Tensor:
+        """A gradient at the network's input [N, C, H, W] in the order of pictures; other values as they are."""
+        spec = self.session.preprocess
+        return values if values.dim() < 4 or spec is None else in_order(values, spec)
 
 
 class PreparedBaseline(PreparedMethod):

@@ -9,7 +9,7 @@ from torch import Tensor
 from cnnviz.engine.seeding import generator_for
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.models.blur import blurred
-from cnnviz.models.preprocess import Preprocess
+from cnnviz.models.preprocess import Preprocess, in_order
 
 BASELINES = ("zero", "mean", "blur", "noise", "black", "gray")
 
@@ -38,7 +38,7 @@ def baseline(pixels: Tensor, kind: str, window: tuple[int, int], seed: int, prep
         )
     mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
     value = (torch.tensor(colour) * preprocess.scale - mean) / std
-    return value.to(pixels).reshape(1, -1, 1, 1).expand_as(pixels)
+    return in_order(value.to(pixels).reshape(1, -1, 1, 1), preprocess).expand_as(pixels)
 
 
 def _noise(image: Tensor, seed: int) -> Tensor:

@@ -52,6 +52,7 @@ def run_header(
                 "interpolation": spec.interpolation,
                 "mean": list(spec.mean),
                 "std": list(spec.std),
+                "channel_order": spec.channel_order,
             },
             "notes": model["notes"],
             "checks": model["checks"],

@@ -20,9 +20,11 @@ class Preprocessing(TypedDict):
     interpolation: str
     """How pixels are interpolated."""
     mean: list[float]
-    """What is subtracted from pixels between 0 and 1, a value a channel."""
+    """What is subtracted from pixels between 0 and 1, a value a channel in the order R, G, B."""
     std: list[float]
     """What they are divided by afterwards, a value a channel."""
+    channel_order: Literal["rgb", "bgr"]
+    """Order in which the network gets the channels; mean and deviation are in R, G, B in any case."""
 
 
 class OtherOutput(TypedDict):

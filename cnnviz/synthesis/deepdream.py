@@ -175,8 +175,7 @@ def gradient_of(
         gradient[:, :, top:bottom, first:last] = part[:, :, top - y0 : bottom - y0, first - x0 : last - x0]
         total, count = total + added.detach().sum(), count + reading.layers[0].numel()
     inner = gradient[:, :, above : above + image.shape[2], left : left + image.shape[3]]
-    # Through the normalisation, x * factor + offset.
-    return inner * normalise.factor, float(total) / max(count, 1)
+    return normalise.back(inner), float(total) / max(count, 1)
 
 
 def spans(length: int, tile: int, overlap: int, stride: int, moved: int) -> Iterator[tuple[int, int, int, int]]:

@@ -17,7 +17,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layers import LayerRef, resolve
 from cnnviz.models.graph.outputs import two_dim
 from cnnviz.models.graph.trace import Graph
-from cnnviz.models.preprocess import Preprocess
+from cnnviz.models.preprocess import Preprocess, in_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,13 +136,19 @@ def _by_hooks(session: Session) -> GradientReader:
 
 @dataclass(frozen=True, eq=False)
 class Normalisation:
-    """Pixels in 0–1 as the network takes them: ``x * factor + offset``, as ``models.preprocess.normalize`` does."""
+    """Pixels in 0–1 as the network takes them: ``x * factor + offset`` in its channel order, as
+    ``models.preprocess.normalize`` does."""
 
     factor: Tensor
     offset: Tensor
+    spec: Preprocess
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        return pixels * self.factor + self.offset
+        return in_order(pixels * self.factor + self.offset, self.spec)
+
+    def back(self, gradient: Tensor) -> Tensor:
+        """A gradient at what the network takes as one at the pixels."""
+        return in_order(gradient, self.spec) * self.factor
 
 
 def normalisation(spec: Preprocess, device: torch.device) -> Normalisation:
@@ -153,5 +159,5 @@ def normalisation(spec: Preprocess, device: torch.device) -> Normalisation:
 
     pairs = list(zip(spec.mean, spec.std, strict=True))
     return Normalisation(
-        constant([255 * spec.scale / std for _, std in pairs]), constant([-mean / std for mean, std in pairs])
+        constant([255 * spec.scale / std for _, std in pairs]), constant([-mean / std for mean, std in pairs]), spec
     )

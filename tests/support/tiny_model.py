@@ -21,6 +21,31 @@ def make(num_classes: int = 5) -> nn.Module:
         ).eval()
 
 
+def make_bgr() -> nn.Module:
+    """The same network for images in B, G, R."""
+    network = make()
+    network[0].weight.data = network[0].weight.data.flip(1)
+    return network
+
+
+def _of_one_channel(channel: int) -> nn.Module:
+    network = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with torch.no_grad():
+        network[0].weight.zero_()[0, channel].fill_(0.2)
+        network[0].bias.fill_(1.0)
+    return network.eval()
+
+
+def make_red_first() -> nn.Module:
+    """The first class is the brightness of its first channel."""
+    return _of_one_channel(0)
+
+
+def make_red_last() -> nn.Module:
+    """The first class is the brightness of its last channel."""
+    return _of_one_channel(2)
+
+
 def make_one_logit() -> nn.Module:
     return make(1)
 

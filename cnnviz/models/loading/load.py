@@ -21,10 +21,11 @@ from cnnviz.models.loading.factories import attribute_of, called, import_place, 
 from cnnviz.models.loading.inputs import cannot_run
 from cnnviz.models.loading.labels import numbered
 from cnnviz.models.loading.trained import from_checkpoint, is_trained
+from cnnviz.models.loading.transforms import from_timm
 from cnnviz.models.loading.unwrap import unwrap as unwrap
 from cnnviz.models.loading.unwrap import unwrap_parts
 from cnnviz.models.onnx_files.read import SUFFIX, read_onnx
-from cnnviz.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, from_timm, override
+from cnnviz.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, override
 from cnnviz.settings import ModelSpec as ModelSpec
 
 RANDOM = "the weights are random: predictions mean nothing"
@@ -125,6 +126,7 @@ def _finish(spec: ModelSpec, built: _Built, key: str | None = None) -> LoadedMod
         mean=spec.mean,
         std=spec.std,
         view=spec.view,
+        channel_order=spec.channel_order,
     )
     if spec.view == "whole":
         preprocess = replace(preprocess, stride=stride_at_any_size(module, built.name, preprocess.input_size))
@@ -247,7 +249,7 @@ def _from_onnx(spec: ModelSpec) -> _Built:
     notes = network.notes
     if network.labels and spec.labels is None:
         notes = (*notes, f"{len(network.labels)} class names stand in {path.name}")
-    assumed = [name for name in ("mean", "std") if getattr(spec, name) is None]
+    assumed = [name for name in ("mean", "std", "channel_order") if getattr(spec, name) is None]
     if assumed:
         notes = (*notes, f"preprocessing assumed to be ImageNet's ({', '.join(assumed)}): an ONNX file does not say it")
     preprocess = override(_IMAGENET, input_size=network.input_size)

@@ -25,7 +25,8 @@ from torchvision import models as torchvision_models
 
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.models.loading import bundled
-from cnnviz.models.preprocess import Preprocess, from_timm, from_torchvision
+from cnnviz.models.loading.transforms import from_timm, from_torchvision
+from cnnviz.models.preprocess import Preprocess
 
 # How long an unreachable host may hold up the error message.
 _PROBE_SECONDS = 5.0

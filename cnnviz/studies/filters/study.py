@@ -128,6 +128,8 @@ class Filters(Study[FiltersOptions]):
 
     def _pictures(self, shown: _ShownFilters, title: str) -> NDArray[np.uint8]:
         chosen = shown.weight[list(shown.filters)]
+        if self.prepared.preprocess.channel_order == "bgr":
+            chosen = chosen[:, ::-1]
         made = []
         for weight in chosen:
             limit = self._limit(weight if self.params.per_filter else chosen) or 1.0

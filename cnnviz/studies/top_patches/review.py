@@ -21,7 +21,7 @@ from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.sources import ImageRef, read_bytes
 from cnnviz.io.store import Store
 from cnnviz.io.write_tables import Spool
-from cnnviz.models.preprocess import Geometry, normalize, prepare
+from cnnviz.models.preprocess import Geometry, in_order, normalize, prepare
 from cnnviz.models.receptive_field.field import ReceptiveField
 from cnnviz.records import Record
 from cnnviz.render.patches import Edges, Tile, cut, fit_box, gradient_crop, square
@@ -245,7 +245,8 @@ class Review:
         positions = torch.tensor([patch.row * self.look.size[1] + patch.col for patch in patches])
         with rt.scope():
             run = self._session.forward(normalize(self.prepared.batch(asked), self.prepared.preprocess))
-            return list(unit_gradients(run, units, positions, RULES[self.look.rule]).cpu().numpy())
+            found = unit_gradients(run, units, positions, RULES[self.look.rule])
+            return list(in_order(found, self.prepared.preprocess).cpu().numpy())
 
     def _cut(
         self, one: _Asked, gradient: NDArray[np.float32] | Record | None
