@@ -100,7 +100,9 @@ class Model:
 
     def layers(self) -> list[LayerRef]:
         """The convolutional stages that ``layer=-1``, ``-2`` ... name, input first; the last is the default."""
-        session = self.session(SessionOptions(), rt.resolve("cpu"), self.loaded.preprocess.input_size)
+        session = self.session(
+            SessionOptions(logits_key=self.loaded.key), rt.resolve("cpu"), self.loaded.preprocess.input_size
+        )
         if session.graph is None:
             return list(session.layers)
         graph = session.graph
@@ -108,7 +110,7 @@ class Model:
 
     def layer_table(self) -> list[LayerRow]:
         """Every layer with shape, stride, receptive field, parameters; the rows of ``cnnviz layers``."""
-        return layer_table(self.module, self.loaded.name, self.loaded.preprocess.input_size)
+        return layer_table(self.module, self.loaded.name, self.loaded.preprocess.input_size, self.loaded.key)
 
     def session(self, options: SessionOptions, runtime: rt.Runtime, probe: tuple[int, ...]) -> Session:
         """The session for these options, prepared at the first call."""
@@ -128,16 +130,16 @@ def load_model(name: str = "efficientnet_lite0", *, weights: str | None = "DEFAU
         weights: ``"DEFAULT"``, a weights-enum member, or None for random (seeded) ones.
         options: The other model options by their long names: ``checkpoint``, ``num_classes``, ``labels``,
             ``input_size``, ``mean``, ``std``, ``channel_order``, ``resize``, ``no_crop``, ``trust_checkpoint``,
-            ``seed``.
+            ``seed``; and ``logits_key``.
 
     Raises:
         CnnvizError: Unknown model or option, or weights that cannot be had; the message says what to do.
     """
-    known = ModelSpec.__dataclass_fields__
+    known, key = ModelSpec.__dataclass_fields__, options.pop("logits_key", None)
     for option in options:
         if option not in known:
             raise CnnvizError(f"load_model has no option {option!r}.", nearest(option, known))
-    return Model(load(ModelSpec(model=name, weights="none" if weights is None else weights, **options)))
+    return Model(load(ModelSpec(model=name, weights="none" if weights is None else weights, **options), key))
 
 
 def explain(
@@ -378,7 +380,7 @@ def _session(model: Model | nn.Module, batch: Tensor, spec: lookup.MethodSpec, h
     )
     if isinstance(model, Model):
         loaded = model.loaded
-        key = how.logits_key if how.logits_key is not None or loaded.output is None else loaded.output.key
+        key = how.logits_key if how.logits_key is not None else loaded.key
         wanted = replace(options, logits_key=key, classes=(loaded.num_classes,))
         session, fallen_back = opened(lambda each: model.session(wanted, each, probe), runtime)
         session.notes.extend(note for note in fallen_back if note not in session.notes)

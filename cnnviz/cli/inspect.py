@@ -58,7 +58,7 @@ def _rows(options: Shared) -> list[LayerRow]:
     from cnnviz.engine.layer_table import layer_table
     from cnnviz.models.loading.load import load
 
-    loaded = load(options.model_spec())
+    loaded = load(options.model_spec(), options.logits_key)
     return layer_table(loaded.module, loaded.name, loaded.preprocess.input_size, options.logits_key, options.tracing)
 
 

@@ -58,6 +58,11 @@ class LoadedModel:
     output: OutputChoice | None = None
     synsets: tuple[str, ...] = ()
 
+    @property
+    def key(self) -> str | None:
+        """Path to the class scores in what it returns; None where it returns nothing else, or nobody has looked."""
+        return None if self.output is None else self.output.key
+
 
 @dataclass(frozen=True, eq=False)
 class _Built:
