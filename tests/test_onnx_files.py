@@ -136,6 +136,34 @@ def test_any_number_of_images_gives_what_each_gives_in_the_file(name: str, tmp_p
     assert bool(told) == ("last" not in name)
 
 
+class _Gates(nn.Module):
+    """Functions that exporters take apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.SiLU()), nn.Linear(8, 8)
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.Hardswish(), nn.Conv2d(8, 8, 1), nn.Hardsigmoid())
+        self.act, self.head = nn.GELU(), nn.Linear(8, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(self.stem(x))
+        x = self.act(self.mix(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_activations_and_linear_layers_are_put_together_again(opset: int, tmp_path: Path) -> None:
+    network, batch = seeded(_Gates)().eval(), images(3, (24, 20))
+    model = cnnviz.load_model(str(exported(network, tmp_path / "n.onnx", batch[:1], opset_version=opset)))
+    kinds = (nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.GELU, nn.Linear, nn.Conv2d)
+    for kind in kinds:
+        counts = [sum(type(part) is kind for part in module.modules()) for module in (model.module, network)]
+        assert counts[0] == counts[1], kind
+    for method in ("guided", "lrp", "fullgrad"):
+        mine, original = (_explained(each, batch, method).raw for each in (model, network))
+        torch.testing.assert_close(mine, original, rtol=1e-3, atol=1e-4 * float(original.abs().max()))
+
+
 class _Resizing(nn.Module):
     """Shapes taken from the input, as segmentation networks do."""
 

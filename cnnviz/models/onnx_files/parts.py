@@ -169,11 +169,12 @@ class Concat(nn.Module):
 
     takes_constants = True
 
-    def __init__(self, axis: int, single: Sequence[int], rank: int) -> None:
+    def __init__(self, axis: int, single: Sequence[int]) -> None:
         super().__init__()
-        self.axis, self.single, self.rest = axis, frozenset(single), (-1,) * (rank - 1)
+        self.axis, self.single = axis, frozenset(single)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        count = next(x for place, x in enumerate(inputs) if place not in self.single).shape[0]
-        rows = [x.expand(count, *self.rest) if place in self.single else x for place, x in enumerate(inputs)]
-        return torch.cat(rows, self.axis)
+        other = next(x for place, x in enumerate(inputs) if place not in self.single)
+        # Not expand: a tracer does not see that a constant is asked for a number of rows that it follows.
+        rows = torch.zeros_like(other.narrow(self.axis, 0, 1))
+        return torch.cat([rows + x if place in self.single else x for place, x in enumerate(inputs)], self.axis)

@@ -295,7 +295,7 @@ def _concat(call: Call) -> nn.Module | None:
     expanded = [place for place, count in enumerate(counts) if count == 1]
     if not expanded or len(expanded) == len(counts) or axis % rank == 0:
         return None
-    return parts.Concat(axis, expanded, rank)
+    return parts.Concat(axis, expanded)
 
 
 RULES: Mapping[str, Rule] = {
