@@ -56,8 +56,7 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
             limits = _run_limits(settings, explainer, stdin)
             extra = {"scale_limits": limits}
         header = explainer.header()
-        writes = explainer.comparison.writes() if explainer.comparison is not None else ()
-        run_folder.begin(replace(header, extra={**header.extra, **extra}), writes)
+        run_folder.begin(replace(header, extra={**header.extra, **extra}), explainer.writes())
         how = _drawn(settings, explainer, store, limits)
         loop = _loop(explainer, lambda done: draw(done, how), reporter)
         loop.counts.total = total
@@ -94,7 +93,8 @@ def _through(
     summary = {**counts.summary(seconds, interrupted), **model, **explainer.facts(), **found.summary}
     files = None if explainer.comparison is None else tuple(figure["file"] for figure in found.figures)
     confusion = counts.confusion.to_dict()
-    extras = Extras({} if confusion is None else {"confusion": confusion}, found.figures, files=files)
+    further = {**({} if confusion is None else {"confusion": confusion}), **found.report}
+    extras = Extras(further, found.figures, files=files)
     summary = run_folder.close(summary, f"cnnviz {settings.command}", extras)
     report, code = os.path.join(settings.output.out, REPORT), counts.exit_code(interrupted)
     return RunResult(summary, report, code, sentences=tuple(found.sentences))

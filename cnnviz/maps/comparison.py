@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
@@ -26,11 +26,13 @@ class Conclusion:
         summary: Figures that join the run's summary.
         figures: ``{"file", "caption"}`` of pictures that stand before the images in ``index.html``.
         sentences: What it found in a few lines, for the person who ran it.
+        report: Further keys of ``report.json``.
     """
 
     summary: Mapping[str, Any] = field(default_factory=dict)
     figures: Sequence[Figure] = ()
     sentences: Sequence[str] = ()
+    report: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Comparison(Generic[_Options]):
@@ -137,3 +139,10 @@ def table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> 
             cells.append(("-" if number is None else f"{number:.3g}").rjust(len(head)))
         lines.append("  ".join([method.ljust(first), *cells]))
     return lines
+
+
+def of_method(records: Callable[[], Iterable[Mapping[str, Any]]], name: str) -> Iterator[Mapping[str, Any]]:
+    """The records with the explanations of one method alone."""
+    for record in records():
+        own = [each for each in record.get("explanations") or () if each["method"] == name]
+        yield {**record, "explanations": own}

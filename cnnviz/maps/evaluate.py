@@ -41,9 +41,10 @@ class Evaluate(Comparison[EvaluateOptions]):
         return self._usual()
 
     def _usual(self) -> tuple[MetricRequest, ...]:
-        if self.target.metrics:
-            return ()  # what was asked for takes the place of the usual ones
-        return tuple(lookup.read_metric(text) for text in (SMALL if self.params.preset == "small" else ALL))
+        # What was asked for takes the place of the usual ones.
+        usual = () if self.target.metrics else SMALL if self.params.preset == "small" else ALL
+        mosaics = (f"grid_pointing:mosaics={self.params.mosaics}",) if self.params.mosaics else ()
+        return tuple(lookup.read_metric(text) for text in (*usual, *mosaics))
 
     def baselines(self) -> tuple[str, ...]:
         return NAMES if self.params.baselines else ()

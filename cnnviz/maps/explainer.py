@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,9 @@ from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import class_logits
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
-from cnnviz.maps import tiling
+from cnnviz.maps import mosaics, tiling
 from cnnviz.maps.asked import Asked, truth_labels, with_role
-from cnnviz.maps.comparison import Conclusion, comparison_of, of_several
+from cnnviz.maps.comparison import Conclusion, comparison_of, of_method, of_several
 from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, probing
 from cnnviz.maps.tiling import ComputedMap, Tiles
 from cnnviz.maps.write_image import ImageResult, TargetMap
@@ -31,6 +33,7 @@ from cnnviz.records import Record, RunHeader, TargetScore
 from cnnviz.registry import lookup
 from cnnviz.registry.metrics import RANDOMIZATION, MetricRequest
 from cnnviz.registry.specs import MethodSpec, Options
+from cnnviz.render.overlay import Style
 from cnnviz.run.outcomes import WRONG
 from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
 from cnnviz.settings import SCORES, RunSettings, check_choice
@@ -64,6 +67,7 @@ class Explainer:
         self.comparison = comparison_of(self.spec, params, settings.target)
         chosen = self._chosen(params)
         self.requests = [requested(settings.target, spec.gap, self._own_metrics(spec)) for spec, _ in chosen]
+        mosaics.check_view(self.requests[0], settings.model.view)
         check_choice(settings.target.score, SCORES, "--score")
         if "gradient" in settings.draw.save and not any(spec.space == "input" for spec, _ in chosen):
             names = ", ".join(spec.name for spec, _ in chosen)
@@ -337,21 +341,42 @@ class Explainer:
             records: Goes through the records of the run, once more at each call.
             store: The output folder.
         """
+        played = self._played(records)
+        for text in played.notes:
+            self.prepared.note(text)
+        report = {} if played.report is None else {"mosaics": played.report}
         if self.comparison is None:
-            found = summed_up(self.requests[0], records)
+            found = summed_up(self.requests[0], records, played.rows.get(self.spec.name, ()))
             for text in found.notes:
                 self.prepared.note(text)
-            return Conclusion(found.figures)
+            return Conclusion(found.figures, report=report)
         figures, remarks = {}, {}
         for number, maker in enumerate(self.makers):
             name, requests = maker.spec.name, self.requests[number if number < len(self.methods) else 0]
-            found = summed_up(requests, lambda name=name: of_method(records(), name))  # type: ignore[misc]
+            own = partial(of_method, records, name)
+            found = summed_up(requests, own, played.rows.get(name, ()))
             figures[name] = found.figures
             if number < len(self.methods):
                 remarks[name] = found.remarks
         for text in of_several(remarks):
             self.prepared.note(text)
-        return self.comparison.conclude(figures, records(), store)
+        concluded = self.comparison.conclude(figures, records(), store)
+        style = Style(self.settings.draw.colormap, self.settings.draw.alpha)
+        pictures = mosaics.pictures(played, [method.spec.name for method in self.methods], style, store)
+        return replace(concluded, report=report, figures=[*concluded.figures, *pictures])
+
+    def writes(self) -> Sequence[str]:
+        """Names, known before the first image, of what :meth:`conclude` may write."""
+        if self.comparison is None:
+            return ()
+        return [*self.comparison.writes(), *([mosaics.PICTURE] if mosaics.asked(self.requests[0]) else [])]
+
+    def _played(self, records: Callable[[], Iterable[Mapping[str, Any]]]) -> mosaics.Played:
+        """The grid pointing game, where it was asked for."""
+        request = mosaics.asked(self.requests[0])
+        if request is None:
+            return mosaics.Played()
+        return mosaics.play(self.prepared, self.makers, request, records())
 
     def facts(self) -> dict[str, Any]:
         """What the summary says of the method, or of the methods."""
@@ -368,10 +393,3 @@ class Explainer:
             times = {each.spec.name: round(each.seconds / each.count, 6) for each in self.methods if each.count}
             return {"study": self.spec.name, "methods": names, "seconds_per_map": times, **found}
         return {"method": spec.name, "class_specific": spec.class_specific, **found}
-
-
-def of_method(records: Iterable[Mapping[str, Any]], name: str) -> Iterator[Mapping[str, Any]]:
-    """The records with the explanations of one method alone."""
-    for record in records:
-        own = [each for each in record.get("explanations") or () if each["method"] == name]
-        yield {**record, "explanations": own}

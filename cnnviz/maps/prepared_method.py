@@ -99,6 +99,14 @@ class PreparedMethod:
 
         return run.remember((self.spec.name, "maps"), make)
 
+    def unmeasured(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[NDArray[np.float32]]]:
+        """The maps as they are drawn, made once for each pass: no metric sees them, and no clock."""
+
+        def make() -> list[list[NDArray[np.float32]]]:
+            return [[made.drawn for made in own] for own in self._made(run, asked)]
+
+        return run.remember((self.spec.name, "unmeasured"), make)
+
     def _made(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
         """For each image, for each of its requests: what is drawn, what is stored, what the method states.
 
@@ -158,6 +166,15 @@ class PreparedBaseline(PreparedMethod):
         batch = with_baseline(self.kind, self.base.explained(run, asked)[1], self.seed)
         made = [[ComputedMap(values, values, {}, {}, {}) for values in own] for own in batch.maps]
         return scored(made, batch, self.metrics)
+
+    def unmeasured(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[NDArray[np.float32]]]:
+        maps = self.base.unmeasured(run, asked)
+        batch = ExplainedBatch(run, maps, lambda other: self.base.unmeasured(other, asked), _nothing)
+        return [list(own) for own in with_baseline(self.kind, batch, self.seed).maps]
+
+
+def _nothing(image: int, place: int) -> tuple[ForwardPass, Target]:
+    raise AssertionError("a baseline asks for no score")
 
 
 def scored(

@@ -142,12 +142,17 @@ class SummedUp:
     remarks: tuple[tuple[str, str], ...]
 
 
-def summed_up(requests: Sequence[MetricRequest], records: Callable[[], Iterable[Mapping[str, Any]]]) -> SummedUp:
+def summed_up(
+    requests: Sequence[MetricRequest],
+    records: Callable[[], Iterable[Mapping[str, Any]]],
+    mosaics: Sequence[Row] = (),
+) -> SummedUp:
     """What the report's ``summary`` says of all maps of a run, and what people are told.
 
     Args:
         requests: The metrics.
         records: Goes through the records of the run, once for each metric that has a summary.
+        mosaics: Of the metric that looks at mosaics, its rows.
     """
     found: dict[str, Any] = {}
     notes: list[str] = []
@@ -157,7 +162,8 @@ def summed_up(requests: Sequence[MetricRequest], records: Callable[[], Iterable[
         summarize = spec.load_summarizer()
         if summarize is None:
             continue
-        said: RunSummary = summarize(_rows(spec, records()), spec, request.params)
+        rows = mosaics if spec.measures == "mosaics" else _rows(spec, records())
+        said: RunSummary = summarize(rows, spec, request.params)
         notes += said.notes
         remarks += said.remarks
         if said.figures is not None and spec.summary_key:

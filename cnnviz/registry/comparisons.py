@@ -46,6 +46,11 @@ class EvaluateOptions(Options):
     preset: Literal["all", "small"] = option(
         "all", "Metrics where --metric names none: all; or small, those that cost few passes."
     )
+    mosaics: int = option(
+        0,
+        "Also the grid pointing game, on so many mosaics of four images that the model gets right.",
+        minimum=0,
+    )
     baselines: bool = option(
         True,
         "Also measure maps that know nothing of the model (random, center, edges, random_cells), and each map blurred.",

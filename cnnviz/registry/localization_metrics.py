@@ -53,6 +53,13 @@ class PointingGameOptions(Options):
     tolerance: float = option(15.0, "How far beside a box still hits.", minimum=0, unit="pixels")
 
 
+class GridPointingOptions(Options):
+    """Options of grid_pointing."""
+
+    mosaics: int = option(100, "Mosaics of four images that the network gets right.", minimum=1)
+    seed: int = option(0, "Seeds which images stand together.", minimum=0)
+
+
 BOX_LOCALIZATION = MetricSpec(
     name="box_localization",
     entry="cnnviz.metrics.localization_boxes:score",
@@ -173,6 +180,19 @@ ENERGY_POINTING_GAME = MetricSpec(
     summarizer="cnnviz.metrics.localization_points:summarize_energy",
 )
 
+GRID_POINTING = MetricSpec(
+    name="grid_pointing",
+    entry="cnnviz.metrics.grid_pointing:score",
+    title="Grid pointing game",
+    summary="Of a mosaic of four images of four classes: the share of a class's map on the image of that class.",
+    paper="Boehle et al., Convolutional Dynamic Alignment Networks for Interpretable Classifications, CVPR 2021",
+    measures="mosaics",
+    truth="label",
+    direction="higher",
+    options=GridPointingOptions,
+    figures=(Figure("energy", "share of the positive values in the own cell of four; by chance 0.25", "mean"),),
+)
+
 LOCALIZATION: tuple[MetricSpec, ...] = (
     BOX_LOCALIZATION,
     MAX_BOX_ACC,
@@ -180,4 +200,5 @@ LOCALIZATION: tuple[MetricSpec, ...] = (
     PXAP,
     POINTING_GAME,
     ENERGY_POINTING_GAME,
+    GRID_POINTING,
 )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from cnnviz.registry.params import Options
 from cnnviz.registry.specs import EntrySpec
 
-Measures = Literal["map", "map and truth", "model", "figures"]
+Measures = Literal["map", "map and truth", "model", "mosaics", "figures"]
 WithoutTruth = Literal["unscored", "scored"]
 TruthNeeded = Literal["nothing", "boxes", "masks", "label"]
 Direction = Literal["higher", "lower", "neither"]
@@ -49,6 +49,8 @@ class MetricSpec(EntrySpec):
               several threads at once.
             * ``model``: a class (:class:`~cnnviz.metrics.contract.ModelMetric`), made once a run, that scores the
               maps of a batch by running the network again.
+            * ``mosaics``: a function ``score(values, cell) -> float`` of a map of four images, which a run makes at its
+              end of images that the network gets right (:mod:`cnnviz.maps.mosaics`).
             * ``figures``: empty. It sums up figures that the method itself states of its maps.
 
             A value is a number, None where it is undefined, or a list.

@@ -20,26 +20,29 @@ def check_other_size(prepared: PreparedModel) -> None:
     Raises:
         CnnvizError: The trace gives other scores at another size than the network itself.
     """
-    channels, height, width = prepared.preprocess.input_size
-    generator = torch.Generator().manual_seed(0)
-    size = (1, channels, height + prepared.preprocess.stride, width + 2 * prepared.preprocess.stride)
-    image = torch.randn(size, generator=generator)
-    key = prepared.session.output.key
-    with rt.scope():
-        expected = select_output(prepared.loaded.module(image), key)
-        try:
-            got = prepared.session.forward(image).logits.detach().cpu()
-        except Exception as error:
-            if rt.is_out_of_memory(error):
-                raise
-            got = torch.zeros(0)
-    expected = two_dim(expected.detach())
-    close = got.shape == expected.shape and bool(
-        (got - expected).abs().max() <= prepared.runtime.tolerance * expected.abs().max().clamp_min(1e-6)
-    )
+    _, height, width = prepared.preprocess.input_size
+    close = holds_at(prepared, (height + prepared.preprocess.stride, width + 2 * prepared.preprocess.stride))
     if not close:
         raise CnnvizError(
             f"--view whole: {prepared.loaded.name} decides by the size of its input what to compute, which cannot be "
             "traced for several sizes.",
             "Use --view tiles, which covers the whole picture with crops of one size, or --view squash.",
         )
+
+
+def holds_at(prepared: PreparedModel, size: tuple[int, int]) -> bool:
+    """Whether the prepared network gives at an input size (H, W) the scores of the network itself."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn((1, prepared.preprocess.input_size[0], *size), generator=generator)
+    key = prepared.session.output.key
+    with rt.scope():
+        try:
+            expected = two_dim(select_output(prepared.loaded.module(image), key).detach())
+            got = prepared.session.forward(image).logits.detach().cpu()
+        except Exception as error:
+            if rt.is_out_of_memory(error):
+                raise
+            return False
+    return got.shape == expected.shape and bool(
+        (got - expected).abs().max() <= prepared.runtime.tolerance * expected.abs().max().clamp_min(1e-6)
+    )

@@ -82,13 +82,17 @@ def _check_file(flag: str, path: str | None) -> None:
 
 
 def _check_only(settings: RunSettings) -> None:
-    """``--only`` needs to know what the images show."""
+    """``--only``, and mosaics of images that the network gets right, need to know what the images show."""
     target = settings.target
     said = [*target.classes, *(text.strip().removeprefix("class:") for text in target.targets)]
     known = target.truth is not None or any(text == "folder" or is_label_table(text) for text in said)
-    if target.only is not None and not known and not any(is_label_table(text) for text in settings.inputs):
+    known = known or any(is_label_table(text) for text in settings.inputs)
+    asked = [] if target.only is None else [f"--only {target.only}"]
+    asked += [f"--metric {text}" for text in target.metrics if lookup.read_metric(text).spec.measures == "mosaics"]
+    asked += ["--mosaics"] if target.params.get("mosaics") else []
+    if asked and not known:
         raise CnnvizError(
-            f"--only {target.only}: nothing says what the images show.",
+            f"{asked[0]}: nothing says what the images show.",
             "Give --class folder, --class FILE.csv, --truth PATH, or a CSV list with labels as INPUT.",
         )
 

@@ -9,6 +9,7 @@ from typing_extensions import NotRequired
 from cnnviz.schema.confusion import WithConfusion
 from cnnviz.schema.header import Header
 from cnnviz.schema.images import AnyImage, FailedImage, Image
+from cnnviz.schema.mosaics import WithMosaics
 from cnnviz.schema.shapes import By, Interval
 from cnnviz.schema.studies.activations import ActivationsReport
 from cnnviz.schema.studies.adversarial import AdversarialReport
@@ -36,7 +37,7 @@ class BegunReport(Header):
     """Empty."""
 
 
-class MapReport(Header, WithConfusion):
+class MapReport(Header, WithConfusion, WithMosaics):
     """The report of a command that makes maps."""
 
     summary: MapSummary

@@ -8,6 +8,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from cnnviz.schema.confusion import WithConfusion
 from cnnviz.schema.images import FailedImage, Image
+from cnnviz.schema.mosaics import WithMosaics
 from cnnviz.schema.shapes import By
 from cnnviz.schema.studies.base import StudyHeader
 from cnnviz.schema.summary import Counted, Mean, Network
@@ -54,7 +55,7 @@ class EvaluateSummary(Counted, Network):
     """By method how long a map takes beside the forward passes that methods share, in seconds of the clock."""
 
 
-class EvaluateReport(StudyHeader, WithConfusion):
+class EvaluateReport(StudyHeader, WithConfusion, WithMosaics):
     """The report of ``evaluate``."""
 
     summary: EvaluateSummary
