@@ -164,6 +164,33 @@ def test_activations_and_linear_layers_are_put_together_again(opset: int, tmp_pa
         torch.testing.assert_close(mine, original, rtol=1e-3, atol=1e-4 * float(original.abs().max()))
 
 
+class _Shuffling(nn.Module):
+    """ShuffleNet's two ways to mix channels, and a softmax over them as older files have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 12, 3, 2, 1), nn.Conv2d(6, 9, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        n, c, h, w = x.shape
+        x = x.view(n, 3, c // 3, h, w).transpose(1, 2).reshape(n, c, h, w)
+        halves = x.reshape(n * c // 2, 2, h * w).permute(1, 0, 2).reshape(2, -1, c // 2, h, w)
+        x = torch.relu(self.last(halves[0] * 2 + halves[1]))
+        return x.permute(0, 3, 2, 1).softmax(-1).permute(0, 3, 2, 1).mean((2, 3))
+
+
+def test_channels_that_are_moved_stay_a_map(tmp_path: Path) -> None:
+    network, batch = seeded(_Shuffling)().eval(), images(3, (24, 20))
+    model = cnnviz.load_model(str(exported(network, tmp_path / "n.onnx", batch[:1], opset_version=11)))
+    kinds = [type(part).__name__ for part in model.module.modules()]
+    assert [kinds.count(name) for name in ("ChannelShuffle", "Index", "Softmax", "Reshape")] == [1, 2, 1, 0]
+    rows = [row for row in model.layer_table() if row.type in ("Conv2d", "ReLU", "Softmax")]
+    assert [row.receptive_field.size for row in rows if row.receptive_field] == [(3, 3), (7, 7), (7, 7), (7, 7)]
+    with torch.no_grad():
+        torch.testing.assert_close(model.module(batch), network(batch), rtol=1e-5, atol=1e-6)
+
+
 class _Resizing(nn.Module):
     """Shapes taken from the input, as segmentation networks do."""
 

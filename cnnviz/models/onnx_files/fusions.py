@@ -19,7 +19,7 @@ def fused(network: fx.GraphModule) -> fx.GraphModule:
     The module has the name of the last of the nodes in whose place it is; that of a linear layer keeps its own.
     """
     for node in list(network.graph.nodes):
-        for found in (_hard_sigmoid, _gated, _gelu):
+        for found in (_hard_sigmoid, _gated, _gelu, _softmax):
             made = found(network, node)
             if made is not None:
                 network.add_module(str(node.target), made[0])
@@ -134,6 +134,23 @@ def _gelu(network: fx.GraphModule, node: fx.Node) -> _Match:
         if inner is not None and inner is x:
             return nn.GELU(), inner
     return None
+
+
+def _softmax(network: fx.GraphModule, node: fx.Node) -> _Match:
+    """A softmax between a transpose and its inverse, as older exporters write one that is not over the last axis."""
+    middle = node.all_input_nodes[0] if len(node.all_input_nodes) == 1 else None
+    first = middle.all_input_nodes[0] if middle is not None and len(middle.all_input_nodes) == 1 else None
+    softmax, before, after = _module(network, middle), _order(network, first), _order(network, node)
+    if first is None or before is None or after is None or not isinstance(softmax, (nn.Softmax, nn.LogSoftmax)):
+        return None
+    if [before[axis] for axis in after] != list(range(len(before))) or softmax.dim is None:
+        return None
+    return type(softmax)(before[softmax.dim]), first.all_input_nodes[0]
+
+
+def _order(network: fx.GraphModule, node: fx.Node | None) -> list[int] | None:
+    module: Any = _module(network, node)
+    return module.perm if type(module).__name__ == "OnnxTranspose" else None
 
 
 def _with_bias(network: fx.GraphModule, node: fx.Node) -> None:

@@ -166,6 +166,7 @@ def _converted(model: ModelProto, entry: _Input, size: tuple[int, int, int], pat
     from cnnviz.models.onnx_files.compare import FREE_BATCH
     from cnnviz.models.onnx_files.dry_run import FixedBatchError, rewritten
     from cnnviz.models.onnx_files.fusions import fused
+    from cnnviz.models.onnx_files.movements import joined_moves
     from cnnviz.models.onnx_files.protos import simplified
     from cnnviz.models.onnx_files.rules import RULES
 
@@ -174,7 +175,8 @@ def _converted(model: ModelProto, entry: _Input, size: tuple[int, int, int], pat
         try:
             network = onnx2torch.convert(simplified(model)).float().eval()
             _with_outputs(network, [value.name for value in model.graph.output])
-            fused(rewritten(network, _runs(network, entry, size), RULES))
+            runs = _runs(network, entry, size)
+            joined_moves(fused(rewritten(network, runs, RULES)), runs[1])
         except FixedBatchError as error:
             raise CnnvizError(
                 f"--model {path} runs for {entry.batch or 1} image at once only: {error}",
