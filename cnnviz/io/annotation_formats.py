@@ -12,6 +12,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.truth import TrueObject
 from cnnviz.io.annotations import Annotation, Annotations
+from cnnviz.io.coco_masks import Segmentation, read_segmentation
 from cnnviz.io.structured import load_json
 
 _FORMATS = (
@@ -48,7 +49,9 @@ def _load_folder(path: str, flag: str) -> Annotations:
 
 
 def read_coco(path: str, flag: str) -> Annotations:
-    """Boxes of a file in COCO's format; ``iscrowd`` marks a region to ignore.
+    """Boxes and masks of a file in COCO's format; ``iscrowd`` marks a region to ignore.
+
+    Masks are those of ``segmentation``, polygons or run lengths (:mod:`cnnviz.io.coco_masks`).
 
     Raises:
         CnnvizError: It cannot be read or is no such file.
@@ -60,12 +63,19 @@ def read_coco(path: str, flag: str) -> Annotations:
         categories = {row["id"]: str(row["name"]) for row in data["categories"]}
         images = {row["id"]: row for row in data["images"]}
         objects: dict[Any, list[TrueObject]] = {number: [] for number in images}
+        regions: dict[Any, list[Segmentation | None]] = {number: [] for number in images}
         for row in data["annotations"]:
             box = Box.from_coco([float(value) for value in row["bbox"]])
             label, crowd = categories[row["category_id"]], bool(row.get("iscrowd"))
             objects[row["image_id"]].append(TrueObject(label, box, ignore=crowd))
+            regions[row["image_id"]].append(read_segmentation(row.get("segmentation")))
         entries = [
-            Annotation(str(row["file_name"]), tuple(objects[number]), size=_size(row.get("width"), row.get("height")))
+            Annotation(
+                str(row["file_name"]),
+                tuple(objects[number]),
+                size=_size(row.get("width"), row.get("height")),
+                regions=tuple(regions[number]),
+            )
             for number, row in images.items()
         ]
     except (OSError, ValueError) as error:

@@ -2,7 +2,8 @@
 
 :func:`load_truth` tells by itself which it is given:
 
-* a COCO JSON file (``images``, ``annotations`` with ``bbox``, ``categories``; a crowd is a region to ignore);
+* a COCO JSON file (``images``, ``annotations`` with ``bbox`` and perhaps ``segmentation``, ``categories``; a crowd is a
+  region to ignore);
 * a folder of Pascal VOC or ImageNet XML files, or one such file;
 * ImageNet's ``LOC_*_solution.csv`` (``ImageId,PredictionString``);
 * a folder of wsolevaluation's lists (``class_labels.txt``, ``localization.txt``, ``image_sizes.txt``);
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.truth import TrueObject, Truth
+from cnnviz.io.coco_masks import Segmentation
 from cnnviz.io.decode import IMAGE_SUFFIXES, decode
 from cnnviz.io.sources import ImageRef, read_bytes
 
@@ -38,6 +40,7 @@ class Annotation:
         labels: Classes of the image as a whole.
         size: (W, H) as the data set says; None where it does not.
         masks: Files of masks by label.
+        regions: Where each of the objects is, to the pixel; None of one of which only the box is known.
     """
 
     path: str
@@ -45,6 +48,7 @@ class Annotation:
     labels: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
     masks: Mapping[str, str] = field(default_factory=dict)
+    regions: tuple[Segmentation | None, ...] = ()
 
 
 class Annotations:
@@ -105,7 +109,11 @@ class Annotations:
             raise ImageError("truth", message)
         masks = {label: _mask(path, size) for label, path in entry.masks.items()}
         marked = (*(each.label for each in entry.objects if not each.ignore), *masks)
-        return Truth(size, entry.objects, masks, entry.labels or tuple(dict.fromkeys(marked)))
+        try:
+            painted, ignored = _painted(entry, size)
+        except ValueError as error:
+            raise ImageError("truth", f"its masks cannot be read: {error}") from error
+        return Truth(size, entry.objects, {**masks, **painted}, entry.labels or tuple(dict.fromkeys(marked)), ignored)
 
     def _find(self, uri: str) -> Annotation | None:
         parts = _parts(uri)
@@ -146,6 +154,23 @@ def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
             break
         count += 1
     return count
+
+
+def _painted(entry: Annotation, size: tuple[int, int]) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.bool_] | None]:
+    """Masks by label, of those of which every object has one; and the pixels of crowds, None without any."""
+    masks: dict[str, NDArray[np.bool_]] = {}
+    ignored: NDArray[np.bool_] | None = None
+    known = list(zip(entry.objects, entry.regions, strict=False))
+    without = {each.label for each, region in known if region is None and not each.ignore}
+    for each, region in known:
+        if region is None or (each.label in without and not each.ignore):
+            continue
+        mask = region.painted(size)
+        if each.ignore:
+            ignored = mask if ignored is None else ignored | mask
+        else:
+            masks[each.label] = masks[each.label] | mask if each.label in masks else mask
+    return masks, ignored
 
 
 def _mask(path: str, size: tuple[int, int]) -> NDArray[np.bool_]:
