@@ -32,7 +32,7 @@ from cnnviz.io.store import Store
 from cnnviz.maps.explainer import Explainer
 from cnnviz.maps.write_image import draw
 from cnnviz.models.preprocess import prepare
-from cnnviz.run.prepared_model import DecodedImage
+from cnnviz.run.images import DecodedImage
 from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings
 
 SIZE = (500, 375)

@@ -33,7 +33,8 @@ from cnnviz.models.loading.load import LoadedModel, load, unwrap
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import Options
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, TRACING_MODES, ModelSpec, check_choice, parse_skipped
-from cnnviz.tasks.classification import ClassNames
+from cnnviz.tasks.class_names import ClassNames
+from cnnviz.tasks.dense_words import asks_region, dense_target
 from cnnviz.tasks.words import TargetLike, check_target, check_unit, make_target, readout_of
 
 # Of explain's options, those that belong to the pass and not to the method.
@@ -157,16 +158,16 @@ def explain(
     """Explain a batch.
 
     Args:
-        model: What :func:`load_model` returned (keeps what it prepared), or any ``nn.Module`` (left as found: same
-            mode, same ``requires_grad``, no hooks, no gradients, also after an exception; one that holds other floats
-            than float32 is explained as a copy in float32, which ``notes`` say).
+        model: What :func:`load_model` returned (keeps what it prepared), or any ``nn.Module`` (left as found, also
+            after an exception; one with other floats than float32 is explained as a copy, as ``notes`` say).
         batch: Float tensor [N, C, H, W], already preprocessed, in the network's own channel order.
         method: A name of :func:`cnnviz.list_methods`.
         target: None for the predicted class; a class index; one index an image (list or LongTensor [N]); a word:
             ``pred``, ``class:tabby``, ``diff:tabby,281`` (what speaks for the first rather than for the second),
             ``unit:layer4:17`` (the sum of a unit's map; ``unit:layer4:17/strongest``: its strongest position) or
-            ``neuron:layer4:17:3:3`` (channel, row and column of one cell); a :class:`cnnviz.extend.Target`; or a
-            function of all that the network returns, ``function(output) -> [N]``.
+            ``neuron:layer4:17:3:3`` (channel, row and column of one cell); of a network with scores at positions a
+            class where it is found, ``class:car@all`` or ``class:car@box:x,y,w,h`` in pixels of the batch; a
+            :class:`cnnviz.extend.Target`; or a function of all that the network returns, ``function(output) -> [N]``.
         layer: Module path, negative stage index, or several; None for the tensor that feeds the head.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         device: Where to compute; None for where the module is.
@@ -180,14 +181,12 @@ def explain(
     """
     spec = lookup.find_method(method)
     general = {key: method_options.pop(key) for key in _GENERAL if key in method_options}
-    activation = general.get("activation") or "auto"
-    check_choice(activation, ACTIVATIONS, "activation")
+    activation = check_choice(general.get("activation") or "auto", ACTIVATIONS, "activation")
     params = spec.resolve_params(method_options)
     _check_batch(batch)
     asked = cut_for(spec, params, _layers(layer))
     without_layer(_layers(layer), {spec.name: asked})
-    key = general.get("logits_key")
-    how = _How(asked, readout_of(target), precision, device, compile, None if key is None else str(key), tracing)
+    how = _How(asked, readout_of(target), precision, device, compile, general.get("logits_key"), tracing)
     with _session(model, batch, spec, how) as session:
         exact = partial(_session, model, batch, spec, replace(how, precision="fp32", compile="off"))
         found = _checks(session, exact, (spec, params), general.get("skip_check", ()))
@@ -197,6 +196,8 @@ def explain(
             params = params.with_classes(resolve)
 
         def made(run: ForwardPass, wanted: TargetLike) -> tuple[Target, Tensor]:
+            if asks_region(wanted, run.chosen):
+                return dense_target(wanted, run, (score, activation), getattr(model, "labels", ()))
             chosen, indices = make_target(wanted, run.chosen, score, activation, resolve)
             if isinstance(wanted, Target) or isinstance(chosen, CallableTarget):
                 check_target(chosen, run.output, len(run.pixels))

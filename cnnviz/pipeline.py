@@ -88,6 +88,9 @@ def _through(
     if counts.flat:
         flat = f"{counts.flat} of {counts.maps} maps are zero, or the same, everywhere"
         reporter.note(f"{flat}: flat_reason in the report says why")
+    if counts.trivial:
+        trivial = f"{counts.trivial} of {counts.maps} maps are the score map of their class and explain nothing"
+        reporter.note(f"{trivial}: trivial_reason in the report says why; name an earlier --layer")
     found = explainer.conclude(run_folder.records, run_folder.store)
     model = {"model": explainer.prepared.loaded.name}
     summary = {**counts.summary(seconds, interrupted), **model, **explainer.facts(), **found.summary}
@@ -104,9 +107,10 @@ def _drawn(
     settings: RunSettings, explainer: Explainer, store: Store, limits: tuple[float, float] | None
 ) -> OutputStyle:
     draws = settings.draw
+    usual = set(draws.save) == set(explainer.spec.default_save) and settings.output.out != "-"
     return OutputStyle(
         store=store,
-        save=frozenset(draws.save),
+        save=frozenset(draws.save) | ({"segments"} if usual and explainer.prepared.task_spec.dense else set()),
         style=Style(draws.colormap, draws.alpha, limits),
         picture=ImageFormat(draws.image_format, draws.png_level),
         labels=explainer.prepared.classes.labels,

@@ -37,6 +37,44 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class SegmentScore:
+    """A class that a network finds somewhere in an image.
+
+    ``probability`` and ``logit`` are means over the positions at which it is found, ``area`` is their share.
+    """
+
+    class_index: int
+    label: str
+    probability: float
+    logit: float
+    area: float
+
+    def to_dict(self) -> maps.SegmentPrediction:
+        """As the report has it."""
+        return cast("maps.SegmentPrediction", asdict(self))
+
+
+@dataclass(frozen=True)
+class RegionScore:
+    """The target of an explanation that is the score of a class in a region of the image.
+
+    ``score`` is what is explained, the sum over the region; ``probability`` and ``logit`` are means over it.
+    """
+
+    spec: str
+    label: str
+    score: float
+    class_index: int
+    probability: float
+    logit: float
+    region: str
+    region_area: float
+    elements: int
+    reduction: str = "sum"
+    kind: Literal["region"] = "region"
+
+
+@dataclass(frozen=True)
 class UnitScore:
     """The target of an explanation that is a unit of a layer, or a single neuron."""
 
@@ -58,13 +96,16 @@ class DifferenceScore:
     spec: str
     label: str
     score: float
-    first: ClassScore | UnitScore
-    second: ClassScore | UnitScore
+    first: ClassScore | UnitScore | RegionScore
+    second: ClassScore | UnitScore | RegionScore
     kind: Literal["diff"] = "diff"
     probability: None = None
 
 
-TargetScore = ClassScore | DifferenceScore | UnitScore
+SideScore = (ClassScore, UnitScore, RegionScore)
+"""What may stand on a side of a difference."""
+TargetScore = ClassScore | DifferenceScore | UnitScore | RegionScore
+PredictionScore = ClassScore | SegmentScore
 
 
 @dataclass(frozen=True)
@@ -99,7 +140,7 @@ class Record:
     width: int | None
     height: int | None
     label: str | None
-    predictions: tuple[ClassScore, ...] = ()
+    predictions: tuple[PredictionScore, ...] = ()
     explanations: tuple[Explanation, ...] = ()
     error: images.Failure | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from cnnviz.errors import CnnvizError, nearest, shown
 
-SAVE_KINDS = ("overlay", "heatmap", "raw", "panel", "boxes", "gradient", "none")
+SAVE_KINDS = ("overlay", "heatmap", "raw", "panel", "boxes", "segments", "gradient", "none")
 IMAGE_FORMATS = ("png", "jpg", "webp")
 COMPILE_MODES = ("auto", "on", "off")
 TRACING_MODES = ("auto", "off")
@@ -80,6 +80,7 @@ class TargetSettings:
         truth: File or folder of annotations: where objects are in the images; None for none.
         truth_classes: Which classes the labels of ``truth`` mean: a file, or ``coco``; None: those of their names.
         only: ``wrong`` or ``correct``: which images are explained, of those whose classes are known; None for all.
+        task: What the network is for; ``auto``: told by its output.
         sanity: Compare each map with those of the network with random weights: short for the metric ``randomization``.
     """
 
@@ -96,6 +97,7 @@ class TargetSettings:
     truth: str | None = None
     truth_classes: str | None = None
     only: str | None = None
+    task: str = "auto"
     sanity: bool = False
 
     def __post_init__(self) -> None:

@@ -40,9 +40,11 @@ from cnnviz.models.loading.checkpoint import read_checkpoint
 from cnnviz.models.loading.checkpoint_fit import classes_in, load_checkpoint
 from cnnviz.records import RunHeader, to_json
 from cnnviz.run.folder import RunFolder
-from cnnviz.run.target_selection import TargetSelector
 from cnnviz.settings import OutputSettings, RunSettings
-from cnnviz.tasks.classification import ClassNames
+from cnnviz.tasks.base import Words
+from cnnviz.tasks.class_names import ClassNames
+from cnnviz.tasks.class_selection import TargetSelector
+from cnnviz.tasks.classification import Classification
 
 _LONG = os.environ.get("CNNVIZ_FUZZ")
 _SECONDS = float(_LONG or 0.6)
@@ -214,7 +216,7 @@ def test_class_specs(folder: Path, spec: str, labels: tuple[str, ...]) -> None:
         return
     classes = ClassNames(labels, False)
     with a_sentence_or_nothing():
-        found = TargetSelector([spec], classes).select(
+        found = TargetSelector(Words([spec]), Classification(classes)).select(
             ImageRef("a/b.png", "b.png", 0, folder="cat"), torch.zeros(len(labels))
         )
         assert all(0 <= index < len(labels) for index in found)
@@ -240,7 +242,7 @@ def test_lists_and_tables(folder: Path, data: bytes, suffix: str) -> None:
     path = folder / f"list.{suffix}"
     path.write_bytes(data)
     with a_sentence_or_nothing():
-        target_selector = TargetSelector([], ClassNames(("cat", "dog"), False))
+        target_selector = TargetSelector(Words(), Classification(ClassNames(("cat", "dog"), False)))
         for ref in find_images([str(path)]):
             target_selector.truth(ref)
             assert ".." not in ref.name.split("/")

@@ -19,9 +19,11 @@ from cnnviz.io.cells import guarded, without_guard
 from cnnviz.io.label_tables import read_label_table
 from cnnviz.io.sources import ImageRef, find_images
 from cnnviz.io.write_tables import write_csv
-from cnnviz.run.target_selection import TargetSelector
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
-from cnnviz.tasks.classification import ClassNames
+from cnnviz.tasks.base import Words
+from cnnviz.tasks.class_names import ClassNames
+from cnnviz.tasks.class_selection import TargetSelector
+from cnnviz.tasks.classification import Classification
 from tests.support.pictures import photograph
 from tests.support.runs import TINY, Quiet
 
@@ -47,14 +49,14 @@ def test_a_table_says_the_same_as_input_and_as_class(tmp_path: Path, form: str) 
     table = tmp_path / "labels.csv"
     table.write_bytes(FORMS[form].encode())
     classes = ClassNames(LABELS, False)
-    target_selector = TargetSelector([str(table)], classes)
+    target_selector = TargetSelector(Words([str(table)]), Classification(classes))
     for name, label in (("a.png", "dog"), ("sub/b.png", "fish")):
         ref = ImageRef(str(tmp_path / name), name, 0)
         assert target_selector.truth(ref) == label
         assert target_selector.select(ref, torch.zeros(len(LABELS))) == [LABELS.index(label)]
     listed = [ref for ref in find_images([str(table)]) if not Path(ref.uri).name.startswith("=")]
     assert [ref.uri for ref in listed] == [str(tmp_path / "a.png"), str(tmp_path / "sub/b.png")]
-    assert [TargetSelector([], classes).truth(ref) for ref in listed] == ["dog", "fish"]
+    assert [TargetSelector(Words(), Classification(classes)).truth(ref) for ref in listed] == ["dog", "fish"]
 
 
 def test_a_label_column_of_numbers_names_labels_and_an_index_column_outputs(tmp_path: Path) -> None:
@@ -62,9 +64,9 @@ def test_a_label_column_of_numbers_names_labels_and_an_index_column_outputs(tmp_
     table = tmp_path / "labels.csv"
     ref = ImageRef(str(tmp_path / "a.png"), "a.png", 0)
     table.write_text("path,label\na.png,10\n")
-    assert TargetSelector([str(table)], ClassNames(LABELS, False)).truth(ref) == "10"
+    assert TargetSelector(Words([str(table)]), Classification(ClassNames(LABELS, False))).truth(ref) == "10"
     table.write_text("path,class_index\na.png,10\n")
-    target_selector = TargetSelector([str(table)], ClassNames(LABELS, False))
+    target_selector = TargetSelector(Words([str(table)]), Classification(ClassNames(LABELS, False)))
     assert target_selector.truth(ref) == "10"  # as the table says it: it is no class
     with pytest.raises(ImageError, match="class 10 does not exist; the network has 4"):
         target_selector.select(ref, torch.zeros(4))

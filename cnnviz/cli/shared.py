@@ -104,6 +104,12 @@ class Shared:
     )
     no_crop: bool = flag(False, "Short for --view whole.", panel=_MODEL)
     logits_key: str | None = flag(None, "Key or index of the class scores in the model's output.", "KEY", panel=_MODEL)
+    task: str = flag(
+        "auto",
+        "What the model is for: classify, segment; auto tells it by the output.",
+        "TASK",
+        panel=_MODEL,
+    )
     activation: str = flag(
         "auto", "How scores become probabilities; auto reads it off the network.", "|".join(ACTIVATIONS), panel=_MODEL
     )
@@ -201,8 +207,8 @@ class Shared:
     overwrite: bool = flag(False, "Replace the run in the folder.", panel=_OUTPUT)
     save: str | None = flag(
         None,
-        "Any of overlay,heatmap,raw,panel,boxes,gradient,none. [default: {}; with -o -: overlay; with --only wrong "
-        "also panel]",
+        "Any of overlay,heatmap,raw,panel,boxes,segments,gradient,none. [default: {}; with -o -: overlay; with --only "
+        "wrong also panel]",
         "KINDS",
         panel=_OUTPUT,
     )
@@ -293,6 +299,7 @@ class Shared:
             truth=self.truth,
             truth_classes=self.truth_classes,
             only=self.only,
+            task=self.task,
             sanity=self.sanity,
         )
 

@@ -63,6 +63,11 @@ class Target(ABC):
         """The same thing in another unit; None where it has no such unit."""
         return self if unit == self.unit else None
 
+    @property
+    def watched(self) -> Target:
+        """The target whose score is watched while the image is changed: itself, but for sums over a region."""
+        return self
+
     def repeated(self, output: Any, times: int) -> Tensor:
         """Scores [times N] of an output for [times N], the images of the batch ``times`` over."""
         # A user's function may rely on the number of images.
@@ -195,6 +200,13 @@ class DifferenceTarget(ByImage):
                 "A difference is of two scores from one output: of two classes, or of two units of one layer.",
                 "For example diff:281,282 or diff:unit:features.28:5,unit:features.28:7.",
             )
+
+    @property
+    def watched(self) -> DifferenceTarget:
+        first, second = self.first.watched, self.second.watched
+        assert isinstance(first, ByImage)
+        assert isinstance(second, ByImage)
+        return DifferenceTarget(first, second)
 
     def in_unit(self, unit: str) -> DifferenceTarget | None:
         first, second = self.first.in_unit(unit), self.second.in_unit(unit)

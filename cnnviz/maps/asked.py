@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cnnviz.maps.write_image import TargetMap
-from cnnviz.records import ClassScore, TargetScore
+from cnnviz.records import ClassScore, PredictionScore, RegionScore, TargetScore
 from cnnviz.run.outcomes import Verdict
 from cnnviz.run.truth_classes import TruthClasses
 from cnnviz.tasks.base import Request
@@ -22,13 +25,15 @@ class Asked:
         predictions: The first classes.
         verdict: Whether they are right; None where that is not known.
         facts: Of the record, beside those of all images.
+        shown: The class at each position of a dense output [h, w]; None for others.
     """
 
     requests: Sequence[Request]
     targets: Sequence[TargetScore]
-    predictions: tuple[ClassScore, ...]
+    predictions: tuple[PredictionScore, ...]
     verdict: Verdict | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    shown: NDArray[np.int64] | None = None
 
     @property
     def of_image(self) -> Mapping[str, Any]:
@@ -48,7 +53,7 @@ def truth_labels(
     known: TruthClasses | None, targets: Sequence[TargetScore]
 ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """For each target the labels of the annotations that mean it, and those of which it is the likeliest class."""
-    classes = [target if isinstance(target, ClassScore) else None for target in targets]
+    classes = [target if isinstance(target, (ClassScore, RegionScore)) else None for target in targets]
     labels = [() if known is None or each is None else known.labels_of(each.class_index) for each in classes]
     best: dict[str, int] = {}
     for place, (each, own) in enumerate(zip(classes, labels, strict=True)):

@@ -17,7 +17,7 @@ from cnnviz.engine.open_session import SessionOptions
 from cnnviz.engine.precision import smooth_probe
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
-from cnnviz.engine.targets import class_logits
+from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
 from cnnviz.maps import mosaics, tiling
@@ -34,10 +34,11 @@ from cnnviz.registry import lookup
 from cnnviz.registry.metrics import RANDOMIZATION, MetricRequest
 from cnnviz.registry.specs import MethodSpec, Options
 from cnnviz.render.overlay import Style
+from cnnviz.run.images import DecodedImage, failed
 from cnnviz.run.outcomes import WRONG
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.settings import SCORES, RunSettings, check_choice
-from cnnviz.tasks.base import Predictions, Request
+from cnnviz.tasks.base import Predictions, Request, Selected
 
 ImageOutcome = ImageResult | Record
 
@@ -84,7 +85,7 @@ class Explainer:
         sessions: dict[tuple[Cut, Readout], Session] = {(cuts[0], Readout.scores()): self.prepared.session}
         self.methods = [self._prepare(*each, cut, sessions) for each, cut in zip(chosen, cuts, strict=True)]
         self._rehearse()
-        self._probe_class: Tensor | None = None
+        self._probe_target: Target | None = None
         if len(self.methods) == 1:
             self.prepared.settle_precision(cuts[0], self._map_of_probe)
             self.methods[0].session = self.prepared.session
@@ -133,6 +134,11 @@ class Explainer:
 
     def _check_targets(self) -> None:
         """Refuse what only classes can be asked for."""
+        if self.prepared.preprocess.view == "tiles" and not self.prepared.task_spec.tiled:
+            raise CnnvizError(
+                f"--view tiles joins maps of whole crops; --task {self.prepared.task_spec.name} explains their parts.",
+                "Use --view whole, crop or squash.",
+            )
         if not self.prepared.target_selector.beyond_classes:
             return
         if self.settings.model.view == "tiles":
@@ -151,18 +157,16 @@ class Explainer:
 
     def _rehearse(self) -> None:
         """Run the methods on a probe, so that a request they cannot meet fails before the run."""
-        probe, task, selector = self.prepared.probe(1), self.prepared.task, self.prepared.target_selector
-        first = task.target_of(torch.zeros(1, dtype=torch.long)) if selector.explains_classes else None
-        # As if each class in turn were predicted: a difference is left out where both sides are the same.
-        said = 1.0 * torch.eye(len(task.classes))[:2]
-        requests = [selector.requests([], scores, task) for scores in said]
+        probe = self.prepared.probe(1)
         told: dict[str, None] = {}
         runs: dict[Session, ForwardPass] = {}
         with rt.scope():
             for method in self.methods:
                 if method.session not in runs:
                     runs[method.session] = method.session.forward(probe)
-                told |= dict.fromkeys(probing(method, requests, runs[method.session], first))
+                run = runs[method.session]
+                requests = self.prepared.target_selector.rehearsal(run.chosen)
+                told |= dict.fromkeys(probing(method, requests, run))
                 told |= dict.fromkeys(filter(None, [method.spec.caveat_with(method.params)]))
         for text in told:
             self.prepared.note(text)
@@ -171,10 +175,9 @@ class Explainer:
         """The method's map of a probe that is smooth as photographs are, for the class that it is first taken for."""
         with rt.scope():
             run = session.forward(smooth_probe(self.prepared.preprocess.input_size))
-            if self._probe_class is None:
-                self._probe_class = class_logits(run.logits.detach()).argmax(dim=1).cpu()
-            target = self.prepared.task.target_of(self._probe_class)
-            return self.methods[0].dry_run(run, target).values.detach().float().cpu()
+            if self._probe_target is None:
+                self._probe_target = self.prepared.task.default_target(run.chosen)
+            return self.methods[0].dry_run(run, self._probe_target).values.detach().float().cpu()
 
     def header(self) -> RunHeader:
         """What the report says of the run, before its first image."""
@@ -190,11 +193,13 @@ class Explainer:
         with rt.scope():
             pixels = normalize(prepared.batch(items), prepared.preprocess)
             runs = {self.methods[0].session: self.methods[0].session.forward(pixels)}
-            predictions = prepared.predict(runs[self.methods[0].session].logits.detach())
-            asked = [prepared.select_targets(item, predictions, i) for i, item in enumerate(items)]
+            predictions = prepared.predict(runs[self.methods[0].session].chosen.detach())
+            asked = [prepared.requests(item, predictions, i) for i, item in enumerate(items)]
             if self.settings.target.only is not None and any(isinstance(each, Record) for each in asked):
                 return self._explain_some(items, asked)
-            wanted = [self._requests(classes, predictions, i) for i, classes in enumerate(asked)]
+            wanted: list[Sequence[Request]] = [() if isinstance(own, Record) else own.requests for own in asked]
+            if not any(wanted):
+                return [own for own in asked if isinstance(own, Record)]
             maps = []
             for method in self.makers:
                 if method.session not in runs:
@@ -203,31 +208,29 @@ class Explainer:
             run = runs[self.methods[0].session]
             targets = [[self._scored(request, predictions, i, run) for request in own] for i, own in enumerate(wanted)]
         rows: list[ImageOutcome] = []
-        for i, (item, classes) in enumerate(zip(items, asked, strict=True)):
-            if isinstance(classes, Record):
-                rows.append(classes)
+        for i, (item, own) in enumerate(zip(items, asked, strict=True)):
+            if isinstance(own, Record):
+                rows.append(own)
                 continue
-            if not wanted[i]:
-                message = "it is taken for the class that it is compared with, and nothing else is asked for"
-                rows.append(failed(item, "no-target", message))
-                continue
-            verdict = prepared.verdict(item, predictions, i)
-            of_image = Asked(wanted[i], targets[i], prepared.top_predictions(predictions, i), verdict)
-            rows.append(self._row(item, of_image, [own[i] for own in maps]))
+            facts = prepared.task.facts(predictions, i)
+            if own.unmatched:
+                facts["unmatched"] = [{"spec": spec, "reason": reason} for spec, reason in own.unmatched]
+            of_image = Asked(
+                wanted[i],
+                targets[i],
+                prepared.top_predictions(predictions, i),
+                prepared.verdict(item, predictions, i),
+                facts,
+                prepared.task.shown(predictions, i),
+            )
+            rows.append(self._row(item, of_image, [made[i] for made in maps]))
         return rows
 
-    def _explain_some(self, items: Sequence[DecodedImage], asked: Sequence[list[int] | Record]) -> list[ImageOutcome]:
+    def _explain_some(self, items: Sequence[DecodedImage], asked: Sequence[Selected | Record]) -> list[ImageOutcome]:
         """A batch of which some images are left out: one more pass over the others costs less than maps of all."""
         some = [item for item, own in zip(items, asked, strict=True) if not isinstance(own, Record)]
         made = iter(self._explain(some) if some else [])
         return [own if isinstance(own, Record) else next(made) for own in asked]
-
-    def _requests(self, classes: list[int] | Record, said: Predictions, image: int) -> list[Request]:
-        """What is explained for an image; for one that fails anything, and it is dropped."""
-        task = self.prepared.task
-        if isinstance(classes, Record):
-            return [task.request(0)]
-        return self.prepared.target_selector.requests(classes, said.scores[image], task)
 
     def _scored(self, request: Request, said: Predictions, image: int, run: ForwardPass) -> TargetScore:
         output = self.methods[0].pass_for(request, run).output
@@ -258,7 +261,7 @@ class Explainer:
         ]
         if all(isinstance(classes, Record) for classes in asked):
             return [classes for classes in asked if isinstance(classes, Record)]
-        task = prepared.task
+        task = prepared.classification
         wanted = [
             [task.request(index) for index in (a if isinstance(a, list) else [0])]
             for m, a in zip(mosaics, asked, strict=True)
@@ -308,6 +311,7 @@ class Explainer:
             maps=rows,
             of_image={**prepared.view_facts(item), **self._truth_facts(item), **asked.of_image},
             truth=item.truth,
+            classes=asked.shown,
         )
 
     def _target_map(
@@ -325,7 +329,17 @@ class Explainer:
             facts["pre_activation"] = layer.pre_activation
         name = None if layer is None else layer.name
         return TargetMap(
-            target, request.slug, method.spec, name, made.drawn, made.raw, made.scores, made.arrays, facts, *labels
+            target,
+            request.slug,
+            method.spec,
+            name,
+            made.drawn,
+            made.raw,
+            made.scores,
+            made.arrays,
+            facts,
+            *labels,
+            outline=request.outline,
         )
 
     def _truth_facts(self, item: DecodedImage) -> dict[str, Any]:

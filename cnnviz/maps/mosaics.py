@@ -221,7 +221,9 @@ class _Energies:
     def add(self, mosaics: Tensor, which: Sequence[Mosaic]) -> None:
         """A batch of mosaics, uint8 [N, C, H, W]."""
         prepared = self._prepared
-        wanted: list[list[Request]] = [[prepared.task.request(index) for index in each.classes] for each in which]
+        wanted: list[list[Request]] = [
+            [prepared.classification.request(index) for index in each.classes] for each in which
+        ]
         runs: dict[Session, ForwardPass] = {}
         firsts: dict[str, list[PlacedMap]] = {}
         with rt.scope():

@@ -22,6 +22,7 @@ from cnnviz.metrics.chosen import ModelMetrics
 from cnnviz.metrics.contract import ExplainedBatch
 from cnnviz.metrics.faithfulness_baselines import with_baseline
 from cnnviz.models.graph.layers import LayerRef
+from cnnviz.models.graph.structures import map_tensors
 from cnnviz.models.preprocess import in_order
 from cnnviz.registry.params import Options
 from cnnviz.registry.specs import MethodSpec
@@ -124,7 +125,8 @@ class PreparedMethod:
         """Maps of one request of each image that has one; the others repeat somebody's, and their result is dropped."""
         some = next(request for request in there if request is not None)
         target = some.target([some if request is None else request for request in there])
-        heatmap = explain_batch(self.spec, self.pass_for(some, run), target, self.params)
+        own_run = self.pass_for(some, run)
+        heatmap = explain_batch(self.spec, own_run, target, self.params)
         raw = self._in_rgb(heatmap.values.detach().float()).cpu().numpy()
         drawn = raw if heatmap.maps is None else heatmap.maps.detach().float().cpu().numpy()
         arrays = {
@@ -135,7 +137,9 @@ class PreparedMethod:
             if request is not None:
                 own = {name: array[image] for name, array in arrays.items()}
                 scores = {k: v[image].tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
-                found[image].append(ComputedMap(drawn[image], raw[image], dict(heatmap.facts), scores, own))
+                read = map_tensors(lambda t, i=image: t[i : i + 1], own_run.output)
+                facts = {**heatmap.facts, **request.facts(self.spec, heatmap.values[image].detach(), read)}
+                found[image].append(ComputedMap(drawn[image], raw[image], facts, scores, own))
 
     def _in_rgb(self, values: Tensor) -> Tensor:
         """A gradient at the network's input [N, C, H, W] in the order of pictures; other values as they are."""
@@ -188,21 +192,18 @@ def scored(
     return made
 
 
-def probing(
-    method: PreparedMethod, requests: Sequence[Sequence[Request]], run: ForwardPass, first: Target | None
-) -> list[str]:
+def probing(method: PreparedMethod, requests: Sequence[Sequence[Request]], run: ForwardPass) -> list[str]:
     """Try a method on a pass over one probe, so that what it cannot do fails before the run.
 
     Args:
         method: The method.
         requests: What will be asked for, as if one class and then another were predicted.
         run: A pass of its session.
-        first: A class, where classes are explained.
 
     Returns:
         What it has to tell, each once.
     """
-    made = [method.dry_run(run, first)] if first is not None else []
+    made: list[Heatmap] = []
     for some in requests:
         made += [method.dry_run(method.pass_for(request, run), request.target([request])) for request in some]
     return list(dict.fromkeys(note for heatmap in made for note in heatmap.notes))

@@ -20,7 +20,8 @@ from cnnviz.geometry.mosaic import join
 from cnnviz.models import tiles
 from cnnviz.models.preprocess import Preprocess
 from cnnviz.records import Record
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel
+from cnnviz.run.images import DecodedImage
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import Tile
 from cnnviz.tasks.base import Predictions
 

@@ -17,11 +17,12 @@ from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.maps.box_picture import box_tile, is_pictured, marked
 from cnnviz.maps.mistake_picture import by_method, common_limits
+from cnnviz.maps.segment_picture import Segmented, outlined
 from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.metrics.contract import ExplainedImage
 from cnnviz.metrics.map_statistics import is_even
 from cnnviz.models.preprocess import Geometry
-from cnnviz.records import ClassScore, Explanation, Record, TargetScore
+from cnnviz.records import ClassScore, Explanation, PredictionScore, Record, TargetScore
 from cnnviz.registry.metrics import MAP_STATISTICS
 from cnnviz.registry.specs import MethodSpec
 from cnnviz.render.box_figure import BoxTile, box_figure
@@ -73,7 +74,8 @@ class TargetMap:
 
     ``layer`` is the one that was explained, if any; ``scores`` are the method's own figures of this map; ``facts`` are
     what the record says of it; ``truth_labels`` are those of the annotations that mean its class, ``counted_labels``
-    those that no likelier class means which is explained too.
+    those that no likelier class means which is explained too; ``outline`` is the part of the image that is asked about,
+    as shares of cells [h, w], None for all of it.
     """
 
     target: TargetScore
@@ -87,23 +89,26 @@ class TargetMap:
     facts: Mapping[str, Any] = field(default_factory=dict)
     truth_labels: tuple[str, ...] = ()
     counted_labels: tuple[str, ...] | None = None
+    outline: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class ImageResult:
     """What the model said about one image.
 
-    ``of_image`` are facts of the record; ``truth`` is what is known of the image.
+    ``of_image`` are facts of the record; ``truth`` is what is known of the image; ``classes`` are those at each
+    position of a dense output [h, w].
     """
 
     ref: ImageRef
     rgb: NDArray[np.uint8]
     geometry: Geometry
     label: str | None
-    predictions: tuple[ClassScore, ...]
+    predictions: tuple[PredictionScore, ...]
     maps: Sequence[TargetMap]
     of_image: Mapping[str, Any] = field(default_factory=dict)
     truth: Truth | None = None
+    classes: NDArray[np.int64] | None = None
 
     @property
     def bytes_a_pixel(self) -> int:
@@ -125,6 +130,7 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
     panel_rows: list[PanelRow] = []
     tiles: list[BoxTile] = []
     beside: dict[Any, Any] = {}
+    segmented = None if done.classes is None else Segmented(done, how.labels)
     ranges = _ranges(done, how.style)
     for item in done.maps:
         placed, shown = _placed(done, item, how.style)
@@ -139,19 +145,14 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
             tiles.append(box_tile(done, item, shown, scores, own.style))
         files = _write_map(done, item, shown, scores["box_xywh"], own)
         facts = {**item.facts, "drawn_limits": list(drawn_limits(shown, own.style))}
+        if segmented is not None:
+            facts["evidence"] = segmented.evidence(placed)
+            if "segments" in how.save:
+                segmented.add(item, shown, facts["evidence"], own.style)
         if scores.get("flat"):
             facts["flat_reason"] = _flat_reason(item)
         rows.append(Explanation(item.method.name, item.layer, item.target, files, scores, facts))
-    if "panel" in how.save and rows:
-        name = _write_panel(done, panel_rows, how)
-        for row, of_panel in zip(rows, panel_rows, strict=True):
-            if of_panel.role or not any(each.role for each in panel_rows):
-                row.files["panel"] = name  # type: ignore[index]
-    if tiles:
-        name = _write_boxes(done, tiles, how)
-        for row, item in zip(rows, done.maps, strict=True):
-            if is_pictured(done, item):
-                row.files["boxes"] = name  # type: ignore[index]
+    _write_figures(done, how, rows, (panel_rows, tiles, segmented))
     return Record(
         path=done.ref.uri,
         width=done.rgb.shape[1],
@@ -191,6 +192,31 @@ def _panel_row(item: TargetMap, shown: PlacedMap) -> PanelRow:
     role = str(item.facts.get("role", ""))
     label = item.target.label if role and not _is_against(item) else _said(item)
     return PanelRow(label, _probability(item), shown, _kind(item), score=score, role=role)
+
+
+def _write_figures(
+    done: ImageResult,
+    how: OutputStyle,
+    rows: Sequence[Explanation],
+    drawn: tuple[Sequence[PanelRow], Sequence[BoxTile], Segmented | None],
+) -> None:
+    """The pictures that several maps share; each is named in the files of its maps."""
+    panel_rows, tiles, segmented = drawn
+    if "panel" in how.save and rows:
+        name = _write_panel(done, panel_rows, how)
+        for row, of_panel in zip(rows, panel_rows, strict=True):
+            if of_panel.role or not any(each.role for each in panel_rows):
+                row.files["panel"] = name  # type: ignore[index]
+    if segmented is not None and "segments" in how.save and rows:
+        name = f"images/{done.ref.name}.segments.{how.picture.suffix}"
+        how.store.write(name, encode(segmented.figure(), how.picture))
+        for row in rows:
+            row.files["segments"] = name  # type: ignore[index]
+    if tiles:
+        name = _write_boxes(done, tiles, how)
+        for row, item in zip(rows, done.maps, strict=True):
+            if is_pictured(done, item):
+                row.files["boxes"] = name  # type: ignore[index]
 
 
 def _image(done: ImageResult, item: TargetMap) -> ExplainedImage:
@@ -265,6 +291,7 @@ def _write_map(
     if "overlay" in how.save:
         files["overlay"] = f"{stem}.overlay.{how.picture.suffix}"
         picture = overlay(done.rgb, shown, how.style)
+        picture = outlined(done, item, picture)
         if "box" in how.marks and box_xywh is not None:
             picture = with_box(picture, Box(*box_xywh))
         if "legend" in how.marks:

@@ -28,7 +28,8 @@ def explain_batch(spec: MethodSpec, run: ForwardPass, target: Target, params: An
     if target.readout != run.session.readout:
         raise TypeError(f"the session reads {run.session.readout}, the target {target.readout}")
     with rt.scope():
-        heatmap = spec.load()(run, target, params)
+        # Methods that take no gradient compare scores of changed images.
+        heatmap = spec.load()(run, target if spec.backward != "0" else target.watched, params)
     if not isinstance(heatmap, Heatmap):
         raise CnnvizError(
             f"Method {spec.name} returned {type(heatmap).__name__}; expected a Heatmap.",

@@ -22,7 +22,7 @@ from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.geometry.placement import place
 from cnnviz.models.graph.structures import map_tensors
-from cnnviz.records import ClassScore, TargetScore
+from cnnviz.records import PredictionScore, TargetScore
 from cnnviz.registry.params import Options
 
 Map = NDArray[np.float32]
@@ -54,7 +54,7 @@ class ExplainedImage:
     rgb: NDArray[np.uint8]
     rect: tuple[float, float, float, float]
     target: TargetScore
-    predictions: tuple[ClassScore, ...]
+    predictions: tuple[PredictionScore, ...]
     label: str | None
     method: str
     truth_labels: tuple[str, ...] = ()

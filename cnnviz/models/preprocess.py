@@ -231,13 +231,14 @@ def override(
         resize: Length of the shorter side before the crop, or of the whole image.
         mean: One value, or one a channel.
         std: One value, or one a channel.
-        view: ``crop``, ``tiles``, ``whole`` or ``squash``.
+        view: ``crop``, ``tiles``, ``whole`` or ``squash``. ``crop`` is what the weights do themselves: the whole
+            picture, where they crop nothing.
         channel_order: ``rgb`` or ``bgr``.
 
     Raises:
         CnnvizError: if the values do not fit together.
     """
-    view = spec.view if view is None else view
+    view = spec.view if view is None or (view == "crop" and spec.view == "whole") else view
     if view == "squash" and resize is not None:
         raise CnnvizError(
             f"--resize {resize} and --view squash exclude each other",

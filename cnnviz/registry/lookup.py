@@ -2,7 +2,8 @@
 
 The command line, the pipeline, the report, the README's table, ``cnnviz.list_methods()`` and the contract tests read
 it. A new method is its function, its entry here and its oracle; third parties add entries through the entry-point group
-``cnnviz.methods``, metrics through ``cnnviz.metrics``. Nothing here imports torch: ``--help`` must not wait for it.
+``cnnviz.methods``, metrics through ``cnnviz.metrics``, tasks through
+``cnnviz.tasks``. Nothing here imports torch: ``--help`` must not wait for it.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from cnnviz.registry.specs import (
     check_words,
 )
 from cnnviz.registry.studies import STUDIES
+from cnnviz.registry.tasks import AUTO, TASKS, TaskSpec
 from cnnviz.registry.training import TRAINING
 
 ENTRY_POINT_GROUP = "cnnviz.methods"
+TASK_GROUP = "cnnviz.tasks"
 METRIC_GROUP = "cnnviz.metrics"
 
 BUILT_IN: tuple[MethodSpec, ...] = (*ACTIVATION_MAPS, *INPUT_GRADIENTS, *RELEVANCE, *PERTURBATION)
@@ -181,6 +184,52 @@ def list_metrics() -> list[dict[str, Any]]:
     ]
 
 
+@lru_cache(maxsize=1)
+def all_tasks() -> tuple[TaskSpec, ...]:
+    """Built-in tasks, then those of installed packages.
+
+    Raises:
+        CnnvizError: A package registers something else than a :class:`TaskSpec`, or a name that is taken.
+    """
+    found = {spec.name: spec for spec in TASKS}
+    for point in entry_points(group=TASK_GROUP):
+        spec = point.load()
+        spec = spec() if callable(spec) else spec
+        refused = f"Entry point {point.name!r} of {TASK_GROUP} cannot be used"
+        if not isinstance(spec, TaskSpec):
+            raise CnnvizError(f"{refused}: it is no TaskSpec.")
+        if spec.name in found or spec.name == AUTO:
+            raise CnnvizError(f"{refused}: name {spec.name!r} is taken.")
+        found[spec.name] = spec
+    return tuple(found.values())
+
+
+def find_task(name: str, shape: tuple[int, ...]) -> TaskSpec:
+    """The task of a network whose output for one image has this shape.
+
+    Args:
+        name: As ``--task`` has it; ``auto`` takes the first task that fits.
+        shape: Of the explained output.
+
+    Raises:
+        CnnvizError: Unknown name, with near matches; or the network has no such output.
+    """
+    tasks = {spec.name: spec for spec in all_tasks()}
+    if name == AUTO:
+        return next((spec for spec in tasks.values() if spec.fits(shape)), TASKS[0])
+    if name not in tasks:
+        hint = nearest(name, tasks) or f"Use one of {', '.join([AUTO, *tasks])}."
+        raise CnnvizError(f"--task {name}: there is no such task.", hint)
+    if not tasks[name].fits(shape):
+        fitting = [spec.name for spec in tasks.values() if spec.fits(shape)]
+        sizes = ", ".join(["N", *map(str, shape[1:])])
+        raise CnnvizError(
+            f"--task {name}: the explained output has shape [{sizes}], that of another task.",
+            f"Use --task {' or '.join(fitting) or AUTO}, or choose another output with --logits-key.",
+        )
+    return tasks[name]
+
+
 def _find(name: str, specs: tuple[_Spec, ...], what: str) -> _Spec:
     by_name = {spec.name: spec for spec in specs}
     if name in by_name:
@@ -209,13 +258,16 @@ __all__ = [
     "MetricSpec",
     "Param",
     "StudySpec",
+    "TaskSpec",
     "all_entries",
     "all_methods",
     "all_metrics",
+    "all_tasks",
     "commands",
     "find_entry",
     "find_method",
     "find_metric",
+    "find_task",
     "list_methods",
     "list_metrics",
     "method_names",

@@ -61,6 +61,7 @@ class Counts:
     resumed: int = 0
     maps: int = 0
     flat: int = 0
+    trivial: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     labelled: int = 0
     right: int = 0
@@ -119,6 +120,7 @@ class Counts:
         maps = record.get("explanations") or ()
         self.maps += len(maps)
         self.flat += sum(bool(each["scores"].get("flat")) for each in maps)
+        self.trivial += sum(bool(each.get("trivial")) for each in maps)
 
     def what_was_outside(self, views: Sequence[str] = VIEWS) -> str:
         """How much of how many pictures the network was not shown; empty where it saw all.

@@ -44,6 +44,7 @@ def run_header(
             "labels_sha256": model["labels_sha256"],
             "parameters": loaded.parameters,
             "num_classes": loaded.num_classes,
+            "task": model["task"],
             "input_size": list(spec.input_size),
             "layers": model["layers"],
             "preprocess": {

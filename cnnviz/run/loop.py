@@ -28,7 +28,8 @@ from cnnviz.models.preprocess import prepare as prepare_pixels
 from cnnviz.records import Record
 from cnnviz.run.counting import Counts, Reporter
 from cnnviz.run.folder import FinishedRecord, RunFolder
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import AnyImage, InputFile
 
 # Bytes of images that are being decoded, or are decoded and wait: for the model, the encoders, or while they are drawn.

@@ -8,7 +8,7 @@ import torch
 
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError
-from cnnviz.models.graph.outputs import select_output, two_dim
+from cnnviz.models.graph.outputs import as_rows, select_output
 
 if TYPE_CHECKING:
     from cnnviz.run.prepared_model import PreparedModel
@@ -37,8 +37,8 @@ def holds_at(prepared: PreparedModel, size: tuple[int, int]) -> bool:
     key = prepared.session.output.key
     with rt.scope():
         try:
-            expected = two_dim(select_output(prepared.loaded.module(image), key).detach())
-            got = prepared.session.forward(image).logits.detach().cpu()
+            expected = as_rows(select_output(prepared.loaded.module(image), key).detach())
+            got = prepared.session.forward(image).chosen.detach().cpu()
         except Exception as error:
             if rt.is_out_of_memory(error):
                 raise

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cnnviz.errors import ImageError
-from cnnviz.records import ClassScore, Record
+from cnnviz.records import ClassScore, PredictionScore, Record
 
 if TYPE_CHECKING:
-    from cnnviz.run.prepared_model import Decoded, DecodedImage
-    from cnnviz.run.target_selection import TargetSelector
+    from cnnviz.run.images import Decoded, DecodedImage
     from cnnviz.tasks.base import Predictions
+    from cnnviz.tasks.class_selection import TargetSelector
     from cnnviz.tasks.classification import Classification
 
 WRONG, CORRECT = "wrong", "correct"
@@ -60,7 +60,9 @@ def verdict_of(
     return Verdict(tuple(classes), task.scored(int(said.scores[place].argmax()), said, place))
 
 
-def skipped(image: Decoded, label: str | None, predictions: tuple[ClassScore, ...], facts: Mapping[str, Any]) -> Record:
+def skipped(
+    image: Decoded, label: str | None, predictions: tuple[PredictionScore, ...], facts: Mapping[str, Any]
+) -> Record:
     """The record of an image that ``--only`` leaves out: looked at, neither explained nor drawn."""
     height, width = image.rgb.shape[:2]
     return Record(image.ref.uri, width, height, label, predictions, facts={**facts, "skipped": True})

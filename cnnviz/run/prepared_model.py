@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
@@ -22,47 +19,26 @@ from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.placement import seen_part
-from cnnviz.geometry.truth import Truth
-from cnnviz.io.sources import ImageRef
 from cnnviz.models.loading.digests import labels_sha256, weights_sha256
 from cnnviz.models.loading.load import LoadedModel, load
-from cnnviz.models.preprocess import Geometry
-from cnnviz.records import ClassScore, Record, RunHeader
+from cnnviz.records import ClassScore, PredictionScore, Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec, StudySpec
 from cnnviz.run.compilation import compiled_if_faster
 from cnnviz.run.header import run_header
+from cnnviz.run.images import DecodedImage, failed
 from cnnviz.run.other_size import check_other_size
 from cnnviz.run.outcomes import Verdict, skipped, verdict_of
-from cnnviz.run.target_selection import TargetSelector
+from cnnviz.run.task_choice import task_of
 from cnnviz.run.truth_classes import annotations_of, truth_classes_of
 from cnnviz.schema.images import Shown
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
-from cnnviz.tasks.base import Predictions
-from cnnviz.tasks.classification import Classification, ClassNames
+from cnnviz.tasks.base import Predictions, Selected, Selector, Task, Words
+from cnnviz.tasks.class_names import ClassNames
+from cnnviz.tasks.class_selection import TargetSelector
+from cnnviz.tasks.classification import Classification
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, eq=False)
-class DecodedImage:
-    """A decoded image: as a viewer shows it, and as the network sees it (uint8 [C, H, W]); and what is known of it."""
-
-    ref: ImageRef
-    rgb: NDArray[np.uint8]
-    pixels: Tensor
-    geometry: Geometry
-    truth: Truth | None = field(default=None, kw_only=True)
-
-
-class Decoded(Protocol):
-    """A decoded image, or what was made of one."""
-
-    @property
-    def ref(self) -> ImageRef: ...
-
-    @property
-    def rgb(self) -> NDArray[np.uint8]: ...
 
 
 class PreparedModel:
@@ -115,24 +91,31 @@ class PreparedModel:
             self.session = compiled_if_faster(self, cut, total)
         for text in (*self.session.notes, *self.examination.notes):
             note(text)
-        if settings.model.view == "whole":
+        if self.preprocess.view == "whole":
             check_other_size(self)
-        asked = settings.target.activation
-        activation = (self.session.final_activation or "softmax") if asked == "auto" else asked
         outputs = self.session.output.classes
         self.one_logit = outputs == 1
         self.guesses: list[str] = []
         self.classes = ClassNames(self._labels(outputs), self.one_logit, self.loaded.synsets, self._guessed)
-        self.task = Classification(self.classes, settings.target.score, activation)
+        self.task_spec = task_of(self._spec, self.session, settings.target.task, note)
+        asked = settings.target.activation
+        self.activation = (self.session.final_activation or "softmax") if asked == "auto" else asked
+        self.task: Task = self.task_spec.load()(self.classes, settings.target.score, self.activation)
         self.truth_classes = truth_classes_of(self.annotations, self.classes, settings.target.truth_classes, note)
         self.target_selector = self._selector()
         self._unit_layers: list[str] = []
         if not self._explains_classes:
             self._in_float32(cut)
 
-    def _selector(self) -> TargetSelector:
+    def _selector(self) -> Selector:
         asked = self.settings.target
-        return TargetSelector(asked.classes, self.classes, asked.targets, self.truth_classes, asked.only)
+        return self.task.selector(Words(asked.classes, asked.targets, self.truth_classes, asked.only))
+
+    @property
+    def classification(self) -> Classification:
+        """The task, where it is that of class scores for the whole image."""
+        assert isinstance(self.task, Classification)
+        return self.task
 
     def _examine(self) -> Examination:
         """Look the network over, and run it as it must be run."""
@@ -168,11 +151,6 @@ class PreparedModel:
             f"There are {len(labels)} labels, but the network has {outputs} outputs.",
             "Give --labels with one name a class, or choose the class scores with --logits-key.",
         )
-
-    @property
-    def activation(self) -> str:
-        """How logits become probabilities."""
-        return self.task.activation
 
     def open_units(self, cut: Cut, readout: Readout) -> Session:
         """A session that ends at the units of a layer, in float32: how a lower precision does there was not measured.
@@ -245,7 +223,7 @@ class PreparedModel:
     @property
     def _explains_classes(self) -> bool:
         """Whether the class scores are explained, and not units alone."""
-        return self.target_selector.explains_classes or not self.target_selector.units
+        return self.target_selector.explains_scores or not self.target_selector.units
 
     def _in_float32(self, cut: Cut) -> None:
         """Leave the precision that was asked for where nothing is explained in it."""
@@ -329,13 +307,31 @@ class PreparedModel:
         """Scores and probabilities of a batch."""
         return self.task.reads(logits)
 
+    def requests(self, item: DecodedImage, predictions: Predictions, place: int) -> Selected | Record:
+        """What ``--class`` and ``--target`` ask of image ``place`` of the batch, or why there is nothing; or its whole
+        record where ``--only`` leaves it out.
+        """
+        return self._asked(item, predictions, place, self.target_selector.requests)
+
     def select_targets(self, item: DecodedImage, predictions: Predictions, place: int) -> list[int] | Record:
-        """The classes that ``--class`` asks of image ``place`` of the batch, or why there are none; or its whole record
-        where ``--only`` leaves it out."""
+        """The classes alone that ``--class`` asks of an image, as :meth:`requests`."""
+        selector = self.target_selector
+        assert isinstance(selector, TargetSelector)
+        return self._asked(
+            item, predictions, place, lambda item, said, at: selector.select(item.ref, said.scores[at], item.truth)
+        )
+
+    def _asked(
+        self,
+        item: DecodedImage,
+        predictions: Predictions,
+        place: int,
+        ask: Callable[[DecodedImage, Predictions, int], R],
+    ) -> R | Record:
         if not predictions.usable[place]:
             return failed(item, "not-finite", f"the network's output is not finite in {self.runtime.precision}")
         try:
-            found = self.target_selector.select(item.ref, predictions.scores[place], item.truth)
+            found = ask(item, predictions, place)
         except ImageError as error:
             return failed(item, error.kind, error.message)
         only, verdict = self.settings.target.only, self.verdict(item, predictions, place)
@@ -346,13 +342,20 @@ class PreparedModel:
 
     def verdict(self, item: DecodedImage, predictions: Predictions, place: int) -> Verdict | None:
         """Whether the network is right with image ``place`` of the batch; None where its classes are not known."""
-        return verdict_of(self.target_selector, self.task, item, predictions, place)
+        selector, task = self.target_selector, self.task
+        if not isinstance(selector, TargetSelector) or not isinstance(task, Classification):
+            return None
+        return verdict_of(selector, task, item, predictions, place)
 
     def scored(self, index: int, predictions: Predictions, place: int) -> ClassScore:
         """A class with what the network said of it."""
-        return self.task.scored(index, predictions, place)
+        return self.classification.scored(index, predictions, place)
 
-    def top_predictions(self, predictions: Predictions, place: int) -> tuple[ClassScore, ...]:
+    def top_classes(self, predictions: Predictions, place: int) -> tuple[ClassScore, ...]:
+        """The ``--top`` classes of a network with scores for the whole image, best first."""
+        return self.classification.top(predictions, place, self.settings.target.top)
+
+    def top_predictions(self, predictions: Predictions, place: int) -> tuple[PredictionScore, ...]:
         """The ``--top`` classes, best first."""
         return self.task.top(predictions, place, self.settings.target.top)
 
@@ -373,6 +376,7 @@ class PreparedModel:
             {
                 "weights_sha256": self._weights.result(),
                 "labels_sha256": labels_sha256(self.classes.labels),
+                "task": self.task_spec.name,
                 "layers": list(dict.fromkeys([*of_classes, *self._unit_layers])),
                 "notes": [*self.loaded.notes, *self.guesses],
                 "checks": self.examination.to_dict(),
@@ -389,12 +393,3 @@ class PreparedModel:
         name = self.runtime.precision
         exact = ["above the layer"] * bool(self.runtime.head) + ["for units"] * bool(self._unit_layers)
         return name if name == "fp32" or not exact else f"{name} (float32 {' and '.join(exact)})"
-
-
-def failed(image: ImageRef | Decoded, kind: str, message: str) -> Record:
-    """The record of an image that could not be explained; its size is known once it is decoded."""
-    if isinstance(image, ImageRef):
-        ref, width, height = image, None, None
-    else:
-        ref, (height, width) = image.ref, image.rgb.shape[:2]
-    return Record(ref.uri, width, height, ref.label, error={"type": kind, "message": message})

@@ -14,7 +14,7 @@ from cnnviz.io.annotations import Annotations
 from cnnviz.io.truth_tables import read_truth_classes
 from cnnviz.models.loading.coco_classes import imagenet_classes
 from cnnviz.settings import TargetSettings
-from cnnviz.tasks.classification import ClassNames
+from cnnviz.tasks.class_names import ClassNames
 
 COCO = "coco"
 _IMAGENET = 1000

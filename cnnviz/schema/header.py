@@ -102,6 +102,8 @@ class Model(TypedDict):
     """How many numbers were trained."""
     num_classes: Count
     """How many classes it tells apart."""
+    task: str
+    """What it is for: ``classify``, ``segment``, or a task of another package."""
     input_size: Shape
     """``[channels, height, width]`` that it is given."""
     layers: list[str]

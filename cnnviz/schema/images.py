@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from typing_extensions import NotRequired, TypedDict
 
 from cnnviz.schema.confusion import Judged
-from cnnviz.schema.maps import Explanation, Prediction
+from cnnviz.schema.maps import Explanation, Prediction, SegmentPrediction, Unmatched
 from cnnviz.schema.shapes import Box, Count, OneOf, Rectangle, Sha256, Shape
 
 View = Annotated[str, OneOf(("crop", "tiles", "whole", "squash"))]
@@ -67,8 +67,9 @@ class Result(TypedDict):
     """Height of the upright image in pixels; null where it could not be read."""
     label: str | None
     """Its known class (``--class folder``, or a table); null where none is known."""
-    predictions: list[Prediction]
-    """The ``--top`` best classes, best first; empty where there is an ``error``."""
+    predictions: list[Prediction] | list[SegmentPrediction]
+    """The ``--top`` best classes, best first (of a network with scores at positions those that it finds, by area);
+    empty where there is an ``error``."""
     explanations: list[Explanation]
     """One for each class, or difference of classes, that is explained; empty of studies, but for classmap."""
 
@@ -123,6 +124,8 @@ class Shown(TypedDict):
     """Of ``--view whole``: ``[channels, height, width]`` at which the image was shown."""
     tiles: NotRequired[list[Tile]]
     """Of ``--view tiles``: the tiles, row by row."""
+    unmatched: NotRequired[list[Unmatched]]
+    """Targets that match nothing in this image, where there are any."""
     truth: NotRequired[Truth | None]
     """Of ``--truth``: what the annotations say of the image; null where they do not have it."""
 

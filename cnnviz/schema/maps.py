@@ -27,6 +27,71 @@ class Prediction(TypedDict):
     """The network's score of the class before softmax or sigmoid; null where it is not finite."""
 
 
+class SegmentPrediction(TypedDict):
+    """A class that a network with scores at positions finds in the image."""
+
+    class_index: Count
+    """Index of the class among the network's outputs, from 0."""
+    label: str
+    """Name of the class."""
+    probability: float | None
+    """Mean probability of the class, 0 to 1, over the positions at which it is found."""
+    logit: float | None
+    """Mean score of the class before softmax or sigmoid over these positions."""
+    area: Share
+    """Share of the positions of the output at which the class is found."""
+
+
+class Region(TypedDict):
+    """The target of a network with scores at positions: the score of a class, summed over a region."""
+
+    kind: Literal["region"]
+    """What kind of target it is."""
+    spec: str
+    """The target as ``--target`` takes it."""
+    label: str
+    """Name of the class."""
+    score: float | None
+    """The sum over the region, in the unit of ``--score``: what is explained; null if not finite."""
+    class_index: Count
+    """Index of the class among the network's outputs, from 0."""
+    probability: float | None
+    """Mean probability of the class over the region, 0 to 1."""
+    logit: float | None
+    """Mean score of the class over the region, before softmax or sigmoid."""
+    region: str
+    """The region as it was asked for: ``pred`` (where the class is found), ``all``, ``truth``, ``mask:FILE``,
+    ``box:x,y,w,h``, ``point:x,y`` or ``segment:N``."""
+    region_area: Share
+    """Share of what the network saw that lies in the region."""
+    elements: Count
+    """How many positions of the output lie in the region, wholly or in part."""
+    reduction: Literal["sum"]
+    """How the scores of the positions become one."""
+
+
+class Unmatched(TypedDict):
+    """A target that matches nothing in an image."""
+
+    spec: str
+    """The target as it was asked for."""
+    reason: str
+    """Why it is not explained."""
+
+
+class Evidence(TypedDict):
+    """How much of a map lies on what the network takes for one class."""
+
+    class_index: Count
+    """Index of the class among the network's outputs, from 0."""
+    label: str
+    """Name of the class."""
+    share: Share
+    """Share of the map's positive values that lies where this class is predicted."""
+    area: Share
+    """Share of what the network saw that is predicted as this class."""
+
+
 @open_to("what a kind of target says of itself")
 class OtherTarget(TypedDict):
     """A target of another kind."""
@@ -60,7 +125,7 @@ class UnitOrNeuron(TypedDict):
     """A unit has none: null."""
 
 
-Side = Annotated[UnitOrNeuron | OtherTarget | Prediction, By(("kind",))]
+Side = Annotated[UnitOrNeuron | Region | OtherTarget | Prediction, By(("kind",))]
 """One side of a difference: a class, as in ``predictions``, which has no ``kind``, or what its ``kind`` says."""
 
 
@@ -83,7 +148,7 @@ class Difference(TypedDict):
     """A difference has none: null."""
 
 
-Target = Annotated[Difference | UnitOrNeuron | OtherTarget | Prediction, By(("kind",))]
+Target = Annotated[Difference | UnitOrNeuron | Region | OtherTarget | Prediction, By(("kind",))]
 """What is explained: a class, as in ``predictions``, which has no ``kind``, or what its ``kind`` says."""
 
 
@@ -262,6 +327,16 @@ class MapFacts(MethodFacts, total=False):
     the 99th percentile of their magnitudes."""
     flat_reason: str
     """Why a map is ``flat``."""
+    evidence: list[Evidence]
+    """Of a network with scores at positions: on which predicted classes the map lies, largest share first, eight at
+    most."""
+    watched: Literal["mean"]
+    """Of methods that change the image: they watch the mean of the region's scores, not the sum."""
+    trivial: Literal[True]
+    """There where the map is little else than the class's own score map, so that it explains nothing;
+    ``trivial_reason`` says how much."""
+    trivial_reason: str
+    """Why a map is ``trivial``."""
 
 
 class Map(TypedDict):

@@ -16,7 +16,8 @@ from cnnviz.io.store import Store
 from cnnviz.models.loading.load import LoadedModel
 from cnnviz.records import ClassScore
 from cnnviz.registry.params import Options
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel
+from cnnviz.run.images import DecodedImage
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import AnyImage, Figure
 from cnnviz.settings import RunSettings
 

@@ -24,7 +24,8 @@ from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.records import ClassScore
 from cnnviz.registry.studies import DeepDreamOptions
 from cnnviz.render.text import percent
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel
+from cnnviz.run.images import DecodedImage
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.studies.dream import DreamFacts, Octave
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Observed, Study
@@ -131,7 +132,7 @@ class Dream(Study[DeepDreamOptions]):
         picture = np.ascontiguousarray(levels.permute(1, 2, 0).numpy())
         pixels, _ = prepare(picture, prepared.preprocess)
         batch = normalize(pixels[None].to(prepared.session.device), prepared.preprocess)
-        predictions = prepared.top_predictions(prepared.predict(prepared.session.logits(batch)), 0)
+        predictions = prepared.top_classes(prepared.predict(prepared.session.logits(batch)), 0)
         return _Observation(picture, found.scores, found.sizes, predictions)
 
     def draw(self, done: Observed) -> DreamFacts:

@@ -17,8 +17,9 @@ from cnnviz.records import Record
 from cnnviz.registry.specs import StudySpec
 from cnnviz.run.counting import Reporter, RunResult, count_inputs
 from cnnviz.run.folder import REPORT, Extras, RunFolder
+from cnnviz.run.images import DecodedImage, failed
 from cnnviz.run.loop import Fold, Loop
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
@@ -145,7 +146,7 @@ def _observed(study: Study[Any], items: Sequence[DecodedImage]) -> list[Observed
             rows.append(failed(item, "not-finite", reason))
         else:
             truth = prepared.target_selector.truth(item.ref)
-            rows.append(Observed(item, truth, prepared.top_predictions(said, place), each))
+            rows.append(Observed(item, truth, prepared.top_classes(said, place), each))
     return rows
 
 

@@ -9,23 +9,32 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.targets import ByImage, DifferenceTarget, Target
 from cnnviz.errors import CnnvizError
-from cnnviz.records import ClassScore, DifferenceScore, TargetScore, UnitScore
+from cnnviz.geometry.truth import Truth
+from cnnviz.io.sources import ImageRef
+from cnnviz.models.preprocess import Geometry
+from cnnviz.records import DifferenceScore, PredictionScore, SideScore, TargetScore
+
+if TYPE_CHECKING:
+    from cnnviz.registry.specs import MethodSpec
+    from cnnviz.tasks.units import UnitRequest
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a classifier said about a batch, on the host.
+    """What the network said about a batch, on the host.
 
     Attributes:
-        scores: Logits by class [N, K].
+        scores: Logits by class [N, K]; of a network with scores at positions their means.
         shares: Probabilities by class [N, K].
         usable: For each image whether all its logits are finite.
     """
@@ -53,6 +62,21 @@ class Request(ABC):
     def slug(self) -> str:
         """What is explained as part of a file name."""
 
+    @property
+    def outline(self) -> NDArray[np.float32] | None:
+        """The part of the image that is asked about, as shares of cells [h, w]; None for all of it."""
+        return None
+
+    def facts(self, spec: MethodSpec, values: Tensor, output: Any) -> dict[str, Any]:
+        """What a record says of a map of it.
+
+        Args:
+            spec: The method that made it.
+            values: The map, [h, w] or [C, H, W].
+            output: What the target reads of this image [1, ...].
+        """
+        return {}
+
     @abstractmethod
     def target(self, requests: Sequence[Any]) -> ByImage:
         """The target of a batch, of requests with this key, one an image."""
@@ -72,6 +96,95 @@ class Request(ABC):
         return float(self.target([self])(output).detach().float()[0])
 
 
+class SeenImage(Protocol):
+    """An image of a run, and what is known of it."""
+
+    @property
+    def ref(self) -> ImageRef: ...
+
+    @property
+    def geometry(self) -> Geometry: ...
+
+    @property
+    def truth(self) -> Truth | None: ...
+
+
+class LabelMeanings(Protocol):
+    """Which classes of the network the labels of annotations mean."""
+
+    def labels_of(self, index: int) -> tuple[str, ...]:
+        """The labels that mean a class."""
+
+    def of_image(self, truth: Truth | None, logits: Tensor) -> list[int]:
+        """The classes of what is marked on an image."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a run is asked to explain, as it was typed.
+
+    Attributes:
+        classes: ``--class`` specs.
+        targets: ``--target`` specs.
+        marked: What the labels of the annotations mean; None where there are none.
+        only: ``--only``: then what an image is, and what it is taken for, are explained before all else.
+    """
+
+    classes: Sequence[str] = ()
+    targets: Sequence[str] = ()
+    marked: LabelMeanings | None = None
+    only: str | None = None
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What is explained of one image.
+
+    Attributes:
+        requests: Each once, in the order asked.
+        unmatched: Specs that match nothing in this image, with the reason.
+    """
+
+    requests: Sequence[Request]
+    unmatched: Sequence[tuple[str, str]] = field(default=())
+
+
+class Selector(ABC):
+    """Turns words into requests, for each image by what the network says of it.
+
+    Attributes:
+        units: The units and neurons that are asked for.
+    """
+
+    units: Sequence[UnitRequest] = ()
+
+    @property
+    @abstractmethod
+    def explains_scores(self) -> bool:
+        """Whether the network's own output is explained, and not units alone."""
+
+    @property
+    @abstractmethod
+    def beyond_classes(self) -> bool:
+        """Whether anything but a whole image's classes is asked for."""
+
+    @abstractmethod
+    def requests(self, item: SeenImage, said: Predictions, place: int) -> Selected:
+        """What is explained of image ``place`` of the batch.
+
+        Raises:
+            ImageError: Nothing that was asked for is in it.
+        """
+
+    @abstractmethod
+    def rehearsal(self, output: Tensor) -> list[list[Request]]:
+        """Requests like those to come, for a run over one probe with this output, in one list or several."""
+
+    @abstractmethod
+    def truth(self, ref: ImageRef) -> str | None:
+        """The ground-truth label of an image where the run knows one, by the network's name for it if it has one."""
+
+
 class Task(ABC):
     """What a network is for."""
 
@@ -85,13 +198,34 @@ class Task(ABC):
     def default_target(self, output: Tensor) -> Target:
         """What is explained where nobody says what."""
 
+    @abstractmethod
+    def selector(self, words: Words) -> Selector:
+        """What turns these words into requests.
+
+        Raises:
+            CnnvizError: A word that means nothing, with near matches.
+        """
+
+    @abstractmethod
+    def top(self, said: Predictions, place: int, count: int) -> tuple[PredictionScore, ...]:
+        """The first predictions for one image, best first."""
+
+    def facts(self, said: Predictions, place: int) -> dict[str, Any]:
+        """What the record of an image says beside its predictions."""
+        return {}
+
+    def shown(self, said: Predictions, place: int) -> NDArray[np.int64] | None:
+        """The class at each position of an output that has positions [h, w]; None for others."""
+        return None
+
 
 @dataclass(frozen=True)
 class DifferenceRequest(Request):
     """What speaks for one thing rather than for another.
 
     Attributes:
-        first, second: Two classes, or two units of one layer.
+        first, second: Two classes (of a network with scores at positions each in its region), or two units of one
+            layer.
         spec: As it was asked for.
 
     Raises:
@@ -129,7 +263,7 @@ class DifferenceRequest(Request):
 
     def scored(self, said: Predictions, place: int, output: Any) -> DifferenceScore:
         first, second = (each.scored(said, place, output) for each in (self.first, self.second))
-        assert isinstance(first, (ClassScore, UnitScore))
-        assert isinstance(second, (ClassScore, UnitScore))
+        assert isinstance(first, SideScore)
+        assert isinstance(second, SideScore)
         score = self.first.value(output) - self.second.value(output)
         return DifferenceScore(self.spec, f"{first.label} rather than {second.label}", score, first, second)

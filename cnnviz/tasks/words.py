@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,7 +23,8 @@ from cnnviz.engine.targets import (
 )
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.settings import SCORES
-from cnnviz.tasks.classification import check_class
+from cnnviz.tasks.class_names import check_class
+from cnnviz.tasks.pairs import two_names
 from cnnviz.tasks.units import parse_unit
 
 TargetLike = int | str | Sequence[int] | Tensor | Target | Callable[[Any], Tensor] | None
@@ -164,13 +164,6 @@ def _of_spec(spec: str, scores: Tensor, guess: ClassTarget, resolve: Callable[[s
             )
         return difference
     return one(spec)
-
-
-def two_names(text: str) -> tuple[str, str] | None:
-    """Two names at a comma; a label with commas of its own is put in quotation marks."""
-    parts = [part.strip() for row in csv.reader([text], skipinitialspace=True) for part in row]
-    named = len(parts) == 2 and all(part.removeprefix("class:").strip() for part in parts)
-    return (parts[0], parts[1]) if named else None
 
 
 def _indices(target: Any, scores: Tensor) -> Tensor:

@@ -6,11 +6,13 @@ last map, or that holds an embedding for each position, takes the size that it w
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from cnnviz.errors import CnnvizError
@@ -58,13 +60,23 @@ def stride_at_any_size(module: nn.Module, name: str, input_size: tuple[int, int,
 
 
 def _watched(module: nn.Module, shape: tuple[int, int, int]) -> tuple[list[Size], Any]:
-    """The sizes of all maps on the way, and the shapes of what the network returns."""
-    generator = torch.Generator().manual_seed(0)
+    """The sizes of all maps on the way, and the shapes of what the network returns.
+
+    Nothing is computed where the shapes can be had without (a segmentation network at twice its size takes seconds);
+    what fails that way is run.
+    """
     like = next((parameter for parameter in module.parameters() if parameter.is_floating_point()), torch.zeros(0))
-    image = torch.randn((1, *shape), generator=generator).to(like)
-    with _Watching() as seen:
-        output = module(image)
-    return seen.sizes, _shapes(output)
+    try:
+        # A copy that shares the weights: what a network keeps for itself on the way must not be tensors without values.
+        shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+        twin = copy.deepcopy(module, shared)
+        with FakeTensorMode(allow_non_fake_inputs=True), _Watching() as seen:
+            return seen.sizes, _shapes(twin(torch.empty((1, *shape)).to(like.dtype)))
+    except Exception:  # the user's network runs here: it may look at values, or not take this size
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randn((1, *shape), generator=generator).to(like)
+        with _Watching() as seen:
+            return seen.sizes, _shapes(module(image))
 
 
 class _Watching(TorchFunctionMode):

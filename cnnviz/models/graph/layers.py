@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.models.graph.axes import axes_of, is_map
+from cnnviz.models.graph.dense import encoder_chain, is_dense
 from cnnviz.models.graph.layer_names import name_of
 from cnnviz.models.graph.operations import attribute
 from cnnviz.models.graph.trace import Graph, ancestors, descendants
@@ -64,6 +65,8 @@ def default_node(graph: Graph, model_name: str) -> fx.Node:
     """
     if graph.attention:
         raise refuse_attention(model_name)
+    if is_dense(graph) and (encoder := encoder_chain(graph)):
+        return encoder[-1]
     chain = graph.chain()
     if graph.units is not None and graph.is_spatial(graph.units):
         return _before_units(graph, chain, graph.units, model_name)
@@ -233,7 +236,7 @@ def _is_index(graph: Graph, node: fx.Node) -> bool:
 def stages(graph: Graph, model_name: str) -> list[fx.Node]:
     """Convolutional stages: the last feature map of each resolution that every path passes through, input first."""
     target = default_node(graph, model_name)
-    chain = graph.chain()
+    chain = encoder_chain(graph) if is_dense(graph) else graph.chain()
     found: dict[tuple[int, ...], fx.Node] = {}
     for node in chain[1 : chain.index(target) + 1]:
         usable = graph.is_spatial(node) and not graph.is_pool(node) and not graph.is_passive(node)

@@ -69,6 +69,7 @@ def choose_output(value: Any, key: str | None, classes: Sequence[int], again: Ca
         CnnvizError: No tensor, or several that could be meant; the message lists them with their shapes.
     """
     if key is not None:
+        key = str(key)  # Python may say 0
         asked = select_output(value, key)
         others = [(name, tuple(t.shape)) for name, t in _tensors(value) if t is not asked]
         return OutputChoice(key, tuple(asked.shape), "it was asked for", False, tuple(others))
@@ -194,7 +195,7 @@ def select_output(value: Any, key: str | None = None) -> Any:
         CnnvizError: The path does not exist, or no tensor is there.
     """
     if key is not None:
-        for part in key.split("."):
+        for part in str(key).split("."):
             value = _step(value, part, key)
     found = _first_tensor(value)
     if found is None:

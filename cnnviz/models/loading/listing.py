@@ -41,7 +41,7 @@ class ModelRow:
 
 
 def listed(pattern: str | None = None) -> list[ModelRow]:
-    """The bundled network, torchvision's classifiers, timm's models.
+    """The bundled network, torchvision's classifiers and segmentation networks, timm's models.
 
     Args:
         pattern: A part of the name or of the weights' name, or a pattern such as ``resnet*`` for the whole name
@@ -53,7 +53,7 @@ def listed(pattern: str | None = None) -> list[ModelRow]:
     rows = [*_bundled(), *_torchvision(), *_timm(pattern)]
     found = [row for row in rows if _matches(row.name, row.weights, pattern)]
     if not found:
-        names = [bundled.NAME, *_classifiers(), *(f"timm/{name}" for name in timm.list_models())]
+        names = [bundled.NAME, *zoo.torchvision_names(), *(f"timm/{name}" for name in timm.list_models())]
         raise CnnvizError(
             f"no model matches {pattern!r}",
             nearest(str(pattern), names) or "give a part of a name, such as resnet, or a pattern: 'timm/*next*'",
@@ -77,12 +77,8 @@ def _bundled() -> Iterator[ModelRow]:
     yield ModelRow(bundled.NAME, "bundled", "IMAGENET1K", True, f"package {bundled.PACKAGE}", here)
 
 
-def _classifiers() -> list[str]:
-    return [str(name) for name in torchvision_models.list_models(module=torchvision_models)]
-
-
 def _torchvision() -> Iterator[ModelRow]:
-    for name in _classifiers():
+    for name in zoo.torchvision_names():
         members: dict[str, Any] = dict(torchvision_models.get_model_weights(name).__members__)
         default = members["DEFAULT"].name
         for member, entry in members.items():

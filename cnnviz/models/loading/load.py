@@ -133,7 +133,8 @@ def _finish(spec: ModelSpec, built: _Built, key: str | None = None) -> LoadedMod
         view=spec.view,
         channel_order=spec.channel_order,
     )
-    if spec.view == "whole":
+    if preprocess.view == "whole":
+        notes += [f"the weights of {built.name} crop nothing: --view whole"] if spec.view == "crop" else []
         preprocess = replace(preprocess, stride=stride_at_any_size(module, built.name, preprocess.input_size))
     choice = _probe(module, preprocess, key, _widths(spec)) if built.num_classes is None or key else None
     count = choice.classes if choice is not None else built.num_classes or 0
@@ -299,8 +300,7 @@ def _widths(spec: ModelSpec) -> tuple[int, ...]:
     if spec.labels is None:
         return ()
     with contextlib.suppress(CnnvizError):  # a file that cannot be read is refused where it is read
-        count = len(read_class_names(spec.labels).names)
-        return (count, count - 1)  # its first line may be a header
+        return (count := len(read_class_names(spec.labels).names), count - 1)  # its first line may be a header
     return ()
 
 

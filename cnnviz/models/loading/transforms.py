@@ -12,7 +12,8 @@ from cnnviz.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 
 def from_torchvision(transforms: Any) -> Preprocess:
-    """The spec of ``weights.transforms()``, torchvision's ``ImageClassification`` preset.
+    """The spec of ``weights.transforms()``, torchvision's preset for classification, or that for segmentation,
+    which shows the whole picture.
 
     Its ``antialias`` is left aside: on the Pillow images that the preset was written for it is always on.
 
@@ -20,19 +21,19 @@ def from_torchvision(transforms: Any) -> Preprocess:
         CnnvizError: if it is another kind of transform.
     """
     try:
-        crop, resize = list(transforms.crop_size), list(transforms.resize_size)
+        resize = list(transforms.resize_size)
+        crop = list(getattr(transforms, "crop_size", resize))
         return Preprocess(
             input_size=(3, crop[0], crop[-1]),
             resize=resize[0] if len(resize) == 1 else (resize[0], resize[1]),
+            view="crop" if hasattr(transforms, "crop_size") else "whole",
             mean=tuple(float(value) for value in transforms.mean),
             std=tuple(float(value) for value in transforms.std),
             interpolation=str(transforms.interpolation.value),
         )
     except AttributeError as error:
-        raise CnnvizError(
-            f"cannot read the preprocessing of {type(transforms).__name__}: no image-classification preset",
-            "give --input-size, --resize, --mean and --std",
-        ) from error
+        message = f"cannot read the preprocessing of {type(transforms).__name__}: no preset for classes or segments"
+        raise CnnvizError(message, "give --input-size, --resize, --mean and --std") from error
 
 
 def from_timm(cfg: Mapping[str, Any]) -> Preprocess:

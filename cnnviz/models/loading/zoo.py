@@ -98,15 +98,21 @@ def find(name: str, weights: str, channels: int) -> Recipe:
         return _bundled(weights, channels)
     if name.startswith("timm/"):
         return _timm(name.removeprefix("timm/"), weights, channels)
-    if name.lower() in torchvision_models.list_models(module=torchvision_models):
+    if name.lower() in torchvision_names():
         return _torchvision(name.lower(), weights, channels)
     raise _unknown(name)
+
+
+def torchvision_names() -> list[str]:
+    """Torchvision's classifiers, then its segmentation networks."""
+    homes = (torchvision_models, torchvision_models.segmentation)
+    return [str(name) for home in homes for name in torchvision_models.list_models(module=home)]
 
 
 def _unknown(name: str) -> CnnvizError:
     if name.lower() in torchvision_models.list_models():
         return CnnvizError(
-            f"{name} is not a classifier; cnnviz explains networks that put images into classes",
+            f"{name} gives neither classes nor segments; cnnviz loads torchvision's networks for these by name",
             "give a classifier, such as resnet50, or its backbone by a factory: --model file.py:function",
         )
     if timm.is_model(name):
@@ -115,7 +121,7 @@ def _unknown(name: str) -> CnnvizError:
         return CnnvizError(f"--model {name} is a file of weights", f"give --checkpoint {name} and a --model")
     if name.endswith(".py"):
         return CnnvizError(f"--model {name} names no function in the file", f"give --model {name}:FUNCTION")
-    known = [bundled.NAME, *torchvision_models.list_models(module=torchvision_models)]
+    known = [bundled.NAME, *torchvision_names()]
     hint = nearest(name, known) or nearest(f"timm/{name}", [f"timm/{model}" for model in timm.list_models()])
     return CnnvizError(
         f"there is no model called {name!r}",
@@ -169,6 +175,8 @@ def _torchvision(name: str, weights: str, channels: int) -> Recipe:
     extra: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
 
     def build(classes: int | None, keys: frozenset[str]) -> nn.Module:
+        if name in torchvision_models.list_models(module=torchvision_models.segmentation):
+            return _segmenter(name, classes, keys)
         if extra:
             extra["aux_logits"] = any(key.split(".")[0] in ("aux1", "AuxLogits") for key in keys)
         count = {} if classes is None else {"num_classes": classes}
@@ -197,6 +205,15 @@ def _torchvision(name: str, weights: str, channels: int) -> Recipe:
         preprocess=from_torchvision(entry.transforms()),
         labels=categories,
     )
+
+
+def _segmenter(name: str, classes: int | None, keys: frozenset[str]) -> nn.Module:
+    """A segmentation network of torchvision with random weights; with a second head if a checkpoint has one."""
+    auxiliary = any(key.split(".")[0] == "aux_classifier" for key in keys)
+    second = {} if name.startswith("lraspp") else {"aux_loss": auxiliary}
+    count = {} if classes is None else {"num_classes": classes}
+    made = torchvision_models.get_model(name, weights=None, weights_backbone=None, **second, **count)
+    return cast(nn.Module, made)
 
 
 def _timm(name: str, weights: str, channels: int) -> Recipe:

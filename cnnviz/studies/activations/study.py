@@ -21,7 +21,8 @@ from cnnviz.registry.studies import ActivationsOptions
 from cnnviz.render.overlay import Style, overlay
 from cnnviz.render.text import number
 from cnnviz.render.tiles import coloured, layout, stack, tiles
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import Figure
 from cnnviz.schema.studies.activations import (
     ActivationsFacts,

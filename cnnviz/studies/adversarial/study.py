@@ -36,7 +36,8 @@ from cnnviz.render.comparison import Cell, Point, accuracy_curve, comparison, no
 from cnnviz.render.overlay import Style, overlay
 from cnnviz.render.text import percent
 from cnnviz.run.counting import count_inputs
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import AnyImage, Figure
 from cnnviz.schema.studies.adversarial import AdversarialFacts, AdversarialImage, Attack, AttackName
 from cnnviz.settings import RunSettings
@@ -150,7 +151,7 @@ class Adversarial(Study[AdversarialOptions]):
         return [
             _Observation(
                 each,
-                prepared.top_predictions(said, number),
+                prepared.top_classes(said, number),
                 Outcome(success[number], already[number], each.steps, each.linf, each.l2, falls[number], blind[number]),
                 maps[number],
             )

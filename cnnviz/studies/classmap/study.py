@@ -33,7 +33,8 @@ from cnnviz.records import ClassScore, Explanation, Record
 from cnnviz.registry.studies import ClassMapOptions
 from cnnviz.render.label_map import areas, label_map
 from cnnviz.render.overlay import Style, heatmap_image, overlay
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import Figure
 from cnnviz.schema.studies.classmap import ClassMapFacts, ClassMapFigures
 from cnnviz.settings import RunSettings

@@ -24,7 +24,8 @@ from cnnviz.render import embedding as drawing
 from cnnviz.report.embedding_page import Key, Plot, Point, page, percent
 from cnnviz.report.gallery import Gallery
 from cnnviz.run.command_line import command_line
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.studies.embed import Embedding, EmbedFacts, Neighbour, Neighbours
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study

@@ -26,7 +26,8 @@ from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record
 from cnnviz.registry.studies import SynthesizeOptions
 from cnnviz.render.text import percent
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel
+from cnnviz.run.images import DecodedImage
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.studies.synthesize import Synthesized as SynthesizedRow
 from cnnviz.schema.studies.synthesize import SynthesizedFacts, SynthesizeFigures
 from cnnviz.settings import RunSettings
@@ -227,7 +228,7 @@ class Synthesize(Study[SynthesizeOptions]):
                 made.images[place],
                 final[place],
                 tuple(made.scores[:, place].tolist()),
-                self.prepared.top_predictions(told, place),
+                self.prepared.top_classes(told, place),
                 tuple(enlarged(picture(frame[place])) for frame in frames),
             )
             for place, row in enumerate(rows)

@@ -17,8 +17,9 @@ from cnnviz.io.annotation_formats import find_masks, read_coco
 from cnnviz.io.annotations import Annotations
 from cnnviz.models.preprocess import Geometry, normalize
 from cnnviz.records import Record
+from cnnviz.run.images import DecodedImage
 from cnnviz.run.loop import Fold, Loop
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.studies import top_patches as schema
 from cnnviz.studies.top_patches.dissection import DETECTS, SHARE, Overlaps, covered
 

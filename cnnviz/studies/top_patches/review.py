@@ -25,7 +25,8 @@ from cnnviz.models.preprocess import Geometry, in_order, normalize, prepare
 from cnnviz.models.receptive_field.field import ReceptiveField
 from cnnviz.records import Record
 from cnnviz.render.patches import Edges, Tile, cut, fit_box, gradient_crop, square
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel
+from cnnviz.run.images import DecodedImage
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.studies.top_patches.unit_gradients import unit_gradients
 
 RULES = {"guided": "guided", "deconvnet": "deconvnet", "saliency": "backprop"}

@@ -30,7 +30,8 @@ from cnnviz.models.receptive_field.field import ReceptiveField, receptive_field
 from cnnviz.registry.studies import TopPatchesOptions
 from cnnviz.render.patches import FRAMES, UnitRow, sheet, unit_picture
 from cnnviz.render.text import percent
-from cnnviz.run.prepared_model import DecodedImage, PreparedModel, failed
+from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import Figure
 from cnnviz.schema.studies import top_patches as schema
 from cnnviz.settings import RunSettings
@@ -69,8 +70,7 @@ class _Unit:
 
 def is_bounded(graph: Graph, node: fx.Node) -> bool:
     """Whether this is an activation that stops at an upper bound, such as ReLU6."""
-    bounds = graph.operation(node).bounds
-    return bounds is not None and math.isfinite(bounds[1])
+    return (bounds := graph.operation(node).bounds) is not None and math.isfinite(bounds[1])
 
 
 class TopPatches(Study[TopPatchesOptions]):

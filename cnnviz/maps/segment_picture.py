@@ -1,0 +1,110 @@
+"""Networks with scores at positions: on what the evidence lies, and one picture an image that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.geometry.placement import PlacedMap
+from cnnviz.geometry.placement import place as placed_on
+from cnnviz.metrics.evidence import classes_at_pixels, evidence_by_class
+from cnnviz.render.box_figure import reduced
+from cnnviz.render.grid import resize
+from cnnviz.render.overlay import Style, overlay
+from cnnviz.render.segments import (
+    OTHER,
+    Bar,
+    Colour,
+    SegmentTile,
+    colours_by_area,
+    enlarged,
+    painted,
+    segment_figure,
+    with_outline,
+)
+from cnnviz.render.text import percent
+
+if TYPE_CHECKING:
+    from cnnviz.maps.write_image import ImageResult, TargetMap
+
+_MOST = 8
+
+
+class Segmented:
+    """The prediction of an image with scores at positions, and the evidence of its maps on it.
+
+    Args:
+        done: The image.
+        labels: Class names by index.
+    """
+
+    def __init__(self, done: ImageResult, labels: Sequence[str]) -> None:
+        self._done, self._labels = done, labels
+        self._at: NDArray[np.int64] | None = None
+        self._tiles: list[SegmentTile] = []
+
+    def evidence(self, placed: PlacedMap) -> list[dict[str, Any]]:
+        """What the record says of a map: the classes on which it lies, largest share first, eight at most."""
+        found = evidence_by_class(placed, self._classes(placed))[:_MOST]
+        return [
+            {
+                "class_index": each.class_index,
+                "label": self._labels[each.class_index],
+                "share": round(each.share, 6),
+                "area": round(each.area, 6),
+            }
+            for each in found
+        ]
+
+    def _classes(self, placed: PlacedMap) -> NDArray[np.int64]:
+        if self._at is None:
+            assert self._done.classes is not None
+            self._at = classes_at_pixels(self._done.classes, self._done.geometry.rect, placed)
+        return self._at
+
+    @property
+    def _areas(self) -> dict[int, float]:
+        assert self._at is not None
+        seen = self._at[self._at >= 0]
+        counts = np.bincount(seen)
+        return {int(index): float(counts[index] / seen.size) for index in np.flatnonzero(counts)}
+
+    @property
+    def _colours(self) -> dict[int, Colour]:
+        return colours_by_area(self._areas)
+
+    def add(self, item: TargetMap, shown: PlacedMap, evidence: Sequence[dict[str, Any]], style: Style) -> None:
+        """A map for the picture."""
+        colours = self._colours
+        bars = [
+            Bar(row["label"], colours.get(row["class_index"], OTHER), row["share"], row["area"]) for row in evidence
+        ]
+        area = getattr(item.target, "region_area", None)
+        detail = "" if area is None else f"outlined: {percent(area)} of what was seen"
+        detail = detail if item.outline is not None else "asked of all of it"
+        region = getattr(item.target, "region", "pred")
+        caption = item.target.label if region == "pred" else f"{item.target.label} @{region}"
+        picture = outlined(self._done, item, reduced(overlay(self._done.rgb, shown, style)))
+        self._tiles.append(SegmentTile(item.method.name, caption, detail, picture, bars))
+
+    def figure(self) -> NDArray[np.uint8]:
+        """The picture."""
+        assert self._at is not None
+        small, areas, colours = reduced(self._done.rgb), self._areas, self._colours
+        at = enlarged(self._at, (small.shape[1], small.shape[0]))
+        ranked = sorted(areas, key=lambda index: -areas[index])
+        names = [Bar(self._labels[index], colours[index], 0.0, areas[index]) for index in ranked]
+        return segment_figure(small, painted(small, at, colours), names, self._tiles, self._done.ref.name)
+
+
+def outlined(done: ImageResult, item: TargetMap, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture of the whole photograph, at any size, with the border of the region that is asked about."""
+    if item.outline is None:
+        return picture
+    height, width = done.rgb.shape[:2]
+    inside = placed_on(item.outline, done.geometry.rect, (width, height), signed=False).values
+    small = resize((inside >= 0.5).astype(np.uint8) * 255, (picture.shape[1], picture.shape[0]))
+    return with_outline(picture, small >= 128)

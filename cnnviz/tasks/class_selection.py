@@ -1,0 +1,177 @@
+"""Which classes are explained for each image: the words of ``--class`` made into class indices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cnnviz.errors import CnnvizError, ImageError, nearest, shown
+from cnnviz.geometry.truth import Truth
+from cnnviz.io.sources import ImageRef
+from cnnviz.tasks.base import DifferenceRequest, Predictions, Request, SeenImage, Selected, Selector, Words
+from cnnviz.tasks.class_names import descending
+from cnnviz.tasks.class_words import ClassWords
+from cnnviz.tasks.pairs import two_names
+from cnnviz.tasks.units import UnitRequest, parse_unit
+
+if TYPE_CHECKING:
+    from cnnviz.tasks.classification import Classification
+
+KINDS = ("class", "diff", "unit", "neuron")
+
+# Kinds of targets that other networks have.
+_ELSEWHERE = {"segment": "a network with scores at positions (segmentation)"}
+
+# What is explained of an image with these scores by class [K]; None where there is nothing to explain.
+_Other = Callable[[Tensor], Request | None]
+
+
+class TargetSelector(Selector):
+    """Turns the ``--class`` and ``--target`` specs into classes, and pairs of classes, for each image.
+
+    Args:
+        words: Of ``--class``: ``pred``, ``top:K``, ``all``, ``folder``, ``truth``, ``FILE.csv``, an index or a label;
+            the predicted class where nothing is asked for at all. Of ``--target``: ``class:SPEC`` with one of these;
+            ``unit:LAYER:K`` and ``neuron:LAYER:K:y:x``; or ``diff:A,B`` with two of ``pred``, an index or a label, or
+            two units of one layer.
+        task: What the network is for.
+
+    Raises:
+        CnnvizError: A spec that is none of these (with near matches), before anything is run.
+    """
+
+    def __init__(self, words: Words, task: Classification) -> None:
+        self.task, self.classes, self._only = task, task.classes, words.only
+        kinds = [(kind_of(target, KINDS), target.strip()) for target in words.targets]
+        asked = [*words.classes, *(target.removeprefix("class:") for kind, target in kinds if kind == "class")]
+        self.words = ClassWords(asked or ([] if words.targets else ["pred"]), task.classes, words.marked)
+        units: list[UnitRequest] = []
+        self._others = [(target, self._parse_other(target, units)) for kind, target in kinds if kind != "class"]
+        self.units = tuple(units)
+
+    @property
+    def explains_scores(self) -> bool:
+        return bool(self.words) or len(self._others) > len(self.units)
+
+    @property
+    def beyond_classes(self) -> bool:
+        return bool(self._others)
+
+    def _parse_other(self, target: str, units: list[UnitRequest]) -> _Other:
+        unit = parse_unit(target, "--target")
+        if unit is not None:
+            units.append(unit)
+            return lambda scores: unit
+        parts = two_names(target.partition(":")[2])
+        if parts is None:
+            raise CnnvizError(
+                f"--target {shown(target)}: expected diff:A,B with two classes.",
+                "For example --target diff:tabby,281; a label that has a comma goes in quotation marks.",
+            )
+        first, second = (self._part(name) for name in parts)
+        if first == second:
+            raise CnnvizError(f"--target {shown(target)}: both are the same {_noun(first)}.", "Name two.")
+        if _noun(first) != _noun(second):
+            raise CnnvizError(
+                f"--target {shown(target)}: a class and a unit have no common scale.",
+                "Compare two classes, or two units of one layer.",
+            )
+        if isinstance(first, UnitRequest) and isinstance(second, UnitRequest):
+            whole = DifferenceRequest(first, second, target)
+            units.append(first)
+            return lambda scores: whole
+
+        def between_classes(scores: Tensor) -> Request | None:
+            best = int(scores.argmax())
+            a, b = (self.task.request(best if part is None else part) for part in (first, second))  # type: ignore[arg-type]
+            return None if a == b else DifferenceRequest(a, b, target)
+
+        return between_classes
+
+    def _part(self, name: str) -> int | UnitRequest | None:
+        """One side of a difference: a class, None for the predicted one, or a unit."""
+        unit = parse_unit(name, "--target")
+        if unit is not None:
+            return unit
+        # After "class:" there may stand a label that looks like a unit.
+        label = name.removeprefix("class:").strip()
+        return None if label == "pred" else self.classes.resolve(label)
+
+    def of_classes(self, classes: Sequence[int], logits: Tensor) -> Selected:
+        """Everything that is explained of one image, each once: its classes, then what else was asked for.
+
+        A difference of which both sides are the same class for this image is left out.
+
+        Args:
+            classes: What :meth:`select` gave for it.
+            logits: Its scores by class [K].
+        """
+        found = [self.task.request(index) for index in classes]
+        made = [(spec, other(logits)) for spec, other in self._others]
+        by_slug = {each.slug: each for each in reversed([*found, *(one for _, one in made if one is not None)])}
+        unmatched = [(spec, "both sides are the class that it is taken for") for spec, one in made if one is None]
+        return Selected(list(reversed(by_slug.values())), unmatched)
+
+    def requests(self, item: SeenImage, said: Predictions, place: int) -> Selected:
+        classes = self.select(item.ref, said.scores[place], item.truth)
+        found = self.of_classes(classes, said.scores[place])
+        if not found.requests:
+            message = "it is taken for the class that it is compared with, and nothing else is asked for"
+            raise ImageError("no-target", message)
+        return found
+
+    def rehearsal(self, output: Tensor) -> list[list[Request]]:
+        # As if each class in turn were predicted: a difference is left out where both sides are the same.
+        said = torch.eye(len(self.task.classes))[:2]
+        first: list[list[Request]] = [[self.task.request(0)]] if self.explains_scores else []
+        return [*first, *(list(self.of_classes([], scores).requests) for scores in said)]
+
+    def select(self, ref: ImageRef, logits: Tensor, truth: Truth | None = None) -> list[int]:
+        """Class indices for one image, each once, in the order asked.
+
+        Args:
+            ref: The image.
+            logits: Its scores by class [K].
+            truth: What the annotations say of it.
+
+        Raises:
+            ImageError: The image has no label, or one that is no class of this network; nothing else is asked for than
+                what is marked on it, and nothing is.
+        """
+        first = [*self.true_classes(ref, logits, truth), int(logits.argmax())] if self._only is not None else []
+        found = list(dict.fromkeys([*first, *self.words.indices(ref, truth, descending(logits), logits)]))
+        if self.words and not found and not self._others:
+            raise ImageError("no-truth", "nothing that --truth marks on this image is a class of the model")
+        return found
+
+    def true_classes(self, ref: ImageRef, logits: Tensor, truth: Truth | None = None) -> list[int]:
+        """What an image is known to show, as :meth:`ClassWords.true_classes` has it."""
+        return self.words.true_classes(ref, logits, truth)
+
+    def truth(self, ref: ImageRef) -> str | None:
+        return self.words.truth(ref)
+
+
+def _noun(part: int | UnitRequest | None) -> str:
+    return "unit" if isinstance(part, UnitRequest) else "class"
+
+
+def kind_of(target: str, kinds: Sequence[str]) -> str:
+    """The kind of a target: ``class`` where none is named.
+
+    Raises:
+        CnnvizError: It is of a kind that this network has not, or that is not known.
+    """
+    kind, colon, _ = target.strip().partition(":")
+    if colon and kind.isidentifier() and kind not in kinds and kind != "top":
+        if kind in _ELSEWHERE:
+            raise CnnvizError(
+                f"--target {shown(target)}: {kind} is asked of {_ELSEWHERE[kind]}, which this is not.",
+                f"Use one of {', '.join(kinds)}; --task says what the network is for, where that was taken wrongly.",
+            )
+        hint = nearest(kind, kinds) or "Use class:SPEC, diff:A,B, unit:LAYER:K or neuron:LAYER:K:ROW:COLUMN."
+        raise CnnvizError(f"--target {shown(target)}: there is no kind of target {kind!r}.", hint)
+    return kind if colon and kind in kinds else "class"
