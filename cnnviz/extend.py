@@ -3,7 +3,8 @@
 A method is one function ``(run: ForwardPass, target: Target, params) -> Heatmap`` and one :class:`MethodSpec` behind
 the entry-point group ``cnnviz.methods``; a metric is one function ``(placed: PlacedMap, image: ExplainedImage, truth:
 Truth | None, params) -> {figure: value}`` (or a :class:`ModelMetric`) and one :class:`MetricSpec` behind
-``cnnviz.metrics``. ``docs/extending.md`` in the repository shows one of each.
+``cnnviz.metrics``; a task, what a network is for, is one class :class:`Task` and one :class:`TaskSpec` behind
+``cnnviz.tasks``. ``docs/extending.md`` in the repository shows one of each.
 
 Names are imported on first use: an entry point that gives a spec does not wait for torch.
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cnnviz.engine.readout import Readout
+    from cnnviz.engine.region_targets import RegionTarget
     from cnnviz.engine.session import ForwardPass
     from cnnviz.engine.targets import CallableTarget, ClassTarget, DifferenceTarget, Target, UnitTarget
     from cnnviz.errors import CnnvizError, ImageError
@@ -26,10 +28,14 @@ if TYPE_CHECKING:
     from cnnviz.registry.metrics import Figure, MetricSpec
     from cnnviz.registry.params import Options, Param, option
     from cnnviz.registry.specs import MethodSpec, Package
+    from cnnviz.registry.tasks import TaskSpec
+    from cnnviz.tasks.base import Predictions, Request, Selected, Selector, Task, Words
+    from cnnviz.tasks.class_names import ClassNames
 
 _HOMES = {
     "Box": "cnnviz.geometry.boxes",
     "CallableTarget": "cnnviz.engine.targets",
+    "ClassNames": "cnnviz.tasks.class_names",
     "ClassTarget": "cnnviz.engine.targets",
     "CnnvizError": "cnnviz.errors",
     "DifferenceTarget": "cnnviz.engine.targets",
@@ -43,22 +49,31 @@ _HOMES = {
     "MethodSpec": "cnnviz.registry.specs",
     "MetricSpec": "cnnviz.registry.metrics",
     "ModelMetric": "cnnviz.metrics.contract",
+    "option": "cnnviz.registry.params",
     "Options": "cnnviz.registry.params",
     "Package": "cnnviz.registry.specs",
     "Param": "cnnviz.registry.params",
     "PlacedMap": "cnnviz.geometry.placement",
+    "Predictions": "cnnviz.tasks.base",
+    "Readout": "cnnviz.engine.readout",
+    "RegionTarget": "cnnviz.engine.region_targets",
+    "Request": "cnnviz.tasks.base",
     "Row": "cnnviz.metrics.contract",
     "RunSummary": "cnnviz.metrics.contract",
-    "Readout": "cnnviz.engine.readout",
+    "Selected": "cnnviz.tasks.base",
+    "Selector": "cnnviz.tasks.base",
     "Target": "cnnviz.engine.targets",
+    "Task": "cnnviz.tasks.base",
+    "TaskSpec": "cnnviz.registry.tasks",
     "Truth": "cnnviz.geometry.truth",
     "UnitTarget": "cnnviz.engine.targets",
-    "option": "cnnviz.registry.params",
+    "Words": "cnnviz.tasks.base",
 }
 
 __all__ = [
     "Box",
     "CallableTarget",
+    "ClassNames",
     "ClassTarget",
     "CnnvizError",
     "DifferenceTarget",
@@ -76,12 +91,20 @@ __all__ = [
     "Package",
     "Param",
     "PlacedMap",
+    "Predictions",
     "Readout",
+    "RegionTarget",
+    "Request",
     "Row",
     "RunSummary",
+    "Selected",
+    "Selector",
     "Target",
+    "Task",
+    "TaskSpec",
     "Truth",
     "UnitTarget",
+    "Words",
     "option",
 ]
 

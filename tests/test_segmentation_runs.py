@@ -11,6 +11,10 @@ import pytest
 from PIL import Image
 
 from cnnviz.cli.app import main
+from cnnviz.errors import CnnvizError
+from cnnviz.registry import lookup
+from cnnviz.registry.tasks import TaskSpec
+from cnnviz.tasks.segmentation import Segmentation
 from tests.support import segment_network
 from tests.support.segment_network import CELL, CLASSES, SIDE
 
@@ -162,3 +166,23 @@ def test_a_study_of_classes_says_what_it_needs(photos: Path, tmp_path: Path, cap
 def test_segments_are_of_networks_that_have_them(photos: Path, tmp_path: Path, capsys: Any) -> None:
     assert main(["gradcam", str(photos), "-t", "segment:1", "-o", str(tmp_path / "out")]) == 2
     assert "segment is asked of a network with scores at positions" in capsys.readouterr().err
+
+
+def test_a_task_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point:
+        name = "depth"
+
+        @staticmethod
+        def load() -> TaskSpec:
+            return TaskSpec(name="depth", entry="cnnviz.tasks.segmentation:Segmentation", summary="Far.", dense=True)
+
+    monkeypatch.setattr(lookup, "entry_points", lambda group: [Point] if group == lookup.TASK_GROUP else [])
+    lookup.all_tasks.cache_clear()
+    try:
+        assert lookup.find_task("depth", (1, 3, 4, 5)).load() is Segmentation
+        assert lookup.find_task("auto", (1, 3, 4, 5)).name == "segment"
+        assert lookup.find_task("auto", (1, 3)).name == "classify"
+        with pytest.raises(CnnvizError, match="--task depth: the explained output has shape"):
+            lookup.find_task("depth", (1, 3))
+    finally:
+        lookup.all_tasks.cache_clear()
