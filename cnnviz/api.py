@@ -173,8 +173,7 @@ def explain(
         device: Where to compute; None for where the module is.
         compile: ``off``, ``on`` or ``auto`` (on where a compiler is).
         tracing: ``auto``; or ``off``: by hooks, for a network whose trace is suspected to be wrong.
-        method_options: The method's options, and ``score``, ``logits_key``, ``activation``, and ``skip_check``: names
-            of checks of the network that are not made.
+        method_options: The method's, ``score``, ``logits_key``, ``activation``; ``skip_check``: omitted checks.
 
     Raises:
         CnnvizError: Unknown method, option, layer or class; wrong shapes.

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnviz.errors import CnnvizError
 from cnnviz.maps.write_image import TargetMap
 from cnnviz.records import ClassScore, PredictionScore, RegionScore, TargetScore
+from cnnviz.registry.metrics import RANDOMIZATION, MetricRequest
 from cnnviz.run.outcomes import Verdict
+from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.run.truth_classes import TruthClasses
 from cnnviz.tasks.base import Request
 
@@ -62,3 +65,35 @@ def truth_labels(
             if each is not None and (first is None or each.logit > first.logit):
                 best[label] = place
     return [(own, tuple(label for label in own if best[label] == place)) for place, own in enumerate(labels)]
+
+
+def check_targets(prepared: PreparedModel, requests: Sequence[Sequence[MetricRequest]]) -> None:
+    """Refuse what only classes can be asked for.
+
+    Args:
+        prepared: The network of the run, and what is asked of it.
+        requests: The metrics of each method.
+
+    Raises:
+        CnnvizError: ``--view tiles``, ``--sanity`` or ``--score`` with a target that has no such thing.
+    """
+    if prepared.preprocess.view == "tiles" and not prepared.task_spec.tiled:
+        raise CnnvizError(
+            f"--view tiles joins maps of whole crops; --task {prepared.task_spec.name} explains their parts.",
+            "Use --view whole, crop or squash.",
+        )
+    if not prepared.target_selector.beyond_classes:
+        return
+    if prepared.settings.model.view == "tiles":
+        raise CnnvizError(
+            "--view tiles: only classes are explained by tiles; of all else no tile is the decisive one.",
+            "Use --view crop, whole or squash.",
+        )
+    randomized = any(each.spec is RANDOMIZATION for requests in requests for each in requests)
+    if randomized and prepared.target_selector.units:
+        raise CnnvizError("--sanity compares maps of classes, not of units.", "Leave out --sanity, or the unit.")
+    if prepared.settings.target.score != "logit" and prepared.target_selector.units:
+        raise CnnvizError(
+            f"--score {prepared.settings.target.score}: a unit has an activation, no probability.",
+            "Leave --score out, or explain classes and units in two runs.",
+        )

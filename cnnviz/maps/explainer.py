@@ -21,7 +21,7 @@ from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
 from cnnviz.maps import mosaics, tiling
-from cnnviz.maps.asked import Asked, truth_labels, with_role
+from cnnviz.maps.asked import Asked, check_targets, truth_labels, with_role
 from cnnviz.maps.comparison import Conclusion, comparison_of, of_method, of_several
 from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, probing
 from cnnviz.maps.tiling import ComputedMap, Tiles
@@ -31,7 +31,7 @@ from cnnviz.metrics.contract import ExplainedNetwork
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record, RunHeader, TargetScore
 from cnnviz.registry import lookup
-from cnnviz.registry.metrics import RANDOMIZATION, MetricRequest
+from cnnviz.registry.metrics import MetricRequest
 from cnnviz.registry.specs import MethodSpec, Options
 from cnnviz.render.overlay import Style
 from cnnviz.run.images import DecodedImage, failed
@@ -81,7 +81,7 @@ class Explainer:
             note(f"--layer {', '.join(asked)}: {name} looks at no layer")
         self.prepared = PreparedModel(settings, cuts[0], total, note, spec=chosen[0][0])
         self.annotations = self.prepared.annotations
-        self._check_targets()
+        check_targets(self.prepared, self.requests)
         sessions: dict[tuple[Cut, Readout], Session] = {(cuts[0], Readout.scores()): self.prepared.session}
         self.methods = [self._prepare(*each, cut, sessions) for each, cut in zip(chosen, cuts, strict=True)]
         self._rehearse()
@@ -131,29 +131,6 @@ class Explainer:
         return ExplainedNetwork(
             loaded.module, loaded.name, method.session, options, method.spec.signed, settings.runtime.seed
         )
-
-    def _check_targets(self) -> None:
-        """Refuse what only classes can be asked for."""
-        if self.prepared.preprocess.view == "tiles" and not self.prepared.task_spec.tiled:
-            raise CnnvizError(
-                f"--view tiles joins maps of whole crops; --task {self.prepared.task_spec.name} explains their parts.",
-                "Use --view whole, crop or squash.",
-            )
-        if not self.prepared.target_selector.beyond_classes:
-            return
-        if self.settings.model.view == "tiles":
-            raise CnnvizError(
-                "--view tiles: only classes are explained by tiles; of all else no tile is the decisive one.",
-                "Use --view crop, whole or squash.",
-            )
-        randomized = any(each.spec is RANDOMIZATION for requests in self.requests for each in requests)
-        if randomized and self.prepared.target_selector.units:
-            raise CnnvizError("--sanity compares maps of classes, not of units.", "Leave out --sanity, or the unit.")
-        if self.settings.target.score != "logit" and self.prepared.target_selector.units:
-            raise CnnvizError(
-                f"--score {self.settings.target.score}: a unit has an activation, no probability.",
-                "Leave --score out, or explain classes and units in two runs.",
-            )
 
     def _rehearse(self) -> None:
         """Run the methods on a probe, so that a request they cannot meet fails before the run."""
