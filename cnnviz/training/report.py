@@ -32,6 +32,7 @@ def header_of(settings: RunSettings, beginning: Beginning, course: Course) -> Ru
     model = {
         "weights_sha256": weights_sha256(loaded.module),
         "labels_sha256": labels_sha256(loaded.labels),
+        "task": "classify",
         "layers": [beginning.network.plan.cut],
         "notes": list(loaded.notes),
         "checks": nothing,
