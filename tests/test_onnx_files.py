@@ -98,6 +98,32 @@ GRAPHS: dict[str, tuple[str, dict[str, Any]]] = {
         }""",
         {"w": (4, 3, 3, 3)},
     ),
+    "padding that is not spelled out": (
+        """net (float[1,3,8,8] x) => (float[1,5] y) {
+            a = Conv<auto_pad = "SAME_UPPER", strides = [2, 2]>(x, w)
+            b = MaxPool<auto_pad = "SAME_LOWER", kernel_shape = [2, 2]>(a)
+            c = Conv<auto_pad = "SAME_LOWER", strides = [3, 1]>(b, v)  d = GlobalMaxPool(c)  y = Flatten(d)
+        }""",
+        {"w": (4, 3, 3, 3), "v": (5, 4, 2, 4)},
+    ),
+    "an early opset": (
+        """net (float[1,3,8,8] x) => (float[1,5] y) {
+            a = Conv(x, w)  b = BatchNormalization(a, scale, shift, mean, var)  c = Clip<min = 0.0, max = 0.4>(b)
+            p = Pad<pads = [0, 0, 1, 0, 0, 0, 0, 1]>(c)  u = Upsample<mode = "nearest">(p, factors)
+            d = AveragePool<kernel_shape = [3, 3]>(u)  s = Sum(d, d)  e = GlobalAveragePool(s)
+            q = Squeeze<axes = [2, 3]>(e)  f = Dropout<ratio = 0.5>(q)  g = Gemm(f, v, z)  y = Softmax(g)
+        }""",
+        {
+            "w": (4, 3, 3, 3),
+            "scale": (4,),
+            "shift": (4,),
+            "mean": (4,),
+            "var": (4,),
+            "v": (4, 5),
+            "z": (5,),
+            "factors": np.array([1, 1, 2, 2], np.float32),
+        },
+    ),
     "sizes of the batch in a resize": (
         """net (float[1,3,8,8] x) => (float[1,4,12,12] y) {
             a = Conv(x, w)  s = Constant<value = int64[4] {1, 4, 12, 12}>()
@@ -113,7 +139,7 @@ GRAPHS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", GRAPHS)
 def test_any_number_of_images_gives_what_each_gives_in_the_file(name: str, tmp_path: Path) -> None:
     text, weights = GRAPHS[name]
-    path = graph_file(tmp_path / "network.onnx", text, **weights)
+    path = graph_file(tmp_path / "network.onnx", text, 9 if "early" in name else 17, **weights)
     network = read_onnx(path)
     batch = images(6, (8, 8)).abs()
     expected = by_onnxruntime(
@@ -131,6 +157,9 @@ def test_any_number_of_images_gives_what_each_gives_in_the_file(name: str, tmp_p
         "OnnxConcat",
         "OnnxCopyIdentity",
         "OnnxSqrt",
+        "OnnxPadStatic",
+        "OnnxClip",
+        "OnnxSum",
     }  # which trace as they are
     told = [note for note in network.notes if note.startswith("the file is for a batch of")]
     assert bool(told) == ("last" not in name)

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import cnnviz
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
 from cnnviz.models.loading.load import load
+from cnnviz.models.loading.trained import to_bytes
 from cnnviz.models.onnx_files import compare, read
+from cnnviz.models.surgery import Plan, cut_at, with_head
 from cnnviz.settings import ModelSpec
 from tests.support.loading import refused
 from tests.support.networks import images
@@ -119,6 +122,20 @@ def test_what_the_file_does_not_say_is_told(tmp_path: Path) -> None:
     told = load(ModelSpec(model=path, mean=(0.5,), std=(0.5,), channel_order="bgr"))
     assert not any("assumed" in note for note in told.notes)
     assert told.preprocess.mean == (0.5, 0.5, 0.5)
+
+
+def test_a_network_that_was_cut_and_trained_loads_with_its_file(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 6, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+    path = str(exported(network.eval(), tmp_path / "network.onnx", images(1, (32, 40))))
+    loaded = load(ModelSpec(model=path))
+    trunk, cut = cut_at(loaded.module, path, None, loaded.preprocess)
+    made = with_head(trunk, Plan(path, "DEFAULT", cut, "gap", 0, ("a", "b"), loaded.preprocess), 1).eval()
+    (tmp_path / "trained.safetensors").write_bytes(to_bytes(made))
+    again = load(ModelSpec(checkpoint=str(tmp_path / "trained.safetensors")))
+    assert (again.source, again.labels) == ("onnx", ("a", "b"))
+    batch = images(2, (32, 40))
+    with torch.no_grad():
+        torch.testing.assert_close(again.module(batch), made(batch))
 
 
 def test_commands_take_a_file(sample_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,8 +22,9 @@ def exported(network: nn.Module, path: Path, example: Tensor, **options: Any) ->
     return path
 
 
-def graph_file(path: Path, text: str, **weights: tuple[int, ...] | NDArray[Any]) -> Path:
-    """A graph in ONNX's text form; weights are arrays, or shapes to be filled with random numbers."""
+def graph_file(path: Path, text: str, opset: int = 17, **weights: tuple[int, ...] | NDArray[Any]) -> Path:
+    """A graph in ONNX's text form; weights are arrays, or shapes to be filled with random numbers (from 0.5 on those
+    that are called ``var``)."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -31,8 +32,9 @@ def graph_file(path: Path, text: str, **weights: tuple[int, ...] | NDArray[Any])
     graph = onnx.parser.parse_graph(text)
     for name, value in weights.items():
         array = generator.normal(0, 0.3, value).astype(np.float32) if isinstance(value, tuple) else value
+        array = np.abs(array) + np.float32(0.5) if name == "var" else array
         graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     onnx.save(model, path)
     return path
 

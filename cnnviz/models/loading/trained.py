@@ -13,6 +13,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.models.loading import zoo
 from cnnviz.models.loading.checkpoint import Checkpoint
 from cnnviz.models.loading.checkpoint_fit import load_checkpoint
+from cnnviz.models.onnx_files.read import SUFFIX, read_onnx
 from cnnviz.models.preprocess import Preprocess
 from cnnviz.models.surgery import HEADS, CutNetwork, Plan, rebuilt
 
@@ -41,6 +42,9 @@ def from_checkpoint(checkpoint: Checkpoint) -> tuple[CutNetwork, str, tuple[str,
         CnnvizError: The metadata are of a newer version, or do not describe these weights.
     """
     plan = _plan(checkpoint)
+    if plan.arch.lower().endswith(SUFFIX):
+        file = read_onnx(plan.arch, plan.preprocess.input_size)
+        return (found := rebuilt(plan, lambda: file.module, 0)), "onnx", load_checkpoint(checkpoint, found)
     recipe = zoo.find(plan.arch, plan.weights, plan.preprocess.input_size[0])
     network = rebuilt(plan, lambda: _frozen(recipe.build(None, frozenset())), 0)
     return network, recipe.source, load_checkpoint(checkpoint, network)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
 # Later versions of most operators only take more types of tensors; onnx2torch knows none of them.
 _OPSET = 17
+# It has operators of opset 13 throughout, and some of earlier ones.
+_EARLIEST = 13
+_SAME = (b"SAME_UPPER", b"SAME_LOWER")
 _REDUCTIONS = frozenset(
     "ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare".split()
 )
@@ -28,7 +31,7 @@ _ADDED: dict[str, dict[str, Any]] = {
 }
 
 
-def simplified(model: ModelProto) -> ModelProto:
+def simplified(model: ModelProto, shape: Sequence[int]) -> ModelProto:
     """A copy that computes the same: constants folded, operators as of opset 17, no half precision.
 
     Constant nodes, and whatever is computed from initializers alone, become initializers: converters look for weights
@@ -36,16 +39,19 @@ def simplified(model: ModelProto) -> ModelProto:
 
     Args:
         model: As read; it is left as it is.
+        shape: Of its input, for padding that depends on the size.
 
     Raises:
         ValueError: An operator of a later opset has no form in opset 17.
     """
     copy = ModelProto()
     copy.CopyFrom(model)
+    copy = _raised(copy)
     _in_float32(copy)
     _fold(copy)
     _spell_out_gelu(copy.graph)
     _lower(copy)
+    _spell_out_padding(copy, shape)
     _one_node_for_each_output(copy.graph)
     return copy
 
@@ -58,6 +64,50 @@ def opset(model: ModelProto) -> int:
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     """The value of an attribute of a node."""
     return next((helper.get_attribute_value(each) for each in node.attribute if each.name == name), default)
+
+
+def _raised(model: ModelProto) -> ModelProto:
+    """A file of an early opset as of a later one, where ONNX itself knows how; as it is where not."""
+    if opset(model) >= _EARLIEST:
+        return model
+    try:
+        return version_converter.convert_version(model, _EARLIEST)
+    except Exception:  # one operator without an adapter; onnx2torch may have it all the same
+        return model
+
+
+def _spell_out_padding(model: ModelProto, shape: Sequence[int]) -> None:
+    """``auto_pad`` as numbers: of each side, for this size of the input."""
+    windows = [node for node in model.graph.node if attribute(node, "auto_pad", b"NOTSET") in _SAME]
+    if not windows:
+        return
+    sized = ModelProto()
+    sized.CopyFrom(model)
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    entry = next(value for value in sized.graph.input if value.name not in held)
+    for axis, length in zip(entry.type.tensor_type.shape.dim, shape, strict=True):
+        axis.dim_value = length
+    del sized.graph.value_info[:]
+    known = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
+    sizes = {
+        value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in (*known.value_info, *known.input)
+    }
+    for node in windows:
+        size = sizes.get(node.input[0], [])[2:]
+        kernel = attribute(node, "kernel_shape") or list(held[node.input[1]].dims[2:])
+        if not size or not all(size) or node.op_type == "ConvTranspose":
+            raise ValueError(f"{node.op_type} with auto_pad, at a size that is not known")
+        steps = attribute(node, "strides", [1] * len(size))
+        spread = attribute(node, "dilations", [1] * len(size))
+        less, more = [], []
+        for length, width, step, apart in zip(size, kernel, steps, spread, strict=True):
+            both = max((-(-length // step) - 1) * step + (width - 1) * apart + 1 - length, 0)
+            less.append(both // 2)
+            more.append(both - both // 2)
+        upper = attribute(node, "auto_pad") == b"SAME_UPPER"
+        _remove(node, "auto_pad")
+        node.attribute.append(helper.make_attribute("pads", less + more if upper else more + less))
 
 
 def _in_float32(model: ModelProto) -> None:

@@ -69,6 +69,7 @@ def read_onnx(path: str | Path, asked: Sequence[int] | None = None) -> OnnxNetwo
     path = Path(path)
     _check_installed(path)
     from cnnviz.models.onnx_files.compare import comparison
+    from cnnviz.models.onnx_files.protos import attribute
 
     model = _loaded(path)
     entry = _input_of(model, path)
@@ -78,6 +79,8 @@ def read_onnx(path: str | Path, asked: Sequence[int] | None = None) -> OnnxNetwo
         notes.append(f"the input {entry.name} is [N, height, width, channels]; images are transposed in front of it")
     if entry.batch is not None:
         notes.append(f"the file is for a batch of {entry.batch}; the network made of it takes any number of images")
+    if None in entry.sizes[1:] and any(attribute(node, "auto_pad", b"")[:4] == b"SAME" for node in model.graph.node):
+        notes.append(f"its padding depends on the size of the input, and is that of {size[1]} x {size[2]} pixels here")
     images = torch.randn(2 * (entry.batch or 1), *size, generator=torch.Generator().manual_seed(0))
     said = comparison(path, module, images, (entry.batch or 1, entry.channels_last))
     notes.append(said)
@@ -173,7 +176,7 @@ def _converted(model: ModelProto, entry: _Input, size: tuple[int, int, int], pat
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            network = onnx2torch.convert(simplified(model)).float().eval()
+            network = onnx2torch.convert(simplified(model, _as_in_file(entry, size))).float().eval()
             _with_outputs(network, [value.name for value in model.graph.output])
             runs = _runs(network, entry, size)
             joined_moves(fused(rewritten(network, runs, RULES)), runs[1])
@@ -190,6 +193,12 @@ def _converted(model: ModelProto, entry: _Input, size: tuple[int, int, int], pat
     if entry.channels_last:
         _transposed(network)
     return network.requires_grad_(False), list(dict.fromkeys(str(each.message) for each in caught))
+
+
+def _as_in_file(entry: _Input, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    channels, rows, columns = size
+    batch = entry.batch or 1
+    return (batch, rows, columns, channels) if entry.channels_last else (batch, channels, rows, columns)
 
 
 def _runs(network: nn.Module, entry: _Input, size: tuple[int, int, int]) -> list[Tensor]:
