@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
+from cnnviz.models.surgery import CutNetwork
 from cnnviz.registry.training import TrainOptions
 from cnnviz.training import trainer
 from cnnviz.training.begin import begin
@@ -172,6 +173,26 @@ def test_what_is_frozen_stays_and_the_rest_moves(
     norms = {name.rpartition(".")[0] for name in before if name.endswith("running_mean")}
     assert training["batch_norm_frozen"] == sum(name.startswith(tuple(still)) for name in norms)
     assert training["batch_norm_learned"] == len(norms) - training["batch_norm_frozen"]
+
+
+def test_a_trunk_that_stays_is_run_once_where_pictures_stay_too(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**PLAIN, "freeze": "all", "epochs": 3, "batch_size": 5}
+    with monkeypatch.context() as patch:
+        patch.setattr("cnnviz.training.run.KEPT_BYTES", 0)
+        trained(folder, tmp_path / "each time", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(CutNetwork, "forward", lambda *_: pytest.fail("the whole network was run"))
+        trained(folder, tmp_path / "once", **options)
+        with pytest.raises(pytest.fail.Exception):
+            trained(folder, tmp_path / "by chance", **{**options, "flip": 0.5})
+    one, other = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("once", "each time"))
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(
+        one["conv.weight"], begin(small(), TrainOptions(**SMALL), sorted(COLOURS)).network.conv.weight
+    )
 
 
 def test_batch_norm_that_keeps_its_statistics(folder: Path, tmp_path: Path) -> None:

@@ -37,6 +37,13 @@ class Regime:
         for name in self.still:
             self.network.get_submodule(name).eval()
 
+    @property
+    def trunk_is_still(self) -> bool:
+        """Whether nothing before the head changes, so that a picture gives the same map in each epoch."""
+        trunk = self.network.trunk
+        learns = any(weight.requires_grad for weight in trunk.parameters())
+        return not learns and all(f"trunk.{name}" in self.still for name, _ in trunk.named_modules() if name)
+
     def facts(self) -> dict[str, int]:
         """Numbers of weights and of batch normalisations, learned and frozen."""
         learned: list[int] = []

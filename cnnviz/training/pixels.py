@@ -108,6 +108,11 @@ def augmentation(preprocess: Preprocess, params: TrainOptions) -> v2.Transform:
     return v2.Compose(steps or [v2.Identity()])
 
 
+def is_fixed(params: TrainOptions) -> bool:
+    """Whether nothing happens by chance to a picture."""
+    return params.crop_scale >= 1 and params.flip == params.jitter == 0
+
+
 class Decoder:
     """Threads that decode, a bounded number of pictures ahead.
 

@@ -187,6 +187,7 @@ class _Run:
     def _epochs(self, trainer: Trainer, progress: Progress) -> str:
         """All that are left. Returns why they ended early: ``interrupted``, or that the loss is no number."""
         try:
+            trainer.keep_maps(self._beginning.shape, KEPT_BYTES)
             for epoch in trainer.run(progress):
                 self._keep(epoch, trainer, progress)
         except KeyboardInterrupt:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm import optim, scheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.seeding import same_noise
@@ -20,7 +20,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.models.preprocess import Preprocess, normalize
 from cnnviz.registry.training import TrainOptions
 from cnnviz.training.frozen import Regime
-from cnnviz.training.pixels import Pictures, augmentation
+from cnnviz.training.pixels import Pictures, augmentation, is_fixed
 from cnnviz.training.state import Epoch, Progress
 
 _optim: Any = optim  # they say what they are made of, not what they export
@@ -38,8 +38,29 @@ class NotFiniteError(CnnvizError):
 class Data:
     """What is learned from, and what validates."""
 
-    train: Pictures
-    val: Pictures
+    train: Pictures | Maps
+    val: Pictures | Maps
+
+
+class Maps:
+    """What a trunk that stays as it is makes of pictures: computed once, in the place of :class:`Pictures`.
+
+    Args:
+        maps: [C, h, w] each.
+        labels: Their classes.
+    """
+
+    def __init__(self, maps: Sequence[Tensor], labels: Tensor) -> None:
+        self._maps, self._labels = maps, labels
+
+    def __len__(self) -> int:
+        return len(self._maps)
+
+    def batches(self, order: Sequence[int], size: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """As of pictures."""
+        for begin in range(0, len(order), size):
+            places = order[begin : begin + size]
+            yield [self._maps[place] for place in places], self._labels[places]
 
 
 @dataclass(frozen=True)
@@ -80,6 +101,7 @@ class Trainer:
     def __init__(self, regime: Regime, data: Data, course: Course, told: Callable[[int, str], None]) -> None:
         self._regime, self._data, self._course, self._told = regime, data, course, told
         params, network = course.params, regime.network
+        self._forward: Callable[[Tensor], Tensor] = network
         self.steps = _batches(len(data.train), course.batch_size)
         self._optimizer: torch.optim.Optimizer = _optim.create_optimizer_v2(
             network, params.optimizer, lr=course.rate, weight_decay=params.weight_decay, momentum=0.9
@@ -94,6 +116,32 @@ class Trainer:
             t_in_epochs=False,
         )
         self._augment = augmentation(course.preprocess, params)
+
+    def keep_maps(self, shape: tuple[int, int, int], most_bytes: int) -> None:
+        """Compute what feeds the head once for all epochs, where that never changes and so many bytes hold it.
+
+        Args:
+            shape: Of a map.
+            most_bytes: Of all.
+        """
+        course, data = self._course, self._data
+        count = sum(len(part) for part in (data.train, data.val))
+        fits = 4 * count * math.prod(shape) <= most_bytes
+        if not (fits and self._regime.trunk_is_still and is_fixed(course.params)):
+            return
+        self._data = Data(self._maps(data.train), self._maps(data.val))
+        network = self._regime.network
+        self._forward = nn.Sequential(*(part for name, part in network.named_children() if name != "trunk"))
+
+    @torch.no_grad()
+    def _maps(self, pictures: Pictures | Maps) -> Maps:
+        trunk, maps, labels = self._regime.network.eval().trunk, list[Tensor](), list[Tensor]()
+        for pixels, wanted in pictures.batches(range(len(pictures)), self._course.batch_size):
+            batch, _ = self._placed(pixels, wanted)
+            with rt.repeatable(), rt.autocast(self._course.runtime):
+                maps.extend(trunk(batch).unbind())
+            labels.append(wanted)
+        return Maps(maps, torch.cat(labels))
 
     def state(self) -> dict[str, Any]:
         """What it goes on from, beside the number of the epoch."""
@@ -129,7 +177,7 @@ class Trainer:
         return Epoch(number, rate, loss, accuracy, val_loss, val_accuracy, round(time.perf_counter() - began, 3))
 
     def _learn(self, number: int) -> tuple[float, float]:
-        course, network = self._course, self._regime.network
+        course = self._course
         self._regime.train()
         order = torch.randperm(len(self._data.train)).tolist()[: _used(len(self._data.train), course.batch_size)]
         loss_sum = right = seen = 0.0
@@ -138,7 +186,7 @@ class Trainer:
             self._schedule.step_update(step)
             batch, wanted = self._placed([self._augment(each) for each in pixels], labels)
             with rt.autocast(course.runtime):
-                scores = network(batch)
+                scores = self._forward(batch)
             loss = F.cross_entropy(scores.float(), wanted)
             value, step = float(loss.detach()), step + 1
             if not math.isfinite(value):
@@ -154,19 +202,22 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> tuple[float, float]:
-        course, network, pictures = self._course, self._regime.network.eval(), self._data.val
+        course, pictures = self._course, self._data.val
+        self._regime.network.eval()
         loss = right = 0.0
         for pixels, labels in pictures.batches(range(len(pictures)), course.batch_size):
             batch, wanted = self._placed(pixels, labels)
             with rt.repeatable(), rt.autocast(course.runtime):
-                scores = network(batch).float()
+                scores = self._forward(batch).float()
             loss += float(F.cross_entropy(scores, wanted, reduction="sum"))
             right += float((scores.argmax(1) == wanted).sum())
         return loss / len(pictures), right / len(pictures)
 
     def _placed(self, pixels: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         device = self._course.runtime.device
-        batch = normalize(torch.stack(pixels).to(device), self._course.preprocess)
+        batch = torch.stack(pixels).to(device)
+        if batch.dtype == torch.uint8:  # pictures, not maps of them
+            batch = normalize(batch, self._course.preprocess)
         return batch.contiguous(memory_format=torch.channels_last), labels.to(device)
 
 
