@@ -138,6 +138,7 @@ def test_a_class_of_which_nothing_can_be_read(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["--arch", "resnet19"], "Did you mean resnet18"),
+        (["--arch", "tests.support.tiny_model:make"], "no model called 'tests.support.tiny_model:make'"),
         (["--cut", "stage22"], "Did you mean stage2"),
         (["--freeze", "stage33"], "Did you mean stage3"),
         (["--head", "gab"], "Did you mean gap"),

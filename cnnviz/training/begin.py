@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from cnnviz.errors import CnnvizError
+from cnnviz.models.loading import zoo
 from cnnviz.models.loading.load import RANDOM, LoadedModel, load
 from cnnviz.models.surgery import CutNetwork, Plan, cut_at, map_shape, with_head
 from cnnviz.registry.training import TrainOptions
@@ -47,6 +48,8 @@ def begin(spec: ModelSpec, params: TrainOptions, classes: Sequence[str]) -> Begi
     Raises:
         CnnvizError: No such network, weights or layer, with near matches.
     """
+    # What no name stands for (a factory, a file) could not be made again from the checkpoint.
+    zoo.find(spec.model, spec.weights, 3)
     loaded = load(spec)
     found = loaded.module
     if isinstance(found, CutNetwork):
