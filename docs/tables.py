@@ -28,15 +28,22 @@ def methods_table() -> str:
     for spec in lookup.BUILT_IN:
         plain = spec.command not in shared or spec.name == spec.command
         call = f"`{spec.command}`" if plain else f"`{spec.command} --variant {spec.name}`"
-        rows.append(f"| {call} | {spec.title} | {spec.summary} | {spec.forward}, {spec.backward} | {spec.paper} |")
+        rows.append(f"| {call} | {spec.title} | {_said(spec)} | {spec.forward}, {spec.backward} | {spec.paper} |")
     return "\n".join(rows)
 
 
 def commands_table(specs: Sequence[CommandSpec]) -> str:
     """Commands as a Markdown table."""
     rows = ["| command | what it does | paper |", "| --- | --- | --- |"]
-    rows += [f"| `{spec.command}` | {spec.summary} | {spec.paper} |" for spec in specs]
+    rows += [f"| `{spec.command}` | {_said(spec)} | {spec.paper} |" for spec in specs]
     return "\n".join(rows)
+
+
+def _said(spec: CommandSpec) -> str:
+    """What an entry does, and how to install what it cannot do without."""
+    extras = dict.fromkeys(package.extra for package in spec.packages if package.option is None)
+    needs = "".join(f" Needs `pip install 'cnnviz[{extra}]'`." for extra in extras)
+    return spec.summary + needs
 
 
 def with_table(text: str) -> str:

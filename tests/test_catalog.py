@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import cnnviz
+from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.registry import lookup
@@ -116,6 +117,21 @@ def test_names_and_commands() -> None:
         options = [p.name for p in spec.params]
         assert len(set(options)) == len(options)
         assert spec.command == spec.command.lower()
+
+
+def test_lists_have_defaults_and_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    methods = capsys.readouterr().out
+    assert "    --samples  Noisy copies. 1 or more. [default: 10]\n" in methods
+    assert "    --rule  " in methods
+    assert main(["metrics"]) == 0
+    metrics = capsys.readouterr().out
+    assert "    :replace=  zero|blur|mean  What stands for a hidden pixel" in metrics
+    assert "as many passes again. [default: yes]\n" in metrics
+    for spec in (*lookup.all_methods(), *lookup.all_metrics()):
+        for param in spec.params:
+            if param.default not in (None, False, (), True):
+                assert f"[default: {param.default}]" in methods + metrics, (spec.name, param.name)
 
 
 def test_listing_methods_needs_no_torch() -> None:

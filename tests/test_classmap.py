@@ -17,9 +17,11 @@ from cnnviz.errors import CnnvizError
 from cnnviz.geometry.placement import place_cells
 from cnnviz.models.loading.load import load
 from cnnviz.models.preprocess import normalize, override, prepare
+from cnnviz.render.colormap import colormap
 from cnnviz.settings import ModelSpec
 from cnnviz.studies.classmap.class_cells import Placement, merged
 from tests.support import digits
+from tests.support.pictures import pixels
 from tests.support.runs import ONE, TINY, ran
 
 RAW: dict[str, Any] = {"save": ("overlay", "heatmap", "raw")}
@@ -90,6 +92,19 @@ def test_one_cell_at_the_training_size_is_the_ordinary_prediction(photos: Path, 
         assert row["explanations"][0]["scores"]["grid"] == [1, 1]
         expected = [prediction["probability"] for prediction in row["predictions"]]
         np.testing.assert_allclose(raw(tmp_path, row)["probabilities"][:, 0, 0], expected, atol=1e-5)
+
+
+def test_overlays_have_a_key(photos: Path, tmp_path: Path) -> None:
+    """Below the picture, from probability 0 to 1, whatever the map's own values."""
+    report = run(photos, tmp_path, classes=("top:1",), size=64, fit="crop")
+    for row in report["images"]:
+        [each] = row["explanations"]
+        drawn = pixels(tmp_path / each["files"]["overlay"])
+        assert drawn.shape[1] == row["width"]
+        band = drawn[row["height"] :]
+        assert len(band) >= 17
+        for end in (0, 255):
+            assert (band == colormap("turbo")[end]).all(axis=2).any()
 
 
 def test_one_logit_is_two_classes(photos: Path, tmp_path: Path) -> None:

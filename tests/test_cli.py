@@ -310,7 +310,9 @@ def test_methods_lists_the_register(capsys: pytest.CaptureFixture[str]) -> None:
         row = next(line for line in out.splitlines() if line.startswith(f"{spec.name} "))
         assert row.endswith(spec.paper)
         assert f"{spec.forward} forward, {spec.backward} backward" in row
-        assert all(f"--{param.name.replace('_', '-')}  {param.help}" in out for param in spec.params)
+        for param in spec.params:
+            choices = f"{'|'.join(param.choices)}  " if param.choices else ""
+            assert f"--{param.name.replace('_', '-')}  {choices}{param.help}" in out
 
 
 def test_methods_as_json(capsys: pytest.CaptureFixture[str]) -> None:

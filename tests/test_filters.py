@@ -141,6 +141,7 @@ def test_the_first_is_the_one_that_runs_first_and_dead_filters_are_named(tmp_pat
         assert row["mean"] == pytest.approx(one.mean())
         assert row["max_abs"] == pytest.approx(np.abs(one).max())
     assert [row["gain"] for row in layer["filters"]] == pytest.approx([0.5, 1, 0.5, 0.5, 0, 0.5], rel=1e-5)
+    assert "2 of 6 filters dead (2, 4)" in (tmp_path / "index.html").read_text()
 
 
 def test_without_a_normalisation_the_weights_alone_count() -> None:

@@ -13,6 +13,8 @@ from cnnviz.errors import CnnvizError
 from cnnviz.io.label_files import read_class_names
 from cnnviz.models.loading import zoo
 from cnnviz.models.loading.labels import LabelLookup, numbered
+from cnnviz.tasks.class_names import ClassNames
+from cnnviz.tasks.class_words import ClassWords
 
 NAMES = ("tench, Tinca tinca", "no", "Käse", "golden retriever")
 FORMS = {
@@ -306,3 +308,13 @@ def test_what_would_unfold_is_refused_at_once(tmp_path: Path, name: str) -> None
         assert time.perf_counter() - began < 2
         assert len(said) < 3000
         assert said or not name.endswith("json")
+
+
+def test_a_table_of_another_ending_is_told(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("a.png,cat\n")
+    names = ClassNames(["cat", "dog"], one_logit=False)
+    with pytest.raises(CnnvizError, match="no class is called that, but a file is") as caught:
+        ClassWords([str(tmp_path / "t.txt")], names)
+    assert ".csv or .tsv" in caught.value.hint
+    with pytest.raises(CnnvizError, match="no class is called"):
+        ClassWords(["nope.txt"], names)

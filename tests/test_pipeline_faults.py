@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import struct
@@ -256,3 +257,11 @@ def test_a_model_that_fails_on_one_image_loses_only_that(
     assert result.exit_code == 3
     assert [os.path.basename(row["path"]) for row in bad] == ["white.png"]
     assert bad[0]["error"] == {"type": "model", "message": "cannot stand white"}
+
+
+@pytest.mark.parametrize(("null", "way"), [(False, "one a line"), (True, "ended in NUL")])
+def test_standard_input_without_a_path_is_told_apart(tmp_path: Path, null: bool, way: str) -> None:
+    asked = settings("-", tmp_path / "out", null=null)
+    with pytest.raises(CnnvizError, match=rf"standard input ended without a path \({way}\)") as caught:
+        pipeline.run(asked, Quiet(), io.BytesIO(b"\n\n" if not null else b""))
+    assert "-print0 | cnnviz gradcam - -0" in caught.value.hint

@@ -8,8 +8,9 @@ import typer
 
 from cnnviz import __version__
 from cnnviz.cli.console import Console
+from cnnviz.cli.variants import described
 from cnnviz.registry import lookup
-from cnnviz.registry.specs import CommandSpec, MethodSpec
+from cnnviz.registry.specs import CommandSpec, MethodSpec, Param
 
 _COLUMNS = ("method", "command", "family", "passes an image", "paper")
 
@@ -43,7 +44,7 @@ def metrics(
         needs = "" if spec.truth == "nothing" else f" Needs {spec.truth}."
         lines += [f"{spec.name}: {spec.summary}{better}{needs} {spec.paper}."]
         lines += [f"    {figure.name}  {figure.meaning}" for figure in spec.figures]
-        lines += [f"    :{param.name}=  {param.help}" for param in spec.params]
+        lines += [f"    :{param.name}=  {_option(param)}" for param in spec.params]
     console.text("\n".join(lines))
     return 0
 
@@ -100,6 +101,12 @@ def _plain(spec: MethodSpec) -> dict[str, Any]:
     }
 
 
+def _option(param: Param) -> str:
+    """Its choices, what it does, and its default as one types it."""
+    choices = f"{'|'.join(param.choices)}  " if param.choices else ""
+    return choices + described(param).replace("[default: True]", "[default: yes]")
+
+
 def _table(specs: tuple[MethodSpec, ...]) -> str:
     rows = [_COLUMNS] + [
         (
@@ -115,5 +122,5 @@ def _table(specs: tuple[MethodSpec, ...]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(rows[0], widths, strict=True)).rstrip()]
     for spec, row in zip(specs, rows[1:], strict=True):
         lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        lines += [f"    --{param.name.replace('_', '-')}  {param.help}" for param in spec.params]
+        lines += [f"    --{param.name.replace('_', '-')}  {_option(param)}" for param in spec.params]
     return "\n".join(lines)

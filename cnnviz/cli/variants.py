@@ -90,13 +90,13 @@ def option_help(name: str, specs: tuple[CommandSpec, ...]) -> str:
     takers = [(spec, param) for spec in specs for param in spec.params if param.name == name]
     texts: dict[str, list[str]] = {}
     for spec, param in takers:
-        texts.setdefault(_described(param), []).append(spec.name)
+        texts.setdefault(described(param), []).append(spec.name)
     if len(takers) == len(specs) and len(texts) == 1:
         return next(iter(texts))
     return " ".join(f"{', '.join(names)}: {text}" for text, names in texts.items())
 
 
-def _described(param: Param) -> str:
+def described(param: Param) -> str:
     """Help, range, unit and default of an option."""
     low, high = param.minimum, param.maximum
     unit = f" {param.unit}" if param.unit else ""

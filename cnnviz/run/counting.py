@@ -201,6 +201,10 @@ class Counts:
             over += f"; {self.run_folders[0]}, the output folder of a cnnviz run, is passed over"
         if self.excluded:
             over += f"; {self.excluded} {'is' if self.excluded == 1 else 'are'} left out by --exclude"
+        if settings.inputs == ("-",) and not over:
+            way = "ended in NUL" if settings.null else "one a line"
+            hint = f"For example  find photos -name '*.jpg' -print0 | cnnviz {settings.command} - -0"
+            return CnnvizError(f"No images: standard input ended without a path ({way}).", hint)
         where = ", ".join(settings.inputs)
         return CnnvizError(f"No images in {where}{over}.", "Name image files, or a folder of them.")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cnnviz.errors import CnnvizError, ImageError, shown
 from cnnviz.geometry.truth import Truth
-from cnnviz.io.label_tables import is_label_table, read_label_table
+from cnnviz.io.label_tables import LABEL_TABLES, is_label_table, read_label_table
 from cnnviz.io.sources import ImageRef
 from cnnviz.tasks.base import LabelMeanings
 from cnnviz.tasks.class_names import ClassNames
@@ -55,7 +55,14 @@ class ClassWords:
             return "top", len(self.classes) if enough else min(int(count), len(self.classes))
         if is_label_table(spec):
             return "table", spec
-        return "class", self.classes.resolve(spec)
+        try:
+            return "class", self.classes.resolve(spec)
+        except CnnvizError as error:
+            if not os.path.isfile(spec):
+                raise
+            endings = " or ".join(LABEL_TABLES)
+            hint = f"A table of labels ends in {endings}: path,label. Rename the file."
+            raise CnnvizError(f"--class {shown(spec)}: no class is called that, but a file is.", hint) from error
 
     def indices(self, ref: ImageRef, truth: Truth | None, ranked: Sequence[int], logits: Tensor) -> list[int]:
         """Class indices for one image, each once, in the order asked.

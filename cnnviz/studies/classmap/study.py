@@ -32,6 +32,7 @@ from cnnviz.models.preprocess import prepare as prepare_image
 from cnnviz.records import ClassScore, Explanation, Record
 from cnnviz.registry.studies import ClassMapOptions
 from cnnviz.render.label_map import areas, label_map
+from cnnviz.render.legend import with_legend
 from cnnviz.render.overlay import Style, heatmap_image, overlay
 from cnnviz.run.images import DecodedImage, failed
 from cnnviz.run.prepared_model import PreparedModel
@@ -274,7 +275,10 @@ class ClassMap(Study[ClassMapOptions]):
         files: dict[str, str] = {}
         if "overlay" in self.prepared.settings.draw.save:
             files["overlay"] = f"{stem}.overlay.{self.picture.suffix}"
-            self.store.write(files["overlay"], encode(overlay(done.rgb, placed, self.style), self.picture))
+            drawn = with_legend(
+                overlay(done.rgb, placed, self.style), target.label, target.probability, placed, self.style
+            )
+            self.store.write(files["overlay"], encode(drawn, self.picture))
         if "heatmap" in self.prepared.settings.draw.save:
             files["heatmap"] = f"{stem}.heatmap.png"
             self.store.write(files["heatmap"], encode(heatmap_image(placed, self.style), _PNG))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ from cnnviz.studies.unit_selection import parse_numbers
 # Of a deeper layer: so many filters and channels unless others are named.
 _FILTERS, _CHANNELS = 16, 32
 _MOST_CELLS = 1 << 16
+_NAMED = 20
 _PNG = ImageFormat("png")
 
 
@@ -108,11 +109,11 @@ class Filters(Study[FiltersOptions]):
             title = f"{shown.name}: {' x '.join(map(str, shown.weight.shape))}, {self._scale(shown)}"
             picture = self._pictures(shown, title) if shown.pictures else self._table(shown, title)
             self.store.write(name, encode(picture, _PNG))
-            figures.append({"file": name, "caption": title})
+            figures.append({"file": name, "caption": f"{title}; {_dead(found.dead, len(found.l2))}"})
             summary[shown.name] = {"filters": len(found.l2), "dead": len(found.dead)}
             report.append(self._row(shown, found, name))
         sentences = [
-            f"{name}: {found['filters']} filters, {found['dead'] or 'none'} dead" for name, found in summary.items()
+            f"{row['layer']}: {summary[row['layer']]['filters']} filters, {_dead(row['dead'])}" for row in report
         ]
         return Findings({"filters": summary}, {"layers": report}, figures, sentences=sentences)
 
@@ -157,3 +158,11 @@ class Filters(Study[FiltersOptions]):
             "dead": found.dead,
             "filters": found.rows(),
         }
+
+
+def _dead(dead: Sequence[int], filters: int | None = None) -> str:
+    """How many filters are dead, and which: ``2 of 64 dead (3, 17)``."""
+    if not dead:
+        return "none dead" if filters is None else f"none of {filters} filters dead"
+    which = ", ".join(map(str, dead[:_NAMED])) + (" …" if len(dead) > _NAMED else "")
+    return f"{len(dead)} dead ({which})" if filters is None else f"{len(dead)} of {filters} filters dead ({which})"
