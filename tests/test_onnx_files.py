@@ -24,10 +24,15 @@ def _explained(model: Any, batch: Tensor, method: str) -> cnnviz.Explanation:
     return cnnviz.explain(model, batch, method, target=[3, 0, 7])
 
 
+def _calibrated(network: nn.Module) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(1)
+        return calibrate(network, SIZE)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "timm/mobilenetv3_small_050"])
 def test_maps_are_those_of_the_network_that_was_exported(name: str, tmp_path: Path) -> None:
-    network = timm_network(name.removeprefix("timm/")) if "/" in name else torchvision_network(name)
-    calibrate(network, SIZE)
+    network = _calibrated(timm_network(name[5:]) if name.startswith("timm/") else torchvision_network(name))
     batch = images(3, SIZE)
     path = exported(network, tmp_path / "network.onnx", batch[:1])
     model = cnnviz.load_model(str(path))
@@ -35,6 +40,7 @@ def test_maps_are_those_of_the_network_that_was_exported(name: str, tmp_path: Pa
     for method in ("gradcam", "cam") if name == "resnet18" else ("gradcam",):
         mine, original = _explained(model, batch, method), _explained(network, batch, method)
         torch.testing.assert_close(mine.logits, original.logits, rtol=1e-4, atol=1e-4)
+        assert float(original.raw.abs().amax((1, 2)).min()) > 0
         torch.testing.assert_close(mine.raw, original.raw, rtol=1e-4, atol=1e-4 * float(original.raw.abs().max()))
     assert len(model.layers()) > 3  # by its graph: without a trace there is one
 
@@ -42,7 +48,7 @@ def test_maps_are_those_of_the_network_that_was_exported(name: str, tmp_path: Pa
 @pytest.mark.slow
 def test_the_newer_exporter_and_its_opset(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    network = calibrate(timm_network("mobilenetv3_small_050"), SIZE)
+    network = _calibrated(timm_network("mobilenetv3_small_050"))
     batch = images(3, SIZE)
     path = exported(network, tmp_path / "network.onnx", batch[:1], dynamo=True, opset_version=20)
     mine, original = _explained(cnnviz.load_model(str(path)), batch, "gradcam"), _explained(network, batch, "gradcam")
@@ -105,6 +111,16 @@ GRAPHS: dict[str, tuple[str, dict[str, Any]]] = {
             c = Conv<auto_pad = "SAME_LOWER", strides = [3, 1]>(b, v)  d = GlobalMaxPool(c)  y = Flatten(d)
         }""",
         {"w": (4, 3, 3, 3), "v": (5, 4, 2, 4)},
+    ),
+    "limits and padding of what is computed": (
+        """net (float[1,3,8,8] x) => (float[1,4,8,8] y) {
+            s = Shape(x)  i = Constant<value = int64[1] {2}>()  h = Gather(s, i)  six = Constant<value = int64[1] {6}>()
+            d = Sub(h, six)  zero = Constant<value = int64 {0}>()  p = Clip(d, zero, )
+            half = Constant<value = int64[1] {2}>()
+            q = Div(p, half)  none = Constant<value = int64[2] {0, 0}>()  r = Concat<axis = 0>(none, q, q, none, q, q)
+            a = Pad(x, r)  b = Conv(a, w)  top = Constant<value = float {0.2}>()  y = Clip(b, , top)
+        }""",
+        {"w": (4, 3, 3, 3)},
     ),
     "an early opset": (
         """net (float[1,3,8,8] x) => (float[1,5] y) {

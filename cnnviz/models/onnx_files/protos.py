@@ -52,6 +52,7 @@ def simplified(model: ModelProto, shape: Sequence[int]) -> ModelProto:
     _spell_out_gelu(copy.graph)
     _lower(copy)
     _spell_out_padding(copy, shape)
+    _name_what_is_left_out(copy.graph)
     _one_node_for_each_output(copy.graph)
     return copy
 
@@ -108,6 +109,19 @@ def _spell_out_padding(model: ModelProto, shape: Sequence[int]) -> None:
         upper = attribute(node, "auto_pad") == b"SAME_UPPER"
         _remove(node, "auto_pad")
         node.attribute.append(helper.make_attribute("pads", less + more if upper else more + less))
+
+
+def _name_what_is_left_out(graph: GraphProto) -> None:
+    """Inputs that are left out at the end are not named, and a ``Clip`` has a lower limit where it has an upper one."""
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        while node.input and not node.input[-1]:
+            del node.input[-1]
+        if node.op_type == "Clip" and len(node.input) > 2 and not node.input[1] and node.input[2] in held:
+            kind = numpy_helper.to_array(held[node.input[2]]).dtype
+            lowest = np.iinfo(kind).min if np.issubdtype(kind, np.integer) else -np.inf
+            node.input[1] = f"{node.output[0]}/lowest"
+            graph.initializer.append(numpy_helper.from_array(np.array(lowest, kind), node.input[1]))
 
 
 def _in_float32(model: ModelProto) -> None:
