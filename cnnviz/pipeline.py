@@ -91,7 +91,7 @@ def _through(
     if counts.trivial:
         trivial = f"{counts.trivial} of {counts.maps} maps are the score map of their class and explain nothing"
         reporter.note(f"{trivial}: trivial_reason in the report says why; name an earlier --layer")
-    found = explainer.conclude(run_folder.records, run_folder.store)
+    found = explainer.conclude(run_folder.records, run_folder.store, interrupted=interrupted)
     model = {"model": explainer.prepared.loaded.name}
     summary = {**counts.summary(seconds, interrupted), **model, **explainer.facts(), **found.summary}
     files = None if explainer.comparison is None else tuple(figure["file"] for figure in found.figures)

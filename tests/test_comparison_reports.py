@@ -69,6 +69,12 @@ def test_remarks_of_metrics_are_told_once() -> None:
     assert found == ["Insertion, Deletion: hidden pixels are grey", "lrp: 2 of 3 maps leave out more"]
 
 
+def test_what_lrp_leaves_out_is_said_and_counted(rectangles: Path, tmp_path: Path) -> None:
+    alone = run("lrp", rectangles, tmp_path / "alone")["summary"]["left_out"]
+    report = run("evaluate", rectangles, tmp_path / "out", *CHEAP, "--method", "gradcam,lrp", "--no-baselines")
+    assert report["summary"]["left_out"] == {"lrp": alone}
+
+
 def test_what_stands_for_hidden_pixels_is_said(rectangles: Path, tmp_path: Path) -> None:
     said = told("evaluate", rectangles, tmp_path / "out", *CHEAP, "--method", "gradcam,saliency")
     assert "cnnviz: note: Insertion: hidden pixels are the blurred image" in said

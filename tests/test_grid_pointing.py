@@ -13,11 +13,14 @@ import pytest
 from PIL import Image
 
 from cnnviz.cli.app import main
+from cnnviz.maps import mosaics
 from cnnviz.metrics.grid_pointing import choose, score
 from cnnviz.metrics.intervals import bootstrap_mean
+from cnnviz.settings import ModelSpec
 from tests.support import four_colours
 from tests.support.four_colours import CELL, CLASSES, COLOURS, OF_CLASS, OF_PIXEL, SIDE
 from tests.support.pictures import pixels
+from tests.support.runs import Quiet, ran
 
 
 @pytest.fixture
@@ -149,7 +152,7 @@ def test_a_network_of_one_size_sees_them_at_half(
     options = ("--metric", "grid_pointing:mosaics=3", "--class", "folder")
     out = tmp_path / "out"
     assert main(arguments("saliency", photos, out, *options, factory="make_of_one_size")) == 0
-    assert "images at half their size, because the network takes one input size" in capsys.readouterr().err
+    assert "images at half their size, because the network runs at one input size" in capsys.readouterr().err
     report = json.loads((out / "report.json").read_text())
     assert not report["mosaics"]["full_size"]
     for row in report["mosaics"]["mosaics"]:
@@ -176,3 +179,35 @@ def test_what_is_missing_is_said(photos: Path, tmp_path: Path, capsys: pytest.Ca
     assert "mosaics" not in json.loads((tmp_path / "b" / "report.json").read_text())
     assert main(arguments("gradcam", photos, tmp_path / "c", *words, "--class", "folder")) == 0
     assert "100 were asked for; there are no more different ones" in capsys.readouterr().err
+
+
+def test_mosaics_that_need_too_much_memory_go_in_halves(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run("gradcam", photos, tmp_path / "whole", "--metric", "grid_pointing:mosaics=6")
+    explained = mosaics._Energies._explained
+    sizes: list[int] = []
+
+    def small(self: Any, some: Any, which: Any) -> Any:
+        sizes.append(len(which))
+        if len(which) > 2:
+            raise MemoryError
+        return explained(self, some, which)
+
+    monkeypatch.setattr(mosaics._Energies, "_explained", small)
+    options = ("--metric", "grid_pointing:mosaics=6", "--batch-size", "24")
+    halved = run("gradcam", photos, tmp_path / "halved", *options)
+    assert sizes == [6, 3, 2, 1, 3, 2, 1]
+    for one, other in zip(whole["mosaics"]["mosaics"], halved["mosaics"]["mosaics"], strict=True):
+        assert one["names"] == other["names"]
+        np.testing.assert_allclose(one["energy"]["gradcam"], other["energy"]["gradcam"], atol=1e-5)
+
+
+def test_none_are_made_after_an_interruption(photos: Path, tmp_path: Path) -> None:
+    size = {"model": f"{four_colours.__file__}:make", "input_size": (3, SIDE, SIDE), "resize": SIDE}
+    asked = {"classes": ("folder",), "metrics": ("grid_pointing",), "batch_size": 1, "workers": 1}
+    model = ModelSpec(**size, labels=str(photos.parent / "labels.txt"), mean=(0.0,) * 3, std=(1.0,) * 3)
+    report, result, _ = ran("gradcam", [photos], tmp_path / "out", model=model, reporter=Quiet(9), **asked)
+    assert result.summary["interrupted"]
+    assert report["summary"]["outcomes"]["correct"] >= 4
+    assert "mosaics" not in report

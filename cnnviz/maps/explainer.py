@@ -325,14 +325,17 @@ class Explainer:
             return {}
         return {"truth": None if item.truth is None else item.truth.to_dict()}
 
-    def conclude(self, records: Callable[[], Iterable[Mapping[str, Any]]], store: Store) -> Conclusion:
+    def conclude(
+        self, records: Callable[[], Iterable[Mapping[str, Any]]], store: Store, *, interrupted: bool = False
+    ) -> Conclusion:
         """What all images together say.
 
         Args:
             records: Goes through the records of the run, once more at each call.
             store: The output folder.
+            interrupted: After Ctrl-C, when nothing more is run.
         """
-        played = self._played(records)
+        played = mosaics.Played() if interrupted else self._played(records)
         for text in played.notes:
             self.prepared.note(text)
         report = {} if played.report is None else {"mosaics": played.report}
@@ -352,9 +355,11 @@ class Explainer:
         for text in of_several(remarks):
             self.prepared.note(text)
         concluded = self.comparison.conclude(figures, records(), store)
+        left_out = {name: own["left_out"] for name, own in figures.items() if "left_out" in own}
         style = Style(self.settings.draw.colormap, self.settings.draw.alpha)
         pictures = mosaics.pictures(played, [method.spec.name for method in self.methods], style, store)
-        return replace(concluded, report=report, figures=[*concluded.figures, *pictures])
+        summary = {**concluded.summary, **({"left_out": left_out} if left_out else {})}
+        return replace(concluded, summary=summary, report=report, figures=[*concluded.figures, *pictures])
 
     def writes(self) -> Sequence[str]:
         """Names, known before the first image, of what :meth:`conclude` may write."""

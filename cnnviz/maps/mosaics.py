@@ -128,6 +128,7 @@ def play(
     if not mosaics:
         has = f"{len(by_class)} class{'' if len(by_class) == 1 else 'es'}"
         return Played(notes=(f"{request.spec.title}: needs right predictions of {CELLS} classes; there are {has}",))
+    prepared.note(f"{request.spec.title}: {len(mosaics)} mosaics of {CELLS} images; a map that knows nothing has 0.25")
     tiles = _Tiles(prepared, paths)
     _, height, width = prepared.preprocess.input_size
     full = not prepared.session.compiled and holds_at(prepared, (SIDE * height, SIDE * width))
@@ -140,7 +141,7 @@ def play(
         for start in range(0, len(mosaics), most):
             some = [each for each in mosaics[start : start + most] if tiles.has(each)]
             if some:
-                energy.add(torch.stack([tiles.mosaic(each, size) for each in some]), some)
+                energy.add([tiles.mosaic(each, size) for each in some], some)
                 kept += some
     played = _played(request, prepared, kept, energy.found, (full, len(mosaics) - len(kept)))
     return replace(played, first=energy.first)
@@ -168,9 +169,9 @@ def _played(
         }
         for number, mosaic in enumerate(mosaics)
     ]
-    notes = [f"{request.spec.title}: {len(mosaics)} mosaics of {CELLS} images; a map that knows nothing has 0.25"]
+    notes = []
     if not full:
-        notes.append(f"{request.spec.title}: images at half their size, because the network takes one input size")
+        notes.append(f"{request.spec.title}: images at half their size, because the network runs at one input size")
     if len(mosaics) + unread < params.mosaics:
         notes.append(f"{request.spec.title}: {params.mosaics} were asked for; there are no more different ones")
     if unread:
@@ -218,27 +219,40 @@ class _Energies:
         self.found: dict[str, list[list[float]]] = {maker.spec.name: [] for maker in makers}
         self.first: Shown | None = None
 
-    def add(self, mosaics: Tensor, which: Sequence[Mosaic]) -> None:
-        """A batch of mosaics, uint8 [N, C, H, W]."""
+    def add(self, mosaics: Sequence[Tensor], which: Sequence[Mosaic]) -> None:
+        """Mosaics, uint8 [C, H, W] each; in halves where they need more memory than there is."""
+        try:
+            placed = self._explained(torch.stack(list(mosaics)), which)
+        except Exception as error:
+            if not rt.is_out_of_memory(error) or len(which) == 1:
+                raise
+            rt.release_memory(self._prepared.runtime.device)
+            half = (len(which) + 1) // 2
+            self.add(mosaics[:half], which[:half])
+            self.add(mosaics[half:], which[half:])
+            return
+        for name, every in placed.items():
+            self.found[name] += [[score(each.values, cell) for cell, each in enumerate(own)] for own in every]
+        if self.first is None:
+            labels = tuple(self._prepared.classes.labels[index] for index in which[0].classes)
+            self.first = Shown(_rgb(mosaics[0]), labels, {name: every[0] for name, every in placed.items()})
+
+    def _explained(self, mosaics: Tensor, which: Sequence[Mosaic]) -> dict[str, list[list[PlacedMap]]]:
+        """By the name of what made them, for each mosaic the maps of its four classes."""
         prepared = self._prepared
         wanted: list[list[Request]] = [
             [prepared.classification.request(index) for index in each.classes] for each in which
         ]
         runs: dict[Session, ForwardPass] = {}
-        firsts: dict[str, list[PlacedMap]] = {}
+        found = {}
         with rt.scope():
             pixels = normalize(mosaics.to(prepared.session.device), prepared.preprocess)
             for maker in self._makers:
                 if maker.session not in runs:
                     runs[maker.session] = maker.session.forward(pixels)
-                placed = self._placed(maker.unmeasured(runs[maker.session], wanted), maker.spec.signed)
-                self.found[maker.spec.name] += [
-                    [score(each.values, cell) for cell, each in enumerate(own)] for own in placed
-                ]
-                firsts[maker.spec.name] = placed[0]
-        if self.first is None:
-            labels = tuple(prepared.classes.labels[index] for index in which[0].classes)
-            self.first = Shown(_rgb(mosaics[0]), labels, firsts)
+                maps = maker.unmeasured(runs[maker.session], wanted)
+                found[maker.spec.name] = self._placed(maps, maker.spec.signed)
+        return found
 
     def _placed(self, maps: Sequence[Sequence[NDArray[np.float32]]], signed: bool) -> list[list[PlacedMap]]:
         height, width = self._size
