@@ -122,6 +122,9 @@ def test_what_the_file_does_not_say_is_told(tmp_path: Path) -> None:
     told = load(ModelSpec(model=path, mean=(0.5,), std=(0.5,), channel_order="bgr"))
     assert not any("assumed" in note for note in told.notes)
     assert told.preprocess.mean == (0.5, 0.5, 0.5)
+    other = load(ModelSpec(model=path, input_size=(12, 16)))
+    assert other.preprocess.input_size == (3, 12, 16)
+    assert any(note.startswith("network.onnx says 8 x 8 pixels") for note in other.notes)
 
 
 def test_a_network_that_was_cut_and_trained_loads_with_its_file(tmp_path: Path) -> None:

@@ -259,6 +259,9 @@ def _from_onnx(spec: ModelSpec) -> _Built:
     if assumed:
         notes = (*notes, f"preprocessing assumed to be ImageNet's ({', '.join(assumed)}): an ONNX file does not say it")
     preprocess = override(_IMAGENET, input_size=network.input_size)
+    if override(preprocess, input_size=spec.input_size).input_size != network.input_size:
+        rows, columns = network.input_size[1:]
+        notes = (*notes, f"{path.name} says {rows} x {columns} pixels, and was compared with onnxruntime at these")
     return _Built(network.module, path.stem, "onnx", path.name, preprocess, network.labels, None, notes)
 
 

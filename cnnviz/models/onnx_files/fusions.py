@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from cnnviz.models.graph.operations import attribute
@@ -41,12 +40,9 @@ def _module(network: fx.GraphModule, node: Any) -> nn.Module | None:
     return network.get_submodule(str(node.target)) if is_call else None
 
 
-def _is(network: fx.GraphModule, node: Any, function: Callable[..., Any]) -> bool:
-    """Whether a node is arithmetic of two values: ``torch.add``, ``mul`` or ``div``."""
-    module = _module(network, node)
-    if isinstance(module, parts.Divide):
-        return function is torch.div
-    return getattr(module, "math_op_function", None) is function
+def _is(network: fx.GraphModule, node: Any, kind: type[nn.Module]) -> bool:
+    """Whether a node is arithmetic of two values, of this kind."""
+    return isinstance(_module(network, node), kind)
 
 
 def _constant(network: fx.GraphModule, node: Any) -> Tensor | None:
@@ -61,12 +57,12 @@ def _number(network: fx.GraphModule, node: Any) -> float | None:
     return float(value.reshape(())) if value is not None and value.numel() == 1 else None
 
 
-def _with_number(network: fx.GraphModule, node: Any, function: Callable[..., Any], number: float) -> fx.Node | None:
+def _with_number(network: fx.GraphModule, node: Any, kind: type[nn.Module], number: float) -> fx.Node | None:
     """What a number is added to, multiplied with or divides, where a node does that."""
-    if not _is(network, node, function):
+    if not _is(network, node, kind):
         return None
     first, second = node.args
-    for value, other in ((first, second), (second, first)) if function is not torch.div else ((first, second),):
+    for value, other in ((first, second), (second, first)) if kind is not parts.Divide else ((first, second),):
         found = _number(network, other)
         if found is not None and math.isclose(found, number, rel_tol=1e-5) and isinstance(value, fx.Node):
             return value
@@ -75,13 +71,13 @@ def _with_number(network: fx.GraphModule, node: Any, function: Callable[..., Any
 
 def _hard_sigmoid(network: fx.GraphModule, node: fx.Node) -> _Match:
     """``relu6(x + 3) / 6``; or ``x relu6(x + 3) / 6``, a hard swish."""
-    sixfold = _with_number(network, node, torch.div, 6.0) or _with_number(network, node, torch.mul, 1 / 6)
+    sixfold = _with_number(network, node, parts.Divide, 6.0) or _with_number(network, node, parts.Multiply, 1 / 6)
     if sixfold is None:
         return None
     x = _shifted(network, sixfold)
     if x is not None:
         return nn.Hardsigmoid(), x
-    if _is(network, sixfold, torch.mul):
+    if _is(network, sixfold, parts.Multiply):
         for factor, clipped in (sixfold.args, sixfold.args[::-1]):
             if isinstance(factor, fx.Node) and _shifted(network, clipped) is factor:
                 return nn.Hardswish(), factor
@@ -92,12 +88,12 @@ def _shifted(network: fx.GraphModule, clipped: Any) -> fx.Node | None:
     """The x of ``relu6(x + 3)``."""
     if not isinstance(_module(network, clipped), nn.ReLU6):
         return None
-    return _with_number(network, clipped.args[0], torch.add, 3.0)
+    return _with_number(network, clipped.args[0], parts.Add, 3.0)
 
 
 def _gated(network: fx.GraphModule, node: fx.Node) -> _Match:
     """``x sigmoid(x)``, or with a hard sigmoid."""
-    if not _is(network, node, torch.mul):
+    if not _is(network, node, parts.Multiply):
         return None
     for x, gate in (node.args, node.args[::-1]):
         made = {nn.Sigmoid: nn.SiLU, nn.Hardsigmoid: nn.Hardswish}.get(type(_module(network, gate)))
@@ -109,7 +105,7 @@ def _gated(network: fx.GraphModule, node: fx.Node) -> _Match:
 def _factors(network: fx.GraphModule, node: fx.Node) -> Iterator[Any]:
     """What is multiplied, through products that nobody else reads."""
     for each in node.args:
-        if _is(network, each, torch.mul) and isinstance(each, fx.Node) and len(each.users) == 1:
+        if _is(network, each, parts.Multiply) and isinstance(each, fx.Node) and len(each.users) == 1:
             yield from _factors(network, each)
         else:
             yield each
@@ -117,7 +113,7 @@ def _factors(network: fx.GraphModule, node: fx.Node) -> Iterator[Any]:
 
 def _gelu(network: fx.GraphModule, node: fx.Node) -> _Match:
     """``x (1 + erf(x / sqrt 2)) / 2``, multiplied in any order."""
-    if not _is(network, node, torch.mul):
+    if not _is(network, node, parts.Multiply):
         return None
     factors = list(_factors(network, node))
     numbers = [found for each in factors if (found := _number(network, each)) is not None]
@@ -125,12 +121,12 @@ def _gelu(network: fx.GraphModule, node: fx.Node) -> _Match:
     if len(others) != 2 or not math.isclose(math.prod(numbers), 0.5, rel_tol=1e-5):
         return None
     for x, share in (others, others[::-1]):
-        erf = _with_number(network, share, torch.add, 1.0)
+        erf = _with_number(network, share, parts.Add, 1.0)
         if erf is None or type(_module(network, erf)).__name__ != "OnnxErf":
             continue
         scaled = erf.args[0]
-        inner = _with_number(network, scaled, torch.div, math.sqrt(2))
-        inner = inner or _with_number(network, scaled, torch.mul, math.sqrt(0.5))
+        inner = _with_number(network, scaled, parts.Divide, math.sqrt(2))
+        inner = inner or _with_number(network, scaled, parts.Multiply, math.sqrt(0.5))
         if inner is not None and inner is x:
             return nn.GELU(), inner
     return None
@@ -155,7 +151,7 @@ def _order(network: fx.GraphModule, node: fx.Node | None) -> list[int] | None:
 
 def _with_bias(network: fx.GraphModule, node: fx.Node) -> None:
     """``x W + b`` as one linear layer."""
-    if not _is(network, node, torch.add):
+    if not _is(network, node, parts.Add):
         return
     for product, other in (node.args, node.args[::-1]):
         linear, bias = _module(network, product), _constant(network, other)

@@ -144,6 +144,33 @@ class Split(nn.Module):
         return torch.split(x, self.sizes, self.axis)
 
 
+class Add(nn.Module):
+    """``torch.add``."""
+
+    takes_constants = True
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return torch.add(first, second)
+
+
+class Subtract(nn.Module):
+    """``torch.sub``."""
+
+    takes_constants = True
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return torch.sub(first, second)
+
+
+class Multiply(nn.Module):
+    """``torch.mul``."""
+
+    takes_constants = True
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return torch.mul(first, second)
+
+
 class Divide(nn.Module):
     """Division of floating-point numbers."""
 

@@ -238,10 +238,14 @@ def _split(call: Call) -> nn.Module | None:
     return None if sizes is None else parts.Split(sizes, module.axis)
 
 
-def _divide(call: Call) -> nn.Module | None:
+def _arithmetic(call: Call) -> nn.Module | None:
     module: Any = call.module
-    floats = all(isinstance(value, Tensor) and value.is_floating_point() for value in call.inputs[0])
-    return parts.Divide() if floats and module.math_op_function.__name__ == "_onnx_div" else None
+    if module.broadcast == 1 and module.axis is not None:  # as opset 6 aligned axes
+        return None
+    if module.math_op_function.__name__ == "_onnx_div":
+        floats = all(isinstance(value, Tensor) and value.is_floating_point() for value in call.inputs[0])
+        return parts.Divide() if floats else None
+    return {torch.add: parts.Add, torch.sub: parts.Subtract, torch.mul: parts.Multiply}[module.math_op_function]()
 
 
 def _global_average(call: Call) -> nn.Module | None:
@@ -314,7 +318,7 @@ RULES: Mapping[str, Rule] = {
     "OnnxUnsqueezeDynamicAxes": _unsqueeze,
     "OnnxSplit": _split,
     "OnnxSplit13": _split,
-    "OnnxBinaryMathOperation": _divide,
+    "OnnxBinaryMathOperation": _arithmetic,
     "OnnxGlobalAveragePool": _global_average,
     "OnnxGlobalAveragePoolWithKnownInputShape": _global_average,
     "OnnxHardSigmoid": _hard_sigmoid,
