@@ -14,7 +14,7 @@ import cnnviz
 from cnnviz.models.loading.load import load
 from cnnviz.models.onnx_files.read import read_onnx
 from cnnviz.settings import ModelSpec
-from tests.support.networks import calibrate, images, seeded, timm_network, torchvision_network
+from tests.support.networks import TOYS, calibrate, images, seeded, timm_network, torchvision_network
 from tests.support.onnx_files import by_onnxruntime, exported, graph_file
 
 SIZE = (64, 64)
@@ -43,6 +43,27 @@ def test_maps_are_those_of_the_network_that_was_exported(name: str, tmp_path: Pa
         assert float(original.raw.abs().amax((1, 2)).min()) > 0
         torch.testing.assert_close(mine.raw, original.raw, rtol=1e-4, atol=1e-4 * float(original.raw.abs().max()))
     assert len(model.layers()) > 3  # by its graph: without a trace there is one
+
+
+class _ChannelsLast(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("method", ["gradcam", "lrp"])
+def test_a_network_for_channels_last_explains_as_one_for_channels_first(method: str, tmp_path: Path) -> None:
+    network, batch = TOYS["plain"].build(), images(3)
+    path = exported(_ChannelsLast(network).eval(), tmp_path / "n.onnx", batch[:1].permute(0, 2, 3, 1))
+    model = cnnviz.load_model(str(path))
+    assert model.loaded.preprocess.input_size == (3, 12, 16)
+    mine, original = (cnnviz.explain(each, batch, method, target=1) for each in (model, network))
+    assert float(original.raw.abs().max()) > 0
+    torch.testing.assert_close(mine.raw, original.raw, rtol=1e-4, atol=1e-4 * float(original.raw.abs().max()))
+    assert "Permute" not in {row.type for row in model.layer_table()}  # it meets its inverse, and both are gone
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from cnnviz.models.onnx_files import parts
 
-_MOVING = (parts.Reshape, parts.Index, parts.Select)
+_MOVING = (parts.Reshape, parts.Index, parts.Permute, parts.Select)
 
 
 class _Shapes(fx.Interpreter):
@@ -45,7 +45,9 @@ def joined_moves(network: fx.GraphModule, images: Tensor) -> fx.GraphModule:
             continue
         source = chain[0].all_input_nodes[0]
         made = _as_channels([network.get_submodule(str(each.target)) for each in chain], shapes.shapes[source])
-        if made is not None:
+        if isinstance(made, nn.Identity):
+            node.replace_all_uses_with(source)
+        elif made is not None:
             network.add_module(str(node.target), made)
             node.args, node.kwargs = (source,), {}
     network.graph.eliminate_dead_code()

@@ -74,6 +74,17 @@ class Index(nn.Module):
         return x[self.index]
 
 
+class Permute(nn.Module):
+    """``x.permute``."""
+
+    def __init__(self, order: Sequence[int]) -> None:
+        super().__init__()
+        self.order = tuple(order)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.order)
+
+
 class Select(nn.Module):
     """``torch.index_select``: positions of one axis, in any order."""
 

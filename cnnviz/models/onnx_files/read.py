@@ -179,7 +179,10 @@ def _converted(model: ModelProto, entry: _Input, size: tuple[int, int, int], pat
             network = onnx2torch.convert(simplified(model, _as_in_file(entry, size))).float().eval()
             _with_outputs(network, [value.name for value in model.graph.output])
             runs = _runs(network, entry, size)
-            joined_moves(fused(rewritten(network, runs, RULES)), runs[1])
+            fused(rewritten(network, runs, RULES))
+            if entry.channels_last:
+                _transposed(network)
+            joined_moves(network, runs[1].permute(0, 3, 1, 2) if entry.channels_last else runs[1])
         except FixedBatchError as error:
             raise CnnvizError(
                 f"--model {path} runs for {entry.batch or 1} image at once only: {error}",
@@ -190,8 +193,6 @@ def _converted(model: ModelProto, entry: _Input, size: tuple[int, int, int], pat
                 f"--model {path} cannot be made a PyTorch network: {first_line(error)}",
                 "Export it again with opset 17, or give its PyTorch code with --model file.py:factory.",
             ) from error
-    if entry.channels_last:
-        _transposed(network)
     return network.requires_grad_(False), list(dict.fromkeys(str(each.message) for each in caught))
 
 
@@ -229,9 +230,12 @@ def _with_outputs(network: fx.GraphModule, names: Sequence[str]) -> None:
 
 
 def _transposed(network: fx.GraphModule) -> None:
+    from cnnviz.models.onnx_files.parts import Permute
+
     start = next(node for node in network.graph.nodes if node.op == "placeholder")
+    network.add_module("channels_last", Permute((0, 2, 3, 1)))
     with network.graph.inserting_after(start):
-        turned = network.graph.call_method("permute", (start, (0, 2, 3, 1)))
+        turned = network.graph.call_module("channels_last", (start,))
     start.replace_all_uses_with(turned, lambda user: user is not turned)
     network.recompile()
 
