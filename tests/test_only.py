@@ -220,6 +220,22 @@ def test_tiles_are_judged_by_the_deciding_one(photos: Path, tmp_path: Path) -> N
     assert [Path(row["path"]).name for row in report["images"] if row["explanations"]] == ["d.png", "a.png"]
 
 
+def test_class_maps_of_what_is_wrong(photos: Path, tmp_path: Path) -> None:
+    """A study that makes maps leaves out, judges and counts as the others do."""
+    options = ("--class", "folder", "--only", "wrong", "--size", str(SIDE))
+    report = run("classmap", photos, tmp_path / "out", *options)
+    maps = run("cam", photos, tmp_path / "maps", "--class", "folder", "--only", "wrong")
+    assert report["confusion"] == maps["confusion"]
+    for name in ("explained", "skipped", "outcomes"):
+        assert report["summary"][name] == maps["summary"][name]
+    for one, other in zip(report["images"], maps["images"], strict=True):
+        for key in ("outcome", "skipped"):
+            assert one.get(key) == other.get(key)
+        labels = [[each["target"]["label"] for each in row["explanations"]] for row in (one, other)]
+        assert labels[0] == labels[1]
+    assert '<table class="confusion">' in (tmp_path / "out" / "index.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -10,7 +10,7 @@ from typing import Any
 from cnnviz.cli.options import Option, flag, options_of, positional
 from cnnviz.cli.values import long_name
 from cnnviz.errors import CnnvizError
-from cnnviz.registry.specs import CommandSpec
+from cnnviz.registry.specs import CommandSpec, StudySpec
 from cnnviz.settings import (
     ACTIVATIONS,
     CHANNEL_ORDERS,
@@ -340,7 +340,8 @@ class Shared:
     def _default_save(self, spec: CommandSpec) -> str:
         if self.out == "-":
             return spec.default_picture if self.only != "wrong" else "panel"
-        beside = ("panel",) if self.only == "wrong" and "panel" not in spec.default_save else ()
+        draws_panels = not isinstance(spec, StudySpec) and "panel" not in spec.default_save
+        beside = ("panel",) if self.only == "wrong" and draws_panels else ()
         return ",".join((*spec.default_save, *beside))
 
     def output_settings(self, command: str) -> OutputSettings:

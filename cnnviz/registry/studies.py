@@ -210,7 +210,12 @@ STUDIES: tuple[StudySpec, ...] = (
         "Segmentation, CVPR 2015",
         views=_ONE_SIZE,
         why_views="shows the network what --fit says: by default the whole picture",
-        shared_options=("class_", "save", "colormap", "alpha", "image_format", "png_level", "resume"),
+        shared_options=("class_", "only", "save", "colormap", "alpha", "image_format", "png_level", "resume"),
+        help_overrides={
+            "only": "Map only the images that the network gets wrong, for the truth and for the prediction; or only "
+            "those that it gets right. The truth is that of --class folder, --class FILE, or a list with labels.",
+            "save": "Any of overlay,heatmap,raw,none. [default: overlay,heatmap]",
+        },
         options=ClassMapOptions,
         caveat=(
             "a cell averages over its window, and what lies around the window has a part in it: of objects larger than "

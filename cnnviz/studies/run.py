@@ -86,7 +86,9 @@ def _through(
     facts = {"model": study.prepared.loaded.name, "study": settings.target.method}
     summary = {**figures, **facts, **findings.summary}
     names = cast(_Noting, study.store).names
-    extras = Extras(findings.report, findings.figures, findings.index, tuple(sorted(set(names))))
+    confusion = counts.confusion.to_dict()
+    more = {**findings.report, **({} if confusion is None else {"confusion": confusion})}
+    extras = Extras(more, findings.figures, findings.index, tuple(sorted(set(names))))
     summary = run_folder.close(summary, f"cnnviz {settings.command}", extras)
     report = os.path.join(settings.output.out, REPORT)
     code = counts.exit_code(interrupted)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
+from cnnviz.schema.confusion import WithConfusion
 from cnnviz.schema.images import FailedImage, Figure
 from cnnviz.schema.maps import Explanation
 from cnnviz.schema.shapes import Box, By, Count, Size
@@ -61,7 +62,7 @@ class ClassMapSummary(Counted, Network):
     """The cells of the class maps; not there after Ctrl-C."""
 
 
-class ClassMapReport(StudyHeader):
+class ClassMapReport(StudyHeader, WithConfusion):
     """The report of ``classmap``; its images have ``explanations``."""
 
     summary: ClassMapSummary

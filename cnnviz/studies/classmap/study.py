@@ -35,6 +35,7 @@ from cnnviz.render.label_map import areas, label_map
 from cnnviz.render.legend import with_legend
 from cnnviz.render.overlay import Style, heatmap_image, overlay
 from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.outcomes import Verdict
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import Figure
 from cnnviz.schema.studies.classmap import ClassMapFacts, ClassMapFigures
@@ -67,6 +68,7 @@ class _Observation:
         pitch: Pixels (y, x) of the image from one cell to the next.
         geometry: Where the network's input lies in the image.
         inputs: (height, width) of the network's input, for each scale.
+        verdict: Whether the network is right; None where that is not known.
     """
 
     targets: tuple[ClassScore, ...]
@@ -76,6 +78,7 @@ class _Observation:
     pitch: tuple[float, float]
     geometry: Geometry
     inputs: tuple[tuple[int, int], ...]
+    verdict: Verdict | None = None
 
 
 class ClassMap(Study[ClassMapOptions]):
@@ -142,11 +145,14 @@ class ClassMap(Study[ClassMapOptions]):
 
     def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
         said = self.prepared.predict(run.logits.detach())
-        plans = [self._plans(item) for item in items]
+        wanted = [self.prepared.select_targets(item, said, index) for index, item in enumerate(items)]
+        # Of what is left out, or has no class, no map is made.
+        plans = [
+            [] if isinstance(asked, Record) else self._plans(item) for item, asked in zip(items, wanted, strict=True)
+        ]
         found = self._maps(items, plans)
         rows: list[Any] = []
-        for index, (item, plan) in enumerate(zip(items, plans, strict=True)):
-            asked = self.prepared.select_targets(item, said, index)
+        for index, (item, plan, asked) in enumerate(zip(items, plans, wanted, strict=True)):
             if isinstance(asked, Record):
                 rows.append(asked)
             elif not plan:
@@ -155,7 +161,8 @@ class ClassMap(Study[ClassMapOptions]):
                 rows.append(failed(item, "not-finite", "its class map is not finite"))
             else:
                 targets = tuple(self.prepared.scored(c, said, index) for c in asked)
-                rows.append(self._seen(targets, found[index], plan))
+                verdict = self.prepared.verdict(item, said, index)
+                rows.append(dataclasses.replace(self._seen(targets, found[index], plan), verdict=verdict))
         return rows
 
     def _plans(self, item: DecodedImage) -> list[Preprocess]:
@@ -260,11 +267,12 @@ class ClassMap(Study[ClassMapOptions]):
         x0, y0, x1, y1 = place_cells(
             seen.probabilities[0], seen.first, seen.pitch, seen.geometry.rect, seen.geometry.image_size
         ).seen
-        return {
+        facts: ClassMapFacts = {
             "explanations": [row.to_dict() for row in rows],
             "figures": figures,
             "seen_xywh": [x0, y0, x1 - x0, y1 - y0],
         }
+        return facts if seen.verdict is None else {**facts, **seen.verdict.facts()}  # type: ignore[typeddict-item]
 
     def _drawn(self, done: Observed, place: int, shared: Mapping[str, str], share: float) -> Explanation:
         """Pictures and scores of one class, the most probable one in ``share`` of what the network saw."""
