@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
@@ -19,7 +20,7 @@ from cnnviz.metrics.localization_boxes import _matched
 from cnnviz.metrics.localization_thresholds import at_thresholds, level_of, threshold_of
 from cnnviz.registry.localization_metrics import MaxBoxAccOptions
 from cnnviz.render.box_figure import FOUND
-from tests.support.colour_network import CLASSES, SIDE
+from tests.support.colour_network import CLASSES, SIDE, Colours
 from tests.support.colour_photos import MODEL, SQUARES, run
 from tests.support.pictures import pixels
 
@@ -126,6 +127,24 @@ def test_what_does_not_fit_is_refused(
     more = ("--threshold-from", str(tmp_path / "first"), "-o", str(tmp_path / "out"))
     assert main(["localize", str(rectangles), *MODEL, *truth, *options, *more]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_thresholds_of_another_network_are_told(
+    rectangles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--truth", str(tmp_path / "truth.json"), "--labels", str(tmp_path / "labels.txt"), "--method", "cam"]
+    for name, model in (("own", MODEL), ("other", [*MODEL[:1], f"{__file__}:make_other", *MODEL[2:]])):
+        run("localize", rectangles, tmp_path / "first", *options[:2], "--method", "cam", "--overwrite")
+        more = ["--threshold-from", str(tmp_path / "first"), "-o", str(tmp_path / name)]
+        assert main(["localize", str(rectangles), *model, *options, *more]) == 0
+        assert ("its thresholds are of another network" in capsys.readouterr().err) == (name == "other")
+
+
+def make_other() -> Colours:
+    network = Colours()
+    with torch.no_grad():
+        network.fc.weight *= 2
+    return network
 
 
 def test_a_run_that_chose_none_is_refused(rectangles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,12 @@ import pytest
 from PIL import Image
 
 from cnnviz.cli.app import main
+from cnnviz.geometry.placement import PlacedMap
+from cnnviz.maps.mistake_picture import by_method
 from cnnviz.render.colormap import colormap
+from cnnviz.render.mistake import mistake_panel
+from cnnviz.render.overlay import Style
+from cnnviz.render.panel import PanelRow
 from cnnviz.report.confusion_table import COLUMNS, ROWS, confusion_table
 from cnnviz.report.markup import anchor
 from cnnviz.run.confusion import ConfusionCount
@@ -198,6 +204,30 @@ def test_several_methods_stand_below_each_other(photos: Path, tmp_path: Path) ->
         limits[each["method"]].append(each["drawn_limits"])
     assert all(first == second for first, second in limits.values())
     assert limits["cam"] != limits["saliency"]
+
+
+def test_many_true_classes_go_on_below() -> None:
+    """The likeliest true class, the predicted one, then the rest; four a line."""
+
+    def row(label: str, role: str) -> tuple[PanelRow, Any]:
+        placed = PlacedMap(np.ones((60, 60), np.float32), (0, 0, 60, 60), False)
+        method = SimpleNamespace(name="cam")
+        return PanelRow(label, 0.1, placed, "cam", (0.0, 1.0), 1.0, role), SimpleNamespace(method=method)
+
+    made = [
+        row("a", "truth"),
+        row("b", "truth"),
+        row("z", "predicted"),
+        *(row(x, "truth") for x in "cde"),
+        row("x", ""),
+    ]
+    [own] = by_method([each for each, _ in made], [item for _, item in made])
+    assert [each.label for each in own] == ["a", "z", "b", "c", "d", "e"]
+    rgb = np.zeros((60, 60, 3), np.uint8)
+    whole, two = (mistake_panel(rgb, [own[:count]], Style(), "t") for count in (6, 2))
+    four = mistake_panel(rgb, [own[:4]], Style(), "t")
+    assert whole.shape[1] == four.shape[1] > two.shape[1]
+    assert whole.shape[0] > 1.7 * four.shape[0]
 
 
 def test_a_run_goes_on_where_it_stopped(photos: Path, tmp_path: Path) -> None:

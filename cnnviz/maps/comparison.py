@@ -73,6 +73,10 @@ class Comparison(Generic[_Options]):
         """Names, known before the first image, of what :meth:`conclude` may write: its figures say what it wrote."""
         return ()
 
+    def remarks_on(self, model: Mapping[str, Any]) -> Sequence[str]:
+        """What people should know of this network, before the first image: ``model`` as the report has it."""
+        return ()
+
     def conclude(
         self, figures: Mapping[str, Mapping[str, Any]], records: Iterable[Mapping[str, Any]], store: Store
     ) -> Conclusion:

@@ -158,7 +158,10 @@ class Explainer:
 
     def header(self) -> RunHeader:
         """What the report says of the run, before its first image."""
-        return self.prepared.header()
+        header = self.prepared.header()
+        for text in () if self.comparison is None else self.comparison.remarks_on(header.model):
+            self.prepared.note(text)
+        return header
 
     def explain(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
         """Explain a batch; each image's row is what it would be alone. Images that fail become records."""

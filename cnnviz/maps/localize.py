@@ -74,6 +74,9 @@ class Localize(Comparison[LocalizeOptions]):
             found.append(spec.request({"protocol": params.protocol} if params.protocol in takes else {}))
         return tuple(found)
 
+    def remarks_on(self, model: Mapping[str, Any]) -> Sequence[str]:
+        return () if self._others is None else self._others.remarks_on(model)
+
     def _threshold(self, method: str) -> float:
         """That of the boxes of a method."""
         if self._others is not None:

@@ -28,9 +28,11 @@ def common_limits(drawn: Iterable[tuple[TargetMap, Limits]]) -> dict[str, Limits
 
 
 def by_method(rows: Sequence[PanelRow], maps: Sequence[TargetMap]) -> list[list[PanelRow]]:
-    """The rows of a panel of truth and prediction: a list for each method, the truth first."""
+    """The rows of a panel of truth and prediction, a list for each method: the likeliest true class, the predicted one,
+    then the other true classes."""
     found: dict[str, list[PanelRow]] = {}
     for row, item in zip(rows, maps, strict=True):
         if row.role:
             found.setdefault(item.method.name, []).append(row)
-    return [sorted(own, key=lambda row: row.role == "predicted") for own in found.values()]
+    ordered = [sorted(own, key=lambda row: row.role == "predicted") for own in found.values()]
+    return [[*own[:1], *own[-1:], *own[1:-1]] for own in ordered]

@@ -42,7 +42,14 @@ class OtherThresholds:
                 f"{_FLAG} {path}: its thresholds are of --protocol {before}, those of this run of {protocol}.",
                 f"Use --protocol {before}, or choose them again.",
             )
+        self._model = report["model"]
         self._images = {_digest(record) for record in report["images"]} - {None}
+
+    def remarks_on(self, model: Mapping[str, Any]) -> tuple[str, ...]:
+        """That the thresholds were chosen with another network, where they were."""
+        if self._model.get("weights_sha256") == model.get("weights_sha256"):
+            return ()
+        return (f"{_FLAG} {self.path}: its thresholds are of another network, {self._model.get('name')}",)
 
     def best(self, method: str) -> float:
         """The threshold at which most boxes of a method fit.

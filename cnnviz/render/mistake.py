@@ -1,6 +1,6 @@
 """The panel of an image that a network gets wrong: the maps of what it shows and of what it is taken for, side by side.
 
-All maps of a row are drawn in one range of values, which the bar at its end has, so that colours can be compared.
+The maps of a method are drawn in one range of values, which the bar at the end has, so that colours can be compared.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from cnnviz.render.text import number, percent, write
 _MARGIN, _GAP, _ROW_GAP = 24, 14, 22
 _TITLE, _HEADING, _LABEL, _DETAIL = 36, 22, 26, 24
 _LEAST_CELL = (200, 110)
+_COLUMNS = 4
 _INK, _SOFT, _BAD = (28, 30, 34), (112, 117, 124), (180, 35, 24)
-_ONE_RANGE = "maps in one row: one range of values"
+_ONE_RANGE = "the maps of a method share one range of values"
 
 Picture = NDArray[np.uint8]
 
@@ -34,7 +35,7 @@ def mistake_panel(
     title: str,
     boxes: Sequence[tuple[Box, tuple[int, int, int]]] = (),
 ) -> Picture:
-    """The figure on white: the image, then a column for each class.
+    """The figure on white: the image, then a column for each class; more than four go on below.
 
     Args:
         rgb: [H, W, 3], the upright input image.
@@ -46,17 +47,19 @@ def mistake_panel(
     Returns:
         [height, width, 3].
     """
-    shown = shown_size((rgb.shape[1], rgb.shape[0]), len(rows[0]) + 1)
+    lines = [row[start : start + _COLUMNS] for row in rows for start in range(0, len(row), _COLUMNS)]
+    columns = max(map(len, lines)) + 1
+    shown = shown_size((rgb.shape[1], rgb.shape[0]), columns)
     cell = max(shown[0], _LEAST_CELL[0]), max(shown[1], _LEAST_CELL[1])
-    lefts = [_MARGIN + column * (cell[0] + _GAP) for column in range(len(rows[0]) + 2)]
+    lefts = [_MARGIN + column * (cell[0] + _GAP) for column in range(columns + 1)]
     words = _HEADING + _LABEL + _DETAIL
     step = words + cell[1] + _ROW_GAP
     width = lefts[-1] + BAR_WIDTH + _MARGIN
-    canvas: Picture = np.full((_MARGIN + _TITLE + len(rows) * step + _MARGIN, width, 3), 255, dtype=np.uint8)
+    canvas: Picture = np.full((_MARGIN + _TITLE + len(lines) * step + _MARGIN, width, 3), 255, dtype=np.uint8)
     small = resize(rgb, shown)
     image = with_boxes(small, boxes, (rgb.shape[1], rgb.shape[0])) if boxes else small
-    tops = [_MARGIN + _TITLE + index * step for index in range(len(rows))]
-    for row, top in zip(rows, tops, strict=True):
+    tops = [_MARGIN + _TITLE + index * step for index in range(len(lines))]
+    for row, top in zip(lines, tops, strict=True):
         pictures = [image, *(drawn(small, each, style)[1] for each in row)]
         for x, picture in zip(lefts, pictures, strict=False):
             paste(canvas, picture, (x, top + words), cell)
@@ -68,7 +71,7 @@ def mistake_panel(
     write(draw, (_MARGIN, _MARGIN - 6), title, 20, _INK, width - 2 * _MARGIN)
     told = "; ".join(filter(None, (_ONE_RANGE, grey_is([each for row in rows for each in row]))))
     write(draw, (_MARGIN, canvas.shape[0] - _MARGIN - 4), told, 13, _SOFT, width - 2 * _MARGIN)
-    for row, top in zip(rows, tops, strict=True):
+    for row, top in zip(lines, tops, strict=True):
         write(draw, (_MARGIN, top), "image", 13, _SOFT, cell[0])
         write(draw, (_MARGIN, top + _HEADING + _LABEL), row[0].method, 13, _SOFT, cell[0])
         for x, each in zip(lefts[1:], row, strict=False):
