@@ -316,6 +316,22 @@ def test_ctrl_c_leaves_a_run_that_goes_on(run: Path, folder: Path, tmp_path: Pat
         trained(folder, tmp_path / "o", resume=True, **{**given, "epochs": 4})
 
 
+def test_what_an_overwritten_training_left_is_not_gone_on_from(folder: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"batch_size": 5, "seed": 3}
+    trained(folder, tmp_path / "whole", **given)
+    trained(folder, tmp_path / "o", learning_rate=0.1, reporter=_Interrupted(5), **given)
+    (tmp_path / "o" / "report.json").write_text(
+        json.dumps({**report(tmp_path / "o"), "files": []})
+    )  # as that of a training that was killed
+    found, result, _ = trained(folder, tmp_path / "o", overwrite=True, reporter=_Interrupted(1), **given)
+    assert result.exit_code == 130
+    assert found["summary"]["training"]["best"] is None
+    assert not (tmp_path / "o" / "checkpoint.safetensors").exists()
+    trained(folder, tmp_path / "o", resume=True, **given)
+    files = [tmp_path / name / "checkpoint.safetensors" for name in ("o", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_other_pictures_cannot_be_resumed(tmp_path: Path) -> None:
     folder = write_classes(tmp_path / "in")
     trained(folder, tmp_path / "o")

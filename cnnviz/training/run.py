@@ -58,6 +58,9 @@ def train(settings: RunSettings, params: TrainOptions, reporter: Reporter) -> Ru
     with ExitStack() as stack:
         run_folder = stack.enter_context(RunFolder(Store(settings.output.out), settings, reporter.note))
         run_folder.begin(header_of(settings, beginning, course), _FILES)
+        if not settings.output.resume:
+            for name in _FILES:  # of a training that was killed, whose report lists no files
+                run_folder.store.remove(name)
         decoder = stack.enter_context(Decoder(Shapes(preprocess, params.crop_scale), settings.runtime.workers))
         run = _Run(settings, folder, beginning, course, run_folder, reporter)
         return run.go(decoder)
