@@ -195,6 +195,8 @@ def test_curves_say_what_they_follow(
     report = run("evaluate", rectangles, tmp_path / "out", *asked, "--method", "saliency", *CHEAP)
     assert titles == ([] if said is None else [f"Insertion: {said}; a higher area is better"])
     assert ("insertion.png" in report["files"]) == (said is not None)
+    followed = "" if said is None else said.removeprefix("mean ")
+    assert f"How soon the {followed} rises" in (tmp_path / "out" / "index.html").read_text() or said is None
 
 
 def test_a_curve_of_other_values_fills_the_plot() -> None:

@@ -173,7 +173,9 @@ def _write_curves(names: Sequence[str], rows: Sequence[Mapping[str, Any]], store
         limits = None if of_what == _PROBABILITY else (min(0.0, *values), max(0.0, *values))
         store.write(file, encode(curves(lines, title, _CURVES[metric], limits), ImageFormat("png")))
         left_out = len(followed) > 1
-        caption = f"{spec.title}: {spec.summary}" + (" Classes alone: units have other scales." if left_out else "")
+        caption = f"{spec.title}: {spec.summary.replace('the probability', f'the {of_what}')}" + (
+            " Classes alone: units have other scales." if left_out else ""
+        )
         pictures.append({"file": file, "caption": caption})
     return pictures
 
