@@ -197,7 +197,7 @@ def test_usage_errors(network: str, capsys: pytest.CaptureFixture[str], args: li
     assert message in err
 
 
-@pytest.mark.parametrize("command", ["layers", "models"])
+@pytest.mark.parametrize("command", ["layers", "models", "targets"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     code, modules = modules_after(command, "--help")
     assert code == 0

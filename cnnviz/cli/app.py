@@ -26,6 +26,7 @@ _ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if
 _EXTRA = re.compile(r"Got unexpected extra arguments? ?\(?s?\)? ?\((.*)\)")
 # Commands whose options, too, are built only when they run.
 _LOOKING = {
+    "targets": "List what can be asked of an image: its classes, and of a segmentation its segments.",
     "layers": "List a network's layers: shapes, receptive fields, parameters, default target, CAM.",
     "models": "List the networks that can be named, and whether their weights are on this machine.",
 }

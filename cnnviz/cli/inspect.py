@@ -11,6 +11,8 @@ from cnnviz.cli.console import Console
 from cnnviz.cli.help_pages import MadeCommand
 from cnnviz.cli.options import Option
 from cnnviz.cli.shared import Shared, shared_options
+from cnnviz.cli.tables import aligned
+from cnnviz.cli.targets import targets_command
 from cnnviz.cli.values import given_values
 from cnnviz.errors import CnnvizError
 
@@ -91,7 +93,7 @@ def _layers_text(rows: Sequence[LayerRow]) -> str:
         notes.append(f"No default target: {rows[-1].cam}" if rows else "No layer returned a tensor.")
     else:
         notes.append(f"CAM: yes, at {target.name}." if target.cam is True else str(target.cam))
-    return "\n".join([*_aligned(table, right={6}), "", *notes])
+    return "\n".join([*aligned(table, right={6}), "", *notes])
 
 
 def _by(numbers: Sequence[int]) -> str:
@@ -103,18 +105,6 @@ def _both(pair: Sequence[int] | None) -> str:
     if pair is None:
         return ""
     return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]},{pair[1]}"
-
-
-def _aligned(table: Sequence[Sequence[str]], right: set[int]) -> list[str]:
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = []
-    for row in table:
-        cells = [
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
 
 
 def models_command(summary: str) -> MadeCommand:
@@ -148,7 +138,11 @@ def _models_text(rows: Sequence[ModelRow]) -> str:
         weights = "none" if row.weights is None else row.weights + (" (default)" if row.default else "")
         table.append((row.name, weights, "yes" if row.file else "", row.origin or ""))
     here = sum(row.file is not None for row in rows)
-    return "\n".join([*_aligned(table, right=set()), "", f"{len(rows)} listed, the weights of {here} are here."])
+    return "\n".join([*aligned(table, right=set()), "", f"{len(rows)} listed, the weights of {here} are here."])
 
 
-COMMANDS: Mapping[str, Callable[[str], MadeCommand]] = {"layers": layers_command, "models": models_command}
+COMMANDS: Mapping[str, Callable[[str], MadeCommand]] = {
+    "targets": targets_command,
+    "layers": layers_command,
+    "models": models_command,
+}

@@ -79,6 +79,25 @@ def with_outline(picture: Picture, inside: NDArray[np.bool_]) -> Picture:
     return found
 
 
+def numbered(picture: Picture, parts: Sequence[NDArray[np.bool_]]) -> Picture:
+    """The picture with the borders of its parts [h, w], each with its number from 1, there where it is widest."""
+    found = picture
+    for inside in parts:
+        found = with_outline(found, inside)
+    page = Image.fromarray(found)
+    draw = ImageDraw.Draw(page)
+    size = max(12, round(max(picture.shape[:2]) / 28))
+    for number, inside in enumerate(parts, 1):
+        # A border of nothing, so that a part at the edge of the picture is not widest there.
+        room = cv2.distanceTransform(np.pad(inside.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        row, column = np.unravel_index(int(room.argmax()), room.shape)
+        at = float(column) + 0.5, float(row) + 0.5
+        box = draw.textbbox(at, str(number), font=font(size), anchor="mm")
+        draw.rectangle((box[0] - 3, box[1] - 2, box[2] + 3, box[3] + 2), fill=_INK)
+        draw.text(at, str(number), font=font(size), fill="white", anchor="mm")
+    return np.asarray(page)
+
+
 def evidence_bars(bars: Sequence[Bar], size: tuple[int, int]) -> Picture:
     """Bars on white, (width, height): the share of the map on each class, and a tick where its area would put it."""
     page = Image.new("RGB", size, "white")
@@ -126,6 +145,17 @@ def segment_figure(
             ]
         )
     return comparison(rows, title)
+
+
+def listing_figure(rgb: Picture, marked: Picture, names: Sequence[Bar], title: str) -> Picture:
+    """The photograph, its numbered parts, and their names with their areas."""
+    size = rgb.shape[1], rgb.shape[0]
+    cells = [
+        Cell("image", rgb, "", ""),
+        Cell("segments", marked, "", "--target segment:N"),
+        Cell("classes", _legend(names, size), "", "share of the area"),
+    ]
+    return comparison([cells], title)
 
 
 def _legend(names: Sequence[Bar], size: tuple[int, int]) -> Picture:

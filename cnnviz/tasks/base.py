@@ -8,7 +8,7 @@ one backward pass.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -94,6 +94,25 @@ class Request(ABC):
     def value(self, output: Any) -> float:
         """The score of one image, of what the target reads of it [1, ...]."""
         return float(self.target([self])(output).detach().float()[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Askable:
+    """One thing that may be asked of an image.
+
+    Attributes:
+        spec: As ``--target`` takes it.
+        label: What people call it.
+        class_index: Of its class.
+        figures: What the network says of it, by name.
+        cells: Of a part of the image where it lies, bool [h, w] over what the network saw; None for all of it.
+    """
+
+    spec: str
+    label: str
+    class_index: int
+    figures: Mapping[str, float]
+    cells: NDArray[np.bool_] | None = None
 
 
 class SeenImage(Protocol):
@@ -209,6 +228,18 @@ class Task(ABC):
     @abstractmethod
     def top(self, said: Predictions, place: int, count: int) -> tuple[PredictionScore, ...]:
         """The first predictions for one image, best first."""
+
+    def askable(self, said: Predictions, place: int, count: int) -> Sequence[Askable]:
+        """What can be asked of one image: its first predictions, and of each kind of part as many at most."""
+        return [
+            Askable(
+                f"class:{score.class_index}",
+                score.label,
+                score.class_index,
+                {"probability": score.probability, "logit": score.logit},
+            )
+            for score in self.top(said, place, count)
+        ]
 
     def facts(self, said: Predictions, place: int) -> dict[str, Any]:
         """What the record of an image says beside its predictions."""

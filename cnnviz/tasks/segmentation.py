@@ -14,9 +14,10 @@ from torch import Tensor
 
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.region_targets import RegionTarget, dense_logits
+from cnnviz.geometry.regions import segments
 from cnnviz.records import RegionScore, SegmentScore
 from cnnviz.registry.specs import MethodSpec
-from cnnviz.tasks.base import Predictions, Request, Task, Words
+from cnnviz.tasks.base import Askable, Predictions, Request, Task, Words
 from cnnviz.tasks.class_names import ClassNames
 from cnnviz.tasks.region_selection import RegionSelector
 
@@ -106,6 +107,24 @@ class Segmentation(Task):
     def shown(self, said: Predictions, place: int) -> NDArray[np.int64]:
         assert isinstance(said, DensePredictions)
         found: NDArray[np.int64] = said.labels[place].numpy()
+        return found
+
+    def askable(self, said: Predictions, place: int, count: int) -> list[Askable]:
+        """The classes that are found, by area, then the connected segments besides the background, largest first."""
+        assert isinstance(said, DensePredictions)
+        found = [
+            Askable(
+                f"class:{score.class_index}",
+                score.label,
+                score.class_index,
+                {"probability": score.probability, "logit": score.logit, "area": score.area},
+            )
+            for score in self.top(said, place, count)
+        ]
+        for number, part in enumerate(segments(self.shown(said, place), self.background, count), 1):
+            index, area = part.class_index, float(part.cells.mean())
+            label = self.classes.labels[index]
+            found.append(Askable(f"segment:{number}", label, index, {"area": area}, part.cells))
         return found
 
     def top(self, said: Predictions, place: int, count: int) -> tuple[SegmentScore, ...]:

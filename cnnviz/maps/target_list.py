@@ -1,0 +1,146 @@
+"""What can be asked of one image with ``--target`` and ``--class``."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.engine import runtime as rt
+from cnnviz.engine.cut import Cut
+from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.geometry.placement import Rect, place
+from cnnviz.io.decode import open_image
+from cnnviz.io.sources import ImageRef, find_images, open_file
+from cnnviz.metrics.evidence import classes_at_pixels
+from cnnviz.models.preprocess import normalize, prepare
+from cnnviz.render.box_figure import reduced
+from cnnviz.render.grid import resize
+from cnnviz.render.segments import Bar, colours_by_area, enlarged, listing_figure, numbered, painted
+from cnnviz.run.images import DecodedImage
+from cnnviz.run.prepared_model import PreparedModel
+from cnnviz.settings import RunSettings
+from cnnviz.tasks.base import Askable
+
+Picture = NDArray[np.uint8]
+
+# An entry that explains any network without gradients: nothing is explained here, so nothing is examined in vain.
+_ENTRY = "occlusion"
+_LEAST = 420
+
+
+@dataclass(frozen=True, eq=False)
+class TargetList:
+    """What can be asked of an image.
+
+    Attributes:
+        item: The image.
+        task: What the network is for.
+        asked: What can be asked, in the order in which it is shown.
+        labels: Class names by index.
+        classes: The class at each position of an output that has positions [h, w]; None for others.
+    """
+
+    item: DecodedImage
+    task: str
+    asked: tuple[Askable, ...]
+    labels: tuple[str, ...]
+    classes: NDArray[np.int64] | None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each, plain JSON: ``target``, ``label``, ``class_index``, its figures, and of parts ``box_xywh`` in
+        pixels of the photograph."""
+        found: list[dict[str, Any]] = []
+        for each in self.asked:
+            row = {"target": each.spec, "label": each.label, "class_index": each.class_index, **each.figures}
+            if each.cells is not None:
+                row["box_xywh"] = box_of(each.cells, self.item.geometry.rect, self.item.geometry.image_size)
+            found.append(row)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The list and its image, plain JSON."""
+        height, width = self.item.rgb.shape[:2]
+        return {
+            "path": self.item.ref.uri,
+            "width": width,
+            "height": height,
+            "task": self.task,
+            "targets": self.rows(),
+        }
+
+    def picture(self) -> Picture | None:
+        """The photograph, its numbered parts and its classes; None where the network's output has no positions."""
+        if self.classes is None:
+            return None
+        rect, (width, height) = self.item.geometry.rect, self.item.geometry.image_size
+        small = reduced(self.item.rgb)
+        # Numbers must be readable on small pictures too.
+        scale = max(1.0, _LEAST / max(small.shape[:2]))
+        size = round(small.shape[1] * scale), round(small.shape[0] * scale)
+        small = resize(small, size)
+        whole = place(np.zeros((1, 1), np.float32), rect, (width, height), signed=False)
+        at = classes_at_pixels(self.classes, rect, whole)
+        counts = np.bincount(at[at >= 0])
+        areas = {int(index): float(counts[index] / counts.sum()) for index in np.flatnonzero(counts)}
+        colours = colours_by_area(areas)
+        masks = [place(each.cells.astype(np.float32), rect, (width, height), signed=False).values >= 0.5
+                 for each in self.asked if each.cells is not None]  # fmt: skip
+        parts = [resize(mask.astype(np.uint8) * 255, size) >= 128 for mask in masks]
+        marked = numbered(painted(small, enlarged(at, size), colours), parts)
+        names = [Bar(self.labels[index], colours[index], 0.0, area) for index, area in areas.items()]
+        names.sort(key=lambda bar: -bar.area)
+        return listing_figure(small, marked, names, self.item.ref.name)
+
+
+def box_of(cells: NDArray[np.bool_], rect: Rect, size: tuple[int, int]) -> list[float]:
+    """x, y, width and height, in pixels of the photograph, of the box around cells [h, w] that cover ``rect``."""
+    edges = []
+    for axis, (start, stop) in enumerate(((rect[0], rect[2]), (rect[1], rect[3]))):
+        there = np.flatnonzero(cells.any(axis=axis))
+        pitch = (stop - start) / cells.shape[1 - axis]
+        low, high = start + int(there[0]) * pitch, start + (int(there[-1]) + 1) * pitch
+        edges.append((max(low, 0.0), min(high, float(size[axis]))))
+    (x0, x1), (y0, y1) = edges
+    return [round(value, 2) for value in (x0, y0, x1 - x0, y1 - y0)]
+
+
+def list_targets(settings: RunSettings, note: Callable[[str], None]) -> TargetList:
+    """What can be asked of the one image of ``settings``, at most ``top`` of each kind.
+
+    Raises:
+        CnnvizError: The network or the image cannot be had, or there are several images.
+    """
+    if settings.model.view == "tiles":
+        raise CnnvizError("--view tiles: targets are listed of one view.", "Use --view crop, whole or squash.")
+    refs = list(itertools.islice(find_images(settings.inputs), 2))
+    if len(refs) != 1:
+        many = "several images" if refs else "no image"
+        raise CnnvizError(f"{', '.join(settings.inputs)}: {many}, where one is listed.", "Name one image file.")
+    target = replace(settings.target, method=_ENTRY)
+    prepared = PreparedModel(replace(settings, target=target), Cut.before_classifier(), 1, note)
+    item = _decoded(refs[0], prepared)
+    with rt.threads(prepared.lanes.threads), rt.scope():
+        pixels = normalize(prepared.batch([item]), prepared.preprocess)
+        said = prepared.predict(prepared.session.forward(pixels).chosen.detach())
+    if not said.usable[0]:
+        raise CnnvizError(
+            f"{refs[0].uri}: the network's output is not finite in {prepared.runtime.precision}.",
+            "Check --mean and --std.",
+        )
+    asked = tuple(prepared.task.askable(said, 0, target.top))
+    shown = prepared.task.shown(said, 0)
+    return TargetList(item, prepared.task_spec.name, asked, prepared.classes.labels, shown)
+
+
+def _decoded(ref: ImageRef, prepared: PreparedModel) -> DecodedImage:
+    try:
+        with open_file(ref) as stream:
+            rgb = open_image(stream).decode().rgb
+        return DecodedImage(ref, rgb, *prepare(rgb, prepared.preprocess))
+    except ImageError as error:
+        raise CnnvizError(f"{ref.uri}: {error.message}", "Give an image that can be read.") from error
