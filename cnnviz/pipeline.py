@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, BinaryIO
 
-from cnnviz.errors import EXIT_DONE, CnnvizError
+from cnnviz.errors import EXIT_DONE, EXIT_POLICY_VIOLATED, CnnvizError
 from cnnviz.io.encode import ImageFormat
 from cnnviz.io.store import Store
 from cnnviz.maps.explainer import Explainer
@@ -100,7 +100,9 @@ def _through(
     extras = Extras(further, found.figures, files=files)
     summary = run_folder.close(summary, f"cnnviz {settings.command}", extras)
     report, code = os.path.join(settings.output.out, REPORT), counts.exit_code(interrupted)
-    return RunResult(summary, report, code, sentences=tuple(found.sentences))
+    if found.violated and not interrupted:
+        code = EXIT_POLICY_VIOLATED
+    return RunResult(summary, report, code, sentences=tuple(found.sentences), annotations=tuple(found.annotations))
 
 
 def _drawn(

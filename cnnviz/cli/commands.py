@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from cnnviz.cli import streams
+from cnnviz.cli.audit_policy import with_policy
 from cnnviz.cli.console import Console, refuse_terminal
 from cnnviz.cli.help_pages import MadeCommand
 from cnnviz.cli.info import help_of
@@ -15,7 +16,7 @@ from cnnviz.cli.options import Option
 from cnnviz.cli.shared import Shared, shared_options
 from cnnviz.cli.values import from_config, given_values, long_name
 from cnnviz.cli.variants import named_variant, option_help, page_of, refuse_foreign_options
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import EXIT_DONE, CnnvizError
 from cnnviz.io.config_file import read_config
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec, Param
@@ -44,6 +45,12 @@ def command_of(name: str, specs: Specs) -> MadeCommand:
 def _run(ctx: Any, specs: Specs, options: Mapping[str, Option]) -> int:
     console: Console = ctx.obj
     given = _with_config(given_values(ctx, options), options)
+    if specs[0].takes() == "policy":
+        found = with_policy(given, options)
+        if isinstance(found, str):
+            console.note(found)
+            return EXIT_DONE
+        given = found
     # A study may have an option of its own by the name of a shared one that it hides (embed's --metric).
     common = _shared(specs[0])
     shared = Shared(**{key: value for key, value in given.items() if key in common})
@@ -78,6 +85,9 @@ def _shared(spec: CommandSpec) -> dict[str, Option]:
         found["save"] = replace(save, help=save.help.format(",".join(spec.default_save)))
     for name, text in spec.help_overrides.items():
         found[name] = replace(found[name], help=text)
+    if spec.takes() == "policy":
+        text = "The policy, a YAML file; images after it stand in the place of those that it names."
+        found["inputs"] = replace(found["inputs"], help=text, metavar="POLICY [INPUT...]")
     if spec.takes() == "optional":
         text = "Images to start from; from noise when there are none."
         found["inputs"] = replace(found["inputs"], help=text, metavar="[INPUT...]")

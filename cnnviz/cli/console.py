@@ -39,6 +39,8 @@ class Outcome(Protocol):
     def picture(self) -> bytes | None: ...
     @property
     def sentences(self) -> tuple[str, ...]: ...
+    @property
+    def annotations(self) -> tuple[str, ...]: ...
 
 
 def printable(text: object) -> str:
@@ -181,6 +183,9 @@ class Console:
             for sentence in result.sentences:
                 self._say(sentence)
             self._say(closing_line(result, self._began - self._opened if self._began else 0.0))
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            for line in result.annotations:
+                self._say(line)
         return result.exit_code
 
     def _table_or_failures(self) -> None:

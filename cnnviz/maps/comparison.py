@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
@@ -14,6 +14,9 @@ from cnnviz.registry.params import Options
 from cnnviz.registry.specs import CommandSpec, ComparisonSpec, MethodSpec
 from cnnviz.schema.images import Figure
 from cnnviz.settings import TargetSettings, listed
+
+if TYPE_CHECKING:
+    from cnnviz.maps.second_look import SecondLook
 
 _Options = TypeVar("_Options", bound=Options)
 
@@ -27,12 +30,16 @@ class Conclusion:
         figures: ``{"file", "caption"}`` of pictures that stand before the images in ``index.html``.
         sentences: What it found in a few lines, for the person who ran it.
         report: Further keys of ``report.json``.
+        violated: Whether what it was asked to hold does not.
+        annotations: Lines that a CI system reads.
     """
 
     summary: Mapping[str, Any] = field(default_factory=dict)
     figures: Sequence[Figure] = ()
     sentences: Sequence[str] = ()
     report: Mapping[str, Any] = field(default_factory=dict)
+    violated: bool = False
+    annotations: Sequence[str] = ()
 
 
 class Comparison(Generic[_Options]):
@@ -41,7 +48,12 @@ class Comparison(Generic[_Options]):
     Args:
         params: The comparison's own options, checked. ``method`` names the methods.
         target: What is explained, and what ``--metric`` names.
+
+    Attributes:
+        look: Photographs of the run and the network once more, when :meth:`conclude` is called.
     """
+
+    look: SecondLook | None = None
 
     def __init__(self, params: _Options, target: TargetSettings) -> None:
         self.params, self.target = params, target

@@ -24,6 +24,7 @@ from cnnviz.maps import mosaics, tiling
 from cnnviz.maps.asked import Asked, check_targets, truth_labels, with_role
 from cnnviz.maps.comparison import Conclusion, comparison_of, of_method, of_several
 from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, probing
+from cnnviz.maps.second_look import SecondLook
 from cnnviz.maps.tiling import ComputedMap, Tiles
 from cnnviz.maps.write_image import ImageResult, TargetMap
 from cnnviz.metrics.chosen import ModelMetrics, requested, summed_up
@@ -357,6 +358,7 @@ class Explainer:
                 remarks[name] = found.remarks
         for text in of_several(remarks):
             self.prepared.note(text)
+        self.comparison.look = SecondLook(self.prepared, self.methods, self.annotations)
         concluded = self.comparison.conclude(figures, records(), store)
         left_out = {name: own["left_out"] for name, own in figures.items() if "left_out" in own}
         style = Style(self.settings.draw.colormap, self.settings.draw.alpha)

@@ -188,13 +188,13 @@ def _beta_quantile(share: float, a: float, b: float) -> float:
         middle = (low + high) / 2
         if middle in (low, high):
             return middle
-        low, high = (middle, high) if _beta_share(middle, a, b) < share else (low, middle)
+        low, high = (middle, high) if beta_share(middle, a, b) < share else (low, middle)
 
 
-def _beta_share(x: float, a: float, b: float) -> float:
+def beta_share(x: float, a: float, b: float) -> float:
     """I_x(a, b), the regularised incomplete beta function."""
     if x > (a + 1) / (a + b + 2):  # on the other side the fraction converges slowly
-        return 1.0 - _beta_share(1.0 - x, b, a)
+        return 1.0 - beta_share(1.0 - x, b, a)
     front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
     return math.exp(front) / (a * _fraction(x, a, b)) if x > 0 else 0.0
 

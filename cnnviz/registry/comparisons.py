@@ -57,7 +57,34 @@ class EvaluateOptions(Options):
     )
 
 
+class AuditOptions(Options):
+    """Options of Audit."""
+
+    policy: FilePath | None = option(None, "The policy, where it is not the first argument.")
+    method: tuple[str, ...] = option((), "Methods in the place of the policy's.")
+    strict: bool = option(False, "What is not decided fails too.")
+    accept: str | None = option(None, "Store maps and predictions as the baseline for drift, with this reason.")
+    until: str | None = option(None, "Last day on which the accepted baseline counts, YYYY-MM-DD.")
+    init: bool = option(False, "Write a commented policy to begin with, and end.")
+
+
 COMPARISONS: tuple[ComparisonSpec, ...] = (
+    ComparisonSpec(
+        name="audit",
+        entry="cnnviz.audit.audit:Audit",
+        title="Audit",
+        summary="Whether the model looks where a policy says that it may; the exit code is 1 where it does not.",
+        paper="none",
+        command="audit",
+        family="is the map right",
+        options=AuditOptions,
+        views=("crop", "whole", "squash"),
+        why_views="compares maps of the whole picture",
+        hidden_options=("precision", "only", "metric", "sanity"),
+        first_is_policy=True,
+        default_save=("overlay",),
+        default_picture="overlay",
+    ),
     ComparisonSpec(
         name="localize",
         entry="cnnviz.maps.localize:Localize",

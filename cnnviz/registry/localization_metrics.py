@@ -53,6 +53,18 @@ class PointingGameOptions(Options):
     tolerance: float = option(15.0, "How far beside a box still hits.", minimum=0, unit="pixels")
 
 
+class RegionEnergyOptions(Options):
+    """Options of region_energy."""
+
+    regions: tuple[str, ...] = option(
+        ("truth", "background"), "truth, background, or x0,y0,x1,y1 in fractions of width and height."
+    )
+    objects: Literal["class", "any"] = option(
+        "class", "What truth is: where the class of the map is marked, or all that is marked."
+    )
+    tolerance: float = option(15.0, "How far beside the object its maximum still counts.", minimum=0, unit="pixels")
+
+
 class GridPointingOptions(Options):
     """Options of grid_pointing."""
 
@@ -142,6 +154,24 @@ PXAP = MetricSpec(
     summarizer="cnnviz.metrics.localization_pixels:summarize",
 )
 
+REGION_ENERGY = MetricSpec(
+    name="region_energy",
+    entry="cnnviz.metrics.region_energy:score",
+    title="Energy by region",
+    summary="Share of a map's positive values in regions: the object, the background, rectangles.",
+    paper="Wang et al., Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks, CVPRW 2020",
+    measures="map and truth",
+    truth="boxes",
+    without_truth="scored",
+    direction="neither",
+    options=RegionEnergyOptions,
+    figures=(
+        Figure("energies", "share of the positive values in each region; null where it is not known, or of a flat map"),
+        Figure("peak_inside", "whether the map is largest in the object; null where that is not known"),
+    ),
+    summarizer="",
+)
+
 POINTING_GAME = MetricSpec(
     name="pointing_game",
     entry="cnnviz.metrics.localization_points:score",
@@ -200,5 +230,6 @@ LOCALIZATION: tuple[MetricSpec, ...] = (
     PXAP,
     POINTING_GAME,
     ENERGY_POINTING_GAME,
+    REGION_ENERGY,
     GRID_POINTING,
 )

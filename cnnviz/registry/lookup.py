@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.registry.cam import ACTIVATION_MAPS
+from cnnviz.registry.checks import CHECKS, CheckSpec
 from cnnviz.registry.comparisons import COMPARISONS
 from cnnviz.registry.gradients import INPUT_GRADIENTS
 from cnnviz.registry.metrics import METRICS, MetricRequest, MetricSpec
@@ -34,6 +35,7 @@ from cnnviz.registry.training import TRAINING
 
 ENTRY_POINT_GROUP = "cnnviz.methods"
 TASK_GROUP = "cnnviz.tasks"
+CHECK_GROUP = "cnnviz.checks"
 METRIC_GROUP = "cnnviz.metrics"
 
 BUILT_IN: tuple[MethodSpec, ...] = (*ACTIVATION_MAPS, *INPUT_GRADIENTS, *RELEVANCE, *PERTURBATION)
@@ -204,6 +206,26 @@ def all_tasks() -> tuple[TaskSpec, ...]:
     return tuple(found.values())
 
 
+@lru_cache(maxsize=1)
+def all_checks() -> tuple[CheckSpec, ...]:
+    """Built-in checks of an audit, then those of installed packages.
+
+    Raises:
+        CnnvizError: A package registers something else than a :class:`CheckSpec`, or a name that is taken.
+    """
+    found = {spec.name: spec for spec in CHECKS}
+    for point in entry_points(group=CHECK_GROUP):
+        spec = point.load()
+        spec = spec() if callable(spec) else spec
+        refused = f"Entry point {point.name!r} of {CHECK_GROUP} cannot be used"
+        if not isinstance(spec, CheckSpec):
+            raise CnnvizError(f"{refused}: it is no CheckSpec.")
+        if spec.name in found:
+            raise CnnvizError(f"{refused}: name {spec.name!r} is taken.")
+        found[spec.name] = spec
+    return tuple(found.values())
+
+
 def find_task(name: str, shape: tuple[int, ...]) -> TaskSpec:
     """The task of a network whose output for one image has this shape.
 
@@ -259,6 +281,7 @@ __all__ = [
     "Param",
     "StudySpec",
     "TaskSpec",
+    "all_checks",
     "all_entries",
     "all_methods",
     "all_metrics",

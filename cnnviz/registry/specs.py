@@ -18,7 +18,7 @@ from cnnviz.settings import VIEWS, View
 
 Space = Literal["layer", "input", "grid"]
 Need = Literal["gap-head", "trace"]
-Inputs = Literal["images", "optional", "none"]
+Inputs = Literal["images", "optional", "none", "policy"]
 
 # Shared options that mean nothing to a study unless it says so: those of maps, and resuming, which one pass cannot.
 HIDDEN_FROM_STUDIES = tuple(
@@ -287,7 +287,15 @@ class StudySpec(CommandSpec):
 class ComparisonSpec(CommandSpec):
     """A command that makes maps by several methods and measures them; the entry is a class
     (:class:`cnnviz.maps.comparison.Comparison`), whose options name the methods.
+
+    Attributes:
+        first_is_policy: Whether its first argument is a policy, which says what else is asked.
     """
+
+    first_is_policy: bool = False
+
+    def takes(self) -> Inputs:
+        return "policy" if self.first_is_policy else "images"
 
 
 @dataclass(frozen=True, kw_only=True)

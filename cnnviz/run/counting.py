@@ -33,7 +33,7 @@ class Reporter(Protocol):
 class RunResult:
     """What a run came to: its summary, where the report is, the exit code; ``picture`` for ``-o -``.
 
-    ``sentences`` tell a person what was found.
+    ``sentences`` tell a person what was found, ``annotations`` a CI system.
     """
 
     summary: Mapping[str, Any]
@@ -41,6 +41,7 @@ class RunResult:
     exit_code: int
     picture: bytes | None = None
     sentences: tuple[str, ...] = ()
+    annotations: tuple[str, ...] = ()
 
 
 @dataclass

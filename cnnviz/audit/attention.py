@@ -1,0 +1,83 @@
+"""Checks of where maps lie: inside the object, outside of a region, on which predicted classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cnnviz.audit.check import Check, Judged, mean, rate
+from cnnviz.audit.verdict import Statement
+
+if TYPE_CHECKING:
+    from cnnviz.maps.second_look import SecondLook
+
+TRUTH = "truth"
+
+
+def energies(judged: Judged, regions: Sequence[str], region: str) -> list[float]:
+    """The shares of an image's maps in a region, where they are known."""
+    found = []
+    for each in judged.maps:
+        scores = each["scores"].get("region_energy")
+        value = None if scores is None else scores["energies"][regions.index(region)]
+        if value is not None:
+            found.append(float(value))
+    return found
+
+
+class _OfRegions(Check):
+    """A check of shares of the map; which regions there are is known to the audit."""
+
+    regions: Sequence[str] = ()
+
+    @property
+    def region(self) -> str:
+        """Which region it asks for."""
+        return str(getattr(self.params, "region", TRUTH))
+
+
+class Inside(_OfRegions):
+    """The map lies on the object."""
+
+    def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
+        found = []
+        if self.params.min_energy is not None:
+            shares = [each.seen(v) for each in judged for v in energies(each, self.regions, TRUTH)]
+            found.append(mean("energy", self.params.min_energy, shares, at_least=True))
+        if self.params.min_pointing is not None:
+            hits = [
+                each.seen(row["scores"]["region_energy"]["peak_inside"])
+                for each in judged
+                for row in each.maps
+                if (row["scores"].get("region_energy") or {}).get("peak_inside") is not None
+            ]
+            found.append(rate("pointing", self.params.min_pointing, hits, at_least=True))
+        if not found:
+            why = "it allows anything: give min_energy or min_pointing"
+            found.append(Statement("energy", "mean", True, 0.0, (), why))
+        return found
+
+
+class Avoid(_OfRegions):
+    """The map does not lie on a region."""
+
+    def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
+        shares = [each.seen(value) for each in judged for value in energies(each, self.regions, self.region)]
+        return [mean("energy", self.params.max_energy, shares, at_least=False)]
+
+
+class Evidence(Check):
+    """The evidence for a class does not lie on what the network takes for another."""
+
+    def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
+        seen = []
+        for each in judged:
+            for row in each.maps:
+                if "evidence" in row and self.params.of in ("", row["target"]["label"]):
+                    seen.append(each.seen(_share(row["evidence"], self.params.on)))
+        return [mean("evidence", self.params.max_share, seen, at_least=False)]
+
+
+def _share(rows: Sequence[Mapping[str, Any]], label: str) -> float:
+    """The share of a map on a class, by its name; 0 where it is not among those listed."""
+    return next((float(row["share"]) for row in rows if row["label"] == label), 0.0)

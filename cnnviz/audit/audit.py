@@ -1,0 +1,222 @@
+"""``audit``: whether a network looks where a policy says that it may."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.audit.attention import _OfRegions
+from cnnviz.audit.check import Check, Judged
+from cnnviz.audit.counterfactual import changed
+from cnnviz.audit.drift import Drift, accepted
+from cnnviz.audit.policy import Policy, load_policy
+from cnnviz.audit.results import CheckResult, audit_table, row_of
+from cnnviz.audit.trust import is_for_trust
+from cnnviz.audit.verdict import Result, Statement, decide
+from cnnviz.errors import CnnvizError
+from cnnviz.io.baselines import write_baseline
+from cnnviz.io.groups import read_groups
+from cnnviz.io.store import Store
+from cnnviz.maps.comparison import Comparison, Conclusion
+from cnnviz.registry import lookup
+from cnnviz.registry.comparisons import AuditOptions
+from cnnviz.registry.metrics import MetricRequest
+from cnnviz.report.github import workflow_lines
+from cnnviz.report.junit import junit
+from cnnviz.report.sarif import sarif
+from cnnviz.report.summary_markdown import summary_markdown
+from cnnviz.settings import TargetSettings
+
+JUNIT, SARIF, MARKDOWN = "junit.xml", "audit.sarif", "summary.md"
+_CONFIRMED = 50
+
+
+class Audit(Comparison[AuditOptions]):
+    """Runs the checks of a policy."""
+
+    def __init__(self, params: AuditOptions, target: TargetSettings) -> None:
+        if params.policy is None:
+            raise CnnvizError("audit needs a policy.", "cnnviz audit POLICY.yaml; --init writes one to begin with")
+        self.policy: Policy = load_policy(params.policy)
+        super().__init__(params if params.method else replace(params, method=self.policy.methods), target)
+        self.checks = [check.spec.load()(check, self.policy) for check in self.policy.checks]
+        self._groups = {} if self.policy.groups is None else read_groups(self.policy.groups)
+        self._regions = tuple(dict.fromkeys(check.region for check in self.checks if isinstance(check, _OfRegions)))
+        for check in self.checks:
+            if isinstance(check, _OfRegions):
+                check.regions = self._regions
+
+    def metrics(self, method: str) -> tuple[MetricRequest, ...]:
+        found: dict[str, Mapping[str, Any]] = {}
+        for check in self.checks:
+            found.update(check.metrics())
+        if self._regions:
+            tolerance = max([15.0, *(getattr(c.params, "tolerance", 0.0) for c in self.checks)])
+            found["region_energy"] = {
+                "regions": self._regions,
+                "objects": self.policy.truth_labels,
+                "tolerance": tolerance,
+            }
+        return tuple(lookup.find_metric(name).request(options) for name, options in found.items())
+
+    def baselines(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for check in self.checks for name in check.baselines()))
+
+    def writes(self) -> Sequence[str]:
+        return (JUNIT, SARIF, MARKDOWN)
+
+    def conclude(
+        self, figures: Mapping[str, Mapping[str, Any]], records: Iterable[Mapping[str, Any]], store: Store
+    ) -> Conclusion:
+        assert self.look is not None
+        rows = list(records)
+        methods = [spec.name for spec, _ in self.methods()]
+
+        def raw(explanation: Mapping[str, Any]) -> NDArray[Any] | None:
+            name = explanation["files"].get("raw")
+            data = None if name is None else store.read(name)
+            if data is None:
+                return None
+            with np.load(io.BytesIO(data)) as stored:
+                values: NDArray[Any] = stored["raw"]
+            return values
+
+        for check in self.checks:
+            if isinstance(check, Drift):
+                check.raw = raw
+        results = self._results(rows, methods)
+        told: list[str] = []
+        if self.params.accept is not None:
+            told = self._accept({method: self._judged(rows, method, "all", None) for method in methods}, raw)
+        return self._conclusion(results, store, told)
+
+    # What is judged --------------------------------------------------------------------------------------------------
+
+    def _judged(self, rows: Sequence[Mapping[str, Any]], method: str, scope: str, check: Check | None) -> list[Judged]:
+        """The images that a check judges: a fixed random third for what the method itself must show, the rest else."""
+        tries = any(each.check.spec.establishes_trust for each in self.checks)
+        for_trust = check is not None and check.check.spec.establishes_trust
+        of_predictions = check is not None and check.check.spec.needs == "labels" and not check.check.spec.of_maps
+        found = []
+        for record in rows:
+            if record.get("error") is not None or not record.get("predictions"):
+                continue
+            if check is not None and check.check.spec.of_maps and tries and is_for_trust(record) != for_trust:
+                continue
+            if not of_predictions and self.policy.only != "all" and record.get("outcome") != self.policy.only:
+                continue
+            own = [each for each in record.get("explanations") or () if each["method"] == method]
+            found.append(Judged(record, self._targets(record, own), self._group(record, scope)))
+        return found
+
+    def _targets(self, record: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The maps of what the policy's target names."""
+        if self.policy.target == "label":
+            wanted = {each["class_index"] for each in record.get("true_classes") or ()}
+        elif self.policy.target == "pred":
+            wanted = {record["predictions"][0]["class_index"]}
+        else:
+            return list(own)
+        return [each for each in own if each["target"].get("class_index") in wanted]
+
+    def _group(self, record: Mapping[str, Any], scope: str) -> str:
+        if scope == "class":
+            true = record.get("true_classes") or ()
+            return str(true[0]["label"]) if true else str(record.get("label") or "")
+        if scope == "group":
+            for key in (
+                record["path"],
+                os.path.abspath(record["path"]),
+                record["name"],
+                os.path.basename(record["path"]),
+            ):
+                if key in self._groups:
+                    return self._groups[key]
+            return "(no group)"
+        return ""
+
+    # What came of it -------------------------------------------------------------------------------------------------
+
+    def _results(self, rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[CheckResult]:
+        assert self.look is not None
+        statements: list[tuple[Check, str, Statement]] = []
+        for check in self.checks:
+            for method in methods if check.check.spec.of_maps else methods[:1]:
+                judged = self._judged(rows, method, check.check.scope, check)
+                name = method if check.check.spec.of_maps else ""
+                statements += [(check, name, each) for each in check.statements(method, judged, self.look)]
+        decided = decide([each for _, _, each in statements], self.policy.false_alarm, self.policy.min_images)
+        found = [
+            CheckResult(check.check, method, result)
+            for (check, method, _), result in zip(statements, decided, strict=True)
+        ]
+        found = _without_trust(found)
+        return [self._confirmed(each, rows) for each in found]
+
+    def _confirmed(self, result: CheckResult, rows: Sequence[Mapping[str, Any]]) -> CheckResult:
+        """A violation of ``avoid`` with what becomes of predictions when the region is taken away."""
+        if result.check.spec.name != "avoid" or result.result.verdict != "violated":
+            return result
+        assert self.look is not None
+        worst = {path for path, _ in result.result.violations[:_CONFIRMED]}
+        judged = [each for each in self._judged(rows, result.method, "all", None) if each.path in worst]
+        region = str(result.check.params.region)  # type: ignore[attr-defined]
+        fill = "shuffle" if region == "background" else "blur"
+        changes = changed(judged, self.look, (region, fill), self.policy.truth_labels)
+        flips = sum(bool(each["flip"]) for each in changes.values())
+        return replace(result, confirmed={"flips": flips, "of": len(changes), "with": fill})
+
+    def _accept(self, judged: Mapping[str, Sequence[Judged]], raw: Any) -> list[str]:
+        drifts = [check for check in self.checks if isinstance(check, Drift)]
+        folder = drifts[0].folder if drifts else os.path.join(self.policy.folder, "baseline")
+        reason = str(self.params.accept)
+        write_baseline(folder, accepted(judged, raw, reason, self.params.until))
+        return [f"accepted as the baseline in {folder}: {reason}"]
+
+    def _conclusion(self, results: Sequence[CheckResult], store: Store, told: Sequence[str]) -> Conclusion:
+        rows = [row_of(each) for each in results]
+        errors = [each for each in results if each.check.level == "error"]
+        violated = [each for each in errors if each.result.verdict == "violated"]
+        undecided = [each for each in errors if each.result.verdict == "not decided"]
+        passed = not violated and not (self.params.strict and undecided)
+        path = self.policy.path
+        store.write(JUNIT, junit(path, rows))
+        store.write(SARIF, sarif(path, rows))
+        store.write(MARKDOWN, summary_markdown(path, rows, passed))
+        audit = {
+            "passed": passed,
+            "policy": path,
+            "false_alarm": self.policy.false_alarm,
+            "undecided": len(undecided),
+            "passes": self.look.passes if self.look is not None else 0,
+            "checks": rows,
+        }
+        verdict = "passed" if passed else "VIOLATED" if violated else "NOT DECIDED (--strict)"
+        sentences = [*audit_table(rows), *told, f"audit of {path}: {verdict}"]
+        if undecided and passed:
+            sentences.append(f"{len(undecided)} not decided: never counted as passed; --strict makes them fail")
+        return Conclusion(
+            {"audit": audit}, sentences=sentences, violated=not passed, annotations=workflow_lines(path, rows)
+        )
+
+
+def _without_trust(results: Sequence[CheckResult]) -> list[CheckResult]:
+    """A method that fails what establishes trust cannot vouch for anything else on this network."""
+    broken: dict[str, str] = {}
+    for each in results:
+        if each.check.spec.establishes_trust and each.result.verdict == "violated":
+            broken.setdefault(each.method, each.check.name)
+    found = []
+    for each in results:
+        if each.method in broken and not each.check.spec.establishes_trust and each.check.spec.of_maps:
+            why = f"{each.method} is not trusted on this model: it fails {broken[each.method]!r}"
+            old: Result = each.result
+            each = replace(each, result=replace(old, verdict="not decided", reason=why), trusted=False)
+        found.append(each)
+    return found

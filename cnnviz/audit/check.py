@@ -1,0 +1,83 @@
+"""What a check of an audit gets, and what it says."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cnnviz.audit.policy import Policy, PolicyCheck
+from cnnviz.audit.verdict import Observation, Statement
+
+if TYPE_CHECKING:
+    from cnnviz.maps.second_look import SecondLook
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """An image that is judged, with the maps of one method that are.
+
+    Attributes:
+        record: Its record.
+        maps: The explanations of the method for what the policy's ``target`` names.
+        group: What it is judged with, by the check's scope.
+    """
+
+    record: Mapping[str, Any]
+    maps: Sequence[Mapping[str, Any]]
+    group: str
+
+    @property
+    def path(self) -> str:
+        return str(self.record["path"])
+
+    def seen(self, value: float) -> Observation:
+        """What a statement sees of it."""
+        return Observation(self.path, float(value), self.group)
+
+
+class Check(ABC):
+    """A check of a policy, made before the first image.
+
+    Args:
+        check: What the policy says of it.
+        policy: The whole policy.
+    """
+
+    def __init__(self, check: PolicyCheck, policy: Policy) -> None:
+        self.check, self.policy = check, policy
+        self.params: Any = check.params
+
+    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        """Metrics that must be measured of each map, with their options."""
+        return {}
+
+    def baselines(self) -> tuple[str, ...]:
+        """Maps that must be measured as if they were a method's."""
+        return ()
+
+    @property
+    def wants_raw(self) -> bool:
+        """Whether the maps themselves must be kept."""
+        return False
+
+    @abstractmethod
+    def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
+        """What must hold, with what was measured of it.
+
+        Args:
+            method: Whose maps are judged; empty for checks that look at no maps.
+            judged: The images.
+            look: Photographs, and the network on changed ones.
+        """
+
+
+def mean(name: str, allowed: float, judged: Sequence[Observation], *, at_least: bool) -> Statement:
+    """That a mean is at least, or at most, what is allowed."""
+    return Statement(name, "mean", at_least, allowed, judged)
+
+
+def rate(name: str, allowed: float, judged: Sequence[Observation], *, at_least: bool) -> Statement:
+    """That a rate is at least, or at most, what is allowed."""
+    return Statement(name, "rate", at_least, allowed, judged)

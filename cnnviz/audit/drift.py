@@ -1,0 +1,112 @@
+"""Are maps and predictions those that were accepted: a baseline beside the policy.
+
+``cnnviz audit POLICY --accept REASON`` writes it: for each image the digest of its file, the class that is predicted,
+and the raw map of each method in half precision, in its own cells. A map on another grid is compared
+on 32 x 32 cells, which the result says.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.audit.check import Check, Judged, mean, rate
+from cnnviz.audit.verdict import Observation, Statement
+from cnnviz.io.baselines import BaselineFiles, read_baseline
+from cnnviz.metrics.similarity import spearman
+
+if TYPE_CHECKING:
+    from cnnviz.maps.second_look import SecondLook
+
+_GRID = (32, 32)
+Map = NDArray[np.float32]
+
+
+class Drift(Check):
+    """Maps and predictions are those of the accepted baseline."""
+
+    raw: Any = None
+
+    @property
+    def wants_raw(self) -> bool:
+        return True
+
+    @property
+    def folder(self) -> str:
+        """Where the baseline lies."""
+        return os.path.join(self.policy.folder, self.params.baseline)
+
+    def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
+        stored = read_baseline(self.folder)
+        why = "" if stored is not None else f"there is no baseline in {self.folder}: cnnviz audit ... --accept REASON"
+        if stored is not None and (until := stored.facts.get("until")) and until < datetime.date.today().isoformat():
+            why = f"the baseline was accepted until {until}: {stored.facts.get('reason', '')}"
+        found = []
+        similar: list[Observation] = []
+        changes: list[Observation] = []
+        for each in judged if stored is not None else ():
+            known = stored.images.get(str(each.record["name"])) if stored is not None else None
+            if known is None or stored is None:
+                continue
+            changes.append(each.seen(known["predicted"] != each.record["predictions"][0]["class_index"]))
+            for row in each.maps:
+                before = stored.maps.get(f"{each.record['name']}|{method}|{row['target']['class_index']}")
+                after = self.raw(row) if self.raw is not None else None
+                value = None if before is None or after is None else likeness(before, after)
+                if value is not None:
+                    similar.append(each.seen(value))
+        if self.params.min_similarity is not None:
+            found.append(mean("similarity", self.params.min_similarity, similar, at_least=True))
+        if self.params.max_changed_predictions is not None:
+            allowed = self.params.max_changed_predictions
+            found.append(rate("changed_predictions", allowed, changes, at_least=False))
+        return [Statement(s.name, s.kind, s.at_least, s.allowed, s.observations, why) for s in found]
+
+
+def likeness(before: NDArray[Any], after: NDArray[Any]) -> float | None:
+    """Rank correlation of two maps; on a common grid where theirs differ. Of gradients in colours the magnitudes."""
+    pair: list[Map] = []
+    for each in (before, after):
+        flat = (np.abs(each).max(0) if each.ndim == 3 else each).astype(np.float32)
+        if before.shape[-2:] != after.shape[-2:]:
+            flat = cv2.resize(flat, _GRID, interpolation=cv2.INTER_LINEAR).astype(np.float32)
+        pair.append(flat)
+    return spearman(pair[0], pair[1])
+
+
+def accepted(judged: Mapping[str, Sequence[Judged]], raw: Any, reason: str, until: str | None) -> BaselineFiles:
+    """A baseline of this run.
+
+    Args:
+        judged: By method.
+        raw: Reads the raw map of an explanation.
+        reason: Why it is accepted.
+        until: The last day on which it counts; None for always.
+    """
+    images: dict[str, Any] = {}
+    maps: dict[str, NDArray[np.float16]] = {}
+    for method, rows in judged.items():
+        for each in rows:
+            name = str(each.record["name"])
+            source = each.record.get("input") or {}
+            images[name] = {
+                "sha256": source.get("sha256"),
+                "predicted": each.record["predictions"][0]["class_index"],
+            }
+            for row in each.maps:
+                values = raw(row)
+                if values is not None:
+                    maps[f"{name}|{method}|{row['target']['class_index']}"] = values.astype(np.float16)
+    facts = {"reason": reason, "until": until, "accepted": datetime.date.today().isoformat()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **maps)  # type: ignore[arg-type]
+    text = json.dumps({"schema": "cnnviz.baseline/1", **facts, "images": images}, indent=1, sort_keys=True)
+    return BaselineFiles(text.encode(), buffer.getvalue())

@@ -1,0 +1,272 @@
+"""What a policy says: the network, the images, and what must hold of where it looks. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cnnviz.errors import CnnvizError, nearest, shown
+from cnnviz.io.policy_file import read_policy
+from cnnviz.registry.checks import CheckSpec
+from cnnviz.registry.lookup import all_checks
+from cnnviz.registry.params import Options
+
+VERSION = 1
+SCOPES, LEVELS, ONLY = ("all", "class", "group"), ("error", "warning"), ("correct", "all", "wrong")
+_KEYS = (
+    "version model images labels groups truth truth_classes truth_labels method target only false_alarm min_images "
+    "options checks"
+).split()
+_OF_CHECK = ("name", "kind", "level", "scope")
+_FILES = ("groups", "truth")
+
+
+@dataclass(frozen=True)
+class PolicyCheck:
+    """One check of a policy.
+
+    Attributes:
+        spec: Its kind.
+        name: As results call it, unique in the policy.
+        level: ``error`` fails the run, ``warning`` is told.
+        scope: What is judged together: ``all`` images, each ``class``, or each ``group``; the worst decides.
+        params: Its options.
+        line: Where it stands in the file, from 1.
+    """
+
+    spec: CheckSpec
+    name: str
+    level: str
+    scope: str
+    params: Options
+    line: int
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy, with paths that were relative to its file made relative to where the program runs.
+
+    Attributes:
+        path: Its file.
+        model: Model options by their long names.
+        images: What is looked at.
+        labels: ``folder``, a table, or None: what is known of the images.
+        groups: A table of paths and groups, or None.
+        methods: Methods, as ``--method`` of other commands names them.
+        target: ``label``, ``pred``, or a spec of ``--target``.
+        only: Which predictions are judged: ``correct``, ``all`` or ``wrong``.
+        truth_labels: ``class``: the truth of an image is where its class is; ``any``: all that is marked.
+        false_alarm: Share of policies that hold, in which any statement is called violated.
+        min_images: Images that a group must have to pass.
+        options: Further options of the command by their long names.
+        checks: In order.
+    """
+
+    path: str
+    model: Mapping[str, Any]
+    images: tuple[str, ...]
+    labels: str | None
+    groups: str | None
+    truth: str | None
+    truth_classes: str | None
+    truth_labels: Literal["class", "any"]
+    methods: tuple[str, ...]
+    target: str
+    only: str
+    false_alarm: float
+    min_images: int
+    options: Mapping[str, Any]
+    checks: tuple[PolicyCheck, ...]
+
+    @property
+    def folder(self) -> str:
+        """Where its file lies."""
+        return os.path.dirname(self.path)
+
+
+def load_policy(path: str) -> Policy:
+    """The policy in a file.
+
+    Raises:
+        CnnvizError: It cannot be read, has a key or a word that is not known (with near matches), or lacks something.
+    """
+    data, lines = read_policy(path)
+    here = os.path.dirname(path)
+    _check_keys(data, _KEYS, f"policy {path}")
+    if data.get("version") != VERSION:
+        raise CnnvizError(f"policy {path}: version {shown(str(data.get('version')))}.", f"Write version: {VERSION}")
+    model = data.get("model") or {}
+    if isinstance(model, str):
+        model = {"name": model}
+    images = _texts(data.get("images"), "images", path)
+    if not images:
+        raise CnnvizError(f"policy {path}: no images.", "For example images: data/val")
+    labels = data.get("labels", "none")
+    checks = _checks(data.get("checks"), lines, path)
+    if not checks:
+        raise CnnvizError(f"policy {path}: no checks.", "For example - {kind: inside, min_energy: 0.5}")
+    policy = Policy(
+        path=path,
+        model={_model_key(key): _beside(value, key, here) for key, value in model.items()},
+        images=tuple(_joined(here, image) for image in images),
+        labels=None if labels in ("none", None) else labels if labels == "folder" else _joined(here, str(labels)),
+        groups=_file(data, "groups", here),
+        truth=_file(data, "truth", here),
+        truth_classes=_truth_classes(data.get("truth_classes"), here),
+        truth_labels=_word(data.get("truth_labels", "class"), ("class", "any"), "truth_labels", path),  # type: ignore[arg-type]
+        methods=_texts(data.get("method", "gradcam"), "method", path),
+        target=str(data.get("target", "label" if labels not in ("none", None) else "pred")),
+        only=_word(data.get("only", "correct" if labels not in ("none", None) else "all"), ONLY, "only", path),
+        false_alarm=_number(data.get("false_alarm", 0.01), 0, 1, "false_alarm", path),
+        min_images=int(_number(data.get("min_images", 10), 1, 1e9, "min_images", path)),
+        options=data.get("options") or {},
+        checks=checks,
+    )
+    _check_whole(policy)
+    return policy
+
+
+def _check_whole(policy: Policy) -> None:
+    """Refuse what the parts of a policy cannot give each other."""
+    for check in policy.checks:
+        where = f"policy {policy.path}, line {check.line}: {check.name}"
+        if check.spec.needs == "truth" and policy.truth is None:
+            raise CnnvizError(f"{where} needs to know where objects are.", "Give truth: boxes.json")
+        if getattr(check.params, "region", getattr(check.params, "replace", "")) == "background" and not policy.truth:
+            raise CnnvizError(f"{where} needs to know what is background.", "Give truth: boxes.json")
+        if (check.spec.needs == "labels" or check.scope == "class") and policy.labels is None:
+            raise CnnvizError(f"{where} needs labels.", "Give labels: folder, or a table.")
+        if check.scope == "group" and policy.groups is None:
+            raise CnnvizError(f"{where} is judged by group.", "Give groups: groups.csv")
+    if policy.target == "label" and policy.labels is None:
+        raise CnnvizError(
+            f"policy {policy.path}: target: label without labels.", "Give labels: folder, or target: pred"
+        )
+    if policy.only != "all" and policy.labels is None:
+        raise CnnvizError(f"policy {policy.path}: only: {policy.only} without labels.", "Give labels: folder")
+
+
+def _checks(rows: Any, lines: Sequence[int], path: str) -> tuple[PolicyCheck, ...]:
+    if rows is None:
+        return ()
+    if not isinstance(rows, list):
+        raise CnnvizError(f"policy {path}: checks are a list.", "For example - {kind: inside, min_energy: 0.5}")
+    known = {spec.name: spec for spec in all_checks()}
+    found: list[PolicyCheck] = []
+    for place, row in enumerate(rows):
+        line = lines[place] if place < len(lines) else 0
+        where = f"policy {path}, line {line}"
+        if not isinstance(row, dict):
+            raise CnnvizError(f"{where}: a check is a mapping.", "For example - {kind: inside, min_energy: 0.5}")
+        kind = str(row.get("kind", ""))
+        if kind not in known:
+            hint = nearest(kind, known) or f"Checks: {', '.join(known)}."
+            raise CnnvizError(f"{where}: there is no check of kind {shown(kind)}.", hint)
+        spec = known[kind]
+        _check_keys(row, [*_OF_CHECK, *(param.name for param in spec.params)], f"{where}, {kind}")
+        given = {key: _as_text(value) for key, value in row.items() if key not in _OF_CHECK}
+        try:
+            params = spec.resolve_params(given)
+        except CnnvizError as error:
+            raise CnnvizError(f"{where}, {kind}: {error.message}", error.hint) from None
+        name = _unique(str(row.get("name", kind)), [each.name for each in found])
+        level = _word(row.get("level", "error"), LEVELS, "level", path)
+        scope = _word(row.get("scope", "all"), SCOPES, "scope", path)
+        found.append(PolicyCheck(spec, name, level, scope, params, line))
+    return tuple(found)
+
+
+def _as_text(value: Any) -> Any:
+    """A region as its text: ``[0, 0.85, 1, 1]`` is ``0,0.85,1,1``."""
+    if isinstance(value, list) and value and all(isinstance(each, (int, float)) for each in value):
+        return ",".join(map(str, value))
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _unique(name: str, taken: Sequence[str]) -> str:
+    found, number = name, 2
+    while found in taken:
+        found, number = f"{name} ({number})", number + 1
+    return found
+
+
+def _check_keys(data: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in data:
+        if key not in known:
+            raise CnnvizError(
+                f"{where}: there is no key {shown(str(key))}.", nearest(str(key), known) or ", ".join(known)
+            )
+
+
+def _word(value: Any, words: Sequence[str], key: str, path: str) -> str:
+    text = {"worst_group": "group"}.get(str(value), str(value))
+    if text not in words:
+        hint = nearest(text, words) or f"Use {', '.join(words)}."
+        raise CnnvizError(f"policy {path}: {key}: {shown(text)} is none of {', '.join(words)}.", hint)
+    return text
+
+
+def _number(value: Any, low: float, high: float, key: str, path: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise CnnvizError(f"policy {path}: {key}: {shown(str(value))}: expected a number from {low:g} to {high:g}.")
+    return float(value)
+
+
+def _texts(value: Any, key: str, path: str) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(each, str) for each in values):
+        raise CnnvizError(f"policy {path}: {key}: expected text, or a list of texts.")
+    return tuple(values)
+
+
+def _joined(here: str, path: str) -> str:
+    return path if "://" in path or os.path.isabs(path) else os.path.join(here, path)
+
+
+def _file(data: Mapping[str, Any], key: str, here: str) -> str | None:
+    return None if data.get(key) is None else _joined(here, str(data[key]))
+
+
+def _truth_classes(value: Any, here: str) -> str | None:
+    return None if value is None else "coco" if value == "coco" else _joined(here, str(value))
+
+
+def _model_key(key: str) -> str:
+    return "model" if key == "name" else str(key).replace("-", "_")
+
+
+def _beside(value: Any, key: str, here: str) -> Any:
+    """Files of the model that lie beside the policy; a factory in a file too."""
+    if key in ("checkpoint", "labels") or (key == "name" and isinstance(value, str) and ".py:" in value):
+        return _joined(here, str(value))
+    if key == "name" and isinstance(value, str) and value.endswith(".onnx"):
+        return _joined(here, value)
+    return value
+
+
+STARTER = """\
+# What the model may look at, and what it may not. Run: cnnviz audit {name}
+# Exit code 0: every check of level error passed; 1: one is violated; 2: nothing was run; 3: some images failed.
+version: 1
+model: {{name: efficientnet_lite0}}    # any option of the model: checkpoint: best.pth, labels: classes.txt, ...
+images: data/val                     # relative to this file
+labels: folder                       # the folder of an image is its class; or labels.csv; or none
+# groups: groups.csv                 # path,group: hospitals, cameras, seasons
+# truth: boxes.json                  # COCO JSON, a VOC folder, a folder of masks: where the objects are
+method: gradcam                      # or a list: [gradcam, layercam]
+only: correct                        # which predictions are judged: correct, all or wrong
+false_alarm: 0.01                    # how often a policy that holds may be called violated
+checks:
+  - {{kind: accuracy, min: 0.8}}
+  - {{kind: sane, max_similarity: 0.5}}
+  - {{kind: stable, under: [shift, flip], min_similarity: 0.7}}
+  - {{kind: avoid, region: [0.0, 0.9, 1.0, 1.0], max_energy: 0.2}}    # a caption or a watermark at the bottom
+  # With truth:
+  # - {{name: looks at the object, kind: inside, min_energy: 0.4, min_pointing: 0.7, scope: class}}
+  # - {{kind: avoid, region: background, max_energy: 0.6}}
+  # - {{kind: counterfactual, replace: background, with: shuffle, max_flips: 0.10}}
+  # With a baseline (cnnviz audit {name} --accept "first release"):
+  # - {{kind: drift, baseline: baseline, min_similarity: 0.9, max_changed_predictions: 0.02}}
+"""

@@ -1,0 +1,63 @@
+"""Checks of predictions: how often the network is right, and whether it is as often right as it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.audit.check import Check, Judged, rate
+from cnnviz.audit.verdict import Observation, Statement
+
+if TYPE_CHECKING:
+    from cnnviz.maps.second_look import SecondLook
+
+_DRAWS = 2000
+
+
+class Accuracy(Check):
+    """The share of right predictions."""
+
+    def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
+        known = [each for each in judged if each.record.get("outcome")]
+        right = [each.seen(each.record["outcome"] == "correct") for each in known]
+        return [rate("accuracy", self.params.min, right, at_least=True)]
+
+
+class Calibration(Check):
+    """The expected calibration error: the mean distance of confidence from accuracy over bins of equal width.
+
+    ECE = sum over bins b of (n_b / n) |accuracy_b - confidence_b|. Of few images it is above 0 by chance alone: the
+    mean of what a calibrated network with these confidences would have, over draws, is taken off; the observations are
+    the jackknife's pseudo-values, so that means and intervals are those of the error.
+    """
+
+    def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
+        known = [each for each in judged if each.record.get("outcome") and each.record["predictions"]]
+        sure = np.array([float(each.record["predictions"][0]["probability"] or 0) for each in known])
+        right = np.array([float(each.record["outcome"] == "correct") for each in known])
+        count = len(known)
+        if count < 2:
+            return [Statement("ece", "mean", False, self.params.max_error, (), "fewer than two images have labels")]
+        bins = self.params.bins
+        whole = ece(sure, right, bins)
+        rng = np.random.default_rng(0)
+        chance = float(np.mean([ece(sure, (rng.random(count) < sure).astype(float), bins) for _ in range(200)]))
+        observations: list[Observation] = []
+        for place, each in enumerate(known):
+            rest = np.arange(count) != place
+            pseudo = count * whole - (count - 1) * ece(sure[rest], right[rest], bins)
+            observations.append(each.seen(pseudo - chance))
+        return [Statement("ece", "mean", False, self.params.max_error, observations)]
+
+
+def ece(sure: NDArray[np.float64], right: NDArray[np.float64], bins: int) -> float:
+    """The expected calibration error (Guo et al., ICML 2017)."""
+    place = np.minimum((sure * bins).astype(int), bins - 1)
+    total = 0.0
+    for number in np.unique(place):
+        inside = place == number
+        total += float(inside.mean()) * abs(float(right[inside].mean()) - float(sure[inside].mean()))
+    return total

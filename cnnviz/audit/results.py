@@ -1,0 +1,113 @@
+"""What became of a check, as a row of the report and of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cnnviz.audit.policy import PolicyCheck
+from cnnviz.audit.verdict import Result
+
+_WORST = 20
+
+
+@dataclass(frozen=True, eq=False)
+class CheckResult:
+    """One statement of a check, decided.
+
+    Attributes:
+        check: What the policy says.
+        method: Whose maps were judged; empty where none were.
+        result: The verdict.
+        trusted: Whether the method is trusted on this network.
+        confirmed: Of a violation of ``avoid``: how many predictions flip without the region.
+    """
+
+    check: PolicyCheck
+    method: str
+    result: Result
+    trusted: bool = True
+    confirmed: Mapping[str, Any] | None = None
+
+
+def row_of(each: CheckResult) -> dict[str, Any]:
+    """As the report has it."""
+    result, statement = each.result, each.result.statement
+    worst = result.worst
+    passed = {"passed": True, "violated": False}.get(result.verdict)
+    return {
+        "name": each.check.name,
+        "kind": each.check.spec.name,
+        "method": each.method or None,
+        "level": each.check.level,
+        "scope": each.check.scope,
+        "line": each.check.line,
+        "verdict": result.verdict,
+        "passed": passed,
+        "reason": result.reason,
+        "statement": statement.name,
+        "at_least": statement.at_least,
+        "allowed": statement.allowed,
+        "measured": None if worst is None else worst.measured,
+        "ci95": None if worst is None or worst.ci95 is None else list(worst.ci95),
+        "n": 0 if worst is None else worst.n,
+        "p": None if worst is None else worst.p,
+        "group": None if worst is None or not worst.group else worst.group,
+        "groups": len(result.groups),
+        "violations": [{"path": path, "value": round(value, 6)} for path, value in result.violations[:_WORST]],
+        "beyond": len(result.violations),
+        "trusted": each.trusted,
+        "confirmed": None if each.confirmed is None else dict(each.confirmed),
+    }
+
+
+def audit_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The rows as lines of text, with the worst images of what is violated."""
+    heads = ("check", "method", "verdict", "measured", "allowed", "images")
+    cells = [heads, *(_cells(row) for row in rows)]
+    widths = [max(len(each[place]) for each in cells) for place in range(len(heads))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(each, widths, strict=True)).rstrip() for each in cells]
+    found = [lines[0]]
+    for line, row in zip(lines[1:], rows, strict=True):
+        found.append(line)
+        if row["verdict"] != "passed" and row["reason"]:
+            found.append(f"    {row['reason']}")
+        if row["verdict"] == "violated":
+            found += [f"    {each['path']}: {each['value']:.3g}" for each in row["violations"][:3]]
+            if row["confirmed"]:
+                found.append(f"    {confirmation(row['confirmed'])}")
+    return found
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    verdict = {"passed": "passed", "violated": "VIOLATED", "not decided": "NOT DECIDED"}[row["verdict"]]
+    if row["level"] == "warning" and row["verdict"] == "violated":
+        verdict = "warning"
+    return (
+        f"{row['name']}: {row['statement']}",
+        row["method"] or "",
+        verdict,
+        measured(row),
+        allowed(row),
+        str(row["n"]),
+    )
+
+
+def measured(row: Mapping[str, Any]) -> str:
+    """What was measured, with its interval, and in which group."""
+    if row["measured"] is None:
+        return "-"
+    interval = "" if row["ci95"] is None else f" ({row['ci95'][0]:.3g} to {row['ci95'][1]:.3g})"
+    group = "" if row["group"] is None else f" in {row['group']}"
+    return f"{row['measured']:.3g}{interval}{group}"
+
+
+def allowed(row: Mapping[str, Any]) -> str:
+    """What was allowed."""
+    return f"{'at least' if row['at_least'] else 'at most'} {row['allowed']:g}"
+
+
+def confirmation(found: Mapping[str, Any]) -> str:
+    """What became of predictions without the region."""
+    return f"without the region {found['flips']} of {found['of']} predictions flip ({found['with']})"

@@ -1,0 +1,86 @@
+"""Does the map follow the picture: shifted, mirrored, brightened, compressed.
+
+The map of the changed photograph, with the change undone in the map's own cells, is compared with the map of the
+photograph, for the class of the photograph, by rank correlation. A shift is by a whole number of the map's cells, so
+that it can be undone exactly; what enters the picture is its mirror image, and the cells that show it are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.audit.check import Check, Judged, mean
+from cnnviz.audit.verdict import Observation, Statement
+from cnnviz.errors import CnnvizError, nearest
+from cnnviz.metrics.similarity import spearman
+
+if TYPE_CHECKING:
+    from cnnviz.maps.second_look import SecondLook
+
+Picture = NDArray[np.uint8]
+Map = NDArray[np.float32]
+CHANGES = ("shift", "flip", "brightness", "jpeg")
+_QUALITY, _BRIGHTER = 50, 1.25
+
+
+class Stable(Check):
+    """The map follows the picture."""
+
+    def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
+        for name in self.params.under:
+            if name not in CHANGES:
+                raise CnnvizError(
+                    f"{self.check.name}: under: {name} is none of {', '.join(CHANGES)}.", nearest(name, CHANGES)
+                )
+        seen: list[Observation] = []
+        for each in judged:
+            photo = look.photograph(each.record)
+            if photo is None or not each.maps:
+                continue
+            index = int(each.maps[0]["target"]["class_index"])
+            seen += [each.seen(value) for value in self._similarities(method, photo.rgb, index, look)]
+        return [mean("similarity", self.params.min_similarity, seen, at_least=True)]
+
+    def _similarities(self, method: str, rgb: Picture, index: int, look: SecondLook) -> list[float]:
+        [first] = look.maps(method, [rgb], index)
+        rect = look.shown(rgb)[1].rect
+        pitch = (rect[3] - rect[1]) / first.shape[0], (rect[2] - rect[0]) / first.shape[1]
+        changed = [with_change(name, rgb, pitch) for name in self.params.under]
+        found = []
+        for name, other in zip(self.params.under, look.maps(method, changed, index), strict=True):
+            before, after = undone(name, first, other)
+            value = spearman(before, after)
+            if value is not None:
+                found.append(value)
+        return found
+
+
+def with_change(name: str, rgb: Picture, pitch: tuple[float, float]) -> Picture:
+    """The photograph, changed; ``pitch`` is the size of a cell (y, x) in its pixels."""
+    if name == "flip":
+        return np.ascontiguousarray(rgb[:, ::-1])
+    if name == "brightness":
+        brighter: Picture = np.clip(np.rint(rgb * _BRIGHTER), 0, 255).astype(np.uint8)
+        return brighter
+    if name == "jpeg":
+        _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert decoded is not None, "it was just encoded"
+        return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    down, right = max(1, round(pitch[0])), max(1, round(pitch[1]))
+    padded = cv2.copyMakeBorder(rgb, down, 0, right, 0, cv2.BORDER_REFLECT_101)
+    return np.ascontiguousarray(padded[: rgb.shape[0], : rgb.shape[1]])
+
+
+def undone(name: str, before: Map, after: Map) -> tuple[Map, Map]:
+    """Two maps whose cells show the same parts of the photograph."""
+    if name == "flip":
+        return before, after[:, ::-1]
+    if name == "shift" and min(before.shape) > 1:
+        return before[:-1, :-1], after[1:, 1:]
+    return before, after

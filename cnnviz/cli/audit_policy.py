@@ -1,0 +1,52 @@
+"""``cnnviz audit``: what a policy asks, as options of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cnnviz.audit.policy import STARTER, Policy, load_policy
+from cnnviz.cli.options import Option
+from cnnviz.cli.values import from_config
+from cnnviz.errors import CnnvizError
+from cnnviz.io.policy_file import write_new
+
+_NEW = "policy.yaml"
+
+
+def with_policy(given: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, Any] | str:
+    """What was said, over what the policy says; or, where a policy was to be begun, that it was.
+
+    Raises:
+        CnnvizError: There is no policy, or it cannot be used.
+    """
+    inputs = [str(each) for each in given.get("inputs") or ()]
+    if given.get("init"):
+        path = inputs[0] if inputs else _NEW
+        write_new(path, STARTER.format(name=path))
+        return f"wrote {path}: say what must hold, then run: cnnviz audit {path}"
+    named = given.get("policy") or (inputs.pop(0) if inputs else None)
+    if named is None:
+        raise CnnvizError("No policy was given.", "cnnviz audit POLICY.yaml; cnnviz audit --init writes one")
+    policy = load_policy(str(named))
+    asked = _asked(policy, options, bool(given.get("accept")))
+    rest = {key: value for key, value in given.items() if key != "inputs"}
+    return {**asked, **rest, "inputs": inputs or list(policy.images), "policy": str(named)}
+
+
+def _asked(policy: Policy, options: Mapping[str, Option], accepts: bool) -> dict[str, Any]:
+    where = f"policy {policy.path}"
+    found = {**from_config(policy.options, options, where), **from_config(policy.model, options, where)}
+    classes = [] if policy.labels is None else [policy.labels]
+    if policy.target == "pred" or policy.labels is None:
+        classes.append("pred")
+    found["class_"] = classes
+    if policy.target not in ("label", "pred"):
+        found["target_"] = [policy.target]
+    if policy.truth is not None:
+        found["truth"] = policy.truth
+    if policy.truth_classes is not None:
+        found["truth_classes"] = policy.truth_classes
+    if accepts or any(check.spec.name == "drift" for check in policy.checks):
+        found.setdefault("save", "overlay,raw")
+    return found

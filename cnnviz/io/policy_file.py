@@ -1,0 +1,54 @@
+"""A YAML file whose entries know their lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from cnnviz.errors import CnnvizError
+from cnnviz.io.structured import load_yaml
+
+
+def read_policy(path: str) -> tuple[dict[str, Any], list[int]]:
+    """The mapping in a file, and the line of each item of its ``checks``, from 1.
+
+    Raises:
+        CnnvizError: The file cannot be read, or holds no mapping.
+    """
+    try:
+        with open(path, encoding="utf-8") as stream:
+            text = stream.read()
+        data = load_yaml(text)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CnnvizError(
+            f"policy {path}: cannot be read ({reason}).", "cnnviz audit --init writes one to begin with."
+        ) from error
+    except ValueError as error:
+        raise CnnvizError(f"policy {path}: not valid YAML: {getattr(error, 'reason', error)}.") from error
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise CnnvizError(f"policy {path}: expected keys with values.", "cnnviz audit --init writes one to begin with.")
+    return data, _lines(yaml.compose(text, Loader=yaml.SafeLoader))
+
+
+def _lines(root: Any) -> list[int]:
+    for key, value in root.value:
+        if key.value == "checks" and isinstance(value, yaml.SequenceNode):
+            return [item.start_mark.line + 1 for item in value.value]
+    return []
+
+
+def write_new(path: str, text: str) -> None:
+    """Write a file that does not exist yet.
+
+    Raises:
+        CnnvizError: There is one, or it cannot be written.
+    """
+    try:
+        with open(path, "x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError as error:
+        raise CnnvizError(f"{path} exists.", "Name another file: cnnviz audit --init other.yaml") from error
+    except OSError as error:
+        raise CnnvizError(f"{path} cannot be written ({error.strerror or error}).", "Name another file.") from error

@@ -1,0 +1,108 @@
+"""The photographs of a run once more, when it has ended: changed, and shown to the network again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnviz.engine import runtime as rt
+from cnnviz.errors import ImageError
+from cnnviz.geometry.truth import Truth
+from cnnviz.io.annotations import Annotations
+from cnnviz.io.decode import open_image
+from cnnviz.io.sources import ImageRef, open_file
+from cnnviz.maps.prepared_method import PreparedMethod
+from cnnviz.models.preprocess import Geometry, normalize, prepare
+from cnnviz.run.prepared_model import PreparedModel
+from cnnviz.tasks.base import Predictions, Request
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Photograph:
+    """A photograph as a viewer shows it, and what the annotations say of it."""
+
+    rgb: Picture
+    truth: Truth | None
+
+
+class SecondLook:
+    """Reads photographs of records again, and runs the network on pictures.
+
+    Args:
+        prepared: The network of the run.
+        methods: Its methods.
+        annotations: What is known of the images; None where nobody asked.
+    """
+
+    def __init__(
+        self, prepared: PreparedModel, methods: Sequence[PreparedMethod], annotations: Annotations | None
+    ) -> None:
+        self._prepared = prepared
+        self._methods = {method.spec.name: method for method in methods}
+        self._annotations = annotations
+        self.passes = 0
+
+    def photograph(self, record: Mapping[str, Any]) -> Photograph | None:
+        """That of a record; None where it can no longer be read."""
+        ref = ImageRef(record["path"], record["name"], 0)
+        try:
+            with open_file(ref) as stream:
+                rgb = open_image(stream).decode().rgb
+            truth = None
+            if self._annotations is not None:
+                truth = self._annotations.truth(ref, (rgb.shape[1], rgb.shape[0]))
+        except ImageError:
+            return None
+        return Photograph(rgb, truth)
+
+    def labels_of(self, index: int) -> tuple[str, ...]:
+        """The labels of the annotations that mean a class."""
+        known = self._prepared.truth_classes
+        return () if known is None else known.labels_of(index)
+
+    def shown(self, rgb: Picture) -> tuple[Tensor, Geometry]:
+        """A picture as the network sees it, uint8 [C, H, W], and where that lies in the picture."""
+        return prepare(rgb, self._prepared.preprocess)
+
+    def predict(self, pictures: Sequence[Picture]) -> Predictions:
+        """What the network says of pictures."""
+        parts = []
+        with rt.scope():
+            for some in self._batches([self.shown(rgb)[0] for rgb in pictures]):
+                parts.append(self._prepared.session.chosen(some))
+            return self._prepared.predict(torch.cat([part.detach() for part in parts]))
+
+    def maps(self, method: str, pictures: Sequence[Picture], index: int) -> list[NDArray[np.float32]]:
+        """The maps of a method of pictures of one photograph, for one class, in the method's own cells."""
+        maker, request = self._methods[method], self._prepared.classification.request(index)
+        found: list[NDArray[np.float32]] = []
+        with rt.scope():
+            for some in self._batches([self.shown(rgb)[0] for rgb in pictures]):
+                wanted: list[list[Request]] = [[request] for _ in some]
+                found += [own[0] for own in maker.unmeasured(maker.session.forward(some), wanted)]
+        return found
+
+    def _batches(self, shown: Sequence[Tensor]) -> list[Tensor]:
+        """Normalised batches, in order; pictures of other sizes are batches of their own."""
+        prepared, found = self._prepared, list[Tensor]()
+        some: list[Tensor] = []
+        for each in shown:
+            if some and (len(some) >= prepared.batch_size or each.shape != some[0].shape):
+                found.append(self._batch(some))
+                some = []
+            some.append(each)
+        if some:
+            found.append(self._batch(some))
+        self.passes += len(shown)
+        return found
+
+    def _batch(self, some: Sequence[Tensor]) -> Tensor:
+        return normalize(torch.stack(list(some)).to(self._prepared.session.device), self._prepared.preprocess)

@@ -1,0 +1,78 @@
+"""Where a map lies: the share of its positive values in regions of the photograph, and whether its maximum is there.
+
+A region is ``truth`` (where the annotations mark the class: by masks, or by boxes where there are none), ``background``
+(all that the network saw and that is not marked as any object of the class), or a rectangle x0,y0,x1,y1 in fractions of
+width and height. A map without positive values has no energy anywhere: its shares are None.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.geometry.placement import PlacedMap
+from cnnviz.geometry.truth import Truth
+from cnnviz.metrics.contract import ExplainedImage
+from cnnviz.metrics.map_statistics import is_even
+from cnnviz.registry.localization_metrics import RegionEnergyOptions
+
+TRUTH, BACKGROUND = "truth", "background"
+
+
+def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params: RegionEnergyOptions) -> dict[str, Any]:
+    """The shares, in the order of ``regions``: see the top of the module."""
+    values = np.maximum(placed.values, 0).astype(np.float64)
+    if truth is not None and truth.ignored is not None:
+        values = np.where(truth.ignored, 0.0, values)
+    total = float(values.sum())
+    x0, y0, x1, y1 = placed.seen
+    flat = total <= 0 or is_even(placed.values[y0:y1, x0:x1])
+    inside = object_region(truth, image, params.objects)
+    energies: list[float | None] = []
+    for region in params.regions:
+        mask = region_mask(region, values.shape, inside)
+        energies.append(None if mask is None or total <= 0 else float(values[mask].sum() / total))
+    found: dict[str, Any] = {"energies": energies, "peak_inside": None}
+    if inside is not None and inside.any():
+        found["peak_inside"] = (not flat) and _is_near(values, inside, params.tolerance)
+    return found
+
+
+def object_region(truth: Truth | None, image: ExplainedImage, objects: str) -> NDArray[np.bool_] | None:
+    """bool [H, W]: where the object is; None where nothing says so, or nothing of the class is marked."""
+    if truth is None:
+        return None
+    marked = (*truth.object_labels, *truth.masks)
+    labels = tuple(dict.fromkeys(marked)) if objects == "any" else tuple(x for x in image.truth_labels if x in marked)
+    if not labels:
+        return None
+    return truth.region_of(labels)
+
+
+def region_mask(region: str, shape: tuple[int, ...], inside: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """bool [H, W] of a region; None for one of the object where it is not known."""
+    if region == TRUTH:
+        return inside
+    if region == BACKGROUND:
+        return None if inside is None else ~inside
+    return rectangle(region, (shape[0], shape[1]))
+
+
+def rectangle(region: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """bool [H, W]: the pixels with their centres in x0,y0,x1,y1, in fractions of width and height."""
+    x0, y0, x1, y1 = map(float, region.split(","))
+    rows = (np.arange(shape[0]) + 0.5) / shape[0]
+    cols = (np.arange(shape[1]) + 0.5) / shape[1]
+    return np.logical_and.outer((rows >= y0) & (rows < y1), (cols >= x0) & (cols < x1))
+
+
+def _is_near(values: NDArray[np.float64], inside: NDArray[np.bool_], tolerance: float) -> bool:
+    """Whether the first largest pixel is in the region, or at most so many pixels beside it."""
+    row, column = np.unravel_index(int(values.argmax()), values.shape)
+    if inside[row, column]:
+        return True
+    away = cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return bool(away[row, column] <= tolerance)

@@ -1,0 +1,43 @@
+"""An audit as annotations of GitHub's workflows: one line each, the worst first, ten a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_MOST = 10
+
+
+def workflow_lines(policy: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Workflow commands for what is violated, and for what is not decided.
+
+    Args:
+        policy: Its file.
+        rows: ``summary.audit.checks`` of the report.
+    """
+    violated = sorted(
+        (row for row in rows if row["verdict"] == "violated"),
+        key=lambda row: (row["level"] != "error", -abs((row["measured"] or 0.0) - row["allowed"])),
+    )
+    undecided = [row for row in rows if row["verdict"] == "not decided"]
+    lines = []
+    for row in violated:
+        bound = "at least" if row["at_least"] else "at most"
+        text = f"{row['name']}: {row['statement']} {row['measured']:.3g}, allowed {bound} {row['allowed']:g}"
+        worst = ", ".join(each["path"] for each in row["violations"][:3])
+        lines.append(_line(row["level"], policy, row["line"], f"{text}\n{worst}" if worst else text))
+    for row in undecided:
+        lines.append(_line("notice", policy, row["line"], f"{row['name']}: not decided: {row['reason']}"))
+    return lines[:_MOST]
+
+
+def _line(level: str, policy: str, line: int, text: str) -> str:
+    return f"::{level} file={_property(policy)},line={max(1, line)},title=cnnviz audit::{_data(text)}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

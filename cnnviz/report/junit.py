@@ -1,0 +1,52 @@
+"""An audit as JUnit XML: a test case for each statement, as CI systems show them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+# What XML 1.0 cannot hold, escaped or not.
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def junit(policy: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The document.
+
+    Args:
+        policy: Its file: the class name of the cases.
+        rows: ``summary.audit.checks`` of the report.
+    """
+    failures = [row for row in rows if row["verdict"] == "violated" and row["level"] == "error"]
+    skipped = [row for row in rows if row["verdict"] == "not decided"]
+    counts = {"tests": str(len(rows)), "failures": str(len(failures)), "errors": "0", "skipped": str(len(skipped))}
+    root = ElementTree.Element("testsuites", {"name": "cnnviz audit", **counts})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": _text(policy), **counts})
+    for row in rows:
+        _case(suite, policy, row)
+    ElementTree.indent(root)
+    body: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return body + b"\n"
+
+
+def _case(suite: ElementTree.Element, policy: str, row: Mapping[str, Any]) -> None:
+    name = f"{row['name']}: {row['statement']}" + (f" [{row['method']}]" if row["method"] else "")
+    case = ElementTree.SubElement(suite, "testcase", {"name": _text(name), "classname": _text(policy), "time": "0"})
+    properties = ElementTree.SubElement(case, "properties")
+    for key in ("measured", "allowed", "n", "p", "group", "level", "kind"):
+        if row[key] is not None:
+            ElementTree.SubElement(properties, "property", {"name": key, "value": _text(str(row[key]))})
+    if row["verdict"] == "violated" and row["level"] == "error":
+        bound = "at least" if row["at_least"] else "at most"
+        message = f"{row['statement']} {row['measured']:.4g}, allowed {bound} {row['allowed']:g}"
+        failure = ElementTree.SubElement(case, "failure", {"message": _text(message), "type": row["kind"]})
+        failure.text = _text("\n".join(f"{each['path']}: {each['value']:.4g}" for each in row["violations"]))
+    elif row["verdict"] == "not decided":
+        ElementTree.SubElement(case, "skipped", {"message": _text(f"not decided: {row['reason']}")})
+    elif row["verdict"] == "violated":
+        ElementTree.SubElement(case, "system-out").text = _text(f"warning: {row['statement']} {row['measured']:.4g}")
+
+
+def _text(value: str) -> str:
+    return _FORBIDDEN.sub("?", value)

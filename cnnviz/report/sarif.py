@@ -1,0 +1,63 @@
+"""An audit as SARIF 2.1.0: one rule a check, one result a violation, anchored at the check's line in the policy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import cnnviz
+
+_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+_MOST = 5000
+_RELATED = 10
+
+
+def sarif(policy: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The document: violations as errors or warnings, what is not decided as notes.
+
+    Args:
+        policy: Its file.
+        rows: ``summary.audit.checks`` of the report.
+    """
+    rules: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        text = f"{row['name']} ({row['kind']})"
+        rules.setdefault(row["name"], {"id": row["name"], "shortDescription": {"text": text}})
+    results = [_result(policy, row) for row in rows if row["verdict"] != "passed"][:_MOST]
+    driver = {"name": "cnnviz audit", "version": cnnviz.__version__, "rules": list(rules.values())}
+    document = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
+    return json.dumps(document, indent=1).encode()
+
+
+def _result(policy: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    level = {"error": "error", "warning": "warning"}[row["level"]] if row["verdict"] == "violated" else "note"
+    bound = "at least" if row["at_least"] else "at most"
+    if row["verdict"] == "violated":
+        text = f"{row['statement']} {row['measured']:.4g}, allowed {bound} {row['allowed']:g}"
+    else:
+        text = f"not decided: {row['reason']}"
+    key = "|".join([row["name"], row["statement"], row["method"] or "", row["group"] or ""])
+    place = {"artifactLocation": {"uri": _uri(policy)}, "region": {"startLine": max(1, row["line"])}}
+    related = [
+        {
+            "id": number,
+            "physicalLocation": {"artifactLocation": {"uri": _uri(each["path"])}},
+            "message": {"text": f"{each['value']:.4g}"},
+        }
+        for number, each in enumerate(row["violations"][:_RELATED], 1)
+    ]
+    return {
+        "ruleId": row["name"],
+        "level": level,
+        "message": {"text": text},
+        "locations": [{"physicalLocation": place}],
+        "relatedLocations": related,
+        "partialFingerprints": {"check/v1": hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()},
+    }
+
+
+def _uri(path: str) -> str:
+    return path if "://" in path else quote(path.replace("\\", "/"), errors="surrogatepass")

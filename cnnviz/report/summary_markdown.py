@@ -1,0 +1,62 @@
+"""An audit as Markdown, for the summary of a CI step or a comment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# GitHub drops a step summary of more than a mebibyte whole.
+_MOST = 900_000
+_SIGNS = {"passed": "passed", "violated": "**violated**", "not decided": "not decided"}
+
+
+def summary_markdown(policy: str, rows: Sequence[Mapping[str, Any]], passed: bool) -> bytes:
+    """The document.
+
+    Args:
+        policy: Its file.
+        rows: ``summary.audit.checks`` of the report.
+        passed: Whether the audit did.
+    """
+    lines = [
+        f"## Attention audit: {'passed' if passed else 'failed'}",
+        "",
+        f"Policy `{_cell(policy)}`",
+        "",
+        "| check | method | verdict | measured | allowed | images |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        value = "" if row["measured"] is None else f"{row['measured']:.3g}"
+        if row["ci95"] is not None:
+            value += f" ({row['ci95'][0]:.3g} to {row['ci95'][1]:.3g})"
+        if row["group"] is not None:
+            value += f" in {row['group']}"
+        bound = f"{'at least' if row['at_least'] else 'at most'} {row['allowed']:g}"
+        cells = [
+            f"{row['name']}: {row['statement']}",
+            row["method"] or "",
+            _SIGNS[row["verdict"]],
+            value,
+            bound,
+            row["n"],
+        ]
+        lines.append(f"| {' | '.join(_cell(str(cell)) for cell in cells)} |")
+    for row in rows:
+        if row["verdict"] == "violated" and row["violations"]:
+            lines += ["", f"### {_cell(row['name'])}", ""]
+            lines += [f"- `{_cell(each['path'])}`: {each['value']:.3g}" for each in row["violations"]]
+            if row["confirmed"]:
+                found = row["confirmed"]
+                lines += ["", f"Without the region {found['flips']} of {found['of']} predictions flip."]
+        elif row["verdict"] == "not decided":
+            lines += ["", f"{_cell(row['name'])}: not decided: {_cell(row['reason'])}"]
+    text = "\n".join(lines) + "\n"
+    data = text.encode("utf-8", "replace")
+    return data if len(data) <= _MOST else data[:_MOST] + b"\n\n(cut)\n"
+
+
+def _cell(text: str) -> str:
+    """A text that neither ends a cell nor becomes markup."""
+    plain = " ".join(text.split())
+    return plain.replace("|", "\\|").replace("<", "&lt;").replace("`", "'") if not plain.startswith("**") else plain
