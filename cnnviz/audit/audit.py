@@ -170,7 +170,7 @@ class Audit(Comparison[AuditOptions]):
         fill = "shuffle" if region == "background" else "blur"
         changes = changed(judged, self.look, (region, fill), self.policy.truth_labels)
         flips = sum(bool(each["flip"]) for each in changes.values())
-        return replace(result, confirmed={"flips": flips, "of": len(changes), "with": fill})
+        return replace(result, confirmed={"flips": flips, "of": len(changes), "fill": fill})
 
     def _accept(self, judged: Mapping[str, Sequence[Judged]], raw: Any) -> list[str]:
         drifts = [check for check in self.checks if isinstance(check, Drift)]

@@ -110,4 +110,4 @@ def allowed(row: Mapping[str, Any]) -> str:
 
 def confirmation(found: Mapping[str, Any]) -> str:
     """What became of predictions without the region."""
-    return f"without the region {found['flips']} of {found['of']} predictions flip ({found['with']})"
+    return f"without the region {found['flips']} of {found['of']} predictions flip ({found['fill']})"

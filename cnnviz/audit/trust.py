@@ -55,7 +55,7 @@ class Sane(Check):
     """The map is another one when all weights are random."""
 
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
-        return {"randomization": {}}
+        return {"randomization": {"steps": "last"}}
 
     def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
         seen = []

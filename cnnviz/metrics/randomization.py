@@ -22,7 +22,7 @@ from cnnviz.engine.open_session import prepare
 from cnnviz.metrics.contract import ExplainedBatch, ExplainedNetwork, Map, ModelMetric, Row, RunSummary, Scores
 from cnnviz.metrics.random_weights import Cascade
 from cnnviz.metrics.similarity import spearman, ssim
-from cnnviz.registry.metrics import MetricSpec
+from cnnviz.registry.metrics import MetricSpec, RandomizationOptions
 from cnnviz.registry.params import Options
 
 _FIGURES = ("spearman", "spearman_abs", "ssim")
@@ -34,7 +34,7 @@ class Randomization(ModelMetric):
     Of methods whose values have a sign, magnitudes are compared too.
     """
 
-    def __init__(self, network: ExplainedNetwork, params: Options) -> None:
+    def __init__(self, network: ExplainedNetwork, params: RandomizationOptions) -> None:
         self._signed = network.signed
         preprocess = network.session.preprocess
         assert preprocess is not None, "a run's session knows its preprocessing"
@@ -49,13 +49,14 @@ class Randomization(ModelMetric):
         self._size = (shape[2], shape[1])
         with rt.scope():
             self._cascade = Cascade(module, self._session.graph, shape, network.seed)
+        self._cuts = self._cascade.cuts if params.steps == "all" else self._cascade.cuts[-1:]
         # There is one set of weights: lanes take turns.
         self._turn = threading.Lock()
 
     def score(self, batch: ExplainedBatch) -> list[list[Scores]]:
         """For each map one row a step: how alike it is to that of the trained network."""
         found: list[list[list[dict[str, Any]]]] = [[[] for _ in own] for own in batch.maps]
-        for cut in self._cascade.cuts:
+        for cut in self._cuts:
             with self._turn, self._cascade.at(cut):
                 self._session.forget()
                 others = batch.explain(self._session.forward(batch.run.pixels))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from cnnviz.registry.faithfulness_metrics import FAITHFULNESS
 from cnnviz.registry.localization_metrics import LOCALIZATION
 from cnnviz.registry.metric_specs import Figure, MetricRequest, MetricSpec
@@ -55,6 +57,13 @@ MAP_STATISTICS = MetricSpec(
     key="",
 )
 
+
+class RandomizationOptions(Options):
+    """Options of randomization."""
+
+    steps: Literal["all", "last"] = option("all", "From the top down, layer by layer; or all layers at once, alone.")
+
+
 RANDOMIZATION = MetricSpec(
     name="randomization",
     entry="cnnviz.metrics.randomization:Randomization",
@@ -63,6 +72,7 @@ RANDOMIZATION = MetricSpec(
     paper="Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018",
     measures="model",
     direction="lower",
+    options=RandomizationOptions,
     figures=(
         Figure("down_to", "lowest layer that is random; all layers above it are random too"),
         Figure("layers", "how many layers are random"),

@@ -141,6 +141,15 @@ class Energy(EnergyFigures):
     """The same of maps that know nothing of the network."""
 
 
+class RegionEnergies(TypedDict):
+    """Of ``--metric region_energy``."""
+
+    energies: list[float | None]
+    """Share of the positive values in each region of the metric's ``regions``; null where it is not known."""
+    peak_inside: bool | None
+    """Whether the map is largest in the object; null where that is not known."""
+
+
 class Localization(TypedDict, total=False):
     """Figures of metrics of localization; null where the image lacks the boxes, or masks, that they need."""
 
@@ -154,5 +163,7 @@ class Localization(TypedDict, total=False):
     """The map's pixels in and beside the mask of the class."""
     pointing_game: Point | None
     """Whether the map is largest in a box of the class."""
+    region_energy: RegionEnergies
+    """How much of the map lies in regions of the photograph."""
     energy_pointing_game: Energy | None
     """How much of the map lies in the boxes of the class."""

@@ -13,6 +13,7 @@ from cnnviz.schema.mosaics import WithMosaics
 from cnnviz.schema.shapes import By, Interval
 from cnnviz.schema.studies.activations import ActivationsReport
 from cnnviz.schema.studies.adversarial import AdversarialReport
+from cnnviz.schema.studies.audit import AuditReport
 from cnnviz.schema.studies.base import OtherStudyReport
 from cnnviz.schema.studies.classmap import ClassMapReport
 from cnnviz.schema.studies.dream import DreamReport
@@ -64,6 +65,7 @@ class AnyReport(Header):
 EndedReport = Annotated[
     ActivationsReport
     | AdversarialReport
+    | AuditReport
     | ClassMapReport
     | DreamReport
     | EmbedReport
