@@ -122,7 +122,7 @@ class Audit(Comparison[AuditOptions]):
         elif self.policy.target == "pred":
             wanted = {record["predictions"][0]["class_index"]}
         else:
-            return list(own)
+            return [each for each in own if _is_target(each["target"], self.policy.target)]
         return [each for each in own if each["target"].get("class_index") in wanted]
 
     def _group(self, record: Mapping[str, Any], scope: str) -> str:
@@ -204,6 +204,12 @@ class Audit(Comparison[AuditOptions]):
         return Conclusion(
             {"audit": audit}, sentences=sentences, violated=not passed, annotations=workflow_lines(path, rows)
         )
+
+
+def _is_target(target: Mapping[str, Any], spec: str) -> bool:
+    """Whether a map is of what a policy's ``target`` names."""
+    name = spec.removeprefix("class:")
+    return target.get("spec") in (spec, f"class:{name}") or name in (target["label"], str(target.get("class_index")))
 
 
 def _without_trust(results: Sequence[CheckResult]) -> list[CheckResult]:

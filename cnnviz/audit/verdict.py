@@ -178,7 +178,7 @@ def _result(statement: Statement, groups: Sequence[GroupResult], alarms: Sequenc
     if outside:
         where = f" in {outside[0].group}" if outside[0].group else ""
         return Result(
-            statement, "not decided", worst, groups, f"beyond what is allowed{where}, by less than chance does"
+            statement, "not decided", worst, groups, f"beyond what is allowed{where}, but by no more than chance may do"
         )
     if few:
         where = f" in {few[0].group}" if few[0].group else ""

@@ -29,9 +29,9 @@ def binomial_p(hits: int, count: int, rate: float, *, below: bool) -> float:
     """
     if below:
         # P(X <= k) = I_{1-p}(n - k, k + 1)
-        return 1.0 if hits >= count else 0.0 if rate >= 1 else beta_share(1 - rate, count - hits, hits + 1)
+        return 1.0 if hits >= count or rate <= 0 else 0.0 if rate >= 1 else beta_share(1 - rate, count - hits, hits + 1)
     # P(X >= k) = I_p(k, n - k + 1)
-    return 1.0 if hits <= 0 else 0.0 if rate <= 0 else beta_share(rate, hits, count - hits + 1)
+    return 1.0 if hits <= 0 or rate >= 1 else 0.0 if rate <= 0 else beta_share(rate, hits, count - hits + 1)
 
 
 def t_p(values: NDArray[np.float64]) -> float | None:
