@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SKIPPED = {
     "pip install": "changes the environment; .ci/run runs it",
     "cnnviz gradcam photos/ -m resnet50": "downloads weights",
+    "cnnviz audit policy.yaml": "the reader's policy; tests/test_audit.py has one",
     "cnnviz gradcam street.jpg -m deeplabv3_resnet50": "downloads weights",
     "cnnviz gradcam street.jpg -m segmenter.py:build": "the reader's network; tests/test_segmentation_runs.py",
     "cnnviz gradcam photos/ -m timm/convnext_tiny.fb_in1k": "downloads weights",

@@ -59,7 +59,7 @@ class Audit(Comparison[AuditOptions]):
         if self._regions:
             tolerance = max([15.0, *(getattr(c.params, "tolerance", 0.0) for c in self.checks)])
             found["region_energy"] = {
-                "regions": self._regions,
+                "regions": ";".join(self._regions),
                 "objects": self.policy.truth_labels,
                 "tolerance": tolerance,
             }

@@ -1,7 +1,7 @@
 """Where a map lies: the share of its positive values in regions of the photograph, and whether its maximum is there.
 
 A region is ``truth`` (where the annotations mark the class: by masks, or by boxes where there are none), ``background``
-(all that the network saw and that is not marked as any object of the class), or a rectangle x0,y0,x1,y1 in fractions of
+(all that the network saw and that is not marked as any object of the class), or a rectangle x0/y0/x1/y1 in fractions of
 width and height. A map without positive values has no energy anywhere: its shares are None.
 """
 
@@ -32,7 +32,7 @@ def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params:
     flat = total <= 0 or is_even(placed.values[y0:y1, x0:x1])
     inside = object_region(truth, image, params.objects)
     energies: list[float | None] = []
-    for region in params.regions:
+    for region in params.regions.split(";"):
         mask = region_mask(region, values.shape, inside)
         energies.append(None if mask is None or total <= 0 else float(values[mask].sum() / total))
     found: dict[str, Any] = {"energies": energies, "peak_inside": None}
@@ -63,7 +63,7 @@ def region_mask(region: str, shape: tuple[int, ...], inside: NDArray[np.bool_] |
 
 def rectangle(region: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """bool [H, W]: the pixels with their centres in x0,y0,x1,y1, in fractions of width and height."""
-    x0, y0, x1, y1 = map(float, region.split(","))
+    x0, y0, x1, y1 = map(float, region.replace("/", ",").split(","))
     rows = (np.arange(shape[0]) + 0.5) / shape[0]
     cols = (np.arange(shape[1]) + 0.5) / shape[1]
     return np.logical_and.outer((rows >= y0) & (rows < y1), (cols >= x0) & (cols < x1))

@@ -56,8 +56,8 @@ class PointingGameOptions(Options):
 class RegionEnergyOptions(Options):
     """Options of region_energy."""
 
-    regions: tuple[str, ...] = option(
-        ("truth", "background"), "truth, background, or x0,y0,x1,y1 in fractions of width and height."
+    regions: str = option(
+        "truth;background", "truth, background, x0/y0/x1/y1 in fractions of width and height; several with ;."
     )
     objects: Literal["class", "any"] = option(
         "class", "What truth is: where the class of the map is marked, or all that is marked."
