@@ -1,0 +1,180 @@
+"""Assertions about the map of one image."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cnnviz.api import Model, explain, load_model
+from cnnviz.errors import CnnvizError
+from cnnviz.geometry.boxes import Box
+from cnnviz.geometry.placement import PlacedMap, place
+from cnnviz.io.decode import open_image
+from cnnviz.io.encode import ImageFormat, encode
+from cnnviz.io.kept_maps import read_map, write_map, write_picture
+from cnnviz.io.sources import ImageRef, open_file
+from cnnviz.metrics.similarity import spearman
+from cnnviz.models.preprocess import normalize, prepare
+from cnnviz.registry.lookup import find_method
+from cnnviz.render.legend import with_box
+from cnnviz.render.overlay import Style, overlay
+
+_FOLDER = "CNNVIZ_FAILURES"
+_USUAL = "cnnviz-failures"
+
+ModelLike = Model | nn.Module | str
+ImageLike = Any
+"""A path, a picture of PIL, a uint8 array [H, W, 3]; for a module also a prepared tensor [C, H, W] or [1, C, H, W]."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Looked:
+    """A map on its picture."""
+
+    placed: PlacedMap
+    raw: NDArray[np.float32]
+    rgb: NDArray[np.uint8] | None
+    said: str
+
+    def share(self, box: Box) -> float | None:
+        """The share of the map's positive values in a box; None where it has none."""
+        values = np.maximum(self.placed.values, 0).astype(np.float64)
+        height, width = values.shape
+        total = float(values.sum())
+        return float(values[box.pixels((width, height))].sum()) / total if total > 0 else None
+
+
+def assert_looks_at(
+    model: ModelLike, image: ImageLike, box: Sequence[float], at_least: float = 0.5, **how: Any
+) -> None:
+    """That at least this share of the map's positive values lies in a box.
+
+    Args:
+        model: What ``cnnviz.load_model`` returned, an ``nn.Module``, or a name as ``--model`` takes it.
+        image: A path, a picture of PIL or an array [H, W, 3]; for a module a prepared tensor [C, H, W].
+        box: x, y, width, height in pixels of the picture (of the tensor, where one is given).
+        at_least: 0 to 1.
+        how: ``method``, ``target``, ``layer`` and further options of :func:`cnnviz.explain`.
+
+    Raises:
+        AssertionError: Less lies there; the message says how much, and where the picture is.
+    """
+    looked = _look(model, image, how)
+    share = looked.share(Box(*map(float, box)))
+    if share is None or share < at_least:
+        measured = "nothing: the map has no positive values" if share is None else f"{share:.3g} of it"
+        raise AssertionError(
+            f"{looked.said}: {measured} lies in {_shown(box)}, expected at least {at_least:g}{_kept(looked, box)}"
+        )
+
+
+def assert_ignores(model: ModelLike, image: ImageLike, box: Sequence[float], at_most: float = 0.1, **how: Any) -> None:
+    """That at most this share of the map's positive values lies in a box; arguments as :func:`assert_looks_at`.
+
+    Raises:
+        AssertionError: More lies there.
+    """
+    looked = _look(model, image, how)
+    share = looked.share(Box(*map(float, box)))
+    if share is not None and share > at_most:
+        raise AssertionError(
+            f"{looked.said}: {share:.3g} of it lies in {_shown(box)}, expected at most {at_most:g}{_kept(looked, box)}"
+        )
+
+
+def assert_no_drift(
+    model: ModelLike, image: ImageLike, accepted: str | os.PathLike[str], at_least: float = 0.9, **how: Any
+) -> None:
+    """That the raw map is the accepted one, by rank correlation; the first run accepts it and writes the file.
+
+    Args:
+        model, image, how: As :func:`assert_looks_at`.
+        accepted: File (.npz) with the map; delete it to accept another.
+        at_least: -1 to 1.
+
+    Raises:
+        AssertionError: The map is less alike, or has another size.
+    """
+    looked = _look(model, image, how)
+    before = read_map(os.fspath(accepted))
+    if before is None:
+        write_map(os.fspath(accepted), looked.raw)
+        return
+    if before.shape != looked.raw.shape:
+        shapes = f"{list(looked.raw.shape)}, accepted was {list(before.shape)}"
+        raise AssertionError(f"{looked.said}: the map has the size {shapes}{_kept(looked, None)}")
+    value = spearman(before.astype(np.float32), looked.raw)
+    if not np.array_equal(before, looked.raw) and (value is None or value < at_least):
+        shown = "undefined" if value is None else f"{value:.3g}"
+        raise AssertionError(
+            f"{looked.said}: rank correlation with {accepted} is {shown}, expected at least {at_least:g}"
+            f"{_kept(looked, None)}"
+        )
+
+
+def _look(model: ModelLike, image: ImageLike, how: dict[str, Any]) -> _Looked:
+    network = load_model(model) if isinstance(model, str) else model
+    method = str(how.pop("method", "gradcam"))
+    signed = find_method(method).signed
+    if isinstance(image, Tensor):
+        batch = image[None] if image.dim() == 3 else image
+        rgb, size = None, (int(batch.shape[3]), int(batch.shape[2]))
+        rect = (0.0, 0.0, float(size[0]), float(size[1]))
+    else:
+        if not isinstance(network, Model):
+            raise CnnvizError(
+                "A module alone does not say how pictures become its input.",
+                "Pass a prepared tensor [C, H, W], or load the model with cnnviz.load_model('file.py:function').",
+            )
+        rgb = _picture(image)
+        pixels, geometry = prepare(rgb, network.loaded.preprocess)
+        batch = normalize(pixels[None], network.loaded.preprocess)
+        rect, size = geometry.rect, geometry.image_size
+    found = explain(network, batch, method, **how)
+    raw = found.raw[0].numpy()
+    drawn = found.maps[0].numpy() if raw.ndim != 2 else raw
+    placed = place(drawn, rect, size, signed=signed)
+    label = _label(network, int(found.target[0]))
+    return _Looked(placed, raw, rgb, f"{method} of {label}")
+
+
+def _picture(image: ImageLike) -> NDArray[np.uint8]:
+    if isinstance(image, (str, os.PathLike)):
+        path = os.fspath(image)
+        with open_file(ImageRef(path, os.path.basename(path), 0)) as stream:
+            return open_image(stream).decode().rgb
+    return np.ascontiguousarray(image.convert("RGB") if hasattr(image, "convert") else image, dtype=np.uint8)
+
+
+def _label(network: Model | nn.Module, index: int) -> str:
+    labels = network.labels if isinstance(network, Model) else ()
+    return labels[index] if 0 <= index < len(labels) else f"class {index}"
+
+
+def _shown(box: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in box) + "]"
+
+
+def _kept(looked: _Looked, box: Sequence[float] | None) -> str:
+    """Write the picture of a failure, and say where."""
+    folder = os.environ.get(_FOLDER, _USUAL)
+    if not folder:
+        return ""
+    rgb = looked.rgb
+    if rgb is None:
+        rgb = np.full((*looked.placed.values.shape, 3), 128, dtype=np.uint8)
+    picture = overlay(rgb, looked.placed, Style("auto", 0.5, None))
+    if box is not None:
+        picture = with_box(picture, Box(*map(float, box)))
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" (")[0].rpartition("::")[2] or "failure"
+    path = Path(folder) / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '_', test)[:120]}.png"
+    write_picture(str(path), encode(picture, ImageFormat("png")))
+    return f"; see {path}"

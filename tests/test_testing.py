@@ -1,0 +1,91 @@
+"""``cnnviz.testing``: on a network whose map is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cnnviz
+from cnnviz.errors import CnnvizError
+from cnnviz.testing import assert_ignores, assert_looks_at, assert_no_drift
+from tests.support import colour_network
+from tests.support.colour_network import SIDE
+
+BOX = (8, 16, 24, 16)
+
+
+@pytest.fixture
+def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A red rectangle in BOX and half as much red, in all, elsewhere."""
+    monkeypatch.setenv("CNNVIZ_FAILURES", str(tmp_path / "failures"))
+    rgb = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+    rgb[16:32, 8:32, 0] = 255
+    rgb[48:56, 0:24, 0] = 255
+    path = tmp_path / "red.png"
+    Image.fromarray(rgb).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model() -> cnnviz.Model:
+    name = f"{colour_network.__file__}:make"
+    return cnnviz.load_model(name, input_size=(3, SIDE, SIDE), resize=SIDE, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def _share(path: Path, box: tuple[int, int, int, int]) -> float:
+    """Of the map that the network must have: the red of each cell, enlarged bilinearly."""
+    cells = np.asarray(Image.open(path), dtype=np.float32)[..., 0].reshape(16, 4, 16, 4).mean((1, 3))
+    large = torch.nn.functional.interpolate(torch.from_numpy(cells)[None, None], (SIDE, SIDE), mode="bilinear")[0, 0]
+    x, y, w, h = box
+    return float(large[y : y + h, x : x + w].sum() / large.sum())
+
+
+def test_the_share_is_that_of_the_map(photo: Path, model: cnnviz.Model, tmp_path: Path) -> None:
+    share = _share(photo, BOX)
+    assert 0.5 < share < 0.7
+    for image in (photo, Image.open(photo), np.asarray(Image.open(photo))):
+        assert_looks_at(model, image, BOX, at_least=share - 1e-3, target=0)
+        assert_ignores(model, image, BOX, at_most=share + 1e-3, target=0)
+    with pytest.raises(AssertionError, match=rf"gradcam of class 0: {share:.3g} of it lies in \[8, 16, 24, 16\]"):
+        assert_looks_at(model, photo, BOX, at_least=share + 1e-3, target=0)
+    with pytest.raises(AssertionError, match="expected at most"):
+        assert_ignores(model, photo, BOX, at_most=share - 1e-3, target=0)
+    [picture] = (tmp_path / "failures").iterdir()
+    assert picture.name == "test_the_share_is_that_of_the_map.png"
+    with Image.open(picture) as shown:
+        assert shown.size == (SIDE, SIDE)
+
+
+def test_a_module_takes_a_prepared_tensor(photo: Path) -> None:
+    pixels = torch.from_numpy(np.asarray(Image.open(photo)).copy()).permute(2, 0, 1).float() / 255
+    module = colour_network.make().eval()
+    assert_looks_at(module, pixels, BOX, at_least=_share(photo, BOX) - 1e-3, target=0)
+    with pytest.raises(CnnvizError, match="how pictures become its input"):
+        assert_looks_at(module, photo, BOX)
+
+
+def test_a_map_without_positive_values_looks_at_nothing(photo: Path, model: cnnviz.Model) -> None:
+    with pytest.raises(AssertionError, match="no positive values"):
+        assert_looks_at(model, photo, BOX, at_least=0, target=1)
+    assert_ignores(model, photo, BOX, at_most=0, target=1)
+
+
+def test_drift(photo: Path, model: cnnviz.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "kept" / "red.npz"
+    assert_no_drift(model, photo, kept, target=0)
+    assert kept.exists()
+    assert_no_drift(model, photo, kept, target=0)
+    turned = tmp_path / "turned.png"
+    Image.open(photo).rotate(90).save(turned)
+    monkeypatch.setenv("CNNVIZ_FAILURES", "")
+    with pytest.raises(AssertionError, match=r"rank correlation with .* expected at least 0.9$"):
+        assert_no_drift(model, turned, kept, target=0)
+    with pytest.raises(AssertionError, match="the map has the size"):
+        assert_no_drift(model, photo, kept, method="saliency", target=0)
+    kept.write_text("no map")
+    with pytest.raises(CnnvizError, match="no map can be read"):
+        assert_no_drift(model, photo, kept, target=0)
