@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +23,27 @@ LEVELS = 255
 
 Back = Callable[[Tensor], Tensor]
 Network = Callable[[Tensor], tuple[Tensor, Back]]
-"""Images [N, C, H, W] in 0–1 to (logits by class [N, K], scores [N] -> d(sum of scores)/d images)."""
+"""Images [N, C, H, W] in 0–1 to (logits by class [N, K, ...], scores [N] -> d(sum of scores)/d images)."""
+
+
+class Aim(Protocol):
+    """What an attack is after, as it asks: of logits by class, for each image."""
+
+    @property
+    def classes(self) -> Tensor:
+        """A tensor with a row for each image, on the device of the network."""
+
+    def of(self, rows: Tensor) -> Any:
+        """The aim of some of the images."""
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """[N] what is climbed."""
+
+    def excess(self, logits: Tensor) -> Tensor:
+        """[N] how near it is: the more, the nearer."""
+
+    def met(self, logits: Tensor, tolerance: float) -> Tensor:
+        """[N] whether it is met, beyond what rounding may undo."""
 
 
 def of_function(function: Callable[[Tensor], Tensor]) -> Network:
@@ -56,7 +77,7 @@ def of_session(session: Session, preprocess: Preprocess) -> Network:
 
     def network(images: Tensor) -> tuple[Tensor, Back]:
         run = session.forward(in_order(images.detach().float() * factor + offset, preprocess))
-        return class_logits(run.logits), lambda scores: in_order(run.gradients(scores)[0], preprocess) * factor
+        return class_logits(run.chosen.float()), lambda scores: in_order(run.gradients(scores)[0], preprocess) * factor
 
     return network
 
@@ -102,7 +123,7 @@ class Goal:
         return logits.gather(1, index).squeeze(1), logits.scatter(1, index, float("-inf"))
 
 
-def without_gradient(network: Network, images: Tensor, goal: Goal) -> Tensor:
+def without_gradient(network: Network, images: Tensor, goal: Aim) -> Tensor:
     """[N] whether the gradient of the loss is zero at every pixel of an image: no attack that follows it can move."""
     logits, back = network(images)
     return back(goal.loss(logits)).flatten(1).abs().amax(dim=1) == 0
@@ -178,7 +199,7 @@ def snap(images: Tensor, clean: Tensor, epsilon: float, levels: int | None = LEV
     return torch.minimum(torch.maximum((images * levels).round(), low), high) / levels
 
 
-def sign_attack(network: Network, clean: Tensor, goal: Goal, how: SignAttack) -> AttackResult:
+def sign_attack(network: Network, clean: Tensor, goal: Aim, how: SignAttack) -> AttackResult:
     """Steps along the sign of the gradient, kept in the ball and in 0–1, until the goal is met.
 
         x_{k+1} = clip(x_k + step_size sign(dL/dx), x_0 - epsilon, x_0 + epsilon, 0, 1)
@@ -232,7 +253,7 @@ def sign_attack(network: Network, clean: Tensor, goal: Goal, how: SignAttack) ->
 
 
 def smallest_epsilon(
-    network: Network, clean: Tensor, goal: Goal, epsilons: Sequence[float], how: Callable[[float, Tensor], SignAttack]
+    network: Network, clean: Tensor, goal: Aim, epsilons: Sequence[float], how: Callable[[float, Tensor], SignAttack]
 ) -> Tensor:
     """[N] place of the first of the growing ``epsilons`` at which the attack succeeds; their number where none does.
 

@@ -18,9 +18,17 @@ from cnnviz.io.decode import open_image
 from cnnviz.io.sources import ImageRef, find_images, open_file
 from cnnviz.metrics.evidence import classes_at_pixels
 from cnnviz.models.preprocess import normalize, prepare
-from cnnviz.render.box_figure import reduced
 from cnnviz.render.grid import resize
-from cnnviz.render.segments import Bar, colours_by_area, enlarged, listing_figure, numbered, painted
+from cnnviz.render.segments import (
+    Bar,
+    areas_of,
+    colours_by_area,
+    enlarged,
+    listing_figure,
+    numbered,
+    painted,
+    roomy,
+)
 from cnnviz.run.images import DecodedImage
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.settings import RunSettings
@@ -30,7 +38,6 @@ Picture = NDArray[np.uint8]
 
 # An entry that explains any network without gradients: nothing is explained here, so nothing is examined in vain.
 _ENTRY = "occlusion"
-_LEAST = 420
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +85,11 @@ class TargetList:
         if self.classes is None:
             return None
         rect, (width, height) = self.item.geometry.rect, self.item.geometry.image_size
-        small = reduced(self.item.rgb)
-        # Numbers must be readable on small pictures too.
-        scale = max(1.0, _LEAST / max(small.shape[:2]))
-        size = round(small.shape[1] * scale), round(small.shape[0] * scale)
-        small = resize(small, size)
+        small = roomy(self.item.rgb)
+        size = small.shape[1], small.shape[0]
         whole = place(np.zeros((1, 1), np.float32), rect, (width, height), signed=False)
         at = classes_at_pixels(self.classes, rect, whole)
-        counts = np.bincount(at[at >= 0])
-        areas = {int(index): float(counts[index] / counts.sum()) for index in np.flatnonzero(counts)}
+        areas = areas_of(at)
         colours = colours_by_area(areas)
         masks = [place(each.cells.astype(np.float32), rect, (width, height), signed=False).values >= 0.5
                  for each in self.asked if each.cells is not None]  # fmt: skip

@@ -270,10 +270,12 @@ class StudySpec(CommandSpec):
     Attributes:
         inputs: What its command line takes.
         shared_options: Shared options of its command beside those that :data:`HIDDEN_FROM_STUDIES` leaves.
+        tasks: Tasks that it takes beside those that all studies take.
     """
 
     inputs: Inputs = "images"
     shared_options: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
 
     def takes(self) -> Inputs:
         return self.inputs

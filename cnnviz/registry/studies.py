@@ -192,11 +192,18 @@ STUDIES: tuple[StudySpec, ...] = (
         title="Adversarial",
         summary="A change of a picture, too small to see, that fools the network; written so that its file still does.",
         paper="Goodfellow et al., Explaining and Harnessing Adversarial Examples, ICLR 2015; Madry et al., ICLR 2018; "
-        "Moosavi-Dezfooli et al., DeepFool, CVPR 2016; Carlini & Wagner, S&P 2017",
+        "Moosavi-Dezfooli et al., DeepFool, CVPR 2016; Carlini & Wagner, S&P 2017; of segmentations Xie et al., ICCV "
+        "2017; Arnab et al., CVPR 2018",
         views=_ONE_PASS,
         why_views="changes what the network sees in one pass, and each tile has its own",
-        shared_options=("layer", "class_", "resume"),
-        help_overrides={"layer": _ONE_LAYER.format("the last convolutional stage, of --explain"), "class_": _LABELS},
+        shared_options=("layer", "class_", "target_", "resume"),
+        help_overrides={
+            "layer": _ONE_LAYER.format("the last convolutional stage, of --explain"),
+            "class_": _LABELS,
+            "target_": "Of a segmentation network the region whose prediction is to change, such as class:car, "
+            "class:car@box:x,y,w,h or segment:1; repeatable, and joined. [default: all that the network sees]",
+        },
+        tasks=("segment",),
         options=AdversarialOptions,
     ),
     StudySpec(

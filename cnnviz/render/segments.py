@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from cnnviz.render.box_figure import reduced
 from cnnviz.render.comparison import Cell, comparison
+from cnnviz.render.grid import resize
 from cnnviz.render.label_map import PALETTE
 from cnnviz.render.text import font, percent, write
 
@@ -21,6 +23,7 @@ OTHER: Colour = (170, 174, 180)
 _INK, _SOFT = (28, 30, 34), (112, 117, 124)
 _ALPHA = 0.6
 _LINE, _MOST, _NAME, _SHARE = 26, 10, 118, 58
+_LEAST = 420
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,19 @@ def colours_by_area(areas: Mapping[int, float]) -> dict[int, Colour]:
     """A colour for each class, largest first; grey for those that are more than there are colours."""
     ranked = sorted(areas, key=lambda index: (-areas[index], index))
     return {index: PALETTE[place] if place < len(PALETTE) else OTHER for place, index in enumerate(ranked)}
+
+
+def areas_of(classes: NDArray[np.int64]) -> dict[int, float]:
+    """The share of each class of the pixels that were seen, of a map of classes that is negative where none was."""
+    counts = np.bincount(classes[classes >= 0])
+    return {int(index): float(counts[index] / counts.sum()) for index in np.flatnonzero(counts)}
+
+
+def roomy(rgb: Picture) -> Picture:
+    """A photograph at the size that it has in a figure: neither too large, nor too small for words beside it."""
+    small = reduced(rgb)
+    scale = max(1.0, _LEAST / max(small.shape[:2]))
+    return resize(small, (round(small.shape[1] * scale), round(small.shape[0] * scale)))
 
 
 def painted(rgb: Picture, classes: NDArray[np.int64], colours: Mapping[int, Colour]) -> Picture:
@@ -166,6 +182,19 @@ def _legend(names: Sequence[Bar], size: tuple[int, int]) -> Picture:
         draw.rectangle((0, y + 2, 13, y + 15), fill=bar.colour)
         write(draw, (22, y), bar.label, 14, _INK, size[0] - 100)
         draw.text((size[0] - 2, y), percent(bar.area), font=font(14), fill=_SOFT, anchor="ra")
+    return np.asarray(page)
+
+
+def legend_of_two(rows: Sequence[tuple[str, Colour, float, float]], size: tuple[int, int]) -> Picture:
+    """Classes with their colour and two areas on white, (width, height)."""
+    page = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(page)
+    for place, (label, colour, first, second) in enumerate(rows[: max(1, size[1] // _LINE)]):
+        y = 4 + place * _LINE
+        draw.rectangle((0, y + 2, 13, y + 15), fill=colour)
+        write(draw, (22, y), label, 14, _INK, size[0] - 180)
+        draw.text((size[0] - 80, y), percent(first), font=font(14), fill=_SOFT, anchor="ra")
+        draw.text((size[0] - 2, y), percent(second), font=font(14), fill=_SOFT, anchor="ra")
     return np.asarray(page)
 
 

@@ -26,7 +26,7 @@ def task_of(command: CommandSpec, session: Session, asked: str, note: Callable[[
     shape = session.output.shape
     spec = lookup.find_task(asked, shape)
     sizes = ", ".join(["N", *map(str, shape[1:])])
-    if isinstance(command, StudySpec) and not spec.studies:
+    if isinstance(command, StudySpec) and not spec.studies and spec.name not in command.tasks:
         raise CnnvizError(
             f"{command.command} needs class scores for the whole image; the explained output of {session.name} has "
             f"shape [{sizes}].",

@@ -14,12 +14,13 @@ from cnnviz.engine.session import ForwardPass
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.models.loading.load import LoadedModel
-from cnnviz.records import ClassScore
+from cnnviz.records import PredictionScore
 from cnnviz.registry.params import Options
 from cnnviz.run.images import DecodedImage
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import AnyImage, Figure
 from cnnviz.settings import RunSettings
+from cnnviz.tasks.base import Task
 
 _Options = TypeVar("_Options", bound=Options)
 
@@ -37,7 +38,7 @@ class Observed:
 
     item: DecodedImage
     label: str | None
-    predictions: tuple[ClassScore, ...]
+    predictions: tuple[PredictionScore, ...]
     seen: Any
 
     @property
@@ -99,6 +100,11 @@ class Study(Generic[_Options]):
     def cut(cls, settings: RunSettings, params: _Options) -> Cut:
         """Where the network is cut: at the layers of ``--layer``, or the default layer."""
         return Cut.at_layers(*settings.target.layers)
+
+    @classmethod
+    def of_task(cls, task: Task) -> type[Study[_Options]]:
+        """The study of a network of this task."""
+        return cls
 
     @classmethod
     def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: _Options) -> LoadedModel:

@@ -52,7 +52,7 @@ def run_study(spec: StudySpec, settings: RunSettings, reporter: Reporter, stdin:
             reporter.note,
             lambda loaded: kind.adapt(loaded, settings, params),
         )
-        study = kind(prepared, params, store)
+        study = kind.of_task(prepared.task)(prepared, params, store)
         if spec.caveat:
             reporter.note(spec.caveat)
         run_folder.begin(prepared.header(), study.writes())
@@ -137,7 +137,7 @@ def _observed(study: Study[Any], items: Sequence[DecodedImage]) -> list[Observed
     prepared = study.prepared
     with rt.scope():
         run = prepared.session.forward(normalize(prepared.batch(items), prepared.preprocess))
-        said = prepared.predict(run.logits.detach())
+        said = prepared.predict(run.chosen.detach())
         seen = study.observe(run, items)
     rows: list[Observed | Record] = []
     for place, (item, each) in enumerate(zip(items, seen, strict=True)):
@@ -148,7 +148,7 @@ def _observed(study: Study[Any], items: Sequence[DecodedImage]) -> list[Observed
             rows.append(failed(item, "not-finite", reason))
         else:
             truth = prepared.target_selector.truth(item.ref)
-            rows.append(Observed(item, truth, prepared.top_classes(said, place), each))
+            rows.append(Observed(item, truth, prepared.top_predictions(said, place), each))
     return rows
 
 

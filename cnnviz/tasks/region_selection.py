@@ -209,6 +209,23 @@ class RegionSelector(Selector):
         return self._labels.truth(ref)
 
 
+def only_regions(targets: Sequence[str], what: str) -> None:
+    """Whether every ``--target`` is a class in a region, or a segment.
+
+    Args:
+        targets: As they were asked for.
+        what: What they say, for the message.
+
+    Raises:
+        CnnvizError: One is another kind of target.
+    """
+    for target in targets:
+        if kind_of(target, KINDS) not in ("class", "segment"):
+            raise CnnvizError(
+                f"--target {shown(target)}: expected {what}.", "For example class:car@box:10%,40%,30%,50% or segment:1."
+            )
+
+
 def _why_empty(region: Region, label: str, text: str) -> str:
     """Why a class has no region in an image."""
     if region.kind == "pred":

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from typing_extensions import NotRequired, TypedDict
 
 from cnnviz.schema.images import FailedImage, Figure, Image
-from cnnviz.schema.maps import Prediction
+from cnnviz.schema.maps import Prediction, SegmentPrediction
 from cnnviz.schema.shapes import By, Count, Files, Interval, Share
 from cnnviz.schema.studies.base import StudyHeader
 from cnnviz.schema.summary import Counted, Network
@@ -71,12 +71,32 @@ class Attack(AttackName, AdversarialFigures):
     """The same of all images that do not become the class of ``--target-class``."""
 
 
+class SegmentAttack(AttackName):
+    """``summary.adversarial`` of a network with scores at positions. Means are over the images that were attacked; null
+    where none was."""
+
+    task: Literal["segment"]
+    """What the network is for."""
+    attacked: Count
+    """How many images were attacked."""
+    already: Count
+    """How many were the class of ``--target-class`` everywhere in the region."""
+    zero_gradient: Count
+    """At how many the gradient is zero, which says nothing about robustness."""
+    mean_pixels_changed: Share | None
+    """Mean of ``pixels_changed``."""
+    mean_mean_iou_lost: Share | None
+    """Mean of ``mean_iou_lost``."""
+    mean_target_share: Share | None
+    """Mean of ``target_share``; null without ``--target-class``."""
+
+
 class AdversarialSummary(Counted, Network):
     """Of ``adversarial``."""
 
     study: Literal["adversarial"]
     """Name of the study."""
-    adversarial: NotRequired[Attack]
+    adversarial: NotRequired[Annotated[SegmentAttack | Attack, By(("task",))]]
     """The attack, and what it came to; not there after Ctrl-C."""
 
 
@@ -113,10 +133,55 @@ class AdversarialImage(Image, AdversarialFacts):
     """A record of ``adversarial``."""
 
 
+class SegmentAdversarialFacts(TypedDict):
+    """What an attack made of an image, of a network with scores at positions."""
+
+    task: Literal["segment"]
+    """What the network is for."""
+    adversarial_predictions: list[SegmentPrediction]
+    """What the network finds in the written picture, read again, by area."""
+    to: str | None
+    """The class of ``--target-class``; null where any other class will do."""
+    region: list[str]
+    """The targets whose regions were attacked; empty for all that the network sees."""
+    region_area: Share
+    """Share of what the network saw that was attacked."""
+    pixels_changed: Share
+    """Share of the region whose class is another in the written picture, read again."""
+    mean_iou_lost: Share
+    """1 less the mean IoU of the prediction with that before, over the classes found before, in the region or not."""
+    target_share: Share | None
+    """Share of the region that is the class of ``--target-class`` afterwards; null without one."""
+    target_share_before: Share | None
+    """The same before."""
+    gradient_is_zero: bool
+    """Whether the gradient is zero at every pixel, so that nothing could be tried."""
+    steps: Count
+    """How many steps it took."""
+    linf: float
+    """Largest change of a channel, of pixels in 0–1."""
+    l2: float
+    """L2 norm of the change, of pixels in 0–1."""
+    read_with: str
+    """Flag that the written picture must be read with to be seen as it is; empty for none."""
+    files: Files
+    """``adversarial``, ``noise`` and ``figure``: the picture, the change made visible, both beside the image; and
+    ``predictions``: ``before`` and ``after``, the class at each position, and ``region``, the share of it attacked."""
+    figures: list[Figure]
+    """The pictures that its card on the page shows."""
+
+
+class SegmentAdversarialImage(Image, SegmentAdversarialFacts):
+    """A record of ``adversarial`` of a network with scores at positions."""
+
+
+AttackedImage = Annotated[SegmentAdversarialImage | AdversarialImage, By(("task",))]
+
+
 class AdversarialReport(StudyHeader):
     """The report of ``adversarial``."""
 
     summary: AdversarialSummary
     """What the run came to."""
-    images: list[Annotated[AdversarialImage | FailedImage, By(("error",))]]
+    images: list[Annotated[AttackedImage | FailedImage, By(("error",))]]
     """One record for each input, in input order."""

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from cnnviz.attacks import l2 as minimal
 from cnnviz.attacks import linf as attacks
-from cnnviz.attacks.linf import LEVELS, AttackResult, Goal, Network, SignAttack
+from cnnviz.attacks.linf import LEVELS, Aim, AttackResult, Goal, Network, SignAttack
 from cnnviz.attacks.picture_view import View
 from cnnviz.errors import CnnvizError
 from cnnviz.registry.studies import AdversarialOptions
 
 TITLES = {"fgsm": "FGSM", "ifgsm": "iterative FGSM", "pgd": "PGD", "deepfool": "DeepFool", "cw": "Carlini-Wagner"}
 CURVES = {"linf": "0,0.5,1,2,4,8", "l2": "0,0.1,0.25,0.5,1,2"}
-_L2 = ("deepfool", "cw")
+L2 = ("deepfool", "cw")
 _STEPS = {"fgsm": 1, "ifgsm": 10, "pgd": 10, "deepfool": 50, "cw": 100}
 _EPSILON = "4/255"
 _PGD_STEPS_ACROSS = 2.5
@@ -45,7 +45,7 @@ class Choice:
 
     def __init__(self, params: AdversarialOptions, tolerance: float, seed: int) -> None:
         self.name: str = params.attack
-        self.norm: Literal["linf", "l2"] = "l2" if self.name in _L2 else "linf"
+        self.norm: Literal["linf", "l2"] = "l2" if self.name in L2 else "linf"
         self.steps = params.steps or _STEPS[self.name]
         self.tolerance, self.seed = tolerance, seed
         self._refuse(params)
@@ -76,7 +76,7 @@ class Choice:
             raise CnnvizError(f"--steps {self.steps}: FGSM makes one step.", "Use --attack ifgsm for several.")
 
     def run(
-        self, smooth: Network, exact: Network, clean: Tensor, goal: Goal, seeing: View | None = None
+        self, smooth: Network, exact: Network, clean: Tensor, goal: Aim, seeing: View | None = None
     ) -> AttackResult:
         """The attack, ending in images of 8 bits.
 
@@ -89,6 +89,7 @@ class Choice:
         """
         if self.norm == "l2":
             found = self._nearest(smooth, clean, goal, self.tolerance)
+            assert isinstance(goal, Goal)
             return minimal.rounded(exact, clean, found, goal, self.tolerance)
         assert self.epsilon is not None
         start = self._start(clean)
@@ -119,7 +120,8 @@ class Choice:
             return self._step_size * epsilon / self.epsilon
         return epsilon / self.steps * (_PGD_STEPS_ACROSS if self.name == "pgd" else 1.0)
 
-    def _nearest(self, network: Network, clean: Tensor, goal: Goal, tolerance: float) -> AttackResult:
+    def _nearest(self, network: Network, clean: Tensor, goal: Aim, tolerance: float) -> AttackResult:
+        assert isinstance(goal, Goal)
         if self.name == "deepfool":
             return minimal.deepfool(network, clean, goal, minimal.DeepFool(steps=self.steps, tolerance=tolerance))
         how = minimal.CarliniWagner(steps=self.steps, tolerance=tolerance)

@@ -16,7 +16,7 @@ from torch import Tensor
 from cnnviz.attacks import l2 as minimal
 from cnnviz.attacks import linf as attacks
 from cnnviz.attacks import picture_view as viewing
-from cnnviz.attacks.linf import LEVELS, Goal
+from cnnviz.attacks.linf import LEVELS, Aim, Goal
 from cnnviz.engine.cut import Cut, cut_for
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import ClassTarget, class_logits
@@ -44,6 +44,8 @@ from cnnviz.settings import RunSettings
 from cnnviz.studies.adversarial.attack_choice import CURVES, TITLES, Choice, epsilons
 from cnnviz.studies.adversarial.tally import Outcome, Robustness, Tally
 from cnnviz.studies.base import Findings, Observed, Study
+from cnnviz.tasks.base import Task
+from cnnviz.tasks.segmentation import Segmentation
 
 _LARGE, _LARGEST = 1 << 22, 1 << 24
 """Pixels of a picture above which pictures take turns, and above which none is attacked through the resizing.
@@ -58,7 +60,7 @@ Map = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class _AttackedImage:
+class AttackedImage:
     """A picture [H, W, 3], the one that is written, and what the network sees of that (uint8 [C, h, w])."""
 
     before: Picture
@@ -73,7 +75,7 @@ class _AttackedImage:
 class _Observation:
     """What an attack made of an image; ``predictions`` of the written one, read again; ``maps`` before and after."""
 
-    made: _AttackedImage
+    made: AttackedImage
     predictions: tuple[ClassScore, ...]
     outcome: Outcome
     maps: tuple[Map, Map] | None
@@ -104,6 +106,13 @@ class Adversarial(Study[AdversarialOptions]):
     def cut(cls, settings: RunSettings, params: AdversarialOptions) -> Cut:
         return Cut.at_image()
 
+    @classmethod
+    def of_task(cls, task: Task) -> type[Study[AdversarialOptions]]:
+        # Not at the top: it builds on this class.
+        from cnnviz.studies.adversarial.regions import AdversarialRegions
+
+        return AdversarialRegions if isinstance(task, Segmentation) else cls
+
     def _curve(self) -> tuple[float, ...]:
         """Epsilons in 0–1, growing, the attack's own among them; empty for no curve.
 
@@ -122,18 +131,18 @@ class Adversarial(Study[AdversarialOptions]):
         said = class_logits(run.logits.detach()).argmax(dim=1)
         wanted = said if self.target is None else torch.full_like(said, self.target)
         goal = Goal(wanted, self.target is not None)
-        made = self._at_images(items, goal) if self.whole else self._at_inputs(clean, goal)
+        made = self.attacked(items, clean, goal)
         seen: list[_Observation | Record | None] = [each if isinstance(each, Record) else None for each in made]
-        done = [each for each in made if isinstance(each, _AttackedImage)]
+        done = [each for each in made if isinstance(each, AttackedImage)]
         if done:
-            usable = [number for number, each in enumerate(made) if isinstance(each, _AttackedImage)]
+            usable = [number for number, each in enumerate(made) if isinstance(each, AttackedImage)]
             rows = torch.tensor(usable, device=clean.device)
             judged = self._judged(done, clean[rows], said[rows], goal.of(rows))
             for number, result in zip(usable, judged, strict=True):
                 seen[number] = result
         return seen
 
-    def _judged(self, made: Sequence[_AttackedImage], clean: Tensor, before: Tensor, goal: Goal) -> list[_Observation]:
+    def _judged(self, made: Sequence[AttackedImage], clean: Tensor, before: Tensor, goal: Goal) -> list[_Observation]:
         prepared = self.prepared
         after = torch.stack([each.pixels for each in made]).to(clean.device)
         # The way of a file that is read: 8 bits, normalised, forward.
@@ -158,7 +167,11 @@ class Adversarial(Study[AdversarialOptions]):
             for number, each in enumerate(made)
         ]
 
-    def _at_inputs(self, clean: Tensor, goal: Goal) -> list[_AttackedImage]:
+    def attacked(self, items: Sequence[DecodedImage], clean: Tensor, goal: Aim) -> Sequence[AttackedImage | Record]:
+        """The pictures of a batch, or what the network sees of them (uint8 [N, C, h, w]), changed."""
+        return self._at_images(items, goal) if self.whole else self._at_inputs(clean, goal)
+
+    def _at_inputs(self, clean: Tensor, goal: Aim) -> list[AttackedImage]:
         images = clean.float() / LEVELS
         found = self.choice.run(self.network, self.network, images, goal)
         linf, l2 = minimal.norms(found.images, images, LEVELS)
@@ -167,24 +180,24 @@ class Adversarial(Study[AdversarialOptions]):
             after = viewing.to_rgb(image)
             pixels, _ = prepare(after, self.again)
             figures = (int(found.steps[number]), float(linf[number]), float(l2[number]))
-            made.append(_AttackedImage(viewing.to_rgb(before), after, pixels, *figures))
+            made.append(AttackedImage(viewing.to_rgb(before), after, pixels, *figures))
         return made
 
-    def _at_images(self, items: Sequence[DecodedImage], goal: Goal) -> list[_AttackedImage | Record]:
+    def _at_images(self, items: Sequence[DecodedImage], goal: Aim) -> list[AttackedImage | Record]:
         """Pictures have sizes of their own: one by one."""
         device = goal.classes.device
         return [
             self._at_image(item, goal.of(torch.tensor([number], device=device))) for number, item in enumerate(items)
         ]
 
-    def _at_image(self, item: DecodedImage, goal: Goal) -> _AttackedImage | Record:
+    def _at_image(self, item: DecodedImage, goal: Aim) -> AttackedImage | Record:
         height, width = item.rgb.shape[:2]
         if height * width > _LARGEST:
             return failed(item, "too-large", f"{width} x {height} pixels; --at input takes pictures of any size")
         with self._turn if height * width > _LARGE else contextlib.nullcontext():
             return self._through_resizing(item, goal)
 
-    def _through_resizing(self, item: DecodedImage, goal: Goal) -> _AttackedImage:
+    def _through_resizing(self, item: DecodedImage, goal: Aim) -> AttackedImage:
         spec, device = self.prepared.preprocess, self.prepared.session.device
         seeing = viewing.view(item.geometry, spec, device)
         image = viewing.from_rgb(item.rgb, device)
@@ -194,7 +207,7 @@ class Adversarial(Study[AdversarialOptions]):
         linf, l2 = minimal.norms(found.images, image, LEVELS)
         after = viewing.to_rgb(found.images[0])
         pixels, _ = prepare(after, self.again)
-        return _AttackedImage(item.rgb, after, pixels, int(found.steps[0]), float(linf[0]), float(l2[0]))
+        return AttackedImage(item.rgb, after, pixels, int(found.steps[0]), float(linf[0]), float(l2[0]))
 
     # In the encoder threads.
 
