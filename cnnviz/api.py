@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -23,8 +23,9 @@ from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import CallableTarget, ClassTarget, Target, UnitTarget
 from cnnviz.errors import CnnvizError, nearest
+from cnnviz.explanation import Explanation as Explanation
+from cnnviz.explanation import explained_by, joined
 from cnnviz.methods.explain import explain_batch
-from cnnviz.methods.heatmap import Heatmap, upsample
 from cnnviz.models import preprocess
 from cnnviz.models.graph.layers import LayerRef, reference, stages
 from cnnviz.models.graph.structures import tensors_of
@@ -32,46 +33,14 @@ from cnnviz.models.loading.dtypes import in_float32
 from cnnviz.models.loading.load import LoadedModel, load, unwrap
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import Options
+from cnnviz.registry.tasks import TaskRequest
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, TRACING_MODES, ModelSpec, check_choice, parse_skipped
 from cnnviz.tasks.class_names import ClassNames
-from cnnviz.tasks.dense_words import asks_region, dense_target
+from cnnviz.tasks.dense_words import has_places, placed_target
 from cnnviz.tasks.words import TargetLike, check_target, check_unit, make_target, readout_of
 
 # Of explain's options, those that belong to the pass and not to the method.
-_GENERAL = ("score", "logits_key", "activation", "skip_check")
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """Result of :func:`explain`.
-
-    Attributes:
-        raw: The method's own output, unscaled float32: [N, h, w] for CAM methods at the layer's resolution,
-            [N, 3, H, W] for input gradients, [N, rows, cols] for occlusion.
-        maps: [N, H, W] float32 at the input's resolution.
-        target: LongTensor [N], the class explained, or the unit (for a function as target: the predicted class, -1
-            where the network has none).
-        logits: [N, K] float32; of a target that is a unit the units of its layer [N, C]; of a network that gives no
-            class scores its first output.
-        layer: The target layer's name, or None.
-        facts: What the method states about this pass.
-        scores: The method's own figures (for occlusion: window, stride, baseline, positions); those that differ
-            between images are lists [N].
-        arrays: Further arrays of the method by name, [N, ...] each.
-        checks: What the examination of the network found, as ``model.checks`` of a report.
-        notes: What a person should know of it; also told by the logger ``cnnviz``.
-    """
-
-    raw: Tensor
-    maps: Tensor
-    target: Tensor
-    logits: Tensor
-    layer: str | None
-    facts: dict[str, Any]
-    scores: dict[str, Any] = field(default_factory=dict)
-    arrays: dict[str, Tensor] = field(default_factory=dict)
-    checks: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+_GENERAL = ("score", "logits_key", "activation", "skip_check", "task")
 
 
 class Model:
@@ -131,16 +100,17 @@ def load_model(name: str = "efficientnet_lite0", *, weights: str | None = "DEFAU
         weights: ``"DEFAULT"``, a weights-enum member, or None for random (seeded) ones.
         options: The other model options by their long names: ``checkpoint``, ``num_classes``, ``labels``,
             ``input_size``, ``mean``, ``std``, ``channel_order``, ``resize``, ``no_crop``, ``trust_checkpoint``,
-            ``seed``; and ``logits_key``.
+            ``seed``; and ``logits_key``; ``task``.
 
     Raises:
         CnnvizError: Unknown model or option, or weights that cannot be had; the message says what to do.
     """
     known, key = ModelSpec.__dataclass_fields__, options.pop("logits_key", None)
+    task = lookup.read_task(options.pop("task", "auto"))
     for option in options:
         if option not in known:
             raise CnnvizError(f"load_model has no option {option!r}.", nearest(option, known))
-    return Model(load(ModelSpec(model=name, weights="none" if weights is None else weights, **options), key))
+    return Model(load(ModelSpec(model=name, weights="none" if weights is None else weights, **options), key, task))
 
 
 def explain(
@@ -166,14 +136,16 @@ def explain(
             ``pred``, ``class:tabby``, ``diff:tabby,281`` (what speaks for the first rather than for the second),
             ``unit:layer4:17`` (the sum of a unit's map; ``unit:layer4:17/strongest``: its strongest position) or
             ``neuron:layer4:17:3:3`` (channel, row and column of one cell); of a network with scores at positions a
-            class where it is found, ``class:car@all`` or ``class:car@box:x,y,w,h`` in pixels of the batch; a
+            class where it is found, ``class:car@all`` or ``class:car@box:x,y,w,h`` in pixels of the batch; of a
+            detector ``box:2``, ``box:class=car``, ``box:x,y,w,h``, ``box:1/x0``; a
             :class:`cnnviz.extend.Target`; or a function of all that the network returns, ``function(output) -> [N]``.
         layer: Module path, negative stage index, or several; None for the tensor that feeds the head.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         device: Where to compute; None for where the module is.
         compile: ``off``, ``on`` or ``auto`` (on where a compiler is).
         tracing: ``auto``; or ``off``: by hooks, for a network whose trace is suspected to be wrong.
-        method_options: The method's, ``score``, ``logits_key``, ``activation``; ``skip_check``: omitted checks.
+        method_options: The method's, ``score``, ``logits_key``, ``activation``, ``task``; and checks to
+            omit, ``skip_check``.
 
     Raises:
         CnnvizError: Unknown method, option, layer or class; wrong shapes.
@@ -185,7 +157,8 @@ def explain(
     _check_batch(batch)
     asked = cut_for(spec, params, _layers(layer))
     without_layer(_layers(layer), {spec.name: asked})
-    how = _How(asked, readout_of(target), precision, device, compile, general.get("logits_key"), tracing)
+    task = lookup.read_task(general["task"]) if "task" in general else _task_of(model)
+    how = _How(asked, readout_of(target), precision, device, compile, general.get("logits_key"), tracing, task)
     with _session(model, batch, spec, how) as session:
         exact = partial(_session, model, batch, spec, replace(how, precision="fp32", compile="off"))
         found = _checks(session, exact, (spec, params), general.get("skip_check", ()))
@@ -195,8 +168,8 @@ def explain(
             params = params.with_classes(resolve)
 
         def made(run: ForwardPass, wanted: TargetLike) -> tuple[Target, Tensor]:
-            if asks_region(wanted, run.chosen):
-                return dense_target(wanted, run, (score, activation), getattr(model, "labels", ()))
+            if has_places(wanted, run):
+                return placed_target(wanted, run, (score, activation), getattr(model, "labels", ()), how.task.options)
             chosen, indices = make_target(wanted, run.chosen, score, activation, resolve)
             if isinstance(wanted, Target) or isinstance(chosen, CallableTarget):
                 check_target(chosen, run.output, len(run.pixels))
@@ -207,15 +180,19 @@ def explain(
             run = session.forward(images)
             with rt.scope():
                 chosen, indices = made(run, wanted)
-                return _explanation(run, explain_batch(spec, run, chosen, params), indices, found)
+                return explained_by(lambda at: explain_batch(spec, at, chosen, params), run, chosen, indices, found)
 
         if not session.one_by_one or len(batch) == 1:
             return explained(batch, target)
         # What an image gets must not depend on its batch, figures and facts of the method included.
         with rt.scope():
             whole, _ = made(session.forward(batch), target)
-        targets = [whole.for_image(image) for image in range(len(batch))]
-        return _joined([explained(image, own) for image, own in zip(batch.split(1), targets, strict=True)])
+        return joined([explained(image, whole.for_image(i)) for i, image in enumerate(batch.split(1))])
+
+
+def _task_of(model: Model | nn.Module) -> TaskRequest:
+    """What a network was said to be for when it was loaded."""
+    return model.loaded.task if isinstance(model, Model) else TaskRequest()
 
 
 def _class_finder(model: Model | nn.Module) -> Callable[[str], int]:
@@ -293,41 +270,6 @@ def _tell(text: str) -> None:
     logging.getLogger("cnnviz").warning(text)
 
 
-def _explanation(run: ForwardPass, heatmap: Heatmap, indices: Tensor, found: Examination) -> Explanation:
-    session, size = run.session, (int(run.pixels.shape[2]), int(run.pixels.shape[3]))
-    maps = heatmap.maps if heatmap.maps is not None else upsample(heatmap.values, size)
-    return Explanation(
-        raw=heatmap.values.detach().float().cpu(),
-        maps=maps.detach().float().cpu(),
-        target=indices.clone(),
-        logits=run.chosen.detach().float().cpu(),
-        layer=session.layers[0].name if session.layers else None,
-        facts=dict(heatmap.facts),
-        scores={k: v.tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()},
-        arrays={name: array.detach().cpu() for name, array in heatmap.arrays.items()},
-        checks=found.to_dict(),
-        notes=(*session.notes, *found.notes, *heatmap.notes),
-    )
-
-
-def _joined(parts: Sequence[Explanation]) -> Explanation:
-    """The explanation of a batch from those of its images."""
-    first = parts[0]
-
-    def together(name: str) -> Tensor:
-        return torch.cat([getattr(part, name) for part in parts])
-
-    scores = {
-        key: [row for part in parts for row in part.scores[key]]
-        if isinstance(value, list) and len(value) == 1
-        else value
-        for key, value in first.scores.items()
-    }
-    arrays = {name: torch.cat([part.arrays[name] for part in parts]) for name in first.arrays}
-    joined: dict[str, Any] = {name: together(name) for name in ("raw", "maps", "target", "logits")}
-    return replace(first, **joined, scores=scores, arrays=arrays)
-
-
 def _check_batch(batch: Tensor) -> None:
     if not isinstance(batch, Tensor) or batch.dim() != 4 or not batch.is_floating_point():
         what = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
@@ -362,6 +304,7 @@ class _How:
     compile: str
     logits_key: str | None
     tracing: str
+    task: TaskRequest
 
 
 @contextlib.contextmanager
@@ -376,7 +319,14 @@ def _session(model: Model | nn.Module, batch: Tensor, spec: lookup.MethodSpec, h
     size = int(batch.shape[0]) if compiled else 16
     # Here nobody continues a run, and one image should not take the time of eight.
     options = SessionOptions(
-        how.cut, how.logits_key, compiled, size, readout=how.readout, tracing=how.tracing, repeatable=False
+        how.cut,
+        how.logits_key,
+        compiled,
+        size,
+        readout=how.readout,
+        tracing=how.tracing,
+        repeatable=False,
+        task=how.task,
     )
     if isinstance(model, Model):
         loaded = model.loaded

@@ -110,9 +110,11 @@ def _drawn(
 ) -> OutputStyle:
     draws = settings.draw
     usual = set(draws.save) == set(explainer.spec.default_save) and settings.output.out != "-"
+    task = explainer.prepared.task_spec
+    more = {kind for kind, there in (("segments", task.dense), ("detections", task.boxes)) if there and usual}
     return OutputStyle(
         store=store,
-        save=frozenset(draws.save) | ({"segments"} if usual and explainer.prepared.task_spec.dense else set()),
+        save=(frozenset(draws.save) | more) - (set() if task.boxes else {"detections"}),
         style=Style(draws.colormap, draws.alpha, limits),
         picture=ImageFormat(draws.image_format, draws.png_level),
         labels=explainer.prepared.classes.labels,

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
-    from cnnviz.schema import header, images, maps
+    from cnnviz.schema import boxes, header, images, maps
 
 SCHEMA = "cnnviz.report/1"
 
@@ -96,16 +96,54 @@ class DifferenceScore:
     spec: str
     label: str
     score: float
-    first: ClassScore | UnitScore | RegionScore
-    second: ClassScore | UnitScore | RegionScore
+    first: ClassScore | UnitScore | RegionScore | BoxScore
+    second: ClassScore | UnitScore | RegionScore | BoxScore
     kind: Literal["diff"] = "diff"
     probability: None = None
 
 
-SideScore = (ClassScore, UnitScore, RegionScore)
+@dataclass(frozen=True)
+class DetectionScore:
+    """A box that a detector finds: ``number`` counts by score from 1, the box is in pixels of the photograph."""
+
+    number: int
+    class_index: int
+    label: str
+    probability: float
+    logit: float
+    score: float
+    box_xywh: tuple[float, ...]
+
+    def to_dict(self) -> boxes.BoxPrediction:
+        """As the report has it."""
+        return cast("boxes.BoxPrediction", asdict(self))
+
+
+@dataclass(frozen=True)
+class BoxScore:
+    """The target of an explanation that is a box of a detector, or where one of its edges lies.
+
+    ``score`` is what is explained; ``probability`` and ``logit`` are those of the box.
+    """
+
+    spec: str
+    label: str
+    score: float
+    class_index: int
+    probability: float
+    logit: float
+    box_xywh: tuple[float, ...]
+    number: int
+    candidate: int
+    part: str
+    iou: float | None
+    kind: Literal["box"] = "box"
+
+
+SideScore = (ClassScore, UnitScore, RegionScore, BoxScore)
 """What may stand on a side of a difference."""
-TargetScore = ClassScore | DifferenceScore | UnitScore | RegionScore
-PredictionScore = ClassScore | SegmentScore
+TargetScore = ClassScore | DifferenceScore | UnitScore | RegionScore | BoxScore
+PredictionScore = ClassScore | SegmentScore | DetectionScore
 
 
 @dataclass(frozen=True)

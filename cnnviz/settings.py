@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from cnnviz.errors import CnnvizError, nearest, shown
 
-SAVE_KINDS = ("overlay", "heatmap", "raw", "panel", "boxes", "segments", "gradient", "none")
+SAVE_KINDS = ("overlay", "heatmap", "raw", "panel", "boxes", "segments", "detections", "gradient", "none")
 IMAGE_FORMATS = ("png", "jpg", "webp")
 COMPILE_MODES = ("auto", "on", "off")
 TRACING_MODES = ("auto", "off")
@@ -80,8 +80,9 @@ class TargetSettings:
         truth: File or folder of annotations: where objects are in the images; None for none.
         truth_classes: Which classes the labels of ``truth`` mean: a file, or ``coco``; None: those of their names.
         only: ``wrong`` or ``correct``: which images are explained, of those whose classes are known; None for all.
-        task: What the network is for; ``auto``: told by its output.
+        task: What the network is for, ``NAME`` or ``NAME:OPTION=VALUE,...``; ``auto``: told by its output.
         sanity: Compare each map with those of the network with random weights: short for the metric ``randomization``.
+        method_named: Whether somebody named the method, so that no task may take another in its place.
     """
 
     method: str = "gradcam"
@@ -99,6 +100,7 @@ class TargetSettings:
     only: str | None = None
     task: str = "auto"
     sanity: bool = False
+    method_named: bool = False
 
     def __post_init__(self) -> None:
         if self.only is not None:
@@ -180,6 +182,8 @@ class RunSettings:
         for part in (self.model, self.target, self.runtime, self.draw, self.output):
             for name in (each.name for each in fields(part)):
                 value = getattr(part, name)
+                if name == "method_named":
+                    continue
                 if name == "params":
                     flat.update(value)
                 else:

@@ -149,7 +149,7 @@ def test_other_commands(photos: Path, tmp_path: Path, command: str) -> None:
         (["--task", "classify"], "--task classify: the explained output has shape"),
         (["--task", "segmnt"], "Did you mean segment"),
         (["-t", "class:red@truth"], "Give --truth PATH"),
-        (["-t", "box:1"], "there is no kind of target 'box'"),
+        (["-t", "box:1"], "box is asked of a detector, which this is not"),
     ],
 )
 def test_what_cannot_be_asked(photos: Path, tmp_path: Path, more: list[str], message: str, capsys: Any) -> None:
@@ -179,10 +179,10 @@ def test_a_task_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "entry_points", lambda group: [Point] if group == lookup.TASK_GROUP else [])
     lookup.all_tasks.cache_clear()
     try:
-        assert lookup.find_task("depth", (1, 3, 4, 5)).load() is Segmentation
-        assert lookup.find_task("auto", (1, 3, 4, 5)).name == "segment"
-        assert lookup.find_task("auto", (1, 3)).name == "classify"
+        assert lookup.find_task(lookup.read_task("depth"), (1, 3, 4, 5)).load() is Segmentation
+        assert lookup.find_task(lookup.read_task("auto"), (1, 3, 4, 5)).name == "segment"
+        assert lookup.find_task(lookup.read_task("auto"), (1, 3)).name == "classify"
         with pytest.raises(CnnvizError, match="--task depth: the explained output has shape"):
-            lookup.find_task("depth", (1, 3))
+            lookup.find_task(lookup.read_task("depth"), (1, 3))
     finally:
         lookup.all_tasks.cache_clear()

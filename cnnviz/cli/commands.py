@@ -168,7 +168,7 @@ def _settings(spec: CommandSpec, shared: Shared, given: Mapping[str, Any]) -> Ru
         command=spec.command,
         inputs=tuple(shared.inputs or ()),
         model=replace(model, model=params[spec.model_option]) if spec.model_option else model,
-        target=shared.target(spec, params),
+        target=replace(shared.target(spec, params), method_named="variant" in given),
         runtime=shared.runtime(),
         draw=shared.draw(spec),
         output=shared.output_settings(spec.command),

@@ -106,8 +106,9 @@ class Shared:
     logits_key: str | None = flag(None, "Key or index of the class scores in the model's output.", "KEY", panel=_MODEL)
     task: str = flag(
         "auto",
-        "What the model is for: classify, segment; auto tells it by the output.",
-        "TASK",
+        "What the model is for: classify, segment, detect; auto tells it by the output. Options of detect stand behind "
+        "it: detect:score=0.3,iou=0.5,form=yolov5.",
+        "TASK[:OPTION=VALUE,...]",
         panel=_MODEL,
     )
     activation: str = flag(
@@ -207,8 +208,8 @@ class Shared:
     overwrite: bool = flag(False, "Replace the run in the folder.", panel=_OUTPUT)
     save: str | None = flag(
         None,
-        "Any of overlay,heatmap,raw,panel,boxes,segments,gradient,none. [default: {}; with -o -: overlay; with --only "
-        "wrong also panel]",
+        "Any of overlay,heatmap,raw,panel,boxes,segments,detections,gradient,none. [default: {}; with -o -: overlay; "
+        "with --only wrong also panel]",
         "KINDS",
         panel=_OUTPUT,
     )

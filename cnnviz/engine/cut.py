@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from cnnviz.errors import CnnvizError
-from cnnviz.models.graph.layers import LayerRef, resolve, stepped_over
+from cnnviz.models.graph.layers import LayerRef, reference, resolve, stepped_over
+from cnnviz.models.graph.levels import head_levels
 from cnnviz.models.graph.trace import Graph
 from cnnviz.registry.specs import MethodSpec, Options
 
@@ -27,11 +28,14 @@ class Cut:
         image: Whether gradients reach the image.
         layers: Names as ``--layer`` has them; :data:`DEFAULT_LAYER` is the tensor that feeds the head.
         find: Picks further nodes of a traced network. A network that cannot be traced has none.
+        boxes: Whether the network is a detector, so that its default layer is what feeds the head: a map, or one for
+            each level of a pyramid.
     """
 
     image: bool = False
     layers: tuple[str, ...] = ()
     find: Callable[[Graph], Sequence[fx.Node]] | None = None
+    boxes: bool = False
 
     @classmethod
     def at_layers(cls, *names: str) -> Cut:
@@ -59,13 +63,23 @@ class Cut:
         Raises:
             CnnvizError: There is no such layer, or it is not a map.
         """
-        layers = tuple(resolve(graph, layer or None, name) for layer in self.layers)
+        layers = tuple(found for layer in self.layers for found in self._resolved(graph, layer, name))
         nodes = [graph.input] if self.image else []
         nodes += [layer.node for layer in layers if layer.node is not None]
         return layers, nodes if self.find is None else [*nodes, *self.find(graph)]
 
+    def _resolved(self, graph: Graph, layer: str, name: str) -> list[LayerRef]:
+        if layer == DEFAULT_LAYER and self.boxes and graph.units is None:
+            levels = head_levels(graph, name)
+            if self.image and len(levels) > 1:
+                raise several_levels(name, [reference(graph, node).name for node in levels])
+            return [reference(graph, node) for node in levels]
+        return [resolve(graph, layer or None, name)]
+
     def notes(self, graph: Graph, layers: Sequence[LayerRef]) -> list[str]:
         """What people should know of the layers that they did not name themselves."""
+        if self.boxes:
+            return []
         found = [stepped_over(graph, layer) for asked, layer in zip(self.layers, layers, strict=True) if not asked]
         return [note for note in found if note]
 
@@ -107,6 +121,13 @@ def without_layer(asked: tuple[str, ...], cuts: Mapping[str, Cut]) -> list[str]:
             "Leave the layer out, or use a method of a layer, such as gradcam.",
         )
     return found
+
+
+def several_levels(model_name: str, levels: Sequence[str]) -> CnnvizError:
+    return CnnvizError(
+        f"{model_name}: several layers feed the head ({', '.join(levels)}), and one is needed beside the image.",
+        f"Name one with --layer {levels[0]}.",
+    )
 
 
 def _before_classifier(graph: Graph) -> list[fx.Node]:

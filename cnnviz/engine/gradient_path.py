@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from cnnviz.engine.boxes import candidates
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.models.graph.layer_names import name_of
 from cnnviz.models.graph.operations import function_name, operation_of_gradient
@@ -54,14 +55,24 @@ def gradient_at_layers(session: Session, run: ForwardPass) -> GradientPath:
     leaves = run.activations[: len(session.layers) + at_image]
     if not leaves:
         return GradientPath(True, False, where)
-    score = run.chosen.max()
+    score = _score(session, run)
     found: Sequence[Tensor | None] = [None]
     if score.requires_grad:
         found = torch.autograd.grad(score, leaves, retain_graph=True, allow_unused=True)
-    if any(gradient is None for gradient in found):
+    missing = all if session.has_levels else any  # a level may feed proposals alone, which have no gradient
+    if missing(gradient is None for gradient in found):
         return GradientPath(False, True, where, _blocking(session, run.pixels))
     zero = not any(bool(gradient.any()) for gradient in found if gradient is not None)
     return GradientPath(True, zero, where, None, _step(score) if zero else None)
+
+
+def _score(session: Session, run: ForwardPass) -> Tensor:
+    """The highest logit; of a detector the score of its likeliest candidate."""
+    if session.boxes is None:
+        highest: Tensor = run.chosen.max()
+        return highest
+    every = candidates(run.chosen, session.boxes)
+    return every.logit(every.labels).max()
 
 
 def _step(score: Tensor) -> str | None:

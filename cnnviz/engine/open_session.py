@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.cut import Cut
+from cnnviz.engine.cut import DEFAULT_LAYER, Cut, several_levels
 from cnnviz.engine.head_rerun import HeadRun
 from cnnviz.engine.hooks import at_position, below_units, recording, seen_layer, substituting, unit_layer, watched
 from cnnviz.engine.prepare.compile import compile_trunk
@@ -23,10 +23,12 @@ from cnnviz.engine.session import ForwardPass, PreparedNetwork, Session, check_r
 from cnnviz.engine.shared_outputs import with_shared_marked
 from cnnviz.errors import CnnvizError, foreign_code
 from cnnviz.models.graph.layers import LayerRef
+from cnnviz.models.graph.levels import marked_levels
 from cnnviz.models.graph.outputs import OutputChoice, choose_output, select_output, selector
-from cnnviz.models.graph.trace import Graph, trace
+from cnnviz.models.graph.trace import Graph, trace, with_final_activation
 from cnnviz.models.graph.units import ending_at_units
 from cnnviz.models.loading.inputs import cannot_run, first_line
+from cnnviz.registry.tasks import TaskRequest
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class SessionOptions:
         classes: Numbers of classes that the scores may have, which decides between several outputs.
         tracing: ``auto``, or ``off`` to work by hooks without looking for a trace.
         readout: What of the network targets read.
+        task: What the network is said to be for: whether its output has candidates for boxes.
         repeatable: Whether an image gets the same bits from linear layers whatever else is in its batch. Batches of
             less than eight images then take the time of eight in these layers.
     """
@@ -54,6 +57,7 @@ class SessionOptions:
     classes: tuple[int, ...] = ()
     tracing: str = "auto"
     readout: Readout = field(default_factory=Readout.scores)
+    task: TaskRequest = field(default_factory=TaskRequest)
     repeatable: bool = True
 
 
@@ -90,7 +94,12 @@ def prepare(
         image = probe_image(probe).to(where)
         choice = check_runs(module, name, image, options)
         options = replace(options, logits_key=choice.key)
+        form = options.task.boxes(choice.shape, options.classes)
+        if form is not None:
+            options = replace(options, cut=replace(options.cut, boxes=True))
         graph = trace(module, image, selector(choice.key)) if options.tracing == "auto" else None
+        if graph is not None and form is not None:
+            graph = with_final_activation(graph, selector(choice.key))
         if graph is None:
             network = _by_hooks(module, name, image, runtime, options)
         else:
@@ -101,7 +110,9 @@ def prepare(
             choice = OutputChoice(None, shape, f"the units of layer {options.readout.layer} are explained")
         if options.readout.whole:
             network = with_shared_marked(network, there)
-        return Session(network, choice, probe, options.readout)
+        session = Session(network, choice, probe, options.readout)
+        session.boxes, session.levels = form, form is not None and options.cut.layers == (DEFAULT_LAYER,)
+        return session
 
 
 def read_at(graph: Graph, readout: Readout, name: str) -> Graph:
@@ -253,6 +264,21 @@ def _compiled(network: PreparedNetwork, graph: Graph, image: Tensor, options: Se
     return replace(network, run=run, preparation="compiled")
 
 
+def _layers(module: nn.Module, options: SessionOptions, name: str) -> Sequence[str]:
+    """The layers of a cut; of a detector the marked ones stand in the place of the default."""
+    if not options.cut.boxes or options.readout.layer is not None or DEFAULT_LAYER not in options.cut.layers:
+        return options.cut.layers
+    levels = marked_levels(module)
+    if not levels:
+        raise CnnvizError(
+            f"{name} cannot be traced, so that nobody knows which layer feeds the head of this detector.",
+            "Name it with --layer: the last map before the predictions of classes and boxes.",
+        )
+    if len(levels) > 1 and options.cut.image:
+        raise several_levels(name, levels)
+    return levels
+
+
 def _by_hooks(
     module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions
 ) -> PreparedNetwork:
@@ -269,7 +295,7 @@ def _by_hooks(
         units.append(unit_layer(calls, readout.layer, readout.at, name, image))
     if options.cut.layers:
         below = below_units(calls, units[0]) if units else calls
-        asked = [(layer or None, calls if layer else below) for layer in options.cut.layers]
+        asked = [(layer or None, calls if layer else below) for layer in _layers(module, options, name)]
         layers = tuple(seen_layer(among, layer, name, image) for layer, among in asked)
     wanted = [(layer.name.partition(":")[0], layer.call) for layer in layers]
 

@@ -10,6 +10,7 @@ A session works by graph where the network traces, otherwise by hooks. Both give
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -29,6 +30,7 @@ from cnnviz.models.graph.outputs import OutputChoice, as_rows, two_dim
 from cnnviz.models.graph.structures import map_tensors
 from cnnviz.models.graph.trace import Graph
 from cnnviz.models.preprocess import Preprocess
+from cnnviz.registry.box_forms import BoxForm
 
 T = TypeVar("T")
 
@@ -73,6 +75,30 @@ class ForwardPass:
         whole = cls(pixels, activations, chosen, rerun, returned)
         whole._parts = tuple(parts)
         return whole
+
+    def at_level(self, place: int) -> ForwardPass:
+        """This pass with the activations of one of its layers alone."""
+
+        def rerun(changed: Tensor, images: Tensor) -> Any:
+            raise CnnvizError(
+                "Activations of a level of a pyramid cannot be changed alone: others are computed from them.",
+                "Name the layer with --layer.",
+            )
+
+        found = ForwardPass(self.pixels, (self.activations[place],), self.chosen, rerun, self._returned)
+        found._parts = tuple(part.at_level(place) for part in self._parts)
+        return found
+
+    def level_gradients(self, scores: Tensor) -> list[Tensor]:
+        """Whether the gradient of each image's score [N] is anything at each layer: bool [N], layer by layer."""
+        leaves = [leaf for place in range(len(self.activations)) for leaf in self._leaves(place)]
+        found = torch.autograd.grad(scores.sum(), leaves, retain_graph=True, allow_unused=True)
+        each = [
+            torch.zeros(len(leaf), dtype=torch.bool) if gradient is None else (gradient != 0).flatten(1).any(1).cpu()
+            for leaf, gradient in zip(leaves, found, strict=True)
+        ]
+        parts = len(self._parts) or 1
+        return [torch.cat(each[start : start + parts]) for start in range(0, len(each), parts)]
 
     @property
     def logits(self) -> Tensor:
@@ -202,6 +228,10 @@ class Session:
         output: Which of its outputs is explained.
         input_shape: (C, H, W) of an input that it takes.
         readout: What of it targets read.
+
+    Attributes:
+        boxes: How its output has candidates for boxes; None where it has none.
+        levels: Whether its layers are the default ones of a detector.
     """
 
     def __init__(
@@ -215,6 +245,8 @@ class Session:
         self.unprepared, self.marked = network.unprepared, network.marked
         self.notes = list(network.notes)
         self.preprocess: Preprocess | None = None
+        self.boxes: BoxForm | None = None
+        self.levels, self._level = False, cast("int | None", None)
         self.one_by_one = False
         self.noise_seed: int | None = None
         self._run = network.run
@@ -242,6 +274,21 @@ class Session:
             noise_seed: A network that draws random numbers draws those of this seed at every pass; None for others.
         """
         self.one_by_one, self.noise_seed = one_by_one, noise_seed
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether its layers are levels of a detector's pyramid, each of which feeds the head by itself."""
+        return self.levels and self._level is None and len(self.layers) > 1
+
+    def at_level(self, place: int) -> Session:
+        """This session with one of its layers alone."""
+
+        def make() -> Session:
+            found = copy.copy(self)
+            found.layers, found._level, found._memory = (self.layers[place],), place, {}
+            return found
+
+        return self.remember(f"level {place}", make)
 
     def remember(self, key: str, make: Callable[[], T]) -> T:
         """What ``make`` returned the first time: facts about the network that hold for every batch."""
@@ -296,6 +343,7 @@ class Session:
         else:
             run = self.guarded(self._run, pixels)
             check_rows(tuple(run.chosen.shape), len(pixels), self.name)
+            run = run if self._level is None else run.at_level(self._level)
         run.session = self
         return run
 

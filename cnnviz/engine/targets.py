@@ -65,8 +65,13 @@ class Target(ABC):
 
     @property
     def watched(self) -> Target:
-        """The target whose score is watched while the image is changed: itself, but for sums over a region."""
+        """What is watched while the image is changed: the target itself, but for sums over a region and boxes."""
         return self
+
+    @property
+    def alike(self) -> Target | None:
+        """How much anything in a changed image is like what is explained, where that is a box; else None."""
+        return None
 
     def repeated(self, output: Any, times: int) -> Tensor:
         """Scores [times N] of an output for [times N], the images of the batch ``times`` over."""

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError
 from cnnviz.maps.write_image import TargetMap
-from cnnviz.records import ClassScore, PredictionScore, RegionScore, TargetScore
+from cnnviz.records import BoxScore, ClassScore, PredictionScore, RegionScore, TargetScore
+from cnnviz.registry import lookup
 from cnnviz.registry.metrics import RANDOMIZATION, MetricRequest
+from cnnviz.registry.specs import MethodSpec, Options
 from cnnviz.run.outcomes import Verdict
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.run.truth_classes import TruthClasses
@@ -56,7 +58,7 @@ def truth_labels(
     known: TruthClasses | None, targets: Sequence[TargetScore]
 ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """For each target the labels of the annotations that mean it, and those of which it is the likeliest class."""
-    classes = [target if isinstance(target, (ClassScore, RegionScore)) else None for target in targets]
+    classes = [target if isinstance(target, (ClassScore, RegionScore, BoxScore)) else None for target in targets]
     labels = [() if known is None or each is None else known.labels_of(each.class_index) for each in classes]
     best: dict[str, int] = {}
     for place, (each, own) in enumerate(zip(classes, labels, strict=True)):
@@ -97,3 +99,23 @@ def check_targets(prepared: PreparedModel, requests: Sequence[Sequence[MetricReq
             f"--score {prepared.settings.target.score}: a unit has an activation, no probability.",
             "Leave --score out, or explain classes and units in two runs.",
         )
+
+
+def for_task(prepared: PreparedModel, chosen: list[tuple[MethodSpec, Options]]) -> list[tuple[MethodSpec, Options]]:
+    """The methods of a run; of a command that names none the task may have another than the usual one.
+
+    Args:
+        prepared: The network of the run.
+        chosen: The methods as they were asked for, with their options.
+    """
+    task, note = prepared.task_spec, prepared.note
+    spec, params = chosen[0]
+    name, named = task.instead.get(spec.name), prepared.settings.target.method_named
+    alone = len(chosen) == 1 and prepared.settings.target.method == spec.name
+    if name is not None and alone and not named and params == spec.resolve_params({}):
+        other = lookup.find_method(name)
+        note(f"--task {task.name}: {other.command} is {other.title} (--variant {spec.name} for {spec.title})")
+        return [(other, other.resolve_params({}))]
+    for text in dict.fromkeys(task.caveats[each.name] for each, _ in chosen if each.name in task.caveats):
+        note(text)
+    return chosen

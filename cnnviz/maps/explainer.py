@@ -21,7 +21,7 @@ from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
 from cnnviz.maps import mosaics, tiling
-from cnnviz.maps.asked import Asked, check_targets, truth_labels, with_role
+from cnnviz.maps.asked import Asked, check_targets, for_task, truth_labels, with_role
 from cnnviz.maps.comparison import Conclusion, comparison_of, of_method, of_several
 from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, probing
 from cnnviz.maps.second_look import SecondLook
@@ -82,6 +82,8 @@ class Explainer:
             note(f"--layer {', '.join(asked)}: {name} looks at no layer")
         self.prepared = PreparedModel(settings, cuts[0], total, note, spec=chosen[0][0])
         self.annotations = self.prepared.annotations
+        chosen = for_task(self.prepared, chosen)
+        self.spec = chosen[0][0] if self.comparison is None else self.spec
         check_targets(self.prepared, self.requests)
         sessions: dict[tuple[Cut, Readout], Session] = {(cuts[0], Readout.scores()): self.prepared.session}
         self.methods = [self._prepare(*each, cut, sessions) for each, cut in zip(chosen, cuts, strict=True)]
@@ -199,7 +201,7 @@ class Explainer:
             of_image = Asked(
                 wanted[i],
                 targets[i],
-                prepared.top_predictions(predictions, i),
+                prepared.top_predictions(predictions, i, item),
                 prepared.verdict(item, predictions, i),
                 facts,
                 prepared.task.shown(predictions, i),
@@ -308,7 +310,7 @@ class Explainer:
             facts["one_logit"] = "class 1 is the logit, class 0 its negative"
         if layer is not None:
             facts["pre_activation"] = layer.pre_activation
-        name = None if layer is None else layer.name
+        name = made.layer or (None if layer is None else layer.name)
         return TargetMap(
             target,
             request.slug,
@@ -321,6 +323,7 @@ class Explainer:
             facts,
             *labels,
             outline=request.outline,
+            box=request.box,
         )
 
     def _truth_facts(self, item: DecodedImage) -> dict[str, Any]:

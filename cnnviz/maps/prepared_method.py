@@ -18,6 +18,7 @@ from cnnviz.engine.targets import Target
 from cnnviz.maps.tiling import ComputedMap
 from cnnviz.methods.explain import explain_batch
 from cnnviz.methods.heatmap import Heatmap
+from cnnviz.methods.levels import levels_of, on_level
 from cnnviz.metrics.chosen import ModelMetrics
 from cnnviz.metrics.contract import ExplainedBatch
 from cnnviz.metrics.faithfulness_baselines import with_baseline
@@ -63,10 +64,18 @@ class PreparedMethod:
         """The method with as few passes as will do to try it."""
         return explain_batch(self.spec, run, target, self.spec.dry_run(self.params))
 
-    def pass_for(self, request: Request, run: ForwardPass) -> ForwardPass:
-        """The pass that a request reads: ``run``, or one of the same images that ends at a layer's units."""
+    def pass_for(self, request: Request, run: ForwardPass, level: int | None = None) -> ForwardPass:
+        """The pass that a request reads: ``run``, or one of the same images that ends at a layer's units.
+
+        Args:
+            request: What is explained.
+            run: The pass over the batch.
+            level: Of a detector's pyramid: at which of its maps.
+        """
         session = self.unit_sessions.get(request.readout)
-        return run if session is None else run.remember(request.readout, lambda: session.forward(run.pixels))
+        if session is not None:
+            return run.remember(request.readout, lambda: session.forward(run.pixels))
+        return run if level is None else on_level(run, level)
 
     def layer_of(self, request: Request) -> LayerRef | None:
         """The layer at which a request is explained."""
@@ -88,7 +97,8 @@ class PreparedMethod:
 
         def subject(image: int, place: int) -> tuple[ForwardPass, Target]:
             request = asked[image][place]
-            return self.pass_for(request, run), request.target([request])
+            alone = [request if each == image else None for each in range(len(asked))]
+            return self.pass_for(request, run, self._levels(run, alone)[image]), request.target([request])
 
         def make() -> tuple[list[list[ComputedMap]], ExplainedBatch]:
             began = time.perf_counter()
@@ -116,16 +126,37 @@ class PreparedMethod:
         found: list[list[ComputedMap]] = [[] for _ in asked]
         for place in range(max(len(own) for own in asked)):
             there = [own[place] if place < len(own) else None for own in asked]
-            for key in dict.fromkeys(request.key for request in there if request is not None):
-                alike = [request if request is not None and request.key == key else None for request in there]
-                self._add_maps(run, alike, found)
+            levels = self._levels(run, there)
+            kinds = [None if each is None else (each.key, level) for each, level in zip(there, levels, strict=True)]
+            for kind in dict.fromkeys(each for each in kinds if each is not None):
+                alike = [request if own == kind else None for request, own in zip(there, kinds, strict=True)]
+                self._add_maps(run, alike, kind[1], found)
         return found
 
-    def _add_maps(self, run: ForwardPass, there: Sequence[Request | None], found: Sequence[list[ComputedMap]]) -> None:
+    def _levels(self, run: ForwardPass, there: Sequence[Request | None]) -> list[int | None]:
+        """Of a detector's pyramid the level that made what each image is asked for; None for others."""
+        found: list[int | None] = [None] * len(there)
+        if not run.session.has_levels or not self.cut.layers:
+            return found
+        read = [request is not None and request.readout == run.session.readout for request in there]
+        for key in dict.fromkeys(each.key for each, own in zip(there, read, strict=True) if each is not None and own):
+            alike = [each if each is not None and each.key == key else None for each in there]
+            some = next(request for request in alike if request is not None)
+            levels = levels_of(run, some.target([some if each is None else each for each in alike]))
+            found = [old if own is None else new for old, new, own in zip(found, levels, alike, strict=True)]
+        return found
+
+    def _add_maps(
+        self,
+        run: ForwardPass,
+        there: Sequence[Request | None],
+        level: int | None,
+        found: Sequence[list[ComputedMap]],
+    ) -> None:
         """Maps of one request of each image that has one; the others repeat somebody's, and their result is dropped."""
         some = next(request for request in there if request is not None)
         target = some.target([some if request is None else request for request in there])
-        own_run = self.pass_for(some, run)
+        own_run = self.pass_for(some, run, level)
         heatmap = explain_batch(self.spec, own_run, target, self.params)
         raw = self._in_rgb(heatmap.values.detach().float()).cpu().numpy()
         drawn = raw if heatmap.maps is None else heatmap.maps.detach().float().cpu().numpy()
@@ -139,7 +170,11 @@ class PreparedMethod:
                 scores = {k: v[image].tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
                 read = map_tensors(lambda t, i=image: t[i : i + 1], own_run.output)
                 facts = {**heatmap.facts, **request.facts(self.spec, heatmap.values[image].detach(), read)}
-                found[image].append(ComputedMap(drawn[image], raw[image], facts, scores, own))
+                layer = None
+                if level is not None:
+                    facts["levels"] = [each.name for each in run.session.layers]
+                    layer = run.session.layers[level].name
+                found[image].append(ComputedMap(drawn[image], raw[image], facts, scores, own, layer))
 
     def _in_rgb(self, values: Tensor) -> Tensor:
         """A gradient at the network's input [N, C, H, W] in the order of pictures; other values as they are."""
@@ -205,5 +240,6 @@ def probing(method: PreparedMethod, requests: Sequence[Sequence[Request]], run: 
     """
     made: list[Heatmap] = []
     for some in requests:
-        made += [method.dry_run(method.pass_for(request, run), request.target([request])) for request in some]
+        level = 0 if run.session.has_levels else None
+        made += [method.dry_run(method.pass_for(request, run, level), request.target([request])) for request in some]
     return list(dict.fromkeys(note for heatmap in made for note in heatmap.notes))

@@ -16,8 +16,10 @@ from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.placement import Rect, place
 from cnnviz.io.decode import open_image
 from cnnviz.io.sources import ImageRef, find_images, open_file
+from cnnviz.maps.detection_picture import boxes_figure
 from cnnviz.metrics.evidence import classes_at_pixels
 from cnnviz.models.preprocess import normalize, prepare
+from cnnviz.records import DetectionScore
 from cnnviz.render.grid import resize
 from cnnviz.render.segments import (
     Bar,
@@ -50,6 +52,7 @@ class TargetList:
         asked: What can be asked, in the order in which it is shown.
         labels: Class names by index.
         classes: The class at each position of an output that has positions [h, w]; None for others.
+        boxes: What a detector finds, in pixels of the photograph.
     """
 
     item: DecodedImage
@@ -57,6 +60,7 @@ class TargetList:
     asked: tuple[Askable, ...]
     labels: tuple[str, ...]
     classes: NDArray[np.int64] | None
+    boxes: tuple[DetectionScore, ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each, plain JSON: ``target``, ``label``, ``class_index``, its figures, and of parts ``box_xywh`` in
@@ -67,6 +71,8 @@ class TargetList:
             if each.cells is not None:
                 row["box_xywh"] = box_of(each.cells, self.item.geometry.rect, self.item.geometry.image_size)
             found.append(row)
+        for row, box in zip(found, self.boxes, strict=False):
+            row["box_xywh"] = [round(value, 2) for value in box.box_xywh]
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +88,8 @@ class TargetList:
 
     def picture(self) -> Picture | None:
         """The photograph, its numbered parts and its classes; None where the network's output has no positions."""
+        if self.boxes:
+            return boxes_figure(self.item.rgb, self.boxes, self.item.ref.name)
         if self.classes is None:
             return None
         rect, (width, height) = self.item.geometry.rect, self.item.geometry.image_size
@@ -137,7 +145,9 @@ def list_targets(settings: RunSettings, note: Callable[[str], None]) -> TargetLi
         )
     asked = tuple(prepared.task.askable(said, 0, target.top))
     shown = prepared.task.shown(said, 0)
-    return TargetList(item, prepared.task_spec.name, asked, prepared.classes.labels, shown)
+    listed = prepared.top_predictions(said, 0, item)
+    boxes = tuple(each for each in listed if isinstance(each, DetectionScore))
+    return TargetList(item, prepared.task_spec.name, asked, prepared.classes.labels, shown, boxes)
 
 
 def _decoded(ref: ImageRef, prepared: PreparedModel) -> DecodedImage:

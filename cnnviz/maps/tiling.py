@@ -31,13 +31,14 @@ _MAPS = ("gradcam", "gradient")
 
 @dataclass(frozen=True, eq=False)
 class ComputedMap:
-    """What a method made of one image (or tile) for one target."""
+    """What a method made of one image (or tile) for one target; ``layer`` where it was chosen for this map."""
 
     drawn: NDArray[np.float32]
     raw: NDArray[np.float32]
     facts: dict[str, Any]
     scores: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
+    layer: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from cnnviz.io.encode import ImageFormat, encode, encode_npz
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.maps.box_picture import box_tile, is_pictured, marked
+from cnnviz.maps.detection_picture import Detected, asked_boxes, boxed
 from cnnviz.maps.mistake_picture import by_method, common_limits
 from cnnviz.maps.segment_picture import Segmented, outlined
 from cnnviz.metrics.chosen import MapMetrics
@@ -75,7 +76,7 @@ class TargetMap:
     ``layer`` is the one that was explained, if any; ``scores`` are the method's own figures of this map; ``facts`` are
     what the record says of it; ``truth_labels`` are those of the annotations that mean its class, ``counted_labels``
     those that no likelier class means which is explained too; ``outline`` is the part of the image that is asked about,
-    as shares of cells [h, w], None for all of it.
+    as shares of cells [h, w], None for all of it; ``box`` is the one that is explained, in pixels of the image.
     """
 
     target: TargetScore
@@ -90,6 +91,7 @@ class TargetMap:
     truth_labels: tuple[str, ...] = ()
     counted_labels: tuple[str, ...] | None = None
     outline: NDArray[np.float32] | None = None
+    box: Box | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,12 +133,13 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
     tiles: list[BoxTile] = []
     beside: dict[Any, Any] = {}
     segmented = None if done.classes is None else Segmented(done, how.labels)
+    detected = Detected(done) if "detections" in how.save else None
     ranges = _ranges(done, how.style)
     for item in done.maps:
         placed, shown = _placed(done, item, how.style)
         own = how if not item.facts.get("role") else how.within(ranges.get(item.method.name))
         if "panel" in how.save:
-            panel_rows.append(reduced(_panel_row(item, shown), len(done.maps), own.style))
+            panel_rows.append(reduced(_panel_row(done, item, shown), len(done.maps), own.style))
         measured = how.of_method.get(item.method.name, how.metrics).score(
             replace(placed, raw=item.raw), _image(done, item), done.truth, beside
         )
@@ -149,10 +152,12 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
             facts["evidence"] = segmented.evidence(placed)
             if "segments" in how.save:
                 segmented.add(item, shown, facts["evidence"], own.style)
+        if detected is not None:
+            detected.add(item, shown, own.style)
         if scores.get("flat"):
             facts["flat_reason"] = _flat_reason(item)
         rows.append(Explanation(item.method.name, item.layer, item.target, files, scores, facts))
-    _write_figures(done, how, rows, (panel_rows, tiles, segmented))
+    _write_figures(done, how, rows, (panel_rows, tiles, {"segments": segmented, "detections": detected}))
     return Record(
         path=done.ref.uri,
         width=done.rgb.shape[1],
@@ -187,31 +192,34 @@ def _ranges(done: ImageResult, style: Style) -> dict[str, tuple[float, float]]:
     return common_limits((item, drawn_limits(_placed(done, item, style)[1], style)) for item in maps)
 
 
-def _panel_row(item: TargetMap, shown: PlacedMap) -> PanelRow:
+def _panel_row(done: ImageResult, item: TargetMap, shown: PlacedMap) -> PanelRow:
     score = item.target.logit if isinstance(item.target, ClassScore) and item.method.class_specific else None
     role = str(item.facts.get("role", ""))
     label = item.target.label if role and not _is_against(item) else _said(item)
-    return PanelRow(label, _probability(item), shown, _kind(item), score=score, role=role)
+    return PanelRow(
+        label, _probability(item), shown, _kind(item), score=score, role=role, boxes=asked_boxes(done, item)
+    )
 
 
 def _write_figures(
     done: ImageResult,
     how: OutputStyle,
     rows: Sequence[Explanation],
-    drawn: tuple[Sequence[PanelRow], Sequence[BoxTile], Segmented | None],
+    drawn: tuple[Sequence[PanelRow], Sequence[BoxTile], Mapping[str, Segmented | Detected | None]],
 ) -> None:
     """The pictures that several maps share; each is named in the files of its maps."""
-    panel_rows, tiles, segmented = drawn
+    panel_rows, tiles, figures = drawn
     if "panel" in how.save and rows:
         name = _write_panel(done, panel_rows, how)
         for row, of_panel in zip(rows, panel_rows, strict=True):
             if of_panel.role or not any(each.role for each in panel_rows):
                 row.files["panel"] = name  # type: ignore[index]
-    if segmented is not None and "segments" in how.save and rows:
-        name = f"images/{done.ref.name}.segments.{how.picture.suffix}"
-        how.store.write(name, encode(segmented.figure(), how.picture))
-        for row in rows:
-            row.files["segments"] = name  # type: ignore[index]
+    for kind, figure in figures.items():
+        if figure is not None and kind in how.save and rows:
+            name = f"images/{done.ref.name}.{kind}.{how.picture.suffix}"
+            how.store.write(name, encode(figure.figure(), how.picture))
+            for row in rows:
+                row.files[kind] = name  # type: ignore[index]
     if tiles:
         name = _write_boxes(done, tiles, how)
         for row, item in zip(rows, done.maps, strict=True):
@@ -251,7 +259,9 @@ def _said(item: TargetMap) -> str:
     """What a map shows, as pictures say it."""
     if not item.method.class_specific:
         return f"no class ({item.method.name} does not look at it)"
-    return f"against {item.target.label}" if _is_against(item) else item.target.label
+    number = getattr(item.target, "number", None)  # of a detector's box
+    label = item.target.label if number is None else f"{number} {item.target.label}"
+    return f"against {label}" if _is_against(item) else label
 
 
 def _probability(item: TargetMap) -> float | None:
@@ -291,7 +301,7 @@ def _write_map(
     if "overlay" in how.save:
         files["overlay"] = f"{stem}.overlay.{how.picture.suffix}"
         picture = overlay(done.rgb, shown, how.style)
-        picture = outlined(done, item, picture)
+        picture = boxed(done, item, outlined(done, item, picture))
         if "box" in how.marks and box_xywh is not None:
             picture = with_box(picture, Box(*box_xywh))
         if "legend" in how.marks:

@@ -16,6 +16,14 @@ class GradCAMOptions(Options):
     counterfactual: bool = option(False, "Show what speaks against the class: negated gradients (Grad-CAM paper, 3.3).")
 
 
+class ODAMOptions(Options):
+    """Options of ODAM."""
+
+    sigma: float = option(
+        1.0, "Deviation of the Gaussian that smooths the gradient; 0: none.", minimum=0, maximum=100, unit="cells"
+    )
+
+
 class SmoothGradCAMPlusPlusOptions(Options):
     """Options of Smooth Grad-CAM++."""
 
@@ -135,6 +143,17 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         title="HiResCAM",
         summary="Gradient times feature map, position by position.",
         paper="Draelos & Carin, Use HiResCAM instead of Grad-CAM for faithful explanations, 2020",
+        backward="1 (head)",
+    ),
+    MethodSpec(
+        name="odam",
+        command="gradcam",
+        family="class activation maps",
+        entry="cnnviz.methods.cam.odam:odam",
+        title="ODAM",
+        summary="Gradient, smoothed locally, times feature map, rectified: for one box of a detector.",
+        paper="Zhao & Chan, ODAM: Gradient-based Instance-Specific Visual Explanations for Object Detection, ICLR 2023",
+        options=ODAMOptions,
         backward="1 (head)",
     ),
     MethodSpec(

@@ -30,7 +30,7 @@ from cnnviz.registry.specs import (
     check_words,
 )
 from cnnviz.registry.studies import STUDIES
-from cnnviz.registry.tasks import AUTO, TASKS, TaskSpec
+from cnnviz.registry.tasks import AUTO, TASKS, TaskRequest, TaskSpec
 from cnnviz.registry.training import TRAINING
 
 ENTRY_POINT_GROUP = "cnnviz.methods"
@@ -226,30 +226,54 @@ def all_checks() -> tuple[CheckSpec, ...]:
     return tuple(found.values())
 
 
-def find_task(name: str, shape: tuple[int, ...]) -> TaskSpec:
+def read_task(text: str) -> TaskRequest:
+    """What ``--task NAME`` or ``--task NAME:OPTION=VALUE,...`` asks for.
+
+    Raises:
+        CnnvizError: Unknown name or option, or a bad value.
+    """
+    name, _, rest = text.partition(":")
+    tasks = {spec.name: spec for spec in all_tasks()}
+    if name.strip() == AUTO and not rest:
+        return TaskRequest()
+    if name.strip() not in tasks:
+        hint = nearest(name, tasks) or f"Use one of {', '.join([AUTO, *tasks])}."
+        raise CnnvizError(f"--task {name}: there is no such task.", hint)
+    spec = tasks[name.strip()]
+    entry = EntrySpec(
+        name=spec.name, entry=spec.entry, title=spec.name, summary=spec.summary, paper="", options=spec.options
+    )
+    return TaskRequest(spec, entry.read_params(rest, f"--task {text}"))
+
+
+def find_task(asked: TaskRequest, shape: tuple[int, ...], boxes: bool = False) -> TaskSpec:
     """The task of a network whose output for one image has this shape.
 
     Args:
-        name: As ``--task`` has it; ``auto`` takes the first task that fits.
+        asked: What was asked for; where nothing was, the first task that fits is taken.
         shape: Of the explained output.
+        boxes: Whether it has candidates for boxes.
 
     Raises:
-        CnnvizError: Unknown name, with near matches; or the network has no such output.
+        CnnvizError: The network has no such output.
     """
-    tasks = {spec.name: spec for spec in all_tasks()}
-    if name == AUTO:
-        return next((spec for spec in tasks.values() if spec.fits(shape)), TASKS[0])
-    if name not in tasks:
-        hint = nearest(name, tasks) or f"Use one of {', '.join([AUTO, *tasks])}."
-        raise CnnvizError(f"--task {name}: there is no such task.", hint)
-    if not tasks[name].fits(shape):
-        fitting = [spec.name for spec in tasks.values() if spec.fits(shape)]
-        sizes = ", ".join(["N", *map(str, shape[1:])])
+    sizes = ", ".join(["N", *map(str, shape[1:])])
+    if asked.spec is None:
+        return next((spec for spec in all_tasks() if (spec.boxes if boxes else spec.fits(shape))), TASKS[0])
+    spec = asked.spec
+    if not spec.fits(shape):
+        fitting = [each.name for each in all_tasks() if each.fits(shape)]
         raise CnnvizError(
-            f"--task {name}: the explained output has shape [{sizes}], that of another task.",
+            f"--task {spec.name}: the explained output has shape [{sizes}], that of another task.",
             f"Use --task {' or '.join(fitting) or AUTO}, or choose another output with --logits-key.",
         )
-    return tasks[name]
+    if spec.boxes and not boxes:
+        raise CnnvizError(
+            f"--task {spec.name}: the explained output has shape [{sizes}], which cannot be of the form that was asked "
+            "for.",
+            "Use --task detect, or --logits-key for another output.",
+        )
+    return spec
 
 
 def _find(name: str, specs: tuple[_Spec, ...], what: str) -> _Spec:
@@ -280,6 +304,7 @@ __all__ = [
     "MetricSpec",
     "Param",
     "StudySpec",
+    "TaskRequest",
     "TaskSpec",
     "all_checks",
     "all_entries",
@@ -295,4 +320,5 @@ __all__ = [
     "list_metrics",
     "method_names",
     "read_metric",
+    "read_task",
 ]  # fmt: skip

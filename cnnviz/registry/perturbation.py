@@ -34,6 +34,18 @@ class RISEOptions(Options):
     seed: int = option(0, "Seeds the masks, which are the same for every image.", minimum=0)
 
 
+class DRISEOptions(Options):
+    """Options of D-RISE."""
+
+    masks: int = option(5000, "Random masks.", minimum=1)
+    cells: int = option(16, "Cells of a mask's grid along each side.", minimum=1)
+    p: float = option(0.5, "Probability that a cell is visible.", minimum=0.001, maximum=1)
+    coverage: Literal["expected", "observed"] = option(
+        "expected", "Divide by how often a pixel is visible: as expected, or as it was."
+    )
+    seed: int = option(0, "Seeds the masks, which are the same for every image.", minimum=0)
+
+
 class ExtremalOptions(Options):
     """Options of Extremal perturbation."""
 
@@ -89,6 +101,20 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         summary="The expected probability of the class when a pixel is visible, over random masks.",
         paper="Petsiuk et al., RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC 2018",
         options=RISEOptions,
+        space="grid",
+        forward="masks",
+        dry_run_params={"masks": 2},
+    ),
+    MethodSpec(
+        name="drise",
+        command="rise",
+        family="perturbation",
+        entry="cnnviz.methods.perturbation.rise:drise",
+        title="D-RISE",
+        summary="How alike the best candidate stays to a detector's box when a pixel is visible, over random masks.",
+        paper="Petsiuk et al., Black-box Explanation of Object Detectors via Saliency Maps, CVPR 2021",
+        options=DRISEOptions,
+        needs=("boxes",),
         space="grid",
         forward="masks",
         dry_run_params={"masks": 2},

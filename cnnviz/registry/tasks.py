@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
+
+from cnnviz.registry.box_forms import BoxForm, DetectOptions, form_of
+from cnnviz.registry.params import Options
 
 AUTO = "auto"
 
@@ -20,16 +23,24 @@ class TaskSpec:
             is explained, and how logits become probabilities.
         summary: What the network gives, in one sentence.
         dense: Whether its output [N, K, h, w] has scores at positions; else it has one row of scores for each image.
+        boxes: Whether its output are candidates for boxes (:mod:`cnnviz.registry.box_forms`).
         tiled: Whether ``--view tiles`` can join its maps.
         studies: Whether the studies of a network take it.
+        options: What may be set of it: ``--task NAME:OPTION=VALUE,...``.
+        instead: By the name of a command the method that it runs for this task where no ``--variant`` is named.
+        caveats: By the name of a method what whoever asks for it with this task should know.
     """
 
     name: str
     entry: str
     summary: str
     dense: bool = False
+    boxes: bool = False
     tiled: bool = True
     studies: bool = True
+    options: type[Options] = Options
+    instead: Mapping[str, str] = field(default_factory=dict, hash=False)
+    caveats: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def load(self) -> Any:
         """The class behind ``entry``."""
@@ -37,8 +48,33 @@ class TaskSpec:
         return getattr(import_module(module), name)
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Whether an output of this shape for one image may be of this task."""
-        return self.dense == is_dense(shape)
+        """Whether an output of this shape for one image may be of this task, where somebody says so."""
+        return form_of(shape, (), "auto") is not None if self.boxes else self.dense == is_dense(shape)
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """What ``--task`` asks for.
+
+    Attributes:
+        spec: The task; None where the output is to tell it.
+        options: Its own.
+    """
+
+    spec: TaskSpec | None = None
+    options: Options = field(default_factory=Options)
+
+    def boxes(self, shape: Sequence[int], counts: Collection[int]) -> BoxForm | None:
+        """The form in which an output of this shape for one image has candidates for boxes; None where it has none.
+
+        Args:
+            shape: Of the explained output.
+            counts: Numbers of classes that are known of.
+        """
+        if self.spec is not None and not self.spec.boxes:
+            return None
+        form = getattr(self.options, "form", "auto")
+        return form_of(shape, counts, None if self.spec is None else form)
 
 
 def is_dense(shape: Sequence[int]) -> bool:
@@ -59,5 +95,19 @@ TASKS = (
         dense=True,
         tiled=False,
         studies=False,
+    ),
+    TaskSpec(
+        name="detect",
+        entry="cnnviz.tasks.detection:Detection",
+        summary="Candidates for boxes, [N, M, 6], [N, 4 + K, M], [N, M, 5 + K] or [N, 5 + K, h, w].",
+        boxes=True,
+        tiled=False,
+        studies=False,
+        options=DetectOptions,
+        instead={"gradcam": "odam"},
+        caveats={
+            "gradcam": "Grad-CAM averages a gradient that lives in a few cells over the whole layer: of a box it shows "
+            "where its class is, rather than why this box; --variant odam keeps the cells apart"
+        },
     ),
 )

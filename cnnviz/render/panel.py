@@ -45,6 +45,7 @@ class PanelRow:
         limits: The values in the first and the last colour; None for those of the style or the map.
         score: What the network says of the class before probabilities, or None.
         role: Of an image that the network gets wrong: ``truth`` or ``predicted``.
+        boxes: What is explained, where that are boxes, with their colours, in pixels of the image.
     """
 
     label: str
@@ -54,6 +55,7 @@ class PanelRow:
     limits: tuple[float, float] | None = None
     score: float | None = None
     role: str = ""
+    boxes: Sequence[tuple[Box, tuple[int, int, int]]] = ()
 
 
 def reduced(row: PanelRow, rows: int, style: Style) -> PanelRow:
@@ -101,7 +103,7 @@ def panel(
     for row, y in zip(rows, tops, strict=True):
         pictures = (image, *drawn(small, row, style))
         for x, picture in zip(lefts, pictures, strict=False):
-            paste(canvas, picture, (x, y), cell)
+            paste(canvas, with_boxes(picture, row.boxes, (rgb.shape[1], rgb.shape[0])), (x, y), cell)
         _paint_bar(canvas, (lefts[3], y), cell[1], row.placed, _own(style, row))
     page = Image.fromarray(canvas)
     draw = ImageDraw.Draw(page)

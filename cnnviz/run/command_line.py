@@ -43,7 +43,7 @@ def _chosen(settings: RunSettings) -> Iterator[tuple[str, Any]]:
     told: dict[str, Any] = {}
     spec = lookup.find_entry(settings.target.method)
     variants = lookup.commands().get(settings.command, (spec,))
-    if spec.name != lookup.default_variant(variants).name:
+    if spec.name != lookup.default_variant(variants).name or settings.target.method_named:
         told["variant"] = spec.name
     for param in spec.params:
         value = settings.target.params.get(param.name, param.default)
@@ -53,7 +53,7 @@ def _chosen(settings: RunSettings) -> Iterator[tuple[str, Any]]:
     draw = DrawSettings(save=spec.default_save)
     defaults: tuple[Any, ...] = (ModelSpec(), usual, RuntimeSettings(), draw, OutputSettings())
     parts = (settings.model, settings.target, settings.runtime, settings.draw, settings.output)
-    untold = _UNTOLD | {"method", "params"} | ({"model"} if spec.model_option else set())
+    untold = _UNTOLD | {"method", "method_named", "params"} | ({"model"} if spec.model_option else set())
     for part, default in zip(parts, defaults, strict=True):
         for name in (each.name for each in fields(default)):
             value = getattr(part, name)

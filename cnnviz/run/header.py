@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import cnnviz
+from cnnviz.engine.runtime import Runtime
 from cnnviz.io.digests import file_sha256
 from cnnviz.models.loading.digests import source_sha256
 from cnnviz.models.loading.load import LoadedModel
@@ -31,7 +32,7 @@ def run_header(
     import torchvision
 
     spec = loaded.preprocess
-    return RunHeader(
+    made = RunHeader(
         cnnviz=cnnviz.__version__,
         command=settings.command,
         options=settings.options(),
@@ -70,3 +71,18 @@ def run_header(
         summary={"inputs": 0, "explained": 0, "failed": 0, "finished": False},
         extra={"option_files_sha256": settings.option_files(file_sha256)},
     )
+    if model["boxes"] is not None:
+        made.model["boxes"] = model["boxes"]
+    return made
+
+
+def precision_of(runtime: Runtime, *, units: bool) -> str:
+    """The precision, and what is computed in another.
+
+    Args:
+        runtime: That of the network.
+        units: Whether units of layers are explained.
+    """
+    exact = ["above the layer"] * bool(runtime.head) + ["for units"] * units
+    name = runtime.precision
+    return name if name == "fp32" or not exact else f"{name} (float32 {' and '.join(exact)})"

@@ -25,6 +25,11 @@ class DecodedImage:
     geometry: Geometry
     truth: Truth | None = field(default=None, kw_only=True)
 
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Width and height of the network's input."""
+        return int(self.pixels.shape[2]), int(self.pixels.shape[1])
+
 
 class Decoded(Protocol):
     """A decoded image, or what was made of one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -25,11 +26,11 @@ from cnnviz.records import ClassScore, PredictionScore, Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec, StudySpec
 from cnnviz.run.compilation import compiled_if_faster
-from cnnviz.run.header import run_header
+from cnnviz.run.header import precision_of, run_header
 from cnnviz.run.images import DecodedImage, failed
 from cnnviz.run.other_size import check_other_size
 from cnnviz.run.outcomes import Verdict, skipped, verdict_of
-from cnnviz.run.task_choice import task_of
+from cnnviz.run.task_choice import boxes_of, class_count, labels_of, made_task, task_of, told
 from cnnviz.run.truth_classes import annotations_of, truth_classes_of
 from cnnviz.schema.images import Shown
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
@@ -37,6 +38,7 @@ from cnnviz.tasks.base import Predictions, Selected, Selector, Task, Words
 from cnnviz.tasks.class_names import ClassNames
 from cnnviz.tasks.class_selection import TargetSelector
 from cnnviz.tasks.classification import Classification
+from cnnviz.tasks.detection import Detection
 
 R = TypeVar("R")
 
@@ -74,7 +76,8 @@ class PreparedModel:
         self.runtime = rt.resolve(settings.runtime.device, settings.runtime.precision)
         self.lanes = rt.lanes(self.runtime.device)
         self.batch_size = settings.runtime.batch_size or self._default_batch_size(total)
-        self.loaded = adapt(load(settings.model, settings.target.logits_key))
+        self.asked_task = lookup.read_task(settings.target.task)
+        self.loaded = adapt(load(settings.model, settings.target.logits_key, self.asked_task))
         # Beside the preparation: a large network takes a second.
         self._weights = ThreadPoolExecutor(1).submit(weights_sha256, self.loaded.module)
         for text in self.loaded.notes:
@@ -93,19 +96,29 @@ class PreparedModel:
             note(text)
         if self.preprocess.view == "whole":
             check_other_size(self)
-        outputs = self.session.output.classes
-        self.one_logit = outputs == 1
-        self.guesses: list[str] = []
-        self.classes = ClassNames(self._labels(outputs), self.one_logit, self.loaded.synsets, self._guessed)
-        self.task_spec = task_of(self._spec, self.session, settings.target.task, note)
-        asked = settings.target.activation
-        self.activation = (self.session.final_activation or "softmax") if asked == "auto" else asked
-        self.task: Task = self.task_spec.load()(self.classes, settings.target.score, self.activation)
+        self._name_and_read()
         self.truth_classes = truth_classes_of(self.annotations, self.classes, settings.target.truth_classes, note)
         self.target_selector = self._selector()
         self._unit_layers: list[str] = []
         if not self._explains_classes:
             self._in_float32(cut)
+
+    def _name_and_read(self) -> None:
+        """What the network is for, and what its classes are called."""
+        asked, session = self.settings.target, self.session
+        outputs = class_count(session, self.loaded)
+        self.one_logit = outputs == 1 and session.boxes is None
+        self.guesses: list[str] = []
+        names = labels_of(self.loaded, self.settings.model.labels, outputs)
+        self.classes = ClassNames(names, self.one_logit, self.loaded.synsets, self._guessed)
+        self.task_spec = task_of(self._spec, session, self.asked_task, self.note)
+        self.activation = asked.activation
+        if self.activation == "auto":
+            self.activation = session.final_activation or "softmax"
+        how = (asked.score, self.activation)
+        self.task: Task = made_task(self.task_spec, self.classes, how, session, self.asked_task)
+        if isinstance(self.task, Detection):
+            self.note(told(self.task, session.output.shape))
 
     def _selector(self) -> Selector:
         asked = self.settings.target
@@ -141,17 +154,6 @@ class PreparedModel:
         self.guesses.append(text)
         self.note(text)
 
-    def _labels(self, outputs: int) -> tuple[str, ...]:
-        labels = self.loaded.labels
-        if len(labels) == outputs or (outputs == 1 and len(labels) == 2):
-            return labels
-        if self.settings.model.labels is None:
-            return tuple(f"class {index}" for index in range(max(outputs, 1)))
-        raise CnnvizError(
-            f"There are {len(labels)} labels, but the network has {outputs} outputs.",
-            "Give --labels with one name a class, or choose the class scores with --logits-key.",
-        )
-
     def open_units(self, cut: Cut, readout: Readout) -> Session:
         """A session that ends at the units of a layer, in float32: how a lower precision does there was not measured.
 
@@ -185,10 +187,10 @@ class PreparedModel:
         """A session of this network, cut elsewhere, or read elsewhere."""
         loaded = self.loaded
         key = loaded.output.key if loaded.output is not None else self.settings.target.logits_key
-        classes, tracing = (loaded.num_classes,), self.settings.runtime.tracing
         options = SessionOptions(
-            cut, key, compile_it, self.batch_size, classes=classes, tracing=tracing, readout=readout
+            cut, key, compile_it, self.batch_size, classes=(loaded.num_classes,), readout=readout, task=self.asked_task
         )
+        options = replace(options, tracing=self.settings.runtime.tracing)
         session, told = opened(
             lambda runtime: prepare(loaded.module, loaded.name, self.preprocess.input_size, runtime, options),
             self.runtime,
@@ -355,9 +357,14 @@ class PreparedModel:
         """The ``--top`` classes of a network with scores for the whole image, best first."""
         return self.classification.top(predictions, place, self.settings.target.top)
 
-    def top_predictions(self, predictions: Predictions, place: int) -> tuple[PredictionScore, ...]:
-        """The ``--top`` classes, best first."""
-        return self.task.top(predictions, place, self.settings.target.top)
+    def top_predictions(
+        self, predictions: Predictions, place: int, item: DecodedImage | None = None
+    ) -> tuple[PredictionScore, ...]:
+        """The ``--top`` classes, best first, or what else the record of an image lists."""
+        most = self.settings.target.top
+        if item is None:
+            return self.task.top(predictions, place, most)
+        return self.task.listed(item, predictions, place, most)
 
     def view_facts(self, item: DecodedImage) -> Shown:
         """What the record says of the view: which it is, and what part of the image the network saw."""
@@ -377,19 +384,14 @@ class PreparedModel:
                 "weights_sha256": self._weights.result(),
                 "labels_sha256": labels_sha256(self.classes.labels),
                 "task": self.task_spec.name,
+                "boxes": boxes_of(self.task),
                 "layers": list(dict.fromkeys([*of_classes, *self._unit_layers])),
                 "notes": [*self.loaded.notes, *self.guesses],
                 "checks": self.examination.to_dict(),
             },
             {
                 "device": str(self.runtime.device),
-                "precision": self._precision(),
+                "precision": precision_of(self.runtime, units=bool(self._unit_layers)),
                 "preparation": self.session.preparation,
             },
         )
-
-    def _precision(self) -> str:
-        """The precision, and what is computed in another."""
-        name = self.runtime.precision
-        exact = ["above the layer"] * bool(self.runtime.head) + ["for units"] * bool(self._unit_layers)
-        return name if name == "fp32" or not exact else f"{name} (float32 {' and '.join(exact)})"

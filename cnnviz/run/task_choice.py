@@ -6,12 +6,18 @@ from collections.abc import Callable
 
 from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError
+from cnnviz.models.loading.load import LoadedModel
 from cnnviz.registry import lookup
+from cnnviz.registry.box_forms import DetectOptions
 from cnnviz.registry.specs import CommandSpec, StudySpec
-from cnnviz.registry.tasks import AUTO, TaskSpec
+from cnnviz.registry.tasks import TaskRequest, TaskSpec
+from cnnviz.schema.boxes import Boxes
+from cnnviz.tasks.base import Task
+from cnnviz.tasks.class_names import ClassNames
+from cnnviz.tasks.detection import Detection
 
 
-def task_of(command: CommandSpec, session: Session, asked: str, note: Callable[[str], None]) -> TaskSpec:
+def task_of(command: CommandSpec, session: Session, asked: TaskRequest, note: Callable[[str], None]) -> TaskSpec:
     """The task, by what was asked for and by the network's output.
 
     Args:
@@ -24,7 +30,7 @@ def task_of(command: CommandSpec, session: Session, asked: str, note: Callable[[
         CnnvizError: There is no such task, the output is of another, or the command cannot take it.
     """
     shape = session.output.shape
-    spec = lookup.find_task(asked, shape)
+    spec = lookup.find_task(asked, shape, session.boxes is not None)
     sizes = ", ".join(["N", *map(str, shape[1:])])
     if isinstance(command, StudySpec) and not spec.studies and spec.name not in command.tasks:
         raise CnnvizError(
@@ -32,6 +38,78 @@ def task_of(command: CommandSpec, session: Session, asked: str, note: Callable[[
             f"shape [{sizes}].",
             "Choose the class scores with --logits-key KEY, or explain its regions with cnnviz gradcam.",
         )
-    if spec.dense and asked == AUTO:
+    if spec.dense and asked.spec is None:
         note(f"the output [{sizes}] has scores at positions: --task {spec.name}")
     return spec
+
+
+def class_count(session: Session, loaded: LoadedModel) -> int:
+    """How many classes the explained output tells apart."""
+    if session.boxes is None:
+        return session.output.classes
+    return session.boxes.classes or loaded.num_classes
+
+
+def labels_of(loaded: LoadedModel, given: str | None, outputs: int) -> tuple[str, ...]:
+    """A name for each class.
+
+    Args:
+        loaded: The network, with the names that are known.
+        given: ``--labels``.
+        outputs: How many classes there are.
+
+    Raises:
+        CnnvizError: ``--labels`` names another number of classes.
+    """
+    labels = loaded.labels
+    if len(labels) == outputs or (outputs == 1 and len(labels) == 2):
+        return labels
+    if given is None:
+        return tuple(f"class {index}" for index in range(max(outputs, 1)))
+    raise CnnvizError(
+        f"There are {len(labels)} labels, but the network has {outputs} outputs.",
+        "Give --labels with one name a class, or choose the class scores with --logits-key.",
+    )
+
+
+def made_task(spec: TaskSpec, classes: ClassNames, how: tuple[str, str], session: Session, asked: TaskRequest) -> Task:
+    """The task of a run.
+
+    Args:
+        spec: Which one.
+        classes: The classes by name.
+        how: What is explained of a class, and how logits become probabilities.
+        session: The network.
+        asked: ``--task``.
+    """
+    if session.boxes is None:
+        task: Task = spec.load()(classes, *how)
+        return task
+    options = asked.options if isinstance(asked.options, DetectOptions) else DetectOptions()
+    boxes: Task = spec.load()(classes, how[0], session.boxes, options)
+    return boxes
+
+
+def boxes_of(task: Task) -> Boxes | None:
+    """What the report says of how boxes are read from an output; None where there are none."""
+    if not isinstance(task, Detection):
+        return None
+    form = task.form
+    return {
+        "form": form.name,
+        "numbers": form.words,
+        "why": form.why,
+        "score": form.least_score(task.options),
+        "iou": form.most_overlap(task.options),
+    }
+
+
+def told(task: Detection, shape: tuple[int, ...]) -> str:
+    """The same for people."""
+    form, sizes = task.form, ", ".join(["N", *map(str, shape[1:])])
+    most = form.most_overlap(task.options)
+    suppressed = "none is suppressed" if most is None else f"those that overlap by an IoU above {most:g} are suppressed"
+    return (
+        f"the output [{sizes}] has {form.words} ({form.why}): --task detect:form={form.name}; boxes are candidates of "
+        f"score {form.least_score(task.options):g} or more, {suppressed}"
+    )

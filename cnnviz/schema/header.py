@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
+from cnnviz.schema.boxes import Boxes
 from cnnviz.schema.images import View
 from cnnviz.schema.shapes import Count, Sha256, Shape, Size
 
@@ -103,7 +104,9 @@ class Model(TypedDict):
     num_classes: Count
     """How many classes it tells apart."""
     task: str
-    """What it is for: ``classify``, ``segment``, or a task of another package."""
+    """What it is for: ``classify``, ``segment``, ``detect``, or a task of another package."""
+    boxes: NotRequired[Boxes]
+    """Of ``detect``: how boxes are read from its output."""
     input_size: Shape
     """``[channels, height, width]`` that it is given."""
     layers: list[str]

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
+from cnnviz.schema.boxes import BoxPrediction
 from cnnviz.schema.confusion import Judged
 from cnnviz.schema.maps import Explanation, Prediction, SegmentPrediction, Unmatched
 from cnnviz.schema.shapes import Box, Count, OneOf, Rectangle, Sha256, Shape
@@ -67,8 +68,9 @@ class Result(TypedDict):
     """Height of the upright image in pixels; null where it could not be read."""
     label: str | None
     """Its known class (``--class folder``, or a table); null where none is known."""
-    predictions: list[Prediction] | list[SegmentPrediction]
-    """The ``--top`` best classes, best first (of a network with scores at positions those that it finds, by area);
+    predictions: list[Prediction] | list[SegmentPrediction] | list[BoxPrediction]
+    """The ``--top`` best classes, best first (of a network with scores at positions those that it finds, by area; of
+    a detector all its boxes);
     empty where there is an ``error``."""
     explanations: list[Explanation]
     """One for each class, or difference of classes, that is explained; empty of studies, but for classmap."""

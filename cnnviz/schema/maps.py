@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from typing_extensions import NotRequired, TypedDict
 
+from cnnviz.schema.boxes import FoundBox
 from cnnviz.schema.faithfulness import FaithfulnessScores
 from cnnviz.schema.localization import Localization
 from cnnviz.schema.shapes import Box, By, Count, Files, Interval, Length, Pixel, Share, open_to
@@ -125,7 +126,7 @@ class UnitOrNeuron(TypedDict):
     """A unit has none: null."""
 
 
-Side = Annotated[UnitOrNeuron | Region | OtherTarget | Prediction, By(("kind",))]
+Side = Annotated[UnitOrNeuron | Region | FoundBox | OtherTarget | Prediction, By(("kind",))]
 """One side of a difference: a class, as in ``predictions``, which has no ``kind``, or what its ``kind`` says."""
 
 
@@ -148,7 +149,7 @@ class Difference(TypedDict):
     """A difference has none: null."""
 
 
-Target = Annotated[Difference | UnitOrNeuron | Region | OtherTarget | Prediction, By(("kind",))]
+Target = Annotated[Difference | UnitOrNeuron | Region | FoundBox | OtherTarget | Prediction, By(("kind",))]
 """What is explained: a class, as in ``predictions``, which has no ``kind``, or what its ``kind`` says."""
 
 
@@ -224,7 +225,7 @@ class Scores(MapScores, FaithfulnessScores):
     fit: NotRequired[float | None]
     """Of kernelshap and lime: the weighted share of the scores' variance that the values explain, at most 1."""
     floor: NotRequired[float | None]
-    """Of rise: the smallest value, which is taken off where the map is drawn and measured."""
+    """Of rise and drise: the smallest value, which is taken off where the map is drawn and measured."""
     gap_share: NotRequired[float | None]
     """What the values lack of the score, as a share of it; 0 where the score is 0."""
     grid: NotRequired[list[Count]]
@@ -234,7 +235,7 @@ class Scores(MapScores, FaithfulnessScores):
     inputs: NotRequired[list[list[Count]]]
     """Of classmap: ``[height, width]`` of the network's input, for each scale."""
     masks: NotRequired[Count]
-    """Of rise, scorecam, sscam and iscam: how many masked images were run."""
+    """Of rise, drise, scorecam, sscam and iscam: how many masked images were run."""
     negative_score: NotRequired[bool]
     """Of ablationcam: whether the score is negative, so that the map shows what speaks against the class."""
     perturbed_scores: NotRequired[list[float | None]]
@@ -304,7 +305,7 @@ class MethodFacts(TypedDict, total=False):
     rule: str
     """Of guided and its relatives, and of LRP: the rule of the backward pass."""
     score: str
-    """Of rise: the unit of the score."""
+    """Of rise and drise: the unit of the score."""
     sign: str
     """Of eigencam and eigengradcam: which side of the component is positive."""
     statistic: str
@@ -330,8 +331,13 @@ class MapFacts(MethodFacts, total=False):
     evidence: list[Evidence]
     """Of a network with scores at positions: on which predicted classes the map lies, largest share first, eight at
     most."""
-    watched: Literal["mean"]
-    """Of methods that change the image: they watch the mean of the region's scores, not the sum."""
+    watched: Literal["mean", "box"]
+    """Of methods that change the image: what they watch, the mean of the region's scores and not the sum, or the best
+    of all candidates of the class for the box, by IoU x probability."""
+    levels: list[str]
+    """Of a detector with a pyramid: the layers that feed its head; ``layer`` is the one that made the box."""
+    smoothed: float
+    """Of odam: standard deviation of the Gaussian that smooths the gradient, in cells of the layer."""
     trivial: Literal[True]
     """There where the map is little else than the class's own score map, so that it explains nothing;
     ``trivial_reason`` says how much."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.targets import ByImage, DifferenceTarget, Target
 from cnnviz.errors import CnnvizError
+from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.truth import Truth
 from cnnviz.io.sources import ImageRef
 from cnnviz.models.preprocess import Geometry
@@ -65,6 +66,11 @@ class Request(ABC):
     @property
     def outline(self) -> NDArray[np.float32] | None:
         """The part of the image that is asked about, as shares of cells [h, w]; None for all of it."""
+        return None
+
+    @property
+    def box(self) -> Box | None:
+        """The box that is explained, in pixels of the photograph; None where it is no box."""
         return None
 
     def facts(self, spec: MethodSpec, values: Tensor, output: Any) -> dict[str, Any]:
@@ -116,7 +122,7 @@ class Askable:
 
 
 class SeenImage(Protocol):
-    """An image of a run, and what is known of it."""
+    """An image of a run, and what is known of it; ``shown_size`` are width and height of the network's input."""
 
     @property
     def ref(self) -> ImageRef: ...
@@ -126,6 +132,9 @@ class SeenImage(Protocol):
 
     @property
     def truth(self) -> Truth | None: ...
+
+    @property
+    def shown_size(self) -> tuple[int, int]: ...
 
 
 class LabelMeanings(Protocol):
@@ -240,6 +249,10 @@ class Task(ABC):
             )
             for score in self.top(said, place, count)
         ]
+
+    def listed(self, item: SeenImage, said: Predictions, place: int, count: int) -> tuple[PredictionScore, ...]:
+        """The predictions that the record of an image lists; what lies somewhere, in pixels of the photograph."""
+        return self.top(said, place, count)
 
     def facts(self, said: Predictions, place: int) -> dict[str, Any]:
         """What the record of an image says beside its predictions."""

@@ -59,7 +59,7 @@ def _region(kind: str, rest: str, spec: str) -> Region:
             return Region("mask", file=file, value=int(value))
         return Region("mask", file=rest)
     if kind in _COUNTS:
-        numbers = [_length(part) for part in rest.split(",")]
+        numbers = [length(part) for part in rest.split(",")]
         if len(numbers) == _COUNTS[kind] and None not in numbers:
             found = Region(kind, tuple(each for each in numbers if each is not None))  # type: ignore[arg-type]
             if kind == "point" or min(each.value for each in found.numbers[2:]) > 0:
@@ -90,7 +90,7 @@ def _is_side(text: str) -> bool:
         return False
 
 
-def _length(text: str) -> Length | None:
+def length(text: str) -> Length | None:
     """A number, or a number of per cent; None for anything else."""
     percent = text.strip().endswith("%")
     try:

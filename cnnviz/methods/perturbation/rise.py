@@ -13,6 +13,7 @@ pixel, which is the average of the score over the masks that show the pixel: fre
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,9 @@ from torch import Tensor
 from cnnviz.engine.perturbed_scores import Changes, chunk_size, chunks, scores
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
+from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
-from cnnviz.registry.perturbation import RISEOptions
+from cnnviz.registry.perturbation import DRISEOptions, RISEOptions
 
 COVERAGES = ("expected", "observed")
 
@@ -46,6 +48,41 @@ def rise(run: ForwardPass, target: Target, params: RISEOptions) -> Heatmap:
     """
     if target.unit == "logit":
         target = target.in_unit("probability") or target
+    return _masked(run, target, params, {"score": target.unit})
+
+
+def drise(run: ForwardPass, target: Target, params: DRISEOptions) -> Heatmap:
+    """D-RISE (Petsiuk et al., "Black-box Explanation of Object Detectors via Saliency Maps", CVPR 2021).
+
+        S(u) = sum_i s(x * M_i) M_i(u) / (N E[M])
+        s(x') = max_j IoU(box_j, box) cos(P_j, P) O_j
+
+    with box and P the box that is explained and its class probabilities in the whole image, and j the candidates of the
+    masked one, before suppression; O_j is the objectness. What is taken where a network has none, and of an end-to-end
+    output, says :class:`cnnviz.engine.box_targets.SimilarBox`. The masks are those of RISE; their number, cells and p
+    are the paper's. The paper leaves the sum as it is; divided as in RISE it is an expected similarity.
+
+    Args:
+        run: A forward pass over pixels [N, C, H, W].
+        target: A box of a detector.
+        params: As those of RISE.
+
+    Returns:
+        Heatmap as :func:`rise` has it, values from 0 to 1.
+
+    Raises:
+        CnnvizError: What is explained is no box.
+    """
+    alike = target.alike
+    if alike is None:
+        raise CnnvizError(
+            "D-RISE compares boxes: it explains the score of a box of a detector, and nothing else.",
+            "Use --variant rise.",
+        )
+    return _masked(run, alike, params, {"score": alike.unit})
+
+
+def _masked(run: ForwardPass, target: Target, params: RISEOptions | DRISEOptions, facts: dict[str, Any]) -> Heatmap:
     pixels = run.pixels.detach().float()
     size = (int(pixels.shape[2]), int(pixels.shape[3]))
     asked = (params.masks, params.cells, params.p, params.seed)
@@ -66,7 +103,7 @@ def rise(run: ForwardPass, target: Target, params: RISEOptions) -> Heatmap:
     values = torch.where(seen > 0, total / seen, 0.0).reshape(-1, *size).float()
     floor = values.amin((1, 2))
     figures = {"masks": len(masks), "floor": floor}
-    return Heatmap(values, values - floor[:, None, None], facts={"score": target.unit}, scores=figures)
+    return Heatmap(values, values - floor[:, None, None], facts=facts, scores=figures)
 
 
 @dataclass(frozen=True, eq=False)

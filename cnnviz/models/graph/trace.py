@@ -254,6 +254,11 @@ def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Gra
     return _before_final_activation(graph)
 
 
+def with_final_activation(graph: Graph, select: Callable[[Any], Any]) -> Graph:
+    """The graph whose end is the chosen output itself, also where that is a softmax or a sigmoid."""
+    return replace(graph, logits=select(_unpacked(graph.returned)), final_activation=None, _chain=None)
+
+
 def up_to(module: nn.Module, layer: str) -> fx.GraphModule:
     """The part of a network that computes what one of its modules returns.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -26,10 +26,15 @@ from cnnviz.models.loading.unwrap import unwrap as unwrap
 from cnnviz.models.loading.unwrap import unwrap_parts
 from cnnviz.models.onnx_files.read import SUFFIX, read_onnx
 from cnnviz.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, override
+from cnnviz.registry.box_forms import BoxForm
+from cnnviz.registry.tasks import TaskRequest
 from cnnviz.settings import ModelSpec as ModelSpec
 
 RANDOM = "the weights are random: predictions mean nothing"
 _MOST_CLASSES = 1_000_000
+# Numbers that stand for the classes of a detector whose output does not say how many there are.
+_UNNAMED = 1000
+_NO_TASK = TaskRequest()
 _IMAGENET = Preprocess((3, 224, 224), 256, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
 
 
@@ -44,6 +49,7 @@ class LoadedModel:
         notes: What the record should say.
         synsets: WordNet ids of the classes, where they are known.
         output: Where the class scores are in what it returns; None where that is not known yet.
+        task: What it is said to be for.
     """
 
     module: nn.Module
@@ -57,6 +63,7 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     output: OutputChoice | None = None
     synsets: tuple[str, ...] = ()
+    task: TaskRequest = field(default_factory=TaskRequest)
 
     @property
     def key(self) -> str | None:
@@ -78,12 +85,13 @@ class _Built:
     notes: tuple[str, ...] = ()
 
 
-def load(spec: ModelSpec, output: str | None = None) -> LoadedModel:
+def load(spec: ModelSpec, output: str | None = None, task: TaskRequest = _NO_TASK) -> LoadedModel:
     """Make, fill and freeze the network that the options describe.
 
     Args:
         spec: The options.
         output: Path to the class scores in what the network returns, as ``--logits-key``.
+        task: What the network is said to be for, as ``--task``.
 
     Raises:
         CnnvizError: with the remedy, if any option does not fit.
@@ -106,7 +114,7 @@ def load(spec: ModelSpec, output: str | None = None) -> LoadedModel:
             built = _from_factory(spec, checkpoint)
         else:
             built = _from_zoo(spec, checkpoint)
-        return _finish(spec, built, output)
+        return _finish(spec, built, output, task)
 
 
 def _check_count(spec: ModelSpec, name: str, count: int) -> None:
@@ -117,7 +125,7 @@ def _check_count(spec: ModelSpec, name: str, count: int) -> None:
         )
 
 
-def _finish(spec: ModelSpec, built: _Built, key: str | None = None) -> LoadedModel:
+def _finish(spec: ModelSpec, built: _Built, key: str | None, task: TaskRequest) -> LoadedModel:
     module = unwrap(built.module)
     notes = list(built.notes)
     if module is not built.module:
@@ -136,8 +144,12 @@ def _finish(spec: ModelSpec, built: _Built, key: str | None = None) -> LoadedMod
     if preprocess.view == "whole":
         notes += [f"the weights of {built.name} crop nothing: --view whole"] if spec.view == "crop" else []
         preprocess = replace(preprocess, stride=stride_at_any_size(module, built.name, preprocess.input_size))
-    choice = _probe(module, preprocess, key, _widths(spec)) if built.num_classes is None or key else None
+    asked = built.num_classes is None or key or task.spec is not None
+    choice = _probe(module, preprocess, key, _widths(spec)) if asked else None
     count = choice.classes if choice is not None else built.num_classes or 0
+    if choice is not None:
+        known = (len(built.labels), *_widths(spec))
+        count = _counted(task.boxes(choice.shape, known), known, count)
     _check_count(spec, built.name, count)
     names = _class_names(spec, built, count)
     notes.extend(names.notes)
@@ -153,7 +165,15 @@ def _finish(spec: ModelSpec, built: _Built, key: str | None = None) -> LoadedMod
         notes=tuple(notes),
         output=choice,
         synsets=names.synsets,
+        task=task,
     )
+
+
+def _counted(form: BoxForm | None, names: tuple[int, ...], count: int) -> int:
+    """How many classes there are: a detector's output has other numbers beside them, or does not say it."""
+    if form is None:
+        return count
+    return form.classes or next(filter(None, names), _UNNAMED)
 
 
 def _class_names(spec: ModelSpec, built: _Built, count: int) -> ClassNames:

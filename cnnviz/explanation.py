@@ -1,0 +1,116 @@
+"""What ``explain`` returns, made of what a method says of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnviz.engine.examine import Examination
+from cnnviz.engine.session import ForwardPass
+from cnnviz.engine.targets import Target
+from cnnviz.methods.heatmap import Heatmap, upsample
+from cnnviz.methods.levels import levels_of, on_level
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Result of :func:`explain`.
+
+    Attributes:
+        raw: The method's own output, unscaled float32: [N, h, w] for CAM methods at the layer's resolution,
+            [N, 3, H, W] for input gradients, [N, rows, cols] for occlusion.
+        maps: [N, H, W] float32 at the input's resolution.
+        target: LongTensor [N], the class explained, or the unit (for a function as target: the predicted class, -1
+            where the network has none).
+        logits: [N, K] float32; of a target that is a unit the units of its layer [N, C]; of a network that gives no
+            class scores its first output.
+        layer: The target layer's name, or None.
+        facts: What the method states about this pass.
+        scores: The method's own figures (for occlusion: window, stride, baseline, positions); those that differ
+            between images are lists [N].
+        arrays: Further arrays of the method by name, [N, ...] each.
+        checks: What the examination of the network found, as ``model.checks`` of a report.
+        notes: What a person should know of it; also told by the logger ``cnnviz``.
+    """
+
+    raw: Tensor
+    maps: Tensor
+    target: Tensor
+    logits: Tensor
+    layer: str | None
+    facts: dict[str, Any]
+    scores: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, Tensor] = field(default_factory=dict)
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def explanation_of(run: ForwardPass, heatmap: Heatmap, indices: Tensor, found: Examination) -> Explanation:
+    """What a method said of a batch, with the classes [N] that it explains and what was found of the network."""
+    session, size = run.session, (int(run.pixels.shape[2]), int(run.pixels.shape[3]))
+    maps = heatmap.maps if heatmap.maps is not None else upsample(heatmap.values, size)
+    return Explanation(
+        raw=heatmap.values.detach().float().cpu(),
+        maps=maps.detach().float().cpu(),
+        target=indices.clone(),
+        logits=run.chosen.detach().float().cpu(),
+        layer=session.layers[0].name if session.layers else None,
+        facts=dict(heatmap.facts),
+        scores={k: v.tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()},
+        arrays={name: array.detach().cpu() for name, array in heatmap.arrays.items()},
+        checks=found.to_dict(),
+        notes=(*session.notes, *found.notes, *heatmap.notes),
+    )
+
+
+def joined(parts: Sequence[Explanation]) -> Explanation:
+    """The explanation of a batch from those of its images."""
+    first = parts[0]
+
+    def together(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    scores = {
+        key: [row for part in parts for row in part.scores[key]]
+        if isinstance(value, list) and len(value) == 1
+        else value
+        for key, value in first.scores.items()
+    }
+    arrays = {name: torch.cat([part.arrays[name] for part in parts]) for name in first.arrays}
+    joined: dict[str, Any] = {name: together(name) for name in ("raw", "maps", "target", "logits")}
+    return replace(first, **joined, scores=scores, arrays=arrays)
+
+
+def explained_by(
+    make: Callable[[ForwardPass], Heatmap], run: ForwardPass, chosen: Target, indices: Tensor, found: Examination
+) -> Explanation:
+    """The explanation of a batch by a method; of boxes of a detector with a pyramid each at the level that made it.
+
+    Maps of other levels are enlarged to the size of the finest, so that they are one tensor.
+
+    Args:
+        make: The method, on a pass.
+        run: The pass over the batch.
+        chosen: What is explained.
+        indices: The classes of that [N].
+        found: What was found of the network.
+    """
+    if not run.session.has_levels:
+        return explanation_of(run, make(run), indices, found)
+    levels = [level or 0 for level in levels_of(run, chosen)]
+    made = {}
+    for level in dict.fromkeys(levels):
+        own = on_level(run, level)
+        made[level] = explanation_of(own, make(own), indices, found)
+    facts = {"levels": [run.session.layers[level].name for level in levels]}
+    first = made[levels[0]]
+    if len(made) == 1:
+        return replace(first, facts={**first.facts, **facts})
+    height, width = max(tuple(each.raw.shape[1:]) for each in made.values())
+    raw = torch.stack([upsample(made[level].raw, (height, width))[image] for image, level in enumerate(levels)])
+    maps = torch.stack([made[level].maps[image] for image, level in enumerate(levels)])
+    return replace(first, raw=raw, maps=maps, facts={**first.facts, **facts})

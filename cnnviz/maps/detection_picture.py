@@ -1,0 +1,71 @@
+"""Detectors: the explained box on pictures of its map, and one picture an image with all that is found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.geometry.boxes import Box
+from cnnviz.geometry.placement import PlacedMap
+from cnnviz.records import DetectionScore
+from cnnviz.render.box_figure import reduced, with_boxes
+from cnnviz.render.detections import ASKED, BoxMap, NumberedBox, detection_figure
+from cnnviz.render.overlay import Style, overlay
+from cnnviz.render.text import percent
+
+if TYPE_CHECKING:
+    from cnnviz.maps.write_image import ImageResult, TargetMap
+
+
+class Detected:
+    """The boxes of an image, and the maps of some of them.
+
+    Args:
+        done: The image.
+    """
+
+    def __init__(self, done: ImageResult) -> None:
+        self._done = done
+        self._maps: list[BoxMap] = []
+
+    def add(self, item: TargetMap, shown: PlacedMap, style: Style) -> None:
+        """A map for the picture."""
+        picture = boxed(self._done, item, reduced(overlay(self._done.rgb, shown, style)))
+        sure = item.target.probability
+        number = getattr(item.target, "number", None)
+        caption = item.target.label if number is None else f"{number}  {item.target.label}"
+        self._maps.append(BoxMap(item.method.name, caption, "" if sure is None else percent(sure), picture))
+
+    def figure(self) -> NDArray[np.uint8]:
+        """The picture."""
+        found = [each for each in self._done.predictions if isinstance(each, DetectionScore)]
+        return boxes_figure(self._done.rgb, found, self._done.ref.name, self._maps)
+
+
+def boxes_figure(
+    rgb: NDArray[np.uint8], found: Sequence[DetectionScore], title: str, maps: Sequence[BoxMap] = ()
+) -> NDArray[np.uint8]:
+    """A photograph [H, W, 3] with all that is found in it, and maps of some of it."""
+    boxes = [NumberedBox(each.number, each.label, each.score, Box(*each.box_xywh)) for each in found]
+    return detection_figure(reduced(rgb), (rgb.shape[1], rgb.shape[0]), boxes, maps, title)
+
+
+def asked_boxes(done: ImageResult, item: TargetMap) -> list[tuple[Box, tuple[int, int, int]]]:
+    """The box that a map explains, cut off at the border of the photograph, with its colour; none of other maps."""
+    if item.box is None:
+        return []
+    height, width = done.rgb.shape[:2]
+    x0, y0, x1, y1 = item.box.edges
+    inside = Box.from_edges(
+        min(max(x0, 0), width), min(max(y0, 0), height), min(max(x1, 0), width), min(max(y1, 0), height)
+    )
+    return [(inside, ASKED)]
+
+
+def boxed(done: ImageResult, item: TargetMap, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture of the whole photograph, at any size, with the box that is explained."""
+    boxes = asked_boxes(done, item)
+    return with_boxes(picture, boxes, (done.rgb.shape[1], done.rgb.shape[0])) if boxes else picture
