@@ -73,9 +73,9 @@ class Check(ABC):
         """
 
 
-def mean(name: str, allowed: float, judged: Sequence[Observation], *, at_least: bool) -> Statement:
-    """That a mean is at least, or at most, what is allowed."""
-    return Statement(name, "mean", at_least, allowed, judged)
+def mean(name: str, allowed: float, judged: Sequence[Observation], *, at_least: bool, low: float = 0.0) -> Statement:
+    """That a mean of values from ``low`` to 1 is at least, or at most, what is allowed."""
+    return Statement(name, "mean", at_least, allowed, judged, low=low)
 
 
 def rate(name: str, allowed: float, judged: Sequence[Observation], *, at_least: bool) -> Statement:

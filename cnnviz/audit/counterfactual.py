@@ -42,7 +42,7 @@ class Counterfactual(Check):
             found.append(rate("flips", self.params.max_flips, flips, at_least=False))
         if self.params.max_drop is not None:
             drops = [Observation(path, each["drop"], each["group"]) for path, each in changes.items()]
-            found.append(mean("drop", self.params.max_drop, drops, at_least=False))
+            found.append(mean("drop", self.params.max_drop, drops, at_least=False, low=-1.0))
         return found
 
 

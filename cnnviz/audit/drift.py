@@ -12,6 +12,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -64,11 +65,11 @@ class Drift(Check):
                 if value is not None:
                     similar.append(each.seen(value))
         if self.params.min_similarity is not None:
-            found.append(mean("similarity", self.params.min_similarity, similar, at_least=True))
+            found.append(mean("similarity", self.params.min_similarity, similar, at_least=True, low=-1.0))
         if self.params.max_changed_predictions is not None:
             allowed = self.params.max_changed_predictions
             found.append(rate("changed_predictions", allowed, changes, at_least=False))
-        return [Statement(s.name, s.kind, s.at_least, s.allowed, s.observations, why) for s in found]
+        return [replace(each, why_not=why) for each in found]
 
 
 def likeness(before: NDArray[Any], after: NDArray[Any]) -> float | None:

@@ -44,7 +44,7 @@ class Stable(Check):
                 continue
             index = int(each.maps[0]["target"]["class_index"])
             seen += [each.seen(value) for value in self._similarities(method, photo.rgb, index, look)]
-        return [mean("similarity", self.params.min_similarity, seen, at_least=True)]
+        return [mean("similarity", self.params.min_similarity, seen, at_least=True, low=-1.0)]
 
     def _similarities(self, method: str, rgb: Picture, index: int, look: SecondLook) -> list[float]:
         [first] = look.maps(method, [rgb], index)

@@ -43,7 +43,7 @@ class Faithful(Check):
                 if own and base and _area(metric, own) is not None and _area(metric, base) is not None:
                     better = _area(metric, own) - _area(metric, base)  # type: ignore[operator]
                     seen.append(each.seen(-better if metric == "deletion" else better))
-        return [mean(f"{metric}_better_than_{other}", self.params.by, seen, at_least=True)]
+        return [mean(f"{metric}_better_than_{other}", self.params.by, seen, at_least=True, low=-1.0)]
 
 
 def _area(metric: str, scores: Mapping[str, Any]) -> float | None:
@@ -65,4 +65,4 @@ class Sane(Check):
                 value = None if not steps else steps[-1].get("spearman_abs", steps[-1]["spearman"])
                 if value is not None:
                     seen.append(each.seen(value))
-        return [mean("similarity_to_random_weights", self.params.max_similarity, seen, at_least=False)]
+        return [mean("similarity_to_random_weights", self.params.max_similarity, seen, at_least=False, low=-1.0)]

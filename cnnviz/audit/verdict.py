@@ -8,9 +8,9 @@ alarm in no more than that share of cases, however many classes it looks at. It 
 what is allowed, on enough images. All else is *not decided*: beyond what is allowed by less than chance explains, or on
 too few images.
 
-Rates are tested exactly (binomial). Means of values between 0 and 1 are tested by the larger of Student's t test and
-its skewness-corrected form (Johnson, "Modified t Tests and Confidence Intervals for Asymmetrical Populations", JASA
-1978), on the means of images, which are independent where their maps are not.
+Rates are tested exactly (binomial). Means are tested by the larger of Student's t test and its skewness-corrected form
+(Hall, "On the Removal of Skewness by Transformation", JRSS B 1992), on the means of images, which are independent where
+their maps are not.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Statement:
         allowed: The bound.
         observations: One or more of each image.
         why_not: Why nothing can be decided whatever the observations say; empty where it can.
+        low: The least value that an observation of a mean can have; the largest is 1.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Statement:
     allowed: float
     observations: Sequence[Observation] = ()
     why_not: str = ""
+    low: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,8 @@ def _group(statement: Statement, name: str, own: Sequence[Observation]) -> Group
         p: float | None = binomial_p(hits, count, statement.allowed, below=statement.at_least)
         interval: Interval | None = clopper_pearson(hits, count)
     else:
-        p = t_p(sign * (means - statement.allowed))
+        most = 1 - statement.allowed if statement.at_least else statement.allowed - statement.low
+        p = t_p(sign * (means - statement.allowed), most)
         interval = bootstrap_mean(means)
     return GroupResult(name, measured, interval, count, p, holds, images)
 

@@ -1,9 +1,10 @@
 """One-sided tests of rates and means, small enough to need no statistics package.
 
 * Exact binomial test.
-* Student's t test of a mean, and its form for skewed values: Johnson, "Modified t Tests and Confidence Intervals for
-  Asymmetrical Populations", JASA 1978: t = (m + s3 / (6 s^2 n) + s3 m^2 / (3 s^4)) sqrt(n) / s, with the third central
-  moment s3.
+* Student's t test of a mean, and its form for skewed values: Hall, "On the Removal of Skewness by Transformation", JRSS
+  B 1992: t = sqrt(n) (S + g S^2 / 3 + g^2 S^3 / 27 + g / (6 n)) with S = m / s and the skewness g = s3 / s^3 of the
+  third central moment s3. It is Johnson's form (JASA 1978) with a term of third degree, which keeps it monotone:
+  without that, means of skewed values look the better the further beyond the bound they lie.
 """
 
 from __future__ import annotations
@@ -34,21 +35,26 @@ def binomial_p(hits: int, count: int, rate: float, *, below: bool) -> float:
     return 1.0 if hits <= 0 or rate >= 1 else 0.0 if rate <= 0 else beta_share(rate, hits, count - hits + 1)
 
 
-def t_p(values: NDArray[np.float64]) -> float | None:
+def t_p(values: NDArray[np.float64], most: float = 1.0) -> float | None:
     """How likely a mean as low as that of these values, or lower, is where the true mean is at least 0.
 
-    The larger of two: Student's, and with Johnson's correction for skewness. None for fewer than three values.
+    The larger of two: Student's, and with Hall's correction for skewness. None for fewer than three values. Where all
+    are the same v < 0 there is no spread to test with: a variable of at most M whose mean is at least 0 is v or less
+    with probability M / (M - v) at most, each time.
+
+    Args:
+        values: What was measured, less what is allowed.
+        most: The largest value that there can be.
     """
     count = len(values)
     if count < _LEAST:
         return None
     mean, spread = float(values.mean()), float(values.std(ddof=1))
     if spread <= 1e-12 * max(1.0, abs(mean)):
-        return 1.0 if mean >= 0 else 2.0**-count  # all alike: as rare as a sign that never changes
-    third = float(((values - mean) ** 3).mean())
-    plain = mean
-    corrected = mean + third / (6 * spread**2 * count) + third * mean**2 / (3 * spread**4)
-    return max(_student_below(each * math.sqrt(count) / spread, count - 1) for each in (plain, corrected))
+        return 1.0 if mean >= 0 else (most / (most - mean)) ** count
+    ratio, skewness = mean / spread, float(((values - mean) ** 3).mean()) / spread**3
+    corrected = ratio + skewness * ratio**2 / 3 + skewness**2 * ratio**3 / 27 + skewness / (6 * count)
+    return max(_student_below(each * math.sqrt(count), count - 1) for each in (ratio, corrected))
 
 
 def _student_below(t: float, degrees: int) -> float:
