@@ -26,6 +26,7 @@ SKIPPED = {
     "cnnviz audit policy.yaml": "the reader's policy; tests/test_audit.py has one",
     "cnnviz gradcam street.jpg -m deeplabv3_resnet50": "downloads weights",
     "cnnviz gradcam street.jpg -m segmenter.py:build": "the reader's network; tests/test_segmentation_runs.py",
+    "cnnviz synthesize -m segmenter.py:build": "the reader's network; tests/test_synthesize_regions.py",
     "cnnviz adversarial street.jpg -m segmenter.py:build": "the reader's network; tests/test_adversarial_regions.py",
     "cnnviz gradcam photos/ -m timm/convnext_tiny.fb_in1k": "downloads weights",
     "cnnviz gradcam photos/ -m resnet18 --checkpoint best.pth": "the reader's weights",

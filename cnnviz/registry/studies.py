@@ -241,11 +241,14 @@ STUDIES: tuple[StudySpec, ...] = (
         views=_ONE_SIZE,
         why_views="makes images of the network's own input size",
         inputs="optional",
-        shared_options=("layer", "class_", "resume"),
+        shared_options=("layer", "class_", "target_", "resume"),
         help_overrides={
             "layer": "Everything in this layer at once, as DeepDream does; repeatable.",
             "class_": "Index or label to maximise; repeatable, and added up unless --each.",
+            "target_": "Of a segmentation network a class in a region of the input, class:car@box:10%,40%,30%,50% or "
+            "@point:x,y; repeatable.",
         },
+        tasks=("segment",),
         hidden_options=("top",),
         options=SynthesizeOptions,
     ),

@@ -148,7 +148,7 @@ def segment_figure(
         [
             Cell("image", rgb, "", ""),
             Cell("prediction", prediction, "", ""),
-            Cell("classes", _legend(names, size), "", "share of the area"),
+            Cell("classes", legend(names, size), "", "share of the area"),
         ]
     ]
     for tile in tiles:
@@ -169,12 +169,13 @@ def listing_figure(rgb: Picture, marked: Picture, names: Sequence[Bar], title: s
     cells = [
         Cell("image", rgb, "", ""),
         Cell("segments", marked, "", "--target segment:N"),
-        Cell("classes", _legend(names, size), "", "share of the area"),
+        Cell("classes", legend(names, size), "", "share of the area"),
     ]
     return comparison([cells], title)
 
 
-def _legend(names: Sequence[Bar], size: tuple[int, int]) -> Picture:
+def legend(names: Sequence[Bar], size: tuple[int, int]) -> Picture:
+    """Classes with their colour and area on white, (width, height)."""
     page = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(page)
     for place, bar in enumerate(names[: max(1, size[1] // _LINE)]):

@@ -143,7 +143,7 @@ class Maker:
         image = canvas.image()
         pixels = self.normalise(views(image, step))
         reading = self.reader.read(pixels.detach())
-        scores = objective(reading)
+        scores = objective(reading, lambda mask: views.moved(mask, step))
         total = scores.sum()
         if options.diversity > 0 and len(scores) > 1:
             total = total - options.diversity * len(scores) * likeness(reading.layers[self.diversity_layer])

@@ -108,6 +108,11 @@ class Views:
         corners = zip(canvas, self._shifts[step].tolist(), strict=True)
         return torch.stack([image[:, y : y + height, x : x + width] for image, (y, x) in corners])
 
+    def moved(self, mask: Tensor, step: int) -> Tensor:
+        """Where a part of the window that is kept [1, 1, h, w] lies in the windows at a step [N, 1, h, w]."""
+        wide = F.pad(mask, (self.margin,) * 4).expand(len(self._seeds), -1, -1, -1)
+        return self._windows(wide, step)
+
     def centre(self, canvas: Tensor) -> Tensor:
         """The window that is kept in the end."""
         (height, width), margin = self.size, self.margin

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cnnviz.engine.targets import class_logits
 from cnnviz.errors import CnnvizError
+from cnnviz.geometry.regions import Region, box_weights
 from cnnviz.schema.studies import synthesize as schema
 from cnnviz.synthesis.reader import GradientReader, Reading
 
@@ -35,6 +36,8 @@ class Term:
         place: Row and column of a neuron; None for the middle of the layer.
         weight: Factor.
         label: What people call it.
+        region: Of a class of a network with scores at positions: the box or point of the input over which its logit is
+            averaged; None for all of it.
     """
 
     kind: Literal["class", "unit", "neuron", "layer"]
@@ -43,11 +46,14 @@ class Term:
     place: tuple[int, int] | None = None
     weight: float = 1.0
     label: str = ""
+    region: Region | None = None
 
     def to_dict(self) -> schema.Term:
         """As the report has it."""
         place = None if self.place is None else list(self.place)
+        region: schema.TermRegion = {} if self.region is None else {"region": self.label.rpartition("@")[2]}
         return {
+            **region,
             "kind": self.kind,
             "index": self.index,
             "layer": self.layer,
@@ -177,9 +183,15 @@ class Objective:
         self._places = {name: place for place, name in enumerate(names)}
         self._reduction = reduction
 
-    def __call__(self, reading: Reading) -> Tensor:
-        """[N]."""
-        values = torch.stack([self._value(term, reading) for term in self.terms], dim=1)
+    def __call__(self, reading: Reading, moved: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """[N].
+
+        Args:
+            reading: A pass over what the network is shown.
+            moved: A mask of the input [1, 1, H, W] as it lies in what is shown [N, 1, H, W]; None where that is the
+                input itself.
+        """
+        values = torch.stack([self._value(term, reading, moved) for term in self.terms], dim=1)
         return (values * self.weights.to(values)).sum(dim=1)
 
     def of(self, rows: slice) -> Objective:
@@ -188,10 +200,11 @@ class Objective:
         found.weights = self.weights if len(self.weights) == 1 else self.weights[rows]
         return found
 
-    def _value(self, term: Term, reading: Reading) -> Tensor:
+    def _value(self, term: Term, reading: Reading, moved: Callable[[Tensor], Tensor] | None) -> Tensor:
         if term.kind == "class":
             assert reading.logits is not None
-            return class_logits(reading.logits)[:, term.index]
+            scores = class_logits(reading.logits)[:, term.index]
+            return scores if scores.dim() == 1 else _mean_in(term.region, scores, reading.leaf, moved)
         values = reading.layers[self._places[term.layer]]
         if term.kind == "layer":
             return mean_square(values)
@@ -201,6 +214,21 @@ class Objective:
             row, column = term.place if term.place is not None else (height // 2, width // 2)
             return channel[:, row, column]
         return channel.amax(dim=(1, 2)) if self._reduction == "max" else channel.mean(dim=(1, 2))
+
+
+def _mean_in(region: Region | None, scores: Tensor, shown: Tensor, moved: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """[N]: the mean of scores at positions [N, h, w] over a region of the input, each by the share that lies in it.
+
+    0 where the region lies outside what is shown.
+    """
+    if region is None:
+        return scores.mean((1, 2))
+    height, width = int(shown.shape[2]), int(shown.shape[3])
+    rect = (0.0, 0.0, float(width), float(height))
+    box = box_weights(region.box((width, height)), (width, height), rect, (height, width))
+    mask = torch.from_numpy(box).to(scores)[None, None]
+    weights = torch.nn.functional.interpolate(mask if moved is None else moved(mask), scores.shape[1:], mode="area")
+    return (scores * weights[:, 0]).sum((1, 2)) / weights[:, 0].sum((1, 2)).clamp_min(1e-6)
 
 
 def leaky_square(values: Tensor) -> Tensor:

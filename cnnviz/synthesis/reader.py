@@ -15,7 +15,7 @@ from cnnviz.engine.prepare.split import Split, cut
 from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layers import LayerRef, resolve
-from cnnviz.models.graph.outputs import two_dim
+from cnnviz.models.graph.outputs import as_rows
 from cnnviz.models.graph.trace import Graph
 from cnnviz.models.preprocess import Preprocess, in_order
 
@@ -26,7 +26,7 @@ class Reading:
 
     Attributes:
         leaf: What went in, [N, C, H, W], normalised; requires gradients.
-        logits: [N, K] float32, or None where no class is asked for.
+        logits: [N, K] float32, or [N, K, h, w] of a network with scores at positions; None where no class is asked for.
         layers: The values of the asked layers [N, C, h, w], float32, before a ReLU that would clip them.
     """
 
@@ -86,7 +86,7 @@ def open_reader(
         leaf = pixels.detach().to(split.head_dtype).requires_grad_()
         top, *values = split.head(leaf)
         by_node = {end: top, **dict(zip(inner, values, strict=True))}
-        return Reading(leaf, two_dim(top) if logits else None, tuple(by_node[node].float() for node in nodes))
+        return Reading(leaf, as_rows(top).float() if logits else None, tuple(by_node[node].float() for node in nodes))
 
     return GradientReader(read, found, device)
 
@@ -129,7 +129,7 @@ def _by_hooks(session: Session) -> GradientReader:
     def read(pixels: Tensor) -> Reading:
         run = session.forward(pixels)
         leaf, *values = run.activations
-        return Reading(leaf, run.logits, tuple(value.float() for value in values))
+        return Reading(leaf, run.chosen.float(), tuple(value.float() for value in values))
 
     return GradientReader(read, session.layers, session.device)
 

@@ -164,7 +164,7 @@ class RegionSelector(Selector):
         if not weights.any():
             raise _Nothing(_why_empty(word.region, label, text))
         slug = self.task.classes.slug(index)
-        name = slug if word.region == PREDICTED else f"{slug}-at-{_file_part(text)}"
+        name = slug if word.region == PREDICTED else f"{slug}-at-{file_part(text)}"
         return RegionRequest(index, weights, f"class:{word.spec}", text, name, self.task)
 
     def _segment(self, place: int, seen: _Seen) -> RegionRequest:
@@ -235,7 +235,7 @@ def _why_empty(region: Region, label: str, text: str) -> str:
     return f"@{text} lies outside the part of this image that the network saw, or is empty"
 
 
-def _file_part(text: str) -> str:
+def file_part(text: str) -> str:
     """A region as part of a file name."""
     plain = text.replace("%", "pc").replace(":", "-").replace(",", "-").replace("/", "-").replace("#", "-")
     return safe_component(plain.replace(".", "_"))[-60:].lstrip("-")

@@ -7,13 +7,21 @@ from typing import Annotated, Literal
 from typing_extensions import NotRequired, TypedDict
 
 from cnnviz.schema.images import FailedImage, Figure, Image
-from cnnviz.schema.maps import Prediction
-from cnnviz.schema.shapes import By, Count, Files
+from cnnviz.schema.maps import Prediction, SegmentPrediction
+from cnnviz.schema.shapes import By, Count, Files, Share
 from cnnviz.schema.studies.base import StudyHeader
 from cnnviz.schema.summary import Counted, Network, Time
 
 
-class Term(TypedDict):
+class TermRegion(TypedDict):
+    """Where a class is to be seen."""
+
+    region: NotRequired[str]
+    """Of a network with scores at positions: the part of the input over which the class's logit is averaged, as
+    ``--target`` has it; not there for all of it."""
+
+
+class Term(TermRegion):
     """A part of what an image is to maximise."""
 
     kind: Literal["class", "unit", "neuron", "layer"]
@@ -30,6 +38,19 @@ class Term(TypedDict):
     """The part in words."""
 
 
+class SynthesizedRegion(TypedDict):
+    """What the network sees where an image is to show a class."""
+
+    label: str
+    """The class, and its region."""
+    class_index: Count
+    """Index of the class among the network's outputs, from 0."""
+    region_area: Share
+    """Share of the input that the region is."""
+    predicted_share: Share
+    """Share of the region that the network predicts as the class in the written image."""
+
+
 class SynthesizedFacts(TypedDict):
     """An image that maximises something."""
 
@@ -41,10 +62,12 @@ class SynthesizedFacts(TypedDict):
     """The objective of the written image."""
     scores: list[float]
     """The objective of the views on the way, step by step."""
-    synthesized_predictions: list[Prediction]
-    """What the network says of the written image, best first."""
+    synthesized_predictions: list[Prediction] | list[SegmentPrediction]
+    """What the network says of the written image, best first; of a network with scores at positions by area."""
     files: Files
-    """``image``, and ``gif`` or ``video`` of its making."""
+    """``image``, and ``gif`` or ``video`` of its making; of a network with scores at positions also ``prediction``."""
+    regions: NotRequired[list[SynthesizedRegion]]
+    """Of a network with scores at positions: the classes that the image is to show, each in its region."""
 
 
 class Synthesized(SynthesizedFacts):

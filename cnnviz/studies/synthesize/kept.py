@@ -15,7 +15,7 @@ from cnnviz.io.decode import decode
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.line_log import LineLog
 from cnnviz.io.store import Store
-from cnnviz.records import ClassScore, to_json
+from cnnviz.records import PredictionScore, to_json
 from cnnviz.render.grid import grid
 from cnnviz.run.earlier import LINES
 from cnnviz.schema.images import Figure
@@ -39,14 +39,16 @@ class MadeImage:
         scores: Of the views on the way, step by step.
         predictions: Of these pixels.
         frames: Pictures of the ascent; empty unless asked for.
+        classes: The class at each position of these pixels [h, w]; None where the network gives one for all.
     """
 
     terms: tuple[Term, ...]
     pixels: Tensor
     score: float
     scores: tuple[float, ...]
-    predictions: tuple[ClassScore, ...]
+    predictions: tuple[PredictionScore, ...]
     frames: tuple[Picture, ...] = ()
+    classes: NDArray[np.int64] | None = None
 
     @property
     def rgb(self) -> Picture:

@@ -19,7 +19,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.label_tables import is_label_table
 from cnnviz.io.movies import encode_gif, encode_mp4, enlarged
-from cnnviz.io.names import Names, safe_component
+from cnnviz.io.names import Names
 from cnnviz.io.store import Store
 from cnnviz.models.graph.layers import resolve, stages
 from cnnviz.models.preprocess import normalize
@@ -29,9 +29,10 @@ from cnnviz.render.text import percent
 from cnnviz.run.images import DecodedImage
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.studies.synthesize import Synthesized as SynthesizedRow
-from cnnviz.schema.studies.synthesize import SynthesizedFacts, SynthesizeFigures
+from cnnviz.schema.studies.synthesize import SynthesizedFacts, SynthesizedRegion, SynthesizeFigures
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
+from cnnviz.studies.synthesize import regions
 from cnnviz.studies.synthesize.kept import MadeImage, Request, Synthesized, key_of, picture
 from cnnviz.synthesis.ascent import AscentOptions, AscentResult, Maker, seed_of
 from cnnviz.synthesis.augmentation import Augmentation
@@ -77,6 +78,7 @@ class Synthesize(Study[SynthesizeOptions]):
         # An ascent is a loop of small steps: all threads work on one batch.
         prepared.lanes = rt.Lanes(1, prepared.lanes.count * prepared.lanes.threads)
         self.from_images = bool(settings.inputs)
+        regions.refuse_inputs(prepared.task_spec, settings.inputs)
         self.fixed = self._fixed_terms()
         self.by_class = settings.target.classes != ("pred",) or not self.fixed
         self.options = self._options()
@@ -114,6 +116,7 @@ class Synthesize(Study[SynthesizeOptions]):
             *(Term("layer", layer=layer, label=f"layer {layer}") for layer in layers),
             *terms(params.plus, "--plus", 1.0),
             *terms(params.minus, "--minus", -1.0),
+            *regions.region_terms(self.prepared.settings.target.targets, classes, self.prepared.task_spec),
         )
         return tuple(map(self._by_full_name, found))
 
@@ -221,15 +224,16 @@ class Synthesize(Study[SynthesizeOptions]):
         with rt.scope():
             reading = self.maker.reader.read(normalize(levels, self.prepared.preprocess))
             final = objective(reading).detach().tolist()
-        told = self.prepared.predict(self.prepared.session.logits(normalize(levels, self.prepared.preprocess)))
+        told = self.prepared.predict(self.prepared.session.chosen(normalize(levels, self.prepared.preprocess)))
         return [
             MadeImage(
                 row.terms,
                 made.images[place],
                 final[place],
                 tuple(made.scores[:, place].tolist()),
-                self.prepared.top_classes(told, place),
+                self.prepared.top_predictions(told, place),
                 tuple(enlarged(picture(frame[place])) for frame in frames),
+                self.prepared.task.shown(told, place),
             )
             for place, row in enumerate(rows)
         ]
@@ -267,7 +271,7 @@ class Synthesize(Study[SynthesizeOptions]):
 
     def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
         asked: list[tuple[Term, ...] | Record] = []
-        told = self.prepared.predict(run.logits.detach())
+        told = self.prepared.predict(run.chosen.detach())
         for place, item in enumerate(items):
             classes = self.prepared.select_targets(item, told, place) if self.by_class else []
             if isinstance(classes, Record):
@@ -301,7 +305,7 @@ class Synthesize(Study[SynthesizeOptions]):
         found, names = self.synthesized, Names()
         found.begin(self.prepared.settings.output.resume)
         for chunk in self._chunks():
-            self._stems.update({row: names.unique(self._slug(row.terms)) for row in chunk})
+            self._stems.update({row: names.unique(regions.slug(row.terms, self.prepared.classes)) for row in chunk})
             known = [found.find(key_of(row)) for row in chunk]
             if all(known):
                 for each in known:
@@ -356,19 +360,16 @@ class Synthesize(Study[SynthesizeOptions]):
         size = self.prepared.batch_size
         return [self.rows[first : first + size] for first in range(0, len(self.rows), size)]
 
-    def _slug(self, terms: Sequence[Term]) -> str:
-        words = []
-        for place, term in enumerate(terms):
-            plain = self.prepared.classes.slug(term.index) if term.kind == "class" else term.label.replace(":", ".")
-            sign = "minus_" if term.weight < 0 else "plus_" if place else ""
-            words.append(f"{sign}{plain}")
-        return safe_component("_".join(words).replace(" ", "_"))[:100]
-
     # What is written and reported of an image.
 
     def _write(self, stem: str, made: MadeImage) -> dict[str, str]:
         files = {"image": f"{stem}.png"}
         self.store.write(files["image"], encode(made.rgb, _PNG))
+        if made.classes is not None:
+            files["prediction"] = f"{stem}.prediction.png"
+            names, title = self.prepared.classes.labels, objective_text(made.terms)
+            shown = regions.prediction_figure(made.rgb, made.terms, made.classes, names, title)
+            self.store.write(files["prediction"], encode(shown, _PNG))
         if made.frames and self.params.gif:
             files["gif"] = f"{stem}.gif"
             self.store.write(files["gif"], encode_gif(made.frames, _FRAME_RATE))
@@ -379,10 +380,18 @@ class Synthesize(Study[SynthesizeOptions]):
 
     def _caption(self, made: MadeImage) -> str:
         best = made.predictions[0]
+        if rows := self._regions(made):
+            return f"{objective_text(made.terms)}: {made.score:.3g}; {regions.in_words(rows)}"
         return f"{objective_text(made.terms)}: {made.score:.3g}; seen as {best.label} {percent(best.probability)}"
 
+    def _regions(self, made: MadeImage) -> list[SynthesizedRegion]:
+        if made.classes is None:
+            return []
+        size = (int(made.pixels.shape[2]), int(made.pixels.shape[1]))
+        return regions.region_rows(made.terms, made.classes, size)
+
     def _reported(self, made: MadeImage, files: Mapping[str, str]) -> SynthesizedFacts:
-        return {
+        found: SynthesizedFacts = {
             "objective": objective_text(made.terms),
             "terms": [term.to_dict() for term in made.terms],
             "score": made.score,
@@ -390,6 +399,9 @@ class Synthesize(Study[SynthesizeOptions]):
             "synthesized_predictions": [score.to_dict() for score in made.predictions],
             "files": dict(files),
         }
+        if rows := self._regions(made):
+            found["regions"] = rows
+        return found
 
     def _summary(self, report: Sequence[SynthesizedRow]) -> SynthesizeFigures:
         options, tally = self.options, self.tally
