@@ -285,6 +285,60 @@ def test_a_policy_that_cannot_be_used_is_said(tmp_path: Path, text: str, message
     assert main(["audit", str(path), "-o", str(tmp_path / "out")]) == 2
 
 
+_BASE = "version: 1\nimages: a\nlabels: folder\ntruth: t.json\n"
+_SANE = "checks: [{kind: sane}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{_BASE}model: [a]\n{_SANE}", "model: expected options"),
+        (f"{_BASE}model: {{5: a}}\n{_SANE}", "model: expected options"),
+        (f"{_BASE}options: whole\n{_SANE}", "options: expected options"),
+        (f"version: true\nimages: a\n{_SANE}", "version 'True'"),
+        (f"version: 1\nimages: a\nlabels: no\n{_SANE}", "labels: expected a text, got 'False'"),
+        (f"{_BASE}groups: {{a: b}}\n{_SANE}", "groups: expected a text"),
+        (f"{_BASE}target: [a]\n{_SANE}", "target: expected a text"),
+        (_BASE + "checks: [{kind: avoid, region: foo}]", "region: 'foo': expected background or truth"),
+        (_BASE + "checks: [{kind: avoid, region: [0, 0, 100, 20]}]", "fractions of width and height"),
+        (_BASE + "checks: [{kind: avoid, region: [1, 1, 0, 0]}]", "fractions of width and height"),
+        (_BASE + "checks: [{kind: avoid, region: [0, 0, .nan, 1]}]", "fractions of width and height"),
+        (_BASE + "checks: [{kind: avoid, region: '0,0,1,1;0,0,1,1'}]", "fractions of width and height"),
+        (_BASE + "checks: [{kind: counterfactual, replace: truth}]", "replace: 'truth': expected background, or"),
+        ("version: 1\nimages: a\nchecks: [{kind: avoid, region: truth}]", "needs to know what is truth"),
+        (_BASE + "checks: [{kind: stable, under: [flop]}]", "under: 'flop' is none of shift"),
+        (_BASE + "checks: [{kind: stable, under: []}]", "under: '' is none of shift"),
+        (_BASE + "checks: [{kind: counterfactual, max_flips: null}]", "it allows anything"),
+        (_BASE + "checks: [{kind: inside}]", "it allows anything"),
+        (_BASE + "checks: [{kind: accuracy, min: null}]", "expected a number"),
+    ],
+)
+def test_odd_values_of_a_policy_are_said_before_anything_runs(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(CnnvizError) as refused:
+        load_policy(str(path))
+    assert message in refused.value.message
+
+
+def test_what_yaml_makes_of_words_is_undone(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    checks = "[{kind: evidence, of: car, on: road}, {kind: drift, min_similarity: null, max_changed_predictions: 0.1}]"
+    path.write_text(
+        f"{_BASE}target: null\nmethod: null\nmodel: {{model: net.onnx}}\noptions: {{exclude: bad.txt}}\nchecks: {checks}"
+    )
+    policy = load_policy(str(path))
+    evidence, drift = (check.params for check in policy.checks)
+    assert (evidence.of, evidence.on) == ("car", "road")  # type: ignore[attr-defined]
+    assert drift.min_similarity is None  # type: ignore[attr-defined]
+    assert policy.options == {"exclude": str(tmp_path / "bad.txt")}
+    assert (policy.target, policy.methods, policy.model) == (
+        "label",
+        ("gradcam",),
+        {"model": str(tmp_path / "net.onnx")},
+    )
+
+
 def test_a_policy_to_begin_with(tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "start.yaml"
     assert main(["audit", "--init", str(path)]) == 0

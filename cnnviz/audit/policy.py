@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cnnviz.errors import CnnvizError, nearest, shown
 from cnnviz.io.policy_file import read_policy
-from cnnviz.registry.checks import CheckSpec
+from cnnviz.registry.checks import CHANGES, CheckSpec
 from cnnviz.registry.lookup import all_checks
 from cnnviz.registry.params import Options
 
@@ -21,6 +21,7 @@ _KEYS = (
 ).split()
 _OF_CHECK = ("name", "kind", "level", "scope")
 _FILES = ("groups", "truth")
+_OF_TRUTH = ("background", "truth")
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,16 @@ def load_policy(path: str) -> Policy:
     Raises:
         CnnvizError: It cannot be read, has a key or a word that is not known (with near matches), or lacks something.
     """
-    data, lines = read_policy(path)
+    written, lines = read_policy(path)
     here = os.path.dirname(path)
-    _check_keys(data, _KEYS, f"policy {path}")
-    if data.get("version") != VERSION:
+    _check_keys(written, _KEYS, f"policy {path}")
+    data = {key: value for key, value in written.items() if value is not None}
+    if data.get("version") != VERSION or data["version"] is True:
         raise CnnvizError(f"policy {path}: version {shown(str(data.get('version')))}.", f"Write version: {VERSION}")
-    model = data.get("model") or {}
-    if isinstance(model, str):
-        model = {"name": model}
+    for key in ("labels", *_FILES, "truth_classes", "target"):
+        _check_text(data.get(key, ""), key, path)
+    model = data.get("model", {})
+    model = _options({"name": model} if isinstance(model, str) else model, "model", path)
     images = _texts(data.get("images"), "images", path)
     if not images:
         raise CnnvizError(f"policy {path}: no images.", "For example images: data/val")
@@ -116,16 +119,31 @@ def load_policy(path: str) -> Policy:
         truth=_file(data, "truth", here),
         truth_classes=_truth_classes(data.get("truth_classes"), here),
         truth_labels=_word(data.get("truth_labels", "class"), ("class", "any"), "truth_labels", path),  # type: ignore[arg-type]
-        methods=_texts(data.get("method", "gradcam"), "method", path),
+        methods=_texts(data.get("method", "gradcam"), "method", path) or ("gradcam",),
         target=str(data.get("target", "label" if labels not in ("none", None) else "pred")),
         only=_word(data.get("only", "correct" if labels not in ("none", None) else "all"), ONLY, "only", path),
         false_alarm=_number(data.get("false_alarm", 0.01), 0, 1, "false_alarm", path),
         min_images=int(_number(data.get("min_images", 10), 1, 1e9, "min_images", path)),
-        options=data.get("options") or {},
+        options={
+            key: _beside(value, key, here) for key, value in _options(data.get("options", {}), "options", path).items()
+        },
         checks=checks,
     )
     _check_whole(policy)
     return policy
+
+
+def _options(value: Any, key: str, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        example = "model: {name: resnet18}" if key == "model" else "options: {view: whole}"
+        raise CnnvizError(f"policy {path}: {key}: expected options with values.", f"For example {example}")
+    return value
+
+
+def _check_text(value: Any, key: str, path: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        hint = "Write it in quotes: YAML reads on, off, yes and no as true and false, 2024-01-01 as a date."
+        raise CnnvizError(f"policy {path}: {key}: expected a text, got {shown(str(value))}.", hint)
 
 
 def _check_whole(policy: Policy) -> None:
@@ -134,8 +152,9 @@ def _check_whole(policy: Policy) -> None:
         where = f"policy {policy.path}, line {check.line}: {check.name}"
         if check.spec.needs == "truth" and policy.truth is None:
             raise CnnvizError(f"{where} needs to know where objects are.", "Give truth: boxes.json")
-        if getattr(check.params, "region", getattr(check.params, "replace", "")) == "background" and not policy.truth:
-            raise CnnvizError(f"{where} needs to know what is background.", "Give truth: boxes.json")
+        region = getattr(check.params, "region", getattr(check.params, "replace", ""))
+        if region in _OF_TRUTH and not policy.truth:
+            raise CnnvizError(f"{where} needs to know what is {region}.", "Give truth: boxes.json")
         if (check.spec.needs == "labels" or check.scope == "class") and policy.labels is None:
             raise CnnvizError(f"{where} needs labels.", "Give labels: folder, or a table.")
         if check.scope == "group" and policy.groups is None:
@@ -165,10 +184,11 @@ def _checks(rows: Any, lines: Sequence[int], path: str) -> tuple[PolicyCheck, ..
             hint = nearest(kind, known) or f"Checks: {', '.join(known)}."
             raise CnnvizError(f"{where}: there is no check of kind {shown(kind)}.", hint)
         spec = known[kind]
+        row = {"on" if key is True else key: value for key, value in row.items()}  # as YAML 1.1 reads a bare on
         _check_keys(row, [*_OF_CHECK, *(param.name for param in spec.params)], f"{where}, {kind}")
         given = {key: _as_text(value) for key, value in row.items() if key not in _OF_CHECK}
         try:
-            params = spec.resolve_params(given)
+            params = _params(spec, given)
         except CnnvizError as error:
             raise CnnvizError(f"{where}, {kind}: {error.message}", error.hint) from None
         name = _unique(str(row.get("name", kind)), [each.name for each in found])
@@ -176,6 +196,38 @@ def _checks(rows: Any, lines: Sequence[int], path: str) -> tuple[PolicyCheck, ..
         scope = _word(row.get("scope", "all"), SCOPES, "scope", path)
         found.append(PolicyCheck(spec, name, level, scope, params, line))
     return tuple(found)
+
+
+def _params(spec: CheckSpec, given: Mapping[str, Any]) -> Options:
+    """The options of a check; ``null`` takes a limit away, and one must be left."""
+    limits = [param.name for param in spec.params if param.name.startswith(("min_", "max_"))]
+    gone = [name for name in limits if len(limits) > 1 and name in given and given[name] is None]
+    params = spec.resolve_params({key: value for key, value in given.items() if key not in gone})
+    params = replace(params, **dict.fromkeys(gone))  # type: ignore[type-var]
+    if limits and all(getattr(params, name) is None for name in limits):
+        raise CnnvizError("it allows anything.", f"Give {' or '.join(limits)}.")
+    if (region := getattr(params, "region", None)) is not None:
+        _check_region(region, "region", _OF_TRUTH)
+    if (region := getattr(params, "replace", None)) is not None:
+        _check_region(region, "replace", _OF_TRUTH[:1])
+    if (under := getattr(params, "under", None)) is not None:
+        for name in under or [""]:
+            if name not in CHANGES:
+                hint = nearest(name, CHANGES) or f"For example under: [{', '.join(CHANGES)}]"
+                raise CnnvizError(f"under: {shown(name)} is none of {', '.join(CHANGES)}.", hint)
+    return params
+
+
+def _check_region(text: str, key: str, words: Sequence[str]) -> None:
+    try:
+        x0, y0, x1, y1 = map(float, () if text in words else text.replace("/", ",").split(","))
+    except ValueError:
+        x0, y0, x1, y1 = 0.0, 0.0, float(text in words), float(text in words)
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        said = (
+            f"{key}: {shown(text)}: expected {' or '.join(words)}, or x0, y0, x1, y1 in fractions of width and height."
+        )
+        raise CnnvizError(said, nearest(text, words) or f"The lowest tenth is {key}: [0, 0.9, 1, 1]")
 
 
 def _as_text(value: Any) -> Any:
@@ -238,12 +290,11 @@ def _model_key(key: str) -> str:
 
 
 def _beside(value: Any, key: str, here: str) -> Any:
-    """Files of the model that lie beside the policy; a factory in a file too."""
-    if key in ("checkpoint", "labels") or (key == "name" and isinstance(value, str) and ".py:" in value):
-        return _joined(here, str(value))
-    if key == "name" and isinstance(value, str) and value.endswith(".onnx"):
-        return _joined(here, value)
-    return value
+    """Files that options name lie beside the policy; a factory in a file too."""
+    if not isinstance(value, str):
+        return value
+    of_file = key in ("name", "model") and (".py:" in value or value.lower().endswith(".onnx"))
+    return _joined(here, value) if of_file or key in ("checkpoint", "labels", "exclude") else value
 
 
 STARTER = """\

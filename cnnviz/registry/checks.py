@@ -8,6 +8,9 @@ from typing import ClassVar, Literal
 from cnnviz.registry.params import Options, option
 from cnnviz.registry.specs import EntrySpec
 
+# How a picture is changed for ``stable``.
+CHANGES = ("shift", "flip", "brightness", "jpeg")
+
 Needs = Literal["nothing", "truth", "labels", "baseline", "segments"]
 
 
@@ -63,7 +66,7 @@ class CounterfactualOptions(Options):
 class StableOptions(Options):
     """Options of stable."""
 
-    under: tuple[str, ...] = option(("shift", "flip", "brightness", "jpeg"), "shift, flip, brightness, jpeg.")
+    under: tuple[str, ...] = option(CHANGES, "shift, flip, brightness, jpeg.")
     min_similarity: float = option(0.8, "Least mean rank correlation of the maps.", minimum=-1, maximum=1)
 
 
