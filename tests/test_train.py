@@ -246,6 +246,14 @@ def test_a_grey_network(folder: Path, tmp_path: Path) -> None:
     assert report(tmp_path / "o")["summary"]["training"]["best"]["val_loss"] == pytest.approx(loss, rel=1e-4)
 
 
+def test_a_network_that_was_shown_whole_pictures_is_shown_them_again(folder: Path, tmp_path: Path) -> None:
+    trained(folder, tmp_path / "o", small(view="squash", channel_order="bgr"))
+    model = cnnviz.load_model(checkpoint=str(tmp_path / "o" / "checkpoint.safetensors"))
+    images, wanted = _batch(model, list(_pictures(tmp_path / "o", "val")))
+    loss = F.cross_entropy(model.module(images), wanted).item()
+    assert report(tmp_path / "o")["summary"]["training"]["best"]["val_loss"] == pytest.approx(loss, rel=1e-4)
+
+
 def _not_a_number_from(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     real, calls = trainer.normalize, iter(range(1, 1000))
     monkeypatch.setattr(trainer, "normalize", lambda *args: real(*args) * (math.nan if next(calls) >= call else 1))

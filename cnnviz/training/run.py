@@ -255,7 +255,8 @@ class _Run:
         if progress.epochs:
             self._store.write(METRICS, metrics_lines(progress.epochs))
             self._store.write(CURVES, encode(curves_of(progress.epochs), ImageFormat(png_level=6)))
-        index = page(self._settings, summary, self._beginning.loaded.name, self._failures)
+        name = f"{self._beginning.loaded.name} cut at {facts['cut']}, head {facts['head']}"
+        index = page(self._settings, summary, name, self._failures)
         files = tuple(name for name in _FILES if self._store.exists(name))
         summary = self._run_folder.close(summary, "cnnviz train", Extras(index=index, files=files))
         if stopped:
