@@ -37,7 +37,7 @@ HIDDEN_WITHOUT_INPUT = tuple(
 HIDDEN_FROM_TRAINING = (
     *HIDDEN_FROM_STUDIES,
     *"null limit exclude fail_fast model num_classes labels no_crop logits_key activation".split(),
-    *"skip_check tracing top compile".split(),
+    *"skip_check tracing top compile task".split(),
 )
 
 

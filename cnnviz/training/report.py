@@ -34,6 +34,7 @@ def header_of(settings: RunSettings, beginning: Beginning, course: Course) -> Ru
         "labels_sha256": labels_sha256(loaded.labels),
         "task": "classify",
         "layers": [beginning.network.plan.cut],
+        "boxes": None,
         "notes": list(loaded.notes),
         "checks": nothing,
     }
