@@ -71,7 +71,7 @@ def run_header(
         summary={"inputs": 0, "explained": 0, "failed": 0, "finished": False},
         extra={"option_files_sha256": settings.option_files(file_sha256)},
     )
-    if model["boxes"] is not None:
+    if model.get("boxes") is not None:
         made.model["boxes"] = model["boxes"]
     return made
 
