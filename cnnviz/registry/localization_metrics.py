@@ -161,8 +161,8 @@ REGION_ENERGY = MetricSpec(
     summary="Share of a map's positive values in regions: the object, the background, rectangles.",
     paper="Wang et al., Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks, CVPRW 2020",
     measures="map and truth",
-    truth="boxes",
-    without_truth="scored",
+    # Boxes or masks will do, and rectangles need neither.
+    truth="nothing",
     direction="neither",
     options=RegionEnergyOptions,
     figures=(
