@@ -48,6 +48,13 @@ def weather() -> Tanks:
     return Tanks(2)
 
 
+def inverted() -> Tanks:
+    network = weather()
+    with torch.no_grad():
+        network.fc.weight.neg_()
+    return network
+
+
 def balanced() -> Tanks:
     """Red above one half somewhere: the object; without it nothing."""
     network = Tanks(0)
@@ -230,6 +237,28 @@ def test_stable_and_groups(photos: Path, tmp_path: Path) -> None:
     assert row["verdict"] == "passed"
 
 
+def test_groups_that_the_table_does_not_name_decide_nothing(photos: Path, tmp_path: Path, capsys: Any) -> None:
+    (photos / "none.csv").write_text("path,group\nelsewhere/x.png,a\n")
+    (photos / "some.csv").write_text("path,group\ndata/sun/01.png,a\n")
+    check = "  - {kind: accuracy, min: 0.9, scope: group}"
+    path = _policy(photos, "weather", check, name="none.yaml", more="groups: none.csv")
+    [row] = _audit(path, tmp_path / "a")[1]["summary"]["audit"]["checks"]
+    assert (row["verdict"], "none.csv names none of the images" in row["reason"]) == ("not decided", True)
+    path = _policy(photos, "weather", check, name="some.yaml", more="groups: some.csv")
+    assert main(["audit", str(path), "-o", str(tmp_path / "b")]) == 0
+    assert "some.csv does not name 23 of 24 images" in capsys.readouterr().err
+
+
+def test_predictions_that_became_wrong_have_changed(photos: Path, tmp_path: Path) -> None:
+    """Only correct predictions are judged; those that no longer are must not fall out of what drift counts."""
+    check = "  - {kind: drift, baseline: right, max_changed_predictions: 0.1}"
+    _audit(_policy(photos, "weather", check, name="one.yaml"), tmp_path / "a", "--accept", "right")
+    code, report = _audit(_policy(photos, "inverted", check, name="two.yaml"), tmp_path / "b")
+    [similar, changes] = report["summary"]["audit"]["checks"]
+    assert (code, changes["verdict"], changes["measured"], changes["n"]) == (1, "violated", 1.0, 24)
+    assert similar["n"] == 0
+
+
 # Parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -325,7 +354,8 @@ def test_what_yaml_makes_of_words_is_undone(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     checks = "[{kind: evidence, of: car, on: road}, {kind: drift, min_similarity: null, max_changed_predictions: 0.1}]"
     path.write_text(
-        f"{_BASE}target: null\nmethod: null\nmodel: {{model: net.onnx}}\noptions: {{exclude: bad.txt}}\nchecks: {checks}"
+        f"{_BASE}target: null\nmethod: null\nmodel: {{model: net.onnx}}\n"
+        f"options: {{exclude: bad.txt}}\nchecks: {checks}"
     )
     policy = load_policy(str(path))
     evidence, drift = (check.params for check in policy.checks)

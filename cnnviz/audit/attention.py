@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnviz.audit.check import Check, Judged, mean, rate
 from cnnviz.audit.verdict import Statement
+from cnnviz.errors import nearest
 
 if TYPE_CHECKING:
     from cnnviz.maps.second_look import SecondLook
@@ -70,10 +71,15 @@ class Evidence(Check):
     """The evidence for a class does not lie on what the network takes for another."""
 
     def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
+        of, on = self.params.of, self.params.on
+        for name in (on, *([] if of is None else [of])):
+            if name not in look.labels:
+                why = f"the network has no class {name!r}. {nearest(name, look.labels)}".strip()
+                return [Statement("evidence", "mean", False, self.params.max_share, (), why)]
         seen = []
         for each in judged:
             for row in each.maps:
-                if "evidence" in row and self.params.of in ("", row["target"]["label"]):
+                if "evidence" in row and of in (None, row["target"]["label"]):
                     seen.append(each.seen(_share(row["evidence"], self.params.on)))
         return [mean("evidence", self.params.max_share, seen, at_least=False)]
 

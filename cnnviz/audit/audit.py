@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from cnnviz.audit.policy import Policy, load_policy
 from cnnviz.audit.results import CheckResult, audit_table, row_of
 from cnnviz.audit.trust import is_for_trust
 from cnnviz.audit.verdict import Result, Statement, decide
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, shown
 from cnnviz.io.baselines import write_baseline
 from cnnviz.io.groups import read_groups
 from cnnviz.io.store import Store
@@ -35,6 +36,7 @@ from cnnviz.settings import TargetSettings
 
 JUNIT, SARIF, MARKDOWN = "junit.xml", "audit.sarif", "summary.md"
 _CONFIRMED = 50
+_NO_GROUP = "(no group)"
 
 
 class Audit(Comparison[AuditOptions]):
@@ -44,6 +46,7 @@ class Audit(Comparison[AuditOptions]):
         if params.policy is None:
             raise CnnvizError("audit needs a policy.", "cnnviz audit POLICY.yaml; --init writes one to begin with")
         self.policy: Policy = load_policy(params.policy)
+        _check_until(params)
         super().__init__(params if params.method else replace(params, method=self.policy.methods), target)
         self.checks = [check.spec.load()(check, self.policy) for check in self.policy.checks]
         self._groups = {} if self.policy.groups is None else read_groups(self.policy.groups)
@@ -91,9 +94,9 @@ class Audit(Comparison[AuditOptions]):
             if isinstance(check, Drift):
                 check.raw = raw
         results = self._results(rows, methods)
-        told: list[str] = []
+        told = [text for check in self.checks for text in dict.fromkeys(check.remarks)]
         if self.params.accept is not None:
-            told = self._accept({method: self._judged(rows, method, "all", None) for method in methods}, raw)
+            told += self._accept({method: self._judged(rows, method, "all", None) for method in methods}, raw)
         return self._conclusion(results, store, told)
 
     # What is judged --------------------------------------------------------------------------------------------------
@@ -109,20 +112,28 @@ class Audit(Comparison[AuditOptions]):
                 continue
             if check is not None and check.check.spec.of_maps and tries and is_for_trust(record) != for_trust:
                 continue
-            if not of_predictions and self.policy.only != "all" and record.get("outcome") != self.policy.only:
+            counts = of_predictions or self.policy.only in ("all", record.get("outcome"))
+            if not counts and check is not None and not isinstance(check, Drift):
                 continue
             own = [each for each in record.get("explanations") or () if each["method"] == method]
-            found.append(Judged(record, self._targets(record, own), self._group(record, scope)))
+            found.append(Judged(record, self._targets(record, own), self._group(record, scope), counts))
         return found
 
     def _targets(self, record: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The maps of what the policy's target names."""
+        assert self.look is not None
+        word = self.policy.target.removeprefix("class:").strip()
+        spec = str(self.policy.labels) if self.policy.target == "label" else word
+        if named := [each for each in own if each["target"].get("spec") in (spec, f"class:{spec}")]:
+            return named
         if self.policy.target == "label":
             wanted = {each["class_index"] for each in record.get("true_classes") or ()}
-        elif self.policy.target == "pred":
+        elif word == "pred":
             wanted = {record["predictions"][0]["class_index"]}
+        elif word == "all" or word.startswith("top:"):
+            return list(own)
         else:
-            return [each for each in own if _is_target(each["target"], self.policy.target)]
+            wanted = {self.look.class_of(word)} - {None}
         return [each for each in own if each["target"].get("class_index") in wanted]
 
     def _group(self, record: Mapping[str, Any], scope: str) -> str:
@@ -138,7 +149,7 @@ class Audit(Comparison[AuditOptions]):
             ):
                 if key in self._groups:
                     return self._groups[key]
-            return "(no group)"
+            return _NO_GROUP
         return ""
 
     # What came of it -------------------------------------------------------------------------------------------------
@@ -150,7 +161,8 @@ class Audit(Comparison[AuditOptions]):
             for method in methods if check.check.spec.of_maps else methods[:1]:
                 judged = self._judged(rows, method, check.check.scope, check)
                 name = method if check.check.spec.of_maps else ""
-                statements += [(check, name, each) for each in check.statements(method, judged, self.look)]
+                made = self._without_groups(check, judged, check.statements(method, judged, self.look))
+                statements += [(check, name, each) for each in made]
         decided = decide([each for _, _, each in statements], self.policy.false_alarm, self.policy.min_images)
         found = [
             CheckResult(check.check, method, result)
@@ -159,13 +171,26 @@ class Audit(Comparison[AuditOptions]):
         found = _without_trust(found)
         return [self._confirmed(each, rows) for each in found]
 
+    def _without_groups(self, check: Check, judged: Sequence[Judged], made: list[Statement]) -> list[Statement]:
+        """Nothing is decided by groups where the table names no image; what it leaves out is said."""
+        out = [each.path for each in judged if each.group == _NO_GROUP]
+        if not out:
+            return made
+        if len(out) == len(judged):
+            return [replace(each, why_not=f"{self.policy.groups} names none of the images") for each in made]
+        text = (
+            f"{check.check.name}: {self.policy.groups} does not name {len(out)} of {len(judged)} images: {out[0]}, ..."
+        )
+        check.remarks.append(text)
+        return made
+
     def _confirmed(self, result: CheckResult, rows: Sequence[Mapping[str, Any]]) -> CheckResult:
         """A violation of ``avoid`` with what becomes of predictions when the region is taken away."""
-        if result.check.spec.name != "avoid" or result.result.verdict != "violated":
-            return result
         assert self.look is not None
+        if result.check.spec.name != "avoid" or result.result.verdict != "violated" or not self.look.of_classes:
+            return result
         worst = {path for path, _ in result.result.violations[:_CONFIRMED]}
-        judged = [each for each in self._judged(rows, result.method, "all", None) if each.path in worst]
+        judged = [each for each in self._judged(rows, result.method, "all", None) if each.counts and each.path in worst]
         region = str(result.check.params.region)  # type: ignore[attr-defined]
         fill = "shuffle" if region == "background" else "blur"
         changes = changed(judged, self.look, (region, fill), self.policy.truth_labels)
@@ -206,10 +231,17 @@ class Audit(Comparison[AuditOptions]):
         )
 
 
-def _is_target(target: Mapping[str, Any], spec: str) -> bool:
-    """Whether a map is of what a policy's ``target`` names."""
-    name = spec.removeprefix("class:")
-    return target.get("spec") in (spec, f"class:{name}") or name in (target["label"], str(target.get("class_index")))
+def _check_until(params: AuditOptions) -> None:
+    if params.until is None:
+        return
+    if params.accept is None:
+        raise CnnvizError("--until says until when a baseline counts, and none is accepted.", "Give --accept REASON.")
+    try:
+        good = datetime.date.fromisoformat(params.until).isoformat() == params.until
+    except ValueError:
+        good = False
+    if not good:
+        raise CnnvizError(f"--until {shown(params.until)}: expected a day.", "For example --until 2027-06-30")
 
 
 def _without_trust(results: Sequence[CheckResult]) -> list[CheckResult]:

@@ -22,11 +22,13 @@ class Judged:
         record: Its record.
         maps: The explanations of the method for what the policy's ``target`` names.
         group: What it is judged with, by the check's scope.
+        counts: Whether its prediction is one of those that the policy judges; others are seen by ``drift`` alone.
     """
 
     record: Mapping[str, Any]
     maps: Sequence[Mapping[str, Any]]
     group: str
+    counts: bool = True
 
     @property
     def path(self) -> str:
@@ -43,11 +45,15 @@ class Check(ABC):
     Args:
         check: What the policy says of it.
         policy: The whole policy.
+
+    Attributes:
+        remarks: What people should know of what it says.
     """
 
     def __init__(self, check: PolicyCheck, policy: Policy) -> None:
         self.check, self.policy = check, policy
         self.params: Any = check.params
+        self.remarks: list[str] = []
 
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
         """Metrics that must be measured of each map, with their options."""

@@ -35,6 +35,9 @@ class Counterfactual(Check):
     """Predictions stay when a region, or the background, is replaced."""
 
     def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
+        if not look.of_classes:
+            why = "the network has no class for the whole image that could flip"
+            return [Statement("flips", "rate", False, self.params.max_flips or 0.0, (), why)]
         changes = changed(judged, look, (self.params.replace, self.params.with_), self.policy.truth_labels)
         found = []
         if self.params.max_flips is not None:

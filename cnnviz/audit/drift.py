@@ -53,23 +53,38 @@ class Drift(Check):
         found = []
         similar: list[Observation] = []
         changes: list[Observation] = []
+        others: list[str] = []
         for each in judged if stored is not None else ():
             known = stored.images.get(str(each.record["name"])) if stored is not None else None
             if known is None or stored is None:
                 continue
+            source = each.record.get("input") or {}
+            if None not in (known.get("sha256"), source.get("sha256")) and known["sha256"] != source["sha256"]:
+                others.append(each.path)
+                continue
             changes.append(each.seen(known["predicted"] != each.record["predictions"][0]["class_index"]))
-            for row in each.maps:
-                before = stored.maps.get(f"{each.record['name']}|{method}|{row['target']['class_index']}")
+            for row in each.maps if each.counts else ():
+                before = stored.maps.get(_key(each.record, method, row["target"]))
                 after = self.raw(row) if self.raw is not None else None
                 value = None if before is None or after is None else likeness(before, after)
                 if value is not None:
                     similar.append(each.seen(value))
+        if others:
+            self.remarks.append(
+                f"{self.check.name}: {len(others)} files are others than those accepted: {others[0]}, ..."
+            )
         if self.params.min_similarity is not None:
             found.append(mean("similarity", self.params.min_similarity, similar, at_least=True, low=-1.0))
         if self.params.max_changed_predictions is not None:
             allowed = self.params.max_changed_predictions
             found.append(rate("changed_predictions", allowed, changes, at_least=False))
         return [replace(each, why_not=why) for each in found]
+
+
+def _key(record: Mapping[str, Any], method: str, target: Mapping[str, Any]) -> str:
+    """The name of a map in a baseline."""
+    said = [target[name] for name in ("spec", "class_index") if name in target]
+    return "|".join(map(str, [record["name"], method, *said]))
 
 
 def likeness(before: NDArray[Any], after: NDArray[Any]) -> float | None:
@@ -105,7 +120,9 @@ def accepted(judged: Mapping[str, Sequence[Judged]], raw: Any, reason: str, unti
             for row in each.maps:
                 values = raw(row)
                 if values is not None:
-                    maps[f"{name}|{method}|{row['target']['class_index']}"] = values.astype(np.float16)
+                    # Ranks are compared: half precision has no room for gradients as small as they are.
+                    scale = float(np.abs(values).max()) or 1.0
+                    maps[_key(each.record, method, row["target"])] = (values / scale).astype(np.float16)
     facts = {"reason": reason, "until": until, "accepted": datetime.date.today().isoformat()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **maps)  # type: ignore[arg-type]

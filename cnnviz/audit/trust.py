@@ -35,15 +35,19 @@ class Faithful(Check):
         for each in judged:
             beside = f"{method}:blurred" if other == "blurred" else other
             values = {
-                (row["method"], row["target"]["label"]): row["scores"].get(metric)
-                for row in each.record["explanations"]
+                (row["method"], _what(row["target"])): row["scores"].get(metric) for row in each.record["explanations"]
             }
             for row in each.maps:
-                own, base = (values.get((name, row["target"]["label"])) for name in (method, beside))
+                own, base = (values.get((name, _what(row["target"]))) for name in (method, beside))
                 if own and base and _area(metric, own) is not None and _area(metric, base) is not None:
                     better = _area(metric, own) - _area(metric, base)  # type: ignore[operator]
                     seen.append(each.seen(-better if metric == "deletion" else better))
         return [mean(f"{metric}_better_than_{other}", self.params.by, seen, at_least=True, low=-1.0)]
+
+
+def _what(target: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What is explained; several classes may have one label."""
+    return tuple(target.get(name) for name in ("spec", "class_index", "label"))
 
 
 def _area(metric: str, scores: Mapping[str, Any]) -> float | None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +50,14 @@ def read_baseline(folder: str) -> Baseline | None:
             facts = json.load(stream)
         if facts.get("schema") != SCHEMA:
             raise ValueError(f"schema {facts.get('schema')!r}")
-        with np.load(os.path.join(folder, MAPS)) as stored:
+        images = facts.get("images", {})
+        if not all("predicted" in each for each in images.values()):
+            raise ValueError("an image without its prediction")
+        with open(os.path.join(folder, MAPS), "rb") as data, np.load(data) as stored:
             maps = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RecursionError, BadZipFile) as error:
         raise CnnvizError(f"baseline {folder}: cannot be read ({error}).", "Accept it anew with --accept.") from error
-    return Baseline(facts, facts.get("images", {}), maps)
+    return Baseline(facts, images, maps)
 
 
 def write_baseline(folder: str, files: BaselineFiles) -> None:
@@ -62,7 +66,12 @@ def write_baseline(folder: str, files: BaselineFiles) -> None:
     Raises:
         CnnvizError: It cannot be written.
     """
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise CnnvizError(
+            f"baseline {folder}: cannot be made ({error.strerror or error}).", "Name another folder."
+        ) from error
     store = Store(folder)
     store.write(MAPS, files.maps)
     store.write(FACTS, files.facts)

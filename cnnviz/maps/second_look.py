@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
-from cnnviz.errors import ImageError
+from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.truth import Truth
 from cnnviz.io.annotations import Annotations
 from cnnviz.io.decode import open_image
@@ -21,6 +21,7 @@ from cnnviz.maps.prepared_method import PreparedMethod
 from cnnviz.models.preprocess import Geometry, normalize, prepare
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.tasks.base import Predictions, Request
+from cnnviz.tasks.classification import Classification
 
 Picture = NDArray[np.uint8]
 
@@ -49,6 +50,23 @@ class SecondLook:
         self._methods = {method.spec.name: method for method in methods}
         self._annotations = annotations
         self.passes = 0
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The network's classes."""
+        return self._prepared.classes.labels
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether the network has class scores for the whole image."""
+        return isinstance(self._prepared.task, Classification)
+
+    def class_of(self, word: str) -> int | None:
+        """The class that a person calls so; None where there is none."""
+        try:
+            return self._prepared.classes.resolve(word)
+        except CnnvizError:
+            return None
 
     def photograph(self, record: Mapping[str, Any]) -> Photograph | None:
         """That of a record; None where it can no longer be read."""

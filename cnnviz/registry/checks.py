@@ -116,7 +116,7 @@ class CalibrationOptions(Options):
 class EvidenceOptions(Options):
     """Options of evidence."""
 
-    of: str = option("", "Class whose maps are judged; empty for all.")
+    of: str | None = option(None, "Class whose maps are judged; all without it.")
     on: str = option("background", "Class on which its evidence should not lie.")
     max_share: float = option(0.5, "Most mean share of the map on it.", minimum=0, maximum=1)
 

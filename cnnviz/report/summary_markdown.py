@@ -59,4 +59,4 @@ def summary_markdown(policy: str, rows: Sequence[Mapping[str, Any]], passed: boo
 def _cell(text: str) -> str:
     """A text that neither ends a cell nor becomes markup."""
     plain = " ".join(text.split())
-    return plain.replace("|", "\\|").replace("<", "&lt;").replace("`", "'") if not plain.startswith("**") else plain
+    return plain.replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

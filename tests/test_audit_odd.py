@@ -1,0 +1,163 @@
+"""Audits of odd things: networks with scores at positions, classes of one name, damaged baselines."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnviz.audit.check import Judged
+from cnnviz.audit.drift import Drift, _key, accepted, likeness
+from cnnviz.audit.policy import load_policy
+from cnnviz.audit.trust import Faithful
+from cnnviz.cli.app import main
+from cnnviz.errors import CnnvizError
+from cnnviz.io.baselines import read_baseline, write_baseline
+from cnnviz.maps.second_look import SecondLook
+from cnnviz.report.summary_markdown import summary_markdown
+from tests.support import segment_network
+from tests.support.segment_network import CLASSES, SIDE
+
+
+@pytest.fixture(scope="module")
+def segments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve photographs with a red rectangle, smaller than the background."""
+    base = tmp_path_factory.mktemp("audit_segments")
+    (base / "photos").mkdir()
+    for number in range(12):
+        rgb = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+        rgb[8 + number : 32 + number, 8:32, 0] = 255
+        Image.fromarray(rgb).save(base / "photos" / f"{number:02d}.png")
+    (base / "labels.txt").write_text("\n".join(CLASSES))
+    return base
+
+
+def _rows(base: Path, out: Path, checks: str) -> list[dict[str, Any]]:
+    model = f"name: {segment_network.__file__}:make, labels: labels.txt, input_size: {SIDE}, resize: {SIDE}"
+    path = base / "policy.yaml"
+    path.write_text(f"version: 1\nmodel: {{{model}, mean: '0,0,0', std: '1,1,1'}}\nimages: photos\nchecks:\n{checks}")
+    assert main(["audit", str(path), "-o", str(out), "-q", "--layer", "encoder"]) == 0
+    rows: list[dict[str, Any]] = json.loads((out / "report.json").read_text("utf-8"))["summary"]["audit"]["checks"]
+    return rows
+
+
+def test_the_predicted_class_of_a_segmentation_is_not_the_background(segments: Path, tmp_path: Path) -> None:
+    checks = """\
+  - {kind: evidence, on: background, max_share: 0.4}
+  - {kind: evidence, of: red, on: red, max_share: 1.0}
+  - {kind: avoid, region: [0, 0, 1, 0.5], max_energy: 1.0}
+  - {kind: evidence, on: bakground}
+  - {kind: evidence, of: redd, on: red}
+  - {kind: stable}
+  - {kind: counterfactual, replace: [0, 0, 0.5, 0.5], with: blur}
+"""
+    first, red, avoid, *rest = _rows(segments, tmp_path, checks)
+    assert [(row["verdict"], row["n"]) for row in (first, red, avoid)] == [("passed", 12)] * 3
+    assert first["measured"] + red["measured"] == pytest.approx(1)
+    assert avoid["measured"] > 0.3
+    assert [row["verdict"] for row in rest] == ["not decided"] * 4
+    reasons = [row["reason"] for row in rest]
+    assert reasons[0] == "the network has no class 'bakground'. Did you mean background?"
+    assert reasons[1].startswith("the network has no class 'redd'")
+    assert "only maps of classes of the whole image" in reasons[2]
+    assert "no class for the whole image" in reasons[3]
+
+
+def _judged(spec: dict[str, Any], scores: dict[str, Any] | None = None) -> Judged:
+    row = {"method": "gradcam", "target": spec, "scores": scores or {}, "files": {}}
+    record: dict[str, Any] = {"name": "a", "path": "a.png", "predictions": [{"class_index": 3}], "explanations": [row]}
+    record["input"] = {"sha256": "a" * 64}
+    return Judged(record, [row], "")
+
+
+def test_maps_as_small_as_gradients_are_accepted_as_they_are() -> None:
+    values = np.random.default_rng(0).random((7, 7)).astype(np.float32) * 1e-9
+    judged = _judged({"class_index": 3})
+    files = accepted({"gradcam": [judged]}, lambda row: values, "small", None)
+    with np.load(io.BytesIO(files.maps)) as stored:
+        [before] = (stored[name] for name in stored.files)
+    found = likeness(before, values)
+    assert found == pytest.approx(1, abs=1e-3)
+
+
+def test_a_baseline_of_other_files_is_not_compared(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("version: 1\nimages: a\nchecks: [{kind: drift, max_changed_predictions: 0.1}]")
+    policy = load_policy(str(tmp_path / "p.yaml"))
+    judged = _judged({"class_index": 3})
+    values = np.random.default_rng(0).random((7, 7)).astype(np.float32)
+    write_baseline(str(tmp_path / "baseline"), accepted({"gradcam": [judged]}, lambda row: values, "first", None))
+    for sha, seen in (("a" * 64, 1), ("b" * 64, 0)):
+        check = Drift(policy.checks[0], policy)
+        check.raw = lambda row: values
+        record = {**judged.record, "input": {"sha256": sha}}
+        both = check.statements("gradcam", [replace(judged, record=record)], cast("SecondLook", SimpleNamespace()))
+        assert [len(each.observations) for each in both] == [seen, seen]
+        assert [text for text in check.remarks if "others than those accepted" in text] == check.remarks
+        assert len(check.remarks) == 1 - seen
+
+
+def test_regions_of_one_class_are_maps_of_their_own_in_a_baseline() -> None:
+    targets: list[dict[str, Any]] = [
+        {"spec": "class:red@all", "class_index": 1},
+        {"spec": "class:red", "class_index": 1},
+        {"spec": "diff:red,blue"},
+        {"class_index": 1},
+    ]
+    assert len({_key({"name": "a"}, "gradcam", each) for each in targets}) == 4
+
+
+@pytest.mark.parametrize(
+    ("facts", "maps"),
+    [
+        ({"schema": "cnnviz.baseline/1", "images": {}}, b"no zip"),
+        ({"schema": "cnnviz.baseline/1", "images": {}}, b""),
+        ({"schema": "cnnviz.baseline/1", "images": {}}, b"PK\x03\x04cut"),
+        ({"schema": "cnnviz.baseline/1", "images": []}, b""),
+        ({"schema": "cnnviz.baseline/1", "images": {"a": {}}}, b""),
+        ([1], b""),
+    ],
+)
+def test_a_damaged_baseline_is_said(tmp_path: Path, facts: Any, maps: bytes) -> None:
+    (tmp_path / "baseline.json").write_text(json.dumps(facts))
+    (tmp_path / "maps.npz").write_bytes(maps)
+    with pytest.raises(CnnvizError, match="cannot be read"):
+        read_baseline(str(tmp_path))
+
+
+@pytest.mark.parametrize("more", [["--until", "2027-01-01"], ["--accept", "x", "--until", "30.06.2027"]])
+def test_a_day_that_is_none_is_said(segments: Path, tmp_path: Path, more: list[str], capsys: Any) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(f"version: 1\nimages: {segments / 'photos'}\nchecks: [{{kind: drift}}]")
+    assert main(["audit", str(path), "-o", str(tmp_path / "out"), *more]) == 2
+    assert "--until" in capsys.readouterr().err
+
+
+def test_classes_of_one_name_are_compared_each_with_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("version: 1\nimages: a\nchecks: [{kind: faithful, metric: insertion, better_than: random}]")
+    policy = load_policy(str(path))
+    rows = [
+        {"method": method, "target": {"class_index": index, "label": "crane"}, "scores": {"insertion": {"area": area}}}
+        for method, index, area in (
+            ("gradcam", 134, 0.9), ("random", 134, 0.2), ("gradcam", 517, 0.4), ("random", 517, 0.3),
+        )
+    ]  # fmt: skip
+    judged = Judged({"path": "a.png", "explanations": rows}, rows[:1], "")
+    look = cast("SecondLook", SimpleNamespace())
+    [statement] = Faithful(policy.checks[0], policy).statements("gradcam", [judged], look)
+    assert [each.value for each in statement.observations] == pytest.approx([0.7])
+
+
+def test_a_name_in_bold_ends_no_cell() -> None:
+    row = {
+        "name": "**a|b", "statement": "energy", "method": "", "verdict": "passed", "measured": None, "ci95": None,
+        "group": None, "at_least": True, "allowed": 0.5, "n": 1, "violations": [], "confirmed": None, "reason": "",
+    }  # fmt: skip
+    assert "| **a\\|b: energy |" in summary_markdown("p", [row], True).decode()
