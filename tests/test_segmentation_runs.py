@@ -186,3 +186,11 @@ def test_a_task_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
             lookup.find_task(lookup.read_task("depth"), (1, 3))
     finally:
         lookup.all_tasks.cache_clear()
+
+
+def test_layers_of_a_network_with_skips(capsys: pytest.CaptureFixture[str]) -> None:
+    """The end of the encoder is not on every path to the output: no CAM, and said so."""
+    assert main(["layers", f"{segment_network.__file__}:unet", "--input-size", "24,32", "--json"]) == 0
+    [target] = [row for row in json.loads(capsys.readouterr().out) if row["default_target"]]
+    assert (target["name"], target["output_stride"]) == ("act:3", [4, 4])
+    assert "connections lead past act" in target["cam"]

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.placement import place as placed_on
 from cnnviz.metrics.evidence import classes_at_pixels, evidence_by_class
-from cnnviz.render.box_figure import reduced
 from cnnviz.render.grid import resize
 from cnnviz.render.overlay import Style, overlay
 from cnnviz.render.segments import (
@@ -22,6 +21,7 @@ from cnnviz.render.segments import (
     colours_by_area,
     enlarged,
     painted,
+    roomy,
     segment_figure,
     with_outline,
 )
@@ -87,13 +87,13 @@ class Segmented:
         detail = detail if item.outline is not None else "asked of all of it"
         region = getattr(item.target, "region", "pred")
         caption = item.target.label if region == "pred" else f"{item.target.label} @{region}"
-        picture = outlined(self._done, item, reduced(overlay(self._done.rgb, shown, style)))
+        picture = outlined(self._done, item, roomy(overlay(self._done.rgb, shown, style)))
         self._tiles.append(SegmentTile(item.method.name, caption, detail, picture, bars))
 
     def figure(self) -> NDArray[np.uint8]:
         """The picture."""
         assert self._at is not None
-        small, areas, colours = reduced(self._done.rgb), self._areas, self._colours
+        small, areas, colours = roomy(self._done.rgb), self._areas, self._colours
         at = enlarged(self._at, (small.shape[1], small.shape[0]))
         ranked = sorted(areas, key=lambda index: -areas[index])
         names = [Bar(self._labels[index], colours[index], 0.0, areas[index]) for index in ranked]

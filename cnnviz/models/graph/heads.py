@@ -49,6 +49,12 @@ def read_head(graph: Graph, model_name: str) -> HeadReading:
     """
     features = default_node(graph, model_name)
     chain = graph.chain()
+    if features not in chain:
+        raise CnnvizError(
+            f"CAM is not defined for {model_name}: connections lead past {name_of(graph, features)[0]}; "
+            "it needs global pooling followed by one linear layer.",
+            "Use `cnnviz gradcam`, which works here.",
+        )
     path = chain[chain.index(features) + 1 : chain.index(graph.logits) + 1]
     reading = _pool_then_linear(graph, features, path) or _class_maps_then_pool(graph, features, path)
     if reading is None:
