@@ -249,6 +249,14 @@ def test_groups_that_the_table_does_not_name_decide_nothing(photos: Path, tmp_pa
     assert "some.csv does not name 23 of 24 images" in capsys.readouterr().err
 
 
+def test_a_violation_in_one_class_is_confirmed_by_backgrounds_of_all(photos: Path, tmp_path: Path) -> None:
+    check = "  - {kind: avoid, region: background, max_energy: 0.3, scope: class}"
+    path = _policy(photos, "weather", check, name="one_class.yaml", more="only: all")
+    [row] = _audit(path, tmp_path)[1]["summary"]["audit"]["checks"]
+    assert (row["verdict"], row["confirmed"]["of"]) == ("violated", 12)
+    assert 0 < row["confirmed"]["flips"] < 12  # other suns have the same sky
+
+
 def test_predictions_that_became_wrong_have_changed(photos: Path, tmp_path: Path) -> None:
     """Only correct predictions are judged; those that no longer are must not fall out of what drift counts."""
     check = "  - {kind: drift, baseline: right, max_changed_predictions: 0.1}"

@@ -7,20 +7,22 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cnnviz.audit.check import Judged
+from cnnviz.audit.counterfactual import changed
 from cnnviz.audit.drift import Drift, _key, accepted, likeness
 from cnnviz.audit.policy import load_policy
 from cnnviz.audit.trust import Faithful
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
 from cnnviz.io.baselines import read_baseline, write_baseline
-from cnnviz.maps.second_look import SecondLook
+from cnnviz.maps.second_look import Photograph, SecondLook
 from cnnviz.report.summary_markdown import summary_markdown
 from tests.support import segment_network
 from tests.support.segment_network import CLASSES, SIDE
@@ -153,6 +155,33 @@ def test_classes_of_one_name_are_compared_each_with_its_own(tmp_path: Path) -> N
     look = cast("SecondLook", SimpleNamespace())
     [statement] = Faithful(policy.checks[0], policy).statements("gradcam", [judged], look)
     assert [each.value for each in statement.observations] == pytest.approx([0.7])
+
+
+def test_one_photograph_alone_has_no_other_background_and_few_are_open_at_once() -> None:
+    class Look:
+        read: ClassVar[list[str]] = []
+
+        def photograph(self, record: dict[str, Any]) -> Photograph | None:
+            self.read.append(record["path"])
+            rgb = np.full((32, 32, 3), int(record["name"]), dtype=np.uint8)
+            return None if record["name"] == "3" else Photograph(rgb, None)
+
+        def predict(self, pictures: list[Any]) -> Any:
+            bright = torch.tensor([[float(each.mean()), 9.0] for each in pictures])
+            return SimpleNamespace(scores=bright, shares=bright / 255)
+
+    def of(*names: int) -> list[Judged]:
+        return [Judged({"path": f"{n}.png", "name": str(n)}, [], "") for n in names]
+
+    look = cast("SecondLook", Look())
+    how = ("0,0,1,0.5", "shuffle")
+    assert changed(of(200), look, how, "any") == {}
+    assert changed(of(200, 3), look, how, "any") == {}
+    one = changed(of(200), look, how, "any", of(200, 3, 0))
+    assert one["200.png"]["drop"] == pytest.approx(0, abs=0.1)  # a rectangle elsewhere does as much
+    Look.read.clear()
+    changed(of(*range(10, 40)), look, how, "any")
+    assert len(Look.read) == 60  # each, and one other
 
 
 def test_a_name_in_bold_ends_no_cell() -> None:

@@ -190,10 +190,11 @@ class Audit(Comparison[AuditOptions]):
         if result.check.spec.name != "avoid" or result.result.verdict != "violated" or not self.look.of_classes:
             return result
         worst = {path for path, _ in result.result.violations[:_CONFIRMED]}
-        judged = [each for each in self._judged(rows, result.method, "all", None) if each.counts and each.path in worst]
+        every = self._judged(rows, result.method, "all", None)
+        judged = [each for each in every if each.counts and each.path in worst]
         region = str(result.check.params.region)  # type: ignore[attr-defined]
         fill = "shuffle" if region == "background" else "blur"
-        changes = changed(judged, self.look, (region, fill), self.policy.truth_labels)
+        changes = changed(judged, self.look, (region, fill), self.policy.truth_labels, every)
         flips = sum(bool(each["flip"]) for each in changes.values())
         return replace(result, confirmed={"flips": flips, "of": len(changes), "fill": fill})
 

@@ -50,23 +50,46 @@ class Counterfactual(Check):
 
 
 def changed(
-    judged: Sequence[Judged], look: SecondLook, how: tuple[str, str], objects: str
+    judged: Sequence[Judged],
+    look: SecondLook,
+    how: tuple[str, str],
+    objects: str,
+    others: Sequence[Judged] = (),
 ) -> dict[str, dict[str, Any]]:
-    """By image: whether its prediction flips where the control's does not, and how much more probability it loses."""
+    """By image: whether its prediction flips where the control's does not, and how much more probability it loses.
+
+    Args:
+        judged: The images.
+        look: Photographs, and the network on changed ones.
+        how: What is replaced, and by what.
+        objects: What the truth of an image is: ``class`` or ``any``.
+        others: Where other images are taken from; from the same without it.
+    """
     replace, fill = how
-    known: list[tuple[Judged, Photograph, Mask]] = []
-    for each in judged:
-        photo = look.photograph(each.record)
-        if photo is None:
-            continue
-        mask = _replaced(photo, each, look, replace, objects)
-        if mask is not None and mask.any() and mask.mean() <= _LARGEST:
-            known.append((each, photo, mask))
+    pool, unusable = list(others or judged), set[str]()
+
+    def known(each: Judged) -> tuple[Photograph, Mask] | None:
+        photo = None if each.path in unusable else look.photograph(each.record)
+        mask = None if photo is None else _replaced(photo, each, look, replace, objects)
+        if photo is None or mask is None or not mask.any() or mask.mean() > _LARGEST:
+            unusable.add(each.path)
+            return None
+        return photo, mask
+
+    def another(each: Judged) -> tuple[Photograph, Mask] | None:
+        """One at a time is read, however many there are."""
+        start = _seed(each) % len(pool)
+        some = (other for other in (*pool[start:], *pool[:start]) if other.path != each.path)
+        return next((found for other in some if (found := known(other)) is not None), None)
+
     found: dict[str, dict[str, Any]] = {}
-    for place, (each, photo, mask) in enumerate(known):
-        other = known[(place + 1 + _seed(each) % max(1, len(known) - 1)) % len(known)]
-        pictures = _pictures(photo, mask, (other[1], other[2]), (replace, fill), _seed(each))
-        said = look.predict([photo.rgb, *pictures])
+    for each in judged:
+        own = known(each)
+        other = own if own is None or fill != "shuffle" else another(each)
+        if own is None or other is None:
+            continue
+        pictures = _pictures(*own, other, (replace, fill), _seed(each))
+        said = look.predict([own[0].rgb, *pictures])
         index = int(said.scores[0].argmax())
         best = said.scores.argmax(dim=1).tolist()
         loss = [float(said.shares[0, index] - share) for share in said.shares[1:, index]]
