@@ -169,7 +169,7 @@ def test_drise_explains_boxes_alone() -> None:
         cnnviz.explain(nets.grid(), IMAGES, "drise", target="unit:act:1", task=TASK, masks=2)
 
 
-@pytest.mark.parametrize("make", [nets.grid, nets.end_to_end, nets.pyramid])
+@pytest.mark.parametrize("make", [nets.grid, nets.end_to_end, nets.pyramid, nets.listed])
 @pytest.mark.parametrize("method", ["odam", "layercam", "saliency", "drise"])
 def test_a_batch_gives_what_its_images_give_alone(make: Any, method: str) -> None:
     options: dict[str, Any] = {"masks": 8, "cells": 4} if method == "drise" else {}

@@ -199,7 +199,7 @@ def test_a_slow_name_server_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> 
         ({"model": "timm/resnet51"}, "no model called 'resnet51'", "timm/resnet50"),
         ({"model": "timm/resnet50.a9_in1k"}, "no weights called 'a9_in1k'", "a3_in1k"),
         ({"model": "resnet34d"}, "one of timm", "give --model timm/resnet34d"),
-        ({"model": "fasterrcnn_resnet50_fpn"}, "neither classes nor segments", "give a classifier"),
+        ({"model": "r3d_18"}, "no classes, segments or boxes", "give a classifier"),
         ({"model": "best.pth"}, "is a file of weights", "give --checkpoint best.pth"),
         ({"model": "net.py"}, "names no function", "give --model net.py:FUNCTION"),
         ({"model": "vgg16", "weights": "IMAGENET1K_V7"}, "no weights called", "Did you mean IMAGENET1K_V1"),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.boxes import candidates
 from cnnviz.engine.gradient_path import gradient_at_layers
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.errors import CnnvizError
@@ -179,9 +180,16 @@ class _Examiner:
             self.not_run[check] = SKIPPED
         elif check == "gradient_reaches_layer" and not self.wanted.gradient:
             self.not_run[check] = f"{self.wanted.method} needs no gradient"
+        elif check == "gradient_reaches_layer" and not self._finds_a_box():
+            self.not_run[check] = "the network finds no box on a probe"
         elif check == "input_sizes" and self.session.readout.layer is not None:
             self.not_run[check] = "units are explained, and what lies below them may take more sizes than the network"
         return check not in self.not_run
+
+    def _finds_a_box(self) -> bool:
+        """Whether there is any candidate on the probe, of a detector: else there is no score to be differentiated."""
+        form = self.session.boxes
+        return form is None or bool((candidates(self._pass().chosen.detach(), form).ranking() > 0).any())
 
     def _pass(self) -> ForwardPass:
         """A pass over the probe, made once."""

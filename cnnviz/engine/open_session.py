@@ -28,6 +28,7 @@ from cnnviz.models.graph.outputs import OutputChoice, choose_output, select_outp
 from cnnviz.models.graph.trace import Graph, trace, with_final_activation
 from cnnviz.models.graph.units import ending_at_units
 from cnnviz.models.loading.inputs import cannot_run, first_line
+from cnnviz.models.loading.listed_boxes import lists_boxes, with_rows
 from cnnviz.registry.tasks import TaskRequest
 
 
@@ -92,7 +93,7 @@ def prepare(
     with rt.scope():
         where = next((p.device for p in module.parameters()), torch.device("cpu"))
         image = probe_image(probe).to(where)
-        choice = check_runs(module, name, image, options)
+        module, choice = runnable(module, name, image, options)
         options = replace(options, logits_key=choice.key)
         form = options.task.boxes(choice.shape, options.classes)
         if form is not None:
@@ -134,9 +135,29 @@ def check_runs(module: nn.Module, name: str, image: Tensor, options: SessionOpti
     Raises:
         CnnvizError: It does not take this input, or no class scores are in what it returns.
     """
+    return runnable(module, name, image, options)[1]
+
+
+def runnable(module: nn.Module, name: str, image: Tensor, options: SessionOptions) -> tuple[nn.Module, OutputChoice]:
+    """The network, with an output of one shape where it lists boxes, and which of its outputs is explained.
+
+    Raises:
+        CnnvizError: As :func:`check_runs`.
+    """
+    value = _returned(module, name, image)
+    if lists_boxes(value):
+        module = with_rows(module, image)
+        value = _returned(module, name, image)
+    leaf = image.detach().clone().requires_grad_()
+    choice = choose_output(value, options.logits_key, options.classes, lambda: module(leaf * 1))
+    check_rows(tuple(select_output(value, choice.key).shape), len(image), name)
+    return module, choice
+
+
+def _returned(module: nn.Module, name: str, image: Tensor) -> Any:
     try:
         with torch.no_grad(), foreign_code():
-            value = module(image)
+            return module(image)
     except Exception as error:
         if rt.is_out_of_memory(error):
             raise
@@ -145,10 +166,6 @@ def check_runs(module: nn.Module, name: str, image: Tensor, options: SessionOpti
             "Set --input-size to what the network takes, such as --input-size 3,224,224.",
         )
         raise cannot_run(module, name, error, otherwise) from error
-    leaf = image.detach().clone().requires_grad_()
-    choice = choose_output(value, options.logits_key, options.classes, lambda: module(leaf * 1))
-    check_rows(tuple(select_output(value, choice.key).shape), len(image), name)
-    return choice
 
 
 def _by_graph(graph: Graph, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions) -> PreparedNetwork:

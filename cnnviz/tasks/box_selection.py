@@ -200,8 +200,8 @@ class BoxSelector(Selector):
         from cnnviz.tasks.detection import BoxRequest
 
         probes: list[Request] = []
-        if self._asked:
-            box = self.task.likeliest(output, 0)
+        box = self.task.likeliest(output, 0)
+        if self._asked and box.score > 0:  # a probe without any candidate has nothing to rehearse with
             probes.append(BoxRequest(box, 1, Box(0, 0, 1, 1), "box:1", "score", None, self.task))
         return [[*probes, *self.units]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -101,20 +102,49 @@ class Pyramid(nn.Module):
         return torch.cat([edges, self.classes(a).sigmoid()], 1).flatten(2)
 
 
-class Listed(Rows):
+class TwoMaps(nn.Module):
+    """A backbone as torchvision's: a mapping of maps, the second computed from the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, CELL, stride=CELL)
+        self.down = nn.Conv2d(6, 6, 3, stride=2, padding=1)
+        self.act = nn.LeakyReLU(0.1)
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        fine = self.act(self.stem(x))
+        return OrderedDict([("0", fine), ("pool", self.act(self.down(fine)))])
+
+
+class Listed(nn.Module):
     """torchvision's form: a list of boxes, scores and labels from 1, of which there may be none."""
 
     def __init__(self, seed: int = 0, least: float = 0.5) -> None:
-        super().__init__("end-to-end", seed)
-        self.least = least
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.backbone = TwoMaps()
+            self.box, self.classes = nn.Conv2d(6, 4, 1), nn.Conv2d(6, len(CLASSES), 3, padding=1)
+        self.least, self.detections_per_img = least, 40
+
+    def rows(self, maps: Any) -> Tensor:
+        """[N, M, 6], the labels from 1, in the order of the candidates."""
+        found = []
+        for a in maps:
+            count = a.shape[-1]
+            stride = SIDE // count
+            box, steps = self.box(a).tanh(), torch.arange(count) * stride + stride / 2
+            middle = torch.stack([steps.expand(count, count), steps[:, None].expand(count, count)]) + box[:, :2]
+            half = stride + box[:, 2:] / 2
+            best, label = self.classes(a).sigmoid().max(1, keepdim=True)
+            found.append(torch.cat([middle - half, middle + half, best, label.float() + 1], 1).flatten(2))
+        return torch.cat(found, 2).transpose(1, 2)
 
     def forward(self, images: Any) -> list[dict[str, Tensor]]:
         found = []
-        for image in images:
-            rows = super().forward(image[None])[0]
-            rows = rows[rows[:, 4] >= self.least]
-            rows = rows[rows[:, 4].argsort(descending=True)]
-            found.append({"boxes": rows[:, :4], "scores": rows[:, 4], "labels": rows[:, 5].long() + 1})
+        for rows in self.rows(self.backbone(torch.stack(list(images))).values()):
+            kept = rows[rows[:, 4] >= self.least]
+            found.append({"boxes": kept[:, :4], "scores": kept[:, 4], "labels": kept[:, 5].long()})
         return found
 
 
@@ -143,7 +173,7 @@ def pyramid() -> Pyramid:
 
 
 def listed() -> Listed:
-    return Listed(1).eval()
+    return Listed(1, 0.3).eval()
 
 
 def images(count: int = 2) -> Tensor:

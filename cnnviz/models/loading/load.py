@@ -20,6 +20,7 @@ from cnnviz.models.loading.checkpoint_fit import classes_in, load_checkpoint
 from cnnviz.models.loading.factories import attribute_of, called, import_place, importable, words_of
 from cnnviz.models.loading.inputs import cannot_run
 from cnnviz.models.loading.labels import numbered
+from cnnviz.models.loading.listed_boxes import class_count, lists_boxes, with_rows, without_background
 from cnnviz.models.loading.trained import from_checkpoint, is_trained
 from cnnviz.models.loading.transforms import from_timm
 from cnnviz.models.loading.unwrap import unwrap as unwrap
@@ -34,6 +35,8 @@ RANDOM = "the weights are random: predictions mean nothing"
 _MOST_CLASSES = 1_000_000
 # Numbers that stand for the classes of a detector whose output does not say how many there are.
 _UNNAMED = 1000
+# Of detectors that resize their images themselves.
+_USUAL_STRIDE = 32
 _NO_TASK = TaskRequest()
 _IMAGENET = Preprocess((3, 224, 224), 256, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
 
@@ -141,17 +144,23 @@ def _finish(spec: ModelSpec, built: _Built, key: str | None, task: TaskRequest) 
         view=spec.view,
         channel_order=spec.channel_order,
     )
+    asked = built.num_classes is None or key or task.spec is not None
+    choice, listed = None, False
+    if asked:
+        module, choice, listed = _probe(module, preprocess, key, _widths(spec))
     if preprocess.view == "whole":
         notes += [f"the weights of {built.name} crop nothing: --view whole"] if spec.view == "crop" else []
-        preprocess = replace(preprocess, stride=stride_at_any_size(module, built.name, preprocess.input_size))
-    asked = built.num_classes is None or key or task.spec is not None
-    choice = _probe(module, preprocess, key, _widths(spec)) if asked else None
+        stride = _USUAL_STRIDE if listed else stride_at_any_size(module, built.name, preprocess.input_size)
+        preprocess = replace(preprocess, stride=stride)
     count = choice.classes if choice is not None else built.num_classes or 0
     if choice is not None:
-        known = (len(built.labels), *_widths(spec))
+        known = (len(built.labels), *_widths(spec), class_count(module) or 0)
         count = _counted(task.boxes(choice.shape, known), known, count)
-    _check_count(spec, built.name, count)
-    names = _class_names(spec, built, count)
+    if listed:
+        notes.append("boxes of which the labels count from 1, as torchvision's: class 0 has the label 1")
+    else:
+        _check_count(spec, built.name, count)
+    names = _class_names(spec, built, count, listed)
     notes.extend(names.notes)
     return LoadedModel(
         module=module,
@@ -160,7 +169,7 @@ def _finish(spec: ModelSpec, built: _Built, key: str | None, task: TaskRequest) 
         name=built.name,
         source=built.source,
         weights=built.weights,
-        num_classes=count,
+        num_classes=len(names.names) if listed else count,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         notes=tuple(notes),
         output=choice,
@@ -176,7 +185,10 @@ def _counted(form: BoxForm | None, names: tuple[int, ...], count: int) -> int:
     return form.classes or next(filter(None, names), _UNNAMED)
 
 
-def _class_names(spec: ModelSpec, built: _Built, count: int) -> ClassNames:
+def _class_names(spec: ModelSpec, built: _Built, count: int, listed: bool) -> ClassNames:
+    if spec.labels is not None and listed:
+        found = read_class_names(spec.labels)
+        return ClassNames(without_background(found.names), notes=found.notes)
     if spec.labels is None:
         names = ClassNames(built.labels if len(built.labels) == count else numbered(count))
     else:
@@ -202,7 +214,7 @@ def _from_zoo(spec: ModelSpec, checkpoint: Checkpoint | None) -> _Built:
         if labels:
             _check_count(spec, recipe.name, len(labels))  # before anything is downloaded
         module = recipe.pretrained()
-    count = _declared(module)
+    count = None if zoo.detects(recipe.name) else _declared(module)
     if checkpoint is not None and labels and len(labels) == count and spec.labels is None:
         notes = (*notes, f"class names assumed to be those of {recipe.weights} ({count} classes)")
     return _Built(module, recipe.name, recipe.source, weights, recipe.preprocess, labels, count, notes)
@@ -327,8 +339,12 @@ def _widths(spec: ModelSpec) -> tuple[int, ...]:
     return ()
 
 
-def _probe(module: nn.Module, preprocess: Preprocess, key: str | None, widths: tuple[int, ...]) -> OutputChoice:
-    """The class scores, and so the class number, by running the network once on zeros."""
+def _probe(
+    module: nn.Module, preprocess: Preprocess, key: str | None, widths: tuple[int, ...]
+) -> tuple[nn.Module, OutputChoice, bool]:
+    """The class scores, and so the class number, by running the network once on zeros; and the network, which is given
+    an output of one shape where it lists boxes.
+    """
     image = torch.zeros(1, *preprocess.input_size)
     try:
         with torch.no_grad(), foreign_code():
@@ -339,5 +355,9 @@ def _probe(module: nn.Module, preprocess: Preprocess, key: str | None, widths: t
             "give --input-size C,H,W as it was trained",
         )
         raise cannot_run(module, "the network", error, otherwise) from error
+    if listed := lists_boxes(value):
+        module = with_rows(module, image)
+        with torch.no_grad(), foreign_code():
+            value = module(image)
     leaf = image.clone().requires_grad_()
-    return choose_output(value, key, widths, lambda: module(leaf * 1))
+    return module, choose_output(value, key, widths, lambda: module(leaf * 1)), listed

@@ -25,6 +25,7 @@ from torchvision import models as torchvision_models
 
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.models.loading import bundled
+from cnnviz.models.loading.listed_boxes import without_background
 from cnnviz.models.loading.transforms import from_timm, from_torchvision
 from cnnviz.models.preprocess import Preprocess
 
@@ -104,15 +105,15 @@ def find(name: str, weights: str, channels: int) -> Recipe:
 
 
 def torchvision_names() -> list[str]:
-    """Torchvision's classifiers, then its segmentation networks."""
-    homes = (torchvision_models, torchvision_models.segmentation)
+    """Torchvision's classifiers, then its segmentation networks and its detectors."""
+    homes = (torchvision_models, torchvision_models.segmentation, torchvision_models.detection)
     return [str(name) for home in homes for name in torchvision_models.list_models(module=home)]
 
 
 def _unknown(name: str) -> CnnvizError:
     if name.lower() in torchvision_models.list_models():
         return CnnvizError(
-            f"{name} gives neither classes nor segments; cnnviz loads torchvision's networks for these by name",
+            f"{name} gives no classes, segments or boxes; cnnviz loads torchvision's networks for these by name",
             "give a classifier, such as resnet50, or its backbone by a factory: --model file.py:function",
         )
     if timm.is_model(name):
@@ -177,11 +178,13 @@ def _torchvision(name: str, weights: str, channels: int) -> Recipe:
     def build(classes: int | None, keys: frozenset[str]) -> nn.Module:
         if name in torchvision_models.list_models(module=torchvision_models.segmentation):
             return _segmenter(name, classes, keys)
-        if extra:
+        if detects(name):
+            extra["weights_backbone"] = None
+        if name in ("googlenet", "inception_v3"):
             extra["aux_logits"] = any(key.split(".")[0] in ("aux1", "AuxLogits") for key in keys)
         count = {} if classes is None else {"num_classes": classes}
         module = torchvision_models.get_model(name, weights=None, **count, **extra)
-        if extra and not is_none(weights):
+        if "aux_logits" in extra and not is_none(weights):
             module.transform_input = True  # what the weights of these two were trained with
         return cast(nn.Module, module)
 
@@ -202,8 +205,30 @@ def _torchvision(name: str, weights: str, channels: int) -> Recipe:
         weights=None if is_none(weights) else entry.name,
         build=build,
         pretrained=pretrained,
-        preprocess=from_torchvision(entry.transforms()),
-        labels=categories,
+        preprocess=_of_detector(name) if detects(name) else from_torchvision(entry.transforms()),
+        labels=without_background(categories) if detects(name) else categories,
+    )
+
+
+def detects(name: str) -> bool:
+    """Whether a network of torchvision finds boxes."""
+    return name in torchvision_models.list_models(module=torchvision_models.detection)
+
+
+def _of_detector(name: str) -> Preprocess:
+    """What a detector of torchvision is given: pixels from 0 to 1, which it resizes and normalises itself.
+
+    SSD presses all images into one size; the others keep the aspect ratio, with the shorter side here that which they
+    give it themselves.
+    """
+    pressed, side = name.startswith("ssd"), 300 if name.startswith("ssd300") else 320 if "320" in name else 800
+    return Preprocess(
+        (3, side, side),
+        (side, side) if pressed else side,
+        (0.0,) * 3,
+        (1.0,) * 3,
+        "bilinear",
+        view="squash" if pressed else "whole",
     )
 
 
