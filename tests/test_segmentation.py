@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from cnnviz.engine.open_session import SessionOptions, open_session
 from cnnviz.engine.region_targets import RegionTarget
 from cnnviz.engine.runtime import resolve
 from cnnviz.errors import CnnvizError
+from cnnviz.geometry.placement import PlacedMap
+from cnnviz.metrics.evidence import evidence_by_class
 from cnnviz.models.graph.layers import stages
 from cnnviz.tasks.class_names import ClassNames
 from cnnviz.tasks.segmentation import Segmentation, class_map_correlation
@@ -136,6 +139,37 @@ def test_one_score_is_two_classes() -> None:
     assert float(ones(z)) == pytest.approx(float(z.sigmoid().sum()))
 
 
+def test_what_is_not_the_class_of_one_logit_is_its_background() -> None:
+    z = torch.full((1, 1, 4, 4), -2.0)
+    z[..., :2, :2] = 3
+    for names in (("crack",), ("class 0",)):
+        task = Segmentation(ClassNames(names, True), activation="sigmoid")
+        assert task.ranked(task.reads(z), 0) == [1, 0]  # although it is the larger
+        assert task.default_target(z).indices.tolist() == [1]
+    both = Segmentation(ClassNames(("sky", "ground"), True), activation="sigmoid")
+    assert both.ranked(both.reads(z), 0) == [0, 1]  # someone named both
+
+
+def test_where_no_label_is_found_there_is_no_class() -> None:
+    z = torch.full((1, 2, 4, 4), -2.0)
+    z[0, 0, :2, :2], z[0, 1, 3, 3] = 3.0, 3.0
+    task = Segmentation(ClassNames(("a", "b"), False), activation="sigmoid")
+    said = task.reads(z)
+    assert (task.shown(said, 0) == -1).sum() == 11
+    parts = {row.spec: row.figures["area"] for row in task.askable(said, 0, 9)}
+    assert parts == {"class:0": 0.25, "class:1": 0.0625, "segment:1": 0.25, "segment:2": 0.0625}
+
+
+def test_evidence_counts_what_lies_on_no_class() -> None:
+    values = np.zeros((6, 8), dtype=np.float32)
+    values[1:5, 2:6] = 1  # what was seen
+    placed = PlacedMap(values, (2, 1, 6, 5), False)
+    classes = np.full((6, 8), -1)
+    classes[1:3, 2:4], classes[0, 0] = 2, 5
+    [row] = evidence_by_class(placed, classes)
+    assert (row.class_index, row.share, row.area) == (2, 0.25, 0.25)
+
+
 def test_several_labels_at_a_position() -> None:
     z = torch.tensor([[[[2.0, -1.0]], [[1.0, -2.0]]]])
     said = Segmentation(ClassNames(("a", "b"), False), activation="sigmoid").reads(z)
@@ -217,7 +251,7 @@ def test_a_map_that_is_the_class_map_is_said_to_be() -> None:
         ("segment:900", "there is no segment 900"),
         ("class:1@box:500,3,10,9", "lies outside"),
         ("diff:1@all,1@all", "both sides"),
-        ("top:2", "means several classes"),
+        ("top:2", "means several"),
         ("class:1@mask:nowhere.png", "nowhere.png cannot be read"),
     ],
 )

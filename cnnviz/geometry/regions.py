@@ -100,13 +100,13 @@ def segments(labels: NDArray[np.int64], leave_out: Sequence[int], most: int) -> 
     """The connected parts of a map of classes, largest first; cells touch also at corners.
 
     Args:
-        labels: [h, w].
+        labels: [h, w]; negative where there is no class.
         leave_out: Classes without parts: the background.
         most: How many are wanted.
     """
     found: list[tuple[int, int, int, int, NDArray[np.int32]]] = []
     for index in np.unique(labels).tolist():
-        if index in leave_out:
+        if index < 0 or index in leave_out:
             continue
         count, parts, stats, _ = cv2.connectedComponentsWithStats((labels == index).astype(np.uint8), connectivity=8)
         numbered = parts.astype(np.int32)

@@ -44,6 +44,7 @@ class Segmented:
     def __init__(self, done: ImageResult, labels: Sequence[str]) -> None:
         self._done, self._labels = done, labels
         self._at: NDArray[np.int64] | None = None
+        self._size = 0
         self._tiles: list[SegmentTile] = []
 
     def evidence(self, placed: PlacedMap) -> list[dict[str, Any]]:
@@ -63,14 +64,15 @@ class Segmented:
         if self._at is None:
             assert self._done.classes is not None
             self._at = classes_at_pixels(self._done.classes, self._done.geometry.rect, placed)
+            left, top, right, bottom = placed.seen
+            self._size = (right - left) * (bottom - top)
         return self._at
 
     @property
     def _areas(self) -> dict[int, float]:
         assert self._at is not None
-        seen = self._at[self._at >= 0]
-        counts = np.bincount(seen)
-        return {int(index): float(counts[index] / seen.size) for index in np.flatnonzero(counts)}
+        counts = np.bincount(self._at[self._at >= 0])
+        return {int(index): float(counts[index] / self._size) for index in np.flatnonzero(counts)}
 
     @property
     def _colours(self) -> dict[int, Colour]:

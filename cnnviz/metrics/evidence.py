@@ -20,12 +20,12 @@ class ClassEvidence:
 
 
 def classes_at_pixels(classes: NDArray[np.int64], rect: Rect, placed: PlacedMap) -> NDArray[np.int64]:
-    """The class at each pixel of the image [H, W]: that of the cell which holds its centre; -1 where nothing was seen.
+    """The class at each pixel of the image [H, W]: that of the cell which holds its centre; -1 where there is none.
 
     Args:
         classes: [h, w], cells that cover ``rect`` evenly.
         rect: The part of the image that the network saw.
-        placed: A map of the image, which says what was seen.
+        placed: A map of the image, which says what was seen: the rest is -1, as cells without a class are.
     """
     x0, y0, x1, y1 = rect
     left, top, right, bottom = placed.seen
@@ -45,17 +45,17 @@ def evidence_by_class(placed: PlacedMap, classes: NDArray[np.int64]) -> list[Cla
 
     Args:
         placed: The map on the image's pixels.
-        classes: The class at each pixel [H, W]; negative where nothing was seen.
+        classes: The class at each pixel [H, W]; negative where nothing was seen, or none of the classes was found.
 
     Returns:
-        Nothing for a map without positive values.
+        Nothing for a map without positive values. Shares add up to less than 1 where some of it lies on no class.
     """
-    seen = classes >= 0
-    values = np.maximum(placed.values[seen], 0).astype(np.float64)
-    total = values.sum()
+    left, top, right, bottom = placed.seen
+    values = np.maximum(placed.values[top:bottom, left:right], 0).astype(np.float64)
+    at, total = classes[top:bottom, left:right], values.sum()
     if not total > 0:
         return []
-    count = np.bincount(classes[seen])
-    inside = np.bincount(classes[seen], weights=values)
+    count = np.bincount(at[at >= 0])
+    inside = np.bincount(at[at >= 0], weights=values[at >= 0])
     order = sorted(np.flatnonzero(count).tolist(), key=lambda index: (-inside[index], index))
-    return [ClassEvidence(i, float(inside[i] / total), float(count[i] / seen.sum())) for i in order]
+    return [ClassEvidence(i, float(inside[i] / total), float(count[i] / at.size)) for i in order]

@@ -56,10 +56,16 @@ def colours_by_area(areas: Mapping[int, float]) -> dict[int, Colour]:
     return {index: PALETTE[place] if place < len(PALETTE) else OTHER for place, index in enumerate(ranked)}
 
 
-def areas_of(classes: NDArray[np.int64]) -> dict[int, float]:
-    """The share of each class of the pixels that were seen, of a map of classes that is negative where none was."""
+def areas_of(classes: NDArray[np.int64], seen: int | None = None) -> dict[int, float]:
+    """The share of each class of the pixels that were seen, of a map of classes that is negative where there is none.
+
+    Args:
+        classes: [H, W].
+        seen: How many pixels were seen; without it all that have a class.
+    """
     counts = np.bincount(classes[classes >= 0])
-    return {int(index): float(counts[index] / counts.sum()) for index in np.flatnonzero(counts)}
+    count = counts.sum() if seen is None else seen
+    return {int(index): float(counts[index] / count) for index in np.flatnonzero(counts)}
 
 
 def roomy(rgb: Picture) -> Picture:

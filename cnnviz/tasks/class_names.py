@@ -29,6 +29,7 @@ class ClassNames:
         synsets: Sequence[str] = (),
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
+        self.one_logit = one_logit
         if one_logit and len(labels) == 1:
             plain = labels[0] == "class 0"
             labels, synsets = ("class 0", "class 1") if plain else (f"not {labels[0]}", labels[0]), ()

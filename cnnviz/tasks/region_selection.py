@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.errors import CnnvizError, ImageError, shown
@@ -39,11 +38,6 @@ class _Seen:
     def cells(self) -> tuple[int, int]:
         rows, cols = self.said.labels.shape[1:]
         return int(rows), int(cols)
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        found: NDArray[np.int64] = self.said.labels[self.place].numpy()
-        return found
 
 
 class _Nothing(Exception):
@@ -170,7 +164,7 @@ class RegionSelector(Selector):
     def _segment(self, place: int, seen: _Seen) -> RegionRequest:
         from cnnviz.tasks.segmentation import RegionRequest
 
-        found = segments(seen.labels, self.task.background, place + 1)
+        found = segments(self.task.shown(seen.said, seen.place), self.task.background, place + 1)
         if len(found) <= place:
             has = f"has only {len(found)} segment{'s' * (len(found) != 1)} besides the background"
             raise _Nothing(f"there is no segment {place + 1}: the prediction {has}")

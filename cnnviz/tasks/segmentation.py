@@ -38,7 +38,7 @@ class DensePredictions(Predictions):
     Attributes:
         found: bool [N, K, h, w]: where each class is found; of a softmax where it is the most probable one, of
             sigmoids where its probability is above one half.
-        labels: The most probable class at each position [N, h, w].
+        labels: The most probable class at each position [N, h, w], whether or not it is found there.
         areas: The share of the positions at which each class is found [N, K].
     """
 
@@ -64,8 +64,12 @@ class Segmentation(Task):
 
     @property
     def background(self) -> tuple[int, ...]:
-        """The classes that stand for nothing in particular, by their names."""
-        return tuple(i for i, label in enumerate(self.classes.labels) if label.casefold() in _BACKGROUND)
+        """The classes that stand for nothing in particular, by their names; of one logit what is not its class."""
+        labels = self.classes.labels
+        rest = {"class 0", f"not {labels[-1]}"} if self.classes.one_logit else set[str]()
+        return tuple(
+            i for i, label in enumerate(labels) if label.casefold() in _BACKGROUND or (i == 0 and label in rest)
+        )
 
     def reads(self, output: Tensor) -> DensePredictions:
         logits = dense_logits(output.detach())
@@ -105,8 +109,9 @@ class Segmentation(Task):
         return RegionSelector(words, self)
 
     def shown(self, said: Predictions, place: int) -> NDArray[np.int64]:
+        """The most probable class at each position [h, w]; -1 where none is found."""
         assert isinstance(said, DensePredictions)
-        found: NDArray[np.int64] = said.labels[place].numpy()
+        found: NDArray[np.int64] = torch.where(said.found[place].any(dim=0), said.labels[place], -1).numpy()
         return found
 
     def askable(self, said: Predictions, place: int, count: int) -> list[Askable]:
