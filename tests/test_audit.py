@@ -14,12 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cnnviz.audit.counterfactual import blended, moved, painted_out
-from cnnviz.audit.policy import load_policy
 from cnnviz.audit.stability import undone, with_change
 from cnnviz.cli.app import main
-from cnnviz.errors import CnnvizError
-from cnnviz.report.github import workflow_lines
-from cnnviz.report.junit import junit
 
 SIDE = 64
 CLASSES = ("cloud", "sun")
@@ -176,6 +172,19 @@ def test_files_for_ci(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "| not at the sky: energy | gradcam | **violated** |" in text
 
 
+def test_the_page_has_the_checks(photos: Path, tmp_path: Path) -> None:
+    path = _policy(photos, "weather", CHECKS, name="page.yaml", more="only: all")
+    _, report = _audit(path, tmp_path)
+    page = (tmp_path / "index.html").read_text("utf-8")
+    assert "<h2>Audit: failed</h2>" in page
+    for row in report["summary"]["audit"]["checks"]:
+        assert f'<th scope="row">{row["name"]}: {row["statement"]}</th>' in page
+        if row["verdict"] == "violated":
+            assert row["violations"][0]["path"] in page
+    _audit(_policy(photos, "balanced", "  - {kind: accuracy, min: 0.9}", name="page2.yaml"), tmp_path / "b")
+    assert "<h2>Audit: passed</h2>" in (tmp_path / "b" / "index.html").read_text("utf-8")
+
+
 def test_few_images_decide_nothing_and_strict_fails(photos: Path, tmp_path: Path) -> None:
     path = _policy(photos, "balanced", "  - {kind: accuracy, min: 0.9}", name="few.yaml")
     code, report = _audit(path, tmp_path / "a", "--limit", "4")
@@ -295,104 +304,3 @@ def test_pasting_and_painting_out() -> None:
     there = moved(gone, np.random.default_rng(0))
     assert there.sum() == gone.sum()
     assert (there & gone).sum() < gone.sum() / 2
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("version: 2\nimages: a\nchecks: []", "version '2'"),
-        ("version: 1\nchecks:\n  - {kind: sane}", "no images"),
-        ("version: 1\nimages: a\nchecks:\n  - {kind: insde}", "line 4: there is no check of kind 'insde'"),
-        ("version: 1\nimages: a\nchecks:\n  - {kind: sane, max_similarty: 1}", "max_similarty"),
-        ("version: 1\nimages: a\nchecks:\n  - {kind: inside, min_energy: 0.5}", "needs to know where objects are"),
-        ("version: 1\nimages: a\nchecks:\n  - {kind: accuracy}", "needs labels"),
-        ("version: 1\nimages: a\nchecks:\n  - {kind: sane, scope: group}", "judged by group"),
-        ("version: 1\nimages: a\nlabels: folder\nonly: rong\nchecks:\n  - {kind: sane}", "only: 'rong'"),
-        ("version: 1\nimages: a\nchecks:\n  - {kind: sane, max_similarity: 7}", "max_similarity"),
-        ("[1, 2]", "expected keys with values"),
-        ("version: 1\nimge: a", "no key 'imge'"),
-    ],
-)
-def test_a_policy_that_cannot_be_used_is_said(tmp_path: Path, text: str, message: str, capsys: Any) -> None:
-    path = tmp_path / "p.yaml"
-    path.write_text(text)
-    with pytest.raises(CnnvizError) as refused:
-        load_policy(str(path))
-    assert message in refused.value.message
-    assert main(["audit", str(path), "-o", str(tmp_path / "out")]) == 2
-
-
-_BASE = "version: 1\nimages: a\nlabels: folder\ntruth: t.json\n"
-_SANE = "checks: [{kind: sane}]"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (f"{_BASE}model: [a]\n{_SANE}", "model: expected options"),
-        (f"{_BASE}model: {{5: a}}\n{_SANE}", "model: expected options"),
-        (f"{_BASE}options: whole\n{_SANE}", "options: expected options"),
-        (f"version: true\nimages: a\n{_SANE}", "version 'True'"),
-        (f"version: 1\nimages: a\nlabels: no\n{_SANE}", "labels: expected a text, got 'False'"),
-        (f"{_BASE}groups: {{a: b}}\n{_SANE}", "groups: expected a text"),
-        (f"{_BASE}target: [a]\n{_SANE}", "target: expected a text"),
-        (_BASE + "checks: [{kind: avoid, region: foo}]", "region: 'foo': expected background or truth"),
-        (_BASE + "checks: [{kind: avoid, region: [0, 0, 100, 20]}]", "fractions of width and height"),
-        (_BASE + "checks: [{kind: avoid, region: [1, 1, 0, 0]}]", "fractions of width and height"),
-        (_BASE + "checks: [{kind: avoid, region: [0, 0, .nan, 1]}]", "fractions of width and height"),
-        (_BASE + "checks: [{kind: avoid, region: '0,0,1,1;0,0,1,1'}]", "fractions of width and height"),
-        (_BASE + "checks: [{kind: counterfactual, replace: truth}]", "replace: 'truth': expected background, or"),
-        ("version: 1\nimages: a\nchecks: [{kind: avoid, region: truth}]", "needs to know what is truth"),
-        (_BASE + "checks: [{kind: stable, under: [flop]}]", "under: 'flop' is none of shift"),
-        (_BASE + "checks: [{kind: stable, under: []}]", "under: '' is none of shift"),
-        (_BASE + "checks: [{kind: counterfactual, max_flips: null}]", "it allows anything"),
-        (_BASE + "checks: [{kind: inside}]", "it allows anything"),
-        (_BASE + "checks: [{kind: accuracy, min: null}]", "expected a number"),
-    ],
-)
-def test_odd_values_of_a_policy_are_said_before_anything_runs(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "p.yaml"
-    path.write_text(text)
-    with pytest.raises(CnnvizError) as refused:
-        load_policy(str(path))
-    assert message in refused.value.message
-
-
-def test_what_yaml_makes_of_words_is_undone(tmp_path: Path) -> None:
-    path = tmp_path / "p.yaml"
-    checks = "[{kind: evidence, of: car, on: road}, {kind: drift, min_similarity: null, max_changed_predictions: 0.1}]"
-    path.write_text(
-        f"{_BASE}target: null\nmethod: null\nmodel: {{model: net.onnx}}\n"
-        f"options: {{exclude: bad.txt}}\nchecks: {checks}"
-    )
-    policy = load_policy(str(path))
-    evidence, drift = (check.params for check in policy.checks)
-    assert (evidence.of, evidence.on) == ("car", "road")  # type: ignore[attr-defined]
-    assert drift.min_similarity is None  # type: ignore[attr-defined]
-    assert policy.options == {"exclude": str(tmp_path / "bad.txt")}
-    assert (policy.target, policy.methods, policy.model) == (
-        "label",
-        ("gradcam",),
-        {"model": str(tmp_path / "net.onnx")},
-    )
-
-
-def test_a_policy_to_begin_with(tmp_path: Path, capsys: Any) -> None:
-    path = tmp_path / "start.yaml"
-    assert main(["audit", "--init", str(path)]) == 0
-    assert [check.spec.name for check in load_policy(str(path)).checks] == ["accuracy", "sane", "stable", "avoid"]
-    assert main(["audit", "--init", str(path)]) == 2
-    assert "exists" in capsys.readouterr().err
-
-
-def test_texts_cannot_break_out_of_their_formats() -> None:
-    row = {
-        "name": "a\nb::c%|<x>\x00", "kind": "avoid", "method": None, "level": "error", "line": 3, "verdict": "violated",
-        "statement": "energy", "measured": 0.5, "allowed": 0.1, "at_least": False, "n": 4, "p": 0.1, "group": None,
-        "reason": "", "violations": [{"path": "x,y:z\n.png", "value": 0.5}], "confirmed": None, "ci95": None,
-    }  # fmt: skip
-    [line] = workflow_lines("p,o:l.yaml", [row])
-    assert "\n" not in line
-    assert line.startswith("::error file=p%2Co%3Al.yaml,line=3")
-    root = ElementTree.fromstring(junit("p.yaml", [row]))
-    assert root.find(".//failure") is not None

@@ -22,6 +22,7 @@ from cnnviz.io.sources import ImageRef, is_url
 from cnnviz.io.store import Store
 from cnnviz.records import RunHeader, files_of, to_json
 from cnnviz.report import gallery as html
+from cnnviz.report.checks_table import checks_table
 from cnnviz.report.confusion_table import confusion_table
 from cnnviz.report.figures_table import figures_table
 from cnnviz.report.headline import headline
@@ -282,7 +283,7 @@ class RunFolder:
             summary=headline(header.summary),
         )
         yield html.begin(gallery).encode("utf-8", "replace")
-        yield figures_table(header.summary).encode("utf-8", "replace")
+        yield (figures_table(header.summary) + checks_table(header.summary)).encode("utf-8", "replace")
         if "confusion" in extras.report:
             yield confusion_table(extras.report["confusion"], self.settings.target.only).encode("utf-8", "replace")
         for figure in extras.figures:

@@ -1,0 +1,66 @@
+"""The checks of an audit as a table of ``index.html``, with the worst images of what is violated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cnnviz.report.markup import text
+
+_WORDS = {"passed": "passed", "violated": "VIOLATED", "not decided": "not decided"}
+_SHOWN = 5
+
+
+def checks_table(summary: Mapping[str, Any]) -> str:
+    """The table of an audit's summary; empty for other runs."""
+    audit = summary.get("audit")
+    if not isinstance(audit, Mapping):
+        return ""
+    heads = ("check", "method", "verdict", "measured", "allowed", "images", "worst images")
+    rows = "".join(_row(row) for row in audit["checks"])
+    alarms = f"{100 * audit['false_alarm']:g} %"
+    said = (
+        f"Policy {audit['policy']}. At most {alarms} of policies that hold are called violated. "
+        "What is not decided is never counted as passed."
+    )
+    columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    return (
+        '<article class="wide">\n<div class="text">\n'
+        f"<h2>Audit: {'passed' if audit['passed'] else 'failed'}</h2>\n"
+        f'<p class="facts">{text(said)}</p>\n<div class="scroll"><table>\n'
+        f"<thead><tr>{columns}</tr></thead>\n"
+        f"<tbody>\n{rows}</tbody>\n</table></div>\n</div>\n</article>\n"
+    )
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    verdict = "warning" if row["level"] == "warning" and row["verdict"] == "violated" else _WORDS[row["verdict"]]
+    shown = text(verdict) if row["verdict"] == "passed" else f"<strong>{text(verdict)}</strong>"
+    reason = f"<small>{text(row['reason'])}</small>" if row["reason"] else ""
+    bound = f"{'at least' if row['at_least'] else 'at most'} {row['allowed']:g}"
+    name = f"{row['name']}: {row['statement'].replace('_', ' ')}"
+    cells = (text(row["method"] or ""), shown + reason, _measured(row), text(bound), str(row["n"]), _worst(row))
+    shown_cells = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f'<tr><th scope="row">{text(name)}</th>{shown_cells}</tr>\n'
+
+
+def _measured(row: Mapping[str, Any]) -> str:
+    if row["measured"] is None:
+        return ""
+    group = "" if row["group"] is None else f" in {row['group']}"
+    ends = "" if row["ci95"] is None else f"<small>{row['ci95'][0]:.3g} to {row['ci95'][1]:.3g}</small>"
+    return f"{row['measured']:.3g}{text(group)}{ends}"
+
+
+def _worst(row: Mapping[str, Any]) -> str:
+    """The images that are furthest beyond what is allowed, where a check is violated."""
+    if row["verdict"] != "violated":
+        return ""
+    images: Sequence[Mapping[str, Any]] = row["violations"][:_SHOWN]
+    lines = [f"{text(each['path'])}: {each['value']:.3g}" for each in images]
+    if row["beyond"] > len(images):
+        lines.append(f"and {row['beyond'] - len(images)} more")
+    if row["confirmed"]:
+        found = row["confirmed"]
+        lines.append(f"without the region {found['flips']} of {found['of']} predictions flip")
+    return "<br>".join(lines)

@@ -1,0 +1,116 @@
+"""Policies of an audit: what they say, what cannot be used, and the formats that results are written in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from cnnviz.audit.policy import load_policy
+from cnnviz.cli.app import main
+from cnnviz.errors import CnnvizError
+from cnnviz.report.github import workflow_lines
+from cnnviz.report.junit import junit
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version: 2\nimages: a\nchecks: []", "version '2'"),
+        ("version: 1\nchecks:\n  - {kind: sane}", "no images"),
+        ("version: 1\nimages: a\nchecks:\n  - {kind: insde}", "line 4: there is no check of kind 'insde'"),
+        ("version: 1\nimages: a\nchecks:\n  - {kind: sane, max_similarty: 1}", "max_similarty"),
+        ("version: 1\nimages: a\nchecks:\n  - {kind: inside, min_energy: 0.5}", "needs to know where objects are"),
+        ("version: 1\nimages: a\nchecks:\n  - {kind: accuracy}", "needs labels"),
+        ("version: 1\nimages: a\nchecks:\n  - {kind: sane, scope: group}", "judged by group"),
+        ("version: 1\nimages: a\nlabels: folder\nonly: rong\nchecks:\n  - {kind: sane}", "only: 'rong'"),
+        ("version: 1\nimages: a\nchecks:\n  - {kind: sane, max_similarity: 7}", "max_similarity"),
+        ("[1, 2]", "expected keys with values"),
+        ("version: 1\nimge: a", "no key 'imge'"),
+    ],
+)
+def test_a_policy_that_cannot_be_used_is_said(tmp_path: Path, text: str, message: str, capsys: Any) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(CnnvizError) as refused:
+        load_policy(str(path))
+    assert message in refused.value.message
+    assert main(["audit", str(path), "-o", str(tmp_path / "out")]) == 2
+
+
+_BASE = "version: 1\nimages: a\nlabels: folder\ntruth: t.json\n"
+_SANE = "checks: [{kind: sane}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{_BASE}model: [a]\n{_SANE}", "model: expected options"),
+        (f"{_BASE}model: {{5: a}}\n{_SANE}", "model: expected options"),
+        (f"{_BASE}options: whole\n{_SANE}", "options: expected options"),
+        (f"version: true\nimages: a\n{_SANE}", "version 'True'"),
+        (f"version: 1\nimages: a\nlabels: no\n{_SANE}", "labels: expected a text, got 'False'"),
+        (f"{_BASE}groups: {{a: b}}\n{_SANE}", "groups: expected a text"),
+        (f"{_BASE}target: [a]\n{_SANE}", "target: expected a text"),
+        (_BASE + "checks: [{kind: avoid, region: foo}]", "region: 'foo': expected background or truth"),
+        (_BASE + "checks: [{kind: avoid, region: [0, 0, 100, 20]}]", "fractions of width and height"),
+        (_BASE + "checks: [{kind: avoid, region: [1, 1, 0, 0]}]", "fractions of width and height"),
+        (_BASE + "checks: [{kind: avoid, region: [0, 0, .nan, 1]}]", "fractions of width and height"),
+        (_BASE + "checks: [{kind: avoid, region: '0,0,1,1;0,0,1,1'}]", "fractions of width and height"),
+        (_BASE + "checks: [{kind: counterfactual, replace: truth}]", "replace: 'truth': expected background, or"),
+        ("version: 1\nimages: a\nchecks: [{kind: avoid, region: truth}]", "needs to know what is truth"),
+        (_BASE + "checks: [{kind: stable, under: [flop]}]", "under: 'flop' is none of shift"),
+        (_BASE + "checks: [{kind: stable, under: []}]", "under: '' is none of shift"),
+        (_BASE + "checks: [{kind: counterfactual, max_flips: null}]", "it allows anything"),
+        (_BASE + "checks: [{kind: inside}]", "it allows anything"),
+        (_BASE + "checks: [{kind: accuracy, min: null}]", "expected a number"),
+    ],
+)
+def test_odd_values_of_a_policy_are_said_before_anything_runs(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(CnnvizError) as refused:
+        load_policy(str(path))
+    assert message in refused.value.message
+
+
+def test_what_yaml_makes_of_words_is_undone(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    checks = "[{kind: evidence, of: car, on: road}, {kind: drift, min_similarity: null, max_changed_predictions: 0.1}]"
+    path.write_text(
+        f"{_BASE}target: null\nmethod: null\nmodel: {{model: net.onnx}}\n"
+        f"options: {{exclude: bad.txt}}\nchecks: {checks}"
+    )
+    policy = load_policy(str(path))
+    evidence, drift = (check.params for check in policy.checks)
+    assert (evidence.of, evidence.on) == ("car", "road")  # type: ignore[attr-defined]
+    assert drift.min_similarity is None  # type: ignore[attr-defined]
+    assert policy.options == {"exclude": str(tmp_path / "bad.txt")}
+    assert (policy.target, policy.methods, policy.model) == (
+        "label",
+        ("gradcam",),
+        {"model": str(tmp_path / "net.onnx")},
+    )
+
+
+def test_a_policy_to_begin_with(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "start.yaml"
+    assert main(["audit", "--init", str(path)]) == 0
+    assert [check.spec.name for check in load_policy(str(path)).checks] == ["accuracy", "sane", "stable", "avoid"]
+    assert main(["audit", "--init", str(path)]) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_texts_cannot_break_out_of_their_formats() -> None:
+    row = {
+        "name": "a\nb::c%|<x>\x00", "kind": "avoid", "method": None, "level": "error", "line": 3, "verdict": "violated",
+        "statement": "energy", "measured": 0.5, "allowed": 0.1, "at_least": False, "n": 4, "p": 0.1, "group": None,
+        "reason": "", "violations": [{"path": "x,y:z\n.png", "value": 0.5}], "confirmed": None, "ci95": None,
+    }  # fmt: skip
+    [line] = workflow_lines("p,o:l.yaml", [row])
+    assert "\n" not in line
+    assert line.startswith("::error file=p%2Co%3Al.yaml,line=3")
+    root = ElementTree.fromstring(junit("p.yaml", [row]))
+    assert root.find(".//failure") is not None
