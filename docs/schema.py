@@ -231,8 +231,12 @@ class Tables:
     def table(self, names: str) -> str:
         """The keys of these types, without those that an earlier table has."""
         rows = ["| key | type | meaning |", "| --- | --- | --- |"]
+        seen: set[tuple[str, str]] = set()  # members of a union have keys in common
         for kind in (self.kinds[name] for name in names.split(", ")):
-            rows += [f"| `{path}` | {_words(key)} | {_cell(key.text)} |" for path, key in self._rows(kind, "")]
+            for path, key in self._rows(kind, ""):
+                if (path, _words(key)) not in seen:
+                    rows.append(f"| `{path}` | {_words(key)} | {_cell(key.text)} |")
+                seen.add((path, _words(key)))
             self._told |= {key.owner for key in keys_of(kind)}
             if kind in shapes.EXTRAS:
                 rows.append(f"| … | | Further keys: {shapes.EXTRAS[kind]}. |")
