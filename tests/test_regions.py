@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap, Rect
 from cnnviz.geometry.regions import Length, Region, box_weights, mask_weights, segments
+from cnnviz.io.masks import read_mask
 from cnnviz.metrics.evidence import classes_at_pixels, evidence_by_class
 from cnnviz.tasks.region_words import parse_region, parse_segment, two_sides
 
@@ -155,3 +160,18 @@ def test_segments_by_number() -> None:
     assert (parse_segment("segment:largest"), parse_segment("segment:3"), parse_segment("class:3")) == (0, 2, None)
     with pytest.raises(CnnvizError, match="segment:largest"):
         parse_segment("segment:x")
+
+
+def test_masks_that_cannot_be_read_are_said_before_they_are_decoded(tmp_path: Path) -> None:
+    """Of a picture that says it is larger than memory the size is known first."""
+    size, path = (64, 64), tmp_path / "mask.png"
+    Image.fromarray(np.full((64, 64), 9, dtype=np.uint8)).save(path)
+    assert read_mask(str(path), size, 9).all()
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    crc = struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    data = path.read_bytes()
+    for damaged in (data[:16] + header + crc + data[33:], data[:40], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(ImageError) as refused:
+            read_mask(str(path), size)
+        assert (refused.value.kind, str(path) in refused.value.message) == ("mask", True)

@@ -251,6 +251,8 @@ def test_a_map_that_is_the_class_map_is_said_to_be() -> None:
         ("segment:900", "there is no segment 900"),
         ("class:1@box:500,3,10,9", "lies outside"),
         ("diff:1@all,1@all", "both sides"),
+        ("diff:top:2,1@all", "top:2 means several classes"),
+        ("diff:1,all@all", "all means several classes"),
         ("top:2", "means several"),
         ("class:1@mask:nowhere.png", "nowhere.png cannot be read"),
     ],

@@ -23,12 +23,14 @@ def read_mask(path: str, size: tuple[int, int], value: int | None = None) -> NDA
     """
     try:
         with Image.open(path) as picture:
+            if picture.size != tuple(size):
+                there = f"{picture.width} x {picture.height}"
+                raise ImageError("mask", f"mask {path} has {there} pixels, its image {size[0]} x {size[1]}")
             levels = np.asarray(picture if picture.mode in ("1", "L", "P", "I", "I;16") else picture.convert("RGB"))
-    except OSError as error:
+    except ImageError:
+        raise
+    except Exception as error:  # damaged bytes make decoders raise nearly anything
         raise ImageError("mask", f"mask {path} cannot be read: {error}") from error
-    if levels.shape[:2] != (size[1], size[0]):
-        there = f"{levels.shape[1]} x {levels.shape[0]}"
-        raise ImageError("mask", f"mask {path} has {there} pixels, its image {size[0]} x {size[1]}")
     if levels.ndim == 3:
         if value is not None:
             raise ImageError("mask", f"mask {path} has colours, in which there is no value {value}")

@@ -90,6 +90,11 @@ class RegionSelector(Selector):
                     "For example diff:road,sidewalk or diff:road@all,car@all; a name with a comma goes in quotes.",
                 )
             for part in parts:
+                name = parse_region(part.removeprefix("class:")).name
+                if name == "all" or name.startswith("top:"):
+                    raise CnnvizError(
+                        f"--target {shown(spec)}: {name} means several classes.", "Name one on each side."
+                    )
                 self._check(kind_of(part, ("class", "segment")), part)
         elif kind == "segment":
             parse_segment(spec)
