@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import jsonschema
 import pytest
+import yaml
 
 from cnnviz.audit.policy import load_policy
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
+from cnnviz.registry.lookup import all_checks
 from cnnviz.report.github import workflow_lines
 from cnnviz.report.junit import junit
 
@@ -114,3 +118,19 @@ def test_texts_cannot_break_out_of_their_formats() -> None:
     assert line.startswith("::error file=p%2Co%3Al.yaml,line=3")
     root = ElementTree.fromstring(junit("p.yaml", [row]))
     assert root.find(".//failure") is not None
+
+
+def test_the_schema_of_policies(capsys: Any, tmp_path: Path) -> None:
+    assert main(["schema", "policy"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    path = tmp_path / "p.yaml"
+    assert main(["audit", "--init", str(path)]) == 0
+    policy = yaml.safe_load(path.read_text("utf-8"))
+    validator.validate(policy)
+    kinds = {each["properties"]["kind"]["const"] for each in schema["properties"]["checks"]["items"]["oneOf"]}
+    assert kinds == {spec.name for spec in all_checks()}
+    for broken in ({"kind": "insde"}, {"kind": "sane", "max_similarty": 0.5}, {"kind": "sane", "max_similarity": 7}):
+        assert list(validator.iter_errors({**policy, "checks": [broken]}))
+    assert main(["schema", "polcy"]) == 2

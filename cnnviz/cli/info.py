@@ -9,6 +9,7 @@ import typer
 from cnnviz import __version__
 from cnnviz.cli.console import Console
 from cnnviz.cli.variants import described
+from cnnviz.errors import CnnvizError, nearest, shown
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec, Param
 
@@ -49,14 +50,21 @@ def metrics(
     return 0
 
 
-def schema(ctx: typer.Context) -> int:
-    """Print the JSON Schema of report.json."""
+def schema(
+    ctx: typer.Context,
+    what: Annotated[str, typer.Argument(help="report, or policy of an audit.", metavar="[report|policy]")] = "report",
+) -> int:
+    """Print the JSON Schema of report.json, or of a policy."""
     # Not at the top: --help need not wait for them.
+    from cnnviz.audit.policy_schema import policy_schema
     from cnnviz.io.reports import report_schema
     from cnnviz.records import to_json
 
+    known = {"report": report_schema, "policy": policy_schema}
+    if what not in known:
+        raise CnnvizError(f"There is no schema of {shown(what)}.", nearest(what, known) or "Use report or policy.")
     console: Console = ctx.obj
-    console.text(to_json(report_schema(), indent=2))
+    console.text(to_json(known[what](), indent=2))
     return 0
 
 
