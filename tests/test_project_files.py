@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 import cnnviz
+from cnnviz.cli.app import main
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -37,6 +38,20 @@ def test_the_workflow_tests_what_the_package_promises() -> None:
     assert lowest
     assert matrix["python-version"][0] == lowest[1]
     assert any("pytest -n auto" in step.get("run", "") for step in jobs["test"]["steps"])
+
+
+def test_the_action_and_the_hook_run_options_that_there_are(capsys: Any) -> None:
+    steps = read("action.yml")["runs"]["steps"]
+    [hook] = read(".pre-commit-hooks.yaml")
+    assert main(["audit", "--help"]) == 0
+    known = capsys.readouterr().out
+    used = re.findall(
+        r"(?<=\s)--?[a-z-]+", " ".join([steps[1]["run"].partition("audit ")[2].partition("\n")[0], *hook["args"]])
+    )
+    assert used
+    assert all(option in known for option in used)
+    assert hook["entry"] == "cnnviz audit"
+    assert re.search(hook["files"], "models/policy.yaml")
 
 
 def test_pre_commit_and_the_workflow_run_the_same_linters() -> None:
