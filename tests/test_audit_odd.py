@@ -22,7 +22,9 @@ from cnnviz.audit.trust import Faithful
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
 from cnnviz.io.baselines import read_baseline, write_baseline
+from cnnviz.io.groups import read_groups
 from cnnviz.maps.second_look import Photograph, SecondLook
+from cnnviz.report.sarif import sarif
 from cnnviz.report.summary_markdown import summary_markdown
 from tests.support import segment_network
 from tests.support.segment_network import CLASSES, SIDE
@@ -182,6 +184,33 @@ def test_one_photograph_alone_has_no_other_background_and_few_are_open_at_once()
     Look.read.clear()
     changed(of(*range(10, 40)), look, how, "any")
     assert len(Look.read) == 60  # each, and one other
+
+
+def test_a_run_of_which_every_image_failed_is_no_baseline(segments: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    path = tmp_path / "p.yaml"
+    model = f"name: {segment_network.__file__}:make, input_size: {SIDE}, mean: '0,0,0', std: '1,1,1'"
+    path.write_text(f"version: 1\nmodel: {{{model}}}\nimages: bad.png\nchecks: [{{kind: drift}}]")
+    assert main(["audit", str(path), "-o", str(tmp_path / "out"), "--accept", "x"]) == 3
+    assert "not accepted: no image has a prediction" in capsys.readouterr().err
+    assert not (tmp_path / "baseline").exists()
+
+
+def test_paths_of_windows(tmp_path: Path) -> None:
+    row = {
+        "name": "a", "kind": "avoid", "statement": "energy", "method": "", "verdict": "violated", "level": "error",
+        "measured": 0.5, "at_least": True, "allowed": 0.9, "group": None, "line": 3,
+        "violations": [{"path": "C:\\my data\\a.png", "value": 0.1}],
+    }  # fmt: skip
+    [result] = json.loads(sarif("rules\\p.yaml", [row]))["runs"][0]["results"]
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "rules/p.yaml"
+    seen = result["relatedLocations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    assert seen == "file:///C:/my%20data/a.png"
+    table = tmp_path / "groups.csv"
+    table.write_text("path,group\ndata\\x\\a.png,one\ndata\\y\\a.png,two\n")
+    groups = read_groups(str(table))
+    assert [groups[str(tmp_path / "data" / name / "a.png")] for name in "xy"] == ["one", "two"]
+    assert groups["data/y/a.png"] == "two"
 
 
 def test_a_name_in_bold_ends_no_cell() -> None:

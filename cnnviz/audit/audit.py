@@ -202,6 +202,8 @@ class Audit(Comparison[AuditOptions]):
         drifts = [check for check in self.checks if isinstance(check, Drift)]
         folder = drifts[0].folder if drifts else os.path.join(self.policy.folder, "baseline")
         reason = str(self.params.accept)
+        if not any(judged.values()):
+            return [f"not accepted: no image has a prediction; the baseline in {folder} is as it was"]
         write_baseline(folder, accepted(judged, raw, reason, self.params.until))
         return [f"accepted as the baseline in {folder}: {reason}"]
 

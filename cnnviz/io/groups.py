@@ -23,8 +23,9 @@ def read_groups(path: str) -> dict[str, str]:
                 raise CnnvizError(f"groups {path}: expected columns path and group.", "First line: path,group")
             for row in reader:
                 name, group = str(row["path"]), str(row["group"])
-                found[name] = found[os.path.abspath(os.path.join(os.path.dirname(path), name))] = group
-                names.setdefault(os.path.basename(name), set()).add(group)
+                for plain in dict.fromkeys((name, name.replace("\\", "/"))):  # a table that was written on Windows
+                    found[plain] = found[os.path.abspath(os.path.join(os.path.dirname(path), plain))] = group
+                names.setdefault(os.path.basename(name.replace("\\", "/")), set()).add(group)
     except (OSError, ValueError, csv.Error) as error:
         raise CnnvizError(f"groups {path}: cannot be read ({error}).", "Give a CSV file: path,group") from error
     for name, groups in names.items():

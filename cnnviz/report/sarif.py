@@ -60,4 +60,9 @@ def _result(policy: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _uri(path: str) -> str:
-    return path if "://" in path else quote(path.replace("\\", "/"), errors="surrogatepass")
+    if "://" in path:
+        return path
+    plain = path.replace("\\", "/")
+    if plain[1:3] == ":/":  # a drive is no scheme
+        return "file:///" + quote(plain, safe="/:", errors="surrogatepass")
+    return quote(plain, errors="surrogatepass")
