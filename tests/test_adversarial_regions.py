@@ -137,6 +137,7 @@ def test_all_of_it_becomes_a_class(colours: Path, tmp_path: Path) -> None:
     assert (row["target_share_before"], row["target_share"]) == (0.0, 1.0)
     assert row["adversarial_predictions"][0] == {**row["adversarial_predictions"][0], "class_index": 3, "area": 1.0}
     assert report["summary"]["adversarial"]["mean_target_share"] == 1.0
+    assert row["figures"][0]["caption"] == "class 3: from 0.0 % to 100.0 % of the region"
     assert any("scores at positions" in note for note in told.notes)
 
 

@@ -188,7 +188,7 @@ class AdversarialRegions(Adversarial):
 
     def _caption_of(self, found: Change) -> str:
         if self._goal_label is not None and found.target_share is not None and found.target_share_before is not None:
-            ends = f"{percent(found.target_share_before)} → {percent(found.target_share)}"
+            ends = f"from {percent(found.target_share_before)} to {percent(found.target_share)}"
             return f"{self._goal_label}: {ends} of the region"
         return f"{percent(found.pixels_changed)} of the region changed, mean IoU lost {found.mean_iou_lost:.2f}"
 
