@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cnnviz.audit.audit import Audit
 from cnnviz.audit.check import Judged
 from cnnviz.audit.counterfactual import changed
 from cnnviz.audit.drift import Drift, _key, accepted, likeness
@@ -24,8 +25,10 @@ from cnnviz.errors import CnnvizError
 from cnnviz.io.baselines import read_baseline, write_baseline
 from cnnviz.io.groups import read_groups
 from cnnviz.maps.second_look import Photograph, SecondLook
+from cnnviz.registry.comparisons import AuditOptions
 from cnnviz.report.sarif import sarif
 from cnnviz.report.summary_markdown import summary_markdown
+from cnnviz.settings import TargetSettings
 from tests.support import segment_network
 from tests.support.segment_network import CLASSES, SIDE
 
@@ -194,6 +197,19 @@ def test_a_run_of_which_every_image_failed_is_no_baseline(segments: Path, tmp_pa
     assert main(["audit", str(path), "-o", str(tmp_path / "out"), "--accept", "x"]) == 3
     assert "not accepted: no image has a prediction" in capsys.readouterr().err
     assert not (tmp_path / "baseline").exists()
+
+
+def test_the_tolerance_of_pointing_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    base = "version: 1\nimages: a\nlabels: folder\ntruth: t.json\nchecks:\n"
+    none = "  - {kind: inside, min_pointing: 0.5, tolerance: 0}\n"
+    path.write_text(base + none + "  - {kind: inside, min_energy: 0.5}\n")
+    audit = Audit(AuditOptions(policy=str(path)), TargetSettings())
+    [request] = audit.metrics("gradcam")
+    assert request.params.tolerance == 0  # type: ignore[attr-defined]
+    path.write_text(base + none + "  - {kind: inside, min_pointing: 0.7}\n")
+    with pytest.raises(CnnvizError, match=r"line 7: inside .2. has another tolerance"):
+        load_policy(str(path))
 
 
 def test_paths_of_windows(tmp_path: Path) -> None:

@@ -60,11 +60,10 @@ class Audit(Comparison[AuditOptions]):
         for check in self.checks:
             found.update(check.metrics())
         if self._regions:
-            tolerance = max([15.0, *(getattr(c.params, "tolerance", 0.0) for c in self.checks)])
             found["region_energy"] = {
                 "regions": ";".join(self._regions),
                 "objects": self.policy.truth_labels,
-                "tolerance": tolerance,
+                **({} if (tolerance := self.policy.tolerance) is None else {"tolerance": tolerance}),
             }
         return tuple(lookup.find_metric(name).request(options) for name, options in found.items())
 

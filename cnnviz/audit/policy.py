@@ -86,6 +86,12 @@ class Policy:
         """Where its file lies."""
         return os.path.dirname(self.path)
 
+    @property
+    def tolerance(self) -> float | None:
+        """That of the checks that ask where a map is largest, which have one; None where none asks."""
+        asks = (check.params for check in self.checks if getattr(check.params, "min_pointing", None) is not None)
+        return next((float(params.tolerance) for params in asks), None)  # type: ignore[attr-defined]
+
 
 def load_policy(path: str) -> Policy:
     """The policy in a file.
@@ -150,6 +156,8 @@ def _check_whole(policy: Policy) -> None:
     """Refuse what the parts of a policy cannot give each other."""
     for check in policy.checks:
         where = f"policy {policy.path}, line {check.line}: {check.name}"
+        if getattr(check.params, "min_pointing", None) is not None and check.params.tolerance != policy.tolerance:  # type: ignore[attr-defined]
+            raise CnnvizError(f"{where} has another tolerance than the check before.", "Give both the same.")
         if check.spec.needs == "truth" and policy.truth is None:
             raise CnnvizError(f"{where} needs to know where objects are.", "Give truth: boxes.json")
         region = getattr(check.params, "region", getattr(check.params, "replace", ""))
