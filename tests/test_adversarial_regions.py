@@ -168,6 +168,7 @@ def test_an_image_without_the_region_is_a_row(colours: Path, tmp_path: Path) -> 
         ({"params": {"attack": "cw"}}, "no single border to reach"),
         ({"params": {"curve": "0,1"}}, "--curve 0,1 is of networks with one prediction"),
         ({"params": {"explain": "gradcam"}}, "--explain gradcam is of networks with one prediction"),
+        ({"activation": "sigmoid"}, "a position may have several classes"),
         ({"targets": ("diff:0,1",)}, "expected the region to attack"),
         ({"targets": ("unit:encoder:1",)}, "expected the region to attack"),
     ],

@@ -83,6 +83,12 @@ class AdversarialRegions(Adversarial):
                     f"--{name} {getattr(params, name)} is of networks with one prediction for each image.",
                     f"Leave out --{name}.",
                 )
+        if prepared.activation == "sigmoid" and not prepared.one_logit:
+            raise CnnvizError(
+                "With --activation sigmoid a position may have several classes: what an attack is to change is not one "
+                "class.",
+                "Use --activation softmax to attack the class with the largest score.",
+            )
         targets = prepared.settings.target.targets
         only_regions(targets, "the region to attack")
         super().__init__(prepared, params, store)
