@@ -70,9 +70,9 @@ class Model:
 
     def layers(self) -> list[LayerRef]:
         """The convolutional stages that ``layer=-1``, ``-2`` ... name, input first; the last is the default."""
-        session = self.session(
-            SessionOptions(logits_key=self.loaded.key), rt.resolve("cpu"), self.loaded.preprocess.input_size
-        )
+        loaded = self.loaded
+        options = SessionOptions(logits_key=loaded.key, task=loaded.task, classes=(loaded.num_classes,))
+        session = self.session(options, rt.resolve("cpu"), loaded.preprocess.input_size)
         if session.graph is None:
             return list(session.layers)
         graph = session.graph
@@ -80,7 +80,8 @@ class Model:
 
     def layer_table(self) -> list[LayerRow]:
         """Every layer with shape, stride, receptive field, parameters; the rows of ``cnnviz layers``."""
-        return layer_table(self.module, self.loaded.name, self.loaded.preprocess.input_size, self.loaded.key)
+        loaded = self.loaded
+        return layer_table(self.module, loaded.name, loaded.preprocess.input_size, loaded.key, boxes=loaded.boxes)
 
     def session(self, options: SessionOptions, runtime: rt.Runtime, probe: tuple[int, ...]) -> Session:
         """The session for these options, prepared at the first call."""

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz.engine.cut import Cut
+from cnnviz.engine.layer_table import layer_table
 from cnnviz.engine.open_session import SessionOptions, open_session
 from cnnviz.engine.runtime import resolve
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.perturbation.rise import draw_masks
+from cnnviz.models.graph.layers import stages
+from cnnviz.models.loading.listed_boxes import with_rows
 from cnnviz.registry.lookup import read_task
 from tests.support import box_network as nets
 
@@ -287,3 +290,18 @@ def test_a_user_function_reads_all_candidates() -> None:
     pixels = IMAGES.clone().requires_grad_()
     [expected] = torch.autograd.grad(nets.grid()(pixels)[:, 0].amax((1, 2)).sum(), [pixels])
     torch.testing.assert_close(found.raw, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_stages_and_the_layer_table_of_a_detector() -> None:
+    with open_session(nets.pyramid(), "net", (3, nets.SIDE, nets.SIDE), resolve("cpu"), SessionOptions()) as session:
+        assert session.graph is not None
+        assert [session.graph.shapes[node][2:] for node in stages(session.graph, "net")] == [(8, 8), (4, 4)]
+    form = read_task("detect").boxes((1, 7, 80), ())
+    rows = layer_table(nets.pyramid(), "net", (3, nets.SIDE, nets.SIDE), boxes=form)
+    assert [row.name for row in rows if row.default_target] == ["act:0", "act:1"]
+    assert {row.cam for row in rows} == {"CAM: no, this network finds boxes."}
+    named = cnnviz.explain(nets.pyramid(), IMAGES, "odam", target="box:1", layer=-2, task=TASK)
+    assert named.layer == "act:0"
+    listed = with_rows(nets.listed(), IMAGES[:1])
+    found = layer_table(listed, "net", (3, nets.SIDE, nets.SIDE), boxes=read_task("detect").boxes((1, 40, 6), ()))
+    assert [row.name for row in found if row.default_target] == ["backbone.levels.map_0", "backbone.levels.map_pool"]

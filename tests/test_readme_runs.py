@@ -28,6 +28,8 @@ SKIPPED = {
     "cnnviz gradcam street.jpg -m segmenter.py:build": "the reader's network; tests/test_segmentation_runs.py",
     "cnnviz synthesize -m segmenter.py:build": "the reader's network; tests/test_synthesize_regions.py",
     "cnnviz adversarial street.jpg -m segmenter.py:build": "the reader's network; tests/test_adversarial_regions.py",
+    "cnnviz gradcam street.jpg -m detector.onnx": "the reader's network; tests/test_detection_runs.py",
+    "cnnviz rise street.jpg --variant drise": "downloads weights",
     "cnnviz gradcam photos/ -m timm/convnext_tiny.fb_in1k": "downloads weights",
     "cnnviz gradcam photos/ -m resnet18 --checkpoint best.pth": "the reader's weights",
     "cnnviz gradcam photos/ -m model.py:build": "the reader's network",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cnnviz.engine.layer_table import LayerRow
     from cnnviz.models.loading.listing import ModelRow
 
-_SHARED = "model weights checkpoint trust_checkpoint num_classes input_size logits_key tracing".split()
+_SHARED = "model weights checkpoint trust_checkpoint num_classes input_size logits_key task tracing".split()
 _CONTEXT_NOTE = (
     "* statistics of the whole map enter as well, so that every pixel counts; the field is that of the local path."
 )
@@ -59,9 +59,11 @@ def _rows(options: Shared) -> list[LayerRow]:
     # Not at the top: they bring torch.
     from cnnviz.engine.layer_table import layer_table
     from cnnviz.models.loading.load import load
+    from cnnviz.registry.lookup import read_task
 
-    loaded = load(options.model_spec(), options.logits_key)
-    return layer_table(loaded.module, loaded.name, loaded.preprocess.input_size, options.logits_key, options.tracing)
+    loaded = load(options.model_spec(), options.logits_key, read_task(options.task))
+    size = loaded.preprocess.input_size
+    return layer_table(loaded.module, loaded.name, size, options.logits_key, options.tracing, loaded.boxes)
 
 
 def _layers_text(rows: Sequence[LayerRow]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,11 @@ from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.axes import is_map
 from cnnviz.models.graph.heads import read_head
 from cnnviz.models.graph.layers import default_node, reference
+from cnnviz.models.graph.levels import Level, head_levels
 from cnnviz.models.graph.outputs import selector
-from cnnviz.models.graph.trace import Graph, trace
+from cnnviz.models.graph.trace import Graph, of_boxes, trace
 from cnnviz.models.receptive_field.field import ReceptiveField, fields_or_reasons
+from cnnviz.registry.box_forms import BoxForm
 
 _UNTRACED = {
     "auto": "the network cannot be traced, only watched while it runs",
@@ -74,6 +77,7 @@ def layer_table(
     input_size: tuple[int, int, int],
     output: str | None = None,
     tracing: str = "auto",
+    boxes: BoxForm | None = None,
 ) -> list[LayerRow]:
     """The layers in the order in which they finish.
 
@@ -83,6 +87,7 @@ def layer_table(
         input_size: (C, H, W); shapes, and fields behind padding that depends on the size, are those for it.
         output: Where the class scores are in what the network returns.
         tracing: ``auto``, or ``off`` for what can be seen by hooks alone.
+        boxes: How its output has candidates for boxes; None where it has none.
 
     Raises:
         CnnvizError: The network does not take an input of this size.
@@ -91,6 +96,8 @@ def layer_table(
     with rt.scope():
         select = selector(check_runs(module, name, image, SessionOptions(logits_key=output)).key)
         graph = trace(module, image, select) if tracing == "auto" else None
+        if graph is not None and boxes is not None:
+            graph = of_boxes(graph, select)
         if graph is None:
             return _untraced(watched(module, image), name, image, _UNTRACED[tracing])
         return _traced(module, graph, name)
@@ -98,7 +105,7 @@ def layer_table(
 
 def _traced(module: nn.Module, graph: Graph, name: str) -> list[LayerRow]:
     fields = fields_or_reasons(graph)
-    target, why_not = _target_and_cam(graph, name)
+    targets, why_not = _targets_and_cam(graph, name)
     order = {node: index for index, node in enumerate(graph.module.graph.nodes)}
     calls = [
         (node, path, call)
@@ -121,30 +128,33 @@ def _traced(module: nn.Module, graph: Graph, name: str) -> list[LayerRow]:
                 receptive_field=None if isinstance(found, str) else found,
                 no_field=found if isinstance(found, str) else None,
                 parameters=_count(part),
-                default_target=called == target,
-                cam=_cam(called, target, why_not),
+                default_target=called in targets,
+                cam=_cam(called, targets, why_not),
             )
         )
     return rows
 
 
-def _target_and_cam(graph: Graph, name: str) -> tuple[str | None, str | None]:
-    """The default layer's name, and why CAM is not defined (None: it is)."""
+def _targets_and_cam(graph: Graph, name: str) -> tuple[list[str], str | None]:
+    """Names of the default layers (of a pyramid several), and why CAM is not defined (None: it is)."""
     try:
-        target = reference(graph, default_node(graph, name)).name
+        nodes = head_levels(graph, name) if graph.boxes else [default_node(graph, name)]
     except CnnvizError as error:
-        return None, error.message
+        return [], error.message
+    targets = [reference(graph, node).name for node in nodes]
+    if graph.boxes:
+        return targets, "CAM: no, this network finds boxes."
     try:
         read_head(graph, name)
     except CnnvizError as error:
-        return target, error.message
-    return target, None
+        return targets, error.message
+    return targets, None
 
 
-def _cam(called: str, target: str | None, why_not: str | None) -> bool | str:
+def _cam(called: str, targets: Sequence[str], why_not: str | None) -> bool | str:
     if why_not is not None:
         return why_not
-    return called == target or f"CAM reads the map that feeds the head, which is {target}"
+    return called in targets or f"CAM reads the map that feeds the head, which is {targets[0]}"
 
 
 def _called(path: str, call: int, count: int) -> str:
@@ -170,10 +180,9 @@ def _count(part: nn.Module) -> int:
 def _untraced(calls: Watched, name: str, image: Tensor, why: str) -> list[LayerRow]:
     seen = calls.calls
     counts: Mapping[str, int] = {s.name: sum(other.name == s.name for other in seen) for s in seen}
-    try:
-        target: str | None = seen_layer(calls, None, name, image).name
-    except CnnvizError:
-        target = None
+    targets = [each.name for each in seen if isinstance(each.module, Level)]
+    with contextlib.suppress(CnnvizError):
+        targets = targets or [seen_layer(calls, None, name, image).name]
     rows = []
     for each in seen:
         called = _called(each.name, each.call, counts[each.name])
@@ -186,7 +195,7 @@ def _untraced(calls: Watched, name: str, image: Tensor, why: str) -> list[LayerR
                 receptive_field=None,
                 no_field=each.objection or why,
                 parameters=_count(each.module),
-                default_target=called == target,
+                default_target=called in targets,
                 cam=f"{why}: its head cannot be read",
             )
         )

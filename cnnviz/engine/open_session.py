@@ -25,7 +25,7 @@ from cnnviz.errors import CnnvizError, foreign_code
 from cnnviz.models.graph.layers import LayerRef
 from cnnviz.models.graph.levels import marked_levels
 from cnnviz.models.graph.outputs import OutputChoice, choose_output, select_output, selector
-from cnnviz.models.graph.trace import Graph, trace, with_final_activation
+from cnnviz.models.graph.trace import Graph, of_boxes, trace
 from cnnviz.models.graph.units import ending_at_units
 from cnnviz.models.loading.inputs import cannot_run, first_line
 from cnnviz.models.loading.listed_boxes import lists_boxes, with_rows
@@ -100,7 +100,7 @@ def prepare(
             options = replace(options, cut=replace(options.cut, boxes=True))
         graph = trace(module, image, selector(choice.key)) if options.tracing == "auto" else None
         if graph is not None and form is not None:
-            graph = with_final_activation(graph, selector(choice.key))
+            graph = of_boxes(graph, selector(choice.key))
         if graph is None:
             network = _by_hooks(module, name, image, runtime, options)
         else:

@@ -20,7 +20,7 @@ class ODAMOptions(Options):
     """Options of ODAM."""
 
     sigma: float = option(
-        1.0, "Deviation of the Gaussian that smooths the gradient; 0: none.", minimum=0, maximum=100, unit="cells"
+        0.5, "Deviation of the Gaussian that smooths the gradient; 0: none.", minimum=0, maximum=100, unit="cells"
     )
 
 

@@ -74,7 +74,10 @@ def placed_target(
             hint = "Ask for another box, such as 'box:best'." if run.session.boxes else "For example 'class:3@all'."
             raise CnnvizError(f"target={target!r}, image {image}: {error.message}.", hint) from None
         if len(selected.requests) != 1:
-            raise CnnvizError(f"target={target!r} means several.", "Ask for one, such as 'class:3' or 'pred'.")
+            several = "boxes" if run.session.boxes else "classes"
+            raise CnnvizError(
+                f"target={target!r} means several {several}.", "Ask for one, such as 'class:3' or 'pred'."
+            )
         found.append(selected.requests[0])
     made: ByImage = found[0].target(found)
     return made, torch.tensor([_class_of(request) for request in found])

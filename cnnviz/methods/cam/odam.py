@@ -30,8 +30,9 @@ def odam(run: ForwardPass, target: Target, params: ODAMOptions) -> Heatmap:
 
     The paper has the formula and says of Phi that it smooths locally; the authors' code for a one-stage detector leaves
     it out (Phi the identity, with which the map is HiResCAM's, rectified). Taken here: a Gaussian with a deviation of
-    ``sigma`` cells of the layer, of sum 1, cut off at three deviations and not renormalised at the border. The paper's
-    score is the class probability; here it is its log-odds unless ``--score`` says otherwise.
+    ``sigma`` cells of the layer, of sum 1, cut off at three deviations and not renormalised at the border; half a cell
+    by default, because a whole one costs peaks at coarse layers (``benchmarks/README.md``). The authors' code explains
+    the class probability; here it is its log-odds unless ``--score`` says otherwise.
 
     Args:
         run: A forward pass with activations [N, C, h, w].

@@ -60,7 +60,8 @@ def drise(run: ForwardPass, target: Target, params: DRISEOptions) -> Heatmap:
     with box and P the box that is explained and its class probabilities in the whole image, and j the candidates of the
     masked one, before suppression; O_j is the objectness. What is taken where a network has none, and of an end-to-end
     output, says :class:`cnnviz.engine.box_targets.SimilarBox`. The masks are those of RISE; their number, cells and p
-    are the paper's. The paper leaves the sum as it is; divided as in RISE it is an expected similarity.
+    (5,000, 16, 0.5) are those with which the code of ODAM's authors runs it. The sum is divided as in RISE: it is then
+    an expected similarity.
 
     Args:
         run: A forward pass over pixels [N, C, H, W].

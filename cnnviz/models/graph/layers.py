@@ -17,8 +17,9 @@ from torch import Tensor, fx
 
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.models.graph.axes import axes_of, is_map
-from cnnviz.models.graph.dense import encoder_chain, is_dense
+from cnnviz.models.graph.dense import chain_to, encoder_chain, is_dense
 from cnnviz.models.graph.layer_names import name_of
+from cnnviz.models.graph.levels import head_levels
 from cnnviz.models.graph.operations import attribute
 from cnnviz.models.graph.trace import Graph, ancestors, descendants
 
@@ -65,6 +66,8 @@ def default_node(graph: Graph, model_name: str) -> fx.Node:
     """
     if graph.attention:
         raise refuse_attention(model_name)
+    if graph.boxes and graph.units is None:
+        return head_levels(graph, model_name)[-1]
     if is_dense(graph) and (encoder := encoder_chain(graph)):
         return encoder[-1]
     chain = graph.chain()
@@ -237,6 +240,8 @@ def stages(graph: Graph, model_name: str) -> list[fx.Node]:
     """Convolutional stages: the last feature map of each resolution that every path passes through, input first."""
     target = default_node(graph, model_name)
     chain = encoder_chain(graph) if is_dense(graph) else graph.chain()
+    if graph.boxes:
+        chain = chain_to(graph, [target])
     found: dict[tuple[int, ...], fx.Node] = {}
     for node in chain[1 : chain.index(target) + 1]:
         usable = graph.is_spatial(node) and not graph.is_pool(node) and not graph.is_passive(node)

@@ -94,6 +94,7 @@ class Graph:
         returned: Everything that the network returns: a structure of nodes.
         end: What the head hands on beside the logits, a structure of nodes; None for nothing.
         units: The node whose units the logits are, where a layer is read in the place of the class scores.
+        boxes: Whether the logits are a detector's candidates for boxes.
     """
 
     module: fx.GraphModule
@@ -109,6 +110,7 @@ class Graph:
     returned: Any = field(default=None, repr=False)
     end: Any = field(default=None, repr=False)
     units: fx.Node | None = None
+    boxes: bool = False
 
     @property
     def input(self) -> fx.Node:
@@ -254,9 +256,9 @@ def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Gra
     return _before_final_activation(graph)
 
 
-def with_final_activation(graph: Graph, select: Callable[[Any], Any]) -> Graph:
-    """The graph whose end is the chosen output itself, also where that is a softmax or a sigmoid."""
-    return replace(graph, logits=select(_unpacked(graph.returned)), final_activation=None, _chain=None)
+def of_boxes(graph: Graph, select: Callable[[Any], Any]) -> Graph:
+    """The graph of a detector: its end is the chosen output itself, also where that is a softmax or a sigmoid."""
+    return replace(graph, logits=select(_unpacked(graph.returned)), final_activation=None, _chain=None, boxes=True)
 
 
 def up_to(module: nn.Module, layer: str) -> fx.GraphModule:

@@ -73,6 +73,11 @@ class LoadedModel:
         """Path to the class scores in what it returns; None where it returns nothing else, or nobody has looked."""
         return None if self.output is None else self.output.key
 
+    @property
+    def boxes(self) -> BoxForm | None:
+        """How its output has candidates for boxes; None where it has none, or nobody has looked."""
+        return None if self.output is None else self.task.boxes(self.output.shape, (self.num_classes,))
+
 
 @dataclass(frozen=True, eq=False)
 class _Built:
