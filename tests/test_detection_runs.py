@@ -202,3 +202,18 @@ def test_a_grid_is_told_by_the_number_of_labels(photos: Path, tmp_path: Path) ->
     assert main([*run, *labels, "--task", "auto"]) in (0, 2, 3)
     report = json.loads((out / "report.json").read_text("utf-8"))
     assert (report["model"]["boxes"]["form"], report["model"]["num_classes"]) == ("grid", len(CLASSES))
+
+
+def test_what_can_be_asked_is_listed(photos: Path, tmp_path: Path, capsys: Any) -> None:
+    labels = ["--labels", str(photos.parent / "labels.txt")]
+    run = ["targets", str(photos / "a.png"), *MODEL, *labels, "--view", "squash", "--json"]
+    assert main([*run, "--task", "detect:score=0.4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["task"] == "detect"
+    assert [(row["target"], row["label"]) for row in found["targets"]] == [("box:1", "red"), ("box:2", "green")]
+    assert _close(found["targets"][0]["box_xywh"], [16, 24, 32, 36])
+
+
+def test_the_sizes_that_a_detector_takes(photos: Path, tmp_path: Path) -> None:
+    report = _run(photos, tmp_path, "-c", "red", "--save", "none")
+    assert report["model"]["checks"]["input_sizes"]["takes"] == "any"

@@ -317,14 +317,17 @@ def input_sizes(session: Session) -> InputSizes:
 
 def _tried(session: Session) -> InputSizes:
     channels, height, width = session.input_shape
-    classes = session.output.classes
+    classes, axis = session.output.classes, 1
+    if len(session.output.shape) == 3:  # a detector's candidates, of which there are more in a larger image
+        axis = 1 if session.boxes is not None and session.boxes.name == "ultralytics" else 2
+        classes = session.output.shape[axis]
 
     def runs(rows: int, cols: int) -> bool:
         try:
             found = session.unprepared_chosen(torch.zeros(1, channels, rows, cols, device=session.device))
         except Exception:
             return False
-        return classes is None or found.shape[1] == classes
+        return classes is None or found.shape[axis] == classes
 
     smallest = min(height, width)
     free = smallest >= 2 * (_BESIDE + 1) and runs(_BESIDE, _BESIDE + 1)
