@@ -45,6 +45,8 @@ FURTHER: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("guided", "Guided Grad-CAM", {"with_gradcam": True}),
     ("excitation_backprop", "Contrastive excitation", {"contrastive": True}),
 )
+# A classifier has no boxes.
+METHODS = tuple(spec for spec in lookup.BUILT_IN if "boxes" not in spec.needs)
 CELL, CAPTION, HEADING, GAP, PAIRS = 150, 22, 34, 6, 4
 
 Picture = NDArray[np.uint8]
@@ -89,7 +91,7 @@ def tiles(model: cnnviz.Model, options: Mapping[str, Mapping[str, Any]]) -> dict
     """For each family its methods: title and pictures."""
     seen = views(model)
     found: dict[str, list[tuple[str, list[Picture]]]] = {"photographs": [("what the network sees", seen[0])]}
-    for spec in lookup.BUILT_IN:
+    for spec in METHODS:
         chosen = dict(options.get(spec.name, {}))
         row = found.setdefault(spec.family, [])
         row.append((spec.title, drawn(model, spec, chosen, seen)))

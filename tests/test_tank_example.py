@@ -35,7 +35,7 @@ def test_the_weather_is_found_out(parts: dict[str, Any], tmp_path: Path) -> None
 
 def test_scenes_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(HERE))
-    scenes = runpy.run_path(str(HERE / "scenes.py"))["scenes"]
+    scenes = runpy.run_path(str(HERE / "tank_scenes.py"))["scenes"]
     pictures, labels, masks = scenes(40, 3, True)
     blue = pictures[:, :10, :, 2].astype(float).mean((1, 2)) - pictures[:, :10, :, 0].astype(float).mean((1, 2))
     assert (blue[labels == 0] < 40).all()  # under clouds

@@ -27,8 +27,9 @@ MODEL = tiny_options()
 def test_the_same_numbers_as_by_the_trace(method: str, kind: str) -> None:
     network = nets.TOYS["residual"].build()
     model = nets.as_model(network.requires_grad_(False)) if kind == "model" else network
+    layer = None if method == "saliency" else "conv2"
     traced, hooked = (
-        cnnviz.explain(model, nets.images(), method, target=[0, 1, 2], layer="conv2", tracing=how)
+        cnnviz.explain(model, nets.images(), method, target=[0, 1, 2], layer=layer, tracing=how)
         for how in ("auto", "off")
     )
     assert traced.raw.abs().max() > 1e-3

@@ -13,15 +13,15 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from network import train  # noqa: E402
-from scenes import write  # noqa: E402
+from tank_network import train  # noqa: E402
+from tank_scenes import write  # noqa: E402
 
 from cnnviz.cli.app import main as cnnviz  # noqa: E402
 
 POLICY = """\
 version: 1
 model:
-  name: {here}/network.py:build
+  name: {here}/tank_network.py:build
   checkpoint: {name}.pt
   labels: labels.txt
   input_size: 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from scenes import scenes
+from tank_scenes import scenes
 from torch import Tensor, nn
 
 
@@ -26,7 +26,7 @@ class Small(nn.Module):
 
 
 def build(num_classes: int = 2) -> Small:
-    """For ``--model network.py:build``."""
+    """For ``--model tank_network.py:build``."""
     return Small(num_classes)
 
 
