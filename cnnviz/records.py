@@ -75,6 +75,33 @@ class RegionScore:
 
 
 @dataclass(frozen=True)
+class OutputValue:
+    """An output of a regression."""
+
+    class_index: int
+    label: str
+    logit: float
+    probability: None = None
+
+    def to_dict(self) -> maps.Prediction:
+        """As the report has it: a prediction without a probability."""
+        return {"class_index": self.class_index, "label": self.label, "probability": None, "logit": self.logit}
+
+
+@dataclass(frozen=True)
+class OutputScore:
+    """The target of an explanation that is an output of a regression, or its negative."""
+
+    spec: str
+    label: str
+    score: float
+    class_index: int
+    sign: int
+    kind: Literal["output"] = "output"
+    probability: None = None
+
+
+@dataclass(frozen=True)
 class UnitScore:
     """The target of an explanation that is a unit of a layer, or a single neuron."""
 
@@ -96,8 +123,8 @@ class DifferenceScore:
     spec: str
     label: str
     score: float
-    first: ClassScore | UnitScore | RegionScore | BoxScore
-    second: ClassScore | UnitScore | RegionScore | BoxScore
+    first: ClassScore | UnitScore | RegionScore | BoxScore | OutputScore
+    second: ClassScore | UnitScore | RegionScore | BoxScore | OutputScore
     kind: Literal["diff"] = "diff"
     probability: None = None
 
@@ -140,10 +167,10 @@ class BoxScore:
     kind: Literal["box"] = "box"
 
 
-SideScore = (ClassScore, UnitScore, RegionScore, BoxScore)
+SideScore = (ClassScore, UnitScore, RegionScore, BoxScore, OutputScore)
 """What may stand on a side of a difference."""
-TargetScore = ClassScore | DifferenceScore | UnitScore | RegionScore | BoxScore
-PredictionScore = ClassScore | SegmentScore | DetectionScore
+TargetScore = ClassScore | DifferenceScore | UnitScore | RegionScore | BoxScore | OutputScore
+PredictionScore = ClassScore | SegmentScore | DetectionScore | OutputValue
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ SKIPPED = {
     "cnnviz gradcam photos/ -m timm/convnext_tiny.fb_in1k": "downloads weights",
     "cnnviz gradcam photos/ -m resnet18 --checkpoint best.pth": "the reader's weights",
     "cnnviz gradcam photos/ -m model.py:build": "the reader's network",
+    "cnnviz gradcam face.jpg -m ages.py:build --task regress": "the reader's network; tests/test_regression.py",
     "cnnviz gradcam photos/ -m model.onnx": "the reader's network",
     "cnnviz gradcam data/val --precision bf16 --compile on": "needs a C++ compiler, and a minute of it",
     "cnnviz top-patches photos/ --boxes instances.json": "the reader's boxes",

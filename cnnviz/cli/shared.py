@@ -106,8 +106,8 @@ class Shared:
     logits_key: str | None = flag(None, "Key or index of the class scores in the model's output.", "KEY", panel=_MODEL)
     task: str = flag(
         "auto",
-        "What the model is for: classify, segment, detect; auto tells it by the output. Options of detect stand behind "
-        "it: detect:score=0.3,iou=0.5,form=yolov5.",
+        "What the model is for: classify, segment, detect; auto tells it by the output. regress: numbers that are no "
+        "classes; auto never takes it. Options of detect stand behind it: detect:score=0.3,iou=0.5,form=yolov5.",
         "TASK[:OPTION=VALUE,...]",
         panel=_MODEL,
     )
@@ -136,7 +136,8 @@ class Shared:
         None,
         "class:SPEC, as --class; diff:A,B: what speaks for class A rather than for class B (each an "
         "index, a label or pred); unit:LAYER:K: a unit of a layer (unit:LAYER:K/strongest: its strongest "
-        "position); neuron:LAYER:K:ROW:COLUMN; repeatable.",
+        "position); neuron:LAYER:K:ROW:COLUMN; output:K or -output:K: what raises or lowers an output of --task "
+        "regress; repeatable.",
         "SPEC",
         panel=_WHAT,
         short="-t",

@@ -23,7 +23,7 @@ _SHARED = (
     "model weights checkpoint trust_checkpoint num_classes labels input_size mean std channel_order resize view "
     "no_crop logits_key task activation tracing device quiet"
 ).split()
-_FIGURES = ("probability", "logit", "area")
+_FIGURES = ("probability", "logit", "value", "area")
 
 
 def targets_command(summary: str) -> MadeCommand:
@@ -107,6 +107,8 @@ def _text(found: TargetList, written: dict[str, str]) -> str:
 def _figure(name: str, value: float | None) -> str:
     if value is None:
         return ""
+    if name == "value":
+        return f"{value:.4g}"
     return f"{value:.2f}" if name == "logit" else f"{100 * value:.1f} %"
 
 

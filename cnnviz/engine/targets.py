@@ -266,6 +266,35 @@ class UnitTarget(ByImage):
 
 
 @dataclass(frozen=True, eq=False)
+class OutputTarget(ByImage):
+    """One output of a regression in each image, or its negative: what raises it, or what lowers it.
+
+    Attributes:
+        indices: Output of each image, LongTensor [N].
+        signs: 1 or -1 for each image [N].
+    """
+
+    indices: Tensor
+    signs: Tensor
+
+    def __call__(self, output: Tensor) -> Tensor:
+        values = two_dim(output)
+        return values.gather(1, self.indices.to(values.device)[:, None]).squeeze(1) * self.signs.to(values)
+
+    @property
+    def unit(self) -> str:
+        return "output"
+
+    def of(self, images: Tensor) -> OutputTarget:
+        rows = images.to(self.indices.device)
+        return replace(self, indices=self.indices[rows], signs=self.signs[rows])
+
+    def describe(self) -> dict[str, Any]:
+        signs = [int(sign) for sign in self.signs]
+        return {"kind": "output", "unit": self.unit, "index": self.indices.tolist(), "sign": signs}
+
+
+@dataclass(frozen=True, eq=False)
 class CallableTarget(Target):
     """A user's own score: ``function(output) -> [N]`` of all that the network returns, in its own structure."""
 

@@ -26,6 +26,7 @@ class TaskSpec:
         boxes: Whether its output are candidates for boxes (:mod:`cnnviz.registry.box_forms`).
         tiled: Whether ``--view tiles`` can join its maps.
         studies: Whether the studies of a network take it.
+        classes: Whether what it gives are classes.
         options: What may be set of it: ``--task NAME:OPTION=VALUE,...``.
         instead: By the name of a command the method that it runs for this task where no ``--variant`` is named.
         caveats: By the name of a method what whoever asks for it with this task should know.
@@ -38,6 +39,7 @@ class TaskSpec:
     boxes: bool = False
     tiled: bool = True
     studies: bool = True
+    classes: bool = True
     options: type[Options] = Options
     instead: Mapping[str, str] = field(default_factory=dict, hash=False)
     caveats: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -87,6 +89,14 @@ TASKS = (
         name="classify",
         entry="cnnviz.tasks.classification:Classification",
         summary="One row of class scores [N, K] for each image.",
+    ),
+    TaskSpec(
+        name="regress",
+        entry="cnnviz.tasks.regression:Regression",
+        summary="Numbers [N, K] that are no class scores; only where it is asked for.",
+        tiled=False,
+        studies=False,
+        classes=False,
     ),
     TaskSpec(
         name="segment",

@@ -80,8 +80,10 @@ def number(value: float) -> str:
     return "0" if value == 0.0 else f"{value:.3g}"
 
 
-def percent(probability: float) -> str:
-    """Two digits that tell 99.96 % from certainty and 0.04 % from nothing."""
+def percent(probability: float | None) -> str:
+    """Two digits that tell 99.96 % from certainty and 0.04 % from nothing; of no probability nothing."""
+    if probability is None:
+        return ""
     share = 100.0 * probability
     if 99.9 < share < 100.0:
         return "> 99.9 %"

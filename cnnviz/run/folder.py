@@ -276,10 +276,11 @@ class RunFolder:
         if extras.index is not None:
             yield from extras.index
             return
+        model, weights = header.model.get("name"), header.model.get("weights")
         gallery = html.Gallery(
             title=title,
             command=command_line(self.settings),
-            model=f"{header.model.get('name')} ({header.model.get('weights')})",
+            model=str(model) if weights is None else f"{model} ({weights})",
             summary=headline(header.summary),
         )
         yield html.begin(gallery).encode("utf-8", "replace")

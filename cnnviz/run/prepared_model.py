@@ -107,7 +107,8 @@ class PreparedModel:
         """What the network is for, and what its classes are called."""
         asked, session = self.settings.target, self.session
         outputs = class_count(session, self.loaded)
-        self.one_logit = outputs == 1 and session.boxes is None
+        of_classes = self.asked_task.spec is None or self.asked_task.spec.classes
+        self.one_logit = outputs == 1 and session.boxes is None and of_classes
         self.guesses: list[str] = []
         names = labels_of(self.loaded, self.settings.model.labels, outputs)
         self.classes = ClassNames(names, self.one_logit, self.loaded.synsets, self._guessed)

@@ -36,7 +36,9 @@ def task_of(command: CommandSpec, session: Session, asked: TaskRequest, note: Ca
         raise CnnvizError(
             f"{command.command} needs class scores for the whole image; the explained output of {session.name} has "
             f"shape [{sizes}].",
-            "Choose the class scores with --logits-key KEY, or explain its regions with cnnviz gradcam.",
+            "Choose the class scores with --logits-key KEY, or explain its regions with cnnviz gradcam."
+            if spec.classes
+            else f"--task {spec.name} is explained by maps, such as cnnviz gradcam.",
         )
     if spec.dense and asked.spec is None:
         note(f"the output [{sizes}] has scores at positions: --task {spec.name}")

@@ -71,6 +71,25 @@ class Region(TypedDict):
     """How the scores of the positions become one."""
 
 
+class OutputOfRegression(TypedDict):
+    """The target of ``--target output:K`` or ``-output:K``: a number that the network gives, or its negative."""
+
+    kind: Literal["output"]
+    """What kind of target it is."""
+    spec: str
+    """The target as it was asked for."""
+    label: str
+    """The output in words; with ``less`` in front where its negative is explained."""
+    score: float | None
+    """Its value, times the sign; null if not finite."""
+    class_index: Count
+    """Index of the output, from 0."""
+    sign: Literal[1, -1]
+    """1 for what raises it, -1 for what lowers it."""
+    probability: None
+    """It has none: null."""
+
+
 class Unmatched(TypedDict):
     """A target that matches nothing in an image."""
 
@@ -126,7 +145,7 @@ class UnitOrNeuron(TypedDict):
     """A unit has none: null."""
 
 
-Side = Annotated[UnitOrNeuron | Region | FoundBox | OtherTarget | Prediction, By(("kind",))]
+Side = Annotated[UnitOrNeuron | Region | OutputOfRegression | FoundBox | OtherTarget | Prediction, By(("kind",))]
 """One side of a difference: a class, as in ``predictions``, which has no ``kind``, or what its ``kind`` says."""
 
 
@@ -149,7 +168,9 @@ class Difference(TypedDict):
     """A difference has none: null."""
 
 
-Target = Annotated[Difference | UnitOrNeuron | Region | FoundBox | OtherTarget | Prediction, By(("kind",))]
+Target = Annotated[
+    Difference | UnitOrNeuron | Region | OutputOfRegression | FoundBox | OtherTarget | Prediction, By(("kind",))
+]
 """What is explained: a class, as in ``predictions``, which has no ``kind``, or what its ``kind`` says."""
 
 

@@ -240,15 +240,12 @@ class Task(ABC):
 
     def askable(self, said: Predictions, place: int, count: int) -> Sequence[Askable]:
         """What can be asked of one image: its first predictions, and of each kind of part as many at most."""
-        return [
-            Askable(
-                f"class:{score.class_index}",
-                score.label,
-                score.class_index,
-                {"probability": score.probability, "logit": score.logit},
-            )
-            for score in self.top(said, place, count)
-        ]
+        found = []
+        for score in self.top(said, place, count):
+            sure = {} if score.probability is None else {"probability": score.probability}
+            figures = {**sure, "logit": score.logit}
+            found.append(Askable(f"class:{score.class_index}", score.label, score.class_index, figures))
+        return found
 
     def listed(self, item: SeenImage, said: Predictions, place: int, count: int) -> tuple[PredictionScore, ...]:
         """The predictions that the record of an image lists; what lies somewhere, in pixels of the photograph."""

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 KINDS = ("class", "diff", "unit", "neuron")
 
 # Kinds of targets that other networks have.
-_ELSEWHERE = {"segment": "a network with scores at positions (segmentation)", "box": "a detector"}
+_ELSEWHERE = {
+    "output": "a network whose outputs are numbers (--task regress)",
+    "segment": "a network with scores at positions (segmentation)",
+    "box": "a detector",
+}
 
 # What is explained of an image with these scores by class [K]; None where there is nothing to explain.
 _Other = Callable[[Tensor], Request | None]

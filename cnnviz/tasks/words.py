@@ -16,6 +16,7 @@ from cnnviz.engine.targets import (
     CallableTarget,
     ClassTarget,
     DifferenceTarget,
+    OutputTarget,
     Target,
     UnitTarget,
     class_count,
@@ -57,7 +58,8 @@ def make_target(
 
     Args:
         target: None for the predicted class; an index for all images; one index an image; ``class:NAME``, ``pred``,
-            ``unit:LAYER:K``, ``neuron:LAYER:K:y:x`` or ``diff:A,B``; a :class:`Target`; or a function.
+            ``unit:LAYER:K``, ``neuron:LAYER:K:y:x``, ``output:K``, ``-output:K`` or ``diff:A,B``; a
+            :class:`Target`; or a function.
         scores: The class scores [N, K], or what stands in their place.
         score: One of :data:`SCORES`.
         activation: How logits become probabilities.
@@ -124,7 +126,7 @@ def _check_score(score: str) -> None:
 
 def _indices_of(target: Target, guess: Tensor) -> Tensor:
     first = target.first if isinstance(target, DifferenceTarget) else target
-    return first.indices if isinstance(first, (ClassTarget, UnitTarget)) else guess
+    return first.indices if isinstance(first, (ClassTarget, UnitTarget, OutputTarget)) else guess
 
 
 def _of_spec(spec: str, scores: Tensor, guess: ClassTarget, resolve: Callable[[str], int]) -> Target:
@@ -134,6 +136,9 @@ def _of_spec(spec: str, scores: Tensor, guess: ClassTarget, resolve: Callable[[s
         unit = parse_unit(text, "target")
         if unit is not None:
             return unit.target([unit] * len(scores))
+        output, _, number = text.strip().partition(":")
+        if output in ("output", "-output"):
+            return _output(number.strip(), -1.0 if output.startswith("-") else 1.0, scores)
         name = text.strip().removeprefix("class:").strip()
         if name == "pred":
             return guess
@@ -164,6 +169,12 @@ def _of_spec(spec: str, scores: Tensor, guess: ClassTarget, resolve: Callable[[s
             )
         return difference
     return one(spec)
+
+
+def _output(number: str, sign: float, scores: Tensor) -> OutputTarget:
+    if not (number.isascii() and number.isdecimal()):
+        raise CnnvizError(f"target='output:{number}': expected the index of an output.", "Such as 'output:0'.")
+    return OutputTarget(_indices(int(number), scores), scores.new_full((len(scores),), sign))
 
 
 def _indices(target: Any, scores: Tensor) -> Tensor:
