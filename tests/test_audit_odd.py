@@ -234,4 +234,5 @@ def test_a_name_in_bold_ends_no_cell() -> None:
         "name": "**a|b", "statement": "energy", "method": "", "verdict": "passed", "measured": None, "ci95": None,
         "group": None, "at_least": True, "allowed": 0.5, "n": 1, "violations": [], "confirmed": None, "reason": "",
     }  # fmt: skip
-    assert "| **a\\|b: energy |" in summary_markdown("p", [row], True).decode()
+    audit = {"passed": True, "policy": "p", "undecided": 0, "checks": [{**row, "level": "error"}]}
+    assert "| **a\\|b: energy |" in summary_markdown(audit).decode()

@@ -134,6 +134,8 @@ def test_the_files_that_come_with_the_source_are_accepted(settings_of: Run, name
         ("on: 1", "the key True, which YAML reads as bool", "One option a line"),
         ("alpha: 0.5\n  colormap: jet", "not valid YAML: mapping values are not allowed here in line 2", "indent"),
         ("alpha: !!python/object/apply:os.getcwd []", "not valid YAML: could not determine", "One"),
+        ("alpha: 0.5\ncolormap: jet\nalpha: 0.6", "key 'alpha' twice, in lines 1 and 3", "One"),
+        ("labels: [{a: 1, b: 2, a: 3}]", "key 'a' twice, in lines 1 and 1", "One"),
         ("[" * 1000, "not valid YAML", "One option a line"),
         ("png-level: 11", "--png-level 11: expected 0 to 9", "--png-level 9"),
     ],

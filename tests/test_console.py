@@ -81,7 +81,7 @@ def test_the_closing_line_counts_in_english() -> None:
 def test_the_closing_line_of_a_training() -> None:
     facts = {"inputs": 9, "explained": 8, "failed": 1, "seconds": 61.25, "images_per_second": None, "study": "train"}
     result = SimpleNamespace(summary=facts, report=None, exit_code=3, picture=None, sentences=())
-    assert closing_line(result) == "trained on 8 of 9 images in 61.2 s, 1 failed"
+    assert closing_line(result) == "went through 8 of 9 images in 61.2 s, 1 failed"
 
 
 def test_a_training_says_how_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,8 +125,13 @@ def test_verbose_prints_every_input(fake: FakePipeline, capsys: pytest.CaptureFi
     ]
 
 
-def test_quiet_says_nothing(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_says_errors_only(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
     fake.notes, fake.records, fake.exit_code = ["note"], [failed("a.jpg")], 3
+    for more in ([], ["-v"], ["--json"]):
+        assert main(["gradcam", "a.jpg", "-q", *more]) == 3
+        [told] = capsys.readouterr().err.splitlines()
+        assert told.startswith("cnnviz: note: a.jpg  ")
+    fake.records = [record("a.jpg")]
     assert main(["gradcam", "a.jpg", "-q"]) == 3
     assert capsys.readouterr() == ("", "")
 
@@ -260,7 +265,7 @@ def test_many_inputs_get_no_table() -> None:
 
 
 def test_quiet_in_a_terminal() -> None:
-    assert in_terminal(3, "-q") == ""
+    assert in_terminal(3, "-q").split() == "cnnviz: note: bad.jpg empty: no bytes".split()
 
 
 def test_a_total_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:

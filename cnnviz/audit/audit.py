@@ -28,6 +28,7 @@ from cnnviz.maps.comparison import Comparison, Conclusion
 from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import AuditOptions
 from cnnviz.registry.metrics import MetricRequest
+from cnnviz.report.audit_outcome import audit_outcome
 from cnnviz.report.github import workflow_lines
 from cnnviz.report.junit import junit
 from cnnviz.report.sarif import sarif
@@ -215,7 +216,6 @@ class Audit(Comparison[AuditOptions]):
         path = self.policy.path
         store.write(JUNIT, junit(path, rows))
         store.write(SARIF, sarif(path, rows))
-        store.write(MARKDOWN, summary_markdown(path, rows, passed))
         audit = {
             "passed": passed,
             "policy": path,
@@ -224,10 +224,13 @@ class Audit(Comparison[AuditOptions]):
             "passes": self.look.passes if self.look is not None else 0,
             "checks": rows,
         }
-        verdict = "passed" if passed else "VIOLATED" if violated else "NOT DECIDED (--strict)"
+        store.write(MARKDOWN, summary_markdown(audit))
+        verdict = audit_outcome(audit) if passed else "VIOLATED" if violated else "NOT DECIDED (--strict)"
         sentences = [*audit_table(rows), *told, f"audit of {path}: {verdict}"]
         if undecided and passed:
-            sentences.append(f"{len(undecided)} not decided: never counted as passed; --strict makes them fail")
+            sentences.append(
+                f"{len(undecided)} of {len(errors)} not decided: never counted as passed; --strict makes them fail"
+            )
         return Conclusion(
             {"audit": audit}, sentences=sentences, violated=not passed, annotations=workflow_lines(path, rows)
         )

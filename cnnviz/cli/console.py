@@ -175,10 +175,11 @@ class Console:
         if result.picture is not None:
             streams.write_result(result.picture)
         elif self.json:
-            if not self.quiet:
-                self._note_failures()
+            self._note_failures()
             self.data({**result.summary, "report": result.report})
-        elif not self.quiet:
+        elif self.quiet:
+            self._note_failures()
+        else:
             self._table_or_failures()
             for sentence in result.sentences:
                 self._say(sentence)
@@ -203,12 +204,13 @@ class Console:
             _rich(sys.stderr).print(table)
 
     def _note_failures(self) -> None:
-        if self.verbose:
+        if self.verbose and not self.quiet:
             return  # each was told when it came
-        for record in self._failures:
-            self.note("  ".join(filter(None, _row(record))))
+        told = ["  ".join(filter(None, _row(record))) for record in self._failures]
         if self._failed > len(self._failures):
-            self.note(f"{self._failed - len(self._failures)} more failed; the report has the reason of each")
+            told.append(f"{self._failed - len(self._failures)} more failed; the report has the reason of each")
+        for text in told:  # an error also for --quiet
+            self._say(f"cnnviz: note: {text}")
 
     # Everything else.
 
@@ -290,7 +292,7 @@ def closing_line(result: Outcome, start: float = 0.0) -> str:
     """
     facts = result.summary
     inputs, failed, resumed = (int(facts.get(name) or 0) for name in ("inputs", "failed", "resumed"))
-    did = {None: "explained", "train": "trained on"}.get(facts.get("study"), "went through")
+    did = "explained" if facts.get("study") is None else "went through"
     images = f"image{'' if inputs == 1 else 's'}"
     fresh = int(facts.get("explained") or 0) - resumed
     text = f"{did} {fresh} of {inputs} {images}" if "inputs" in facts else "done"

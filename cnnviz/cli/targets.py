@@ -97,7 +97,8 @@ def _text(found: TargetList, written: dict[str, str]) -> str:
         cells = [_figure(name, row.get(name)) for name in figures]
         table.append((row["target"], row["label"], *cells, *["" if box is None else _by_comma(box)] * boxes))
     first = next((row for row in rows if "box_xywh" in row), rows[0] if rows else {})
-    notes = [f"Ask for one with: cnnviz gradcam {found.item.ref.uri} --target {first['target']}"] if rows else []
+    asked = f"cnnviz gradcam {found.item.ref.uri} --target {first.get('target')}"
+    notes = [f"Ask for one, with the same options of the model: {asked}"] if rows else []
     if not rows:
         notes = ["The network finds nothing in this image."]
     notes += [f"Picture: {name}" for name in written.values()]

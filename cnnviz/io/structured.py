@@ -48,6 +48,7 @@ def load_yaml(text: str, *, plain: bool = False) -> Any:
             return None
         if _count(node, {}, 0) > _MOST_VALUES:
             raise ValueError(f"its aliases (&, *) unfold to more than {_MOST_VALUES} values")
+        _refuse_twice(node, set())
         return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", getattr(error, "reason", None))
@@ -61,6 +62,26 @@ def load_yaml(text: str, *, plain: bool = False) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _refuse_twice(node: Any, seen: set[int]) -> None:
+    """Of a key that stands twice YAML keeps the last without a word, and with it what the first held is lost."""
+    if id(node) in seen or not isinstance(node.value, list):
+        return
+    seen.add(id(node))
+    lines: dict[str, int] = {}
+    for item in node.value:
+        if not isinstance(item, tuple):
+            _refuse_twice(item, seen)
+            continue
+        key, value = item
+        _refuse_twice(value, seen)
+        if not isinstance(key.value, str) or key.value == "<<":
+            continue
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            raise ValueError(f"key {key.value!r} twice, in lines {lines[key.value]} and {line}")
+        lines[key.value] = line
 
 
 def _open_brackets(text: str) -> int:

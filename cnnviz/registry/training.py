@@ -32,7 +32,7 @@ class TrainOptions(Options):
         "train", "What batch norm does where weights are trained: learn, or keep the statistics that it came with."
     )
     val_fraction: float = option(
-        0.2, "Share of each class to validate with, where FOLDER has no train/ and val/.", minimum=0.01, maximum=0.9
+        0.2, "Share of each class to validate with, where INPUT has no train/ and val/.", minimum=0.01, maximum=0.9
     )
     epochs: int = option(20, "Passes over the training pictures.", minimum=1, maximum=100_000)
     patience: int = option(0, "Stop after so many epochs that are not better; 0: never.", minimum=0)
@@ -45,7 +45,7 @@ class TrainOptions(Options):
     crop_scale: float = option(
         0.35, "Smallest share of a picture that a random crop shows; 1: the whole one.", minimum=0.01, maximum=1.0
     )
-    flip: float = option(0.5, "How often a picture is mirrored, 0 to 1.", minimum=0.0, maximum=1.0)
+    flip: float = option(0.5, "How often a picture is mirrored.", minimum=0.0, maximum=1.0)
     jitter: float = option(0.0, "Strength of random brightness, contrast and saturation.", minimum=0.0, maximum=1.0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cnnviz.report.audit_outcome import audit_outcome
 from cnnviz.report.markup import text
 
 _WORDS = {"passed": "passed", "violated": "VIOLATED", "not decided": "not decided"}
@@ -26,7 +27,7 @@ def checks_table(summary: Mapping[str, Any]) -> str:
     columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
     return (
         '<article class="wide">\n<div class="text">\n'
-        f"<h2>Audit: {'passed' if audit['passed'] else 'failed'}</h2>\n"
+        f"<h2>Audit: {audit_outcome(audit)}</h2>\n"
         f'<p class="facts">{text(said)}</p>\n<div class="scroll"><table>\n'
         f"<thead><tr>{columns}</tr></thead>\n"
         f"<tbody>\n{rows}</tbody>\n</table></div>\n</div>\n</article>\n"

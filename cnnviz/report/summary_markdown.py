@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cnnviz.report.audit_outcome import audit_outcome
+
 # GitHub drops a step summary of more than a mebibyte whole.
 _MOST = 900_000
 _SIGNS = {"passed": "passed", "violated": "**violated**", "not decided": "not decided"}
 
 
-def summary_markdown(policy: str, rows: Sequence[Mapping[str, Any]], passed: bool) -> bytes:
+def summary_markdown(audit: Mapping[str, Any]) -> bytes:
     """The document.
 
     Args:
-        policy: Its file.
-        rows: ``summary.audit.checks`` of the report.
-        passed: Whether the audit did.
+        audit: ``summary.audit`` of the report.
     """
+    rows: Sequence[Mapping[str, Any]] = audit["checks"]
     lines = [
-        f"## Attention audit: {'passed' if passed else 'failed'}",
+        f"## Attention audit: {audit_outcome(audit)}",
         "",
-        f"Policy `{_cell(policy)}`",
+        f"Policy `{_cell(audit['policy'])}`",
         "",
         "| check | method | verdict | measured | allowed | images |",
         "| --- | --- | --- | --- | --- | --- |",

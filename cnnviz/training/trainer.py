@@ -109,7 +109,7 @@ class Trainer:
         total, warmup = params.epochs * self.steps, round(params.warmup * self.steps)
         self._schedule = _scheduler.CosineLRScheduler(
             self._optimizer,
-            t_initial=max(1, total - warmup),
+            t_initial=max(2, total - warmup),
             warmup_t=warmup,
             warmup_lr_init=_FIRST * course.rate,
             warmup_prefix=True,
