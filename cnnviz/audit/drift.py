@@ -47,7 +47,7 @@ class Drift(Check):
 
     def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
         stored = read_baseline(self.folder)
-        why = "" if stored is not None else f"there is no baseline in {self.folder}: cnnviz audit ... --accept REASON"
+        why = "" if stored is not None else f"there is no baseline in {self.folder}; --accept REASON writes one"
         if stored is not None and (until := stored.facts.get("until")) and until < datetime.date.today().isoformat():
             why = f"the baseline was accepted until {until}: {stored.facts.get('reason', '')}"
         found = []

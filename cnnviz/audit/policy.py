@@ -164,7 +164,8 @@ def _check_whole(policy: Policy) -> None:
         if region in _OF_TRUTH and not policy.truth:
             raise CnnvizError(f"{where} needs to know what is {region}.", "Give truth: boxes.json")
         if (check.spec.needs == "labels" or check.scope == "class") and policy.labels is None:
-            raise CnnvizError(f"{where} needs labels.", "Give labels: folder, or a table.")
+            what = "" if check.spec.needs == "labels" else " is judged by class, which"
+            raise CnnvizError(f"{where}{what} needs labels.", "Give labels: folder, or a table.")
         if check.scope == "group" and policy.groups is None:
             raise CnnvizError(f"{where} is judged by group.", "Give groups: groups.csv")
     if policy.target == "label" and policy.labels is None:

@@ -82,8 +82,8 @@ def audit_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     verdict = {"passed": "passed", "violated": "VIOLATED", "not decided": "NOT DECIDED"}[row["verdict"]]
-    if row["level"] == "warning" and row["verdict"] == "violated":
-        verdict = "warning"
+    if row["level"] == "warning" and row["verdict"] != "passed":
+        verdict = "warning" if row["verdict"] == "violated" else f"{verdict} (warning)"
     return (
         f"{row['name']}: {row['statement']}",
         row["method"] or "",

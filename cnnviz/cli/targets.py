@@ -23,7 +23,7 @@ _SHARED = (
     "model weights checkpoint trust_checkpoint num_classes labels input_size mean std channel_order resize view "
     "no_crop logits_key task activation tracing device quiet"
 ).split()
-_FIGURES = ("probability", "logit", "value", "area")
+_FIGURES = ("score", "probability", "logit", "value", "area")
 
 
 def targets_command(summary: str) -> MadeCommand:

@@ -67,7 +67,7 @@ def curves(
         y = bottom + share * rise
         tick = f"{100 * share:.0f} %" if limits is None else number(y)
         draw.text((left - 10, at(low, y)[1]), tick, font=font(14), fill=_SOFT, anchor="rm")
-        x = low + share * span
+    for x in _ticks(low, span, every, shares):
         draw.text((at(x, bottom)[0], top + height + 10), f"{x:.3g}", font=font(14), fill=_SOFT, anchor="ma")
     draw.text((left + width / 2, top + height + 40), axis, font=font(15), fill=_INK, anchor="ma")
     for row, (line, colour) in enumerate(painted):
@@ -75,6 +75,13 @@ def curves(
         draw.line((left + width + 24, y, left + width + 52, y), fill=colour, width=2 if line.beside else 4)
         draw.text((left + width + 60, y), fitted(line.name, 15, _LEGEND - 66), font=font(15), fill=_INK, anchor="lm")
     return np.array(page, dtype=np.uint8)
+
+
+def _ticks(low: float, span: float, values: Sequence[float], shares: Sequence[float]) -> list[float]:
+    """Where the horizontal axis has figures: whole ones where it counts, such as epochs."""
+    ticks = {low + share * span for share in shares}
+    counts = span > 1 and all(float(x).is_integer() for x in values)
+    return sorted({float(round(x)) for x in ticks} if counts else ticks)
 
 
 def _painted(lines: Sequence[Curve]) -> list[tuple[Curve, tuple[int, int, int]]]:

@@ -33,7 +33,7 @@ from cnnviz.models.preprocess import Preprocess
 _PROBE_SECONDS = 5.0
 _READ_SECONDS = 30.0
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-_WITHOUT_NETWORK = "or go on without a network: --weights none, --checkpoint FILE, or -m efficientnet_lite0 (bundled)"
+_WITHOUT_NETWORK = "or go on without a network: --weights none, --checkpoint FILE, or the bundled efficientnet_lite0"
 
 
 @dataclass(frozen=True)
