@@ -176,6 +176,12 @@ class Selected:
     requests: Sequence[Request]
     unmatched: Sequence[tuple[str, str]] = field(default=())
 
+    @classmethod
+    def distinct(cls, requests: Sequence[Request], unmatched: Sequence[tuple[str, str]] = ()) -> Selected:
+        """Of requests that would write the same files the first."""
+        by_slug = {request.slug: request for request in reversed(requests)}
+        return cls(list(reversed(by_slug.values())), unmatched)
+
 
 class Selector(ABC):
     """Turns words into requests, for each image by what the network says of it.

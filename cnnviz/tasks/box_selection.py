@@ -13,9 +13,8 @@ from cnnviz.geometry.boxes import Box
 from cnnviz.io.sources import ImageRef
 from cnnviz.tasks.base import DifferenceRequest, Predictions, Request, SeenImage, Selected, Selector, Words
 from cnnviz.tasks.box_words import BoxWord, parse_box, two_boxes
-from cnnviz.tasks.class_selection import kind_of
+from cnnviz.tasks.class_selection import asked_of, kind_of
 from cnnviz.tasks.class_words import ClassWords
-from cnnviz.tasks.units import UnitRequest, parse_unit
 
 if TYPE_CHECKING:
     from cnnviz.tasks.detection import BoxRequest, Detection, FoundBox, FoundBoxes
@@ -62,17 +61,7 @@ class BoxSelector(Selector):
                 f"--only {words.only} is of images that have one class; this network finds several boxes in each.",
                 "Leave out --only.",
             )
-        kinds = [(kind_of(target, KINDS), target.strip()) for target in words.targets]
-        units: list[UnitRequest] = []
-        self._asked: list[tuple[str, str]] = [("class", spec.strip()) for spec in words.classes]
-        if not words.classes and not words.targets:
-            self._asked = [("class", "pred")]
-        for kind, target in kinds:
-            if (unit := parse_unit(target, "--target")) is not None:
-                units.append(unit)
-            else:
-                self._asked.append((kind, target.removeprefix("class:").strip() if kind == "class" else target))
-        self.units = tuple(units)
+        self._asked, self.units = asked_of(words, KINDS)
         self._words: dict[str, ClassWords] = {}
         for kind, spec in self._asked:
             self._check(kind, spec)
@@ -120,8 +109,7 @@ class BoxSelector(Selector):
         found += self.units
         if not found:
             raise ImageError("no-target", "; ".join(dict.fromkeys(reason for _, reason in unmatched)))
-        by_slug = {request.slug: request for request in reversed(found)}
-        return Selected(list(reversed(by_slug.values())), unmatched)
+        return Selected.distinct(found, unmatched)
 
     def _made(self, kind: str, spec: str, seen: _Seen) -> Sequence[Request]:
         if kind == "diff":

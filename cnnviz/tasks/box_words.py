@@ -16,7 +16,7 @@ from typing import get_args
 from cnnviz.engine.box_targets import Part
 from cnnviz.errors import CnnvizError, nearest, shown
 from cnnviz.geometry.regions import Region
-from cnnviz.tasks.pairs import two_names
+from cnnviz.tasks import pairs
 from cnnviz.tasks.region_words import length
 
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -74,13 +74,7 @@ def _parted(spec: str, text: str) -> tuple[str, Part]:
 
 def two_boxes(text: str) -> tuple[str, str] | None:
     """The two sides of ``diff:A,B``; the commas inside ``box:x,y,w,h`` belong to it."""
-    if (parts := two_names(text)) is not None:
-        return parts
-    commas = [place for place, character in enumerate(text) if character == ","]
-    for first, second in ((text[:place].strip(), text[place + 1 :].strip()) for place in commas):
-        if first and second and _is_side(first) and _is_side(second):
-            return first, second
-    return None
+    return pairs.two_sides(text, _is_side)
 
 
 def _is_side(text: str) -> bool:

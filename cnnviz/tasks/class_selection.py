@@ -115,9 +115,8 @@ class TargetSelector(Selector):
         """
         found = [self.task.request(index) for index in classes]
         made = [(spec, other(logits)) for spec, other in self._others]
-        by_slug = {each.slug: each for each in reversed([*found, *(one for _, one in made if one is not None)])}
         unmatched = [(spec, "both sides are the class that it is taken for") for spec, one in made if one is None]
-        return Selected(list(reversed(by_slug.values())), unmatched)
+        return Selected.distinct([*found, *(one for _, one in made if one is not None)], unmatched)
 
     def requests(self, item: SeenImage, said: Predictions, place: int) -> Selected:
         classes = self.select(item.ref, said.scores[place], item.truth)
@@ -161,6 +160,21 @@ class TargetSelector(Selector):
 
 def _noun(part: int | UnitRequest | None) -> str:
     return "unit" if isinstance(part, UnitRequest) else "class"
+
+
+def asked_of(words: Words, kinds: Sequence[str]) -> tuple[list[tuple[str, str]], tuple[UnitRequest, ...]]:
+    """What ``--class`` and ``--target`` ask for as (kind, spec), ``pred`` where they ask for nothing; and the units."""
+    kinds_of = [(kind_of(target, kinds), target.strip()) for target in words.targets]
+    asked = [("class", spec.strip()) for spec in words.classes]
+    if not words.classes and not words.targets:
+        asked = [("class", "pred")]
+    units = []
+    for kind, target in kinds_of:
+        if (unit := parse_unit(target, "--target")) is not None:
+            units.append(unit)
+        else:
+            asked.append((kind, target.removeprefix("class:").strip() if kind == "class" else target))
+    return asked, tuple(units)
 
 
 def kind_of(target: str, kinds: Sequence[str]) -> str:

@@ -15,10 +15,9 @@ from cnnviz.io.masks import read_mask
 from cnnviz.io.names import safe_component
 from cnnviz.io.sources import ImageRef
 from cnnviz.tasks.base import DifferenceRequest, Predictions, Request, SeenImage, Selected, Selector, Words
-from cnnviz.tasks.class_selection import kind_of
+from cnnviz.tasks.class_selection import asked_of, kind_of
 from cnnviz.tasks.class_words import ClassWords
 from cnnviz.tasks.region_words import PREDICTED, RegionWord, parse_region, parse_segment, two_sides
-from cnnviz.tasks.units import UnitRequest, parse_unit
 
 if TYPE_CHECKING:
     from cnnviz.tasks.segmentation import DensePredictions, RegionRequest, Segmentation
@@ -63,18 +62,7 @@ class RegionSelector(Selector):
                 f"--only {words.only} is of images that have one class; this network finds several in each.",
                 "Leave out --only.",
             )
-        kinds = [(kind_of(target, KINDS), target.strip()) for target in words.targets]
-        units: list[UnitRequest] = []
-        self._asked: list[tuple[str, str]] = [("class", spec.strip()) for spec in words.classes]
-        if not words.classes and not words.targets:
-            self._asked = [("class", "pred")]
-        for kind, target in kinds:
-            spec = target.removeprefix("class:").strip() if kind == "class" else target
-            if (unit := parse_unit(target, "--target")) is not None:
-                units.append(unit)
-            else:
-                self._asked.append((kind, spec))
-        self.units = tuple(units)
+        self._asked, self.units = asked_of(words, KINDS)
         self._words: dict[str, ClassWords] = {}
         for kind, spec in self._asked:
             self._check(kind, spec)
@@ -128,8 +116,7 @@ class RegionSelector(Selector):
         found += self.units
         if not found:
             raise ImageError("no-target", "; ".join(dict.fromkeys(reason for _, reason in unmatched)))
-        by_slug = {request.slug: request for request in reversed(found)}
-        return Selected(list(reversed(by_slug.values())), unmatched)
+        return Selected.distinct(found, unmatched)
 
     def _made(self, kind: str, spec: str, seen: _Seen) -> Sequence[Request]:
         if kind == "segment":

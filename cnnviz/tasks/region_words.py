@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from cnnviz.errors import CnnvizError, nearest, shown
 from cnnviz.geometry.regions import Length, Region
-from cnnviz.tasks.pairs import two_names
+from cnnviz.tasks import pairs
 
 PREDICTED = Region("pred")
 _KINDS = ("pred", "all", "truth", "mask", "box", "point")
@@ -73,13 +73,7 @@ def _region(kind: str, rest: str, spec: str) -> Region:
 
 def two_sides(text: str) -> tuple[str, str] | None:
     """The two sides of ``diff:A,B``; a comma inside a region belongs to it."""
-    if (parts := two_names(text)) is not None:
-        return parts
-    commas = [place for place, character in enumerate(text) if character == ","]
-    for first, second in ((text[:place].strip(), text[place + 1 :].strip()) for place in commas):
-        if first and second and _is_side(first) and _is_side(second):
-            return first, second
-    return None
+    return pairs.two_sides(text, _is_side)
 
 
 def _is_side(text: str) -> bool:

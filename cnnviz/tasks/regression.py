@@ -34,7 +34,7 @@ from cnnviz.tasks.base import (
 from cnnviz.tasks.class_names import ClassNames
 from cnnviz.tasks.class_selection import kind_of
 from cnnviz.tasks.pairs import two_names
-from cnnviz.tasks.units import parse_unit
+from cnnviz.tasks.units import UnitRequest, parse_unit
 
 KINDS = ("output", "class", "diff", "unit", "neuron")
 _MINUS = "-output"
@@ -165,7 +165,7 @@ class OutputSelector(Selector):
         if not asked and len(task.labels) == 1:
             asked = ["output:0"]
         self._made_requests = [self._made(spec) for spec in asked]
-        self.units = tuple(unit for spec in asked if (unit := parse_unit(spec, "--target")) is not None)
+        self.units = tuple(each for each in self._made_requests if isinstance(each, UnitRequest))
 
     @property
     def _requests(self) -> list[Request]:
@@ -203,8 +203,7 @@ class OutputSelector(Selector):
         return True
 
     def requests(self, item: SeenImage, said: Predictions, place: int) -> Selected:
-        by_slug = {request.slug: request for request in reversed(self._requests)}
-        return Selected(list(reversed(by_slug.values())))
+        return Selected.distinct(self._requests)
 
     def rehearsal(self, output: Tensor) -> list[list[Request]]:
         return [list(self._requests)]
