@@ -8,6 +8,7 @@ it. A new method is its function, its entry here and its oracle; third parties a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -44,6 +45,23 @@ BUILT_IN: tuple[MethodSpec, ...] = (*ACTIVATION_MAPS, *INPUT_GRADIENTS, *RELEVAN
 _Spec = TypeVar("_Spec", bound=EntrySpec)
 
 
+def _installed(group: str, taken: Callable[[str], bool], *kinds: type[Any]) -> Iterator[tuple[str, Any]]:
+    """What packages register in a group, each with the beginning of what is said where it is refused.
+
+    Raises:
+        CnnvizError: One is of none of these kinds (the message names the first), or its name is taken.
+    """
+    for point in entry_points(group=group):
+        found = point.load()
+        spec: Any = found() if callable(found) else found
+        refused = f"Entry point {point.name!r} of {group} cannot be used"
+        if not isinstance(spec, kinds):
+            raise CnnvizError(f"{refused}: it is no {kinds[0].__name__}.")
+        if taken(spec.name):
+            raise CnnvizError(f"{refused}: name {spec.name!r} is taken.")
+        yield refused, spec
+
+
 @lru_cache(maxsize=1)
 def all_entries() -> tuple[CommandSpec, ...]:
     """Built-in methods and studies, then those of installed packages, by name.
@@ -53,14 +71,7 @@ def all_entries() -> tuple[CommandSpec, ...]:
             with a word in a field that does not take it.
     """
     found: dict[str, CommandSpec] = {spec.name: spec for spec in (*BUILT_IN, *COMPARISONS, *STUDIES, *TRAINING)}
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        spec = point.load()
-        spec = spec() if callable(spec) else spec
-        refused = f"Entry point {point.name!r} of {ENTRY_POINT_GROUP} cannot be used"
-        if not isinstance(spec, (MethodSpec, StudySpec, ComparisonSpec)):
-            raise CnnvizError(f"{refused}: it is no MethodSpec.")
-        if spec.name in found:
-            raise CnnvizError(f"{refused}: name {spec.name!r} is taken.")
+    for refused, spec in _installed(ENTRY_POINT_GROUP, found.__contains__, MethodSpec, StudySpec, ComparisonSpec):
         try:
             check_words(spec)
         except CnnvizError as error:
@@ -128,14 +139,7 @@ def all_metrics() -> tuple[MetricSpec, ...]:
     """
     found = {spec.name: spec for spec in METRICS}
     taken = {key: spec.name for spec in METRICS for key in spec.score_keys()}
-    for point in entry_points(group=METRIC_GROUP):
-        spec = point.load()
-        spec = spec() if callable(spec) else spec
-        refused = f"Entry point {point.name!r} of {METRIC_GROUP} cannot be used"
-        if not isinstance(spec, MetricSpec):
-            raise CnnvizError(f"{refused}: it is no MetricSpec.")
-        if spec.name in found:
-            raise CnnvizError(f"{refused}: name {spec.name!r} is taken.")
+    for refused, spec in _installed(METRIC_GROUP, found.__contains__, MetricSpec):
         if owner := next((taken[key] for key in spec.score_keys() if key in taken), ""):
             raise CnnvizError(f"{refused}: {owner} already writes scores of that name.")
         try:
@@ -194,14 +198,7 @@ def all_tasks() -> tuple[TaskSpec, ...]:
         CnnvizError: A package registers something else than a :class:`TaskSpec`, or a name that is taken.
     """
     found = {spec.name: spec for spec in TASKS}
-    for point in entry_points(group=TASK_GROUP):
-        spec = point.load()
-        spec = spec() if callable(spec) else spec
-        refused = f"Entry point {point.name!r} of {TASK_GROUP} cannot be used"
-        if not isinstance(spec, TaskSpec):
-            raise CnnvizError(f"{refused}: it is no TaskSpec.")
-        if spec.name in found or spec.name == AUTO:
-            raise CnnvizError(f"{refused}: name {spec.name!r} is taken.")
+    for _, spec in _installed(TASK_GROUP, lambda name: name in found or name == AUTO, TaskSpec):
         found[spec.name] = spec
     return tuple(found.values())
 
@@ -214,14 +211,7 @@ def all_checks() -> tuple[CheckSpec, ...]:
         CnnvizError: A package registers something else than a :class:`CheckSpec`, or a name that is taken.
     """
     found = {spec.name: spec for spec in CHECKS}
-    for point in entry_points(group=CHECK_GROUP):
-        spec = point.load()
-        spec = spec() if callable(spec) else spec
-        refused = f"Entry point {point.name!r} of {CHECK_GROUP} cannot be used"
-        if not isinstance(spec, CheckSpec):
-            raise CnnvizError(f"{refused}: it is no CheckSpec.")
-        if spec.name in found:
-            raise CnnvizError(f"{refused}: name {spec.name!r} is taken.")
+    for _, spec in _installed(CHECK_GROUP, found.__contains__, CheckSpec):
         found[spec.name] = spec
     return tuple(found.values())
 
