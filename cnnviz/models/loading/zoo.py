@@ -331,7 +331,7 @@ def hub_cached(repository: str, filename: str | None) -> str | None:
 
 @contextlib.contextmanager
 def _fetching(model: str, what: str, url: str, hint: str, *, cached: Path | None) -> Iterator[None]:
-    """Let a library load weights: quick to say that there is no network, and nothing on standard output."""
+    """Let a library load weights: it fails fast where there is no network, and prints nothing on standard output."""
     here = cached is not None and cached.exists()
     host = urlsplit(url).hostname or url
     if not here and not reachable(host):

@@ -16,9 +16,8 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError
-from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.label_tables import is_label_table
-from cnnviz.io.movies import encode_gif, encode_mp4, enlarged
+from cnnviz.io.movies import enlarged
 from cnnviz.io.names import Names
 from cnnviz.io.store import Store
 from cnnviz.models.graph.layers import resolve, stages
@@ -29,11 +28,12 @@ from cnnviz.render.text import percent
 from cnnviz.run.images import DecodedImage
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.studies.synthesize import Synthesized as SynthesizedRow
-from cnnviz.schema.studies.synthesize import SynthesizedFacts, SynthesizedRegion, SynthesizeFigures
+from cnnviz.schema.studies.synthesize import SynthesizeFigures
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.synthesize import regions
 from cnnviz.studies.synthesize.kept import MadeImage, Request, Synthesized, key_of, picture
+from cnnviz.studies.synthesize.output import MadeOutput
 from cnnviz.synthesis.ascent import AscentOptions, AscentResult, Maker, seed_of
 from cnnviz.synthesis.augmentation import Augmentation
 from cnnviz.synthesis.objectives import (
@@ -43,7 +43,6 @@ from cnnviz.synthesis.objectives import (
     check,
     layers_of,
     neuron_term,
-    objective_text,
     unit_term,
 )
 from cnnviz.synthesis.reader import normalisation, open_reader
@@ -57,10 +56,9 @@ DIVERSITY = 10.0
 """Default weight of the likeness of several images."""
 _JITTER = 7
 """The default jitter is the input's shorter side over this: 32 pixels of 224."""
-_TOLD, _FRAMES, _FRAME_RATE = 8, 48, 12.0
+_TOLD, _FRAMES = 8, 48
 _SHOWN_SCORES = 4
 _USUAL = 224
-_PNG = ImageFormat("png")
 
 
 @dataclass
@@ -91,6 +89,7 @@ class Synthesize(Study[SynthesizeOptions]):
         self.maker = self._maker(tuple(dict.fromkeys([*self.names, *diverse])), diverse, known)
         self.tally = _Tally()
         self.synthesized = Synthesized(store)
+        self.output = MadeOutput(store, params, prepared.classes.labels)
         self._stems: dict[Request, str] = {}
         self._last: tuple[int, Callable[[], Tensor]] | None = None
         self._unfinished: tuple[Sequence[Request], Objective, AscentResult, int] | None = None
@@ -294,10 +293,10 @@ class Synthesize(Study[SynthesizeOptions]):
 
     def draw(self, done: Observed) -> Mapping[str, Any]:
         made: MadeImage = done.seen
-        files = self._write(f"images/{done.ref.name}", made)
+        files = self.output.write(f"images/{done.ref.name}", made)
         before, after = done.predictions[0], made.predictions[0]
         caption = f"{before.label} {percent(before.probability)} → {after.label} {percent(after.probability)}"
-        return {**self._reported(made, files), "figures": [{"file": files["image"], "caption": caption}]}
+        return {**self.output.reported(made, files), "figures": [{"file": files["image"], "caption": caption}]}
 
     # From noise.
 
@@ -327,8 +326,8 @@ class Synthesize(Study[SynthesizeOptions]):
         return self._found()
 
     def _noted(self, row: Request, made: MadeImage) -> SynthesizedRow:
-        noted = self._reported(made, self._write(self._stems[row], made))
-        return cast("SynthesizedRow", {**noted, "caption": self._caption(made)})
+        noted = self.output.reported(made, self.output.write(self._stems[row], made))
+        return cast("SynthesizedRow", {**noted, "caption": self.output.caption(made)})
 
     def _found(self) -> Findings:
         found = self.synthesized
@@ -359,49 +358,6 @@ class Synthesize(Study[SynthesizeOptions]):
             return [list(rows) for _, rows in groupby(self.rows, key=lambda row: row.group)]
         size = self.prepared.batch_size
         return [self.rows[first : first + size] for first in range(0, len(self.rows), size)]
-
-    # What is written and reported of an image.
-
-    def _write(self, stem: str, made: MadeImage) -> dict[str, str]:
-        files = {"image": f"{stem}.png"}
-        self.store.write(files["image"], encode(made.rgb, _PNG))
-        if made.classes is not None:
-            files["prediction"] = f"{stem}.prediction.png"
-            names, title = self.prepared.classes.labels, objective_text(made.terms)
-            shown = regions.prediction_figure(made.rgb, made.terms, made.classes, names, title)
-            self.store.write(files["prediction"], encode(shown, _PNG))
-        if made.frames and self.params.gif:
-            files["gif"] = f"{stem}.gif"
-            self.store.write(files["gif"], encode_gif(made.frames, _FRAME_RATE))
-        if made.frames and self.params.video:
-            files["video"] = f"{stem}.mp4"
-            self.store.write(files["video"], encode_mp4(made.frames, _FRAME_RATE))
-        return files
-
-    def _caption(self, made: MadeImage) -> str:
-        best = made.predictions[0]
-        if rows := self._regions(made):
-            return f"{objective_text(made.terms)}: {made.score:.3g}; {regions.in_words(rows)}"
-        return f"{objective_text(made.terms)}: {made.score:.3g}; seen as {best.label} {percent(best.probability)}"
-
-    def _regions(self, made: MadeImage) -> list[SynthesizedRegion]:
-        if made.classes is None:
-            return []
-        size = (int(made.pixels.shape[2]), int(made.pixels.shape[1]))
-        return regions.region_rows(made.terms, made.classes, size)
-
-    def _reported(self, made: MadeImage, files: Mapping[str, str]) -> SynthesizedFacts:
-        found: SynthesizedFacts = {
-            "objective": objective_text(made.terms),
-            "terms": [term.to_dict() for term in made.terms],
-            "score": made.score,
-            "scores": [round(score, 5) for score in made.scores],
-            "synthesized_predictions": [score.to_dict() for score in made.predictions],
-            "files": dict(files),
-        }
-        if rows := self._regions(made):
-            found["regions"] = rows
-        return found
 
     def _summary(self, report: Sequence[SynthesizedRow]) -> SynthesizeFigures:
         options, tally = self.options, self.tally
