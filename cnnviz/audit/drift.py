@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from cnnviz.audit.check import Check, Judged, mean, rate
 from cnnviz.audit.verdict import Observation, Statement
-from cnnviz.io.baselines import BaselineFiles, read_baseline
+from cnnviz.io.baselines import Baseline, BaselineFiles, read_baseline
 from cnnviz.metrics.similarity import spearman
 
 if TYPE_CHECKING:
@@ -45,8 +46,13 @@ class Drift(Check):
         """Where the baseline lies."""
         return os.path.join(self.policy.folder, self.params.baseline)
 
+    @cached_property
+    def _stored(self) -> Baseline | None:
+        """What was accepted, read once for all methods."""
+        return read_baseline(self.folder)
+
     def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
-        stored = read_baseline(self.folder)
+        stored = self._stored
         why = "" if stored is not None else f"there is no baseline in {self.folder}; --accept REASON writes one"
         if stored is not None and (until := stored.facts.get("until")) and until < datetime.date.today().isoformat():
             why = f"the baseline was accepted until {until}: {stored.facts.get('reason', '')}"
@@ -55,8 +61,9 @@ class Drift(Check):
         changes: list[Observation] = []
         others: list[str] = []
         for each in judged if stored is not None else ():
-            known = stored.images.get(str(each.record["name"])) if stored is not None else None
-            if known is None or stored is None:
+            assert stored is not None
+            known = stored.images.get(str(each.record["name"]))
+            if known is None:
                 continue
             source = each.record.get("input") or {}
             if None not in (known.get("sha256"), source.get("sha256")) and known["sha256"] != source["sha256"]:

@@ -228,11 +228,14 @@ def _params(spec: CheckSpec, given: Mapping[str, Any]) -> Options:
 
 
 def _check_region(text: str, key: str, words: Sequence[str]) -> None:
+    if text in words:
+        return
     try:
-        x0, y0, x1, y1 = map(float, () if text in words else text.replace("/", ",").split(","))
+        x0, y0, x1, y1 = map(float, text.replace("/", ",").split(","))
+        inside = 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
     except ValueError:
-        x0, y0, x1, y1 = 0.0, 0.0, float(text in words), float(text in words)
-    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        inside = False
+    if not inside:
         said = (
             f"{key}: {shown(text)}: expected {' or '.join(words)}, or x0, y0, x1, y1 in fractions of width and height."
         )
