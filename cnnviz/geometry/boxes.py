@@ -87,6 +87,14 @@ class Box:
             return "small"
         return "medium" if self.area < 96**2 else "large"
 
+    def within(self, size: tuple[int, int]) -> Box:
+        """The part of it that lies in an image of (width, height); flat where it lies outside."""
+        x0, y0, x1, y1 = self.edges
+        width, height = size
+        return Box.from_edges(
+            min(max(x0, 0), width), min(max(y0, 0), height), min(max(x1, 0), width), min(max(y1, 0), height)
+        )
+
     def pixels(self, size: tuple[int, int]) -> tuple[slice, slice]:
         """Rows and columns of an image of (W, H) pixels between the edges, each rounded to the nearest whole number."""
         x0, y0, x1, y1 = (round(edge) for edge in self.edges)

@@ -58,11 +58,7 @@ def asked_boxes(done: ImageResult, item: TargetMap) -> list[tuple[Box, tuple[int
     if item.box is None:
         return []
     height, width = done.rgb.shape[:2]
-    x0, y0, x1, y1 = item.box.edges
-    inside = Box.from_edges(
-        min(max(x0, 0), width), min(max(y0, 0), height), min(max(x1, 0), width), min(max(y1, 0), height)
-    )
-    return [(inside, ASKED)]
+    return [(item.box.within((width, height)), ASKED)]
 
 
 def boxed(done: ImageResult, item: TargetMap, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ from cnnviz.render.segments import (
     Bar,
     Colour,
     SegmentTile,
+    areas_of,
     colours_by_area,
     enlarged,
     painted,
@@ -44,7 +45,8 @@ class Segmented:
     def __init__(self, done: ImageResult, labels: Sequence[str]) -> None:
         self._done, self._labels = done, labels
         self._at: NDArray[np.int64] | None = None
-        self._size = 0
+        self._areas: dict[int, float] = {}
+        self._colours: dict[int, Colour] = {}
         self._tiles: list[SegmentTile] = []
 
     def evidence(self, placed: PlacedMap) -> list[dict[str, Any]]:
@@ -65,24 +67,16 @@ class Segmented:
             assert self._done.classes is not None
             self._at = classes_at_pixels(self._done.classes, self._done.geometry.rect, placed)
             left, top, right, bottom = placed.seen
-            self._size = (right - left) * (bottom - top)
+            self._areas = areas_of(self._at, (right - left) * (bottom - top))
+            self._colours = colours_by_area(self._areas)
         return self._at
-
-    @property
-    def _areas(self) -> dict[int, float]:
-        assert self._at is not None
-        counts = np.bincount(self._at[self._at >= 0])
-        return {int(index): float(counts[index] / self._size) for index in np.flatnonzero(counts)}
-
-    @property
-    def _colours(self) -> dict[int, Colour]:
-        return colours_by_area(self._areas)
 
     def add(self, item: TargetMap, shown: PlacedMap, evidence: Sequence[dict[str, Any]], style: Style) -> None:
         """A map for the picture."""
-        colours = self._colours
+        assert self._at is not None
         bars = [
-            Bar(row["label"], colours.get(row["class_index"], OTHER), row["share"], row["area"]) for row in evidence
+            Bar(row["label"], self._colours.get(row["class_index"], OTHER), row["share"], row["area"])
+            for row in evidence
         ]
         area = getattr(item.target, "region_area", None)
         detail = "" if area is None else f"outlined: {percent(area)} of what was seen"

@@ -11,9 +11,8 @@ from PIL import Image, ImageDraw
 
 from cnnviz.geometry.boxes import Box
 from cnnviz.render.comparison import Cell, comparison
-from cnnviz.render.label_map import PALETTE
 from cnnviz.render.legend import frame
-from cnnviz.render.segments import OTHER
+from cnnviz.render.segments import colours_by_rank
 from cnnviz.render.text import font, percent, write
 
 Picture = NDArray[np.uint8]
@@ -47,8 +46,7 @@ class BoxMap:
 
 def class_colours(boxes: Sequence[NumberedBox]) -> dict[str, Colour]:
     """A colour for each class, the best box's first; grey for those that are more than there are colours."""
-    labels = list(dict.fromkeys(each.label for each in boxes))
-    return {label: PALETTE[place] if place < len(PALETTE) else OTHER for place, label in enumerate(labels)}
+    return colours_by_rank(list(dict.fromkeys(each.label for each in boxes)))
 
 
 def detection_figure(
@@ -84,10 +82,7 @@ def numbered(
     draw = ImageDraw.Draw(page)
     for each in reversed(boxes):
         x0, y0, x1, y1 = each.box.edges
-        inside = Box.from_edges(
-            *(min(max(value, 0), most) for value, most in ((x0 * across, width), (y0 * down, height))),
-            *(min(max(value, 0), most) for value, most in ((x1 * across, width), (y1 * down, height))),
-        )
+        inside = Box.from_edges(x0 * across, y0 * down, x1 * across, y1 * down).within((width, height))
         colour = colours[each.label]
         frame(draw, inside, colour, 2)
         text = str(each.number)

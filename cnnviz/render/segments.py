@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,6 +19,8 @@ from cnnviz.render.text import font, percent, write
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
+
+_Key = TypeVar("_Key", int, str)
 
 OTHER: Colour = (170, 174, 180)
 _INK, _SOFT = (28, 30, 34), (112, 117, 124)
@@ -52,8 +55,12 @@ class SegmentTile:
 
 def colours_by_area(areas: Mapping[int, float]) -> dict[int, Colour]:
     """A colour for each class, largest first; grey for those that are more than there are colours."""
-    ranked = sorted(areas, key=lambda index: (-areas[index], index))
-    return {index: PALETTE[place] if place < len(PALETTE) else OTHER for place, index in enumerate(ranked)}
+    return colours_by_rank(sorted(areas, key=lambda index: (-areas[index], index)))
+
+
+def colours_by_rank(ranked: Sequence[_Key]) -> dict[_Key, Colour]:
+    """A colour for each, in order; grey for those that are more than there are colours."""
+    return {each: PALETTE[place] if place < len(PALETTE) else OTHER for place, each in enumerate(ranked)}
 
 
 def areas_of(classes: NDArray[np.int64], seen: int | None = None) -> dict[int, float]:
@@ -182,26 +189,19 @@ def listing_figure(rgb: Picture, marked: Picture, names: Sequence[Bar], title: s
 
 def legend(names: Sequence[Bar], size: tuple[int, int]) -> Picture:
     """Classes with their colour and area on white, (width, height)."""
-    page = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(page)
-    for place, bar in enumerate(names[: max(1, size[1] // _LINE)]):
-        y = 4 + place * _LINE
-        draw.rectangle((0, y + 2, 13, y + 15), fill=bar.colour)
-        write(draw, (22, y), bar.label, 14, _INK, size[0] - 100)
-        draw.text((size[0] - 2, y), percent(bar.area), font=font(14), fill=_SOFT, anchor="ra")
-    return np.asarray(page)
+    return legend_of_areas([(bar.label, bar.colour, (bar.area,)) for bar in names], size)
 
 
-def legend_of_two(rows: Sequence[tuple[str, Colour, float, float]], size: tuple[int, int]) -> Picture:
-    """Classes with their colour and two areas on white, (width, height)."""
+def legend_of_areas(rows: Sequence[tuple[str, Colour, Sequence[float]]], size: tuple[int, int]) -> Picture:
+    """Classes with their colour and one or several areas on white, (width, height)."""
     page = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(page)
-    for place, (label, colour, first, second) in enumerate(rows[: max(1, size[1] // _LINE)]):
+    for place, (label, colour, areas) in enumerate(rows[: max(1, size[1] // _LINE)]):
         y = 4 + place * _LINE
         draw.rectangle((0, y + 2, 13, y + 15), fill=colour)
-        write(draw, (22, y), label, 14, _INK, size[0] - 180)
-        draw.text((size[0] - 80, y), percent(first), font=font(14), fill=_SOFT, anchor="ra")
-        draw.text((size[0] - 2, y), percent(second), font=font(14), fill=_SOFT, anchor="ra")
+        write(draw, (22, y), label, 14, _INK, size[0] - 20 - 80 * len(areas))
+        for column, area in enumerate(reversed(areas)):
+            draw.text((size[0] - 2 - 78 * column, y), percent(area), font=font(14), fill=_SOFT, anchor="ra")
     return np.asarray(page)
 
 

@@ -11,7 +11,7 @@ from cnnviz.geometry.placement import Rect, place
 from cnnviz.metrics.evidence import classes_at_pixels
 from cnnviz.render.comparison import Cell, comparison
 from cnnviz.render.grid import resize
-from cnnviz.render.segments import areas_of, colours_by_area, enlarged, legend_of_two, painted, roomy, with_outline
+from cnnviz.render.segments import areas_of, colours_by_area, enlarged, legend_of_areas, painted, roomy, with_outline
 
 Picture = NDArray[np.uint8]
 
@@ -59,7 +59,7 @@ def attack_figure(shown: Attacked) -> Picture:
         border = resize(inside.astype(np.uint8) * 255, size) >= 128
         clean, drawn = with_outline(clean, border), [with_outline(each, border) for each in drawn]
     legend = [
-        (shown.labels[index], colours[index], areas[0].get(index, 0.0), areas[1].get(index, 0.0))
+        (shown.labels[index], colours[index], [each.get(index, 0.0) for each in areas])
         for index in sorted(every, key=lambda index: -every[index])
     ]
     heading, norms, took, came = shown.words
@@ -71,7 +71,7 @@ def attack_figure(shown: Attacked) -> Picture:
         ],
         [
             Cell("prediction", drawn[0], "", ""),
-            Cell("classes, share of the area before and after", legend_of_two(legend, size), "", ""),
+            Cell("classes, share of the area before and after", legend_of_areas(legend, size), "", ""),
             Cell("prediction of the adversarial image", drawn[1], came, ""),
         ],
     ]
