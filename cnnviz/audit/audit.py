@@ -28,7 +28,7 @@ from cnnviz.maps.comparison import Comparison, Conclusion
 from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import AuditOptions
 from cnnviz.registry.metrics import MetricRequest
-from cnnviz.report.audit_outcome import audit_outcome
+from cnnviz.report import audit_words
 from cnnviz.report.github import workflow_lines
 from cnnviz.report.junit import junit
 from cnnviz.report.sarif import sarif
@@ -225,7 +225,7 @@ class Audit(Comparison[AuditOptions]):
             "checks": rows,
         }
         store.write(MARKDOWN, summary_markdown(audit))
-        verdict = audit_outcome(audit) if passed else "VIOLATED" if violated else "NOT DECIDED (--strict)"
+        verdict = audit_words.outcome(audit) if passed else "VIOLATED" if violated else "NOT DECIDED (--strict)"
         sentences = [*audit_table(rows), *told, f"audit of {path}: {verdict}"]
         if undecided and passed:
             sentences.append(

@@ -8,6 +8,7 @@ from typing import Any
 
 from cnnviz.audit.policy import PolicyCheck
 from cnnviz.audit.verdict import Result
+from cnnviz.report import audit_words
 
 _WORST = 20
 
@@ -88,24 +89,10 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['name']}: {row['statement']}",
         row["method"] or "",
         verdict,
-        measured(row),
-        allowed(row),
+        audit_words.measured(row) or "-",
+        audit_words.allowed(row),
         str(row["n"]),
     )
-
-
-def measured(row: Mapping[str, Any]) -> str:
-    """What was measured, with its interval, and in which group."""
-    if row["measured"] is None:
-        return "-"
-    interval = "" if row["ci95"] is None else f" ({row['ci95'][0]:.3g} to {row['ci95'][1]:.3g})"
-    group = "" if row["group"] is None else f" in {row['group']}"
-    return f"{row['measured']:.3g}{interval}{group}"
-
-
-def allowed(row: Mapping[str, Any]) -> str:
-    """What was allowed."""
-    return f"{'at least' if row['at_least'] else 'at most'} {row['allowed']:g}"
 
 
 def confirmation(found: Mapping[str, Any]) -> str:

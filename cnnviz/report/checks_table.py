@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnnviz.report.audit_outcome import audit_outcome
+from cnnviz.report import audit_words
 from cnnviz.report.markup import text
 
 _WORDS = {"passed": "passed", "violated": "VIOLATED", "not decided": "not decided"}
@@ -27,7 +27,7 @@ def checks_table(summary: Mapping[str, Any]) -> str:
     columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
     return (
         '<article class="wide">\n<div class="text">\n'
-        f"<h2>Audit: {audit_outcome(audit)}</h2>\n"
+        f"<h2>Audit: {audit_words.outcome(audit)}</h2>\n"
         f'<p class="facts">{text(said)}</p>\n<div class="scroll"><table>\n'
         f"<thead><tr>{columns}</tr></thead>\n"
         f"<tbody>\n{rows}</tbody>\n</table></div>\n</div>\n</article>\n"
@@ -38,9 +38,15 @@ def _row(row: Mapping[str, Any]) -> str:
     verdict = "warning" if row["level"] == "warning" and row["verdict"] == "violated" else _WORDS[row["verdict"]]
     shown = text(verdict) if row["verdict"] == "passed" else f"<strong>{text(verdict)}</strong>"
     reason = f"<small>{text(row['reason'])}</small>" if row["reason"] else ""
-    bound = f"{'at least' if row['at_least'] else 'at most'} {row['allowed']:g}"
     name = f"{row['name']}: {row['statement'].replace('_', ' ')}"
-    cells = (text(row["method"] or ""), shown + reason, _measured(row), text(bound), str(row["n"]), _worst(row))
+    cells = (
+        text(row["method"] or ""),
+        shown + reason,
+        _measured(row),
+        text(audit_words.allowed(row)),
+        str(row["n"]),
+        _worst(row),
+    )
     shown_cells = "".join(f"<td>{cell}</td>" for cell in cells)
     return f'<tr><th scope="row">{text(name)}</th>{shown_cells}</tr>\n'
 

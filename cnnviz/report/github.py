@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cnnviz.report import audit_words
+
 _MOST = 10
 
 
@@ -22,8 +24,7 @@ def workflow_lines(policy: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     undecided = [row for row in rows if row["verdict"] == "not decided"]
     lines = []
     for row in violated:
-        bound = "at least" if row["at_least"] else "at most"
-        text = f"{row['name']}: {row['statement']} {row['measured']:.3g}, allowed {bound} {row['allowed']:g}"
+        text = f"{row['name']}: {row['statement']} {row['measured']:.3g}, allowed {audit_words.allowed(row)}"
         worst = ", ".join(each["path"] for each in row["violations"][:3])
         lines.append(_line(row["level"], policy, row["line"], f"{text}\n{worst}" if worst else text))
     for row in undecided:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
+from cnnviz.report import audit_words
+
 # What XML 1.0 cannot hold, escaped or not.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -38,8 +40,7 @@ def _case(suite: ElementTree.Element, policy: str, row: Mapping[str, Any]) -> No
         if row[key] is not None:
             ElementTree.SubElement(properties, "property", {"name": key, "value": _text(str(row[key]))})
     if row["verdict"] == "violated" and row["level"] == "error":
-        bound = "at least" if row["at_least"] else "at most"
-        message = f"{row['statement']} {row['measured']:.4g}, allowed {bound} {row['allowed']:g}"
+        message = audit_words.violation(row)
         failure = ElementTree.SubElement(case, "failure", {"message": _text(message), "type": row["kind"]})
         failure.text = _text("\n".join(f"{each['path']}: {each['value']:.4g}" for each in row["violations"]))
     elif row["verdict"] == "not decided":

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import cnnviz
+from cnnviz.report import audit_words
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _MOST = 5000
@@ -34,9 +35,8 @@ def sarif(policy: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _result(policy: str, row: Mapping[str, Any]) -> dict[str, Any]:
     level = {"error": "error", "warning": "warning"}[row["level"]] if row["verdict"] == "violated" else "note"
-    bound = "at least" if row["at_least"] else "at most"
     if row["verdict"] == "violated":
-        text = f"{row['statement']} {row['measured']:.4g}, allowed {bound} {row['allowed']:g}"
+        text = audit_words.violation(row)
     else:
         text = f"not decided: {row['reason']}"
     key = "|".join([row["name"], row["statement"], row["method"] or "", row["group"] or ""])

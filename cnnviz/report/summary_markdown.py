@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnnviz.report.audit_outcome import audit_outcome
+from cnnviz.report import audit_words
 
 # GitHub drops a step summary of more than a mebibyte whole.
 _MOST = 900_000
@@ -20,7 +20,7 @@ def summary_markdown(audit: Mapping[str, Any]) -> bytes:
     """
     rows: Sequence[Mapping[str, Any]] = audit["checks"]
     lines = [
-        f"## Attention audit: {audit_outcome(audit)}",
+        f"## Attention audit: {audit_words.outcome(audit)}",
         "",
         f"Policy `{_cell(audit['policy'])}`",
         "",
@@ -28,18 +28,12 @@ def summary_markdown(audit: Mapping[str, Any]) -> bytes:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        value = "" if row["measured"] is None else f"{row['measured']:.3g}"
-        if row["ci95"] is not None:
-            value += f" ({row['ci95'][0]:.3g} to {row['ci95'][1]:.3g})"
-        if row["group"] is not None:
-            value += f" in {row['group']}"
-        bound = f"{'at least' if row['at_least'] else 'at most'} {row['allowed']:g}"
         cells = [
             f"{row['name']}: {row['statement']}",
             row["method"] or "",
             _SIGNS[row["verdict"]],
-            value,
-            bound,
+            audit_words.measured(row),
+            audit_words.allowed(row),
             row["n"],
         ]
         lines.append(f"| {' | '.join(_cell(str(cell)) for cell in cells)} |")

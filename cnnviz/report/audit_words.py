@@ -1,0 +1,41 @@
+"""What an audit came to, and what its checks measured, in the words of every place where it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def outcome(audit: Mapping[str, Any]) -> str:
+    """``failed``, ``passed``, or how much of it is not decided: an audit that decided nothing did not pass.
+
+    Args:
+        audit: ``summary.audit`` of the report.
+    """
+    if not audit["passed"]:
+        return "failed"
+    binding, undecided = sum(row["level"] == "error" for row in audit["checks"]), audit["undecided"]
+    if not undecided:
+        return "passed"
+    if undecided == binding:
+        return "not decided"
+    return f"nothing violated, {undecided} of {binding} not decided"
+
+
+def measured(row: Mapping[str, Any]) -> str:
+    """What was measured, with its interval, and in which group; empty where nothing was."""
+    if row["measured"] is None:
+        return ""
+    interval = "" if row["ci95"] is None else f" ({row['ci95'][0]:.3g} to {row['ci95'][1]:.3g})"
+    group = "" if row["group"] is None else f" in {row['group']}"
+    return f"{row['measured']:.3g}{interval}{group}"
+
+
+def allowed(row: Mapping[str, Any]) -> str:
+    """What was allowed."""
+    return f"{'at least' if row['at_least'] else 'at most'} {row['allowed']:g}"
+
+
+def violation(row: Mapping[str, Any]) -> str:
+    """Of a violated check what was measured beside what was allowed."""
+    return f"{row['statement']} {row['measured']:.4g}, allowed {allowed(row)}"
