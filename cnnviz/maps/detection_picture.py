@@ -29,27 +29,27 @@ class Detected:
 
     def __init__(self, done: ImageResult) -> None:
         self._done = done
+        self._found = [each for each in done.predictions if isinstance(each, DetectionScore)]
         self._maps: list[BoxMap] = []
 
     def add(self, item: TargetMap, shown: PlacedMap, style: Style) -> None:
         """A map for the picture."""
         picture = boxed(self._done, item, reduced(overlay(self._done.rgb, shown, style)))
-        sure = item.target.probability
         number = getattr(item.target, "number", None)
+        scores = [each.score for each in self._found if each.number == number]
         caption = item.target.label if number is None else f"{number}  {item.target.label}"
-        self._maps.append(BoxMap(item.method.name, caption, "" if sure is None else percent(sure), picture))
+        self._maps.append(BoxMap(item.method.name, caption, f"score {percent(scores[0])}" if scores else "", picture))
 
     def figure(self) -> NDArray[np.uint8]:
         """The picture."""
-        found = [each for each in self._done.predictions if isinstance(each, DetectionScore)]
-        return boxes_figure(self._done.rgb, found, self._done.ref.name, self._maps)
+        return boxes_figure(self._done.rgb, self._found, self._done.ref.name, self._maps)
 
 
 def boxes_figure(
     rgb: NDArray[np.uint8], found: Sequence[DetectionScore], title: str, maps: Sequence[BoxMap] = ()
 ) -> NDArray[np.uint8]:
     """A photograph [H, W, 3] with all that is found in it, and maps of some of it."""
-    boxes = [NumberedBox(each.number, each.label, each.score, Box(*each.box_xywh)) for each in found]
+    boxes = [NumberedBox(each.number, each.class_index, each.label, each.score, Box(*each.box_xywh)) for each in found]
     return detection_figure(reduced(rgb), (rgb.shape[1], rgb.shape[0]), boxes, maps, title)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -19,8 +18,6 @@ from cnnviz.render.text import font, percent, write
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
-
-_Key = TypeVar("_Key", int, str)
 
 OTHER: Colour = (170, 174, 180)
 _INK, _SOFT = (28, 30, 34), (112, 117, 124)
@@ -54,13 +51,26 @@ class SegmentTile:
 
 
 def colours_by_area(areas: Mapping[int, float]) -> dict[int, Colour]:
-    """A colour for each class, largest first; grey for those that are more than there are colours."""
-    return colours_by_rank(sorted(areas, key=lambda index: (-areas[index], index)))
+    """A colour for each class, as ``colours_of_classes`` has them, the largest asked first."""
+    return colours_of_classes(sorted(areas, key=lambda index: (-areas[index], index)))
 
 
-def colours_by_rank(ranked: Sequence[_Key]) -> dict[_Key, Colour]:
-    """A colour for each, in order; grey for those that are more than there are colours."""
-    return {each: PALETTE[place] if place < len(PALETTE) else OTHER for place, each in enumerate(ranked)}
+def colours_of_classes(ranked: Sequence[int]) -> dict[int, Colour]:
+    """A colour for each class of a picture; grey for those that are more than there are colours.
+
+    A class has the same colour in every picture, that of its index, but where a class before it has that one already:
+    then it gets one that no other has.
+    """
+    found: dict[int, Colour] = {}
+    for index in ranked:
+        own = PALETTE[index % len(PALETTE)]
+        if own not in found.values():
+            found[index] = own
+    free = [colour for colour in PALETTE if colour not in found.values()]
+    for index in ranked:
+        if index not in found:
+            found[index] = free.pop(0) if free else OTHER
+    return found
 
 
 def areas_of(classes: NDArray[np.int64], seen: int | None = None) -> dict[int, float]:
