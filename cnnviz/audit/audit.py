@@ -91,13 +91,13 @@ class Audit(Comparison[AuditOptions]):
             return values
 
         for check in self.checks:
-            if isinstance(check, Drift):
-                check.raw = raw
+            check.raw = raw
         results = self._results(rows, methods)
         told = [text for check in self.checks for text in dict.fromkeys(check.remarks)]
+        drawn = [figure for check in self.checks for figure in check.pictures(self.look, store)]
         if self.params.accept is not None:
             told += self._accept({method: self._judged(rows, method, "all", None) for method in methods}, raw)
-        return self._conclusion(results, store, told)
+        return replace(self._conclusion(results, store, told), figures=drawn)
 
     # What is judged --------------------------------------------------------------------------------------------------
 
@@ -223,6 +223,7 @@ class Audit(Comparison[AuditOptions]):
             "undecided": len(undecided),
             "passes": self.look.passes if self.look is not None else 0,
             "checks": rows,
+            "clusters": [row for check in self.checks for row in check.findings()],
         }
         store.write(MARKDOWN, summary_markdown(audit))
         verdict = audit_words.outcome(audit) if passed else "VIOLATED" if violated else "NOT DECIDED (--strict)"

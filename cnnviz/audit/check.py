@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from cnnviz.audit.policy import Policy, PolicyCheck
 from cnnviz.audit.verdict import Observation, Statement
 
 if TYPE_CHECKING:
+    from cnnviz.io.store import Store
     from cnnviz.maps.second_look import SecondLook
+    from cnnviz.schema.images import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +52,10 @@ class Check(ABC):
 
     Attributes:
         remarks: What people should know of what it says.
+        raw: Reads the raw map of an explanation, of checks that keep maps; set before they are asked.
     """
+
+    raw: Callable[[Mapping[str, Any]], NDArray[Any] | None]
 
     def __init__(self, check: PolicyCheck, policy: Policy) -> None:
         self.check, self.policy = check, policy
@@ -63,10 +70,13 @@ class Check(ABC):
         """Maps that must be measured as if they were a method's."""
         return ()
 
-    @property
-    def wants_raw(self) -> bool:
-        """Whether the maps themselves must be kept."""
-        return False
+    def findings(self) -> list[dict[str, Any]]:
+        """What the report says beside the statements, once these were made."""
+        return []
+
+    def pictures(self, look: SecondLook, store: Store) -> Sequence[Figure]:
+        """Pictures of what it found, written to the output folder."""
+        return ()
 
     @abstractmethod
     def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:

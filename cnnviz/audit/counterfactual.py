@@ -78,7 +78,7 @@ def changed(
 
     def another(each: Judged) -> tuple[Photograph, Mask] | None:
         """One at a time is read, however many there are."""
-        start = _seed(each) % len(pool)
+        start = seed_of(each) % len(pool)
         some = (other for other in (*pool[start:], *pool[:start]) if other.path != each.path)
         return next((found for other in some if (found := known(other)) is not None), None)
 
@@ -88,7 +88,7 @@ def changed(
         other = own if own is None or fill != "shuffle" else another(each)
         if own is None or other is None:
             continue
-        pictures = _pictures(*own, other, (replace, fill), _seed(each))
+        pictures = _pictures(*own, other, (replace, fill), seed_of(each))
         said = look.predict([own[0].rgb, *pictures])
         index = int(said.scores[0].argmax())
         best = said.scores.argmax(dim=1).tolist()
@@ -106,6 +106,18 @@ def _replaced(photo: Photograph, each: Judged, look: SecondLook, replace: str, o
     """bool [H, W]: what is replaced of a photograph."""
     if replace != BACKGROUND:
         return rectangle(replace, (photo.rgb.shape[0], photo.rgb.shape[1]))
+    return background(photo, each, look, objects)
+
+
+def background(photo: Photograph, each: Judged, look: SecondLook, objects: str) -> Mask | None:
+    """bool [H, W]: all that is not the object; None where nothing says where that is.
+
+    Args:
+        photo: The photograph.
+        each: What is known of it.
+        look: What labels mean.
+        objects: What the truth of an image is: ``class`` or ``any``.
+    """
     truth = photo.truth
     if truth is None:
         return None
@@ -188,7 +200,7 @@ def moved(mask: Mask, rng: np.random.Generator) -> Mask:
     return best
 
 
-def _seed(each: Judged) -> int:
+def seed_of(each: Judged) -> int:
     """Of what is random for an image: the same whatever else is looked at."""
     digest = hashlib.sha256(str(each.record["name"]).encode("utf-8", "surrogatepass")).hexdigest()
     return int(digest[:8], 16)

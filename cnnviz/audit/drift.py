@@ -35,12 +35,6 @@ Map = NDArray[np.float32]
 class Drift(Check):
     """Maps and predictions are those of the accepted baseline."""
 
-    raw: Any = None
-
-    @property
-    def wants_raw(self) -> bool:
-        return True
-
     @property
     def folder(self) -> str:
         """Where the baseline lies."""
@@ -72,7 +66,7 @@ class Drift(Check):
             changes.append(each.seen(known["predicted"] != each.record["predictions"][0]["class_index"]))
             for row in each.maps if each.counts else ():
                 before = stored.maps.get(_key(each.record, method, row["target"]))
-                after = self.raw(row) if self.raw is not None else None
+                after = self.raw(row)
                 value = None if before is None or after is None else likeness(before, after)
                 if value is not None:
                     similar.append(each.seen(value))

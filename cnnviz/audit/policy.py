@@ -201,7 +201,7 @@ def _checks(rows: Any, lines: Sequence[int], path: str) -> tuple[PolicyCheck, ..
         except CnnvizError as error:
             raise CnnvizError(f"{where}, {kind}: {error.message}", error.hint) from None
         name = _unique(str(row.get("name", kind)), [each.name for each in found])
-        level = _word(row.get("level", "error"), LEVELS, "level", path)
+        level = _word(row.get("level", spec.level), LEVELS, "level", path)
         scope = _word(row.get("scope", "all"), SCOPES, "scope", path)
         found.append(PolicyCheck(spec, name, level, scope, params, line))
     return tuple(found)

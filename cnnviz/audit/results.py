@@ -72,7 +72,7 @@ def audit_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found = [lines[0]]
     for line, row in zip(lines[1:], rows, strict=True):
         found.append(line)
-        if row["verdict"] != "passed" and row["reason"]:
+        if row["reason"]:
             found.append(f"    {row['reason']}")
         if row["verdict"] == "violated":
             found += [f"    {each['path']}: {each['value']:.3g}" for each in row["violations"][:3]]

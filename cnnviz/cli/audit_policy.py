@@ -47,6 +47,6 @@ def _asked(policy: Policy, options: Mapping[str, Option], accepts: bool) -> dict
         found["truth"] = policy.truth
     if policy.truth_classes is not None:
         found["truth_classes"] = policy.truth_classes
-    if accepts or any(check.spec.name == "drift" for check in policy.checks):
+    if accepts or any(check.spec.keeps_maps for check in policy.checks):
         found.setdefault("save", "overlay,raw")
     return found

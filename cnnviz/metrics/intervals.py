@@ -193,10 +193,12 @@ def _beta_quantile(share: float, a: float, b: float) -> float:
 
 def beta_share(x: float, a: float, b: float) -> float:
     """I_x(a, b), the regularised incomplete beta function."""
+    if x <= 0:
+        return 0.0
     if x > (a + 1) / (a + b + 2):  # on the other side the fraction converges slowly
         return 1.0 - beta_share(1.0 - x, b, a)
     front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    return math.exp(front) / (a * _fraction(x, a, b)) if x > 0 else 0.0
+    return math.exp(front) / (a * _fraction(x, a, b))
 
 
 def _fraction(x: float, a: float, b: float) -> float:

@@ -1,6 +1,7 @@
 """One-sided tests of rates and means, small enough to need no statistics package.
 
 * Exact binomial test.
+* Paired permutation test of an event: did it follow what was done more often than what was done at random.
 * Student's t test of a mean, and its form for skewed values: Hall, "On the Removal of Skewness by Transformation", JRSS
   B 1992: t = sqrt(n) (S + g S^2 / 3 + g^2 S^3 / 27 + g / (6 n)) with S = m / s and the skewness g = s3 / s^3 of the
   third central moment s3. It is Johnson's form (JASA 1978) with a term of third degree, which keeps it monotone:
@@ -33,6 +34,24 @@ def binomial_p(hits: int, count: int, rate: float, *, below: bool) -> float:
         return 1.0 if hits >= count or rate <= 0 else 0.0 if rate >= 1 else beta_share(1 - rate, count - hits, hits + 1)
     # P(X >= k) = I_p(k, n - k + 1)
     return 1.0 if hits <= 0 or rate >= 1 else 0.0 if rate <= 0 else beta_share(rate, hits, count - hits + 1)
+
+
+def paired_p(done: NDArray[np.bool_], at_random: NDArray[np.bool_]) -> float:
+    """How likely as many events, or more, are where what was done is no other than what was done at random.
+
+    In each row the one that was done may then be any of the J + 1. Their number is a sum of independent events of
+    probability (done + sum of at_random) / (J + 1); its distribution is that of all (J + 1)^n ways to choose, so this
+    is (k + 1) / (n + 1) with all other ways in the place of n that are drawn.
+
+    Args:
+        done: [n] whether it followed what was done.
+        at_random: [n, J] whether it followed each of what was done at random.
+    """
+    shares = (done.astype(float) + at_random.sum(1)) / (1 + at_random.shape[1])
+    chances = np.ones(1)
+    for share in shares:
+        chances = np.convolve(chances, (1 - share, share))
+    return float(min(1.0, chances[int(done.sum()) :].sum()))
 
 
 def t_p(values: NDArray[np.float64], most: float = 1.0) -> float | None:

@@ -22,6 +22,8 @@ class CheckSpec(EntrySpec):
         needs: What must be known for it.
         of_maps: Whether it looks at maps, and so needs a method that can be trusted on this network.
         establishes_trust: Whether a method that fails it is not trusted.
+        keeps_maps: Whether it reads the maps themselves, so that they must be written.
+        level: What a violation is where the policy does not say: ``error`` or ``warning``.
     """
 
     kind: ClassVar[str] = "Check"
@@ -29,6 +31,8 @@ class CheckSpec(EntrySpec):
     needs: Needs = "nothing"
     of_maps: bool = True
     establishes_trust: bool = False
+    keeps_maps: bool = False
+    level: Literal["error", "warning"] = "error"
 
 
 class InsideOptions(Options):
@@ -113,6 +117,23 @@ class CalibrationOptions(Options):
     bins: int = option(15, "Bins of confidence.", minimum=1)
 
 
+class ShortcutsOptions(Options):
+    """Options of shortcuts."""
+
+    max_flips: float = option(
+        0.1,
+        "Most share of predictions that flip without the region that a cluster of maps suspects, beyond random regions "
+        "as large.",
+        minimum=0,
+        maximum=1,
+    )
+    neighbours: int = option(
+        10, "Nearest maps to which each is joined; an eighth of them where that is fewer.", minimum=2
+    )
+    regions: int = option(9, "Random regions of each image.", minimum=1)
+    images: int = option(40, "Images of a cluster in which the region is hidden, at most.", minimum=1)
+
+
 class EvidenceOptions(Options):
     """Options of evidence."""
 
@@ -173,6 +194,7 @@ CHECKS = (
         paper="none",
         options=DriftOptions,
         needs="baseline",
+        keeps_maps=True,
     ),
     CheckSpec(
         name="faithful",
@@ -211,5 +233,15 @@ CHECKS = (
         options=CalibrationOptions,
         needs="labels",
         of_maps=False,
+    ),
+    CheckSpec(
+        name="shortcuts",
+        entry="cnnviz.audit.shortcuts:Shortcuts",
+        title="No shortcuts",
+        summary="No cluster of the maps of a class shows a region on which predictions hang, beside the object.",
+        paper="Lapuschkin et al., Unmasking Clever Hans Predictors, Nature Communications 2019",
+        options=ShortcutsOptions,
+        keeps_maps=True,
+        level="warning",
     ),
 )

@@ -8,7 +8,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from cnnviz.schema.confusion import WithConfusion
 from cnnviz.schema.images import FailedImage, Image
-from cnnviz.schema.shapes import By, Count, Interval
+from cnnviz.schema.shapes import By, Count, Interval, Share
 from cnnviz.schema.studies.base import StudyHeader
 from cnnviz.schema.summary import Counted, Network
 
@@ -53,7 +53,7 @@ class AuditCheck(TypedDict):
     passed: bool | None
     """True or false; null where it is not decided."""
     reason: str
-    """Why it is not decided; empty otherwise."""
+    """Why it is not decided, or why nothing was to be measured; empty otherwise."""
     statement: str
     """What was measured."""
     at_least: bool
@@ -82,6 +82,59 @@ class AuditCheck(TypedDict):
     """Of a violated ``avoid``: what the predictions say; null otherwise."""
 
 
+class ClusterFlips(TypedDict):
+    """What becomes of predictions where the region that a cluster of maps looks at is painted out."""
+
+    of: Count
+    """How many photographs it was painted out of."""
+    region: Share
+    """Share of their predictions that flip."""
+    random: Share
+    """The same without random regions as large."""
+    p: Share
+    """How likely as many flips are, were the region no other than the random ones (paired)."""
+
+
+class MapCluster(TypedDict):
+    """Maps of one class that are alike."""
+
+    number: Count
+    """From 1, the largest first."""
+    maps: Count
+    """How many maps it has."""
+    members: list[str]
+    """Its inputs as they were found, 20 at most."""
+    suspected: bool
+    """Whether what it looks at was painted out."""
+    region: list[Share] | None
+    """What it looks at: x0, y0, x1, y1 around the hot part of its mean map, as shares of what the network sees."""
+    on_object: Share | None
+    """Mean share of that part on the object; null where nothing says where objects are."""
+    flips: ClusterFlips | None
+    """What becomes of predictions without it; null where nobody asked."""
+
+
+class ClassClusters(TypedDict):
+    """Clusters of the maps of a class, of a check ``shortcuts``."""
+
+    check: str
+    """Name of the check."""
+    method: str
+    """Whose maps they are."""
+    label: str
+    """The class."""
+    maps: Count
+    """How many maps were divided."""
+    eigenvalues: list[float]
+    """The smallest of the Laplacian of their graph, rising, 32 at most."""
+    gap: float
+    """Eigenvalue of the last cluster, as a share of the next; of one cluster the smallest such share."""
+    clusters: list[MapCluster]
+    """The largest first."""
+    file: str | None
+    """Picture of the clusters; null where there is one, and nothing to suspect."""
+
+
 class AuditFigures(TypedDict):
     """What an audit came to."""
 
@@ -97,6 +150,8 @@ class AuditFigures(TypedDict):
     """Forward passes of changed photographs."""
     checks: list[AuditCheck]
     """One for each statement and method."""
+    clusters: list[ClassClusters]
+    """Of checks ``shortcuts``: the clusters of the maps of each class."""
 
 
 class AuditSummary(Counted, Network):
