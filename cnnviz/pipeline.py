@@ -57,7 +57,7 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
             extra = {"scale_limits": limits}
         header = explainer.header()
         run_folder.begin(replace(header, extra={**header.extra, **extra}), explainer.writes())
-        how = _drawn(settings, explainer, store, limits)
+        how = output_style(settings, explainer, store, limits)
         loop = _loop(explainer, lambda done: draw(done, how), reporter)
         loop.counts.total = total
         return _through(loop, explainer, run_folder, reporter, stdin)
@@ -105,9 +105,17 @@ def _through(
     return RunResult(summary, report, code, sentences=tuple(found.sentences), annotations=tuple(found.annotations))
 
 
-def _drawn(
+def output_style(
     settings: RunSettings, explainer: Explainer, store: Store, limits: tuple[float, float] | None
 ) -> OutputStyle:
+    """How the maps of a run are drawn and named.
+
+    Args:
+        settings: What was asked for.
+        explainer: The methods of the run.
+        store: Where pictures go.
+        limits: The values in the first and the last colour; None for those of each map.
+    """
     draws = settings.draw
     usual = set(draws.save) == set(explainer.spec.default_save) and settings.output.out != "-"
     task = explainer.prepared.task_spec
@@ -164,7 +172,7 @@ def _picture(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None
 
         def finish(self) -> None: ...
 
-    how = _drawn(settings, explainer, store, settings.draw.limits)
+    how = output_style(settings, explainer, store, settings.draw.limits)
     loop = _loop(explainer, lambda done: draw(done, how), Only())
     loop.run(None, stdin)
     if not record:

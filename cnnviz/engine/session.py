@@ -120,6 +120,12 @@ class ForwardPass:
             return (self.activations[place],)
         return tuple(part.activations[place] for part in self._parts)
 
+    def again(self) -> ForwardPass:
+        """The same pass for another request: what the first one remembered is not known to it."""
+        found = copy.copy(self)
+        found._memory = {}
+        return found
+
     def remember(self, key: Any, make: Callable[[], T]) -> T:
         """What ``make`` returned the first time: what several targets of this batch share."""
         if key not in self._memory:

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError
+from cnnviz.io.annotations import Annotations
 from cnnviz.maps.write_image import TargetMap
 from cnnviz.records import BoxScore, ClassScore, PredictionScore, RegionScore, TargetScore
 from cnnviz.registry import lookup
 from cnnviz.registry.metrics import RANDOMIZATION, MetricRequest
 from cnnviz.registry.specs import MethodSpec, Options
+from cnnviz.run.images import DecodedImage
 from cnnviz.run.outcomes import Verdict
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.run.truth_classes import TruthClasses
@@ -52,6 +54,13 @@ def with_role(item: TargetMap, verdict: Verdict | None) -> TargetMap:
         return item
     role = verdict.role(item.target.class_index)
     return replace(item, facts={**item.facts, "role": role}) if role else item
+
+
+def truth_facts(annotations: Annotations | None, item: DecodedImage) -> dict[str, Any]:
+    """What the record says of the annotations of an image, where there are any."""
+    if annotations is None:
+        return {}
+    return {"truth": None if item.truth is None else item.truth.to_dict()}
 
 
 def truth_labels(

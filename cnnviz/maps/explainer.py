@@ -21,7 +21,7 @@ from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
 from cnnviz.maps import mosaics, tiling
-from cnnviz.maps.asked import Asked, check_targets, for_task, truth_labels, with_role
+from cnnviz.maps.asked import Asked, check_targets, for_task, truth_facts, truth_labels, with_role
 from cnnviz.maps.comparison import Conclusion, comparison_of, of_method, of_several
 from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, probing
 from cnnviz.maps.second_look import SecondLook
@@ -51,6 +51,7 @@ class Explainer:
         settings: What was asked for.
         total: Number of inputs if known: decides whether compilation pays.
         note: Told what the user should know.
+        prepares: Makes the prepared network; another than the usual one where requests share what was prepared.
 
     Attributes:
         spec: What the command runs: a method, or a comparison of several.
@@ -62,7 +63,13 @@ class Explainer:
         CnnvizError: The model, the layer, the class or a method cannot be had.
     """
 
-    def __init__(self, settings: RunSettings, total: int | None, note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: RunSettings,
+        total: int | None,
+        note: Callable[[str], None],
+        prepares: type[PreparedModel] | Callable[..., PreparedModel] = PreparedModel,
+    ) -> None:
         self.settings = settings
         self.spec = lookup.find_entry(settings.target.method)
         params = self.spec.resolve_params(settings.target.params)
@@ -80,7 +87,7 @@ class Explainer:
         asked = settings.target.layers
         for name in without_layer(asked, {spec.name: cut for (spec, _), cut in zip(chosen, cuts, strict=True)}):
             note(f"--layer {', '.join(asked)}: {name} looks at no layer")
-        self.prepared = PreparedModel(settings, cuts[0], total, note, spec=chosen[0][0])
+        self.prepared = prepares(settings, cuts[0], total, note, spec=chosen[0][0])
         self.annotations = self.prepared.annotations
         chosen = for_task(self.prepared, chosen)
         self.spec = chosen[0][0] if self.comparison is None else self.spec
@@ -143,7 +150,7 @@ class Explainer:
         with rt.scope():
             for method in self.methods:
                 if method.session not in runs:
-                    runs[method.session] = method.session.forward(probe)
+                    runs[method.session] = self.prepared.forward(method.session, probe)
                 run = runs[method.session]
                 requests = self.prepared.target_selector.rehearsal(run.chosen)
                 told |= dict.fromkeys(probing(method, requests, run))
@@ -175,7 +182,7 @@ class Explainer:
         prepared = self.prepared
         with rt.scope():
             pixels = normalize(prepared.batch(items), prepared.preprocess)
-            runs = {self.methods[0].session: self.methods[0].session.forward(pixels)}
+            runs = {self.methods[0].session: prepared.forward(self.methods[0].session, pixels)}
             predictions = prepared.predict(runs[self.methods[0].session].chosen.detach())
             asked = [prepared.requests(item, predictions, i) for i, item in enumerate(items)]
             if self.settings.target.only is not None and any(isinstance(each, Record) for each in asked):
@@ -186,7 +193,7 @@ class Explainer:
             maps = []
             for method in self.makers:
                 if method.session not in runs:
-                    runs[method.session] = method.session.forward(pixels)
+                    runs[method.session] = prepared.forward(method.session, pixels)
                 maps.append(method.maps(runs[method.session], wanted))
             run = runs[self.methods[0].session]
             targets = [[self._scored(request, predictions, i, run) for request in own] for i, own in enumerate(wanted)]
@@ -292,7 +299,7 @@ class Explainer:
             label=prepared.target_selector.truth(item.ref),
             predictions=asked.predictions,
             maps=rows,
-            of_image={**prepared.view_facts(item), **self._truth_facts(item), **asked.of_image},
+            of_image={**prepared.view_facts(item), **truth_facts(self.annotations, item), **asked.of_image},
             truth=item.truth,
             classes=asked.shown,
         )
@@ -325,12 +332,6 @@ class Explainer:
             outline=request.outline,
             box=request.box,
         )
-
-    def _truth_facts(self, item: DecodedImage) -> dict[str, Any]:
-        """What the record says of the annotations of an image, where there are any."""
-        if self.annotations is None:
-            return {}
-        return {"truth": None if item.truth is None else item.truth.to_dict()}
 
     def conclude(
         self, records: Callable[[], Iterable[Mapping[str, Any]]], store: Store, *, interrupted: bool = False

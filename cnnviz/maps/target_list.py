@@ -136,15 +136,25 @@ def list_targets(settings: RunSettings, note: Callable[[str], None]) -> TargetLi
     target = replace(settings.target, method=_ENTRY)
     prepared = PreparedModel(replace(settings, target=target), Cut.before_classifier(), 1, note)
     item = _decoded(refs[0], prepared)
-    with rt.threads(prepared.lanes.threads), rt.scope():
+    with rt.threads(prepared.lanes.threads):
+        return targets_of(prepared, item)
+
+
+def targets_of(prepared: PreparedModel, item: DecodedImage) -> TargetList:
+    """What can be asked of a decoded image, at most ``top`` of each kind.
+
+    Raises:
+        CnnvizError: The network's output is not finite.
+    """
+    with rt.scope():
         pixels = normalize(prepared.batch([item]), prepared.preprocess)
-        said = prepared.predict(prepared.session.forward(pixels).chosen.detach())
+        said = prepared.predict(prepared.forward(prepared.session, pixels).chosen.detach())
     if not said.usable[0]:
         raise CnnvizError(
-            f"{refs[0].uri}: the network's output is not finite in {prepared.runtime.precision}.",
+            f"{item.ref.uri}: the network's output is not finite in {prepared.runtime.precision}.",
             "Check --mean and --std.",
         )
-    asked = tuple(prepared.task.askable(said, 0, target.top))
+    asked = tuple(prepared.task.askable(said, 0, prepared.settings.target.top))
     shown = prepared.task.shown(said, 0)
     listed = prepared.top_predictions(said, 0, item)
     boxes = tuple(each for each in listed if isinstance(each, DetectionScore))

@@ -21,8 +21,8 @@ def check_other_size(prepared: PreparedModel) -> None:
         CnnvizError: The trace gives other scores at another size than the network itself.
     """
     _, height, width = prepared.preprocess.input_size
-    close = holds_at(prepared, (height + prepared.preprocess.stride, width + 2 * prepared.preprocess.stride))
-    if not close:
+    other = (height + prepared.preprocess.stride, width + 2 * prepared.preprocess.stride)
+    if not prepared.session.remember("holds at another size", lambda: holds_at(prepared, other)):
         raise CnnvizError(
             f"--view whole: {prepared.loaded.name} decides by the size of its input what to compute, which cannot be "
             "traced for several sizes.",

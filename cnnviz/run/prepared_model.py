@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
@@ -15,9 +15,9 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.examine import SKIPPED, Examination, Wanted, examine
 from cnnviz.engine.open_session import SessionOptions, prepare
-from cnnviz.engine.precision import Maps, faster, opened, settle
+from cnnviz.engine.precision import Maps, opened, settle
 from cnnviz.engine.readout import Readout
-from cnnviz.engine.session import Session
+from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.placement import seen_part
 from cnnviz.models.loading.digests import labels_sha256, weights_sha256
@@ -25,7 +25,7 @@ from cnnviz.models.loading.load import LoadedModel, load
 from cnnviz.records import ClassScore, PredictionScore, Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec, StudySpec
-from cnnviz.run.compilation import compiled_if_faster
+from cnnviz.run.compilation import choose_precision, compiled_if_faster
 from cnnviz.run.header import precision_of, run_header
 from cnnviz.run.images import DecodedImage, failed
 from cnnviz.run.other_size import check_other_size
@@ -77,16 +77,14 @@ class PreparedModel:
         self.lanes = rt.lanes(self.runtime.device)
         self.batch_size = settings.runtime.batch_size or self._default_batch_size(total)
         self.asked_task = lookup.read_task(settings.target.task)
-        self.loaded = adapt(load(settings.model, settings.target.logits_key, self.asked_task))
-        # Beside the preparation: a large network takes a second.
-        self._weights = ThreadPoolExecutor(1).submit(weights_sha256, self.loaded.module)
+        self.loaded, self._weights = self.read(adapt)
         for text in self.loaded.notes:
             note(text)
         self.preprocess = self.loaded.preprocess
         self.session = self.open(cut)
         if settings.runtime.precision == "auto":
-            self._choose_precision(cut)
-        self.examination = self._examine()
+            choose_precision(self, cut)
+        self.examination = self.examined()
         if self.session.graph is None:
             # Hooks sit on the one module: batches must take turns.
             self.lanes = rt.Lanes(1, self.lanes.count * self.lanes.threads)
@@ -131,7 +129,17 @@ class PreparedModel:
         assert isinstance(self.task, Classification)
         return self.task
 
-    def _examine(self) -> Examination:
+    def read(self, adapt: Callable[[LoadedModel], LoadedModel]) -> tuple[LoadedModel, Future[str]]:
+        """The network, and the digest of its weights to come."""
+        loaded = adapt(load(self.settings.model, self.settings.target.logits_key, self.asked_task))
+        # Beside the preparation: a large network takes a second.
+        return loaded, ThreadPoolExecutor(1).submit(weights_sha256, loaded.module)
+
+    def forward(self, session: Session, pixels: Tensor) -> ForwardPass:
+        """One pass over a normalised batch by a session of this network."""
+        return session.forward(pixels)
+
+    def examined(self) -> Examination:
         """Look the network over, and run it as it must be run."""
         spec, how = self._spec, self.settings.runtime
         gradient = isinstance(spec, MethodSpec) and spec.backward != "0"
@@ -207,21 +215,6 @@ class PreparedModel:
         """Noise [count, C, H, W] that the network takes."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn((count, *self.preprocess.input_size), generator=generator)
-
-    def _choose_precision(self, cut: Cut) -> None:
-        """``--precision auto``: what is faster here, found out by running both."""
-        if self.runtime.precision == "fp32":
-            return
-        lower, asked = self.session, self.runtime
-        self.runtime = rt.Runtime(asked.device, "fp32")
-        exact = self.open(cut)
-        with rt.threads(self.lanes.threads):
-            worth = faster(lower, exact, self.probe(self.batch_size))
-        if worth:
-            self.runtime = asked
-        else:
-            self.session = exact
-            self.note(f"--precision auto: {asked.precision} is not faster than float32 here, so float32 is used")
 
     @property
     def _explains_classes(self) -> bool:

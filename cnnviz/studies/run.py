@@ -25,7 +25,13 @@ from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 
 
-def run_study(spec: StudySpec, settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None) -> RunResult:
+def run_study(
+    spec: StudySpec,
+    settings: RunSettings,
+    reporter: Reporter,
+    stdin: BinaryIO | None,
+    prepares: type[PreparedModel] | Callable[..., PreparedModel] = PreparedModel,
+) -> RunResult:
     """Go through the inputs and write what the study found.
 
     Args:
@@ -33,6 +39,7 @@ def run_study(spec: StudySpec, settings: RunSettings, reporter: Reporter, stdin:
         settings: What was asked for.
         reporter: Told about progress.
         stdin: What ``-`` reads.
+        prepares: Makes the prepared network; another than the usual one where runs share what was prepared.
 
     Raises:
         CnnvizError: Nothing could be run (exit code 2), or the output folder became unusable.
@@ -45,7 +52,7 @@ def run_study(spec: StudySpec, settings: RunSettings, reporter: Reporter, stdin:
     resumes = "resume" not in spec.unavailable_options()
     store = _Noting(settings.output.out, "--resume" if resumes else "--overwrite")
     with RunFolder(store, settings, reporter.note, resumes=resumes) as run_folder:
-        prepared = PreparedModel(
+        prepared = prepares(
             settings,
             kind.cut(settings, params),
             total or None,
@@ -127,13 +134,14 @@ def loop_of(study: Study[Any], reporter: Reporter | None) -> Loop:
     """What shows a study all inputs of its run."""
 
     def explain(items: Sequence[DecodedImage]) -> list[Observed | Record]:
-        return study.prepared.guarded(items, lambda some: _observed(study, some))
+        return study.prepared.guarded(items, lambda some: observed(study, some))
 
     gathering = Fold(study.fold, _recalling(study), study.sees_again)
     return Loop(study.prepared, explain, lambda done: _record(study, done), reporter, gathering)
 
 
-def _observed(study: Study[Any], items: Sequence[DecodedImage]) -> list[Observed | Record]:
+def observed(study: Study[Any], items: Sequence[DecodedImage]) -> list[Observed | Record]:
+    """What a study sees in a batch; images that fail become records."""
     prepared = study.prepared
     with rt.scope():
         run = prepared.session.forward(normalize(prepared.batch(items), prepared.preprocess))
