@@ -16,7 +16,7 @@ from cnnviz.maps.write_image import ImageResult, OutputStyle, draw
 from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.records import Record
 from cnnviz.registry import lookup
-from cnnviz.registry.specs import StudySpec, TrainingSpec
+from cnnviz.registry.specs import PairSpec, StudySpec, TrainingSpec
 from cnnviz.render.overlay import Style
 from cnnviz.run.counting import Reporter, RunResult, count_inputs
 from cnnviz.run.folder import REPORT, Extras, RunFolder
@@ -41,6 +41,9 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
     spec.check_view(settings.model.view, spec.resolve_params(settings.target.params))
     if isinstance(spec, StudySpec):
         return run_study(spec, settings, reporter, stdin)
+    if isinstance(spec, PairSpec):
+        compared: RunResult = spec.load()(settings, spec.resolve_params(settings.target.params), reporter, run)
+        return compared
     if isinstance(spec, TrainingSpec):
         # Not at the top: it brings torchvision's transforms and timm's optimizers, which other commands do not need.
         trained: RunResult = spec.load()(settings, spec.resolve_params(settings.target.params), reporter)

@@ -50,7 +50,7 @@ def with_table(text: str) -> str:
     """``text`` with the tables between their markers replaced."""
     tables = (
         (BEGIN, methods_table(), END),
-        (COMPARISONS_BEGIN, commands_table(lookup.COMPARISONS), COMPARISONS_END),
+        (COMPARISONS_BEGIN, commands_table((*lookup.COMPARISONS, *lookup.PAIRS)), COMPARISONS_END),
         (STUDIES_BEGIN, commands_table(lookup.STUDIES), STUDIES_END),
         (TRAINING_BEGIN, commands_table(lookup.TRAINING), TRAINING_END),
     )

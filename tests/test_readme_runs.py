@@ -24,6 +24,7 @@ SKIPPED = {
     "pip install": "changes the environment; .ci/run runs it",
     "cnnviz gradcam photos/ -m resnet50": "downloads weights",
     "cnnviz audit policy.yaml": "the reader's policy; tests/test_audit.py has one",
+    "cnnviz compare data/val --checkpoint new.pth": "the reader's weights; tests/test_compare.py",
     "cnnviz gradcam street.jpg -m deeplabv3_resnet50": "downloads weights",
     "cnnviz gradcam street.jpg -m segmenter.py:build": "the reader's network; tests/test_segmentation_runs.py",
     "cnnviz synthesize -m segmenter.py:build": "the reader's network; tests/test_synthesize_regions.py",
@@ -46,6 +47,7 @@ SHORTENED = {
     "cnnviz top-patches photos/ --units all": "--layer blocks.1 --limit 1 --input-size 64",
     "cnnviz guided photos/ --sanity": "--limit 1 --input-size 64",
     "cnnviz evaluate": "--limit 1 --input-size 64",
+    "cnnviz compare photos/ --method gradcam": "--limit 1 --input-size 64",
     "cnnviz classmap street.jpg --size 896": "--size 320",
     "cnnviz train": "--epochs 1 --units 8 --input-size 64",
 }

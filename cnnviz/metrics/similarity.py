@@ -1,4 +1,4 @@
-"""How alike two maps are: rank correlation and structural similarity.
+"""How alike two maps are: correlation of ranks and of values, and structural similarity.
 
 * Spearman's rank correlation: Pearson's correlation of the ranks, equal values sharing the mean of their ranks.
 * SSIM (Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE TIP 2004):
@@ -32,6 +32,16 @@ def _ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
     last = np.cumsum(counts)
     means: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse.ravel()]
     return means
+
+
+def pearson(a: NDArray[np.float32], b: NDArray[np.float32]) -> float | None:
+    """Correlation of the values of two arrays of one shape, -1 to 1; None where one of them is constant."""
+    x, y = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
+    if x.min() == x.max() or y.min() == y.max():
+        return None
+    x, y = x / np.abs(x).max(), y / np.abs(y).max()  # gradients are so small that their squares vanish
+    x, y = x - x.mean(), y - y.mean()
+    return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))
 
 
 def ssim(a: NDArray[np.float32], b: NDArray[np.float32]) -> float | None:

@@ -1,7 +1,10 @@
-"""One-sided tests of rates and means, small enough to need no statistics package.
+"""Tests of rates and means, small enough to need no statistics package.
 
 * Exact binomial test.
 * Paired permutation test of an event: did it follow what was done more often than what was done at random.
+* McNemar's exact test of two rates on the same cases: McNemar, "Note on the Sampling Error of the Difference between
+  Correlated Proportions or Percentages", Psychometrika 1947. Of b + c cases in which one alone is right, each is as
+  likely to be right; p is two-sided: twice the smaller tail, at most 1.
 * Student's t test of a mean, and its form for skewed values: Hall, "On the Removal of Skewness by Transformation", JRSS
   B 1992: t = sqrt(n) (S + g S^2 / 3 + g^2 S^3 / 27 + g / (6 n)) with S = m / s and the skewness g = s3 / s^3 of the
   third central moment s3. It is Johnson's form (JASA 1978) with a term of third degree, which keeps it monotone:
@@ -52,6 +55,12 @@ def paired_p(done: NDArray[np.bool_], at_random: NDArray[np.bool_]) -> float:
     for share in shares:
         chances = np.convolve(chances, (1 - share, share))
     return float(min(1.0, chances[int(done.sum()) :].sum()))
+
+
+def mcnemar_p(only_a: int, only_b: int) -> float:
+    """How likely so uneven a split of the cases in which one alone is right is where both are right equally often."""
+    count = only_a + only_b
+    return min(1.0, 2 * binomial_p(min(only_a, only_b), count, 0.5, below=True)) if count else 1.0
 
 
 def t_p(values: NDArray[np.float64], most: float = 1.0) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cnnviz.registry.specs import ComparisonSpec, FilePath, Options, option
+from cnnviz.registry.specs import ComparisonSpec, FilePath, Options, PairSpec, option
 
 _METHODS = "Method to compare, NAME or NAME:OPTION=VALUE,...; several with commas, or repeatable."
 _SAVE = (
@@ -66,6 +66,58 @@ class AuditOptions(Options):
     accept: str | None = option(None, "Store maps and predictions as the baseline for drift, with this reason.")
     until: str | None = option(None, "Last day on which the accepted baseline counts, YYYY-MM-DD.")
     init: bool = option(False, "Write a commented policy to begin with, and end.")
+
+
+class CompareOptions(Options):
+    """Options of Comparison of two runs."""
+
+    method: str | None = option(None, "Method of both, NAME or NAME:OPTION=VALUE,... [default: gradcam]")
+    method_b: str | None = option(None, "Method of B, where it is another.")
+    model_b: str | None = option(None, "Network of B, as --model names one.")
+    weights_b: str | None = option(None, "Weights of B, as --weights names them.")
+    checkpoint_b: FilePath | None = option(None, "State dict of B.")
+    labels_b: FilePath | None = option(None, "Class names of B. [default: those of --labels]")
+    layer_b: tuple[str, ...] = option((), "Target layer of B; repeatable. [default: that of --layer]")
+    explained: Literal["a", "each"] = option(
+        "a",
+        "What is explained where neither --class nor --target say: in both what A predicts, or in each what it "
+        "predicts itself.",
+    )
+    against: FilePath | None = option(
+        None,
+        "Folder of a finished run, or its report.json: that is A, and this run, or the one that INPUT names, is B.",
+    )
+    min_similarity: float | None = option(
+        None, "Exit with 1 where the mean rank correlation of the maps is lower.", minimum=-1, maximum=1
+    )
+    max_changed_predictions: float | None = option(
+        None, "Exit with 1 where a larger share of the predictions differs.", minimum=0, maximum=1
+    )
+    panels: int = option(100, "Draw so many images, those that differ most.", minimum=0)
+
+
+PAIRS: tuple[PairSpec, ...] = (
+    PairSpec(
+        name="compare",
+        entry="cnnviz.compare.compare:compare",
+        title="Comparison of two runs",
+        summary="How two models, checkpoints or methods differ on the same images, or two finished runs: maps and "
+        "predictions, what differs most first.",
+        paper="none",
+        command="compare",
+        family="is the map right",
+        options=CompareOptions,
+        hidden_options=("only",),
+        help_overrides={
+            "inputs": "Images, as of other commands; or the folders of two finished runs, or of one with --against.",
+            "class_": "Index, label, pred, top:K, folder, FILE.csv (.tsv), truth (what --truth marks) or all, in both; "
+            "repeatable. [default: what A predicts, see --explained]",
+            "save": "What each of the two runs writes, beside its exact maps: any of overlay,heatmap,panel,boxes,"
+            "gradient,none. [default: {}]",
+        },
+        default_save=("overlay",),
+    ),
+)
 
 
 COMPARISONS: tuple[ComparisonSpec, ...] = (

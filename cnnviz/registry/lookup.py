@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.registry.cam import ACTIVATION_MAPS
 from cnnviz.registry.checks import CHECKS, CheckSpec
-from cnnviz.registry.comparisons import COMPARISONS
+from cnnviz.registry.comparisons import COMPARISONS, PAIRS
 from cnnviz.registry.gradients import INPUT_GRADIENTS
 from cnnviz.registry.metrics import METRICS, MetricRequest, MetricSpec
 from cnnviz.registry.perturbation import PERTURBATION
@@ -70,7 +70,7 @@ def all_entries() -> tuple[CommandSpec, ...]:
         CnnvizError: A package registers something else than a :class:`MethodSpec`, a name that is taken, or an entry
             with a word in a field that does not take it.
     """
-    found: dict[str, CommandSpec] = {spec.name: spec for spec in (*BUILT_IN, *COMPARISONS, *STUDIES, *TRAINING)}
+    found: dict[str, CommandSpec] = {spec.name: spec for spec in (*BUILT_IN, *COMPARISONS, *PAIRS, *STUDIES, *TRAINING)}
     for refused, spec in _installed(ENTRY_POINT_GROUP, found.__contains__, MethodSpec, StudySpec, ComparisonSpec):
         try:
             check_words(spec)
@@ -287,6 +287,7 @@ __all__ = [
     "COMPARISONS",
     "ENTRY_POINT_GROUP",
     "METRICS",
+    "PAIRS",
     "STUDIES",
     "TRAINING",
     "CommandSpec",

@@ -301,6 +301,13 @@ class ComparisonSpec(CommandSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairSpec(CommandSpec):
+    """A command that sets two whole runs against each other; the entry is a function
+    ``(settings, params, reporter, run) -> RunResult``, where ``run`` makes the run of other settings.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSpec(CommandSpec):
     """A command that trains a network; the entry is a function
     ``(settings, params, reporter) -> RunResult``.
@@ -354,6 +361,6 @@ def _imported(reference: str) -> Callable[..., Any]:
 
 __all__ = [
     "HIDDEN_FROM_STUDIES", "HIDDEN_WITHOUT_INPUT", "ClassName", "CommandSpec", "ComparisonSpec", "EntrySpec",
-    "FilePath", "Inputs", "MethodSpec", "Need", "Options", "Package", "Param", "Space", "StudySpec",
+    "FilePath", "Inputs", "MethodSpec", "Need", "Options", "Package", "PairSpec", "Param", "Space", "StudySpec",
     "TrainingSpec", "check_words", "option",
 ]  # fmt: skip

@@ -36,6 +36,8 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             pairs.append(("grey: not shown to the network", f"{share:.0f} % of {of}"))
         if key == "outcomes" and isinstance(value, Mapping):
             pairs += [("right", str(value["correct"])), ("wrong", str(value["wrong"]))]
+        if key == "compare" and isinstance(value, Mapping):
+            pairs += _compared(value)
         # Of several methods there is a table.
         if key == "metrics" and "study" not in summary and isinstance(value, Mapping):
             pairs += _measured(value)
@@ -61,6 +63,19 @@ def _measured(table: Mapping[str, Any]) -> list[tuple[str, str]]:
             parts.append(f"{key.replace('_', ' ')} {each['value']:.3g}{span}")
         if parts:
             found.append((name.replace("_", " "), ", ".join(parts)))
+    return found
+
+
+def _compared(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a comparison of two runs came to."""
+    found = [
+        (name.upper(), f"{', '.join(figures[name]['methods'])} of {figures[name]['model']}") for name in ("a", "b")
+    ]
+    found.append(("explained", str(figures["explained"])))
+    measured = {"similarity": {"rank correlation": figures["similarity"]["spearman"]}}
+    found += _measured({**measured, "predictions": {"the same": figures["agreement"]}})
+    if figures["passed"] is not None:
+        found.append(("within what is allowed", "yes" if figures["passed"] else "no: " + "; ".join(figures["wrong"])))
     return found
 
 

@@ -273,6 +273,8 @@ class Scores(MapScores, FaithfulnessScores):
     """Of kernelshap and lime: how many perturbed images were run."""
     score_difference: NotRequired[float | None]
     """Of integrated gradients: the score of the image minus that of the baseline."""
+    similarity: NotRequired[float | None]
+    """Of compare: rank correlation with the map of the other run, -1 to 1."""
     steps: NotRequired[Count]
     """Of integrated gradients: points on the path."""
     stride: NotRequired[int | list[int]]
@@ -342,6 +344,8 @@ class MapFacts(MethodFacts, total=False):
     """Whether the layer is taken before the activation that follows it."""
     one_logit: str
     """Of a network with one logit: what its two classes are."""
+    run: Literal["a", "b"]
+    """Of ``compare``: which of the two runs made the map."""
     role: Literal["truth", "predicted"]
     """Of ``--only wrong``: whether the class is what the image shows, or what the network takes it for."""
     drawn_limits: Interval

@@ -16,6 +16,7 @@ from cnnviz.schema.studies.adversarial import AdversarialReport
 from cnnviz.schema.studies.audit import AuditReport
 from cnnviz.schema.studies.base import OtherStudyReport
 from cnnviz.schema.studies.classmap import ClassMapReport
+from cnnviz.schema.studies.compare import CompareReport
 from cnnviz.schema.studies.dream import DreamReport
 from cnnviz.schema.studies.embed import EmbedReport
 from cnnviz.schema.studies.evaluate import EvaluateReport
@@ -67,6 +68,7 @@ EndedReport = Annotated[
     | AdversarialReport
     | AuditReport
     | ClassMapReport
+    | CompareReport
     | DreamReport
     | EmbedReport
     | EvaluateReport

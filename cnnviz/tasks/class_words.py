@@ -9,19 +9,23 @@ from torch import Tensor
 
 from cnnviz.errors import CnnvizError, ImageError, shown
 from cnnviz.geometry.truth import Truth
+from cnnviz.io.finished_runs import predicted_classes
 from cnnviz.io.label_tables import LABEL_TABLES, is_label_table, read_label_table
 from cnnviz.io.sources import ImageRef
 from cnnviz.tasks.base import LabelMeanings
 from cnnviz.tasks.class_names import ClassNames
 
 _MOST_DIGITS = 9
+_RUN = "run:"
 
 
 class ClassWords:
     """What ``--class`` asks for.
 
     Args:
-        specs: ``pred``, ``top:K``, ``all``, ``folder``, ``truth``, ``FILE.csv``, an index or a label.
+        specs: ``pred``, ``top:K``, ``all``, ``folder``, ``truth``, ``FILE.csv``, an index or a label; or ``run:DIR``,
+            what the run in that folder predicts for the image of the same name, where it has it and this network has
+            such a class, else ``pred``.
         classes: The network's classes.
         marked: What the labels of the annotations mean, which ``truth`` asks for; None where there are none.
 
@@ -36,6 +40,9 @@ class ClassWords:
         for kind, value in self._steps:
             if kind == "table":
                 self._table.update(read_label_table(str(value)))
+        self._runs = {
+            value: predicted_classes(str(value), "--class run:") for kind, value in self._steps if kind == "run"
+        }
 
     def __bool__(self) -> bool:
         return bool(self._steps)
@@ -53,6 +60,8 @@ class ClassWords:
                 )
             enough = len(count.lstrip("0")) > _MOST_DIGITS
             return "top", len(self.classes) if enough else min(int(count), len(self.classes))
+        if spec.startswith(_RUN):
+            return "run", spec.removeprefix(_RUN).strip()
         if is_label_table(spec):
             return "table", spec
         try:
@@ -89,6 +98,9 @@ class ClassWords:
             elif kind == "truth":
                 assert self.marked is not None
                 found.extend(self.marked.of_image(truth, logits))
+            elif kind == "run":
+                own = self._of_run(value, ref)
+                found.append(ranked[0] if own is None else own)
             else:
                 found.extend(self._labelled(text) for text in self._labels_of(ref, kind))
         return list(dict.fromkeys(found))
@@ -139,6 +151,25 @@ class ClassWords:
             if key in self._table:
                 return self._table[key]
         raise ImageError("no-label", "the label table has no row for this image")
+
+    def _of_run(self, folder: int | str, ref: ImageRef) -> int | None:
+        """The class that another run predicts for an image; None where it does not know it, or this network has none.
+
+        Labels tell classes apart; where one of the networks has none, their indices.
+        """
+        known = self._runs[folder]
+        said = known.get(ref.name, known.get(ref.uri))
+        if said is None:
+            return None
+        label, index = said
+        labels = self.classes.labels
+        if index < len(labels) and labels[index] == label:
+            return index
+        try:
+            return self.classes.exact(label)
+        except CnnvizError:
+            numbered = f"class {index}"
+            return index if index < len(labels) and numbered in (label, labels[index]) else None
 
     def _labelled(self, label: str | int) -> int:
         """The class of a label, or of an index that a column of indices gave."""

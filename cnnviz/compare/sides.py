@@ -1,0 +1,158 @@
+"""The two sides of a comparison: finished runs, or the settings of runs that are made for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cnnviz.errors import CnnvizError, shown
+from cnnviz.io.finished_runs import run_folder_of
+from cnnviz.io.sources import is_url
+from cnnviz.registry import lookup
+from cnnviz.registry.comparisons import CompareOptions
+from cnnviz.settings import ModelSpec, RunSettings
+
+A, B = "a", "b"
+_METHOD = "gradcam"
+_ANY_NETWORK = ("DEFAULT", "none")
+_USUAL = ("pred",)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of both: the folder of its run, and what makes it where it has not been made.
+
+    Attributes:
+        folder: Where its run lies, or will.
+        settings: Those of the run to make; None of one that has ended.
+    """
+
+    folder: str
+    settings: RunSettings | None = None
+
+
+def sides_of(settings: RunSettings, params: CompareOptions) -> tuple[Side, Side]:
+    """A and B, as the command line names them.
+
+    Raises:
+        CnnvizError: They are one, or it cannot be told what they are.
+    """
+    found = [run_folder_of(text) for text in settings.inputs]
+    finished = [folder for folder in found if folder is not None]
+    _check(settings, params, finished)
+    earlier = None if params.against is None else Side(_against(params.against))
+    if finished:
+        both = [*([] if earlier is None else [earlier]), *map(Side, finished)]
+        if os.path.realpath(settings.output.out) in [os.path.realpath(each.folder) for each in both]:
+            raise CnnvizError(f"-o {settings.output.out} is a run that is compared.", "Name another folder with -o.")
+        return both[0], both[1]
+    first = earlier or Side(_below(settings, A), _run_of(settings, params, A))
+    return first, Side(_below(settings, B), _run_of(settings, params, B))
+
+
+def _check(settings: RunSettings, params: CompareOptions, finished: Sequence[str]) -> None:
+    if settings.output.out == "-":
+        raise CnnvizError("compare writes several files: -o - is for maps.", "Give -o a folder.")
+    if is_url(settings.output.out):
+        raise CnnvizError("compare writes to a folder of this machine.", "Give -o a local folder, and copy it.")
+    if "-" in settings.inputs:
+        raise CnnvizError("compare reads its inputs twice; standard input can be read once.", "Use a list file.")
+    asked = [name for name, value in params.to_dict().items() if name.endswith("_b") and value]
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+    if finished and len(finished) < len(settings.inputs):
+        raise CnnvizError(
+            f"INPUT {shown(finished[0])} is a finished run, and others are images.",
+            "Name two finished runs; or the images, and the run with --against.",
+        )
+    wanted = 2 if params.against is None else 1
+    if finished and len(finished) != wanted:
+        many = "one finished run" if len(finished) == 1 else f"{len(finished)} finished runs"
+        raise CnnvizError(f"compare got {many} and needs two.", "cnnviz compare RUN_A RUN_B")
+    if asked and (finished or params.against is not None):
+        raise CnnvizError(f"{flags}: both sides are named already.", "Leave it out, or compare images without a run.")
+    if not asked and not finished and params.against is None:
+        raise CnnvizError(
+            "compare needs a second side.",
+            "Give --model-b, --checkpoint-b, --weights-b, --method-b or --against RUN, or name two finished runs.",
+        )
+
+
+def _against(path: str) -> str:
+    folder = run_folder_of(path)
+    if folder is None:
+        raise CnnvizError(
+            f"--against {shown(path)}: this is no finished run.", "Give the output folder of a run, or its report.json."
+        )
+    return folder
+
+
+def _below(settings: RunSettings, side: str) -> str:
+    return os.path.join(settings.output.out, side)
+
+
+def _run_of(settings: RunSettings, params: CompareOptions, side: str) -> RunSettings:
+    """The settings of the run of a side. Its exact maps are kept: they are what is compared."""
+    other = side == B
+    text = (params.method_b if other else None) or params.method
+    name, _, given = (text or _METHOD).partition(":")
+    spec = lookup.find_method(name.strip())
+    flag = "--method-b" if other and params.method_b else "--method"
+    own = spec.read_params(given, f"{flag} {text}").to_dict()
+    layers = params.layer_b if other and params.layer_b else settings.target.layers
+    target = replace(settings.target, method=spec.name, params=own, layers=layers, method_named=text is not None)
+    save = tuple(dict.fromkeys((*settings.draw.save, "raw")))
+    return replace(
+        settings,
+        command=spec.command,
+        model=_model_of(settings.model, params) if other else settings.model,
+        target=target,
+        draw=replace(settings.draw, save=save),
+        output=replace(settings.output, out=_below(settings, side)),
+    )
+
+
+def _model_of(model: ModelSpec, params: CompareOptions) -> ModelSpec:
+    """The network of B: what of it is not named is that of A, but for weights, which fit one architecture."""
+    if params.model_b is not None:
+        weights = model.weights if model.weights in _ANY_NETWORK else _ANY_NETWORK[0]
+        model = replace(model, model=params.model_b, weights=weights, checkpoint=None)
+    if params.weights_b is not None:
+        model = replace(model, weights=params.weights_b, checkpoint=None)
+    if params.checkpoint_b is not None:
+        model = replace(model, checkpoint=params.checkpoint_b)
+    return model if params.labels_b is None else replace(model, labels=params.labels_b)
+
+
+def explaining(settings: RunSettings, params: CompareOptions, before: Side, report: object) -> RunSettings:
+    """The settings of the run of B, with what is explained of each image.
+
+    Args:
+        settings: Those of the run.
+        params: Of the comparison.
+        before: A, which has ended.
+        report: Its report.
+
+    Returns:
+        Where nothing was asked for, it explains what A predicts (or what A explains, where that is something else).
+    """
+    assert isinstance(report, dict)
+    target, options = settings.target, report.get("options", {})
+    if target.classes != _USUAL or target.targets or params.explained == "each":
+        return settings
+    theirs = tuple(options.get("class") or ())
+    if before.settings is None and (theirs != _USUAL or options.get("target")):
+        return replace(settings, target=replace(target, classes=theirs, targets=tuple(options.get("target") or ())))
+    if report["model"].get("task") != "classify":
+        return settings
+    return replace(settings, target=replace(target, classes=(f"run:{before.folder}",)))
+
+
+def in_words(settings: RunSettings, params: CompareOptions, sides: tuple[Side, Side]) -> str:
+    """What is explained."""
+    asked = [*(f"--class {text}" for text in settings.target.classes), *settings.target.targets]
+    if sides[1].settings is None:
+        return "what each run explains"
+    if settings.target.classes != _USUAL or settings.target.targets:
+        return f"in both: {', '.join(asked)}"
+    return "in each what it predicts" if params.explained == "each" else "in both what A predicts"
