@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.pages import chromium, page  # noqa: F401  (fixtures)
+
 if TYPE_CHECKING:
     from tests.support.fake_pipeline import FakePipeline
 

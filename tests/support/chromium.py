@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import select
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,8 @@ from typing import Any
 
 import pytest
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+from tests.support.pages import NAMES, chromium_path
+
 _FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-extensions "
     "--disable-background-networking --disable-component-update --hide-scrollbars --remote-debugging-pipe"
@@ -108,9 +108,9 @@ class Browser:
 @contextmanager
 def browser() -> Iterator[Browser]:
     """A headless Chromium; the test is skipped where there is none."""
-    path = next((found for name in _NAMES if (found := shutil.which(name))), None)
+    path = chromium_path()
     if path is None or os.name == "nt":
-        pytest.skip(f"needs Chromium: none of {', '.join(_NAMES)} is here")
+        pytest.skip(f"needs Chromium: none of {', '.join(NAMES)} is here")
     theirs_in, to = os.pipe()
     back, theirs_out = os.pipe()
     with tempfile.TemporaryDirectory(prefix="cnnviz-chromium-", ignore_cleanup_errors=True) as profile:
