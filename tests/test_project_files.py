@@ -54,6 +54,23 @@ def test_the_action_and_the_hook_run_options_that_there_are(capsys: Any) -> None
     assert re.search(hook["files"], "models/policy.yaml")
 
 
+def test_the_image_is_made_of_files_and_extras_that_there_are() -> None:
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    steps = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+    copied = [name for word, rest in steps if word == "COPY" and "--from" not in rest for name in rest.split()[:-1]]
+    sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    assert sorted(copied) == sorted(sent)
+    assert all((ROOT / name).exists() for name in copied)
+    # What the wheel is built from: its package, the readme and the licence that pyproject.toml names.
+    assert {"cnnviz", "pyproject.toml", "README.md", "LICENSE"} <= set(copied)
+    [extras] = [rest.partition("=")[2] for word, rest in steps if word == "ARG"]
+    known = re.findall(r"^(\w+) = \[", PYPROJECT.partition("[project.optional-dependencies]")[2], re.MULTILINE)
+    assert set(extras.split(",")) <= set(known)
+    assert [rest for word, rest in steps if word == "ENTRYPOINT"] == ['["cnnviz"]']
+    assert "\ncnnviz = " in PYPROJECT.partition("[project.scripts]")[2]
+    assert [rest for word, rest in steps if word == "USER"][-1] != "root"
+
+
 def test_pre_commit_and_the_workflow_run_the_same_linters() -> None:
     hooks = {hook["entry"] for repo in read(".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]}
     steps = [step.get("run", "") for step in read(".github/workflows/ci.yml")["jobs"]["lint"]["steps"]]
