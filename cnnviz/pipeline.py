@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, BinaryIO
 
 from cnnviz.errors import EXIT_DONE, EXIT_POLICY_VIOLATED, CnnvizError
+from cnnviz.io.cache import ContentCache, cache_limit
 from cnnviz.io.encode import ImageFormat
+from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.maps.explainer import Explainer
+from cnnviz.maps.remembered import Remembered, run_key
 from cnnviz.maps.write_image import ImageResult, OutputStyle, draw
 from cnnviz.metrics.chosen import MapMetrics
-from cnnviz.records import Record
+from cnnviz.records import Record, RunHeader
 from cnnviz.registry import lookup
-from cnnviz.registry.specs import PairSpec, StudySpec, TrainingSpec
+from cnnviz.registry.specs import EntrySpec, PairSpec, StudySpec, TrainingSpec
 from cnnviz.render.overlay import Style
 from cnnviz.run.counting import Reporter, RunResult, count_inputs
 from cnnviz.run.folder import REPORT, Extras, RunFolder
-from cnnviz.run.loop import Loop
+from cnnviz.run.loop import Loop, Recall
 from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
 from cnnviz.studies.run import run_study
@@ -61,13 +64,45 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
         header = explainer.header()
         run_folder.begin(replace(header, extra={**header.extra, **extra}), explainer.writes())
         how = output_style(settings, explainer, store, limits)
-        loop = _loop(explainer, lambda done: draw(done, how), reporter)
+        explainer.remembered = remembered = _remembered(settings, explainer, store, header, limits)
+        if remembered is None:
+            loop = _loop(explainer, lambda done: draw(done, how), reporter)
+        else:
+            loop = _loop(
+                explainer, lambda done: remembered.keep(done.ref, draw(done, how)), reporter, remembered.recall
+            )
         loop.counts.total = total
         return _through(loop, explainer, run_folder, reporter, stdin)
 
 
-def _loop(explainer: Explainer, draw: Callable[[ImageResult], Record], reporter: Reporter | None) -> Loop:
-    return Loop(explainer.prepared, explainer.explain, draw, reporter, annotations=explainer.annotations)
+def _loop(
+    explainer: Explainer,
+    draw: Callable[[ImageResult], Record],
+    reporter: Reporter | None,
+    recall: Recall | None = None,
+) -> Loop:
+    return Loop(explainer.prepared, explainer.explain, draw, reporter, annotations=explainer.annotations, recall=recall)
+
+
+def _remembered(
+    settings: RunSettings, explainer: Explainer, store: Store, header: RunHeader, limits: tuple[float, float] | None
+) -> Remembered | None:
+    """The cache of the run, where it has one."""
+    folder = settings.output.cache
+    if folder is None:
+        return None
+    entries: list[tuple[EntrySpec, Mapping[str, Any]]]
+    entries = [(each.spec, each.params.to_dict()) for each in explainer.makers]
+    entries += [(each.spec, each.params.to_dict()) for own in explainer.requests for each in own]
+    key = run_key(settings, header, entries, limits)
+    selector, known = explainer.prepared.target_selector, settings.target
+    by_folder = any("folder" in text for text in (*known.classes, *known.targets))
+
+    def label(ref: ImageRef) -> list[str | None]:
+        return [selector.truth(ref), ref.folder if by_folder else None]
+
+    cache = ContentCache(folder, cache_limit(), explainer.prepared.note)
+    return Remembered(cache, key, store, explainer.annotations, label)
 
 
 def _through(
@@ -97,6 +132,11 @@ def _through(
     found = explainer.conclude(run_folder.records, run_folder.store, interrupted=interrupted)
     model = {"model": explainer.prepared.loaded.name}
     summary = {**counts.summary(seconds, interrupted), **model, **explainer.facts(), **found.summary}
+    sentences = list(found.sentences)
+    if (remembered := explainer.remembered) is not None:
+        summary.update(remembered.facts())
+        remembered.cache.tidy()
+        sentences += remembered.sentences()
     files = None if explainer.comparison is None else tuple(figure["file"] for figure in found.figures)
     confusion = counts.confusion.to_dict()
     further = {**({} if confusion is None else {"confusion": confusion}), **found.report}
@@ -105,7 +145,7 @@ def _through(
     report, code = os.path.join(settings.output.out, REPORT), counts.exit_code(interrupted)
     if found.violated and not interrupted:
         code = EXIT_POLICY_VIOLATED
-    return RunResult(summary, report, code, sentences=tuple(found.sentences), annotations=tuple(found.annotations))
+    return RunResult(summary, report, code, sentences=tuple(sentences), annotations=tuple(found.annotations))
 
 
 def output_style(

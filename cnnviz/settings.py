@@ -153,12 +153,16 @@ class DrawSettings:
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """Where results go and what happens when some are there. ``out`` is ``-`` for one picture on standard output."""
+    """Where results go and what happens when some are there. ``out`` is ``-`` for one picture on standard output.
+
+    ``cache`` is a folder in which what is computed is looked up and kept; None for none.
+    """
 
     out: str = "cnnviz-out"
     resume: bool = False
     overwrite: bool = False
     fail_fast: bool = False
+    cache: str | None = None
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ LONG_NAMES = {"layers": "layer", "classes": "class", "targets": "target", "metri
 """Options by the fields of the settings that are called otherwise."""
 # Options that cannot change a result: a run may be resumed with others.
 FREE_OPTIONS = frozenset(
-    "out resume overwrite fail_fast device compile batch_size workers inputs limit png_level".split()
+    "out resume overwrite fail_fast cache device compile batch_size workers inputs limit png_level".split()
 )
 
 

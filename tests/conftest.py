@@ -33,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["TORCH_HOME"] = cache.name
     os.environ["HF_HOME"] = cache.name
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # What one test computed is no answer to another, which may have changed the code.
+    os.environ["CNNVIZ_CACHE_DIR"] = ""
     # Several workers share the cores: a thread that waits must not spin, and a compiler needs no pool of processes
     # that each import torch first.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -56,7 +56,7 @@ def changed(
     objects: str,
     others: Sequence[Judged] = (),
 ) -> dict[str, dict[str, Any]]:
-    """By image: whether its prediction flips where the control's does not, and how much more probability it loses.
+    """By path: whether a prediction flips where the control's does not, and how much more probability it loses.
 
     Args:
         judged: The images.
@@ -65,6 +65,16 @@ def changed(
         objects: What the truth of an image is: ``class`` or ``any``.
         others: Where other images are taken from; from the same without it.
     """
+    every = [each.record for each in (*judged, *others)]
+    what = {"counterfactual": list(how), "objects": objects, "judged": len(judged)}
+    answer = look.answered(what, every, lambda: _changed(judged, look, how, objects, others))
+    return {judged[int(place)].path: {**row, "group": judged[int(place)].group} for place, row in answer.items()}
+
+
+def _changed(
+    judged: Sequence[Judged], look: SecondLook, how: tuple[str, str], objects: str, others: Sequence[Judged]
+) -> dict[str, dict[str, Any]]:
+    """The same by the image's place, without its group."""
     replace, fill = how
     pool, unusable = list(others or judged), set[str]()
 
@@ -83,7 +93,7 @@ def changed(
         return next((found for other in some if (found := known(other)) is not None), None)
 
     found: dict[str, dict[str, Any]] = {}
-    for each in judged:
+    for place, each in enumerate(judged):
         own = known(each)
         other = own if own is None or fill != "shuffle" else another(each)
         if own is None or other is None:
@@ -93,11 +103,10 @@ def changed(
         index = int(said.scores[0].argmax())
         best = said.scores.argmax(dim=1).tolist()
         loss = [float(said.shares[0, index] - share) for share in said.shares[1:, index]]
-        found[each.path] = {
+        found[str(place)] = {
             "flip": best[1] != index and best[2] == index,
             "control": best[2] != index,
             "drop": loss[0] - max(0.0, loss[1]),
-            "group": each.group,
         }
     return found
 

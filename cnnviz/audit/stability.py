@@ -34,12 +34,21 @@ class Stable(Check):
         if not look.of_classes or any("class_index" not in row["target"] for each in judged for row in each.maps[:1]):
             why = "only maps of classes of the whole image are made again of changed pictures"
             return [Statement("similarity", "mean", True, self.params.min_similarity, (), why)]
-        for each in judged:
-            photo = look.photograph(each.record)
-            if photo is None or not each.maps:
-                continue
-            index = int(each.maps[0]["target"]["class_index"])
-            seen += [each.seen(value) for value in self._similarities(method, photo.rgb, index, look)]
+        classes = [int(each.maps[0]["target"]["class_index"]) if each.maps else None for each in judged]
+
+        def similarities() -> list[list[float]]:
+            found = []
+            for each, index in zip(judged, classes, strict=True):
+                photo = None if index is None else look.photograph(each.record)
+                found.append(
+                    [] if photo is None or index is None else self._similarities(method, photo.rgb, index, look)
+                )
+            return found
+
+        what = {"stable": method, "under": list(self.params.under), "classes": classes}
+        answer = look.answered(what, [each.record for each in judged], similarities)
+        for each, values in zip(judged, answer, strict=True):
+            seen += [each.seen(value) for value in values]
         return [mean("similarity", self.params.min_similarity, seen, at_least=True, low=-1.0)]
 
     def _similarities(self, method: str, rgb: Picture, index: int, look: SecondLook) -> list[float]:

@@ -171,7 +171,7 @@ def _settings(spec: CommandSpec, shared: Shared, given: Mapping[str, Any]) -> Ru
         target=replace(shared.target(spec, params), method_named="variant" in given),
         runtime=shared.runtime(),
         draw=shared.draw(spec),
-        output=shared.output_settings(spec.command),
+        output=shared.output_settings(spec),
         limit=shared.limit,
         null=shared.null,
         exclude=shared.exclude,

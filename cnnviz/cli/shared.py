@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +11,8 @@ from typing import Any
 from cnnviz.cli.options import Option, flag, options_of, positional
 from cnnviz.cli.values import long_name
 from cnnviz.errors import CnnvizError
-from cnnviz.registry.specs import CommandSpec, StudySpec
+from cnnviz.io.cache import FOLDER, users_cache
+from cnnviz.registry.specs import CommandSpec, ComparisonSpec, StudySpec
 from cnnviz.settings import (
     ACTIVATIONS,
     CHANNEL_ORDERS,
@@ -230,6 +232,13 @@ class Shared:
         False, "Add a band below overlays: class, probability, colours with their values.", panel=_OUTPUT
     )
     draw_box: bool = flag(False, "Draw the box of the largest region above 20 % of the maximum.", panel=_OUTPUT)
+    cache: str | None = flag(
+        None,
+        "Look up and keep results here. [default: CNNVIZ_CACHE_DIR; the user's cache where methods are compared]",
+        "DIR",
+        panel=_OUTPUT,
+    )
+    no_cache: bool = flag(False, "Compute everything.", panel=_OUTPUT)
     fail_fast: bool = flag(False, "Stop at the first input that fails.", panel=_OUTPUT)
     json_: bool = flag(False, "Print the run's summary as JSON on standard output.", panel=_OUTPUT)
     quiet: bool = flag(False, "Print errors only.", panel=_OUTPUT, short="-q")
@@ -346,14 +355,20 @@ class Shared:
         beside = ("panel",) if self.only == "wrong" and draws_panels else ()
         return ",".join((*spec.default_save, *beside))
 
-    def output_settings(self, command: str) -> OutputSettings:
+    def output_settings(self, spec: CommandSpec) -> OutputSettings:
         """Where results go."""
         return OutputSettings(
-            out=self.out or f"cnnviz-out/{command}",
+            out=self.out or f"cnnviz-out/{spec.command}",
+            cache=self._cache(spec),
             resume=self.resume,
             overwrite=self.overwrite,
             fail_fast=self.fail_fast,
         )
+
+    def _cache(self, spec: CommandSpec) -> str | None:
+        if self.no_cache or self.out == "-" or self.cache is not None:
+            return self.cache if not self.no_cache else None
+        return users_cache() if isinstance(spec, ComparisonSpec) or FOLDER in os.environ else None
 
 
 @cache

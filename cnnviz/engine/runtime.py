@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -203,6 +204,13 @@ def threads(count: int) -> Iterator[None]:
 def own(tensor: Tensor) -> Tensor:
     """A tensor that autograd can use, also when it was made under ``torch.inference_mode``."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def device_name(device: str) -> str:
+    """What computes there: the kind of processor, or the model of the graphics card."""
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name(device))
+    return platform.machine()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

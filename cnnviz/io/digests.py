@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from cnnviz.io.sources import ImageRef, is_url, open_file
 from cnnviz.schema.images import InputFile
 
 _BLOCK = 1 << 20
+# Packages that decode, resize and compute; versions of PyTorch and its companions are known beside.
+_COMPUTING = ("numpy", "cv2", "PIL", "scipy", "sklearn", "skimage", "onnxruntime", "onnx2torch")
 
 
 def fingerprint(ref: ImageRef, stream: BinaryIO) -> InputFile:
@@ -51,6 +58,42 @@ def file_sha256(path: str) -> str | None:
             return _size_and_sha256(stream)[1]
     except (OSError, ValueError):
         return None
+
+
+@cache
+def package_sha256() -> str:
+    """SHA-256 over the code of this package."""
+    base = Path(__file__).parents[1]
+    found = sorted((str(path.relative_to(base)), file_sha256(str(path))) for path in base.rglob("*.py"))
+    return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def running_code(modules: Iterable[str]) -> dict[str, Any]:
+    """What else decides what is computed: versions of packages, and digests of code that is no installed package.
+
+    Args:
+        modules: Names of modules that are called by name; the files of those of other packages count too.
+    """
+    named = {name for name in modules if name.partition(".")[0] != "cnnviz" and name in sys.modules}
+    files = {getattr(sys.modules[name], "__file__", None) for name in named}
+    files |= {path for module in list(sys.modules.values()) if _is_own(path := getattr(module, "__file__", None))}
+    versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in _COMPUTING}
+    versions |= {
+        top: getattr(sys.modules.get(top), "__version__", None) for top in {name.partition(".")[0] for name in named}
+    }
+    # Paths differ from machine to machine.
+    return {"versions": versions, "files": sorted(filter(None, (file_sha256(str(path)) for path in files if path)))}
+
+
+def _is_own(path: str | None) -> bool:
+    """Whether a module is of whoever runs this: neither of Python, nor installed, nor of this package."""
+    return path is not None and path.endswith(".py") and not path.startswith(_installed())
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    paths = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages(), sys.prefix}
+    return tuple(os.path.join(path, "") for path in (*paths, sys.base_prefix, str(Path(__file__).parents[1])) if path)
 
 
 def _size_and_sha256(stream: BinaryIO) -> tuple[int, str]:

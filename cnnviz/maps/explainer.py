@@ -24,6 +24,7 @@ from cnnviz.maps import mosaics, tiling
 from cnnviz.maps.asked import Asked, check_targets, for_task, truth_facts, truth_labels, with_role
 from cnnviz.maps.comparison import Conclusion, comparison_of, of_method, of_several
 from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, probing
+from cnnviz.maps.remembered import Remembered
 from cnnviz.maps.second_look import SecondLook
 from cnnviz.maps.tiling import ComputedMap, Tiles
 from cnnviz.maps.write_image import ImageResult, TargetMap
@@ -57,7 +58,7 @@ class Explainer:
         spec: What the command runs: a method, or a comparison of several.
         comparison: The comparison; None for a method.
         methods: The methods; those that share a session share its forward passes.
-        makers: What makes the maps: the methods, and the baselines that stand beside them.
+        makers: What makes the maps: the methods, and the baselines beside them. ``remembered``: the run's cache.
 
     Raises:
         CnnvizError: The model, the layer, the class or a method cannot be had.
@@ -71,6 +72,7 @@ class Explainer:
         prepares: type[PreparedModel] | Callable[..., PreparedModel] = PreparedModel,
     ) -> None:
         self.settings = settings
+        self.remembered: Remembered | None = None
         self.spec = lookup.find_entry(settings.target.method)
         params = self.spec.resolve_params(settings.target.params)
         self.comparison = comparison_of(self.spec, params, settings.target)
@@ -83,8 +85,8 @@ class Explainer:
             raise CnnvizError(
                 f"--save gradient: {names} has no gradient at the image.", "Use it with guided or saliency."
             )
-        cuts = [cut_for(spec, own, settings.target.layers) for spec, own in chosen]
         asked = settings.target.layers
+        cuts = [cut_for(spec, own, asked) for spec, own in chosen]
         for name in without_layer(asked, {spec.name: cut for (spec, _), cut in zip(chosen, cuts, strict=True)}):
             note(f"--layer {', '.join(asked)}: {name} looks at no layer")
         self.prepared = prepares(settings, cuts[0], total, note, spec=chosen[0][0])
@@ -234,8 +236,7 @@ class Explainer:
         return rows
 
     def _explain_tiles(self, mosaics: Sequence[Tiles]) -> list[ImageOutcome]:
-        """Images whose tiles run together. Where they are more than a batch, each runs twice: once for the classes,
-        which depend on all of them, and once for its maps."""
+        """Images whose tiles run together; where they are more than a batch, each runs twice: for classes, for maps."""
         prepared, most, method = self.prepared, self.prepared.batch_size, self.methods[0]
         pixels = torch.cat([mosaic.cut() for mosaic in mosaics]).to(method.session.device, non_blocking=True)
         pixels = normalize(pixels, prepared.preprocess)
@@ -362,7 +363,7 @@ class Explainer:
                 remarks[name] = found.remarks
         for text in of_several(remarks):
             self.prepared.note(text)
-        self.comparison.look = SecondLook(self.prepared, self.methods, self.annotations)
+        self.comparison.look = SecondLook(self.prepared, self.methods, self.annotations, self.remembered)
         concluded = self.comparison.conclude(figures, records(), store)
         left_out = {name: own["left_out"] for name, own in figures.items() if "left_out" in own}
         style = Style(self.settings.draw.colormap, self.settings.draw.alpha)
@@ -379,9 +380,7 @@ class Explainer:
     def _played(self, records: Callable[[], Iterable[Mapping[str, Any]]]) -> mosaics.Played:
         """The grid pointing game, where it was asked for."""
         request = mosaics.asked(self.requests[0])
-        if request is None:
-            return mosaics.Played()
-        return mosaics.play(self.prepared, self.makers, request, records())
+        return mosaics.Played() if request is None else mosaics.play(self.prepared, self.makers, request, records())
 
     def facts(self) -> dict[str, Any]:
         """What the summary says of the method, or of the methods."""

@@ -41,6 +41,9 @@ _DRAWING_PIXEL = 16
 _TOLD = 3
 
 
+Recall = Callable[[ImageRef, InputFile, tuple[int, int]], Callable[[], Record] | None]
+
+
 @dataclass(frozen=True)
 class Fold:
     """How a study gathers what it sees in all images, in input order, in the main thread.
@@ -65,6 +68,7 @@ class _Waiting:
         finished: Its record of the run that is continued.
         replaced: The same, where the image is another one now.
         source: ``input`` of its record.
+        recalled: Brings back what an earlier run kept of it in the cache.
     """
 
     ref: ImageRef
@@ -75,6 +79,7 @@ class _Waiting:
     finished: FinishedRecord | None = None
     replaced: FinishedRecord | None = None
     source: InputFile | None = None
+    recalled: Callable[[], Record] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +104,8 @@ class Loop:
         reporter: Told about each record; None for silence.
         gathering: What a study gathers of all images.
         annotations: What is known of the images; None where nobody asked.
+        recall: What brings back the record of an image from the cache, by its file and its size; None where there is
+            no cache, and gives None where nothing is kept of the image.
     """
 
     def __init__(
@@ -109,11 +116,12 @@ class Loop:
         reporter: Reporter | None = None,
         gathering: Fold | None = None,
         annotations: Annotations | None = None,
+        recall: Recall | None = None,
     ) -> None:
         self.settings, self.reporter = prepared.settings, reporter
         self.counts = Counts()
         self._prepared, self._explain, self._draw = prepared, explain, draw
-        self._annotations = annotations
+        self._annotations, self._recall_kept = annotations, recall
         self._gathering = gathering
         self._workers = self.settings.runtime.workers or max(2, os.cpu_count() or 2)
         self._running: deque[tuple[list[_Waiting], Future[Sequence[Any]] | None]] = deque()
@@ -208,10 +216,14 @@ class Loop:
         try:
             with open_file(ref, memory.cancelled) as stream:
                 image = open_image(stream)
-                memory.take(image.peak_bytes)
                 place = stream.tell()
                 source = fingerprint(ref, stream)
                 stream.seek(place)
+                kept = None if self._recall_kept is None else self._recall_kept(ref, source, image.size)
+                if kept is not None:
+                    memory.free()
+                    return _Waiting(ref, memory, None, source=source, recalled=kept)
+                memory.take(image.peak_bytes)
                 item = _shown(ref, image.decode().rgb, self._prepared.preprocess, self._annotations)
             memory.keep(item.rgb.nbytes + item.pixels.nbytes)
             return _Waiting(ref, memory, item, source=source)
@@ -281,6 +293,8 @@ class Loop:
                 result = next(results) if item.loaded is not None else item.failure
                 if item.finished is not None:
                     self._finished.append(_Result(item, None, result))
+                elif item.recalled is not None:
+                    self._finished.append(_Result(item, writers.submit(item.recalled)))
                 elif isinstance(result, Record):
                     item.memory.free()
                     self._finished.append(_Result(item, result))

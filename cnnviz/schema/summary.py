@@ -56,6 +56,19 @@ class Outcomes(TypedDict):
     """How many it gets wrong."""
 
 
+class FromCache(TypedDict):
+    """What of a run was in its cache."""
+
+    images: Count
+    """How many images have a record that an earlier run found."""
+    of_images: Count
+    """How many were looked up."""
+    answers: Count
+    """How many questions of an audit were answered before."""
+    of_answers: Count
+    """How many were looked up."""
+
+
 class Inputs(TypedDict):
     """What became of the inputs."""
 
@@ -72,6 +85,8 @@ class Inputs(TypedDict):
     it; null where there were none."""
     excluded: NotRequired[Count]
     """Of ``--exclude``: how many images it left out; they are not among the ``inputs``, and have no record."""
+    cache: NotRequired[FromCache]
+    """Of commands that make maps, where they have a cache: what was in it."""
     resumed: NotRequired[Count]
     """How many inputs ``--resume`` found done."""
     failures: NotRequired[dict[str, Count]]

@@ -1,0 +1,237 @@
+"""What earlier runs found of the same images, by the same network, asked the same: taken from a cache.
+
+A record and its pictures are kept by the digest of all that they depend on: the image's bytes and name, what is known
+of it, and what the run is (:func:`run_key`): the network's weights and code, every option that changes a number or a
+pixel, the methods and metrics with their options and code, this package's code, versions, device and precision. No
+path is part of a key, so a cache may move to another machine; a change anywhere is another key, so nothing is ever out
+of date. Answers to questions that an audit asks of images at its end are kept likewise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from cnnviz.engine.runtime import device_name
+from cnnviz.geometry.truth import Truth
+from cnnviz.io.annotations import Annotations
+from cnnviz.io.cache import ContentCache
+from cnnviz.io.digests import file_sha256, package_sha256, running_code
+from cnnviz.io.sources import ImageRef
+from cnnviz.io.store import Store
+from cnnviz.records import Record, RunHeader, files_of, to_json
+from cnnviz.registry.specs import EntrySpec
+from cnnviz.schema.images import AnyImage, InputFile
+from cnnviz.settings import RunSettings
+
+_OF_NETWORK = (
+    "weights_sha256", "source_sha256", "labels_sha256", "parameters", "num_classes", "task", "boxes", "input_size",
+    "layers", "preprocess", "weights",
+)  # fmt: skip
+# What the network's digests stand for; paths, which differ from machine to machine; and what changes no result.
+_NOT_OPTIONS = frozenset({"model", "checkpoint", "labels", "trust_checkpoint", "truth", "params", "method_named"})
+
+
+@dataclass(frozen=True)
+class RestoredRecord(Record):
+    """A record as an earlier run wrote it."""
+
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self, name: str, source: InputFile | None) -> AnyImage:
+        found: Any = {**self.row, "path": self.path, "name": name, "input": source}
+        return found  # type: ignore[no-any-return]
+
+
+@dataclass
+class Uses:
+    """How much was there, and how much was not."""
+
+    hits: int = 0
+    misses: int = 0
+
+
+class Remembered:
+    """The cache of a run. Safe in threads.
+
+    Args:
+        cache: Where things are kept.
+        key: Of the run.
+        store: The output folder.
+        annotations: What is known of the images; None where nobody asked.
+        label: What the run's labels say of an image, as JSON.
+    """
+
+    def __init__(
+        self,
+        cache: ContentCache,
+        key: str,
+        store: Store,
+        annotations: Annotations | None,
+        label: Callable[[ImageRef], Any],
+    ) -> None:
+        self.cache, self.key, self.store = cache, key, store
+        self._annotations, self._label = annotations, label
+        self._keys: dict[str, str] = {}
+        self._turn = threading.Lock()
+        self.images, self.answers = Uses(), Uses()
+
+    def recall(self, ref: ImageRef, source: InputFile, size: tuple[int, int]) -> Callable[[], RestoredRecord] | None:
+        """What brings back the record and the files of an image; None where nothing is kept of it.
+
+        Args:
+            ref: The image.
+            source: Its file.
+            size: (W, H) of it, upright.
+
+        Raises:
+            ImageError, CnnvizError: As :meth:`Annotations.truth`.
+        """
+        truth = None if self._annotations is None else self._annotations.truth(ref, size)
+        known = {
+            "sha256": source["sha256"],
+            "name": ref.name,
+            "label": self._label(ref),
+            "given": [ref.label, ref.label_index],
+            "truth": None if self._annotations is None else _truth_sha256(truth),
+        }
+        key = _sha256([self.key, "image", known])
+        with self._turn:
+            self._keys[ref.name] = key
+        content = self.cache.get(key)
+        with self._turn:
+            self.images.hits += content is not None
+            self.images.misses += content is None
+        return None if content is None else lambda: self._restored(ref, content)
+
+    def _restored(self, ref: ImageRef, content: bytes) -> RestoredRecord:
+        head, _, rest = content.partition(b"\n")
+        kept = json.loads(head)
+        for name, length in kept["files"]:
+            self.store.write(name, rest[:length])
+            rest = rest[length:]
+        row = kept["row"]
+        return RestoredRecord(ref.uri, row["width"], row["height"], row["label"], row=row)
+
+    def keep(self, ref: ImageRef, record: Record) -> Record:
+        """Keep what was found of an image, unless that it failed. Returns the record."""
+        key = self._keys.get(ref.name)
+        if record.error is not None or key is None:
+            return record
+        row: Any = record.to_dict(ref.name, None)
+        files = []
+        for name in dict.fromkeys(files_of(row)):
+            data = self.store.read(name)
+            if data is None:
+                return record
+            files.append((name, data))
+        head = to_json({"row": row, "files": [[name, len(data)] for name, data in files]})
+        self.cache.put(key, b"".join([head.encode(), b"\n", *(data for _, data in files)]))
+        return record
+
+    def answered(self, what: Mapping[str, Any], names: Sequence[str], ask: Callable[[], Any]) -> Any:
+        """The answer to a question about some images, as plain JSON.
+
+        Args:
+            what: The question, with all that the answer depends on beside the run and the images.
+            names: Of the records.
+            ask: Finds it out.
+        """
+        keys = [self._keys.get(name) for name in names]
+        if None in keys:  # of a run that is continued
+            return ask()
+        key = _sha256([self.key, "answer", what, keys])
+        content = self.cache.get(key)
+        if content is not None:
+            self.answers.hits += 1
+            return json.loads(content)
+        self.answers.misses += 1
+        answer = ask()
+        self.cache.put(key, to_json(answer).encode())
+        return answer
+
+    def sentences(self) -> list[str]:
+        """The same for people, where anything was there."""
+        images, answers = self.images, self.answers
+        if not images.hits + answers.hits:
+            return []
+        text = f"from the cache {self.cache.folder}: {images.hits} of {images.hits + images.misses} images"
+        if answers.hits + answers.misses:
+            text += f", {answers.hits} of {answers.hits + answers.misses} answers of checks"
+        return [text]
+
+    def facts(self) -> dict[str, Any]:
+        """What the summary says of it."""
+        return {
+            "cache": {
+                "images": self.images.hits,
+                "of_images": self.images.hits + self.images.misses,
+                "answers": self.answers.hits,
+                "of_answers": self.answers.hits + self.answers.misses,
+            }
+        }
+
+
+def run_key(
+    settings: RunSettings, header: RunHeader, entries: Sequence[tuple[EntrySpec, Mapping[str, Any]]], more: Any
+) -> str:
+    """The digest of all that results depend on beside the image.
+
+    Args:
+        settings: What was asked for.
+        header: What the report says of the network and of where it runs.
+        entries: Methods and metrics with their options.
+        more: What else changes a result, such as limits of the run's colours.
+    """
+    options = {
+        f"{type(part).__name__}.{each.name}": _content(getattr(part, each.name))
+        for part in (settings.model, settings.target, settings.draw)
+        for each in fields(part)
+        if each.name not in _NOT_OPTIONS
+    }
+    runtime = settings.runtime
+    options["runtime"] = [runtime.seed, runtime.precision, runtime.tracing, list(runtime.skip_check)]
+    return _sha256(
+        {
+            "code": package_sha256(),
+            "running": running_code(spec.entry.partition(":")[0] for spec, _ in entries),
+            "network": {name: header.model.get(name) for name in _OF_NETWORK},
+            "environment": {**header.environment, "machine": device_name(str(header.environment["device"]))},
+            "options": options,
+            "entries": [
+                [type(spec).__name__, spec.name, spec.entry, {k: _content(v) for k, v in params.items()}]
+                for spec, params in entries
+            ],
+            "more": more,
+        }
+    )
+
+
+def _content(value: Any) -> Any:
+    """An option; of a file that it names the content, not the path."""
+    if isinstance(value, (list, tuple)):
+        return [_content(each) for each in value]
+    if isinstance(value, str):
+        before, mask, path = value.partition("mask:")
+        for head, file in (("", value), (before, path if mask else "")):
+            if file and os.path.isfile(file):
+                return [head, file_sha256(file)]
+    return value
+
+
+def _truth_sha256(truth: Truth | None) -> str | None:
+    if truth is None:
+        return None
+    masks = {label: hashlib.sha256(mask.tobytes()).hexdigest() for label, mask in truth.masks.items()}
+    ignored = None if truth.ignored is None else hashlib.sha256(truth.ignored.tobytes()).hexdigest()
+    return _sha256([truth.to_dict(), list(truth.size), masks, ignored])
+
+
+def _sha256(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
