@@ -34,10 +34,11 @@ from cnnviz.models.loading.load import LoadedModel, load, unwrap
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import Options
 from cnnviz.registry.tasks import TaskRequest
+from cnnviz.run.picture_vectors import PictureVectors
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, TRACING_MODES, ModelSpec, check_choice, parse_skipped
 from cnnviz.tasks.class_names import ClassNames
 from cnnviz.tasks.dense_words import has_places, placed_target
-from cnnviz.tasks.words import TargetLike, check_target, check_unit, make_target, readout_of
+from cnnviz.tasks.words import TargetLike, check_target, check_unit, make_target, read_elsewhere, readout_of
 
 # Of explain's options, those that belong to the pass and not to the method.
 _GENERAL = ("score", "logits_key", "activation", "skip_check", "task")
@@ -138,7 +139,8 @@ def explain(
             ``unit:layer4:17`` (the sum of a unit's map; ``unit:layer4:17/strongest``: its strongest position) or
             ``neuron:layer4:17:3:3`` (channel, row and column of one cell); of a network with scores at positions a
             class where it is found, ``class:car@all`` or ``class:car@box:x,y,w,h`` in pixels of the batch; of a
-            detector ``box:2``, ``box:class=car``, ``box:x,y,w,h``, ``box:1/x0``; a
+            detector ``box:2``, ``box:class=car``, ``box:x,y,w,h``, ``box:1/x0``; ``similar:FILE``, ``embedding:K``,
+            ``file.py:function``; a
             :class:`cnnviz.extend.Target`; or a function of all that the network returns, ``function(output) -> [N]``.
         layer: Module path, negative stage index, or several; None for the tensor that feeds the head.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
@@ -159,23 +161,23 @@ def explain(
     asked = cut_for(spec, params, _layers(layer))
     without_layer(_layers(layer), {spec.name: asked})
     task = lookup.read_task(general["task"]) if "task" in general else _task_of(model)
-    how = _How(asked, readout_of(target), precision, device, compile, general.get("logits_key"), tracing, task)
+    how = _How(
+        asked,
+        readout_of(target, _vector_readout(task)),
+        precision,
+        device,
+        compile,
+        general.get("logits_key"),
+        tracing,
+        task,
+    )
     with _session(model, batch, spec, how) as session:
         exact = partial(_session, model, batch, spec, replace(how, precision="fp32", compile="off"))
         found = _checks(session, exact, (spec, params), general.get("skip_check", ()))
-        activation = session.final_activation or "softmax" if activation == "auto" else activation
-        score, resolve = general.get("score", "logit"), _class_finder(model)
         if isinstance(model, Model):
-            params = params.with_classes(resolve)
-
-        def made(run: ForwardPass, wanted: TargetLike) -> tuple[Target, Tensor]:
-            if has_places(wanted, run):
-                return placed_target(wanted, run, (score, activation), getattr(model, "labels", ()), how.task.options)
-            chosen, indices = make_target(wanted, run.chosen, score, activation, resolve)
-            if isinstance(wanted, Target) or isinstance(chosen, CallableTarget):
-                check_target(chosen, run.output, len(run.pixels))
-            check_unit(chosen, score)
-            return chosen, indices
+            params = params.with_classes(_class_finder(model))
+        activation = session.final_activation or "softmax" if activation == "auto" else activation
+        made = partial(_target, model, (general.get("score", "logit"), activation), task)
 
         def explained(images: Tensor, wanted: TargetLike) -> Explanation:
             run = session.forward(images)
@@ -189,6 +191,40 @@ def explain(
         with rt.scope():
             whole, _ = made(session.forward(batch), target)
         return joined([explained(image, whole.for_image(i)) for i, image in enumerate(batch.split(1))])
+
+
+def _target(
+    model: Model | nn.Module, how: tuple[str, str], task: TaskRequest, run: ForwardPass, wanted: TargetLike
+) -> tuple[Target, Tensor]:
+    """The target of a pass over a batch, and the indices [N] that it explains.
+
+    Args:
+        model: The network.
+        how: The score of a class, and how logits become probabilities.
+        task: What the network is said to be for.
+        run: The pass.
+        wanted: As :func:`explain` has it.
+    """
+    wanted = read_elsewhere(wanted, _vectors(model, run.session), len(run.pixels)) or wanted
+    if has_places(wanted, run):
+        return placed_target(wanted, run, how, getattr(model, "labels", ()), task.options)
+    chosen, indices = make_target(wanted, run.chosen, *how, _class_finder(model))
+    if isinstance(wanted, Target) or isinstance(chosen, CallableTarget):
+        check_target(chosen, run.output, len(run.pixels))
+    check_unit(chosen, how[0])
+    return chosen, indices
+
+
+def _vectors(model: Model | nn.Module, session: Session) -> PictureVectors:
+    """Vectors of picture files."""
+    output = session if session.readout == Readout.scores() else None
+    preprocess = model.loaded.preprocess if isinstance(model, Model) else None
+    return PictureVectors(preprocess, output, lambda cut, readout: session)
+
+
+def _vector_readout(task: TaskRequest) -> Readout:
+    """Where the network's vector of an image is read."""
+    return Readout.scores() if task.spec is not None and task.spec.vectors else Readout.vector()
 
 
 def _task_of(model: Model | nn.Module) -> TaskRequest:

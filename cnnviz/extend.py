@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cnnviz.engine.region_targets import RegionTarget
     from cnnviz.engine.session import ForwardPass
     from cnnviz.engine.targets import CallableTarget, ClassTarget, DifferenceTarget, Target, UnitTarget
+    from cnnviz.engine.vector_targets import ComponentTarget, SimilarityTarget
     from cnnviz.errors import CnnvizError, ImageError
     from cnnviz.geometry.boxes import Box
     from cnnviz.geometry.placement import PlacedMap
@@ -38,6 +39,7 @@ _HOMES = {
     "ClassNames": "cnnviz.tasks.class_names",
     "ClassTarget": "cnnviz.engine.targets",
     "CnnvizError": "cnnviz.errors",
+    "ComponentTarget": "cnnviz.engine.vector_targets",
     "DifferenceTarget": "cnnviz.engine.targets",
     "ExplainedBatch": "cnnviz.metrics.contract",
     "ExplainedImage": "cnnviz.metrics.contract",
@@ -63,6 +65,7 @@ _HOMES = {
     "Selected": "cnnviz.tasks.base",
     "Selector": "cnnviz.tasks.base",
     "Target": "cnnviz.engine.targets",
+    "SimilarityTarget": "cnnviz.engine.vector_targets",
     "Task": "cnnviz.tasks.base",
     "TaskSpec": "cnnviz.registry.tasks",
     "Truth": "cnnviz.geometry.truth",
@@ -76,6 +79,7 @@ __all__ = [
     "ClassNames",
     "ClassTarget",
     "CnnvizError",
+    "ComponentTarget",
     "DifferenceTarget",
     "ExplainedBatch",
     "ExplainedImage",
@@ -99,6 +103,7 @@ __all__ = [
     "RunSummary",
     "Selected",
     "Selector",
+    "SimilarityTarget",
     "Target",
     "Task",
     "TaskSpec",

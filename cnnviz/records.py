@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
-    from cnnviz.schema import boxes, header, images, maps
+    from cnnviz.schema import boxes, header, images, maps, targets
 
 SCHEMA = "cnnviz.report/1"
 
@@ -26,7 +26,7 @@ class ClassScore:
     probability: float
     logit: float
 
-    def to_dict(self) -> maps.Prediction:
+    def to_dict(self) -> targets.Prediction:
         """As the report has it."""
         return {
             "class_index": self.class_index,
@@ -49,9 +49,9 @@ class SegmentScore:
     logit: float
     area: float
 
-    def to_dict(self) -> maps.SegmentPrediction:
+    def to_dict(self) -> targets.SegmentPrediction:
         """As the report has it."""
-        return cast("maps.SegmentPrediction", asdict(self))
+        return cast("targets.SegmentPrediction", asdict(self))
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class OutputValue:
     logit: float
     probability: None = None
 
-    def to_dict(self) -> maps.Prediction:
+    def to_dict(self) -> targets.Prediction:
         """As the report has it: a prediction without a probability."""
         return {"class_index": self.class_index, "label": self.label, "probability": None, "logit": self.logit}
 
@@ -117,14 +117,49 @@ class UnitScore:
 
 
 @dataclass(frozen=True)
+class SimilarityScore:
+    """The target of an explanation that is the cosine of the vectors of two images."""
+
+    spec: str
+    label: str
+    score: float
+    file: str
+    kind: Literal["similar"] = "similar"
+    probability: None = None
+
+
+@dataclass(frozen=True)
+class ComponentScore:
+    """The target of an explanation that is one number of an image's vector."""
+
+    spec: str
+    label: str
+    score: float
+    index: int
+    kind: Literal["embedding"] = "embedding"
+    probability: None = None
+
+
+@dataclass(frozen=True)
+class FunctionScore:
+    """The target of an explanation that is what a function of the user makes of the whole output."""
+
+    spec: str
+    label: str
+    score: float
+    kind: Literal["function"] = "function"
+    probability: None = None
+
+
+@dataclass(frozen=True)
 class DifferenceScore:
     """The target of an explanation that is the score of one class or unit minus that of another."""
 
     spec: str
     label: str
     score: float
-    first: ClassScore | UnitScore | RegionScore | BoxScore | OutputScore
-    second: ClassScore | UnitScore | RegionScore | BoxScore | OutputScore
+    first: SideScore
+    second: SideScore
     kind: Literal["diff"] = "diff"
     probability: None = None
 
@@ -167,9 +202,11 @@ class BoxScore:
     kind: Literal["box"] = "box"
 
 
-SideScore = (ClassScore, UnitScore, RegionScore, BoxScore, OutputScore)
+SideScore = (
+    ClassScore | UnitScore | RegionScore | BoxScore | OutputScore | SimilarityScore | ComponentScore | FunctionScore
+)
 """What may stand on a side of a difference."""
-TargetScore = ClassScore | DifferenceScore | UnitScore | RegionScore | BoxScore | OutputScore
+TargetScore = SideScore | DifferenceScore
 PredictionScore = ClassScore | SegmentScore | DetectionScore | OutputValue
 
 
@@ -189,7 +226,7 @@ class Explanation:
         row: maps.Map = {
             "method": self.method,
             "layer": self.layer,
-            "target": cast("maps.Target", asdict(self.target)),
+            "target": cast("targets.Target", asdict(self.target)),
             "files": dict(self.files),
             # Methods and metrics, those of other packages among them, add figures and facts of their own.
             "scores": cast("maps.Scores", dict(self.scores)),

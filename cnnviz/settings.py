@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import InitVar, dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -204,10 +205,31 @@ class RunSettings:
             if name in FREE_OPTIONS or name in {"model", "checkpoint", "labels"}:
                 continue
             for text in value if isinstance(value, (list, tuple)) else (value,):
-                known = digest(text) if isinstance(text, str) and os.path.isfile(text) else None
-                if known is not None:
-                    found[text] = known
+                for path in _files_named(text) if isinstance(text, str) else ():
+                    known = digest(path)
+                    if known is not None:
+                        found[path] = known
         return found
+
+
+def _files_named(text: str) -> list[str]:
+    """Files that the value of an option names: itself, or within a target a picture, a mask, or a file of code."""
+    sides = text.removeprefix("diff:").split(",") if text.startswith("diff:") else []
+    found = []
+    for part in (text, *map(str.strip, sides)):
+        place = part.rpartition(":")[0]
+        module = getattr(sys.modules.get(place), "__file__", None)
+        mask = part.partition("@mask:")[2]
+        candidates = (
+            part,
+            part.removeprefix("similar:"),
+            place * place.endswith(".py"),
+            module,
+            mask,
+            mask.rpartition("#")[0],
+        )
+        found += [path for path in candidates if path and os.path.isfile(path)]
+    return list(dict.fromkeys(found))
 
 
 LONG_NAMES = {"layers": "layer", "classes": "class", "targets": "target", "metrics": "metric"}

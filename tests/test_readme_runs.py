@@ -35,6 +35,7 @@ SKIPPED = {
     "cnnviz gradcam photos/ -m timm/convnext_tiny.fb_in1k": "downloads weights",
     "cnnviz gradcam photos/ -m resnet18 --checkpoint best.pth": "the reader's weights",
     "cnnviz gradcam photos/ -m model.py:build": "the reader's network",
+    "cnnviz gradcam cat.jpg -t scores.py:depth": "the reader's function; tests/test_elsewhere_targets.py",
     "cnnviz gradcam face.jpg -m ages.py:build --task regress": "the reader's network; tests/test_regression.py",
     "cnnviz gradcam photos/ -m model.onnx": "the reader's network",
     "cnnviz gradcam data/val --precision bf16 --compile on": "needs a C++ compiler, and a minute of it",

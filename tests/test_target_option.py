@@ -202,7 +202,7 @@ def test_what_the_method_states_is_that_of_each_map(photos: Path, tmp_path: Path
         ("saliency", ("-t", "diff:unit:4:0,unit:4:0"), "both are the same unit"),
         ("saliency", ("-t", "unit:4:1", "--view", "tiles"), "only classes are explained by tiles"),
         ("gradcam", ("-t", "unit:4:1", "--sanity"), "compares maps of classes"),
-        ("saliency", ("-t", "unit:4:1", "--score", "probability"), "a unit has an activation, no probability"),
+        ("saliency", ("-t", "unit:4:1", "--score", "probability"), "a unit has no probability"),
         ("cam", ("-t", "unit:4:1"), "CAM explains the logit of a class"),
     ],
 )

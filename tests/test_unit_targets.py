@@ -204,8 +204,8 @@ def test_the_network_is_left_as_found() -> None:
         ("neuron:norm2:1:6:0", "6 x 8 positions; there is none at row 6, column 0"),
         ("neuron:fc:1:0:0", "returns a vector"),
         ("unit:stem:0", "no map lies below layer stem"),
-        ("diff:1,unit:norm2:1", "from one output"),
-        ("diff:unit:norm2:1,unit:norm1:1", "from one output"),
+        ("diff:1,unit:norm2:1", "no common scale"),
+        ("diff:unit:norm2:1,unit:norm1:1", "two units of one layer"),
     ],
 )
 def test_units_that_do_not_exist(spec: str, message: str) -> None:

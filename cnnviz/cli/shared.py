@@ -109,7 +109,8 @@ class Shared:
     task: str = flag(
         "auto",
         "What the model is for: classify, segment, detect; auto tells it by the output. regress: numbers that are no "
-        "classes; auto never takes it. Options of detect stand behind it: detect:score=0.3,iou=0.5,form=yolov5.",
+        "classes, and embed: a vector; auto never takes them. Options stand behind it: "
+        "detect:score=0.3,iou=0.5,form=yolov5.",
         "TASK[:OPTION=VALUE,...]",
         panel=_MODEL,
     )
@@ -139,7 +140,8 @@ class Shared:
         "class:SPEC, as --class; diff:A,B: what speaks for class A rather than for class B (each an "
         "index, a label or pred); unit:LAYER:K: a unit of a layer (unit:LAYER:K/strongest: its strongest "
         "position); neuron:LAYER:K:ROW:COLUMN; output:K or -output:K: what raises or lowers an output of --task "
-        "regress; repeatable.",
+        "regress; similar:FILE: what makes it like another picture; embedding:K; file.py:function of the model's whole "
+        "output; repeatable.",
         "SPEC",
         panel=_WHAT,
         short="-t",

@@ -50,7 +50,7 @@ class Cut:
     @classmethod
     def before_classifier(cls) -> Cut:
         """At what feeds a last linear layer, otherwise at the logits: for whoever needs no gradient."""
-        return cls(find=_before_classifier)
+        return cls(find=_nodes_before_classifier)
 
     @classmethod
     def at_nodes(cls, find: Callable[[Graph], Sequence[fx.Node]]) -> Cut:
@@ -130,9 +130,13 @@ def several_levels(model_name: str, levels: Sequence[str]) -> CnnvizError:
     )
 
 
-def _before_classifier(graph: Graph) -> list[fx.Node]:
+def _nodes_before_classifier(graph: Graph) -> list[fx.Node]:
+    return [before_classifier(graph)]
+
+
+def before_classifier(graph: Graph) -> fx.Node:
     """The tensor that feeds a last linear layer, which stays in float32; otherwise the logits themselves."""
     last = graph.submodule(graph.logits)
     sources = graph.inputs_of(graph.logits)
     direct = type(last) is nn.Linear and sources[:1] == graph.chain()[-2:-1]
-    return [sources[0] if direct else graph.logits]
+    return sources[0] if direct else graph.logits

@@ -182,7 +182,7 @@ class _Examiner:
             self.not_run[check] = f"{self.wanted.method} needs no gradient"
         elif check == "gradient_reaches_layer" and not self._finds_a_box():
             self.not_run[check] = "the network finds no box on a probe"
-        elif check == "input_sizes" and self.session.readout.layer is not None:
+        elif check == "input_sizes" and self.session.readout.why is not None:
             self.not_run[check] = "units are explained, and what lies below them may take more sizes than the network"
         return check not in self.not_run
 

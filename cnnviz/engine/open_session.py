@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.cut import DEFAULT_LAYER, Cut, several_levels
+from cnnviz.engine.cut import DEFAULT_LAYER, Cut, before_classifier, several_levels
 from cnnviz.engine.head_rerun import HeadRun
 from cnnviz.engine.hooks import at_position, below_units, recording, seen_layer, substituting, unit_layer, watched
 from cnnviz.engine.prepare.compile import compile_trunk
@@ -26,7 +26,7 @@ from cnnviz.models.graph.layers import LayerRef
 from cnnviz.models.graph.levels import marked_levels
 from cnnviz.models.graph.outputs import OutputChoice, choose_output, select_output, selector
 from cnnviz.models.graph.trace import Graph, of_boxes, trace
-from cnnviz.models.graph.units import ending_at_units
+from cnnviz.models.graph.units import ending_at_units, ending_at_vector
 from cnnviz.models.loading.inputs import cannot_run, first_line
 from cnnviz.models.loading.listed_boxes import lists_boxes, with_rows
 from cnnviz.registry.tasks import TaskRequest
@@ -101,14 +101,20 @@ def prepare(
         graph = trace(module, image, selector(choice.key)) if options.tracing == "auto" else None
         if graph is not None and form is not None:
             graph = of_boxes(graph, selector(choice.key))
+        if graph is not None and options.task.spec is not None and options.task.spec.vectors:
+            graph = replace(graph, vector=True)
+        if graph is None and options.readout.before_classifier:
+            raise CnnvizError(
+                f"{name} cannot be traced, so that nobody knows which vector feeds its classifier.",
+                "Where its output is a vector, say --task embed; or name a unit: unit:LAYER:K.",
+            )
         if graph is None:
             network = _by_hooks(module, name, image, runtime, options)
         else:
             network = _by_graph(read_at(graph, options.readout, name), name, image, runtime, options)
         there = image.to(network.device)
-        if options.readout.layer is not None:
-            shape = tuple(network.passed(there).chosen.shape)
-            choice = OutputChoice(None, shape, f"the units of layer {options.readout.layer} are explained")
+        if (why := options.readout.why) is not None:
+            choice = OutputChoice(None, tuple(network.passed(there).chosen.shape), why)
         if options.readout.whole:
             network = with_shared_marked(network, there)
         session = Session(network, choice, probe, options.readout)
@@ -120,6 +126,8 @@ def read_at(graph: Graph, readout: Readout, name: str) -> Graph:
     """The trace with what is read of it: units of a layer in the place of the logits, or everything beside them."""
     if readout.layer is not None:
         return ending_at_units(graph, readout.layer, readout.at, name)
+    if readout.before_classifier:
+        return ending_at_vector(graph, before_classifier(graph), name)
     return replace(graph, end=graph.returned) if readout.whole else graph
 
 

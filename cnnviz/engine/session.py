@@ -368,7 +368,8 @@ def no_gradient(session: Session) -> CnnvizError:
     """What to say when the score cannot be differentiated by what is explained."""
     to = f"layer {session.layers[0].name}" if session.layers else "the image"
     units = session.readout.layer
-    scores = "the class scores" if units is None else f"the units of layer {units}"
+    other = "the vector of an image" if session.readout.before_classifier else "the class scores"
+    scores = other if units is None else f"the units of layer {units}"
     return CnnvizError(
         f"No gradient passes from {scores} to {to}, without which this cannot be computed.",
         "Use occlusion or rise, which need no gradient.",

@@ -21,6 +21,7 @@ from cnnviz.run.outcomes import Verdict
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.run.truth_classes import TruthClasses
 from cnnviz.tasks.base import Request
+from cnnviz.tasks.elsewhere import noun_of, plural
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +102,17 @@ def check_targets(prepared: PreparedModel, requests: Sequence[Sequence[MetricReq
             "Use --view crop, whole or squash.",
         )
     randomized = any(each.spec is RANDOMIZATION for requests in requests for each in requests)
-    if randomized and prepared.target_selector.units:
-        raise CnnvizError("--sanity compares maps of classes, not of units.", "Leave out --sanity, or the unit.")
-    if prepared.settings.target.score != "logit" and prepared.target_selector.units:
+    if not (others := prepared.target_selector.elsewhere):
+        return
+    noun = noun_of(others[0])
+    if randomized:
         raise CnnvizError(
-            f"--score {prepared.settings.target.score}: a unit has an activation, no probability.",
-            "Leave --score out, or explain classes and units in two runs.",
+            f"--sanity compares maps of classes, not of {plural(noun)}.", "Leave out --sanity, or that target."
+        )
+    if prepared.settings.target.score != "logit":
+        raise CnnvizError(
+            f"--score {prepared.settings.target.score}: a {noun} has no probability.",
+            f"Leave --score out, or explain classes and the {noun} in two runs.",
         )
 
 

@@ -30,13 +30,14 @@ from cnnviz.maps.tiling import ComputedMap, Tiles
 from cnnviz.maps.write_image import ImageResult, TargetMap
 from cnnviz.metrics.chosen import ModelMetrics, requested, summed_up
 from cnnviz.metrics.contract import ExplainedNetwork
+from cnnviz.models.graph.structures import map_tensors
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record, RunHeader, TargetScore
 from cnnviz.registry import lookup
 from cnnviz.registry.metrics import MetricRequest
 from cnnviz.registry.specs import MethodSpec, Options
 from cnnviz.render.overlay import Style
-from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.images import DecodedImage, failed, view_facts
 from cnnviz.run.outcomes import WRONG
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.settings import SCORES, RunSettings, check_choice
@@ -128,12 +129,12 @@ class Explainer:
         prepared = self.prepared
         if (cut, Readout.scores()) not in sessions:
             sessions[cut, Readout.scores()] = prepared.open(cut)
-        for unit in prepared.target_selector.units:
-            if (cut, unit.readout) not in sessions:
-                sessions[cut, unit.readout] = prepared.open_units(cut, unit.readout)
-        units = {unit.readout: sessions[cut, unit.readout] for unit in prepared.target_selector.units}
+        others: dict[Readout, Session] = {}
+        for readout in (other.readout for other in prepared.target_selector.elsewhere):
+            others[readout] = sessions.get((cut, readout)) or prepared.open_elsewhere(cut, readout)
+            sessions[cut, readout] = others[readout]
         params = params.with_classes(prepared.classes.resolve)
-        return PreparedMethod(spec, params, cut, sessions[cut, Readout.scores()], units)
+        return PreparedMethod(spec, params, cut, sessions[cut, Readout.scores()], others)
 
     def _network(self, method: PreparedMethod) -> ExplainedNetwork:
         """What metrics get that run the network again."""
@@ -204,9 +205,7 @@ class Explainer:
             if isinstance(own, Record):
                 rows.append(own)
                 continue
-            facts = prepared.task.facts(predictions, i)
-            if own.unmatched:
-                facts["unmatched"] = [{"spec": spec, "reason": reason} for spec, reason in own.unmatched]
+            facts = {**prepared.task.facts(predictions, i), **own.facts}
             of_image = Asked(
                 wanted[i],
                 targets[i],
@@ -225,8 +224,8 @@ class Explainer:
         return [own if isinstance(own, Record) else next(made) for own in asked]
 
     def _scored(self, request: Request, said: Predictions, image: int, run: ForwardPass) -> TargetScore:
-        output = self.methods[0].pass_for(request, run).output
-        return request.scored(said, image, output[image : image + 1].detach())
+        read = self.methods[0].pass_for(request, run).output
+        return request.scored(said, image, map_tensors(lambda t: t[image : image + 1].detach(), read))
 
     def _explain_tiled(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
         rows: list[ImageOutcome] = []
@@ -300,7 +299,7 @@ class Explainer:
             label=prepared.target_selector.truth(item.ref),
             predictions=asked.predictions,
             maps=rows,
-            of_image={**prepared.view_facts(item), **truth_facts(self.annotations, item), **asked.of_image},
+            of_image={**view_facts(item, prepared.preprocess), **truth_facts(self.annotations, item), **asked.of_image},
             truth=item.truth,
             classes=asked.shown,
         )

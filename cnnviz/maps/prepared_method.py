@@ -44,7 +44,7 @@ class PreparedMethod:
         params: Its options.
         cut: Where it needs the network to be cut.
         session: Reads the class scores.
-        unit_sessions: Read units of layers.
+        other_sessions: Read what else is asked for: units, vectors, all that the network returns.
         metrics: Those that run the network again; None before the first image.
         seconds: How long its maps took, without forward passes that it shares, and without metrics.
         count: How many they are.
@@ -54,7 +54,7 @@ class PreparedMethod:
     params: Options
     cut: Cut
     session: Session
-    unit_sessions: Mapping[Readout, Session]
+    other_sessions: Mapping[Readout, Session]
     metrics: ModelMetrics | None = None
     seconds: float = 0.0
     count: int = 0
@@ -65,21 +65,20 @@ class PreparedMethod:
         return explain_batch(self.spec, run, target, self.spec.dry_run(self.params))
 
     def pass_for(self, request: Request, run: ForwardPass, level: int | None = None) -> ForwardPass:
-        """The pass that a request reads: ``run``, or one of the same images that ends at a layer's units.
+        """The pass that a request reads: ``run``, or one of the same images that is read elsewhere.
 
         Args:
             request: What is explained.
             run: The pass over the batch.
             level: Of a detector's pyramid: at which of its maps.
         """
-        session = self.unit_sessions.get(request.readout)
-        if session is not None:
-            return run.remember(request.readout, lambda: session.forward(run.pixels))
-        return run if level is None else on_level(run, level)
+        session = self.other_sessions.get(request.readout)
+        own = run if session is None else run.remember(request.readout, lambda: session.forward(run.pixels))
+        return own if level is None else on_level(own, level)
 
     def layer_of(self, request: Request) -> LayerRef | None:
         """The layer at which a request is explained."""
-        session = self.unit_sessions.get(request.readout, self.session)
+        session = self.other_sessions.get(request.readout, self.session)
         return session.layers[0] if session.layers else None
 
     def maps(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
@@ -138,11 +137,12 @@ class PreparedMethod:
         found: list[int | None] = [None] * len(there)
         if not run.session.has_levels or not self.cut.layers:
             return found
-        read = [request is not None and request.readout == run.session.readout for request in there]
-        for key in dict.fromkeys(each.key for each, own in zip(there, read, strict=True) if each is not None and own):
+        for key in dict.fromkeys(each.key for each in there if each is not None):
             alike = [each if each is not None and each.key == key else None for each in there]
             some = next(request for request in alike if request is not None)
-            levels = levels_of(run, some.target([some if each is None else each for each in alike]))
+            if not (own_run := self.pass_for(some, run)).session.has_levels:
+                continue
+            levels = levels_of(own_run, some.target([some if each is None else each for each in alike]))
             found = [old if own is None else new for old, new, own in zip(found, levels, alike, strict=True)]
         return found
 
@@ -195,7 +195,7 @@ class PreparedBaseline(PreparedMethod):
         name = f"{base.spec.name}:{BLURRED}" if kind == BLURRED else _NAMES.get(kind, kind)
         title = f"{base.spec.title}, blurred" if kind == BLURRED else f"Baseline: {name}"
         spec = replace(base.spec, name=name, title=title, colour=False, class_specific=kind == BLURRED)
-        super().__init__(spec, base.params, base.cut, base.session, base.unit_sessions)
+        super().__init__(spec, base.params, base.cut, base.session, base.other_sessions)
         self.base, self.kind, self.seed = base, kind, seed
 
     def layer_of(self, request: Request) -> LayerRef | None:
@@ -240,6 +240,7 @@ def probing(method: PreparedMethod, requests: Sequence[Sequence[Request]], run: 
     """
     made: list[Heatmap] = []
     for some in requests:
-        level = 0 if run.session.has_levels else None
-        made += [method.dry_run(method.pass_for(request, run, level), request.target([request])) for request in some]
+        for request in some:
+            level = 0 if method.pass_for(request, run).session.has_levels else None
+            made.append(method.dry_run(method.pass_for(request, run, level), request.target([request])))
     return list(dict.fromkeys(note for heatmap in made for note in heatmap.notes))

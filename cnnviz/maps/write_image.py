@@ -37,6 +37,7 @@ from cnnviz.render.panel import PanelRow, PictureRow, panel, picture_panel, redu
 HEATMAP_FORMAT = ImageFormat("png", 1)
 # Of maps of single pixels a few values are many times as large as the rest; scaled by them a picture shows nothing.
 _OUTLIERS = 99.0
+_THINGS = {"unit": "unit", "neuron": "unit", "similar": "similarity", "embedding": "component", "function": "score"}
 _RULES = {"guided": "guided backpropagation", "deconvnet": "deconvnet", "backprop": "backpropagation"}
 
 
@@ -283,7 +284,7 @@ def _flat_reason(item: TargetMap) -> str:
             "use a larger --input-size or an earlier --layer"
         )
     if not values.any():
-        thing = "class" if getattr(item.target, "kind", "class") in {"class", "diff"} else "unit"
+        thing = _THINGS.get(getattr(item.target, "kind", "class"), "class")
         found = f"speaks {'against' if _is_against(item) else 'for'} the {thing}"
         if not item.method.class_specific:
             found = "stands out (the method does not look at the class)"

@@ -27,6 +27,7 @@ class TaskSpec:
         tiled: Whether ``--view tiles`` can join its maps.
         studies: Whether the studies of a network take it.
         classes: Whether what it gives are classes.
+        vectors: Whether what it gives is a vector.
         options: What may be set of it: ``--task NAME:OPTION=VALUE,...``.
         instead: By the name of a command the method that it runs for this task where no ``--variant`` is named.
         caveats: By the name of a method what whoever asks for it with this task should know.
@@ -40,6 +41,7 @@ class TaskSpec:
     tiled: bool = True
     studies: bool = True
     classes: bool = True
+    vectors: bool = False
     options: type[Options] = Options
     instead: Mapping[str, str] = field(default_factory=dict, hash=False)
     caveats: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -97,6 +99,15 @@ TASKS = (
         tiled=False,
         studies=False,
         classes=False,
+    ),
+    TaskSpec(
+        name="embed",
+        entry="cnnviz.tasks.embedding:Embedding",
+        summary="A vector [N, D] of each image; only where it is asked for.",
+        tiled=False,
+        studies=False,
+        classes=False,
+        vectors=True,
     ),
     TaskSpec(
         name="segment",

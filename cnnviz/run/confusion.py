@@ -8,7 +8,7 @@ from cnnviz.schema.images import AnyImage, Image
 
 if TYPE_CHECKING:
     from cnnviz.schema.confusion import Confusion, ConfusionCell, NamedClass
-    from cnnviz.schema.maps import Prediction
+    from cnnviz.schema.targets import Prediction
 
 _NAMED = 20
 

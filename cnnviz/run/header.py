@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,13 +76,13 @@ def run_header(
     return made
 
 
-def precision_of(runtime: Runtime, *, units: bool) -> str:
+def precision_of(runtime: Runtime, elsewhere: Sequence[str]) -> str:
     """The precision, and what is computed in another.
 
     Args:
         runtime: That of the network.
-        units: Whether units of layers are explained.
+        elsewhere: What is read of something else than the scores, such as ``units``.
     """
-    exact = ["above the layer"] * bool(runtime.head) + ["for units"] * units
+    exact = ["above the layer"] * bool(runtime.head) + [f"for {noun}" for noun in elsewhere]
     name = runtime.precision
     return name if name == "fp32" or not exact else f"{name} (float32 {' and '.join(exact)})"

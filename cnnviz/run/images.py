@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnviz.geometry.placement import seen_part
 from cnnviz.geometry.truth import Truth
 from cnnviz.io.sources import ImageRef
-from cnnviz.models.preprocess import Geometry
+from cnnviz.models.preprocess import Geometry, Preprocess
 from cnnviz.records import Record
+from cnnviz.schema.images import Shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,15 @@ class Decoded(Protocol):
 
     @property
     def rgb(self) -> NDArray[np.uint8]: ...
+
+
+def view_facts(item: DecodedImage, preprocess: Preprocess) -> Shown:
+    """What the record says of the view: which it is, and what part of the image the network saw."""
+    left, top, right, bottom = seen_part(item.geometry.rect, item.geometry.image_size)
+    facts: Shown = {"view": preprocess.view, "seen_xywh": [left, top, right - left, bottom - top]}
+    if preprocess.view == "whole":
+        facts["input_size"] = list(item.pixels.shape)
+    return facts
 
 
 def failed(image: ImageRef | Decoded, kind: str, message: str) -> Record:

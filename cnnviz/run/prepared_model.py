@@ -19,7 +19,6 @@ from cnnviz.engine.precision import Maps, opened, settle
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.errors import CnnvizError, ImageError
-from cnnviz.geometry.placement import seen_part
 from cnnviz.models.loading.digests import labels_sha256, weights_sha256
 from cnnviz.models.loading.load import LoadedModel, load
 from cnnviz.records import ClassScore, PredictionScore, Record, RunHeader
@@ -27,18 +26,19 @@ from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec, StudySpec
 from cnnviz.run.compilation import choose_precision, compiled_if_faster
 from cnnviz.run.header import precision_of, run_header
-from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.images import DecodedImage, failed, view_facts
 from cnnviz.run.other_size import check_other_size
 from cnnviz.run.outcomes import Verdict, skipped, verdict_of
+from cnnviz.run.picture_vectors import PictureVectors
 from cnnviz.run.task_choice import boxes_of, class_count, labels_of, made_task, task_of, told
 from cnnviz.run.truth_classes import annotations_of, truth_classes_of
-from cnnviz.schema.images import Shown
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
 from cnnviz.tasks.base import Predictions, Selected, Selector, Task, Words
 from cnnviz.tasks.class_names import ClassNames
 from cnnviz.tasks.class_selection import TargetSelector
 from cnnviz.tasks.classification import Classification
 from cnnviz.tasks.detection import Detection
+from cnnviz.tasks.elsewhere import noun_of, plural
 
 R = TypeVar("R")
 
@@ -97,7 +97,7 @@ class PreparedModel:
         self._name_and_read()
         self.truth_classes = truth_classes_of(self.annotations, self.classes, settings.target.truth_classes, note)
         self.target_selector = self._selector()
-        self._unit_layers: list[str] = []
+        self._other_layers: list[str] = []
         if not self._explains_classes:
             self._in_float32(cut)
 
@@ -121,7 +121,13 @@ class PreparedModel:
 
     def _selector(self) -> Selector:
         asked = self.settings.target
-        return self.task.selector(Words(asked.classes, asked.targets, self.truth_classes, asked.only))
+        vectors = PictureVectors(self.preprocess, self.session if self.task_spec.vectors else None, self._exact)
+        return self.task.selector(Words(asked.classes, asked.targets, self.truth_classes, asked.only, vectors))
+
+    @property
+    def _elsewhere(self) -> list[str]:
+        """What is read elsewhere, in words."""
+        return list(dict.fromkeys(plural(noun_of(each)) for each in self.target_selector.elsewhere))
 
     @property
     def classification(self) -> Classification:
@@ -163,22 +169,26 @@ class PreparedModel:
         self.guesses.append(text)
         self.note(text)
 
-    def open_units(self, cut: Cut, readout: Readout) -> Session:
-        """A session that ends at the units of a layer, in float32: how a lower precision does there was not measured.
+    def open_elsewhere(self, cut: Cut, readout: Readout) -> Session:
+        """A session that is read elsewhere, in float32: how a lower precision does there was not measured.
 
         Raises:
-            CnnvizError: No such layer, or nothing below it to explain its units by.
+            CnnvizError: There is nothing to read, or nothing below it to explain it by.
         """
-        before, self.runtime = self.runtime, rt.Runtime(self.runtime.device, "fp32")
-        try:
-            session = self.open(cut, readout=readout)
-        finally:
-            self.runtime = before
-        self._examine_units(session)
-        self._unit_layers += [layer.name for layer in session.layers if layer.name not in self._unit_layers]
+        session = self._exact(cut, readout)
+        self._examine_elsewhere(session)
+        self._other_layers += [layer.name for layer in session.layers if layer.name not in self._other_layers]
         return session
 
-    def _examine_units(self, session: Session) -> None:
+    def _exact(self, cut: Cut, readout: Readout) -> Session:
+        """A session in float32, whatever is asked for."""
+        before, self.runtime = self.runtime, rt.Runtime(self.runtime.device, "fp32")
+        try:
+            return self.open(cut, readout=readout)
+        finally:
+            self.runtime = before
+
+    def _examine_elsewhere(self, session: Session) -> None:
         """Units may be reached by what the class scores are not: images that change each other, or no gradient."""
         spec, how = self._spec, self.settings.runtime
         gradient = isinstance(spec, MethodSpec) and spec.backward != "0"
@@ -219,7 +229,7 @@ class PreparedModel:
     @property
     def _explains_classes(self) -> bool:
         """Whether the class scores are explained, and not units alone."""
-        return self.target_selector.explains_scores or not self.target_selector.units
+        return self.target_selector.explains_scores or not self.target_selector.elsewhere
 
     def _in_float32(self, cut: Cut) -> None:
         """Leave the precision that was asked for where nothing is explained in it."""
@@ -229,7 +239,7 @@ class PreparedModel:
         self.runtime = rt.Runtime(self.runtime.device, "fp32")
         self.session = self.open(cut, compile_it=self.session.compiled)
         self.examination = self.examination.with_agreement(None, "the network runs in float32")
-        self.note(f"units are explained in float32: --precision {asked} is not used")
+        self.note(f"{' and '.join(self._elsewhere)} are explained in float32: --precision {asked} is not used")
 
     def settle_precision(self, cut: Cut, maps: Maps) -> None:
         """Compare the map of a probe with that in float32, and keep in float32 what needs it."""
@@ -333,7 +343,7 @@ class PreparedModel:
         only, verdict = self.settings.target.only, self.verdict(item, predictions, place)
         if only is None or verdict is None or verdict.outcome == only:
             return found
-        facts = {**self.view_facts(item), **verdict.facts()}
+        facts = {**view_facts(item, self.preprocess), **verdict.facts()}
         return skipped(item, self.target_selector.truth(item.ref), self.top_predictions(predictions, place), facts)
 
     def verdict(self, item: DecodedImage, predictions: Predictions, place: int) -> Verdict | None:
@@ -360,14 +370,6 @@ class PreparedModel:
             return self.task.top(predictions, place, most)
         return self.task.listed(item, predictions, place, most)
 
-    def view_facts(self, item: DecodedImage) -> Shown:
-        """What the record says of the view: which it is, and what part of the image the network saw."""
-        left, top, right, bottom = seen_part(item.geometry.rect, item.geometry.image_size)
-        facts: Shown = {"view": self.preprocess.view, "seen_xywh": [left, top, right - left, bottom - top]}
-        if self.preprocess.view == "whole":
-            facts["input_size"] = list(item.pixels.shape)
-        return facts
-
     def header(self) -> RunHeader:
         """What the report says of the run, before its first image."""
         of_classes = [layer.name for layer in self.session.layers] if self._explains_classes else []
@@ -379,13 +381,13 @@ class PreparedModel:
                 "labels_sha256": labels_sha256(self.classes.labels),
                 "task": self.task_spec.name,
                 "boxes": boxes_of(self.task),
-                "layers": list(dict.fromkeys([*of_classes, *self._unit_layers])),
+                "layers": list(dict.fromkeys([*of_classes, *self._other_layers])),
                 "notes": [*self.loaded.notes, *self.guesses],
                 "checks": self.examination.to_dict(),
             },
             {
                 "device": str(self.runtime.device),
-                "precision": precision_of(self.runtime, units=bool(self._unit_layers)),
+                "precision": precision_of(self.runtime, self._elsewhere),
                 "preparation": self.session.preparation,
             },
         )

@@ -6,8 +6,8 @@ from typing import Literal
 
 from typing_extensions import NotRequired, TypedDict
 
-from cnnviz.schema.maps import Prediction
 from cnnviz.schema.shapes import Count
+from cnnviz.schema.targets import Prediction
 
 
 class Judged(TypedDict, total=False):

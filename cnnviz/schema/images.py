@@ -8,8 +8,9 @@ from typing_extensions import NotRequired, TypedDict
 
 from cnnviz.schema.boxes import BoxPrediction
 from cnnviz.schema.confusion import Judged
-from cnnviz.schema.maps import Explanation, Prediction, SegmentPrediction, Unmatched
+from cnnviz.schema.maps import Explanation, Unmatched
 from cnnviz.schema.shapes import Box, Count, OneOf, Rectangle, Sha256, Shape
+from cnnviz.schema.targets import Prediction, SegmentPrediction
 
 View = Annotated[str, OneOf(("crop", "tiles", "whole", "squash"))]
 """What of an image the network is shown."""

@@ -2,92 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from typing_extensions import NotRequired, TypedDict
 
-from cnnviz.schema.boxes import FoundBox
 from cnnviz.schema.faithfulness import FaithfulnessScores
 from cnnviz.schema.localization import Localization
-from cnnviz.schema.shapes import Box, By, Count, Files, Interval, Length, Pixel, Share, open_to
-
-
-class Prediction(TypedDict):
-    """A class, with what the network says of it.
-
-    A network with one logit is a two-class network: class 1 is the logit, class 0 its negative.
-    """
-
-    class_index: Count
-    """Index of the class among the network's outputs, from 0."""
-    label: str
-    """Name of the class."""
-    probability: float | None
-    """Probability of the class, 0 to 1, after softmax or sigmoid; null where it is not finite."""
-    logit: float | None
-    """The network's score of the class before softmax or sigmoid; null where it is not finite."""
-
-
-class SegmentPrediction(TypedDict):
-    """A class that a network with scores at positions finds in the image."""
-
-    class_index: Count
-    """Index of the class among the network's outputs, from 0."""
-    label: str
-    """Name of the class."""
-    probability: float | None
-    """Mean probability of the class, 0 to 1, over the positions at which it is found."""
-    logit: float | None
-    """Mean score of the class before softmax or sigmoid over these positions."""
-    area: Share
-    """Share of the positions of the output at which the class is found."""
-
-
-class Region(TypedDict):
-    """The target of a network with scores at positions: the score of a class, summed over a region."""
-
-    kind: Literal["region"]
-    """What kind of target it is."""
-    spec: str
-    """The target as ``--target`` takes it."""
-    label: str
-    """Name of the class."""
-    score: float | None
-    """The sum over the region, in the unit of ``--score``: what is explained; null if not finite."""
-    class_index: Count
-    """Index of the class among the network's outputs, from 0."""
-    probability: float | None
-    """Mean probability of the class over the region, 0 to 1."""
-    logit: float | None
-    """Mean score of the class over the region, before softmax or sigmoid."""
-    region: str
-    """The region as it was asked for: ``pred`` (where the class is found), ``all``, ``truth``, ``mask:FILE``,
-    ``box:x,y,w,h``, ``point:x,y`` or ``segment:N``."""
-    region_area: Share
-    """Share of what the network saw that lies in the region."""
-    elements: Count
-    """How many positions of the output lie in the region, wholly or in part."""
-    reduction: Literal["sum"]
-    """How the scores of the positions become one."""
-
-
-class OutputOfRegression(TypedDict):
-    """The target of ``--target output:K`` or ``-output:K``: a number that the network gives, or its negative."""
-
-    kind: Literal["output"]
-    """What kind of target it is."""
-    spec: str
-    """The target as it was asked for."""
-    label: str
-    """The output in words; with ``less`` in front where its negative is explained."""
-    score: float | None
-    """Its value, times the sign; null if not finite."""
-    class_index: Count
-    """Index of the output, from 0."""
-    sign: Literal[1, -1]
-    """1 for what raises it, -1 for what lowers it."""
-    probability: None
-    """It has none: null."""
+from cnnviz.schema.shapes import Box, Count, Files, Interval, Pixel, Share, open_to
+from cnnviz.schema.targets import Target
 
 
 class Unmatched(TypedDict):
@@ -110,68 +32,6 @@ class Evidence(TypedDict):
     """Share of the map's positive values that lies where this class is predicted."""
     area: Share
     """Share of what the network saw that is predicted as this class."""
-
-
-@open_to("what a kind of target says of itself")
-class OtherTarget(TypedDict):
-    """A target of another kind."""
-
-    kind: str
-    """What kind of target it is."""
-    label: str
-    """The target in words."""
-
-
-class UnitOrNeuron(TypedDict):
-    """The target of ``--target unit:LAYER:K`` or ``neuron:LAYER:K:ROW:COLUMN``: a unit of a layer, or one neuron."""
-
-    kind: Literal["unit", "neuron"]
-    """What kind of target it is."""
-    spec: str
-    """The target as it was asked for."""
-    label: str
-    """The target in words."""
-    score: float | None
-    """The sum of the unit's map, its strongest value, or the neuron's activation; null if not finite."""
-    layer: str
-    """The layer, by the name that ``--layer`` takes."""
-    index: Count
-    """The channel, from 0."""
-    reduction: Literal["sum", "strongest"] | None
-    """How the unit's map becomes one value; null for a neuron."""
-    position: Annotated[list[int], Length(2)] | None
-    """Row and column of a neuron, in cells of the layer; null for a unit."""
-    probability: None
-    """A unit has none: null."""
-
-
-Side = Annotated[UnitOrNeuron | Region | OutputOfRegression | FoundBox | OtherTarget | Prediction, By(("kind",))]
-"""One side of a difference: a class, as in ``predictions``, which has no ``kind``, or what its ``kind`` says."""
-
-
-class Difference(TypedDict):
-    """The target of ``--target diff:A,B``: the score of one class, or other thing, minus that of another."""
-
-    kind: Literal["diff"]
-    """What kind of target it is; a class has none."""
-    spec: str
-    """The difference as it was asked for."""
-    label: str
-    """The difference in words."""
-    score: float | None
-    """The score of the first class minus that of the second, in the unit of ``--score``; null if not finite."""
-    first: Side
-    """What the map speaks for."""
-    second: Side
-    """What it speaks against."""
-    probability: None
-    """A difference has none: null."""
-
-
-Target = Annotated[
-    Difference | UnitOrNeuron | Region | OutputOfRegression | FoundBox | OtherTarget | Prediction, By(("kind",))
-]
-"""What is explained: a class, as in ``predictions``, which has no ``kind``, or what its ``kind`` says."""
 
 
 class SanityStep(TypedDict):

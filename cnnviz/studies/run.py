@@ -17,7 +17,7 @@ from cnnviz.records import Record
 from cnnviz.registry.specs import StudySpec
 from cnnviz.run.counting import Reporter, RunResult, count_inputs
 from cnnviz.run.folder import REPORT, Extras, RunFolder
-from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.images import DecodedImage, failed, view_facts
 from cnnviz.run.loop import Fold, Loop
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import AnyImage
@@ -161,7 +161,7 @@ def observed(study: Study[Any], items: Sequence[DecodedImage]) -> list[Observed 
 
 
 def _record(study: Study[Any], done: Observed) -> Record:
-    facts = {**study.prepared.view_facts(done.item), **study.draw(done)}
+    facts = {**view_facts(done.item, study.prepared.preprocess), **study.draw(done)}
     height, width = done.rgb.shape[:2]
     return Record(done.ref.uri, width, height, done.label, done.predictions, facts=facts)
 

@@ -23,11 +23,10 @@ from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.truth import Truth
 from cnnviz.io.sources import ImageRef
 from cnnviz.models.preprocess import Geometry
-from cnnviz.records import DifferenceScore, PredictionScore, SideScore, TargetScore
+from cnnviz.records import DifferenceScore, PredictionScore, TargetScore
 
 if TYPE_CHECKING:
     from cnnviz.registry.specs import MethodSpec
-    from cnnviz.tasks.units import UnitRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +83,7 @@ class Request(ABC):
         return {}
 
     @abstractmethod
-    def target(self, requests: Sequence[Any]) -> ByImage:
+    def target(self, requests: Sequence[Any]) -> Target:
         """The target of a batch, of requests with this key, one an image."""
 
     @abstractmethod
@@ -147,6 +146,21 @@ class LabelMeanings(Protocol):
         """The classes of what is marked on an image."""
 
 
+class Vectors(Protocol):
+    """The vectors that the network makes of images, which ``similar:FILE`` compares."""
+
+    @property
+    def readout(self) -> Readout:
+        """Where they are read: before the classifier, or as the output where that is a vector."""
+
+    def of(self, file: str) -> Tensor:
+        """That of a picture, [D].
+
+        Raises:
+            CnnvizError: The file is no picture, or the network makes no vector.
+        """
+
+
 @dataclass(frozen=True)
 class Words:
     """What a run is asked to explain, as it was typed.
@@ -156,12 +170,14 @@ class Words:
         targets: ``--target`` specs.
         marked: What the labels of the annotations mean; None where there are none.
         only: ``--only``: then what an image is, and what it is taken for, are explained before all else.
+        vectors: Of pictures, for ``similar:FILE``; None where nothing makes them.
     """
 
     classes: Sequence[str] = ()
     targets: Sequence[str] = ()
     marked: LabelMeanings | None = None
     only: str | None = None
+    vectors: Vectors | None = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +192,12 @@ class Selected:
     requests: Sequence[Request]
     unmatched: Sequence[tuple[str, str]] = field(default=())
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the record of the image says of it."""
+        rows = [{"spec": spec, "reason": reason} for spec, reason in self.unmatched]
+        return {"unmatched": rows} if rows else {}
+
     @classmethod
     def distinct(cls, requests: Sequence[Request], unmatched: Sequence[tuple[str, str]] = ()) -> Selected:
         """Of requests that would write the same files the first."""
@@ -187,15 +209,16 @@ class Selector(ABC):
     """Turns words into requests, for each image by what the network says of it.
 
     Attributes:
-        units: The units and neurons that are asked for.
+        elsewhere: What is asked for that is read of something else than the class scores: units and neurons, vectors,
+            functions of the whole output.
     """
 
-    units: Sequence[UnitRequest] = ()
+    elsewhere: Sequence[Request] = ()
 
     @property
     @abstractmethod
     def explains_scores(self) -> bool:
-        """Whether the network's own output is explained, and not units alone."""
+        """Whether the network's own output is explained, and not what is read elsewhere alone."""
 
     @property
     @abstractmethod
@@ -303,14 +326,15 @@ class DifferenceRequest(Request):
         return f"{self.first.slug}-minus-{self.second.slug}"
 
     def target(self, requests: Sequence[DifferenceRequest]) -> DifferenceTarget:
-        return DifferenceTarget(
-            self.first.target([each.first for each in requests]),
-            self.second.target([each.second for each in requests]),
-        )
+        first = self.first.target([each.first for each in requests])
+        second = self.second.target([each.second for each in requests])
+        assert isinstance(first, ByImage)
+        assert isinstance(second, ByImage)
+        return DifferenceTarget(first, second)
 
     def scored(self, said: Predictions, place: int, output: Any) -> DifferenceScore:
         first, second = (each.scored(said, place, output) for each in (self.first, self.second))
-        assert isinstance(first, SideScore)
-        assert isinstance(second, SideScore)
+        assert not isinstance(first, DifferenceScore)
+        assert not isinstance(second, DifferenceScore)
         score = self.first.value(output) - self.second.value(output)
         return DifferenceScore(self.spec, f"{first.label} rather than {second.label}", score, first, second)

@@ -15,11 +15,12 @@ from cnnviz.tasks.base import DifferenceRequest, Predictions, Request, SeenImage
 from cnnviz.tasks.box_words import BoxWord, parse_box, two_boxes
 from cnnviz.tasks.class_selection import asked_of, kind_of
 from cnnviz.tasks.class_words import ClassWords
+from cnnviz.tasks.elsewhere import KINDS as ELSEWHERE
 
 if TYPE_CHECKING:
     from cnnviz.tasks.detection import BoxRequest, Detection, FoundBox, FoundBoxes
 
-KINDS = ("class", "box", "diff", "unit", "neuron")
+KINDS = ("class", "box", "diff", *ELSEWHERE)
 _SIDES = ("class", "box")
 # Below this IoU a box is not the one that was asked for.
 _LEAST_IOU = 0.5
@@ -61,7 +62,7 @@ class BoxSelector(Selector):
                 f"--only {words.only} is of images that have one class; this network finds several boxes in each.",
                 "Leave out --only.",
             )
-        self._asked, self.units = asked_of(words, KINDS)
+        self._asked, self.elsewhere = asked_of(words, KINDS)
         self._words: dict[str, ClassWords] = {}
         for kind, spec in self._asked:
             self._check(kind, spec)
@@ -106,7 +107,7 @@ class BoxSelector(Selector):
                 found += self._made(kind, spec, seen)
             except _Nothing as error:
                 unmatched.append((spec, str(error)))
-        found += self.units
+        found += self.elsewhere
         if not found:
             raise ImageError("no-target", "; ".join(dict.fromkeys(reason for _, reason in unmatched)))
         return Selected.distinct(found, unmatched)
@@ -191,7 +192,7 @@ class BoxSelector(Selector):
         box = self.task.likeliest(output, 0)
         if self._asked and box.score > 0:  # a probe without any candidate has nothing to rehearse with
             probes.append(BoxRequest(box, 1, Box(0, 0, 1, 1), "box:1", "score", None, self.task))
-        return [[*probes, *self.units]]
+        return [[*probes, *self.elsewhere]]
 
     def truth(self, ref: ImageRef) -> str | None:
         return self._labels.truth(ref)

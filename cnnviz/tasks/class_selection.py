@@ -14,13 +14,14 @@ from cnnviz.io.sources import ImageRef
 from cnnviz.tasks.base import DifferenceRequest, Predictions, Request, SeenImage, Selected, Selector, Words
 from cnnviz.tasks.class_names import descending
 from cnnviz.tasks.class_words import ClassWords
+from cnnviz.tasks.elsewhere import KINDS as ELSEWHERE
+from cnnviz.tasks.elsewhere import other_request
 from cnnviz.tasks.pairs import two_names
-from cnnviz.tasks.units import UnitRequest, parse_unit
 
 if TYPE_CHECKING:
     from cnnviz.tasks.classification import Classification
 
-KINDS = ("class", "diff", "unit", "neuron")
+KINDS = ("class", "diff", *ELSEWHERE)
 
 # Kinds of targets that other networks have.
 _ELSEWHERE = {
@@ -39,8 +40,8 @@ class TargetSelector(Selector):
     Args:
         words: Of ``--class``: ``pred``, ``top:K``, ``all``, ``folder``, ``truth``, ``FILE.csv``, an index or a label;
             the predicted class where nothing is asked for at all. Of ``--target``: ``class:SPEC`` with one of these;
-            ``unit:LAYER:K`` and ``neuron:LAYER:K:y:x``; or ``diff:A,B`` with two of ``pred``, an index or a label, or
-            two units of one layer.
+            what is read elsewhere (:mod:`cnnviz.tasks.elsewhere`); or ``diff:A,B`` with two of ``pred``, an index or a
+            label, or two of a kind that is read elsewhere.
         task: What the network is for.
 
     Raises:
@@ -49,26 +50,26 @@ class TargetSelector(Selector):
 
     def __init__(self, words: Words, task: Classification) -> None:
         self.task, self.classes, self._only = task, task.classes, words.only
-        kinds = [(kind_of(target, KINDS), target.strip()) for target in words.targets]
-        asked = [*words.classes, *(target.removeprefix("class:") for kind, target in kinds if kind == "class")]
+        others = [(target.strip(), other_request(target, words.vectors)) for target in words.targets]
+        kinds = [("other" if other else kind_of(target, KINDS), target, other) for target, other in others]
+        asked = [*words.classes, *(target.removeprefix("class:") for kind, target, _ in kinds if kind == "class")]
         self.words = ClassWords(asked or ([] if words.targets else ["pred"]), task.classes, words.marked)
-        units: list[UnitRequest] = []
-        self._others = [(target, self._parse_other(target, units)) for kind, target in kinds if kind != "class"]
-        self.units = tuple(units)
+        self._others = [
+            (target, self._difference(target) if other is None else _always(other))
+            for kind, target, other in kinds
+            if kind != "class"
+        ]
+        self.elsewhere = tuple(other for _, _, other in kinds if other is not None)
 
     @property
     def explains_scores(self) -> bool:
-        return bool(self.words) or len(self._others) > len(self.units)
+        return bool(self.words) or len(self._others) > len(self.elsewhere)
 
     @property
     def beyond_classes(self) -> bool:
         return bool(self._others)
 
-    def _parse_other(self, target: str, units: list[UnitRequest]) -> _Other:
-        unit = parse_unit(target, "--target")
-        if unit is not None:
-            units.append(unit)
-            return lambda scores: unit
+    def _difference(self, target: str) -> _Other:
         parts = two_names(target.partition(":")[2])
         if parts is None:
             raise CnnvizError(
@@ -77,29 +78,17 @@ class TargetSelector(Selector):
             )
         first, second = (self._part(name) for name in parts)
         if first == second:
-            raise CnnvizError(f"--target {shown(target)}: both are the same {_noun(first)}.", "Name two.")
-        if _noun(first) != _noun(second):
-            raise CnnvizError(
-                f"--target {shown(target)}: a class and a unit have no common scale.",
-                "Compare two classes, or two units of one layer.",
-            )
-        if isinstance(first, UnitRequest) and isinstance(second, UnitRequest):
-            whole = DifferenceRequest(first, second, target)
-            units.append(first)
-            return lambda scores: whole
+            raise CnnvizError(f"--target {shown(target)}: both are the same class.", "Name two.")
 
         def between_classes(scores: Tensor) -> Request | None:
             best = int(scores.argmax())
-            a, b = (self.task.request(best if part is None else part) for part in (first, second))  # type: ignore[arg-type]
+            a, b = (self.task.request(best if part is None else part) for part in (first, second))
             return None if a == b else DifferenceRequest(a, b, target)
 
         return between_classes
 
-    def _part(self, name: str) -> int | UnitRequest | None:
-        """One side of a difference: a class, None for the predicted one, or a unit."""
-        unit = parse_unit(name, "--target")
-        if unit is not None:
-            return unit
+    def _part(self, name: str) -> int | None:
+        """One side of a difference: a class; None for the predicted one."""
         # After "class:" there may stand a label that looks like a unit.
         label = name.removeprefix("class:").strip()
         return None if label == "pred" else self.classes.resolve(label)
@@ -158,23 +147,25 @@ class TargetSelector(Selector):
         return self.words.truth(ref)
 
 
-def _noun(part: int | UnitRequest | None) -> str:
-    return "unit" if isinstance(part, UnitRequest) else "class"
+def _always(request: Request) -> _Other:
+    return lambda scores: request
 
 
-def asked_of(words: Words, kinds: Sequence[str]) -> tuple[list[tuple[str, str]], tuple[UnitRequest, ...]]:
-    """What ``--class`` and ``--target`` ask for as (kind, spec), ``pred`` where they ask for nothing; and the units."""
-    kinds_of = [(kind_of(target, kinds), target.strip()) for target in words.targets]
+def asked_of(words: Words, kinds: Sequence[str]) -> tuple[list[tuple[str, str]], tuple[Request, ...]]:
+    """What ``--class`` and ``--target`` ask for as (kind, spec), ``pred`` where they ask for nothing; and what is read
+    elsewhere.
+    """
     asked = [("class", spec.strip()) for spec in words.classes]
     if not words.classes and not words.targets:
         asked = [("class", "pred")]
-    units = []
-    for kind, target in kinds_of:
-        if (unit := parse_unit(target, "--target")) is not None:
-            units.append(unit)
+    others = []
+    for target in map(str.strip, words.targets):
+        if (other := other_request(target, words.vectors)) is not None:
+            others.append(other)
         else:
+            kind = kind_of(target, kinds)
             asked.append((kind, target.removeprefix("class:").strip() if kind == "class" else target))
-    return asked, tuple(units)
+    return asked, tuple(others)
 
 
 def kind_of(target: str, kinds: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine.session import ForwardPass
-from cnnviz.engine.targets import ByImage, Target
+from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.truth import Truth
 from cnnviz.io.sources import ImageRef
@@ -47,7 +47,7 @@ def has_places(target: Any, run: ForwardPass) -> bool:
 
 def placed_target(
     target: Any, run: ForwardPass, how: tuple[str, str], labels: Sequence[str], options: Options
-) -> tuple[ByImage, Tensor]:
+) -> tuple[Target, Tensor]:
     """The target of a batch, and the class of each image [N] (of a difference the first).
 
     Args:
@@ -79,7 +79,7 @@ def placed_target(
                 f"target={target!r} means several {several}.", "Ask for one, such as 'class:3' or 'pred'."
             )
         found.append(selected.requests[0])
-    made: ByImage = found[0].target(found)
+    made = found[0].target(found)
     return made, torch.tensor([_class_of(request) for request in found])
 
 

@@ -17,12 +17,13 @@ from cnnviz.io.sources import ImageRef
 from cnnviz.tasks.base import DifferenceRequest, Predictions, Request, SeenImage, Selected, Selector, Words
 from cnnviz.tasks.class_selection import asked_of, kind_of
 from cnnviz.tasks.class_words import ClassWords
+from cnnviz.tasks.elsewhere import KINDS as ELSEWHERE
 from cnnviz.tasks.region_words import PREDICTED, RegionWord, parse_region, parse_segment, two_sides
 
 if TYPE_CHECKING:
     from cnnviz.tasks.segmentation import DensePredictions, RegionRequest, Segmentation
 
-KINDS = ("class", "segment", "diff", "unit", "neuron")
+KINDS = ("class", "segment", "diff", *ELSEWHERE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ class RegionSelector(Selector):
                 f"--only {words.only} is of images that have one class; this network finds several in each.",
                 "Leave out --only.",
             )
-        self._asked, self.units = asked_of(words, KINDS)
+        self._asked, self.elsewhere = asked_of(words, KINDS)
         self._words: dict[str, ClassWords] = {}
         for kind, spec in self._asked:
             self._check(kind, spec)
@@ -113,7 +114,7 @@ class RegionSelector(Selector):
                 if error.kind != "mask":
                     raise
                 unmatched.append((spec, error.message))
-        found += self.units
+        found += self.elsewhere
         if not found:
             raise ImageError("no-target", "; ".join(dict.fromkeys(reason for _, reason in unmatched)))
         return Selected.distinct(found, unmatched)
@@ -189,7 +190,7 @@ class RegionSelector(Selector):
         probes: list[Request] = []
         if self._asked:
             probes.append(RegionRequest(0, some, "class:pred", "pred", "probe", self.task))
-        return [[*probes, *self.units]]
+        return [[*probes, *self.elsewhere]]
 
     def truth(self, ref: ImageRef) -> str | None:
         return self._labels.truth(ref)

@@ -33,10 +33,11 @@ from cnnviz.tasks.base import (
 )
 from cnnviz.tasks.class_names import ClassNames
 from cnnviz.tasks.class_selection import kind_of
+from cnnviz.tasks.elsewhere import KINDS as ELSEWHERE
+from cnnviz.tasks.elsewhere import other_request
 from cnnviz.tasks.pairs import two_names
-from cnnviz.tasks.units import UnitRequest, parse_unit
 
-KINDS = ("output", "class", "diff", "unit", "neuron")
+KINDS = ("output", "class", "diff", *ELSEWHERE)
 _MINUS = "-output"
 
 
@@ -164,8 +165,9 @@ class OutputSelector(Selector):
         asked = [text.strip() for text in words.targets]
         if not asked and len(task.labels) == 1:
             asked = ["output:0"]
-        self._made_requests = [self._made(spec) for spec in asked]
-        self.units = tuple(each for each in self._made_requests if isinstance(each, UnitRequest))
+        others = [other_request(spec, words.vectors) for spec in asked]
+        self._made_requests = [other or self._made(spec) for spec, other in zip(asked, others, strict=True)]
+        self.elsewhere = tuple(other for other in others if other is not None)
 
     @property
     def _requests(self) -> list[Request]:
@@ -179,9 +181,6 @@ class OutputSelector(Selector):
         return self._made_requests
 
     def _made(self, spec: str) -> Request:
-        unit = parse_unit(spec, "--target")
-        if unit is not None:
-            return unit
         before, _, rest = spec.partition(":")
         kind = "output" if before == _MINUS else kind_of(spec, KINDS)
         if kind == "diff":
@@ -196,7 +195,7 @@ class OutputSelector(Selector):
 
     @property
     def explains_scores(self) -> bool:
-        return len(self._made_requests) > len(self.units)
+        return len(self._made_requests) > len(self.elsewhere)
 
     @property
     def beyond_classes(self) -> bool:

@@ -24,26 +24,49 @@ from cnnviz.engine.targets import (
 )
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.settings import SCORES
+from cnnviz.tasks.base import Vectors
 from cnnviz.tasks.class_names import check_class
+from cnnviz.tasks.elsewhere import noun_of, other_request
+from cnnviz.tasks.functions import parse_function
 from cnnviz.tasks.pairs import two_names
 from cnnviz.tasks.units import parse_unit
+from cnnviz.tasks.vectors import KINDS as VECTORS
 
 TargetLike = int | str | Sequence[int] | Tensor | Target | Callable[[Any], Tensor] | None
 
 
-def readout_of(target: TargetLike) -> Readout:
+def readout_of(target: TargetLike, vectors: Readout) -> Readout:
     """What of the network a target reads.
+
+    Args:
+        target: What is to be explained.
+        vectors: Where the network's vector of an image is read.
 
     Raises:
         CnnvizError: A spec that is of no known form.
     """
     if isinstance(target, str):
         parts = two_names(target.partition(":")[2]) if target.partition(":")[0].strip() == "diff" else None
-        unit = parse_unit(parts[0] if parts else target, "target")
-        return Readout.scores() if unit is None else unit.readout
+        first = (parts[0] if parts else target).strip()
+        if first.partition(":")[0] in VECTORS:
+            return vectors
+        found = parse_unit(first, "target") or parse_function(first, "target")
+        return Readout.scores() if found is None else found.readout
     if isinstance(target, Target):
         return target.readout
     return Readout.everything() if callable(target) and not isinstance(target, Tensor) else Readout.scores()
+
+
+def read_elsewhere(target: TargetLike, vectors: Vectors, images: int) -> Target | None:
+    """The target of a batch that a word of :mod:`cnnviz.tasks.elsewhere` means; None for others, units among them.
+
+    Raises:
+        CnnvizError: It means one, but not in the form that is expected.
+    """
+    made = other_request(target, vectors, "target") if isinstance(target, str) else None
+    if made is None or noun_of(made) == "unit":
+        return None
+    return made.target([made] * images)
 
 
 def make_target(

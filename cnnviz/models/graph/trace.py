@@ -95,6 +95,7 @@ class Graph:
         end: What the head hands on beside the logits, a structure of nodes; None for nothing.
         units: The node whose units the logits are, where a layer is read in the place of the class scores.
         boxes: Whether the logits are a detector's candidates for boxes.
+        vector: Whether they are a vector that stands for the image, and no scores.
     """
 
     module: fx.GraphModule
@@ -111,6 +112,7 @@ class Graph:
     end: Any = field(default=None, repr=False)
     units: fx.Node | None = None
     boxes: bool = False
+    vector: bool = False
 
     @property
     def input(self) -> fx.Node:

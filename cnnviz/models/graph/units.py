@@ -36,6 +36,21 @@ def ending_at_units(graph: Graph, layer: str, at: str | tuple[int, int], model_n
     return replace(graph, logits=end, final_activation=None, end=None, units=node, _chain=None)
 
 
+def ending_at_vector(graph: Graph, node: fx.Node, model_name: str) -> Graph:
+    """The network up to the vector of an image, [N, D], which stands in the place of the logits.
+
+    Raises:
+        CnnvizError: What is there is no vector.
+    """
+    shape = graph.shapes[node]
+    if len(shape) != 2 or graph.boxes:
+        raise CnnvizError(
+            f"{model_name} has no vector for an image: what feeds its output has shape {list(shape)}.",
+            "similar: and embedding: are of classifiers, and of networks whose output is a vector (--task embed).",
+        )
+    return replace(graph, logits=node, final_activation=None, end=None, vector=True, _chain=None)
+
+
 def check_units(layer: str, shape: Sequence[int], at: str | tuple[int, int]) -> None:
     """Raises a CnnvizError unless a layer with this output has units, and a map that position."""
     if len(shape) not in (2, 4):

@@ -1,4 +1,4 @@
-"""A network made by a function of the user: ``package.module:factory`` or ``file.py:factory``."""
+"""Functions of the user, ``package.module:function`` or ``file.py:function``, and the networks that they make."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def importable(folder: Path) -> Iterator[None]:
             sys.path.remove(path)
 
 
-def import_place(place: str) -> Any:
-    """The module of a dotted name or a file."""
+def import_place(place: str, option: str = "--model") -> Any:
+    """The module of a dotted name or a file; ``option`` is what named it."""
     is_file = place.endswith(".py")
     try:
         if not is_file:
@@ -40,7 +40,7 @@ def import_place(place: str) -> Any:
             near = nearest(Path(place).name, [item.name for item in Path(place).parent.glob("*.py")])
             raise CnnvizError(f"there is no file {place}", near or "give file.py:function")
         # Under a name of its own: a file called random.py must not stand in for the standard library's.
-        name = f"cnnviz_factory_{Path(place).stem}"
+        name = f"cnnviz_{'factory' if option == '--model' else option.strip('-')}_{Path(place).stem}"
         spec = importlib.util.spec_from_file_location(name, place)
         if spec is None or spec.loader is None:
             raise CnnvizError(f"{place} cannot be imported", "give a Python file: file.py:function")
@@ -53,7 +53,7 @@ def import_place(place: str) -> Any:
         raise
     except Exception as error:  # the user's code runs here
         raise CnnvizError(
-            f"--model: importing {place} raised {words_of(error)}",
+            f"{option}: importing {place} raised {words_of(error)}",
             f"try it alone: python {place}" if is_file else f"try it alone: python -c 'import {place}'",
         ) from error
 
@@ -62,25 +62,27 @@ def import_place(place: str) -> Any:
 _LIBRARIES = {"timm": "timm/{}", "torchvision": "{}"}
 
 
-def attribute_of(module: Any, path: str, asked: str) -> Any:
+def attribute_of(module: Any, path: str, asked: str, what: str = "--model") -> Any:
+    """The function of this name in a module; ``what`` is the option that asked for it."""
     found = module
     for part in path.split("."):
         if not hasattr(found, part):
             names = [name for name in dir(found) if not name.startswith("_")]
             library = asked.partition(":")[0]
-            if library in _LIBRARIES:
+            if library in _LIBRARIES and what == "--model":
                 raise CnnvizError(
                     f"--model {asked}: {library} has no function {part!r}",
                     f"give {_LIBRARIES[library].format(path)} for the network of that name; cnnviz models lists them",
                 )
             raise CnnvizError(
-                f"--model {asked}: there is no {part!r} in it",
+                f"{what} {asked}: there is no {part!r} in it",
                 nearest(part, names) or f"it has {', '.join(names[:10]) or 'no public names'}",
             )
         found = getattr(found, part)
     if not callable(found):
         raise CnnvizError(
-            f"--model {asked} is {type(found).__name__}, not a function that returns an nn.Module",
+            f"{what} {asked} is {type(found).__name__}, not a function"
+            f"{' that returns an nn.Module' if what == '--model' else ''}",
             "give file.py:function",
         )
     return found

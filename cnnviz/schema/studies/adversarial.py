@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from typing_extensions import NotRequired, TypedDict
 
 from cnnviz.schema.images import FailedImage, Figure, Image
-from cnnviz.schema.maps import Prediction, SegmentPrediction
 from cnnviz.schema.shapes import By, Count, Files, Interval, Share
 from cnnviz.schema.studies.base import StudyHeader
 from cnnviz.schema.summary import Counted, Network
+from cnnviz.schema.targets import Prediction, SegmentPrediction
 
 
 class ShareByEpsilon(TypedDict):

@@ -8,10 +8,10 @@ from typing_extensions import TypedDict
 
 from cnnviz.schema.boxes import BoxPrediction
 from cnnviz.schema.images import FailedImage, Image
-from cnnviz.schema.maps import Prediction, SegmentPrediction
 from cnnviz.schema.shapes import By, Count, Sha256
 from cnnviz.schema.studies.base import StudyHeader
 from cnnviz.schema.summary import Counted, Mean, Network
+from cnnviz.schema.targets import Prediction, SegmentPrediction
 
 Right = Literal["both", "only_a", "only_b", "neither"]
 """Which of both runs is right with an image."""

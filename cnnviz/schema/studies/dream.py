@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from typing_extensions import TypedDict
 
 from cnnviz.schema.images import FailedImage, Figure, Image
-from cnnviz.schema.maps import Prediction
 from cnnviz.schema.shapes import By, Files, Size
 from cnnviz.schema.studies.base import StudyHeader
 from cnnviz.schema.summary import Counted, Network
+from cnnviz.schema.targets import Prediction
 
 
 class Octave(TypedDict):
