@@ -102,6 +102,9 @@ def test_every_column_as_computed_by_hand(network: str, capsys: pytest.CaptureFi
         "parameters": 8 * 3 * 25 + 8,
         "default_target": False,
         "cam": "CAM reads the map that feeds the head, which is act:1",
+        "layout": None,
+        "grid": None,
+        "other_tokens": None,
     }
     assert rows["act:1"]["receptive_field"] == {"size": [9, 9], "offset": [-4, -4]}
     assert rows["act:1"]["cam"] is True
@@ -150,20 +153,25 @@ class Attends(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.patches, self.qk, self.fc = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.out = nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.patches(x).flatten(2).transpose(1, 2)
         weights = torch.softmax(self.qk(tokens) @ tokens.transpose(1, 2), -1)
-        scores: Tensor = self.fc((weights @ tokens).mean(1))
+        scores: Tensor = self.fc(self.out(weights @ tokens).mean(1))
         return scores
 
 
-def test_a_transformer_is_listed_though_it_is_not_explained() -> None:
-    rows = layer_table(Attends().eval(), "attends", (3, 16, 24))
-    assert not any(row.default_target for row in rows)
-    assert all("self-attention" in str(row.cam) for row in rows)
-    assert rows[0].receptive_field is not None
-    assert rows[0].receptive_field.size == (4, 4)
+def test_a_transformer_is_listed_with_its_grid() -> None:
+    rows = {row.name: row for row in layer_table(Attends().eval(), "attends", (3, 16, 24))}
+    assert [name for name, row in rows.items() if row.default_target] == ["out"]
+    assert rows["out"].cam is True
+    assert rows["patches"].receptive_field is not None
+    assert rows["patches"].receptive_field.size == (4, 4)
+    listed = rows["qk"].as_dict()
+    assert (listed["layout"], listed["grid"], listed["other_tokens"]) == ("tokens", [4, 6], 0)
+    assert listed["receptive_field"] == {"size": [4, 4], "offset": [0, 0]}
+    assert listed["global_context"] is False
 
 
 def test_every_name_is_one_that_layer_options_take(network: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from cnnviz.errors import CnnvizError
 
 if TYPE_CHECKING:
     from cnnviz.engine.layer_table import LayerRow
+    from cnnviz.models.graph.places import Places
     from cnnviz.models.loading.listing import ModelRow
 
 _SHARED = "model weights checkpoint trust_checkpoint num_classes input_size logits_key task tracing".split()
@@ -68,7 +69,8 @@ def _rows(options: Shared) -> list[LayerRow]:
 
 def _layers_text(rows: Sequence[LayerRow]) -> str:
     shown = [row for row in rows if row.type != "Identity"]
-    table = [("layer", "type", "output", "stride", "receptive field", "from", "parameters", "")]
+    grids = any(row.layout for row in shown)
+    table = [("layer", "type", "output", *(["places"] * grids), "stride", "receptive field", "from", "parameters", "")]
     for row in shown:
         field = row.receptive_field
         table.append(
@@ -76,6 +78,7 @@ def _layers_text(rows: Sequence[LayerRow]) -> str:
                 row.name,
                 row.type,
                 _by(row.output_shape),
+                *([_places(row.layout)] * grids),
                 _both(row.output_stride),
                 "" if field is None else _both(field.size) + ("*" if field.global_context else ""),
                 "" if field is None else _both(field.offset),
@@ -95,7 +98,15 @@ def _layers_text(rows: Sequence[LayerRow]) -> str:
         notes.append(f"No default target: {rows[-1].cam}" if rows else "No layer returned a tensor.")
     else:
         notes.append(f"CAM: yes, at {target.name}." if target.cam is True else str(target.cam))
-    return "\n".join([*aligned(table, right={6}), "", *notes])
+    return "\n".join([*aligned(table, right={6 + grids}), "", *notes])
+
+
+def _places(layout: Places | None) -> str:
+    """Where the image's places are in a tensor: its layout and grid, and how many tokens stand beside the patches."""
+    if layout is None:
+        return ""
+    others = layout.before + layout.after
+    return f"{layout.layout} {_by(layout.grid)}" + (f" + {others}" if others else "")
 
 
 def _by(numbers: Sequence[int]) -> str:

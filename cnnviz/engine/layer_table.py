@@ -18,8 +18,10 @@ from cnnviz.models.graph.heads import read_head
 from cnnviz.models.graph.layers import default_node, reference
 from cnnviz.models.graph.levels import Level, head_levels
 from cnnviz.models.graph.outputs import selector
+from cnnviz.models.graph.place_rules import places_of
+from cnnviz.models.graph.places import Places
 from cnnviz.models.graph.trace import Graph, of_boxes, trace
-from cnnviz.models.receptive_field.field import ReceptiveField, fields_or_reasons
+from cnnviz.models.receptive_field.field import ReceptiveField, fields_or_reasons, token_field
 from cnnviz.registry.box_forms import BoxForm
 
 _UNTRACED = {
@@ -42,6 +44,8 @@ class LayerRow:
         parameters: Numbers in the module, parts included.
         default_target: Whether this layer is explained when none is named.
         cam: True, or why CAM is not possible here.
+        layout: Where the image's places are in the output of a network with attention; None where they are not known,
+            and in other networks.
     """
 
     name: str
@@ -53,6 +57,7 @@ class LayerRow:
     parameters: int
     default_target: bool
     cam: bool | str
+    layout: Places | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As in ``cnnviz layers --json``."""
@@ -68,6 +73,9 @@ class LayerRow:
             "parameters": self.parameters,
             "default_target": self.default_target,
             "cam": self.cam,
+            "layout": None if self.layout is None else self.layout.layout,
+            "grid": None if self.layout is None else list(self.layout.grid),
+            "other_tokens": None if self.layout is None else self.layout.before + self.layout.after,
         }
 
 
@@ -104,6 +112,7 @@ def layer_table(
 
 
 def _traced(module: nn.Module, graph: Graph, name: str) -> list[LayerRow]:
+    layouts = places_of(graph) if graph.attention else {}
     fields = fields_or_reasons(graph)
     targets, why_not = _targets_and_cam(graph, name)
     order = {node: index for index, node in enumerate(graph.module.graph.nodes)}
@@ -117,7 +126,9 @@ def _traced(module: nn.Module, graph: Graph, name: str) -> list[LayerRow]:
     # Parts before the module that returns the same tensor.
     for node, path, call in sorted(calls, key=lambda c: (order[c[0]], -c[1].count("."))):
         called = _called(path, call, len(graph.calls[path]))
-        found = fields[node]
+        found = fields.get(node, "it does not depend on the image")
+        if isinstance(found, str):
+            found = token_field(graph, node) or found
         part = module.get_submodule(path)
         rows.append(
             LayerRow(
@@ -130,6 +141,7 @@ def _traced(module: nn.Module, graph: Graph, name: str) -> list[LayerRow]:
                 parameters=_count(part),
                 default_target=called in targets,
                 cam=_cam(called, targets, why_not),
+                layout=layouts.get(node),
             )
         )
     return rows

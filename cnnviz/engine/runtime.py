@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cnnviz.errors import CnnvizError, nearest
 
@@ -161,6 +162,13 @@ def borrowed(module: nn.Module) -> Iterator[None]:
             for b, before in buffers:
                 if b.shape == before.shape and not torch.equal(b, before):
                     b.copy_(before)
+
+
+@contextlib.contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Attention by operations that have a second derivative, in the place of the fused kernels, which have none."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 @dataclass(frozen=True)

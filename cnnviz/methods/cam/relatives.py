@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target, class_logits
 from cnnviz.errors import CnnvizError
@@ -252,6 +253,9 @@ def shapleycam(run: ForwardPass, target: Target, params: ShapleyCAMOptions) -> H
     Raises:
         CnnvizError: ``rest`` was asked for, and the target is not a class.
     """
+    if run.session.graph is not None and run.session.graph.attention:
+        with rt.twice_differentiable():
+            run = run.session.forward(run.pixels)
     score = target(run.output)
     if params.utility == "rest":
         logit, log_p = target.in_unit("logit"), target.in_unit("log-probability")

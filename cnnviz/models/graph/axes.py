@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from cnnviz.models.graph.place_rules import places_of
 from cnnviz.models.graph.randomness import seed_generators
 from cnnviz.models.graph.trace import Graph
 from cnnviz.models.receptive_field.axes import Axis, State, even_axis
@@ -155,6 +156,8 @@ class Axes:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
+        if graph.attention:
+            places_of(graph)  # what they say, states_of takes
         self._states = states_of(graph)
         self._responses: Responses | None = None
 

@@ -15,6 +15,8 @@ from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layer_names import name_of
 from cnnviz.models.graph.layers import default_node
 from cnnviz.models.graph.operations import Operation
+from cnnviz.models.graph.place_rules import places_of
+from cnnviz.models.graph.tokens import MOVES, is_mean_of_places, origin_of
 from cnnviz.models.graph.trace import Graph
 
 
@@ -48,18 +50,20 @@ def read_head(graph: Graph, model_name: str) -> HeadReading:
         CnnvizError: On any other network; the message says what stands between the feature map and the logits.
     """
     features = default_node(graph, model_name)
-    chain = graph.chain()
-    if features not in chain:
+    chain, origin = graph.chain(), origin_of(graph, features)
+    if origin not in chain:
         raise CnnvizError(
             f"CAM is not defined for {model_name}: connections lead past {name_of(graph, features)[0]}; "
             "it needs global pooling followed by one linear layer.",
             "Use `cnnviz gradcam`, which works here.",
         )
-    path = chain[chain.index(features) + 1 : chain.index(graph.logits) + 1]
+    path = [node for node in chain[chain.index(origin) + 1 : chain.index(graph.logits) + 1] if node is not features]
     reading = _pool_then_linear(graph, features, path) or _class_maps_then_pool(graph, features, path)
     if reading is None:
         layer, _ = name_of(graph, features)
-        stands = ", ".join(_describe(graph, node) for node in path if not graph.is_passive(node))
+        stands = ", ".join(
+            _describe(graph, node) for node in path if not (graph.is_passive(node) or _keeps_places(graph, node))
+        )
         raise CnnvizError(
             f"CAM is not defined for {model_name}: between {layer} and the logits stand {stands}; "
             "it needs global pooling followed by one linear layer.",
@@ -68,14 +72,19 @@ def read_head(graph: Graph, model_name: str) -> HeadReading:
     return reading
 
 
+def _keeps_places(graph: Graph, node: fx.Node) -> bool:
+    """Whether a node has all of the image's places, which its form alone is changed of."""
+    return graph.attention and node in places_of(graph) and graph.operation(node).kind in MOVES
+
+
 def _pooling(graph: Graph, node: fx.Node) -> str | None:
-    if not graph.is_global_pool(node):
+    if not (graph.is_global_pool(node) or (graph.attention and is_mean_of_places(graph, node))):
         return None
     return "max" if "max" in graph.operation(node).name else "average"
 
 
 def _pool_then_linear(graph: Graph, features: fx.Node, path: Sequence[fx.Node]) -> HeadReading | None:
-    steps = [node for node in path if not graph.is_passive(node)]
+    steps = [node for node in path if not graph.is_passive(node) and not _keeps_places(graph, node)]
     if not steps or (pooling := _pooling(graph, steps[0])) is None:
         return None
     norm: nn.LayerNorm | None = None

@@ -21,6 +21,9 @@ from cnnviz.models.graph.dense import chain_to, encoder_chain, is_dense
 from cnnviz.models.graph.layer_names import name_of
 from cnnviz.models.graph.levels import head_levels
 from cnnviz.models.graph.operations import attribute
+from cnnviz.models.graph.place_rules import places_of
+from cnnviz.models.graph.places import Places
+from cnnviz.models.graph.tokens import default_tokens, layout_of, named_tokens, note_on_tokens, origin_of, token_stages
 from cnnviz.models.graph.trace import Graph, ancestors, descendants
 
 Stage = TypeVar("Stage")
@@ -40,6 +43,8 @@ class LayerRef:
         pre_activation: Whether an activation follows directly (and is not included).
         node: The tensor's node in the graph; None where the network could not be traced.
         call: Which call of the module, from 0.
+        layout: Where the places lie in the tensor that the node shows as a map, in a network with attention; None
+            elsewhere.
     """
 
     name: str
@@ -49,12 +54,13 @@ class LayerRef:
     pre_activation: bool
     node: fx.Node | None = None
     call: int = 0
+    layout: Places | None = None
 
 
 def refuse_attention(name: str) -> CnnvizError:
     return CnnvizError(
-        f"{name} computes self-attention: it is a transformer or a hybrid, not a convolutional network.",
-        "Class activation maps need a convolutional one. Choose such a model, or name a convolution with --layer.",
+        f"{name} computes self-attention, and cannot be traced: where its tokens lie in the image is not known.",
+        "Use occlusion, saliency or rise, which need no layer, or name a convolution with --layer.",
     )
 
 
@@ -62,14 +68,14 @@ def default_node(graph: Graph, model_name: str) -> fx.Node:
     """The tensor that feeds the head.
 
     Raises:
-        CnnvizError: A transformer, or a network whose head is not fed by a spatial feature map.
+        CnnvizError: The network's head is not fed by a spatial feature map.
     """
-    if graph.attention:
-        raise refuse_attention(model_name)
     if graph.boxes and graph.units is None:
         return head_levels(graph, model_name)[-1]
     if is_dense(graph) and (encoder := encoder_chain(graph)):
         return encoder[-1]
+    if graph.attention:
+        return default_tokens(graph, model_name)
     chain = graph.chain()
     if graph.units is not None and graph.is_spatial(graph.units):
         return _before_units(graph, chain, graph.units, model_name)
@@ -240,6 +246,8 @@ def _is_index(graph: Graph, node: fx.Node) -> bool:
 def stages(graph: Graph, model_name: str) -> list[fx.Node]:
     """Convolutional stages: the last feature map of each resolution that every path passes through, input first."""
     target = default_node(graph, model_name)
+    if graph.attention and not (graph.boxes or is_dense(graph)):
+        return token_stages(graph, model_name)
     chain = encoder_chain(graph) if is_dense(graph) else graph.chain()
     if graph.boxes:
         chain = chain_to(graph, [target])
@@ -254,7 +262,8 @@ def stages(graph: Graph, model_name: str) -> list[fx.Node]:
 
 def reference(graph: Graph, node: fx.Node, name: str | None = None, call: int | None = None) -> LayerRef:
     """Describe a spatial node of the graph."""
-    known, index = name_of(graph, node)
+    origin = origin_of(graph, node)
+    known, index = name_of(graph, origin)
     shape, source = graph.shapes[node], graph.shapes[graph.input]
     path = name or known
     chosen = index if call is None else call
@@ -268,6 +277,7 @@ def reference(graph: Graph, node: fx.Node, name: str | None = None, call: int | 
         pre_activation=any(graph.is_activation(user) for user in node.users) and not graph.is_activation(node),
         node=node,
         call=chosen,
+        layout=layout_of(graph, node),
     )
 
 
@@ -280,17 +290,18 @@ def resolve(graph: Graph, layer: str | None, model_name: str) -> LayerRef:
         model_name: For messages.
 
     Raises:
-        CnnvizError: Unknown name (with near matches), a layer without spatial output, or a transformer.
+        CnnvizError: Unknown name (with near matches), a layer without spatial output, or one whose
+            places do not reach the score.
     """
     if layer is None:
         return reference(graph, default_node(graph, model_name))
     node, path, chosen = called_node(graph, layer, model_name)
     if path is None:
         return reference(graph, node)
+    if graph.attention and (node in places_of(graph) or not graph.operation(node).is_convolution):
+        return reference(graph, named_tokens(graph, node, layer, model_name), path, chosen)
     if not graph.is_spatial(node):
         raise not_spatial(layer, graph.shapes.get(node))
-    if graph.attention and not graph.operation(node).is_convolution:
-        raise refuse_attention(model_name)
     if objection := axes_of(graph).objection(node):
         raise no_map(layer, graph.shapes[node], objection, _map_before(graph, node))
     return reference(graph, node, path, chosen)
@@ -328,6 +339,8 @@ def _map_before(graph: Graph, node: fx.Node) -> str | None:
 
 def stepped_over(graph: Graph, layer: LayerRef) -> str | None:
     """What to tell where a tensor with four axes that is not a map of the image stands between a map and the head."""
+    if graph.attention:
+        return None if layer.node is None else note_on_tokens(graph, layer.node, layer.name)
     chain = graph.chain()
     after = chain[chain.index(layer.node) + 1 :] if layer.node in chain else []
     fed = _no_map_among(graph, after)

@@ -96,6 +96,9 @@ class Graph:
         units: The node whose units the logits are, where a layer is read in the place of the class scores.
         boxes: Whether the logits are a detector's candidates for boxes.
         vector: Whether they are a vector that stands for the image, and no scores.
+        places: What :mod:`cnnviz.models.graph.places` found, once; None before.
+        views: For each tensor that is explained as a map, but is none as it lies: the node that is the map.
+        remembered: What was found of it by running it, by what was asked.
     """
 
     module: fx.GraphModule
@@ -113,6 +116,9 @@ class Graph:
     units: fx.Node | None = None
     boxes: bool = False
     vector: bool = False
+    places: Any = field(default=None, repr=False)
+    views: dict[fx.Node, fx.Node] = field(default_factory=dict, repr=False)
+    remembered: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def input(self) -> fx.Node:
@@ -300,7 +306,9 @@ def at_size(graph: Graph, size: tuple[int, int]) -> Graph:
     kind = next((p.dtype for p in graph.module.parameters() if p.is_floating_point()), torch.float32)
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         prober.run(torch.empty((1, channels, *size), dtype=kind))
-    return replace(graph, shapes=prober.shapes, bundles=prober.bundles, probe=None, axes=None)
+    return replace(
+        graph, shapes=prober.shapes, bundles=prober.bundles, probe=None, axes=None, places=None, remembered={}
+    )
 
 
 def _unpacked(value: Any) -> Any:

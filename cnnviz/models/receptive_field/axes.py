@@ -91,6 +91,12 @@ def even_axis(dim: int, length: int, image: int) -> Axis:
     return Axis(dim, length, middle, middle, jump, Fraction(0), Fraction(image - 1))
 
 
+def cell_axis(dim: int, length: int, image: int) -> Axis:
+    """Units that share out an image of so many pixels and see their own share of it: patches."""
+    jump = Fraction(image, length)
+    return Axis(dim, length, Fraction(0), jump - 1, jump, Fraction(0), Fraction(image - 1))
+
+
 @dataclass(frozen=True)
 class State:
     """What is known about a tensor's units.

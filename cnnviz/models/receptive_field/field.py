@@ -13,8 +13,8 @@ from torch import fx, nn
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layer_names import name_of
 from cnnviz.models.graph.operations import attribute, function_name, operation_of
-from cnnviz.models.graph.trace import Graph
-from cnnviz.models.receptive_field.axes import State, image_axis, unknown
+from cnnviz.models.graph.trace import Graph, ancestors
+from cnnviz.models.receptive_field.axes import State, cell_axis, image_axis, unknown
 from cnnviz.models.receptive_field.ops import apply
 from cnnviz.models.receptive_field.sliding import Call
 
@@ -118,6 +118,24 @@ def field_or_reason(graph: Graph, states: Mapping[fx.Node, State | None], node: 
     )
 
 
+def token_field(graph: Graph, node: fx.Node) -> ReceptiveField | None:
+    """What tokens of a grid, or cells channels last, see: their patch, and behind attention all of the image too.
+
+    None for other tensors.
+    """
+    places = (graph.places or {}).get(node)
+    size = graph.shapes[graph.input][2:]
+    if (
+        places is None
+        or places.layout == "NCHW"
+        or any(side % cells for side, cells in zip(size, places.grid, strict=True))
+    ):
+        return None
+    patch = size[0] // places.grid[0], size[1] // places.grid[1]
+    mixed = any(graph.operation(each).kind in {"attention", "softmax"} for each in ancestors([node]))
+    return ReceptiveField(patch, patch, (0, 0), mixed, ((0, size[0] - 1), (0, size[1] - 1)))
+
+
 def layout(rows: int, columns: int) -> str:
     """What is wrong with the axes of a tensor of which these are the image's rows and columns; empty if nothing is."""
     if (rows, columns) == (2, 3):
@@ -144,9 +162,20 @@ def states_of(
         elif node in graph.shapes or node in graph.bundles:
             state = _state(graph, node, states)
             if state is not None and not state.axes_known:
-                state = settle(node, states) or state
+                state = _of_places(graph, node) or settle(node, states) or state
             states[node] = state
     return states
+
+
+def _of_places(graph: Graph, node: fx.Node) -> State | None:
+    """A tensor behind attention whose rows and columns are known: each unit has its own cell, and sees all others."""
+    places = (graph.places or {}).get(node)
+    if places is None or places.merged:
+        return None
+    size = graph.shapes[graph.input][2:]
+    pairs = zip((places.rows, places.cols), places.grid, size, strict=True)
+    rows, cols = (cell_axis(dim, length, image) for dim, length, image in pairs)
+    return State(rows, cols, context=True)
 
 
 def _state(graph: Graph, node: fx.Node, states: Mapping[fx.Node, State | None]) -> State | None:
@@ -155,7 +184,7 @@ def _state(graph: Graph, node: fx.Node, states: Mapping[fx.Node, State | None]) 
     if not sources:
         return None
     try:
-        operation = operation_of(graph.module, node, graph.shapes, lambda source: _of_node(graph, source))
+        operation = operation_of(graph.module, node, graph.shapes, lambda source: value_of(graph, source))
         if operation.kind == "constant":
             return None
         call = Call(
@@ -176,10 +205,11 @@ def _label(node: fx.Node, module: nn.Module | None) -> str:
 
 def _value(graph: Graph, argument: Any) -> Any:
     """An argument as the operation gets it: tensors without their numbers, sizes computed from shapes."""
-    return fx.node.map_arg(argument, lambda node: _of_node(graph, node))
+    return fx.node.map_arg(argument, lambda node: value_of(graph, node))
 
 
-def _of_node(graph: Graph, node: fx.Node) -> Any:
+def value_of(graph: Graph, node: fx.Node) -> Any:
+    """What a node's value looks like: tensors without their numbers, sizes as computed from shapes."""
     if node in graph.shapes:
         return torch.empty(graph.shapes[node], device="meta")
     if node in graph.bundles:
