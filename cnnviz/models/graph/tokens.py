@@ -285,7 +285,7 @@ def unflatten(patches: Tensor, dim: int, grid: tuple[int, int], shape: Sequence[
                 "Set --input-size to the size of the images.",
             )
         grid = fitting[0]
-    apart: Tensor = patches.unflatten(dim, grid)  # type: ignore[no-untyped-call]
+    apart: Tensor = patches.unflatten(dim, grid)
     return apart
 
 
