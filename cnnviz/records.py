@@ -275,7 +275,11 @@ class Record:
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """Strict JSON on one line: no NaN, non-ASCII escaped, so that any file name survives any reader."""
-    return json.dumps(finite(value), ensure_ascii=True, allow_nan=False, indent=indent)
+    try:
+        return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=indent)
+    except (TypeError, ValueError):
+        # Going through everything in Python takes ten times as long: few records need it.
+        return json.dumps(finite(value), ensure_ascii=True, allow_nan=False, indent=indent)
 
 
 def finite(value: Any) -> Any:
@@ -322,12 +326,13 @@ def files_of(record: Any) -> Iterator[str]:
     """Names of the files that a record lists, wherever they stand in it."""
     if isinstance(record, (list, tuple)):
         for item in record:
-            yield from files_of(item)
+            if isinstance(item, (dict, list, tuple)):
+                yield from files_of(item)
     elif isinstance(record, dict):
         for key, value in record.items():
             if key == "files" and isinstance(value, dict):
                 yield from (name for name in value.values() if isinstance(name, str))
             elif key in {"file", "thumbnail"} and isinstance(value, str):
                 yield value
-            else:
+            elif isinstance(value, (dict, list, tuple)):
                 yield from files_of(value)

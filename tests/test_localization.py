@@ -154,7 +154,7 @@ def test_a_perfect_map() -> None:
     assert (box["rank"], box["guesses"], box["true_labels"], box["truth_classes"]) == (2, 2, ["dog"], 1)
     assert scores("max_box_acc", values, known)["hits"] == [[0, 254]]
     assert scores("max_box_acc_v2", values, known)["hits_70"] == [[0, 254]]
-    assert scores("pxap", values, known)["levels"] == [[0, 0, 32 * 24 - 120], [255, 120, 0]]
+    assert scores("pxap", values, known)["levels"] == [[0, 255], [0, 120], [32 * 24 - 120, 0]]
     assert scores("pointing_game:tolerance=0", values, known)["hit"] is True
     assert scores("energy_pointing_game", values, known)["energy"] == 1.0
 
@@ -166,7 +166,7 @@ def test_a_map_without_positive_values(values: np.ndarray) -> None:
     assert (box["box_xywh"], box["iou"], box["size"]) == (None, 0.0, "small")
     assert scores("max_box_acc", values, known)["hits"] == []
     assert scores("max_box_acc:at=0.2", values, known)["hits"] == []
-    assert scores("pxap", values, known)["levels"] == [[0, 120, 32 * 24 - 120]]
+    assert scores("pxap", values, known)["levels"] == [[0], [120], [32 * 24 - 120]]
     assert scores("pointing_game:tolerance=999", values, known)["hit"] is False
     assert scores("pointing_game", values, known)["point"] is None
     assert scores("energy_pointing_game", values, known)["energy"] == 0.0
@@ -259,7 +259,7 @@ def test_the_network_saw_a_part() -> None:
     assert scores("max_box_acc_v2", placed, known)["hits_30"] == [[64, 254]]
     assert scores("energy_pointing_game", placed, known)["energy"] == pytest.approx(40 / (40 + 0.25 * (384 - 40)))
     # What it did not see of the class is missed, below all that it did see.
-    assert scores("pxap", placed, known)["levels"] == [[0, 80, 304], [64, 0, 344], [255, 40, 0]]
+    assert scores("pxap", placed, known)["levels"] == [[0, 64, 255], [80, 0, 40], [304, 344, 0]]
     whole = baseline("whole_image", placed, "a.png")
     assert scores("box_localization", whole, known)["box_xywh"] == [16, 0, 16, 24]
 
@@ -303,7 +303,7 @@ def test_ignored_pixels_count_neither_way() -> None:
     ignored[:, 16:] = True
     known = truth(BOX, masks={"dog": indicator(BOX) > 0}, ignored=ignored)
     # Those of the class count all the same.
-    assert scores("pxap", np.ones((24, 32)), known)["levels"] == [[255, 120, 384 - 80]]
+    assert scores("pxap", np.ones((24, 32)), known)["levels"] == [[255], [120], [384 - 80]]
     assert scores("energy_pointing_game", np.ones((24, 32)), known)["energy"] == pytest.approx(80 / 384)
 
 
@@ -317,8 +317,8 @@ def test_pixels_of_the_reference() -> None:
     edges = np.append(np.arange(0, 1, 0.001), [1.0, 2.0])
     for column, chosen in ((1, inside), (2, ~inside)):
         expected = np.histogram(cam[chosen], bins=edges)[0]
-        assert expected[found[:, 0]].tolist() == found[:, column].tolist()
-        assert expected.sum() == found[:, column].sum()
+        assert expected[found[0]].tolist() == found[column].tolist()
+        assert expected.sum() == found[column].sum()
 
 
 def test_overlaps_are_those_of_boxes() -> None:

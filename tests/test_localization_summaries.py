@@ -243,7 +243,7 @@ def test_pixels_of_all_maps_together() -> None:
 
 
 def test_pixels_that_are_all_right_and_all_alike() -> None:
-    perfect, even = {"levels": [[0, 0, 70], [255, 30, 0]]}, {"levels": [[255, 30, 70]]}
+    perfect, even = {"levels": [[0, 255], [0, 30], [70, 0]]}, {"levels": [[255], [30], [70]]}
     for own, value in ((perfect, 1.0), (even, 0.3)):
         assert of_pixels(rows([own, own]), PXAP, PxAPOptions()).figures["pxap"]["value"] == pytest.approx(value)
 

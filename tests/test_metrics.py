@@ -18,7 +18,7 @@ from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import TrueObject, Truth
 from cnnviz.metrics.baseline_maps import BASELINES, baseline
-from cnnviz.metrics.chosen import MapMetrics, requested, summed_up
+from cnnviz.metrics.chosen import MapMetrics, gathered, requested, summed_up
 from cnnviz.metrics.conservation import summarize as left_out
 from cnnviz.metrics.contract import ExplainedImage, Row
 from cnnviz.metrics.intervals import bootstrap_mean, wilson
@@ -267,7 +267,7 @@ def test_summaries_stand_under_their_keys() -> None:
         spec().request(),
         CONSERVATION.request({"reason": "biases"}),
     ]
-    said = summed_up(requests, lambda: iter(records))
+    said = summed_up(requests, gathered({"": requests}, records)[""])
     found, notes = said.figures, said.notes
     assert list(found) == ["metrics", "left_out"]
     assert found["metrics"]["inside"]["share"] == {"value": 0.25, "ci95": None, "n": 1}

@@ -19,6 +19,9 @@ from cnnviz.errors import ImageError
 
 _ROWS = 1024
 
+Strips = NDArray[np.intp]
+"""[n + 1] where the strips of an axis begin, from 0 to its length."""
+
 Rect = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels of the upright input image: what the network saw. May reach outside by padding."""
 
@@ -32,12 +35,15 @@ class PlacedMap:
         seen: x0, y0, x1, y1, half-open, in pixels: what the network saw, clipped to the image.
         signed: Whether negative values have a meaning (they speak against the target).
         raw: The method's own output, of any shape, where it is known: what is measured in its own cells.
+        strips: Of rows and of columns: between two of them the map is linear along the axis. None where it is made
+            otherwise, or cells are smaller than pixels.
     """
 
     values: NDArray[np.float32]
     seen: tuple[int, int, int, int]
     signed: bool
     raw: NDArray[np.float32] | None = None
+    strips: tuple[Strips, Strips] | None = None
 
 
 def place(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int], *, signed: bool) -> PlacedMap:
@@ -69,7 +75,10 @@ def place(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int], *, signed
     for first in range(top, bottom, _ROWS):  # in strips: a copy of the whole would be as large as the image
         last = min(first + _ROWS, bottom)
         values[first:last, left:right] = rows[first - top : last - top] @ across
-    return PlacedMap(values, (left, top, right, bottom), signed)
+    of_rows = _strips(raw.shape[0], float(y0), float(y1), (top, bottom, height))
+    of_columns = _strips(raw.shape[1], float(x0), float(x1), (left, right, width))
+    strips = None if of_rows is None or of_columns is None else (of_rows, of_columns)
+    return PlacedMap(values, (left, top, right, bottom), signed, strips=strips)
 
 
 def place_cells(
@@ -143,3 +152,15 @@ def _weights(cells: int, start: float, stop: float, first: int, last: int) -> ND
     result = weights.astype(np.float32)
     result.setflags(write=False)
     return result
+
+
+@lru_cache(maxsize=64)
+def _strips(cells: int, start: float, stop: float, seen: tuple[int, int, int]) -> Strips | None:
+    """Of one axis, by the rules of :func:`_weights`: the middles of cells, and the ends of what the network saw."""
+    first, last, length = seen
+    pitch = (stop - start) / cells
+    if pitch < 1.0:
+        return None
+    position = np.clip((np.arange(first, last) + 0.5 - start) / pitch - 0.5, -1.0, cells - 1.0)
+    between = first + 1 + np.flatnonzero(np.diff(np.floor(position)))
+    return np.unique([0, first, *between, last, length]).astype(np.intp)

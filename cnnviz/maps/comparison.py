@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -155,10 +155,3 @@ def table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> 
             cells.append(("-" if number is None else f"{number:.3g}").rjust(len(head)))
         lines.append("  ".join([method.ljust(first), *cells]))
     return lines
-
-
-def of_method(records: Callable[[], Iterable[Mapping[str, Any]]], name: str) -> Iterator[Mapping[str, Any]]:
-    """The records with the explanations of one method alone."""
-    for record in records():
-        own = [each for each in record.get("explanations") or () if each["method"] == name]
-        yield {**record, "explanations": own}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,13 @@ from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
 from cnnviz.maps import mosaics, tiling
 from cnnviz.maps.asked import Asked, check_targets, for_task, truth_facts, truth_labels, with_role
-from cnnviz.maps.comparison import Conclusion, comparison_of, of_method, of_several
+from cnnviz.maps.comparison import Conclusion, comparison_of, of_several
 from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, probing
 from cnnviz.maps.remembered import Remembered
 from cnnviz.maps.second_look import SecondLook
 from cnnviz.maps.tiling import ComputedMap, Tiles
 from cnnviz.maps.write_image import ImageResult, TargetMap
-from cnnviz.metrics.chosen import ModelMetrics, requested, summed_up
+from cnnviz.metrics.chosen import ModelMetrics, gathered, requested, summed_up
 from cnnviz.metrics.contract import ExplainedNetwork
 from cnnviz.models.graph.structures import map_tensors
 from cnnviz.models.preprocess import normalize
@@ -348,17 +347,18 @@ class Explainer:
             self.prepared.note(text)
         report = {} if played.report is None else {"mosaics": played.report}
         if self.comparison is None:
-            found = summed_up(self.requests[0], records, played.rows.get(self.spec.name, ()))
+            whole = gathered({"": self.requests[0]}, records())[""]
+            found = summed_up(self.requests[0], whole, played.rows.get(self.spec.name, ()))
             for text in found.notes:
                 self.prepared.note(text)
             return Conclusion(found.figures, report=report)
-        figures, remarks = {}, {}
-        for number, maker in enumerate(self.makers):
-            name, requests = maker.spec.name, self.requests[number if number < len(self.methods) else 0]
-            own = partial(of_method, records, name)
-            found = summed_up(requests, own, played.rows.get(name, ()))
+        figures, remarks, own = {}, {}, dict(zip((each.spec.name for each in self.methods), self.requests, strict=True))
+        # What stands beside the methods is measured as the first of them is.
+        rows = gathered({each.spec.name: own.get(each.spec.name, self.requests[0]) for each in self.makers}, records())
+        for name, measured in rows.items():
+            found = summed_up(own.get(name, self.requests[0]), measured, played.rows.get(name, ()))
             figures[name] = found.figures
-            if number < len(self.methods):
+            if name in own:
                 remarks[name] = found.remarks
         for text in of_several(remarks):
             self.prepared.note(text)

@@ -21,7 +21,7 @@ from cnnviz.maps.mistake_picture import by_method, common_limits
 from cnnviz.maps.segment_picture import Segmented, outlined
 from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.metrics.contract import ExplainedImage
-from cnnviz.metrics.map_statistics import is_even
+from cnnviz.metrics.derived import is_even
 from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, Explanation, PredictionScore, Record, TargetScore
 from cnnviz.registry.metrics import MAP_STATISTICS

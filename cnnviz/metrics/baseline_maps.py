@@ -65,7 +65,7 @@ def baseline(name: str, placed: PlacedMap, image: str) -> PlacedMap:
     # Random numbers differ by image, and the largest maps would fill the memory.
     make = _values if name == "random" or placed.values.size > _KEPT_PIXELS else _values_of_size
     seed = image if name == "random" else ""
-    return replace(placed, values=make(name, placed.seen, (width, height), seed), raw=None, signed=False)
+    return replace(placed, values=make(name, placed.seen, (width, height), seed), raw=None, signed=False, strips=None)
 
 
 def _values(name: str, seen: tuple[int, int, int, int], size: tuple[int, int], image: str) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,10 @@ from cnnviz.registry import lookup
 from cnnviz.registry.metrics import CONSERVATION, MAP_STATISTICS, RANDOMIZATION, MetricRequest, MetricSpec
 from cnnviz.registry.params import Options
 from cnnviz.settings import TargetSettings
+
+_JSON = frozenset({bool, int, float, str, type(None)})
+# Longer lists of whole numbers, such as histograms, take a tenth of the memory as arrays.
+_SHORT = 16
 
 Score = Callable[[PlacedMap, ExplainedImage, "Truth | None", Options], Mapping[str, Any]]
 
@@ -142,16 +146,50 @@ class SummedUp:
     remarks: tuple[tuple[str, str], ...]
 
 
+def gathered(
+    asked: Mapping[str, Sequence[MetricRequest]], records: Iterable[Mapping[str, Any]]
+) -> dict[str, dict[str, list[Row]]]:
+    """By method and metric, a row for each map of a run; the records are gone through once.
+
+    Args:
+        asked: The metrics of each method; under the empty name those of all maps, whatever made them.
+        records: Of the run.
+    """
+    summed = {
+        method: [each.spec for each in own if each.spec.summarizer and each.spec.measures != "mosaics"]
+        for method, own in asked.items()
+    }
+    found: dict[str, dict[str, list[Row]]] = {method: {spec.name: [] for spec in own} for method, own in summed.items()}
+    for record in records:
+        path, label = str(record.get("path")), record.get("label")
+        for explanation in record.get("explanations") or ():
+            scores = explanation.get("scores") or {}
+            for method in {"", explanation.get("method", "")} & summed.keys():
+                for spec in summed[method]:
+                    if not spec.score_key or spec.score_key in scores:
+                        own = scores[spec.score_key] if spec.score_key else scores
+                        found[method][spec.name].append(Row(_compact(own), path, label))
+    return found
+
+
+def _compact(scores: Any) -> Any:
+    if isinstance(scores, dict):
+        return {key: _compact(value) for key, value in scores.items()}
+    if isinstance(scores, list) and scores and isinstance(scores[0], list):
+        return [_compact(each) for each in scores]
+    if isinstance(scores, list) and len(scores) > _SHORT and set(map(type, scores)) == {int}:
+        return np.array(scores)
+    return scores
+
+
 def summed_up(
-    requests: Sequence[MetricRequest],
-    records: Callable[[], Iterable[Mapping[str, Any]]],
-    mosaics: Sequence[Row] = (),
+    requests: Sequence[MetricRequest], rows: Mapping[str, Sequence[Row]], mosaics: Sequence[Row] = ()
 ) -> SummedUp:
     """What the report's ``summary`` says of all maps of a run, and what people are told.
 
     Args:
         requests: The metrics.
-        records: Goes through the records of the run, once for each metric that has a summary.
+        rows: Of each metric.
         mosaics: Of the metric that looks at mosaics, its rows.
     """
     found: dict[str, Any] = {}
@@ -162,8 +200,8 @@ def summed_up(
         summarize = spec.load_summarizer()
         if summarize is None:
             continue
-        rows = mosaics if spec.measures == "mosaics" else _rows(spec, records())
-        said: RunSummary = summarize(rows, spec, request.params)
+        own = mosaics if spec.measures == "mosaics" else rows[spec.name]
+        said: RunSummary = summarize(own, spec, request.params)
         notes += said.notes
         remarks += said.remarks
         if said.figures is not None and spec.summary_key:
@@ -171,15 +209,6 @@ def summed_up(
         elif said.figures is not None:
             found.setdefault("metrics", {})[spec.name] = said.figures
     return SummedUp(found, tuple(notes), tuple(remarks))
-
-
-def _rows(spec: MetricSpec, records: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
-    for record in records:
-        for explanation in record.get("explanations") or ():
-            scores = explanation.get("scores") or {}
-            if not spec.score_key or spec.score_key in scores:
-                own = scores.get(spec.score_key) if spec.score_key else scores
-                yield Row(own, str(record.get("path")), record.get("label"))
 
 
 def _is_known(spec: MetricSpec, image: ExplainedImage, truth: Truth | None) -> bool:
@@ -208,6 +237,8 @@ def _value(spec: MetricSpec, value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
+        if _JSON.issuperset(map(type, value)):
+            return list(value)
         return [_value(spec, each) for each in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value

@@ -10,10 +10,8 @@ Two protocols are kept apart, never mixed:
 
 from __future__ import annotations
 
-import threading
-import weakref
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -23,17 +21,12 @@ from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage
-from cnnviz.metrics.map_statistics import is_even
+from cnnviz.metrics.derived import Edges, derived, is_even, shares
 
 Protocol = Literal["cnnviz", "ilsvrc", "wsol"]
-Edges = NDArray[np.float64]
-"""[n, 4]: x0, y0, x1, y1 of each box."""
-
 WSOL_SIDE = 224
 LEVELS = 255
 """Thresholds of ``cnnviz`` are k / 256 and those of ``wsol`` k / 255, k = 0 to 254."""
-
-_T = TypeVar("_T")
 
 
 def true_labels(image: ExplainedImage, truth: Truth) -> list[str]:
@@ -45,56 +38,6 @@ def counted_labels(image: ExplainedImage, truth: Truth) -> list[str]:
     """Those of them as which this map counts: of several classes that mean one label the likeliest counts."""
     counted = image.counted_labels
     return [label for label in true_labels(image, truth) if counted is None or label in counted]
-
-
-class _Derived:
-    """What was computed of arrays that are still there; safe in threads.
-
-    Several metrics look at one map, and images of one size share their baselines.
-    """
-
-    def __init__(self) -> None:
-        self._turn = threading.Lock()
-        self._kept: dict[int, tuple[weakref.ref[Any], dict[Any, Any]]] = {}
-
-    def of(self, values: NDArray[Any], key: Any, make: Callable[[], _T]) -> _T:
-        """``make()``, or what it gave before for the same array, which must not change, and the same key."""
-        number = id(values)
-        with self._turn:
-            known, found = self._kept.get(number, (None, {}))
-            if known is None or known() is not values:
-                found = {}
-                self._kept[number] = (weakref.ref(values, lambda gone: self._forget(number, gone)), found)
-        if key not in found:
-            found[key] = make()
-        result: _T = found[key]
-        return result
-
-    def _forget(self, number: int, gone: weakref.ref[Any]) -> None:
-        # No lock: a thread that holds it may be the one in which the array goes. Of another array with its number
-        # nothing is forgotten.
-        if self._kept.get(number, (None,))[0] is gone:
-            self._kept.pop(number, None)
-
-
-derived = _Derived()
-
-
-def shares(placed: PlacedMap) -> NDArray[np.float32]:
-    """max(v, 0) / max v [H, W], 0 to 1; zero everywhere where no value is positive."""
-
-    def make() -> NDArray[np.float32]:
-        x0, y0, x1, y1 = placed.seen
-        seen = placed.values[y0:y1, x0:x1]
-        highest = seen.max()
-        found = np.zeros_like(placed.values)
-        if highest > 0 and np.isfinite(highest):
-            part = found[y0:y1, x0:x1]
-            np.divide(seen, highest, out=part)
-            np.clip(part, 0.0, 1.0, out=part)
-        return found
-
-    return derived.of(placed.values, ("shares", placed.seen), make)
 
 
 def levels(placed: PlacedMap) -> NDArray[np.uint8]:

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,20 +32,17 @@ from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage, Row, RunSummary
+from cnnviz.metrics.derived import Edges, derived, is_flat, regions_above, shares
 from cnnviz.metrics.localization import (
     WSOL_SIDE,
-    Edges,
     counted_labels,
-    derived,
     overlaps,
-    shares,
     true_edges,
     true_labels,
     wsol_levels,
 )
 from cnnviz.metrics.localization_figures import Values, by_size, mean, rate, summed
-from cnnviz.metrics.localization_regions import Regions, components, contours_above
-from cnnviz.metrics.map_statistics import is_even
+from cnnviz.metrics.localization_regions import Regions, contours_above
 from cnnviz.records import ClassScore
 from cnnviz.registry.localization_metrics import BoxLocalizationOptions
 from cnnviz.registry.metrics import MetricSpec
@@ -66,9 +64,8 @@ def score(
     boxes = [] if truth is None else truth.boxes_of(labels)
     meant = truth is not None and bool(image.truth_labels)
     iou, chosen, matched = _best(edges, boxes, size, params)
-    x0, y0, x1, y1 = placed.seen
     # A baseline that marks everything has no cells of its own, and does so on purpose.
-    flat = placed.raw is not None and is_even(placed.values[y0:y1, x0:x1])
+    flat = placed.raw is not None and is_flat(placed)
     return {
         "flat": flat,
         "box_xywh": None if chosen is None else _on_photograph(edges[chosen], size, params).xywh,
@@ -134,19 +131,22 @@ def _boxes(placed: PlacedMap, params: BoxLocalizationOptions) -> Edges:
         found = contours_above(levels, level)
     else:
         share = shares(placed)
-        mask = share > np.float32(params.threshold)
         if params.component == "strongest":
-            return _strongest(share, mask)
-        _, edges, area = components(mask)
-        found = Regions(np.zeros(len(edges), np.intp), edges, area).in_order()
+            return _strongest(share, share > np.float32(params.threshold))
+        above = regions_above(placed, params.threshold)
+        found = Regions(np.zeros(len(above.area), np.intp), above.edges, above.area).in_order()
     return found.by_area().edges if params.component == "any" else found.largest().edges
 
 
 def _strongest(values: NDArray[Any], mask: NDArray[np.bool_]) -> Edges:
     """The box of the region that holds the first maximum; none where no region does."""
-    labels, edges, _ = components(mask)
+    labels = np.asarray(cv2.connectedComponents(mask.view(np.uint8), connectivity=8)[1])
     number = int(labels.flat[int(values.argmax())])
-    return edges[max(0, number - 1) : number]
+    if number == 0:
+        return np.zeros((0, 4))
+    own = labels == number
+    (x0, x1), (y0, y1) = (np.flatnonzero(own.any(axis=axis))[[0, -1]].tolist() for axis in (0, 1))
+    return np.array([[x0, y0, x1 + 1, y1 + 1]], dtype=np.float64)
 
 
 def _best(

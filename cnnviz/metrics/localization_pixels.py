@@ -26,6 +26,7 @@ from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage, Row, RunSummary
 from cnnviz.metrics.intervals import bootstrap
 from cnnviz.metrics.localization import LEVELS, WSOL_SIDE, levels, wsol_scores
+from cnnviz.metrics.localization_cells import histogram
 from cnnviz.metrics.localization_figures import Scored, figure, summed
 from cnnviz.registry.localization_metrics import PxAPOptions
 from cnnviz.registry.metrics import MetricSpec
@@ -48,14 +49,28 @@ def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params:
         inside = _resized(inside)
         ignored = None if truth.ignored is None else _resized(truth.ignored)
     else:
-        place, ignored = levels(placed).ravel().astype(np.uint16), truth.ignored
+        return _of_levels(levels(placed), inside, truth.ignored)
     # One histogram of the pixels of the class and, behind it, of the others.
     np.add(place, np.uint16(count), out=place, where=~inside.ravel())
     if ignored is not None:
         place = place[(inside | ~ignored).ravel()]
     pixels = np.bincount(place, minlength=2 * count).reshape(2, count)
+    return _listed(pixels)
+
+
+def _of_levels(
+    place: NDArray[np.uint8], inside: NDArray[np.bool_], ignored: NDArray[np.bool_] | None
+) -> dict[str, Any]:
+    counted = place if ignored is None else place[inside | ~ignored][None]
+    of_class = place[inside][None]
+    pixels = np.array([histogram(of_class), histogram(counted)])
+    pixels[1] -= pixels[0]
+    return _listed(pixels.astype(np.int64))
+
+
+def _listed(pixels: NDArray[np.int64]) -> dict[str, Any]:
     there = np.flatnonzero(pixels.any(axis=0))
-    return {"levels": np.column_stack([there, *pixels[:, there]]).tolist()}
+    return {"levels": [there.tolist(), *pixels[:, there].tolist()]}
 
 
 def _resized(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -75,7 +90,7 @@ def _figures(count: int, rows: Scored) -> dict[str, Any]:
     images = [image for image, _ in known]
     pixels = np.zeros((len(known), 2, count))
     for row, (_, own) in enumerate(known):
-        level, inside, outside = np.asarray(own).T
+        level, inside, outside = own
         pixels[row, 0, level], pixels[row, 1, level] = inside, outside
     flat = pixels.reshape(len(known), -1)
 

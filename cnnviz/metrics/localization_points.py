@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage, Row, RunSummary
+from cnnviz.metrics.derived import derived, is_flat, shares, total_of
 from cnnviz.metrics.intervals import bootstrap
-from cnnviz.metrics.localization import counted_labels, derived, shares
+from cnnviz.metrics.localization import counted_labels
 from cnnviz.metrics.localization_figures import Scored, Values, by_size, figure, mean, rate, rate_interval, summed
-from cnnviz.metrics.map_statistics import is_even
 from cnnviz.registry.localization_metrics import PointingGameOptions
 from cnnviz.registry.metrics import MetricSpec
 from cnnviz.registry.params import Options
@@ -56,8 +56,7 @@ def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params:
 
 
 def _point(placed: PlacedMap) -> list[int] | None:
-    x0, y0, x1, y1 = placed.seen
-    if is_even(placed.values[y0:y1, x0:x1]):
+    if is_flat(placed):
         return None
     share = shares(placed)
     row, column = divmod(int((share >= _TIE).argmax()), share.shape[1])
@@ -86,13 +85,18 @@ def score_energy(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, 
 
 def _energy(share: NDArray[np.float32], truth: Truth, labels: list[str]) -> float:
     # By boxes also where there are masks.
-    inside = np.zeros(share.shape, dtype=np.bool_)
-    for box in truth.boxes_of(labels):
-        inside[box.pixels(truth.size)] = True
+    boxes = truth.boxes_of(labels)
     if truth.ignored is not None:
         share = np.where(truth.ignored, np.float32(0), share)
-    total = float(share.sum(dtype=np.float64))
-    return float(share.sum(dtype=np.float64, where=inside)) / total if total > 0 else 0.0
+    total = total_of(share)
+    if total <= 0 or not boxes:
+        return 0.0
+    if len(boxes) == 1:
+        return total_of(share[boxes[0].pixels(truth.size)]) / total
+    inside = np.zeros(share.shape, dtype=np.bool_)
+    for box in boxes:
+        inside[box.pixels(truth.size)] = True
+    return total_of(share * inside) / total
 
 
 def summarize(rows: Iterable[Row], spec: MetricSpec, params: PointingGameOptions) -> RunSummary:

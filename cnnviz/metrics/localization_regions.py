@@ -3,25 +3,31 @@
 Labelling the map anew at every threshold takes a hundred times as long as what is asked of it. A region that holds a
 single maximum stays in one piece up to that maximum: its boxes and areas at all thresholds follow from the maxima of
 its rows and columns and its histogram. Where there are several, the threshold at which it falls apart is found by
-bisection: it grows apart with the threshold as long as all its maxima are above.
+bisection: it grows apart with the threshold as long as all its maxima are above. Where the map is made of large cells,
+all this is asked of a small grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnviz.metrics.localization import LEVELS, Edges
+from cnnviz.geometry.placement import Strips
+from cnnviz.metrics.derived import Edges, mask_regions
+from cnnviz.metrics.localization import LEVELS
+from cnnviz.metrics.localization_cells import Cells, histogram
 
 _Levels = NDArray[np.uint8]
 
 # With more maxima than this, labelling at every threshold is faster.
 _FEW = 200
+# With more corners than this share of the pixels, the pixels are looked at.
+_SPARSE = 1 / 16
 
 
 class Regions(NamedTuple):
@@ -55,26 +61,23 @@ class Regions(NamedTuple):
         return found.at(np.unique(found.level, return_index=True)[1])
 
 
-def components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], Edges, NDArray[np.float64]]:
-    """8-connected regions of a mask: labels [H, W] from 1, edges of their boxes, areas in pixels."""
-    _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
-    found = np.asarray(statistics, dtype=np.float64)[1:]
-    edges = np.column_stack([found[:, :2], found[:, :2] + found[:, 2:4]])
-    return np.asarray(labels, dtype=np.int32), edges, found[:, cv2.CC_STAT_AREA]
-
-
-def regions(levels: _Levels, values: NDArray[np.float32]) -> Regions:
+def regions(levels: _Levels, values: NDArray[np.float32], strips: tuple[Strips, Strips] | None = None) -> Regions:
     """Every 8-connected region of ``levels > k``, for each k from 0 to 254.
 
     Args:
         levels: [H, W].
         values: [H, W] what they were made of, growing with it: its maxima tell regions apart.
+        strips: Of rows and columns, between which the values are linear; None where they are not.
     """
-    peaks = _peaks(levels, values)
+    cells = None
+    if strips is not None and 16 * len(strips[0]) * len(strips[1]) < levels.size * _SPARSE:
+        cells = Cells(levels, *strips)
+    grid = levels if cells is None else cells.grid
+    peaks = _peaks(grid, values if cells is None else grid)
     if len(peaks) > _FEW:
         parts = [_at_level(levels, level) for level in range(int(levels.max()))]
     else:
-        parts = list(_pieces(_Piece(levels, 0, 0), -1, peaks)) if peaks else []
+        parts = list(_pieces(_Piece(grid, 0, 0, cells), -1, peaks)) if peaks else []
     return _joined(parts).in_order()
 
 
@@ -109,11 +112,28 @@ def contours_above(levels: _Levels, level: int) -> Regions:
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """A connected region: its levels, 0 around it, and where its first pixel lies in the map."""
+    """A connected region: its levels, 0 around it, and where its first pixel lies in the map.
+
+    With ``cells`` all this is of their grid.
+    """
 
     levels: _Levels
     top: int
     left: int
+    cells: Cells | None
+
+    def extent(self) -> tuple[_Levels, int, _Levels, int, NDArray[np.float64]]:
+        """The highest level in each of its columns, where they begin; of its rows; how many pixels of each level."""
+        if self.cells is None:
+            highest = self.levels.max(axis=0), self.levels.max(axis=1)
+            return highest[0], self.left, highest[1], self.top, histogram(self.levels)
+        own = np.zeros(self.cells.grid.shape, dtype=np.bool_)
+        height, width = self.levels.shape
+        whole = self.levels.shape == own.shape and self.levels is self.cells.grid
+        own[self.top : self.top + height, self.left : self.left + width] = True if whole else self.levels > 0
+        corners = own[::2, ::2].ravel()
+        columns, rows = self.cells.extent(corners)
+        return columns, 0, rows, 0, self.cells.pixels(corners)
 
 
 class _Peak(NamedTuple):
@@ -124,7 +144,7 @@ class _Peak(NamedTuple):
     column: int
 
 
-def _peaks(levels: _Levels, values: NDArray[np.float32]) -> list[_Peak]:
+def _peaks(levels: _Levels, values: NDArray[Any]) -> list[_Peak]:
     """Where no neighbour is higher, once for each connected plateau; the lowest first."""
     highest = np.asarray(cv2.dilate(values, np.ones((3, 3), np.uint8)))
     mask = ((values >= highest) & (levels > 0)).view(np.uint8)
@@ -158,28 +178,31 @@ def _is_connected(piece: _Piece, level: int) -> bool:
 
 def _fallen_apart(piece: _Piece, level: int, peaks: list[_Peak]) -> Iterator[tuple[_Piece, list[_Peak]]]:
     """The connected pieces above a threshold, each with its peaks."""
-    labels, edges, _ = components(piece.levels > level)
-    for number, (x0, y0, x1, y1) in enumerate(edges.astype(int).tolist(), 1):
+    above = (piece.levels > level).view(np.uint8)
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(above, connectivity=8, ltype=cv2.CV_32S)
+    for number, (x0, y0, across, down, _) in enumerate(np.asarray(statistics)[1:].tolist(), 1):
+        x1, y1 = x0 + across, y0 + down
         part = np.where(labels[y0:y1, x0:x1] == number, piece.levels[y0:y1, x0:x1], np.uint8(0))
         own = [
             _Peak(each.level, each.row - y0, each.column - x0)
             for each in peaks
             if labels[each.row, each.column] == number
         ]
-        yield _Piece(part, piece.top + y0, piece.left + x0), own
+        yield _Piece(part, piece.top + y0, piece.left + x0, piece.cells), own
 
 
 def _of_piece(piece: _Piece, first: int, last: int) -> Regions:
     """Boxes and areas of a piece that is connected at the thresholds ``first`` to ``last``."""
     level = np.arange(max(first, 0), last + 1)
     edges = []
-    for highest, start in ((piece.levels.max(axis=0), piece.left), (piece.levels.max(axis=1), piece.top)):
+    columns, left, rows, top, pixels = piece.extent()
+    for highest, start in ((columns, left), (rows, top)):
         near = np.searchsorted(np.maximum.accumulate(highest), level, side="right")
         far = np.searchsorted(np.maximum.accumulate(highest[::-1]), level, side="right")
         edges.append((start + near, start + len(highest) - far))
     (x0, x1), (y0, y1) = edges
-    above = np.bincount(piece.levels.ravel(), minlength=LEVELS + 1)[::-1].cumsum()[::-1]
-    return Regions(level, np.column_stack([x0, y0, x1, y1]).astype(np.float64), above[level + 1].astype(np.float64))
+    above = pixels[::-1].cumsum()[::-1]
+    return Regions(level, np.column_stack([x0, y0, x1, y1]).astype(np.float64), above[level + 1])
 
 
 def _at_level(levels: _Levels, level: int) -> Regions:
@@ -188,8 +211,8 @@ def _at_level(levels: _Levels, level: int) -> Regions:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     left, top = int(columns[0]), int(rows[0])
     inner = np.ascontiguousarray(mask[top : rows[-1] + 1, left : columns[-1] + 1])
-    _, edges, area = components(inner)
-    return Regions(np.full(len(edges), level), edges + np.array([left, top, left, top]), area)
+    found = mask_regions(inner)
+    return Regions(np.full(len(found.area), level), found.edges + np.array([left, top, left, top]), found.area)
 
 
 def _joined(parts: Sequence[Regions]) -> Regions:

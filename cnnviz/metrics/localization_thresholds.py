@@ -26,19 +26,18 @@ from numpy.typing import NDArray
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage, Row, RunSummary
+from cnnviz.metrics.derived import derived, regions_above
 from cnnviz.metrics.intervals import bias_corrected
 from cnnviz.metrics.localization import (
     LEVELS,
     counted_labels,
-    derived,
     levels,
     overlaps,
-    shares,
     true_edges,
     wsol_levels,
 )
 from cnnviz.metrics.localization_figures import Scored, figure, mean, rate, rate_interval, summed
-from cnnviz.metrics.localization_regions import Regions, components, contours, contours_above, regions
+from cnnviz.metrics.localization_regions import Regions, contours, contours_above, regions
 from cnnviz.registry.localization_metrics import MaxBoxAccOptions
 from cnnviz.registry.metrics import MetricSpec
 
@@ -91,13 +90,21 @@ def _regions(placed: PlacedMap, params: MaxBoxAccOptions) -> Regions:
         found = contours_above(of_map, int(params.at * int(of_map.max())))
         return Regions(np.zeros_like(found.level), found.edges, found.area)
     if params.at is not None:
-        _, edges, area = components(shares(placed) > np.float32(params.at))
-        return Regions(np.zeros(len(edges), np.intp), edges, area).in_order()
+        above = regions_above(placed, params.at)
+        return Regions(np.zeros(len(above.area), np.intp), above.edges, above.area).in_order()
     height, width = placed.values.shape
     step = math.ceil(math.sqrt(height * width / _PIXELS))
     taken = slice(step // 2, None, step)
     of_map, values = levels(placed)[taken, taken], placed.values[taken, taken]
-    found = regions(np.ascontiguousarray(of_map), np.ascontiguousarray(values))
+    strips = None
+    if placed.strips is not None:
+        # Of the pixels that are taken, which is the first of each strip.
+        rows, columns = (
+            np.unique(np.searchsorted(np.arange(length)[step // 2 :: step], starts))
+            for length, starts in zip((height, width), placed.strips, strict=True)
+        )
+        strips = rows, columns
+    found = regions(np.ascontiguousarray(of_map), np.ascontiguousarray(values), strips)
     if step > 1:
         found = Regions(found.level, np.minimum(found.edges * step, [width, height, width, height]), found.area)
     return found

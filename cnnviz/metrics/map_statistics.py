@@ -19,7 +19,6 @@ zero or the same everywhere (else there is no ``flat``).
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -29,12 +28,11 @@ from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage
+from cnnviz.metrics.derived import EVEN, is_flat, regions_above, shares, total_of
 from cnnviz.registry.params import Options
 
 _BOX_SHARE = 0.2
-# A plateau comes out of interpolation with weights that sum to 1 only to the last bits of float32.
-_EVEN = 1e-6
-_TIE = 1.0 - _EVEN
+_TIE = 1.0 - EVEN
 # Larger maps are gone through in strips.
 _STRIP_PIXELS = 1 << 20
 
@@ -59,31 +57,26 @@ def map_scores(raw: NDArray[np.float32], placed: PlacedMap) -> dict[str, object]
     x0, y0, x1, y1 = placed.seen
     values = placed.values[y0:y1, x0:x1]
     highest = float(values.max())
-    if is_even(values) or not (math.isfinite(highest) and highest > 0.0):
+    if is_flat(placed) or not (math.isfinite(highest) and highest > 0.0):
         undefined = ("peak", "box_xywh", "energy_in_box", "entropy", "area_above_half")
         scores.update(dict.fromkeys(undefined))
-        if is_even(values):
+        if is_flat(placed):
             scores["flat"] = True
         return scores
     # In units of the maximum: sums and logarithms stay in range whatever the unit of the map is.
-    share = np.ascontiguousarray(np.divide(values, np.float32(highest)))
-    np.clip(share, 0.0, 1.0, out=share)
-    total = float(share.sum(dtype=np.float64))
-    _, box = _largest_region(share > np.float32(_BOX_SHARE))
-    inside = float(share[box.pixels((x1 - x0, y1 - y0))].sum(dtype=np.float64))
+    whole = shares(placed)
+    share = whole[y0:y1, x0:x1]
+    total = total_of(share)
+    regions = regions_above(placed, _BOX_SHARE)
+    left, top, right, bottom = regions.edges[regions.largest()].astype(int).tolist()
+    inside = total_of(whole[top:bottom, left:right])
     column, row = _peak(share)
     scores["peak"] = [x0 + column, y0 + row]
-    scores["box_xywh"] = replace(box, x=x0 + box.x, y=y0 + box.y).xywh
+    scores["box_xywh"] = Box.from_edges(left, top, right, bottom).xywh
     scores["energy_in_box"] = min(1.0, inside / total)
     scores["entropy"] = _entropy(share, total)
     scores["area_above_half"] = int(np.count_nonzero(share >= np.float32(0.5))) / share.size
     return scores
-
-
-def is_even(values: NDArray[np.float32]) -> bool:
-    """Whether a map is the same everywhere, zero or not: it tells no place from another."""
-    low, high = float(values.min()), float(values.max())
-    return high - low <= _EVEN * max(abs(low), abs(high))
 
 
 def _finite(value: np.floating) -> float | None:
@@ -91,8 +84,8 @@ def _finite(value: np.floating) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _largest_region(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], Box]:
-    """The largest 8-connected region of a mask that is not empty, and its box."""
+def _largest_region(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest 8-connected region of a mask that is not empty."""
     # Half the memory is half the time; no two regions share a 2x2 block, which bounds their number.
     few = ((mask.shape[0] + 1) // 2) * ((mask.shape[1] + 1) // 2) < 65535
     _, found, statistics, _ = cv2.connectedComponentsWithStats(
@@ -106,8 +99,7 @@ def _largest_region(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], Box]:
     if len(largest) > 1:
         # OpenCV numbers regions in no promised order: the first pixel in reading order decides.
         label = int(labels.flat[np.flatnonzero(np.isin(labels, largest))[0]])
-    x, y, width, height = (int(figure) for figure in stats[label, :4])
-    return labels == label, Box(x, y, width, height)
+    return np.asarray(labels == label, dtype=np.bool_)
 
 
 def _peak(share: NDArray[np.float32]) -> tuple[int, int]:
@@ -120,7 +112,7 @@ def _peak(share: NDArray[np.float32]) -> tuple[int, int]:
     top, left = int(rows.min()), int(columns.min())
     mask = np.zeros((int(rows.max()) - top + 1, int(columns.max()) - left + 1), dtype=np.bool_)
     mask[rows - top, columns - left] = True
-    rows, columns = np.nonzero(_largest_region(mask)[0])
+    rows, columns = np.nonzero(_largest_region(mask))
     nearest = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
     return left + int(columns[nearest]), top + int(rows[nearest])
 
@@ -137,4 +129,4 @@ def _entropy(share: NDArray[np.float32], total: float) -> float:
 def _weighted(share: NDArray[np.float32]) -> float:
     # OpenCV's logarithm takes a sixth of the time of NumPy's.
     logarithms = np.asarray(cv2.log(np.maximum(share, np.finfo(np.float32).tiny)), dtype=np.float32)
-    return float(np.multiply(share, logarithms, out=logarithms).sum(dtype=np.float64))
+    return total_of(np.multiply(share, logarithms, out=logarithms))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage
-from cnnviz.metrics.map_statistics import is_even
+from cnnviz.metrics.derived import is_even
 from cnnviz.registry.localization_metrics import RegionEnergyOptions
 
 TRUTH, BACKGROUND = "truth", "background"

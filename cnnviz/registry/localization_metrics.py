@@ -150,7 +150,7 @@ PXAP = MetricSpec(
     direction="higher",
     options=PxAPOptions,
     baselines=_BASELINES,
-    figures=(Figure("levels", "`[level, pixels of the class, other pixels]` of the map, where there are any"),),
+    figures=(Figure("levels", "`[levels, pixels of the class, other pixels]` of the map, a list each"),),
     summarizer="cnnviz.metrics.localization_pixels:summarize",
 )
 

@@ -92,8 +92,9 @@ class ThresholdsV2(ThresholdsV2Figures):
 class PixelFigures(TypedDict):
     """The pixels of a map by their levels."""
 
-    levels: list[Annotated[list[int], Length(3)]] | None
-    """``[level, pixels of the class, other pixels]``, where there are any; null where the class has no mask."""
+    levels: Annotated[list[list[int]], Length(3)] | None
+    """``[[level, ...], [pixels of the class, ...], [other pixels, ...]]`` at the levels that the map has; null where
+    the class has no mask."""
 
 
 class Pixels(PixelFigures):
