@@ -45,8 +45,8 @@ FURTHER: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("guided", "Guided Grad-CAM", {"with_gradcam": True}),
     ("excitation_backprop", "Contrastive excitation", {"contrastive": True}),
 )
-# A classifier has no boxes.
-METHODS = tuple(spec for spec in lookup.BUILT_IN if "boxes" not in spec.needs)
+# A convolutional classifier has no boxes and no attention.
+METHODS = tuple(spec for spec in lookup.BUILT_IN if not {"boxes", "attention"} & set(spec.needs))
 CELL, CAPTION, HEADING, GAP, PAIRS = 150, 22, 34, 6, 4
 
 Picture = NDArray[np.uint8]

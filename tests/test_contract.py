@@ -19,7 +19,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.registry import lookup
 from tests.support import networks as nets
 
-METHODS = [spec.name for spec in lookup.BUILT_IN if "boxes" not in spec.needs]
+METHODS = [spec.name for spec in lookup.BUILT_IN if not {"boxes", "attention"} & set(spec.needs)]
 # Few passes are enough here.
 CHEAP: dict[str, dict[str, Any]] = {
     "smoothgrad": {"samples": 3},

@@ -127,8 +127,16 @@ def test_a_function_is_given_the_options_of_its_entry(spec: CommandSpec) -> None
     ("changed", "message", "hint"),
     [
         ({"space": "inptu"}, "space is 'inptu': expected one of 'layer', 'input', 'grid'", "Did you mean input?"),
-        ({"needs": ("gap_head",)}, "needs is 'gap_head': expected one of 'gap-head', 'trace', 'boxes'", "gap-head"),
-        ({"needs": "trace"}, "needs is 'trace': expected several of 'gap-head', 'trace', 'boxes'", "tuple"),
+        (
+            {"needs": ("gap_head",)},
+            "needs is 'gap_head': expected one of 'gap-head', 'trace', 'boxes', 'attention'",
+            "gap-head",
+        ),
+        (
+            {"needs": "trace"},
+            "needs is 'trace': expected several of 'gap-head', 'trace', 'boxes', 'attention'",
+            "tuple",
+        ),
         ({"views": ("tile",)}, "views is 'tile'", "Did you mean tiles?"),
         ({"signed": "no"}, "signed is 'no': expected one of True, False", "Use one of them"),
         ({"params": (Param("x", "integer", 1, ""),)}, "type of option x is 'integer'", "Did you mean int?"),  # type: ignore[arg-type]

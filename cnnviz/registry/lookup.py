@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from cnnviz.errors import CnnvizError, nearest
+from cnnviz.registry.attention import ATTENTION
 from cnnviz.registry.cam import ACTIVATION_MAPS
 from cnnviz.registry.checks import CHECKS, CheckSpec
 from cnnviz.registry.comparisons import COMPARISONS, PAIRS
@@ -39,7 +40,7 @@ TASK_GROUP = "cnnviz.tasks"
 CHECK_GROUP = "cnnviz.checks"
 METRIC_GROUP = "cnnviz.metrics"
 
-BUILT_IN: tuple[MethodSpec, ...] = (*ACTIVATION_MAPS, *INPUT_GRADIENTS, *RELEVANCE, *PERTURBATION)
+BUILT_IN: tuple[MethodSpec, ...] = (*ACTIVATION_MAPS, *INPUT_GRADIENTS, *RELEVANCE, *ATTENTION, *PERTURBATION)
 
 
 _Spec = TypeVar("_Spec", bound=EntrySpec)

@@ -17,7 +17,7 @@ from cnnviz.registry.params import ClassName, FilePath, Options, Param, option, 
 from cnnviz.settings import VIEWS, View
 
 Space = Literal["layer", "input", "grid"]
-Need = Literal["gap-head", "trace", "boxes"]
+Need = Literal["gap-head", "trace", "boxes", "attention"]
 Inputs = Literal["images", "optional", "none", "policy"]
 
 # Shared options that mean nothing to a study unless it says so: those of maps, and resuming, which one pass cannot.
@@ -225,7 +225,8 @@ class MethodSpec(CommandSpec):
     """A method that maps one image to one heatmap: ``(run: ForwardPass, target: Target, params) -> Heatmap``.
 
     Attributes:
-        needs: What must hold of the network: ``"gap-head"`` for CAM, ``"trace"``, ``"boxes"``.
+        needs: What must hold of the network: ``"gap-head"`` for CAM, ``"trace"``, ``"boxes"``,
+            ``"attention"``.
         nodes: ``module:function`` that picks the nodes of a traced network at which it is cut, where that is neither
             the image nor a layer.
         space: What the raw map's axes are.

@@ -74,17 +74,36 @@ def _reached_from(
     values: Mapping[fx.Node, Tensor], end: fx.Node, nodes: Sequence[fx.Node], places: Mapping[fx.Node, Places]
 ) -> set[fx.Node]:
     """The nodes at whose places a weighted sum of the values of ``end`` has a gradient."""
-    chosen = values[end]
-    if not chosen.requires_grad:
-        return set()
-    shares = torch.linspace(1, 2, chosen.numel(), device=chosen.device).reshape(chosen.shape)
-    leaves = [values[node] for node in nodes]
-    found = torch.autograd.grad((chosen.float() * shares).sum(), leaves, retain_graph=True, allow_unused=True)
+    found = _gradients(values[end], [values[node] for node in nodes])
     return {
         node
-        for node, gradient in zip(nodes, found, strict=True)
+        for node, gradient in zip(nodes, found, strict=bool(found))
         if node is not end and gradient is not None and bool(of_places(gradient, places[node]).any())
     }
+
+
+def gradients_on_probe(graph: Graph, node: fx.Node) -> Tensor | None:
+    """Gradient of the scores at a tensor, on the probe; None where none arrives."""
+    if graph.probe is None:
+        return None
+    ends = [end for end in graph.chain()[1:] if end is not node]
+    reader = _Reader(graph, {node, *ends})
+    image = graph.probe.detach().clone().requires_grad_()
+    with torch.enable_grad(), torch.random.fork_rng():
+        reader.run(image)
+        for end in reversed(ends):
+            found = _gradients(reader.kept[end], [reader.kept[node]])
+            if found and found[0] is not None and bool(found[0].any()):
+                return found[0]
+    return None
+
+
+def _gradients(chosen: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Gradients of a weighted sum of a tensor's values; none where it has no gradient."""
+    if not chosen.requires_grad:
+        return []
+    shares = torch.linspace(1, 2, chosen.numel(), device=chosen.device).reshape(chosen.shape)
+    return torch.autograd.grad((chosen.float() * shares).sum(), leaves, retain_graph=True, allow_unused=True)
 
 
 class _Reader(fx.Interpreter):

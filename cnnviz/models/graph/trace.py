@@ -311,6 +311,15 @@ def at_size(graph: Graph, size: tuple[int, int]) -> Graph:
     )
 
 
+def probed(graph: Graph) -> tuple[dict[fx.Node, tuple[int, ...]], set[fx.Node]]:
+    """Shapes and bundles of a graph as it is now, at the size that it was traced at. Nothing is computed."""
+    prober = _Prober(graph.module)
+    kind = next((p.dtype for p in graph.module.parameters() if p.is_floating_point()), torch.float32)
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        prober.run(torch.empty(graph.shapes[graph.input], dtype=kind))
+    return prober.shapes, prober.bundles
+
+
 def _unpacked(value: Any) -> Any:
     """What a network returns, as nodes: a dataclass that it makes is a node itself, its fields are what counts."""
     if isinstance(value, fx.Node) and value.op == "call_function" and is_dataclass(value.target):
