@@ -116,7 +116,7 @@ def _through(
     seconds = time.perf_counter() - began
     reporter.finish()
     counts = loop.counts
-    if not counts.inputs and not interrupted:
+    if not counts.inputs and not interrupted and settings.shard is None:
         run_folder.abandon()
         raise counts.no_images(settings)
     for said in filter(

@@ -168,7 +168,7 @@ class OutputSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """One run of a command that explains images."""
+    """One run of a command that explains images. ``shard`` is the share of the inputs, I/N; None for all."""
 
     command: str
     inputs: tuple[str, ...]
@@ -180,10 +180,12 @@ class RunSettings:
     limit: int | None = None
     null: bool = False
     exclude: str | None = None
+    shard: str | None = None
 
     def options(self) -> dict[str, Any]:
         """Every resolved option by its long name, as plain JSON: ``options`` of the report."""
         flat: dict[str, Any] = {"inputs": list(self.inputs), "limit": self.limit, "exclude": self.exclude}
+        flat["shard"] = self.shard
         for part in (self.model, self.target, self.runtime, self.draw, self.output):
             for name in (each.name for each in fields(part)):
                 value = getattr(part, name)

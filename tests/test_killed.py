@@ -121,6 +121,42 @@ def test_killed_and_continued_equals_uninterrupted(command: str, runs: Runs, pho
         assert parts[name] == whole[name], name
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="fork and SIGKILL")
+def test_shares_that_were_killed_are_joined_to_the_whole(runs: Runs, photos: Path, tmp_path: Path) -> None:
+    """Each share is killed, and so is what joins them."""
+    argv = [
+        *COMMANDS["gradcam"],
+        str(photos),
+        "-m",
+        MODEL,
+        "--input-size",
+        "32",
+        "--resize",
+        "32",
+        "-b",
+        "1",
+        "-j",
+        "1",
+    ]
+    assert runs(argv, tmp_path / "whole")[0] == 3, runs.log.read_text()
+    out, points, killed = tmp_path / "parts", random.Random(1), 0
+    for share in ("1/2", "2/2"):
+        words = [*argv, "--shard", share, "--resume"]
+        for kill in (points.randint(BEGINNING, 2 * BEGINNING), None):
+            code, _ = runs(words, out, kill)
+            assert code in {-KILLED, 0, 3}, runs.log.read_text()
+            killed += code == -KILLED
+    assert killed == 2
+    merge = ["merge", *map(str, sorted(out.iterdir())), "--overwrite"]
+    for kill in (20, None):
+        code, _ = runs(merge, tmp_path / "merged", kill)
+        assert code == (3 if kill is None else -KILLED), runs.log.read_text()
+    whole, merged = contents(tmp_path / "whole"), contents(tmp_path / "merged")
+    assert merged.keys() == whole.keys()
+    for name in whole:
+        assert merged[name] == whole[name], name
+
+
 def _figures(out: Path) -> dict[str, Any]:
     """What a training found, without its times, and the bytes of its other files."""
     found = contents(out)

@@ -95,3 +95,19 @@ def test_long_files_and_functions_are_found(tmp_path: Path) -> None:
         "docs/long.py: 401 lines, at most 400",
         "docs/gone.py: no exception is needed any more",
     ]
+
+
+def test_job_files_ask_for_options_that_there_are(capsys: Any) -> None:
+    assert main(["gradcam", "--help"]) == 0
+    known = capsys.readouterr().out
+    job = read("examples/cluster/kubernetes.yaml")["spec"]
+    [container] = job["template"]["spec"]["containers"]
+    [count] = [each["value"] for each in container["env"] if each["name"] == "JOB_COMPLETIONS"]
+    assert int(count) == job["completions"]
+    assert job["completionMode"] == "Indexed"
+    script = (ROOT / "examples" / "cluster" / "slurm.sh").read_text(encoding="utf-8")
+    lines = [line.split() for line in script.splitlines() if line.startswith("cnnviz ")]
+    for words in (*lines, ["cnnviz", *container["args"]]):
+        assert words[1] == "gradcam"
+        assert all(word in known for word in words if word.startswith("-"))
+        assert {"--shard", "--resume"} <= set(words)

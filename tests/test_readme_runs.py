@@ -22,6 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What is not run here, and why. Each must be the beginning of a line of the README.
 SKIPPED = {
     "pip install": "changes the environment; .ci/run runs it",
+    "cnnviz merge maps": "of eight shares; tests/test_shards.py",
     "docker build": "needs Docker and its registry; tests/test_project_files.py reads the file",
     "cnnviz gradcam photos/ -m resnet50": "downloads weights",
     "cnnviz audit policy.yaml": "the reader's policy; tests/test_audit.py has one",

@@ -29,6 +29,7 @@ _LOOKING = {
     "targets": "List what can be asked of an image: its classes, and of a segmentation its segments.",
     "layers": "List a network's layers: shapes, receptive fields, parameters, default target, CAM.",
     "models": "List the networks that can be named, and whether their weights are on this machine.",
+    "merge": "Join the runs of all shares of the inputs (--shard) to the one run that they are.",
 }
 
 
@@ -158,6 +159,8 @@ def _from_click(error: Any, arguments: list[str]) -> CnnvizError:
     option = getattr(error, "option_name", None)
     if type(error).__name__ == "NoSuchOption" and context is not None:
         message = f"{path} has no variants" if option == "--variant" else f"No such option: {option}"
+        if option == "--shard":
+            message = f"{path} cannot be shared out: what it gathers of all images is not in its records"
         flags = [flag for param in context.command.params for flag in (*param.opts, *param.secondary_opts)]
         hint = variants.elsewhere(str(option), path, flags) or hint
     extra = _EXTRA.fullmatch(message)

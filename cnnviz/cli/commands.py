@@ -14,6 +14,7 @@ from cnnviz.cli.help_pages import MadeCommand
 from cnnviz.cli.info import help_of
 from cnnviz.cli.options import Option
 from cnnviz.cli.shared import Shared, shared_options
+from cnnviz.cli.shares import share_of
 from cnnviz.cli.values import from_config, given_values, long_name
 from cnnviz.cli.variants import named_variant, option_help, page_of, refuse_foreign_options
 from cnnviz.errors import EXIT_DONE, CnnvizError
@@ -60,6 +61,9 @@ def _run(ctx: Any, specs: Specs, options: Mapping[str, Option]) -> int:
     console.resumes = "resume" in options
     spec = named_variant(specs, given.get("variant"))
     run_settings = _settings(spec, shared, given)
+    if run_settings.shard is not None:
+        told = share_of(shared)[1]
+        console.note(f"share {run_settings.shard} of the inputs" + (f", by {told}" if told else ""))
     if shared.out == "-":
         refuse_terminal()
     if shared.json_:
@@ -80,6 +84,8 @@ def _run(ctx: Any, specs: Specs, options: Mapping[str, Option]) -> int:
 def _shared(spec: CommandSpec) -> dict[str, Option]:
     """The shared options of a command, in its own words where it has some."""
     found = {name: option for name, option in shared_options().items() if name not in spec.unavailable_options()}
+    if not spec.takes_shares():
+        found.pop("shard", None)
     if "save" in found:
         save = found["save"]
         found["save"] = replace(save, help=save.help.format(",".join(spec.default_save)))
@@ -163,7 +169,7 @@ def _settings(spec: CommandSpec, shared: Shared, given: Mapping[str, Any]) -> Ru
     refuse_foreign_options(spec, lookup.commands()[spec.command], chosen)
     _check(spec, chosen)
     params = spec.resolve_params(chosen).to_dict()
-    model = shared.model_spec()
+    model, shard = shared.model_spec(), share_of(shared)[0]
     return RunSettings(
         command=spec.command,
         inputs=tuple(shared.inputs or ()),
@@ -171,8 +177,9 @@ def _settings(spec: CommandSpec, shared: Shared, given: Mapping[str, Any]) -> Ru
         target=replace(shared.target(spec, params), method_named="variant" in given),
         runtime=shared.runtime(),
         draw=shared.draw(spec),
-        output=shared.output_settings(spec),
+        output=shared.output_settings(spec, shard),
         limit=shared.limit,
         null=shared.null,
         exclude=shared.exclude,
+        shard=None if shard is None else str(shard),
     )

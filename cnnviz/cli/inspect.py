@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cnnviz.cli import streams
 from cnnviz.cli.console import Console
 from cnnviz.cli.help_pages import MadeCommand
+from cnnviz.cli.merge import merge_command
 from cnnviz.cli.options import Option
 from cnnviz.cli.shared import Shared, shared_options
 from cnnviz.cli.tables import aligned
@@ -158,4 +159,5 @@ COMMANDS: Mapping[str, Callable[[str], MadeCommand]] = {
     "targets": targets_command,
     "layers": layers_command,
     "models": models_command,
+    "merge": merge_command,
 }

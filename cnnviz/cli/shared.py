@@ -12,6 +12,7 @@ from cnnviz.cli.options import Option, flag, options_of, positional
 from cnnviz.cli.values import long_name
 from cnnviz.errors import CnnvizError
 from cnnviz.io.cache import FOLDER, users_cache
+from cnnviz.io.shards import Shard
 from cnnviz.registry.specs import CommandSpec, ComparisonSpec, StudySpec
 from cnnviz.settings import (
     ACTIVATIONS,
@@ -58,6 +59,13 @@ class Shared:
         "Leave out the images that this list names, one a line: paths, file names, or numbers of ImageNet's validation "
         "set.",
         "FILE",
+        panel=_INPUT,
+    )
+    shard: str | None = flag(
+        None,
+        "Explain only share I of N, told by the name of each image; auto: what SLURM, Kubernetes or CI says. Writes to "
+        "a folder of its own below --out; cnnviz merge joins them.",
+        "I/N|auto",
         panel=_INPUT,
     )
     config: str | None = flag(
@@ -357,10 +365,11 @@ class Shared:
         beside = ("panel",) if self.only == "wrong" and draws_panels else ()
         return ",".join((*spec.default_save, *beside))
 
-    def output_settings(self, spec: CommandSpec) -> OutputSettings:
-        """Where results go."""
+    def output_settings(self, spec: CommandSpec, shard: Shard | None = None) -> OutputSettings:
+        """Where results go; those of a share to a folder of their own below."""
+        out = self.out or f"cnnviz-out/{spec.command}"
         return OutputSettings(
-            out=self.out or f"cnnviz-out/{spec.command}",
+            out=out if shard is None else f"{out.rstrip('/')}/{shard.folder}",
             cache=self._cache(spec),
             resume=self.resume,
             overwrite=self.overwrite,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -118,6 +119,28 @@ class Store:
         """
         with self._said(name), self.stream(name) as stream:
             stream.write(data)
+
+    def adopt(self, name: str, path: str) -> None:
+        """A file of this machine under a name here: one file with two names where the disk allows it, else a copy.
+
+        Files are never written in place, so that neither changes with the other.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            CnnvizError, ImageError: As :meth:`write`.
+        """
+        if self._remote is None:
+            beside = os.path.join(self._base, temporary())
+            with contextlib.suppress(OSError):
+                os.link(path, beside)
+                target = self.path(name)
+                self._make_below(os.path.dirname(target))
+                os.replace(beside, target)
+                with contextlib.suppress(FileNotFoundError):  # which a replace by a second name of one file leaves
+                    os.unlink(beside)
+                return
+        with open(path, "rb") as source, self.stream(name) as copy:
+            shutil.copyfileobj(source, copy)
 
     @contextlib.contextmanager
     def stream(self, name: str) -> Iterator[BinaryIO]:

@@ -36,7 +36,7 @@ HIDDEN_WITHOUT_INPUT = tuple(
 # exists already is like.
 HIDDEN_FROM_TRAINING = (
     *HIDDEN_FROM_STUDIES,
-    *"null limit exclude fail_fast model num_classes labels no_crop logits_key activation".split(),
+    *"null limit exclude shard fail_fast model num_classes labels no_crop logits_key activation".split(),
     *"skip_check tracing top compile task".split(),
 )
 
@@ -183,6 +183,10 @@ class CommandSpec(EntrySpec):
     def unavailable_options(self) -> frozenset[str]:
         """Shared options, by field name, that the command does not have."""
         return frozenset(self.hidden_options)
+
+    def takes_shares(self) -> bool:
+        """Whether shares of its inputs can be explained apart and joined: it continues a run by the records there."""
+        return self.takes() in ("images", "policy") and not {"resume", "shard"} & self.unavailable_options()
 
     def usual_classes(self, truth: str | None) -> tuple[str, ...]:
         """``--class`` where nothing is asked for; without annotations there is nothing that they mark."""

@@ -61,6 +61,8 @@ def _chosen(settings: RunSettings) -> Iterator[tuple[str, Any]]:
                 told.setdefault(LONG_NAMES.get(name, name), value)
     if settings.limit is not None:
         told["limit"] = settings.limit
+    if settings.shard is not None:
+        told["shard"] = settings.shard
     if settings.null:
         told["null"] = True
     return ((name.rstrip("_").replace("_", "-"), value) for name, value in told.items())

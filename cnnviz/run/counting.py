@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError
 from cnnviz.io.exclusions import Exclusions
+from cnnviz.io.shards import parse_shard
 from cnnviz.io.sources import SourceOptions, find_images
 from cnnviz.run.confusion import ConfusionCount
 from cnnviz.schema.images import AnyImage, Image
@@ -230,7 +231,14 @@ def count_inputs(settings: RunSettings) -> int | None:
         return None
     counts = Counts()
     options = SourceOptions(told=counts.run_folders.append, left_out=counts.leave_out(settings))
-    found = sum(1 for _ in find_images(settings.inputs, options))
+    refs = find_images(settings.inputs, options)
+    if settings.shard is not None:
+        # A share may be empty, all of them together not.
+        share = parse_shard(settings.shard)
+        names = [share.has(ref.name) for ref in refs]
+        if names:
+            return sum(names)
+    found = sum(1 for _ in refs)
     if not found:
         raise counts.no_images(settings)
     return found if settings.limit is None else min(found, settings.limit)

@@ -76,6 +76,11 @@ class EarlierRun:
         begun = self.report is None or (self.report.get("images") == [] and not self.report.get("files"))
         return begun and not self.store.read(RECORDS)
 
+    @property
+    def merged(self) -> Mapping[str, Any]:
+        """Of a folder that was joined of shares and is concluded now: where these were computed; else empty."""
+        return {} if self.report is None else cast("Mapping[str, Any]", self.report).get("merged", {})
+
     def check_plain(self, resumes: bool) -> None:
         """Raises a CnnvizError unless there is nothing to lose."""
         if self.is_nothing:

@@ -28,6 +28,8 @@ from cnnviz.report.figures_table import figures_table
 from cnnviz.report.headline import headline
 from cnnviz.run.command_line import command_line
 from cnnviz.run.earlier import INDEX, RECORDS, REPORT, EarlierRun, FinishedRecord
+from cnnviz.run.share import FILE as SHARD
+from cnnviz.run.share import share_of
 from cnnviz.schema.images import AnyImage, Figure
 from cnnviz.settings import RunSettings
 
@@ -70,6 +72,7 @@ class RunFolder:
         self.store = store
         self.settings = settings
         self.note = note
+        self._share = share_of(settings)
         self._header: RunHeader | None = None
         self._log: LineLog | None = None
         self._order = array("q")
@@ -116,10 +119,14 @@ class RunFolder:
         output, earlier = self.settings.output, self._earlier
         if output.resume:
             earlier.check_digests(header)
-        for name in (RECORDS, REPORT, INDEX, "images/any", *writes):
+        for name in (RECORDS, REPORT, INDEX, SHARD, "images/any", *writes):
             self.store.check_name(name)
+        if earlier.merged:
+            options = {**header.options, "resume": False}
+            header = dataclasses.replace(header, environment=earlier.merged["environment"], options=options)
         self._header = header
         self.store.sweep()
+        self.store.remove(SHARD)
         self._continues = output.resume and not earlier.is_nothing
         if self._continues:
             self._take_up(header)
@@ -138,7 +145,7 @@ class RunFolder:
         if earlier.unreadable:
             count = earlier.unreadable
             self.note(f"{count} line{'s' * (count > 1)} of {RECORDS} cannot be read: those inputs are done again")
-        differing = earlier.differing_environment(header)
+        differing = "" if earlier.merged else earlier.differing_environment(header)
         if differing:
             self.note(f"this run differs from the one that it continues ({differing}): last digits may differ")
 
@@ -152,6 +159,10 @@ class RunFolder:
         self._lock.release()
         if self._header is None:
             self.store.withdraw()
+
+    def takes(self, ref: ImageRef) -> bool:
+        """Whether an input is in the run's share of them."""
+        return self._share is None or self._share.has(ref)
 
     def claim(self, ref: ImageRef) -> tuple[ImageRef, FinishedRecord | None]:
         """An input under the name that its files have in this folder, and its record if it was finished before."""
@@ -212,6 +223,8 @@ class RunFolder:
         assert header is not None, "begin() comes first"
         summary = {**summary, **self._rest(complete=not {"interrupted", "stopped"} & summary.keys())}
         summary.update(self._times(summary))
+        if self._earlier.merged:
+            summary.pop("resumed", None)
         self._open_log.close()
         self._put_in_order()
         more = {} if extras is None else dict(extras.report)
@@ -222,6 +235,8 @@ class RunFolder:
         with self.store.stream(INDEX) as page:
             for chunk in self._page(header, title, extras or Extras()):
                 page.write(chunk)
+        if self._share is not None and not {"interrupted", "stopped"} & summary.keys():
+            self.store.write(SHARD, to_json(self._share.to_dict(), indent=1).encode())
         return summary
 
     def _times(self, summary: Mapping[str, Any]) -> dict[str, float]:

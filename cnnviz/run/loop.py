@@ -172,6 +172,8 @@ class Loop:
         for ref in refs:
             if self._stop or (self.settings.limit is not None and self.counts.inputs >= self.settings.limit):
                 return
+            if run_folder is not None and not run_folder.takes(ref):
+                continue
             yield (ref, None) if run_folder is None else run_folder.claim(ref)
 
     def _pass_over(self, folder: str) -> None:

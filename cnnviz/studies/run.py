@@ -78,7 +78,7 @@ def _through(
     began = time.perf_counter()
     interrupted = bool(settings.inputs) and loop.run(run_folder, stdin)
     counts = loop.counts
-    if settings.inputs and not counts.inputs and not interrupted:
+    if settings.inputs and not counts.inputs and not interrupted and settings.shard is None:
         reporter.finish()
         run_folder.abandon()
         raise counts.no_images(settings)
