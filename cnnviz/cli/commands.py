@@ -13,8 +13,8 @@ from cnnviz.cli.console import Console, refuse_terminal
 from cnnviz.cli.help_pages import MadeCommand
 from cnnviz.cli.info import help_of
 from cnnviz.cli.options import Option
+from cnnviz.cli.places import output_of, share_of
 from cnnviz.cli.shared import Shared, shared_options
-from cnnviz.cli.shares import share_of
 from cnnviz.cli.values import from_config, given_values, long_name
 from cnnviz.cli.variants import named_variant, option_help, page_of, refuse_foreign_options
 from cnnviz.errors import EXIT_DONE, CnnvizError
@@ -177,7 +177,7 @@ def _settings(spec: CommandSpec, shared: Shared, given: Mapping[str, Any]) -> Ru
         target=replace(shared.target(spec, params), method_named="variant" in given),
         runtime=shared.runtime(),
         draw=shared.draw(spec),
-        output=shared.output_settings(spec, shard),
+        output=output_of(shared, spec, shard),
         limit=shared.limit,
         null=shared.null,
         exclude=shared.exclude,

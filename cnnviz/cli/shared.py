@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,9 +10,7 @@ from typing import Any
 from cnnviz.cli.options import Option, flag, options_of, positional
 from cnnviz.cli.values import long_name
 from cnnviz.errors import CnnvizError
-from cnnviz.io.cache import FOLDER, users_cache
-from cnnviz.io.shards import Shard
-from cnnviz.registry.specs import CommandSpec, ComparisonSpec, StudySpec
+from cnnviz.registry.specs import CommandSpec, StudySpec
 from cnnviz.settings import (
     ACTIVATIONS,
     CHANNEL_ORDERS,
@@ -27,7 +24,6 @@ from cnnviz.settings import (
     ChannelOrder,
     DrawSettings,
     ModelSpec,
-    OutputSettings,
     RuntimeSettings,
     TargetSettings,
     check_choice,
@@ -364,22 +360,6 @@ class Shared:
         draws_panels = not isinstance(spec, StudySpec) and "panel" not in spec.default_save
         beside = ("panel",) if self.only == "wrong" and draws_panels else ()
         return ",".join((*spec.default_save, *beside))
-
-    def output_settings(self, spec: CommandSpec, shard: Shard | None = None) -> OutputSettings:
-        """Where results go; those of a share to a folder of their own below."""
-        out = self.out or f"cnnviz-out/{spec.command}"
-        return OutputSettings(
-            out=out if shard is None else f"{out.rstrip('/')}/{shard.folder}",
-            cache=self._cache(spec),
-            resume=self.resume,
-            overwrite=self.overwrite,
-            fail_fast=self.fail_fast,
-        )
-
-    def _cache(self, spec: CommandSpec) -> str | None:
-        if self.no_cache or self.out == "-" or self.cache is not None:
-            return self.cache if not self.no_cache else None
-        return users_cache() if isinstance(spec, ComparisonSpec) or FOLDER in os.environ else None
 
 
 @cache

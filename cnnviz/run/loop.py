@@ -165,11 +165,9 @@ class Loop:
         self, run_folder: RunFolder | None, stdin: BinaryIO | None
     ) -> Iterator[tuple[ImageRef, FinishedRecord | None]]:
         """The inputs, and their records if an earlier run finished them."""
-        options = SourceOptions(
-            null=self.settings.null, told=self._pass_over, left_out=self.counts.leave_out(self.settings)
-        )
-        refs = find_images(self.settings.inputs, options, stdin)
-        for ref in refs:
+        left_out = self.counts.leave_out(self.settings)
+        options = SourceOptions(null=self.settings.null, told=self._pass_over, left_out=left_out)
+        for ref in find_images(self.settings.inputs, options, stdin):
             if self._stop or (self.settings.limit is not None and self.counts.inputs >= self.settings.limit):
                 return
             if run_folder is not None and not run_folder.takes(ref):

@@ -1,4 +1,4 @@
-"""``--shard``: which share of the inputs a command line asks for."""
+"""Which share of the inputs a command line asks for (``--shard``), and where results go."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import os
 
 from cnnviz.cli.shared import Shared
 from cnnviz.errors import CnnvizError
+from cnnviz.io.cache import FOLDER, users_cache
 from cnnviz.io.shards import AUTO, Shard, assigned_shard, parse_shard
+from cnnviz.registry.specs import CommandSpec, ComparisonSpec
+from cnnviz.settings import OutputSettings
 
 
 def share_of(shared: Shared) -> tuple[Shard | None, str]:
@@ -26,3 +29,21 @@ def share_of(shared: Shared) -> tuple[Shard | None, str]:
         if said:
             raise CnnvizError(f"--shard and {flag}: a share does not know what all inputs are.", hint)
     return assigned_shard(os.environ) if shared.shard == AUTO else (parse_shard(shared.shard), "")
+
+
+def output_of(shared: Shared, spec: CommandSpec, shard: Shard | None) -> OutputSettings:
+    """Where results go; those of a share to a folder of their own below."""
+    out = shared.out or f"cnnviz-out/{spec.command}"
+    return OutputSettings(
+        out=out if shard is None else f"{out.rstrip('/')}/{shard.folder}",
+        cache=_cache(shared, spec),
+        resume=shared.resume,
+        overwrite=shared.overwrite,
+        fail_fast=shared.fail_fast,
+    )
+
+
+def _cache(shared: Shared, spec: CommandSpec) -> str | None:
+    if shared.no_cache or shared.out == "-" or shared.cache is not None:
+        return shared.cache if not shared.no_cache else None
+    return users_cache() if isinstance(spec, ComparisonSpec) or FOLDER in os.environ else None
