@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 
 from cnnviz.engine.seeding import generator_for
-from cnnviz.engine.session import ForwardPass
+from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.errors import CnnvizError
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.metrics.contract import Map
@@ -46,6 +47,36 @@ def occluded(image: Tensor, rows: slice, columns: slice) -> Tensor:
     changed = image.clone()
     changed[:, rows, columns] = 0
     return changed
+
+
+@pytest.mark.parametrize("name", ["sensitivity_n", "infidelity", "occlusion_agreement"])
+def test_methods_share_passes_that_do_not_depend_on_their_maps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, pixels = small(), images(2)
+    one, other = ([[each] for each in distinct_maps(2, seed=seed)] for seed in (0, 1))
+    ran: list[int] = []
+    real = Session.output_of
+    monkeypatch.setattr(Session, "output_of", lambda self, x: (ran.append(len(x)), real(self, x))[1])
+    with explained(network, pixels, one, CLASSES[:2]) as batch:
+        metric(name).score(batch)
+        first = sum(ran)
+        shared = metric(name).score(replace(batch, maps=other))
+        assert sum(ran) == first
+        further = sum(ran)
+        metric(name, replace="mean").score(batch)  # another question
+        assert sum(ran) == further + first
+    assert [dict(row) for [row] in shared] == measured(name, network, pixels, [own for [own] in other], CLASSES[:2])
+
+
+def test_drop_and_increase_share_their_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    real = Session.output_of
+    monkeypatch.setattr(Session, "output_of", lambda self, x: (ran.append(len(x)), real(self, x))[1])
+    with explained(small(), images(2), [[each] for each in distinct_maps(2)], CLASSES[:2]) as batch:
+        for name in ("average_drop", "increase"):
+            metric(name).score(batch)
+        assert sum(ran) == 4
+        metric("increase").score(replace(batch, maps=[[each] for each in distinct_maps(2, seed=1)]))
+    assert sum(ran) == 8
 
 
 # Average drop, increase.

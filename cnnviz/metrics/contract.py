@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from cnnviz.models.graph.structures import map_tensors
 from cnnviz.records import PredictionScore, TargetScore
 from cnnviz.registry.params import Options
 
+T = TypeVar("T")
 Map = NDArray[np.float32]
 Scores = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 """What a metric says of a map: its figures by name, or several rows of them."""
@@ -99,6 +100,17 @@ class ExplainedBatch:
     maps: Sequence[Sequence[Map]]
     explain: Callable[[ForwardPass], list[list[Map]]]
     subject: Callable[[int, int], tuple[ForwardPass, Target]]
+    _memory: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def remember(self, key: Any, make: Callable[[], T]) -> T:
+        """What ``make`` returned the first time: what several metrics ask of these very maps.
+
+        What does not depend on the maps, ``run.remember`` shares among all methods.
+        """
+        if key not in self._memory:
+            self._memory[key] = make()
+        value: T = self._memory[key]
+        return value
 
     def on_input(self, image: int, place_: int) -> Map:
         """A map at the size [H, W] of the network's input: bilinear, in its own unit."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 from cnnviz.engine.perturbed_scores import chunk_size, chunks
 from cnnviz.engine.seeding import generator_for
 from cnnviz.errors import CnnvizError
-from cnnviz.metrics.contract import ExplainedBatch, Map, ModelMetric, Scores
+from cnnviz.metrics.contract import ExplainedBatch, Map, ModelMetric, Scores, T
 from cnnviz.models.blur import blurred
 
 REPLACED_BY = {
@@ -73,6 +73,15 @@ class OneMap:
             for part in chunks(count, size)
         ]
         return np.concatenate(parts)
+
+    def of_any_map(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gives, or gave for another method's map of the same image and target.
+
+        Args:
+            key: Names what is made: the metric and its options.
+            make: Does not look at the values.
+        """
+        return self.batch.run.remember((key, self.image, self.place), make)
 
     def generator(self, seed: int) -> torch.Generator:
         """A source of randomness, by the image and the seed: the same for every map of the image."""

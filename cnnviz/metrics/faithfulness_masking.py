@@ -25,7 +25,11 @@ class _Masking(OfEachMap):
         self._params = params
 
     def _before_and_after(self, map_: OneMap) -> tuple[float, float]:
-        """y and y'."""
+        """y and y', once for both metrics."""
+        key = "masked", self._params.replace, map_.image, map_.place
+        return map_.batch.remember(key, lambda: self._measured(map_))
+
+    def _measured(self, map_: OneMap) -> tuple[float, float]:
         mask = torch.from_numpy(as_mask(map_.values)).to(map_.pixels)
         masked = mask * map_.pixels + (1 - mask) * replacement(map_.pixels, self._params.replace)
         both = torch.stack([map_.pixels, masked])

@@ -31,6 +31,7 @@ from cnnviz.metrics.similarity import spearman
 from cnnviz.registry.faithfulness_metrics import InfidelityOptions, OcclusionAgreementOptions, SensitivityNOptions
 
 Values = NDArray[np.float64]
+_Params = SensitivityNOptions | InfidelityOptions | OcclusionAgreementOptions
 
 # A spread below this share of the values is rounding.
 _NO_SPREAD = 1e-6
@@ -57,7 +58,7 @@ class SensitivityN(OfEachMap):
         def make(part: range) -> Tensor:
             return hidden[part.start : part.stop, at_pixels]
 
-        lost = _losses(map_, len(hidden), make, params.replace)
+        lost = _losses(map_, params, len(hidden), make)
         of_patch: Values = np.bincount(patch.ravel(), map_.values.ravel()).astype(np.float64)
         sums: Values = hidden.double().numpy() @ of_patch
         parts = [slice(at, at + params.subsets) for at in range(0, len(hidden), params.subsets)]
@@ -92,7 +93,7 @@ class Infidelity(OfEachMap):
         def make(part: range) -> Tensor:
             return down[part.start : part.stop, :, None] & across[part.start : part.stop, None, :]
 
-        lost = _losses(map_, params.draws, make, params.replace)
+        lost = _losses(map_, params, params.draws, make)
         sums = _sums(map_, down, across)
         power = float(sums @ sums)
         scale = max(0.0, float(sums @ lost) / power) if power > 0 else 0.0
@@ -124,7 +125,7 @@ class OcclusionAgreement(OfEachMap):
             at = torch.arange(part.start, part.stop)
             return down[at // columns, :, None] & across[at % columns, None, :]
 
-        lost = _losses(map_, rows * columns, make, params.replace).reshape(rows, columns)
+        lost = _losses(map_, params, rows * columns, make).reshape(rows, columns)
         covers = [span.double().numpy() for span in spans]
         windows = covers[0].sum(0)[:, None] * covers[1].sum(0)
         seen = windows > 0
@@ -135,16 +136,21 @@ class OcclusionAgreement(OfEachMap):
         return {"spearman": spearman(occlusion.astype(np.float32), map_.values[seen])}
 
 
-def _losses(map_: OneMap, count: int, hidden: Callable[[range], Tensor], replace: str) -> Values:
-    """[count]: what the score loses when the pixels that are True in ``hidden`` [B, H, W] are replaced."""
+def _losses(map_: OneMap, params: _Params, count: int, hidden: Callable[[range], Tensor]) -> Values:
+    """[count]: what the score loses when the pixels that are True in ``hidden`` [B, H, W] are replaced.
+
+    What is hidden depends on the image and the options alone, so all methods share the passes.
+    """
     pixels, unit = map_.pixels, map_.unit("logit")
-    other = replacement(pixels, replace)
 
     def make(part: range) -> Tensor:
-        return torch.where(hidden(part).to(pixels.device)[:, None], other, pixels)
+        return torch.where(hidden(part).to(pixels.device)[:, None], replacement(pixels, params.replace), pixels)
 
-    whole = map_.scores(1, lambda part: pixels[None], unit)
-    return whole - map_.scores(count, make, unit)
+    def measured() -> Values:
+        whole = map_.scores(1, lambda part: pixels[None], unit)
+        return whole - map_.scores(count, make, unit)
+
+    return map_.of_any_map((type(params), params), measured)
 
 
 def _sums(map_: OneMap, down: Tensor, across: Tensor) -> Values:
