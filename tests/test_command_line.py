@@ -46,7 +46,7 @@ def test_the_page_shows_the_command_that_made_it(typed: list[str], told: list[st
     out = tmp_path / "o"
     assert main([command, str(path), *MODEL, "-o", str(out), *options]) == 0
     page = (out / "index.html").read_text()
-    line = page.partition("<p><code>")[2].partition("</code>")[0]
+    line = page.partition('<p><code class="command">')[2].partition("</code>")[0]
     assert "<" not in line
     words = shlex.split(html.unescape(line))
     assert words[:3] == ["cnnviz", command, str(path)]

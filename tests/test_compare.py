@@ -246,6 +246,7 @@ def test_two_methods_and_a_resumed_comparison(folder: Path) -> None:
     assert before
     (folder / "methods" / "report.json").unlink()
     (folder / "methods" / "index.html").unlink()
+    shutil.rmtree(folder / "methods" / "gallery")
     shutil.rmtree(folder / "methods" / "images")
     (folder / "methods" / "records.jsonl").unlink()
     assert compared(folder, "methods", *options) == 2

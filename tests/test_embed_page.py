@@ -105,12 +105,14 @@ def test_no_name_becomes_markup(name: str) -> None:
                 [("grid.png", name)], name, 8.0)  # fmt: skip
     point = Point(name, "thumbs/000000.jpg", [name], [(0.5, 0.5), (0.1, 0.2)], [0], ["thumbs/000001.jpg"])
     tags = _Page(b"".join(page(plot, [point])).decode("utf-8")).tags
-    allowed = "html head meta title style body header h1 p code br dl div dt dd main input label span img a b i ul li s"
+    allowed = (
+        "html head meta title link style body header h1 p code br dl div dt dd main input label span img a b i ul li s"
+    )
     assert {tag for tag, _ in tags} <= set(f"{allowed} h2 small".split())
     attributes = {key for _, given in tags for key in given}
     assert not any(key.startswith("on") for key in attributes)
     links = {str(given.get(key)) for _, given in tags for key in ("src", "href") if key in given}
-    assert links == {"grid.png", "thumbs/000000.jpg", "thumbs/000001.jpg"}
+    assert links == {"gallery/style.css", "grid.png", "thumbs/000000.jpg", "thumbs/000001.jpg"}
     policy = next(given["content"] for tag, given in tags if given.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
     assert "script-src 'none'" in policy
@@ -229,7 +231,7 @@ def test_the_page_asks_for_its_own_files_only(shown: tuple[Browser, Path]) -> No
     base = out.resolve().as_uri() + "/"
     asked = {address for address in opened.requested() if address != "about:blank"}
     assert base + "index.html" in asked
-    own = re.compile(re.escape(base) + r"(index\.html|grid\.png|thumbs/\d{6}\.jpg)")
+    own = re.compile(re.escape(base) + r"(index\.html|gallery/style\.css|grid\.png|thumbs/\d{6}\.jpg)")
     assert [one for one in asked if not own.fullmatch(one)] == []
     # Pictures come when their card shows, not before.
     assert len(asked) < 80

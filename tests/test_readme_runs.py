@@ -24,6 +24,7 @@ SKIPPED = {
     "pip install": "changes the environment; .ci/run runs it",
     "cnnviz merge maps": "of eight shares; tests/test_shards.py",
     "docker build": "needs Docker and its registry; tests/test_project_files.py reads the file",
+    "cnnviz report cnnviz-out/gradcam": "the reader's run; tests/test_report_command.py",
     "cnnviz gradcam photos/ -m resnet50": "downloads weights",
     "cnnviz audit policy.yaml": "the reader's policy; tests/test_audit.py has one",
     "cnnviz compare data/val --checkpoint new.pth": "the reader's weights; tests/test_compare.py",

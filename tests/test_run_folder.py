@@ -101,7 +101,7 @@ def test_a_folder_that_is_not_of_a_run_is_not_continued(photos: Path, tmp_path: 
     assert {p.name: p.read_text() for p in out.rglob("*") if p.is_file()} == {Path(name).name: '{"my": "page"}'}
 
 
-@pytest.mark.parametrize("name", ["index.html", "report.json", "records.jsonl"])
+@pytest.mark.parametrize("name", ["index.html", "report.json", "records.jsonl", "gallery"])
 def test_overwrite_does_not_take_the_place_of_somebody_elses_page(photos: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "site"
     out.mkdir()

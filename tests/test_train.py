@@ -100,7 +100,7 @@ def test_the_checkpoint_alone_has_the_accuracy_that_was_measured(run: Path) -> N
 
 
 def test_what_a_run_leaves(run: Path, folder: Path) -> None:
-    names = "checkpoint.safetensors curves.png index.html metrics.jsonl records.jsonl report.json state.pt"
+    names = "checkpoint.safetensors curves.png gallery index.html metrics.jsonl records.jsonl report.json state.pt"
     assert sorted(path.name for path in run.iterdir() if path.name != ".cnnviz-lock") == names.split()
     found = report(run)
     training = found["summary"]["training"]

@@ -31,17 +31,21 @@ _LOOKING = {
     "models": "List the networks that can be named, and whether their weights are on this machine.",
     "merge": "Join the runs of all shares of the inputs (--shard) to the one run that they are.",
 }
+# What is made of runs that are there.
+_AFTERWARDS = {"report": "Make one gallery of finished runs: a folder that can be passed on, or a single file."}
 
 
 class _Commands(pages.Group):
     """The commands written by hand, and those of the register, whose options are built only for the one that runs."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*lookup.commands(), *_LOOKING, *super().list_commands(ctx)]
+        return [*lookup.commands(), *_AFTERWARDS, *_LOOKING, *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in _LOOKING:
             return _listed(cmd_name, _LOOKING[cmd_name], "Information")
+        if cmd_name in _AFTERWARDS:
+            return _listed(cmd_name, _AFTERWARDS[cmd_name], "Afterwards")
         specs = lookup.commands().get(cmd_name)
         if specs is None:
             return super().get_command(ctx, cmd_name)
@@ -61,6 +65,10 @@ class _Commands(pages.Group):
             from cnnviz.cli import inspect as look
 
             return name, look.COMMANDS[name](_LOOKING[name]), args[1:]
+        if name == "report":
+            from cnnviz.cli import report
+
+            return name, report.report_command(_AFTERWARDS[name]), args[1:]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             raise CnnvizError(f"No such command: {name}", _hint_for(name, self.list_commands(ctx)))
         return super().resolve_command(ctx, args)

@@ -11,6 +11,8 @@ CURVES = ("uplot-1.6.32.js",)
 STYLES = ("vendor/img-comparison-slider-8.0.7.css", "vendor/uplot-1.6.32.css", "style.css")
 COMPONENTS = ("base.js", "words.js", "picture.js", "tabs.js", "predictions.js", "slider.js", "curve.js")
 """What the gallery and other pages share; each hangs under ``window.cnnviz``."""
+GALLERY = (*COMPONENTS, "view.js", "filter.js", "toolbar.js", "card.js", "map.js", "closeup.js", "help.js", "app.js")
+"""The gallery, which begins when its data are there."""
 
 
 def libraries(names: tuple[str, ...] = LIBRARIES) -> bytes:

@@ -169,6 +169,21 @@ class Store:
                 os.unlink(beside)
             raise
 
+    def place(self, name: str, source: str) -> None:
+        """A file of this machine under a name: the same file where the disk can give it a second name, else a copy.
+
+        Raises:
+            CnnvizError, ImageError: As :meth:`write`.
+        """
+        path = self.path(name)
+        if self._remote is None:
+            with contextlib.suppress(OSError):
+                self._make_below(os.path.dirname(path))
+                os.link(source, path)
+                return
+        with self._said(name), open(source, "rb") as stream, self.stream(name) as fresh:
+            shutil.copyfileobj(stream, fresh)
+
     def _create_beside(self, path: str) -> tuple[BinaryIO, str]:
         parent = os.path.dirname(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _BINARY

@@ -8,7 +8,7 @@ from typing import Any
 from cnnviz.report import audit_words
 from cnnviz.report.markup import text
 
-_WORDS = {"passed": "passed", "violated": "VIOLATED", "not decided": "not decided"}
+_WORDS = {"passed": "✓ passed", "violated": "✗ VIOLATED", "not decided": "? not decided", "warning": "! warning"}
 _SHOWN = 5
 
 
@@ -35,8 +35,8 @@ def checks_table(summary: Mapping[str, Any]) -> str:
 
 
 def _row(row: Mapping[str, Any]) -> str:
-    verdict = "warning" if row["level"] == "warning" and row["verdict"] == "violated" else _WORDS[row["verdict"]]
-    shown = text(verdict) if row["verdict"] == "passed" else f"<strong>{text(verdict)}</strong>"
+    verdict = "warning" if row["level"] == "warning" and row["verdict"] == "violated" else row["verdict"]
+    shown = f'<strong class="{verdict.replace(" ", "-")}">{text(_WORDS[verdict])}</strong>'
     reason = f"<small>{text(row['reason'])}</small>" if row["reason"] else ""
     name = f"{row['name']}: {row['statement'].replace('_', ' ')}"
     cells = (

@@ -14,7 +14,7 @@ ROWS, COLUMNS = 25, 40
 """A page shows no more classes than these."""
 
 
-def confusion_table(confusion: Confusion, only: str | None = None) -> str:
+def confusion_table(confusion: Confusion, only: str | None = None, place: int = 0) -> str:
     """The table, of the classes that occur.
 
     Where there are more than fit, those of the most errors stand there, and the page says so. A cell links to the cards
@@ -23,6 +23,7 @@ def confusion_table(confusion: Confusion, only: str | None = None) -> str:
     Args:
         confusion: As the report has it.
         only: ``--only``: cards of the other outcome do not exist.
+        place: Number of the run on the page.
     """
     cells = confusion["cells"]
     names = {each[side]["class_index"]: each[side]["label"] for each in cells for side in ("truth", "predicted")}
@@ -33,7 +34,7 @@ def confusion_table(confusion: Confusion, only: str | None = None) -> str:
     head = "".join(f'<th scope="col"><span>{text(names[column])}</span></th>' for column in columns)
     body = "".join(
         f'<tr><th scope="row">{text(names[row])}</th>'
-        + "".join(_cell(by_pair.get((row, column)), only) for column in columns)
+        + "".join(_cell(by_pair.get((row, column)), only, place) for column in columns)
         + "</tr>\n"
         for row in rows
     )
@@ -64,17 +65,21 @@ def _most(cells: list[ConfusionCell], side: str, most: int) -> tuple[list[int], 
     return sorted(order[:most]), max(0, len(order) - most)
 
 
-def _cell(cell: ConfusionCell | None, only: str | None) -> str:
-    """A count; of one image a link to it, of several a list that opens."""
+def _cell(cell: ConfusionCell | None, only: str | None, place: int) -> str:
+    """A count; of one image a link to it, of several a list that opens.
+
+    The scripts of the page make of it a button that shows the images of the cell, by the labels that it carries.
+    """
     if cell is None:
         return "<td></td>"
     right = cell["truth"]["class_index"] == cell["predicted"]["class_index"]
     kind, count = "right" if right else "off", cell["images"]
+    pair = f'data-truth="{text(cell["truth"]["label"])}" data-predicted="{text(cell["predicted"]["label"])}"'
     if only == ("wrong" if right else "correct"):
         return f'<td class="{kind}">{count}</td>'
-    links = [f'<a href="#{anchor(name)}">{text(name)}</a>' for name in cell["names"]]
+    links = [f'<a href="#{anchor(name, place)}">{text(name)}</a>' for name in cell["names"]]
     if count == 1:
-        return f'<td class="{kind}"><a href="#{anchor(cell["names"][0])}">1</a></td>'
+        return f'<td class="{kind}" {pair}><a href="#{anchor(cell["names"][0], place)}">1</a></td>'
     if count > len(links):
         links.append(f"{count - len(links)} more")
-    return f'<td class="{kind}"><details><summary>{count}</summary>{"<br>".join(links)}</details></td>'
+    return f'<td class="{kind}" {pair}><details><summary>{count}</summary>{"<br>".join(links)}</details></td>'

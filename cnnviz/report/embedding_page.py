@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from cnnviz.report.gallery import _POLICY, _STYLE, Gallery
+from cnnviz.report.gallery import STYLE, Gallery
 from cnnviz.report.markup import link as _link
-from cnnviz.report.markup import percent as _percent
 from cnnviz.report.markup import text as _text
 
+_POLICY = (
+    "default-src 'none'; img-src 'self' file:; style-src 'self' file: 'unsafe-inline'; "
+    "script-src 'none'; base-uri 'none'; form-action 'none'"
+)
 _OWN = """
 main { display: block; }
 .choice { display: inline-block; padding: .25rem .8rem; margin: 0 .3rem .8rem 0; border: 1px solid var(--line);
@@ -108,11 +111,6 @@ class Plot:
     diameter: float
 
 
-def percent(share: float) -> str:
-    """A probability as the gallery writes it, as plain text."""
-    return _percent(share).replace("&gt;", ">").replace("&lt;", "<")
-
-
 def page(plot: Plot, points: Iterable[Point]) -> Iterator[bytes]:
     """The whole page, piece by piece."""
     yield _encoded(_begin(plot))
@@ -128,13 +126,15 @@ def _encoded(text: str) -> bytes:
 def _begin(plot: Plot) -> str:
     head = plot.head
     pairs = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>\n" for name, value in head.summary)
-    policy = _POLICY.replace('"', "&quot;").replace("'", "&#x27;")
+    policy = _POLICY.replace("'", "&#x27;")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{_text(head.title)}</title>\n<style>{_STYLE}{_OWN}{_rules(plot)}</style>\n</head>\n<body>\n<header>\n"
+        f"<title>{_text(head.title)}</title>\n"
+        f'<link rel="stylesheet" href="{STYLE}">\n'
+        f"<style>{_OWN}{_rules(plot)}</style>\n</head>\n<body>\n<header>\n"
         f"<h1>{_text(head.title)}</h1>\n<p><code>{_text(head.command)}</code><br>{_text(head.model)}</p>\n"
         f'<dl class="summary">\n{pairs}</dl>\n</header>\n<main>\n'
         + _choices("v", plot.views)

@@ -9,11 +9,16 @@ from urllib.parse import quote
 
 
 def percent(probability: float) -> str:
+    """:func:`plain_percent` as text of a page."""
+    return html.escape(plain_percent(probability))
+
+
+def plain_percent(probability: float) -> str:
     """One decimal, but never a 0 or a 100 that is none."""
     share = 100.0 * probability
     if 99.9 < share < 100.0:
-        return "&gt; 99.9 %"
-    return "&lt; 0.1 %" if 0.0 < share < 0.1 else f"{share:.1f} %"
+        return "> 99.9 %"
+    return "< 0.1 %" if 0.0 < share < 0.1 else f"{share:.1f} %"
 
 
 def text(value: object) -> str:
@@ -27,6 +32,8 @@ def printable(text: str) -> str:
     Bytes that were no UTF-8 become ``\xe9``, control characters ``\n``, ``\x1b`` and the like, marks that
     turn the direction of writing ``\u202e``.
     """
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(_spelled(character) for character in text)
 
 
@@ -42,16 +49,27 @@ def _spelled(character: str) -> str:
 _TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
+class Address(str):
+    """What is an address already, such as a ``data:`` one that we made."""
+
+
 def link(path: object) -> str:
     """A path relative to the page as a URL: its bytes, percent-encoded, so that no name is markup."""
+    if isinstance(path, Address):
+        return path
     url = quote(_bytes(str(path)).replace(os.sep.encode(), b"/"))
     # "//host/x" would name another server.
     return f".{url}" if url.startswith("/") else url
 
 
-def anchor(name: object) -> str:
-    """The ``id`` of the card of a record of this name: as a quoted attribute, and after a ``#``."""
-    return f"image-{quote(_bytes(str(name)), safe='')}"
+def anchor(name: object, place: int = 0) -> str:
+    """The ``id`` of the card of a record of this name: as a quoted attribute, and after a ``#``.
+
+    Args:
+        name: Of the record.
+        place: Number of its run on the page.
+    """
+    return f"image-{f'{place}-' if place else ''}{quote(_bytes(str(name)), safe='')}"
 
 
 def _bytes(text: str) -> bytes:

@@ -25,15 +25,19 @@ _UNTOLD = frozenset(("out", "resume", "overwrite"))
 _REPEATED = frozenset(("layer", "class", "target", "metric", "skip-check"))
 
 
-def command_line(settings: RunSettings) -> str:
+def command_line(settings: RunSettings, most: int | None = MOST_INPUTS) -> str:
     """``cnnviz gradcam photos/ --model resnet50 --class top:3``: the options that are not at their defaults, quoted.
 
     Options from a configuration file stand among them; ``--out``, ``--resume`` and ``--overwrite`` do not.
+
+    Args:
+        settings: What was asked for.
+        most: Inputs that are written out; None for all.
     """
-    words = ["cnnviz", settings.command, *settings.inputs[:MOST_INPUTS]]
+    words = ["cnnviz", settings.command, *settings.inputs[:most]]
     line = shlex.join(words)
-    if len(settings.inputs) > MOST_INPUTS:
-        line += f" … ({len(settings.inputs) - MOST_INPUTS} more)"
+    if most is not None and len(settings.inputs) > most:
+        line += f" … ({len(settings.inputs) - most} more)"
     options = [word for flag, value in _chosen(settings) for word in _words(flag, value)]
     return f"{line} {shlex.join(options)}" if options else line
 

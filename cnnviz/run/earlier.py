@@ -13,6 +13,7 @@ from cnnviz.io.names import Names
 from cnnviz.io.store import LOCK, Store
 from cnnviz.io.temporaries import is_temporary
 from cnnviz.records import SCHEMA, RunHeader, files_of, parse_line, to_json
+from cnnviz.report.gallery import FOLDER
 from cnnviz.settings import FREE_OPTIONS
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class EarlierRun:
         """Raises a CnnvizError when files of a run would take the place of somebody else's."""
         if self.report is not None or self.is_nothing:
             return
-        for name in (REPORT, RECORDS, INDEX):
+        for name in (REPORT, RECORDS, INDEX, FOLDER):
             if name in self.entries:
                 raise CnnvizError(
                     f"--overwrite: {self.store.root} is not the output folder of a run, and its {name} would be lost.",

@@ -18,16 +18,16 @@ from typing import Any, cast
 from cnnviz.errors import CnnvizError
 from cnnviz.io.line_log import LineLog
 from cnnviz.io.locks import FolderLock
+from cnnviz.io.photographs import beside
 from cnnviz.io.sources import ImageRef, is_url
 from cnnviz.io.store import Store
 from cnnviz.records import RunHeader, files_of, to_json
-from cnnviz.report import gallery as html
-from cnnviz.report.checks_table import checks_table
-from cnnviz.report.confusion_table import confusion_table
-from cnnviz.report.figures_table import figures_table
+from cnnviz.report.gallery import FOLDER, Gallery
 from cnnviz.report.headline import headline
+from cnnviz.report.markup import link
 from cnnviz.run.command_line import command_line
 from cnnviz.run.earlier import INDEX, RECORDS, REPORT, EarlierRun, FinishedRecord
+from cnnviz.run.gallery import GalleryRun, remove_gallery, write_gallery, write_style
 from cnnviz.run.share import FILE as SHARD
 from cnnviz.run.share import share_of
 from cnnviz.schema.images import AnyImage, Figure
@@ -119,7 +119,7 @@ class RunFolder:
         output, earlier = self.settings.output, self._earlier
         if output.resume:
             earlier.check_digests(header)
-        for name in (RECORDS, REPORT, INDEX, SHARD, "images/any", *writes):
+        for name in (RECORDS, REPORT, INDEX, SHARD, "images/any", f"{FOLDER}/any", *writes):
             self.store.check_name(name)
         if earlier.merged:
             options = {**header.options, "resume": False}
@@ -133,8 +133,8 @@ class RunFolder:
         else:
             if output.overwrite:
                 earlier.clear(self._remove)
-            for name in (RECORDS, INDEX):
-                self.store.remove(name)
+            self.store.remove(RECORDS)
+            remove_gallery(self.store)
             self._write_report(header)
         self._log = self.store.open_lines(RECORDS)
 
@@ -230,11 +230,11 @@ class RunFolder:
         more = {} if extras is None else dict(extras.report)
         if extras is not None and extras.files is not None:
             more["files"] = self._files(extras.files, extras.report)
+        if extras is not None and extras.figures and extras.index is None:
+            more["figures"] = list(extras.figures)
         header = dataclasses.replace(header, summary=summary, extra={**header.extra, **more})
         self._write_report(header)
-        with self.store.stream(INDEX) as page:
-            for chunk in self._page(header, title, extras or Extras()):
-                page.write(chunk)
+        self._write_page(header, title, extras or Extras())
         if self._share is not None and not {"interrupted", "stopped"} & summary.keys():
             self.store.write(SHARD, to_json(self._share.to_dict(), indent=1).encode())
         return summary
@@ -287,39 +287,45 @@ class RunFolder:
                 offset += len(line)
         self._order, self._lines = order, len(order)
 
-    def _page(self, header: RunHeader, title: str, extras: Extras) -> Iterator[bytes]:
+    def _write_page(self, header: RunHeader, title: str, extras: Extras) -> None:
         if extras.index is not None:
-            yield from extras.index
+            write_style(self.store)
+            with self.store.stream(INDEX) as page:
+                for chunk in extras.index:
+                    page.write(chunk)
             return
         model, weights = header.model.get("name"), header.model.get("weights")
-        gallery = html.Gallery(
-            title=title,
-            command=command_line(self.settings),
-            model=str(model) if weights is None else f"{model} ({weights})",
-            summary=headline(header.summary),
+        about = str(model) if weights is None else f"{model} ({weights})"
+        run = GalleryRun(
+            head=Gallery(title, command_line(self.settings), about, headline(header.summary)),
+            command=command_line(self.settings, most=None),
+            records=self.records(),
+            summary=header.summary,
+            figures=extras.figures,
+            confusion=extras.report.get("confusion"),
+            only=self.settings.target.only,
+            photo=self._photograph,
         )
-        yield html.begin(gallery).encode("utf-8", "replace")
-        yield (figures_table(header.summary) + checks_table(header.summary)).encode("utf-8", "replace")
-        if "confusion" in extras.report:
-            yield confusion_table(extras.report["confusion"], self.settings.target.only).encode("utf-8", "replace")
-        for figure in extras.figures:
-            yield html.picture(figure).encode("utf-8", "replace")
-        for _, record in self._ordered():
-            if not record.get("skipped"):
-                yield html.card(record).encode("utf-8", "replace")
-        yield html.end().encode()
+        write_gallery(self.store, title, [run])
+
+    def _photograph(self, record: Mapping[str, Any]) -> str | None:
+        """The photograph where it lies: it is not copied."""
+        path = beside(str(record.get("path")), self.store.root or ".")
+        return None if path is None else link(path)
 
     def abandon(self) -> None:
         """Remove the run's files again: nothing was explained. What an earlier run left stays."""
         self._open_log.close()
         if self._continues:
             return
-        for name in (RECORDS, REPORT, INDEX):
+        for name in (RECORDS, REPORT):
             self.store.remove(name)
+        remove_gallery(self.store)
         self._header = None
 
     def _write_report(self, header: RunHeader) -> None:
-        head = to_json(header.to_dict(), indent=2)
+        typed = command_line(self.settings, most=None)
+        head = to_json({**header.to_dict(), "command_line": typed}, indent=2)
         with self.store.stream(REPORT) as report:
             report.write(head[: head.rindex("\n}")].encode() + b',\n  "images": [')
             separator = b"\n"

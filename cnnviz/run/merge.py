@@ -22,7 +22,8 @@ from cnnviz.io.store import Store
 from cnnviz.records import files_of, parse_line, to_json
 from cnnviz.registry import lookup
 from cnnviz.run.counting import Reporter, RunResult
-from cnnviz.run.earlier import DIGESTS, INDEX, RECORDS, REPORT, EarlierRun
+from cnnviz.run.earlier import DIGESTS, RECORDS, REPORT, EarlierRun
+from cnnviz.run.gallery import remove_gallery
 from cnnviz.run.share import FILE, SCHEMA, listing_of, settings_from
 from cnnviz.settings import FREE_OPTIONS, RunSettings
 
@@ -231,8 +232,9 @@ def _clear(store: Store, runs: Sequence[SharedRun], overwrite: bool) -> None:
         )
     earlier.check_overwrite()
     earlier.clear(store.remove)
-    for name in (RECORDS, REPORT, INDEX):
+    for name in (RECORDS, REPORT):
         store.remove(name)
+    remove_gallery(store)
 
 
 def _lies_in(folder: str, root: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from typing_extensions import NotRequired, TypedDict
 
 from cnnviz.schema.boxes import Boxes
-from cnnviz.schema.images import View
+from cnnviz.schema.images import Figure, View
 from cnnviz.schema.shapes import Count, Sha256, Shape, Size
 
 
@@ -148,6 +148,10 @@ class Header(TypedDict):
     """The version of cnnviz."""
     command: str
     """The command that ran."""
+    command_line: NotRequired[str]
+    """The whole command, as one types it again: options that are not at their defaults, without ``--out``."""
+    figures: NotRequired[list[Figure]]
+    """The pictures of the whole run that its page shows, where there are any."""
     options: dict[str, Any]
     """Every option by its long name, with the value that was used; null means that the default was found by other
     means, such as from the weights."""

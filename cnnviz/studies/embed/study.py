@@ -21,8 +21,9 @@ from cnnviz.io.write_tables import Spool, VectorFile, write_csv, write_npy, writ
 from cnnviz.models.loading.load import LoadedModel
 from cnnviz.registry.studies import EmbedOptions
 from cnnviz.render import embedding as drawing
-from cnnviz.report.embedding_page import Key, Plot, Point, page, percent
+from cnnviz.report.embedding_page import Key, Plot, Point, page
 from cnnviz.report.gallery import Gallery
+from cnnviz.report.markup import plain_percent
 from cnnviz.run.command_line import command_line
 from cnnviz.run.images import DecodedImage, failed
 from cnnviz.run.prepared_model import PreparedModel
@@ -315,7 +316,7 @@ class Embed(Study[EmbedOptions]):
         row = self.rows[place]
         facts = [] if layout.labels[place] is None else [f"labelled {layout.labels[place]}"]
         if row.prediction is not None and row.probability is not None:
-            facts.append(f"predicted {row.prediction}, {percent(row.probability)}")
+            facts.append(f"predicted {row.prediction}, {plain_percent(row.probability)}")
         near = [self.rows[other].file for other in layout.near.index[place, :5].tolist()]
         where = [(float(points[place, 0]), float(points[place, 1])) for points in places]
         return Point(row.path, row.file, facts, where, [int(known.of[place]) for known in categories], near)

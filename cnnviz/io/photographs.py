@@ -1,0 +1,66 @@
+"""The photographs of a run for its page: where they lie, or small copies of them."""
+
+from __future__ import annotations
+
+import os
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.errors import ImageError
+from cnnviz.io.decode import open_image
+from cnnviz.io.encode import ImageFormat, encode
+from cnnviz.io.sources import is_url
+
+_SHOWN = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".avif", ".bmp"))
+"""Ends of names of files that browsers show."""
+
+
+def beside(path: str, folder: str) -> str | None:
+    """The path of a photograph relative to the folder of a page.
+
+    Args:
+        path: Of the input, as a record has it.
+        folder: Where the page lies.
+
+    Returns:
+        None where a page in that folder cannot show it: it is no file of this machine, or of a kind that browsers do
+        not show.
+    """
+    if is_url(path) or is_url(folder) or os.path.splitext(path)[1].lower() not in _SHOWN or not os.path.isfile(path):
+        return None
+    try:
+        return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
+    except ValueError:  # another drive
+        return None
+
+
+def small_copy(path: str, side: int) -> bytes | None:
+    """A picture as a JPEG of its pixels alone (no place, no camera), its longer side at most ``side``.
+
+    Args:
+        path: A local file.
+        side: Pixels.
+
+    Returns:
+        None where there is no such picture.
+    """
+    if is_url(path) or not os.path.isfile(path):
+        return None
+    try:
+        with open(path, "rb") as stream:
+            rgb = open_image(stream).decode().rgb
+    except (OSError, ImageError):
+        return None
+    return encode(_fitted(rgb, side), ImageFormat("jpg"))
+
+
+def _fitted(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    height, width = rgb.shape[:2]
+    share = side / max(height, width)
+    if share >= 1:
+        return rgb
+    size = (max(1, round(share * width)), max(1, round(share * height)))
+    small: NDArray[np.uint8] = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    return small

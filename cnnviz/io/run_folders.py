@@ -1,0 +1,74 @@
+"""Output folders of finished or interrupted runs, read again: their report, and their records one by one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnviz.errors import CnnvizError, shown
+from cnnviz.io.sources import is_url
+
+RECORDS, REPORT = "records.jsonl", "report.json"
+_HINT = "Give the output folder of a run, such as cnnviz-out/gradcam."
+
+
+class RunFolderReader:
+    """The output folder of a run.
+
+    Args:
+        folder: Its path.
+
+    Raises:
+        CnnvizError: It is no folder of a run, or behind a URL.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        if is_url(folder):
+            raise CnnvizError(f"DIR {shown(folder)} is no folder of this machine.", "Copy it here first.")
+        if not os.path.isdir(folder):
+            raise CnnvizError(f"DIR {shown(folder)} is no folder.", _HINT)
+        self.report = self._head()
+
+    def _head(self) -> Mapping[str, Any]:
+        """The report but its images: of one that we wrote, without reading them."""
+        path = os.path.join(self.folder, REPORT)
+        try:
+            with open(path, encoding="utf-8") as stream:
+                lines: list[str] = []
+                for line in stream:
+                    if line.startswith('  "images": ['):
+                        head = "".join(lines).rstrip().rstrip(",") + "\n}"
+                        break
+                    lines.append(line)
+                else:
+                    head = "".join(lines)
+                report = json.loads(head)
+        except (OSError, ValueError) as error:
+            raise CnnvizError(f"DIR {shown(self.folder)}: no {REPORT} can be read there: {error}.", _HINT) from error
+        if not isinstance(report, dict) or not str(report.get("schema", "")).startswith("cnnviz.report/"):
+            raise CnnvizError(f"DIR {shown(self.folder)}: its {REPORT} is none of cnnviz.", _HINT)
+        return report
+
+    def records(self) -> Iterator[Mapping[str, Any]]:
+        """The records in their order; of a run that goes on those that are there. A line that is cut off ends them."""
+        try:
+            with open(os.path.join(self.folder, RECORDS), encoding="utf-8") as stream:
+                for line in stream:
+                    try:
+                        record = json.loads(line)
+                    except ValueError:
+                        continue
+                    if isinstance(record, dict) and isinstance(record.get("path"), str):
+                        yield record
+        except FileNotFoundError:
+            return
+
+    def file(self, name: str) -> str | None:
+        """The path of a file that a record lists; None where there is none, or it would lie outside the folder."""
+        root = os.path.realpath(self.folder)
+        path = os.path.realpath(os.path.join(root, name))
+        inside = path.startswith(root.rstrip(os.sep) + os.sep)
+        return path if inside and os.path.isfile(path) else None

@@ -1,0 +1,70 @@
+/* The card of an image: Card({row, runs, view, onOpen}). */
+(function () {
+  "use strict";
+  const { html, useState } = htmPreact;
+  const SIGNS = { right: "✓ ", wrong: "✗ " };
+
+  /** What is said of an image beside its maps: Facts({row, runs}). */
+  function Facts(props) {
+    const row = props.row, run = props.runs[row.run];
+    return html`
+      ${row.said && html`<p class=${"outcome " + row.outcome}>${SIGNS[row.outcome]}${row.said}</p>`}
+      <p class="facts">${[].concat(props.runs.length > 1 ? [run.name] : [], row.facts || []).join(" · ")}</p>
+      ${row.checks && html`<ul class="checks">${row.checks.map(function (each) {
+        const check = run.checks[each[0]];
+        const warning = check.verdict === "warning";
+        return html`<li key=${each[0]} class=${warning ? "warning" : "violated"}>
+          <strong>${warning ? "! warning" : "✗ VIOLATED"}</strong> ${check.name}: ${each[2]}</li>`;
+      })}</ul>`}
+      ${row.error && html`<p class="error">⚠ ${row.error}</p>`}`;
+  }
+
+  /** The maps that a view shows of a row. */
+  function mapsOf(row, view) {
+    return (row.maps || []).filter(function (map) { return !view.method || map.method === view.method; });
+  }
+
+  function sameScore(map, name) {
+    return (map.scores || []).find(function (score) { return score[0] === name; });
+  }
+
+  function Caption(props) {
+    const map = props.map, score = props.score && sameScore(map, props.score);
+    return html`<div class="caption"><strong>${map.target}</strong> ${map.sure}
+      <p class="facts">${map.method}${map.layer && " at " + map.layer}${map.note && ": " + map.note}</p>
+      ${score && html`<p class="facts">${score[0]} <b>${score[1]}</b></p>`}</div>`;
+  }
+
+  function Card(props) {
+    const row = props.row, maps = mapsOf(row, props.view);
+    const [at, setAt] = useState(0);
+    const map = maps[Math.min(at, maps.length - 1)];
+    const figure = !map && (row.figures || [])[0];
+    const wide = Boolean((map && map.wide) || (row.figures || []).length);
+    const picture = map ? map.picture : figure ? figure.picture : null;
+    const size = row.size && !wide && map ? { width: row.size[0], height: row.size[1] } : {};
+    const open = function () { props.onOpen(row, map ? row.maps.indexOf(map) : 0); };
+    const items = maps.map(function (each, place) {
+      return { key: place, text: each.target, note: maps.some(function (other) {
+        return other.method !== each.method; }) ? each.method : "" };
+    });
+    return html`<article class=${"card" + (wide ? " wide" : "") + (row.error ? " failed" : "")} tabindex="0"
+      data-id=${row.id} aria-label=${row.path}>
+      ${picture && html`<button type="button" class="open" tabindex="-1" onClick=${open} aria-label=${"open " + row.path}>
+        <img key=${picture} src=${picture} loading="lazy" decoding="async" ...${size}
+          alt=${map ? map.method + " " + map.kind + " for " + map.target : figure.caption} /></button>`}
+      <div class="text">
+        <h2><button type="button" class="link" tabindex="-1" onClick=${open}>${row.path}</button></h2>
+        <${Facts} row=${row} runs=${props.runs} />
+        ${maps.length > 1 && html`<${cnnviz.components.Tabs} label="maps" items=${items} onChoose=${setAt}
+          chosen=${Math.min(at, maps.length - 1)} />`}
+        ${map && html`<${Caption} map=${map} score=${props.view.score} />`}
+        ${figure && html`<p class="caption">${figure.caption}</p>`}
+        <${cnnviz.components.Predictions} rows=${(row.predictions || []).slice(0, 5).map(function (each) {
+          return { label: each[0], probability: each[1], note: each[2] }; })} />
+      </div>
+    </article>`;
+  }
+
+  Object.assign(cnnviz.components, { Card: Card, Facts: Facts, Caption: Caption });
+})();

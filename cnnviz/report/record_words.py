@@ -1,0 +1,210 @@
+"""What a record says, in words: the same on the static cards and in the rows that the gallery's script gets.
+
+Plain texts, not escaped: who makes a page of them escapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from cnnviz.report.markup import plain_percent
+
+FLAT = "the map is zero, or the same, everywhere"
+_TRUE = 5
+_REGIONS = {"pred": "where it is found", "all": "everywhere", "truth": "in its true region"}
+_PLACED = {"mask": "in mask", "box": "in box", "point": "at", "segment": "in segment"}
+_SCORES = {
+    "box_xywh": "box x, y, width, height",
+    "peak": "peak x, y",
+    "energy_in_box": "energy in its box",
+    "area_above_half": "area above half",
+    "region_energy energies": "energy in the regions",
+    "region_energy peak_inside": "peak inside the object",
+}
+
+Score = tuple[str, str, float | None]
+"""Name and value in words, and the value where it is one number."""
+
+
+def mappings(value: object) -> list[Mapping[str, object]]:
+    """The mappings of a list; of anything else none."""
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list | tuple) else []
+
+
+def number(value: object) -> float | None:
+    """A finite number; None for anything else, a boolean among it."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def size(record: Mapping[str, object]) -> tuple[int, int] | None:
+    """Width and height of the photograph."""
+    width, height = number(record.get("width")), number(record.get("height"))
+    return None if width is None or height is None else (int(width), int(height))
+
+
+def name(target: Mapping[str, object]) -> str:
+    """The label of a class, or its index where it has none."""
+    label = target.get("label")
+    return str(label) if label not in (None, "") else f"class {target.get('class_index', '?')}"
+
+
+def target_name(target: object) -> str:
+    """What is explained: a class, in which region, or which box."""
+    if not isinstance(target, Mapping):
+        return ""
+    said = name(target)
+    if target.get("kind") == "box" and "number" in target:
+        return f"{said}, box {target['number']}"
+    if target.get("kind") == "region" and target.get("region"):
+        return f"{said} {_region(str(target['region']))}"
+    return said
+
+
+def _region(region: str) -> str:
+    kind, _, rest = region.partition(":")
+    return _REGIONS.get(region) or (f"{_PLACED[kind]} {rest}" if kind in _PLACED else f"in {region}")
+
+
+def target_probability(target: object) -> str:
+    """How sure the network is of it: of a box its probability is told from its score."""
+    if not isinstance(target, Mapping) or (probability := number(target.get("probability"))) is None:
+        return ""
+    said = plain_percent(probability)
+    if target.get("kind") == "region":
+        return f"mean probability {said}"
+    if target.get("kind") != "box":
+        return said
+    score = number(target.get("score"))
+    return f"probability {said}" + ("" if score is None else f", explained score {score:.3g}")
+
+
+def prediction_note(prediction: Mapping[str, object]) -> str:
+    """What a prediction says beside its label and probability: a box's number and score, a segment's area."""
+    found = []
+    if "box_xywh" in prediction:
+        found.append(f"box {prediction.get('number')}")
+        if (score := number(prediction.get("score"))) is not None:
+            found.append(f"score {score:.3g}")
+    if (area := number(prediction.get("area"))) is not None:
+        found.append(f"{100 * area:.1f} % of the area")
+    if prediction.get("probability") is None and (logit := number(prediction.get("logit"))) is not None:
+        found.append(f"{logit:.4g}")
+    return ", ".join(found)
+
+
+def facts(record: Mapping[str, object]) -> list[str]:
+    """Size, label and marks; the outcome is told apart."""
+    known = size(record)
+    found = [f"{known[0]} × {known[1]}"] if known else []
+    if record.get("outcome") is None and record.get("label") is not None:
+        found.append(f"labelled {record['label']}")
+    truth = record.get("truth")
+    if isinstance(truth, Mapping) and truth.get("labels"):
+        found.append(f"marked {', '.join(map(str, truth['labels']))}")
+    return found
+
+
+def truths(record: Mapping[str, object]) -> list[str]:
+    """The classes that an image shows."""
+    return [name(each) for each in mappings(record.get("true_classes"))]
+
+
+def outcome(record: Mapping[str, object]) -> tuple[str, str] | None:
+    """Whether the network is right (``right``, ``wrong``), and in words; None where that is not known."""
+    if record.get("outcome") is None:
+        return None
+    true = truths(record)
+    said = ", ".join(true[:_TRUE]) + (" …" if len(true) > _TRUE else "")
+    predicted = mappings(record.get("predictions"))[:1]
+    if record["outcome"] == "correct" or not predicted:
+        return "right", f"labelled {said}: right"
+    return "wrong", f"truth: {said}, predicted: {name(predicted[0])}"
+
+
+def failure(record: Mapping[str, object]) -> str:
+    """Why an input failed; empty where it did not."""
+    error = record.get("error")
+    if not error:
+        return ""
+    return f"{error.get('type', '')}: {error.get('message', '')}" if isinstance(error, Mapping) else str(error)
+
+
+def method(explanation: Mapping[str, object]) -> str:
+    """The method, by its name."""
+    return str(explanation.get("method", "")) + (" (counterfactual)" if explanation.get("counterfactual") else "")
+
+
+def role(explanation: Mapping[str, object]) -> str:
+    """What stands before the target: truth or prediction, and that the map speaks against it."""
+    before = f"{explanation['role']}: " if explanation.get("role") else ""
+    return before + ("against " if explanation.get("counterfactual") else "")
+
+
+def files(explanation: Mapping[str, object]) -> Mapping[str, object]:
+    """Its files by their kinds."""
+    found = explanation.get("files")
+    return found if isinstance(found, Mapping) else {}
+
+
+def is_flat(explanation: Mapping[str, object]) -> bool:
+    """Whether the map tells nothing."""
+    scores = explanation.get("scores")
+    return isinstance(scores, Mapping) and bool(scores.get("flat"))
+
+
+def scores(explanation: Mapping[str, object]) -> list[Score]:
+    """The figures of a map, in words; of the several of a metric those that are single values or short lists."""
+    found = explanation.get("scores")
+    if not isinstance(found, Mapping):
+        return []
+    rows = []
+    for key, value in _flattened(found):
+        if value is None:
+            continue
+        words = _SCORES.get(key, key.replace("_", " "))
+        figure = float(value) if isinstance(value, bool) else number(value)
+        if isinstance(value, list) and len(value) == 1:
+            figure = number(value[0])
+        rows.append((words, score_value(value), figure))
+    return rows
+
+
+def _flattened(found: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for key, value in found.items():
+        if not isinstance(value, Mapping):
+            yield str(key), value
+            continue
+        for figure, own in value.items():
+            if isinstance(own, bool | int | float | str) or figure == "energies":
+                yield str(figure) if figure == key else f"{key} {figure}", own
+
+
+def score_value(value: object) -> str:
+    """A score in three digits, yes or no; a list of them in commas."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        single = {each: own for each, own in value.items() if isinstance(own, float | int | str)}
+        return ", ".join(f"{str(each).replace('_', ' ')} {score_value(own)}" for each, own in single.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(score_value(item) for item in value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def curves(explanation: Mapping[str, object]) -> list[tuple[str, Sequence[float]]]:
+    """The curves of metrics that have some, by name."""
+    found = explanation.get("scores")
+    rows: list[tuple[str, Sequence[float]]] = []
+    for metric, own in found.items() if isinstance(found, Mapping) else ():
+        for key, values in own.items() if isinstance(own, Mapping) else ():
+            if (
+                str(key).endswith("curve")
+                and isinstance(values, list)
+                and all(number(each) is not None for each in values)
+            ):
+                about = str(key).removesuffix("curve").replace("_", " ").strip()
+                rows.append((f"{str(metric).replace('_', ' ')} {about}".strip(), values))
+    return rows

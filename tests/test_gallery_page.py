@@ -1,0 +1,249 @@
+"""The gallery in a browser: filters, order, close view, keys, address; and that the console stays empty."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.galleries import failed, gallery, record
+from tests.support.names import HOSTILE
+from tests.test_html import record_named
+
+RECORDS = [record(number, ("gradcam", "saliency")) for number in range(20)] + [failed("photos/broken.png")]
+CHECKS = [
+    {"name": "sky", "statement": "energy", "method": "gradcam", "verdict": "violated", "level": "error",
+     "at_least": False, "allowed": 0.2, "beyond": 25, "measured": 0.4, "ci95": None, "group": None, "n": 20,
+     "reason": "", "confirmed": None,
+     "violations": [{"path": RECORDS[7]["path"], "value": 0.9}, {"path": RECORDS[3]["path"], "value": 0.5}]},
+]  # fmt: skip
+AUDIT = {"audit": {"passed": False, "policy": "p.yaml", "false_alarm": 0.01, "undecided": 0, "checks": CHECKS}}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return gallery(tmp_path_factory.mktemp("gallery"), RECORDS)
+
+
+@pytest.fixture
+def opened(page: Any, made: Path) -> Any:
+    page.goto(made.as_uri())
+    page.wait_for_selector(".cards")
+    return page
+
+
+def names(page: Any) -> list[str]:
+    return [each.rpartition("/")[2] for each in page.locator(".card h2").all_inner_texts()]
+
+
+def expected(*, keep: Any = lambda row: True) -> list[str]:
+    return [row["path"].rpartition("/")[2] for row in RECORDS if keep(row)]
+
+
+def address(page: Any) -> str:
+    page.wait_for_timeout(200)
+    return str(page.url.partition("#")[2])
+
+
+def focused(page: Any) -> str:
+    return str(page.evaluate("document.activeElement.dataset.id || document.activeElement.tagName"))
+
+
+def test_all_cards_stand_in_the_order_of_the_run(opened: Any) -> None:
+    assert names(opened) == expected()
+    assert opened.locator(".count").inner_text() == "21 images"
+    assert opened.get_by_text("truncated: the JPEG ends early").count() == 1
+    assert "✗ truth: cat, predicted: dog" in opened.locator(".card").first.inner_text()
+
+
+def test_filters_and_search_leave_what_they_name(opened: Any) -> None:
+    opened.get_by_label("outcome").select_option("wrong")
+    wrong = expected(keep=lambda row: row.get("outcome") == "wrong")
+    assert names(opened) == wrong
+    assert opened.locator(".count").inner_text() == f"{len(wrong)} of 21 images"
+    opened.get_by_label("truth").select_option("dog")
+    assert names(opened) == expected(keep=lambda row: row.get("outcome") == "wrong" and row["label"] == "dog")
+    opened.get_by_role("button", name="Clear filters").click()
+    opened.get_by_label("predicted").select_option("red fox")
+    assert names(opened) == expected(
+        keep=lambda row: row["predictions"] and row["predictions"][0]["label"] == "red fox"
+    )
+    opened.get_by_role("button", name="Clear filters").click()
+    opened.get_by_label("outcome").select_option("failed")
+    assert names(opened) == ["broken.png"]
+    opened.keyboard.press("Escape")
+    opened.get_by_label("search").fill("RED 0000")
+    assert names(opened) == expected(keep=lambda row: "red fox/0000" in row["path"] or (any(
+        each["label"] == "red fox" for each in row["predictions"]) and "0000" in row["path"]))  # fmt: skip
+    opened.get_by_label("search").fill("nothing like that")
+    assert opened.get_by_text("No image is left by these filters.").is_visible()
+
+
+def test_a_range_of_a_score_looks_at_the_chosen_method(opened: Any) -> None:
+    opened.get_by_label("score", exact=True).select_option("energy")
+    assert names(opened) == [*expected()[:20][::-1], "broken.png"]  # the largest first
+    opened.get_by_label("least").fill("0.255")
+    opened.get_by_label("most").fill("0.258")
+    assert names(opened) == ["00008.png", "00007.png", "00006.png", "00005.png"]
+    opened.get_by_label("method").select_option("gradcam")
+    assert names(opened) == []
+    opened.get_by_label("least").fill("0.003")
+    opened.get_by_label("most").fill("0.0045")
+    assert names(opened) == ["00004.png", "00003.png"]
+    assert "score=energy&min=0.003&max=0.0045" in address(opened)
+
+
+def test_orders(opened: Any) -> None:
+    opened.get_by_label("sort").select_option("-probability")
+    assert names(opened)[:2] == ["00019.png", "00018.png"]
+    assert names(opened)[-1] == "broken.png"
+    opened.get_by_label("sort").select_option("path")
+    assert names(opened)[:3] == ["broken.png", "00000.png", "00003.png"]
+    assert address(opened) == "sort=path"
+
+
+def test_cells_of_the_confusion_table_filter(opened: Any) -> None:
+    cell = opened.locator('td[data-truth="cat"][data-predicted="dog"] button')
+    pair = expected(keep=lambda row: row.get("label") == "cat" and row.get("outcome") == "wrong")
+    assert cell.inner_text() == str(len(pair))
+    cell.click()
+    assert names(opened) == pair
+    assert cell.get_attribute("aria-pressed") == "true"
+    assert "truth=cat&predicted=dog" in address(opened)
+    cell.click()
+    assert len(names(opened)) == 21
+
+
+def test_the_close_view_switches_methods_targets_and_ways_of_looking(opened: Any) -> None:
+    opened.locator(".card .open").nth(3).click()
+    dialog = opened.get_by_role("dialog")
+    assert "photos/cat/00003.png" in dialog.inner_text()
+    shown = dialog.locator(".picture .above")
+    assert shown.get_attribute("src") == "images/3.gradcam.0.png"
+    dialog.get_by_role("tablist", name="method").get_by_role("tab", name="saliency").click()
+    assert shown.get_attribute("src") == "images/3.saliency.0.png"
+    dialog.get_by_role("tablist", name="target").get_by_role("tab", name="red fox").click()
+    assert shown.get_attribute("src") == "images/3.saliency.1.png"
+    assert dialog.locator("table.scores tr", has_text="energy").locator("td").inner_text() == "0.753"
+    dialog.get_by_label("opacity").fill("0.3")
+    assert shown.evaluate("e => getComputedStyle(e).opacity") == "0.3"
+    dialog.get_by_role("tab", name="slider").click()
+    opened.wait_for_selector("img-comparison-slider.rendered")
+    slots = dialog.locator("img-comparison-slider img")
+    assert [slots.nth(k).get_attribute("src") for k in range(2)] == ["photos/3.png", "images/3.saliency.1.png"]
+    dialog.get_by_role("tab", name="photograph").click()
+    assert dialog.locator(".picture img").get_attribute("src") == "photos/3.png"
+    whole = dialog.locator(".picture").bounding_box()["width"]
+    dialog.get_by_role("button", name="larger").click()
+    dialog.get_by_role("button", name="larger").click()
+    assert dialog.locator(".sheet").bounding_box()["width"] == pytest.approx(2 * whole, abs=16)
+
+
+def test_keys(opened: Any) -> None:
+    opened.keyboard.press("ArrowRight")
+    opened.keyboard.press("ArrowRight")
+    assert focused(opened) == "0/00001.png"
+    columns = opened.evaluate("getComputedStyle(document.querySelector('.cards')).gridTemplateColumns").count("px")
+    opened.keyboard.press("ArrowDown")
+    assert focused(opened) == f"0/{1 + columns:05d}.png"
+    opened.keyboard.press("ArrowUp")
+    opened.keyboard.press("Enter")
+    assert opened.get_by_role("dialog").get_by_text("2 of 21").is_visible()
+    opened.keyboard.press("ArrowRight")
+    assert opened.get_by_role("dialog").get_by_text("3 of 21").is_visible()
+    opened.keyboard.press("ArrowDown")
+    assert "images/2.gradcam.1.png" in str(opened.locator(".picture .above").get_attribute("src"))
+    opened.keyboard.press("s")
+    assert "look=slider" in address(opened)
+    opened.keyboard.press("Escape")
+    assert opened.get_by_role("dialog").count() == 0
+    opened.until("document.activeElement.dataset.id === '0/00002.png'")
+    opened.keyboard.press("/")
+    opened.keyboard.type("fox")
+    assert opened.get_by_label("search").input_value() == "fox"
+    opened.keyboard.press("Escape")
+    assert opened.get_by_label("search").input_value() == ""
+    opened.evaluate("document.activeElement.blur()")
+    opened.keyboard.press("?")
+    assert opened.get_by_role("dialog", name="keys").is_visible()
+    opened.keyboard.press("Escape")
+    assert opened.get_by_role("dialog").count() == 0
+
+
+def test_the_address_keeps_the_view(page: Any, made: Path) -> None:
+    page.goto(f"{made.as_uri()}#outcome=wrong&sort=-probability&open=0%2F00005.png&map=2&look=photo&unknown=1")
+    dialog = page.get_by_role("dialog")
+    assert "photos/red fox/00005.png" in dialog.inner_text()
+    assert dialog.get_by_role("tab", name="saliency", selected=True).count() == 1
+    page.keyboard.press("Escape")
+    assert names(page) == ["00015.png", "00010.png", "00005.png", "00000.png"]
+    page.evaluate("location.hash = 'truth=cat'")
+    page.until("document.querySelectorAll('.card').length === 7")
+
+
+def test_the_exact_command_is_copied(opened: Any) -> None:
+    opened.locator("section.run").get_by_role("button", name="Copy").click()
+    opened.get_by_text("✓ copied").wait_for()
+    opened.get_by_label("search").focus()
+    opened.keyboard.press("Control+V")
+    assert opened.get_by_label("search").input_value() == "cnnviz gradcam photos --class 'top:2'"
+
+
+def test_an_audit_shows_the_worst_first_with_what_was_measured(page: Any, tmp_path: Path) -> None:
+    page.goto(gallery(tmp_path, RECORDS, summary=AUDIT).as_uri())
+    page.wait_for_selector(".cards")
+    assert names(page)[:3] == ["00007.png", "00003.png", "00000.png"]
+    said = page.locator(".card .checks li").first
+    assert said.inner_text() == "✗ VIOLATED sky: energy (gradcam): energy 0.9, allowed at most 0.2"
+    page.get_by_label("check", exact=True).select_option(label="✗ sky: energy (gradcam) (2 worst of 25)")
+    assert names(page) == ["00007.png", "00003.png"]
+    assert page.locator("strong.violated").first.inner_text() == "✗ VIOLATED"
+
+
+def test_more_cards_come_when_the_end_is_near(page: Any, tmp_path: Path) -> None:
+    page.goto(gallery(tmp_path, [record(number) for number in range(700)]).as_uri())
+    page.wait_for_selector(".cards")
+    assert page.locator(".count").inner_text() == "700 images"
+    first = page.locator(".card").count()
+    assert 30 <= first < 700
+    page.keyboard.press("End")
+    page.until(f"document.querySelectorAll('.card').length > {first}")
+
+
+def test_no_name_becomes_markup(page: Any, tmp_path: Path) -> None:
+    records = []
+    for number, name in enumerate(HOSTILE):
+        # Pictures of such names would not be found: this is about texts.
+        row = {**record_named(name), "name": f"{number}-{name}"}
+        row["explanations"][0]["files"] = {}
+        records += [row, {**failed(name), "error": {"type": name, "message": name}}]
+    page.goto(gallery(tmp_path, records, confusion=None, photo=lambda row: None).as_uri())
+    page.wait_for_selector(".cards")
+    assert page.locator(".card").count() == len(records)
+    allowed = {"ARTICLE", "DIV", "H2", "BUTTON", "P", "STRONG", "OL", "LI", "SPAN", "I"}
+    found = page.evaluate("[...new Set([...document.querySelectorAll('.cards *')].map((e) => e.tagName))]")
+    assert set(found) <= allowed
+    page.locator(".card .link").first.click()
+    assert page.get_by_role("dialog").locator("h2").inner_text().strip() == HOSTILE[0]
+
+
+def test_colour_is_never_alone_and_the_dark_page_is_dark(chromium: Any, made: Path) -> None:
+    context = chromium.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(made.as_uri())
+    page.wait_for_selector(".cards")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(19, 20, 23)"
+    assert {text[0] for text in page.locator(".outcome").all_inner_texts()} == {"✓", "✗"}
+    assert page.locator(".card.failed .error").inner_text().startswith("⚠")
+    context.close()
+
+
+def test_without_scripts_the_cards_and_tables_stand_there(chromium: Any, made: Path) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(made.as_uri())
+    assert page.locator("article[id]").count() == 21
+    assert page.locator("table.confusion summary").count() > 0
+    assert page.locator("progress.bar").first.is_visible()
+    context.close()
