@@ -30,6 +30,8 @@ _LOOKING = {
     "layers": "List a network's layers: shapes, receptive fields, parameters, default target, CAM.",
     "models": "List the networks that can be named, and whether their weights are on this machine.",
     "merge": "Join the runs of all shares of the inputs (--shard) to the one run that they are.",
+    "serve": "Explore a network in the browser: drop an image, click a class, a box or a pixel. Needs "
+    "`pip install 'cnnviz[serve]'`.",
 }
 # What is made of runs that are there.
 _AFTERWARDS = {"report": "Make one gallery of finished runs: a folder that can be passed on, or a single file."}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from cnnviz.cli import streams
 from cnnviz.cli.heartbeat import Heartbeat
-from cnnviz.errors import EXIT_INTERRUPTED, CnnvizError
+from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, CnnvizError
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -147,6 +147,24 @@ class Console:
         """A notice or a warning."""
         if not self.quiet:
             self._say(f"cnnviz: note: {text}")
+
+    def address(self, url: str) -> None:
+        """Where a server answers, until Ctrl-C."""
+        self._started()
+        streams.tell(f"cnnviz: {printable(url)}\ncnnviz: Ctrl-C ends it\n")
+
+    def served(self, idle: bool) -> int:
+        """A server has ended, as it should: by Ctrl-C. Returns the exit code of the process.
+
+        Args:
+            idle: Whether nothing is being computed any more; else the process ends without waiting for it.
+        """
+        self._started()
+        if not idle:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(EXIT_DONE)
+        return EXIT_DONE
 
     def finish(self) -> None:
         """No more progress will come."""

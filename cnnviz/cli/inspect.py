@@ -11,6 +11,7 @@ from cnnviz.cli.console import Console
 from cnnviz.cli.help_pages import MadeCommand
 from cnnviz.cli.merge import merge_command
 from cnnviz.cli.options import Option
+from cnnviz.cli.serve import serve_command
 from cnnviz.cli.shared import Shared, shared_options
 from cnnviz.cli.tables import aligned
 from cnnviz.cli.targets import targets_command
@@ -160,4 +161,5 @@ COMMANDS: Mapping[str, Callable[[str], MadeCommand]] = {
     "layers": layers_command,
     "models": models_command,
     "merge": merge_command,
+    "serve": serve_command,
 }

@@ -65,14 +65,15 @@ def encode(image: NDArray[np.uint8], fmt: ImageFormat) -> bytes:
     """An image file's bytes; the same for the same pixels. Safe in threads.
 
     Args:
-        image: uint8, [H, W] grey, [H, W, 2] grey and alpha (PNG only), or [H, W, 3] RGB.
+        image: uint8, [H, W] grey, [H, W, 2] grey and alpha (PNG only), [H, W, 3] RGB, or [H, W, 4] RGB and alpha
+            (PNG only).
         fmt: Format and level.
 
     Raises:
         ImageError: Of kind ``too-large``, when the format cannot hold so many pixels.
     """
-    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (2, 3))):
-        raise ValueError(f"expected uint8 [H, W], [H, W, 2] or [H, W, 3], got {image.dtype} {list(image.shape)}")
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (2, 3, 4))):
+        raise ValueError(f"expected uint8 [H, W] or [H, W, 2 to 4], got {image.dtype} {list(image.shape)}")
     height, width = image.shape[:2]
     limit = {"jpg": 65_500, "webp": 16_383}.get(fmt.suffix, 1_000_000)
     if max(height, width) > limit:
@@ -81,7 +82,8 @@ def encode(image: NDArray[np.uint8], fmt: ImageFormat) -> bytes:
         stream = io.BytesIO()
         Image.fromarray(image, "LA").save(stream, "PNG", compress_level=fmt.png_level)
         return stream.getvalue()
-    pixels: Any = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    turn = cv2.COLOR_RGBA2BGRA if image.shape[-1] == 4 and image.ndim == 3 else cv2.COLOR_RGB2BGR
+    pixels: Any = image if image.ndim == 2 else cv2.cvtColor(image, turn)
     done, data = cv2.imencode(f".{fmt.suffix}", pixels, fmt.options())
     if not done:
         raise ImageError("not-encoded", f"{width} x {height} pixels cannot be written as {fmt.suffix}")

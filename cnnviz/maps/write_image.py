@@ -137,7 +137,7 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
     detected = Detected(done) if "detections" in how.save else None
     ranges = _ranges(done, how.style)
     for item in done.maps:
-        placed, shown = _placed(done, item, how.style)
+        placed, shown = on_photograph(done, item, how.style)
         own = how if not item.facts.get("role") else how.within(ranges.get(item.method.name))
         if "panel" in how.save:
             panel_rows.append(reduced(_panel_row(done, item, shown), len(done.maps), own.style))
@@ -170,7 +170,7 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
     )
 
 
-def _placed(done: ImageResult, item: TargetMap, style: Style) -> tuple[PlacedMap, PlacedMap]:
+def on_photograph(done: ImageResult, item: TargetMap, style: Style) -> tuple[PlacedMap, PlacedMap]:
     """A map on the image's pixels as it is, and as pictures show it."""
     height, width = done.rgb.shape[:2]
     placed = place(item.values, done.geometry.rect, (width, height), signed=item.method.signed)
@@ -190,7 +190,7 @@ def _ranges(done: ImageResult, style: Style) -> dict[str, tuple[float, float]]:
     if style.limits is not None:
         return {}
     maps = [item for item in done.maps if item.facts.get("role")]
-    return common_limits((item, drawn_limits(_placed(done, item, style)[1], style)) for item in maps)
+    return common_limits((item, drawn_limits(on_photograph(done, item, style)[1], style)) for item in maps)
 
 
 def _panel_row(done: ImageResult, item: TargetMap, shown: PlacedMap) -> PanelRow:

@@ -26,6 +26,8 @@ from cnnviz.render.colormap import AUTO, NEUTRAL, SIGNED_DEFAULT, UNSIGNED_DEFAU
 # Light and without colour: neither a cold place nor a dark one.
 _UNSEEN_CONTRAST, _UNSEEN_LIGHT = 0.4, 140.0
 _UNSEEN_FRAME = (64, 64, 64)
+# Of a layer that is laid over the image: colour and weight.
+_UNSEEN_LAYER = (225, 225, 225, 150)
 _STRIP_PIXELS = 1 << 20
 _MAGNITUDE_GAIN = 1.6
 
@@ -117,6 +119,31 @@ def overlay(rgb: NDArray[np.uint8], placed: PlacedMap, style: Style) -> NDArray[
     paint = _painter(placed, style)
     for rows in _strips(y0, y1, x1 - x0):
         out[rows, x0:x1] = paint(rgb[rows, x0:x1], placed.values[rows, x0:x1])
+    return out
+
+
+def layer(placed: PlacedMap, style: Style) -> NDArray[np.uint8]:
+    """The map's colours with their weights, to be laid over the image by whoever shows both: [H, W, 4].
+
+    Laid over the image they give what :func:`overlay` draws, where the network saw it, to rounding. What it did not see
+    is light grey of a fixed weight. A map that is zero everywhere is nothing at all.
+    """
+    height, width = placed.values.shape
+    out = np.zeros((height, width, 4), dtype=np.uint8)
+    out[..., :3], out[..., 3] = _UNSEEN_LAYER[:3], _UNSEEN_LAYER[3]
+    x0, y0, x1, y1 = placed.seen
+    if is_flat(placed):
+        out[y0:y1, x0:x1, 3] = 0
+        return out
+    limits = drawn_limits(placed, style)
+    out[y0:y1, x0:x1, :3] = coloured(placed, style)[y0:y1, x0:x1]
+    weights: NDArray[np.float32] | float = style.alpha
+    if is_diverging(drawn_colormap(placed, style)):
+        largest = max(abs(limits[0]), abs(limits[1])) or 1.0
+        weights = np.minimum(
+            np.abs(placed.values[y0:y1, x0:x1]) * np.float32(_MAGNITUDE_GAIN * style.alpha / largest), 1
+        )
+    out[y0:y1, x0:x1, 3] = np.rint(np.float32(255) * weights)
     return out
 
 

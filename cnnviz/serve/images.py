@@ -1,0 +1,126 @@
+"""The images of a live explorer: those that were named when it was started, and those that are dropped on it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnviz.errors import CnnvizError
+from cnnviz.io.decode import decode
+from cnnviz.io.encode import ImageFormat, encode
+from cnnviz.io.names import safe_component
+from cnnviz.io.sources import ImageRef, find_images, read_bytes
+from cnnviz.models.preprocess import prepare
+from cnnviz.render.grid import thumbnail
+from cnnviz.run.images import DecodedImage
+from cnnviz.run.prepared_model import PreparedModel
+from cnnviz.serve.network import Latest
+
+MOST_SAMPLES = 500
+"""Images of the INPUTs that are offered; the top patches look at all of them."""
+LONGEST_SIDE = 1400
+"""Longer side of the pictures that the page shows; what is downloaded has the image's own size."""
+_MOST_IMAGES, _ROOM = 24, 1 << 30
+_SMALL = 128
+_PHOTO = ImageFormat("jpg")
+
+
+@dataclass(frozen=True, eq=False)
+class KeptImage:
+    """An image that was decoded.
+
+    Attributes:
+        key: Names it in requests.
+        item: The decoded image.
+        given: Whether it was named when the explorer was started, so that its path may be told.
+    """
+
+    key: str
+    item: DecodedImage
+    given: bool
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        height, width = self.item.rgb.shape[:2]
+        return int(width), int(height)
+
+
+class ImageShelf:
+    """Images by key.
+
+    Args:
+        inputs: What was named when the explorer was started.
+        prepared: Brings an image to the network's input.
+    """
+
+    def __init__(self, inputs: Sequence[str], prepared: PreparedModel) -> None:
+        self._prepared = prepared
+        self._kept: Latest[KeptImage] = Latest(_MOST_IMAGES, _ROOM)
+        self._samples = list(itertools.islice(find_images(inputs), MOST_SAMPLES)) if inputs else []
+        self._thumbnails: Latest[bytes] = Latest(2 * MOST_SAMPLES)
+
+    def samples(self) -> list[dict[str, str]]:
+        """The images that were named: key and name of each."""
+        return [{"image": f"sample-{number}", "name": ref.name} for number, ref in enumerate(self._samples)]
+
+    def add(self, data: bytes, name: str) -> KeptImage:
+        """An image that was dropped.
+
+        Args:
+            data: The file.
+            name: What it was called where it came from: for messages and commands, never a path that is opened.
+
+        Raises:
+            ImageError: It cannot be decoded, or is too large.
+        """
+        key = hashlib.sha256(data).hexdigest()[:24]
+        called = safe_component(name.replace("\\", "/").rsplit("/", 1)[-1] or "image")
+        return self._put(key, data, ImageRef(called, called, 0), given=False)
+
+    def find(self, key: str) -> KeptImage:
+        """An image by its key.
+
+        Raises:
+            CnnvizError: There is none; or it was dropped long ago.
+            ImageError: A named image cannot be decoded.
+        """
+        known = self._kept.get(key)
+        if known is not None:
+            return known
+        ref = self._sample(key)
+        if ref is None:
+            raise CnnvizError("This image is not here any more.", "Drop it again.")
+        return self._put(key, read_bytes(ref), ref, given=True)
+
+    def thumbnail(self, key: str) -> bytes:
+        """A named image, small, as a JPEG.
+
+        Raises:
+            CnnvizError, ImageError: As :meth:`find`.
+        """
+        ref = self._sample(key)
+        if ref is None:
+            raise CnnvizError(f"There is no image {key!r}.", "Reload the page.")
+        return self._thumbnails.once(key, lambda: encode(thumbnail(decode(read_bytes(ref)).rgb, _SMALL), _PHOTO))
+
+    def _sample(self, key: str) -> ImageRef | None:
+        kind, _, number = key.partition("-")
+        known = kind == "sample" and number.isascii() and number.isdecimal() and len(number) < 6
+        return self._samples[int(number)] if known and int(number) < len(self._samples) else None
+
+    def _put(self, key: str, data: bytes, ref: ImageRef, *, given: bool) -> KeptImage:
+        rgb = decode(data).rgb
+        pixels, geometry = prepare(rgb, self._prepared.preprocess)
+        made = KeptImage(key, DecodedImage(ref, rgb, pixels, geometry), given)
+        return self._kept.put(key, made, rgb.nbytes + pixels.nbytes)
+
+
+def as_photo(rgb: NDArray[np.uint8]) -> bytes:
+    """A photograph as the page shows it."""
+    return encode(thumbnail(rgb, LONGEST_SIDE), _PHOTO)

@@ -1,0 +1,113 @@
+"""``cnnviz serve``: the server of a live explorer, on this machine alone."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import webbrowser
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+
+import uvicorn
+
+from cnnviz.errors import CnnvizError
+from cnnviz.serve.engine import Explorer
+from cnnviz.serve.security import App, Door, Wall
+from cnnviz.serve.web import Site
+from cnnviz.serve.worker import Worker
+from cnnviz.settings import RunSettings
+
+LOOPBACK = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
+"""The addresses that may be listened on: nobody else's machine reaches them."""
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where to listen.
+
+    Attributes:
+        host: One of :data:`LOOPBACK`.
+        port: 0 for a free one.
+        browser: Whether to open the page in the person's browser.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    browser: bool = True
+
+
+class _Server(uvicorn.Server):
+    """A server that ends at the first Ctrl-C: nothing that it computes is worth waiting for."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = True
+        super().handle_exit(sig, frame)
+
+
+def bound(listening: Listening) -> socket.socket:
+    """A socket that listens on the address.
+
+    Raises:
+        CnnvizError: The port is taken, or may not be used.
+    """
+    made = socket.socket(LOOPBACK[listening.host], socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((listening.host, listening.port))
+        made.listen(128)
+    except OSError as error:
+        made.close()
+        raise CnnvizError(
+            f"--port {listening.port}: {listening.host} cannot be listened on ({error.strerror}).",
+            "Leave --port out for a free one.",
+        ) from error
+    return made
+
+
+def door_of(listening: Listening, port: int) -> Door:
+    """A door with a new token."""
+    host = f"[{listening.host}]" if ":" in listening.host else listening.host
+    return Door(host, port, secrets.token_urlsafe(32))
+
+
+def server_of(app: App) -> uvicorn.Server:
+    """A server of an application: over HTTP alone, and silent."""
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )
+    return _Server(config)
+
+
+def serve(base: RunSettings, listening: Listening, note: Callable[[str], None], say: Callable[[str], None]) -> bool:
+    """Load the network, and serve its page until Ctrl-C.
+
+    Args:
+        base: Inputs, model, task and runtime.
+        listening: Where.
+        note: Told what the user should know of the network.
+        say: Told the address, with the token, once it is served.
+
+    Returns:
+        Whether nothing is being computed any more.
+
+    Raises:
+        CnnvizError: The network or the port cannot be had.
+    """
+    with bound(listening) as made:
+        explorer, worker = Explorer(base, note), Worker()
+        door = door_of(listening, int(made.getsockname()[1]))
+        app: App = Wall(Site(explorer, worker).app(), door)
+        say(door.url)
+        if listening.browser:
+            webbrowser.open(door.url)
+        server_of(app).run(sockets=[made])
+        return not worker.busy

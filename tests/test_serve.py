@@ -1,0 +1,520 @@
+"""The server of the live explorer: who may ask, what is refused, and that its maps are those of a run."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnviz.errors import CnnvizError
+from cnnviz.io.decode import decode
+from cnnviz.serve.network import Latest
+from cnnviz.serve.places import cell_at
+from cnnviz.serve.questions import check_target
+from cnnviz.serve.worker import CancelledJobError, Job, Jobs, SupersededError, Worker
+from tests.support.runs import TINY, ran
+from tests.support.serving import Served, served
+
+
+def photo(seed: int = 0, size: tuple[int, int] = (90, 70)) -> bytes:
+    """Noise with a coloured rectangle, as a PNG."""
+    pixels = np.random.default_rng(seed).integers(0, 90, (size[1], size[0], 3), dtype=np.uint8)
+    pixels[20:50, 30:70, seed % 3] = 255
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(photo(number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(photos: Path) -> Iterator[Served]:
+    with served(photos, model=TINY) as running:
+        yield running
+
+
+def read_npz(data: bytes) -> dict[str, Any]:
+    with np.load(io.BytesIO(data)) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+# Who may ask.
+
+
+def test_the_printed_address_opens_the_page_and_sets_a_cookie_that_no_script_reads(site: Served) -> None:
+    answer = site.raw("GET", site.door.url.split(str(site.door.port), 1)[1])
+    assert answer.status == 200
+    assert answer.headers["set-cookie"] == (
+        f"cnnviz-{site.door.port}={site.door.token}; Path=/; HttpOnly; SameSite=Strict"
+    )
+    cookie = answer.headers["set-cookie"].split(";")[0]
+    again = site.raw("GET", "/api/status", Cookie=f"theme=dark; {cookie}")
+    assert again.status == 200
+    assert again.json == {"busy": False, "waiting": 0}
+
+
+@pytest.mark.parametrize("path", ["/", "/page/explorer.js", "/api/model", "/api/images/sample-0/photo.jpg", "/nowhere"])
+@pytest.mark.parametrize("query", ["", "?token=wrong", "?token="])
+def test_nothing_is_told_without_the_token(site: Served, path: str, query: str) -> None:
+    answer = site.raw("GET", path + query)
+    assert answer.status == 403
+    assert b"token" in answer.body
+    assert "set-cookie" not in answer.headers
+
+
+def test_a_token_in_the_address_opens_the_page_alone(site: Served) -> None:
+    assert site.raw("GET", f"/api/model?token={site.door.token}").status == 403
+    assert site.raw("POST", f"/?token={site.door.token}", b"", Origin=f"http://{site.host}").status == 403
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:{port}",
+        "127.0.0.1",
+        "127.0.0.1:1",
+        "127.0.0.1.evil.example:{port}",
+        "[::1]:{port}",
+    ],
+)
+def test_another_name_is_refused_also_with_the_token(site: Served, host: str) -> None:
+    """A name of another site that resolves to 127.0.0.1: the browser sends that name."""
+    name = host.format(port=site.door.port)
+    token = f"Bearer {site.door.token}"
+    assert site.raw("GET", "/api/model", Host=name, Authorization=token).status == 421
+    assert site.raw("GET", f"/?token={site.door.token}", Host=name).status == 421
+
+
+def test_no_host_or_two_are_refused(site: Served) -> None:
+    for head in ("", f"Host: {site.host}\r\nHost: {site.host}\r\n"):
+        with socket.create_connection(("127.0.0.1", site.door.port)) as connection:
+            connection.sendall(f"GET /?token={site.door.token} HTTP/1.1\r\n{head}\r\n".encode())
+            status = connection.recv(4096).split(b" ")[1]
+        assert status in (b"400", b"421")
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://{host}"])
+def test_a_page_of_another_site_starts_nothing(site: Served, origin: str) -> None:
+    cookie = f"{site.door.cookie}={site.door.token}"
+    given = origin.format(host=site.host)
+    assert site.raw("POST", "/api/images", photo(), Cookie=cookie, Origin=given).status == 403
+    assert site.raw("POST", "/api/images", photo(), Cookie=cookie).status == 403
+    assert site.raw("POST", "/api/images", photo(), Cookie=cookie, Origin=f"http://{site.host}").status == 200
+
+
+@pytest.mark.parametrize("site_of", ["cross-site", "same-site"])
+def test_a_page_of_another_port_of_this_machine_reads_nothing(site: Served, site_of: str) -> None:
+    """Cookies know no ports, so a page of another server here sends ours."""
+    cookie = f"{site.door.cookie}={site.door.token}"
+    assert site.raw("GET", "/api/images/sample-0/photo.jpg", Cookie=cookie, Sec_Fetch_Site=site_of).status == 403
+    assert site.raw("GET", "/api/images/sample-0/photo.jpg", Cookie=cookie, Sec_Fetch_Site="same-origin").status == 200
+
+
+def test_every_answer_carries_the_policy(site: Served) -> None:
+    for answer in (site.ask("/"), site.ask("/api/nothing"), site.raw("GET", "/")):
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["cache-control"] == "no-store"
+
+
+# What is refused.
+
+
+def test_a_body_that_is_too_large_is_refused_by_its_length_before_it_is_sent(site: Served) -> None:
+    token = f"Bearer {site.door.token}"
+    answer = site.raw("POST", "/api/images", Authorization=token, Content_Length=str(1 << 40))
+    assert answer.status == 413
+    assert b"MiB" in answer.body
+
+
+def test_a_body_of_unknown_length_is_refused_as_it_comes(site: Served) -> None:
+    with socket.create_connection(("127.0.0.1", site.door.port), timeout=30) as connection:
+        head = f"POST /api/images HTTP/1.1\r\nHost: {site.host}\r\nAuthorization: Bearer {site.door.token}\r\n"
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+        sent = 0
+        try:
+            while sent < 64:  # 2 MiB, of which half is taken
+                connection.sendall(chunk)
+                sent += 1
+        except OSError:
+            pass
+        assert connection.recv(4096).split(b" ")[1] == b"413"
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(site: Served) -> None:
+    stream = io.BytesIO()
+    Image.new("1", (100, 100)).save(stream, "PNG")
+    data = bytearray(stream.getvalue())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2  # its header now says 3.6 gigapixels
+    import zlib
+
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    answer = site.ask("/api/images", bytes(data))
+    assert answer.status == 422
+    assert answer.json["type"] == "too-large"
+    assert "60000 x 60000" in answer.json["error"]
+
+
+@pytest.mark.parametrize(("data", "kind"), [(b"", "empty"), (b"hello", "not-an-image"), (photo()[:200], "truncated")])
+def test_what_is_no_image_is_an_answer_with_a_reason(site: Served, data: bytes, kind: str) -> None:
+    answer = site.ask("/api/images", data)
+    assert answer.status == 422
+    assert answer.json["type"] == kind
+    assert answer.json["error"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/page/../engine.py",
+        "/page/..%2Fengine.py",
+        "/page//etc/passwd",
+        "/page/%2e%2e/%2e%2e/__init__.py",
+        "/etc/passwd",
+        "/api/images/..%2F..%2Fetc%2Fpasswd/photo.jpg",
+        "/api/images/sample-99/thumbnail.jpg",
+        "/api/results/x/layer.png",
+        "/api/jobs/x",
+        "/api/jobs/x/files/..%2Fx",
+    ],
+)
+def test_no_path_of_the_machine_can_be_read(site: Served, path: str) -> None:
+    answer = site.ask(path)
+    assert answer.status in (400, 404)
+    assert b"root:" not in answer.body
+    assert b"import" not in answer.body
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "code.py:run",
+        "class:labels.csv",
+        "class:1@mask:/etc/passwd",
+        "folder",
+        "similar:/etc/passwd",
+        "class:cat",
+        "diff:1,a.py:f",
+        "diff:class:1@mask:x,2",
+        "box:class=labels.csv",
+    ],
+)
+def test_targets_that_would_open_a_file_are_refused(site: Served, spec: str) -> None:
+    image = site.drop(photo())["image"]
+    answer = site.ask("/api/explain", {"image": image, "method": "gradcam", "target": spec})
+    assert answer.status == 400
+    assert "cannot be asked for here" in answer.json["error"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "pred", "class:3", "class:3@all", "class:15@point:120,80", "class:1@box:10%,20%,30.5,40", "segment:2",
+        "box:3/x0", "box:1,2,3,4", "unit:layer4.1.conv:17/strongest", "neuron:features.28:5:1:2", "-output:2",
+        "diff:3,4", "diff:unit:a.b:1,unit:a.b:2", "token:4", None,
+    ],
+)  # fmt: skip
+def test_targets_that_can_be_clicked_are_taken(spec: str | None) -> None:
+    check_target(spec, ())
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ([], "no JSON object"),
+        ({"image": "x"}, "method"),
+        ({"image": 3, "method": "gradcam"}, "image"),
+        ({"image": "x", "method": "gradcm"}, "gradcm"),
+        ({"image": "x", "method": "occlusion", "options": {"window": 0}}, "window"),
+        ({"image": "x", "method": "occlusion", "options": {"windw": 3}}, "windw"),
+        ({"image": "x", "method": "gradcam", "out": "/tmp"}, "out"),
+        ({"image": "x", "method": "gradcam"}, "not here any more"),
+    ],
+)
+def test_a_wrong_question_is_answered_in_words(site: Served, body: Any, said: str) -> None:
+    answer = site.ask("/api/explain", body)
+    assert answer.status == 400
+    assert said in answer.json["error"]
+
+
+def test_what_is_no_json_is_answered_in_words(site: Served) -> None:
+    for data in (b"{", b"[" * 50_000, b'"' + b"x" * (1 << 17) + b'"'):
+        assert site.ask("/api/explain", data).status == 400
+
+
+# Maps are those of a run.
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "parts"),
+    [
+        ("gradcam", {}, {}),
+        ("gradcam", {"target": "class:3", "layer": "0"}, {"classes": ("3",), "layers": ("0",)}),
+        ("hirescam", {"target": "unit:3:2"}, {"classes": (), "targets": ("unit:3:2",)}),
+        (
+            "occlusion",
+            {"options": {"window": 24, "stride": [8, 8]}},
+            {"params": {"window": (24, 24), "stride": (8, 8)}},
+        ),
+        ("guided", {"score": "logit"}, {}),
+    ],
+)
+def test_a_map_and_its_figures_are_those_of_a_run(
+    site: Served, tmp_path: Path, method: str, more: dict[str, Any], parts: dict[str, Any]
+) -> None:
+    data = photo(7)
+    (tmp_path / "dropped.png").write_bytes(data)
+    report, _, _ = ran(method, [tmp_path / "dropped.png"], tmp_path / "out", save=("raw", "overlay"), **parts)
+    expected = report["images"][0]
+    image = site.drop(data)["image"]
+    answer = site.ask("/api/explain", {"image": image, "method": method, **more})
+    assert answer.status == 200, answer.body
+    made = answer.json
+    (got,), (want,) = made["record"]["explanations"], expected["explanations"]
+    files, got["files"] = want["files"], {}
+    stored = read_npz((tmp_path / "out" / files["raw"]).read_bytes())
+    downloaded = read_npz(site.ask(f"/api/results/{made['result']}/download/raw").body)
+    assert set(downloaded) == set(stored)
+    for name, array in stored.items():
+        np.testing.assert_allclose(downloaded[name], array, rtol=1e-5, atol=1e-7 * max(1.0, float(np.abs(array).max())))
+    assert {**got, "scores": None, "drawn_limits": None, "target": None} == {
+        **want, "scores": None, "drawn_limits": None, "target": None, "files": {}
+    }  # fmt: skip
+    assert got["scores"]["peak"] == want["scores"]["peak"]
+    assert got["scores"]["max"] == pytest.approx(want["scores"]["max"], rel=1e-4)
+    assert got["target"]["label"] == want["target"]["label"]
+    for mine, theirs in zip(made["record"]["predictions"], expected["predictions"], strict=True):
+        assert mine == pytest.approx(theirs)
+    overlay = site.ask(f"/api/results/{made['result']}/download/overlay?alpha=0.5").body
+    there = decode((tmp_path / "out" / files["overlay"]).read_bytes()).rgb
+    assert np.abs(decode(overlay).rgb.astype(int) - there.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("method", ["gradcam", "occlusion"])
+def test_the_layer_over_the_photograph_is_the_overlay(site: Served, method: str) -> None:
+    """Blended here as a browser blends it."""
+    data = photo(2)
+    image = site.drop(data)["image"]
+    made = site.ask("/api/explain", {"image": image, "method": method}).json
+    key = made["result"]
+    answer = site.ask(f"/api/results/{key}/layer.png?alpha=0.6&colormap={'coolwarm' if made['signed'] else 'viridis'}")
+    with Image.open(io.BytesIO(answer.body)) as picture:
+        layer = np.asarray(picture).astype(float)
+    rgb = decode(data).rgb.astype(float)
+    weight = layer[..., 3:] / 255
+    blended = rgb * (1 - weight) + layer[..., :3] * weight
+    query = f"alpha=0.6&colormap={'coolwarm' if made['signed'] else 'viridis'}"
+    overlay = decode(site.ask(f"/api/results/{key}/download/overlay?{query}").body).rgb.astype(float)
+    left, top, width, height = made["record"]["seen_xywh"]
+    inside = np.s_[top : top + height, left : left + width]
+    assert np.abs(blended[inside] - overlay[inside]).max() <= 2
+    assert float(np.ptp(layer[inside][..., :3])) > 100
+
+
+def test_a_second_method_at_the_layer_shares_the_pass_and_nothing_else(
+    site: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cnnviz.engine.session import Session
+
+    for method in ("gradcam", "hirescam"):  # examined
+        site.ask("/api/explain", {"image": "sample-2", "method": method})
+    image = site.drop(photo(11))["image"]
+    seen: list[int] = []
+    forward = Session.forward
+    monkeypatch.setattr(Session, "forward", lambda self, pixels: seen.append(len(pixels)) or forward(self, pixels))
+    first = site.ask("/api/explain", {"image": image, "method": "gradcam"}).json
+    passes = len(seen)
+    other = site.ask("/api/explain", {"image": image, "method": "gradcam", "target": "class:2"}).json
+    third = site.ask("/api/explain", {"image": image, "method": "hirescam"}).json
+    assert passes == 1
+    assert len(seen) == passes
+    figures = [each["record"]["explanations"][0]["scores"]["max"] for each in (first, other, third)]
+    assert len(set(figures)) == 3
+    again = site.ask("/api/explain", {"image": image, "method": "gradcam"}).json
+    assert again == first
+
+
+def test_the_command_is_the_one_of_the_map(site: Served) -> None:
+    image = site.drop(photo(3), "a%20b.png")["image"]
+    asked = {"image": image, "method": "hirescam", "target": "class:1", "layer": "0"}
+    command = site.ask("/api/explain", asked).json["command"]
+    assert command.startswith("cnnviz gradcam 'a b.png' ")
+    for word in ("--variant hirescam", "--target class:1", "--layer 0", "--input-size 3,64,64"):
+        assert word in command
+    sample = site.ask("/api/explain", {"image": "sample-1", "method": "gradcam"}).json
+    assert sample["record"]["path"].endswith("1.png")
+
+
+# A layer, and jobs.
+
+
+def test_a_click_on_a_classifier_asks_for_the_neurons_that_fire_there(site: Served) -> None:
+    image = site.drop(photo(4))["image"]
+    layer = site.ask(f"/api/images/{image}/layer?layer=2").json
+    assert (layer["layer"], layer["channels"], layer["size"]) == ("2", 8, [16, 16])
+    x, y = layer["strongest"][0]["peak"]
+    asked = site.ask(f"/api/images/{image}/at?x={x}&y={y}&layer=2").json["asked"]
+    assert len(asked) == 6
+    kind, name, channel, row, column = asked[0]["target"].split(":")
+    assert (kind, name) == ("neuron", "2")
+    made = site.ask("/api/explain", {"image": image, "method": "guided", "target": asked[0]["target"]}).json
+    target = made["record"]["explanations"][0]["target"]
+    assert target["score"] == pytest.approx(asked[0]["activation"], rel=1e-4)
+    assert target["position"] == [int(row), int(column)]
+    assert site.ask(f"/api/images/{image}/layer/{channel}.png?layer=2").status == 200
+    assert site.ask(f"/api/images/{image}/layer/800.png?layer=2").status == 400
+    assert site.ask(f"/api/images/{image}/layer/channels.png?layer=2").body[:4] == b"\x89PNG"
+
+
+def test_a_click_beside_what_the_network_saw_is_answered_in_words(site: Served) -> None:
+    image = site.drop(photo(4))["image"]
+    answer = site.ask(f"/api/images/{image}/at?x=1&y=35")
+    assert answer.status == 400
+    assert "did not see" in answer.json["error"]
+    assert site.ask(f"/api/images/{image}/at?x=nan&y=35").status == 400
+
+
+def test_cells_are_those_that_maps_are_drawn_with() -> None:
+    rect = (10.0, 0.0, 90.0, 40.0)
+    assert cell_at(10.0, 0.0, rect, (4, 8)) == (0, 0)
+    assert cell_at(89.9, 39.9, rect, (4, 8)) == (3, 7)
+    assert cell_at(45.0, 25.0, rect, (4, 8)) == (2, 3)
+    with pytest.raises(CnnvizError, match="did not see"):
+        cell_at(9.9, 5.0, rect, (4, 8))
+
+
+def test_an_image_is_made_for_a_unit_and_requests_pass_meanwhile(site: Served) -> None:
+    image = site.drop(photo(5))["image"]
+    job = site.ask("/api/jobs", {"kind": "synthesize", "layer": "2", "unit": 3, "steps": 48}).json
+    assert site.ask("/api/explain", {"image": image, "method": "gradcam", "target": "class:4"}).status == 200
+    done = site.finished(job)
+    assert done["state"] == "done", done
+    assert done["share"] == 1.0
+    (figure,) = done["result"]["figures"]
+    picture = decode(site.ask(f"/api/jobs/{job['job']}/files/{figure['file']}").body)
+    assert (picture.width, picture.height) == (64, 64)
+    assert done["result"]["command"].startswith("cnnviz synthesize --unit 2:3 --steps 48 ")
+
+
+def test_a_job_that_is_cancelled_ends_at_its_next_step(site: Served) -> None:
+    job = site.ask("/api/jobs", {"kind": "synthesize", "layer": "2", "unit": 3, "steps": 400}).json
+    site.ask(f"/api/jobs/{job['job']}", method="DELETE")
+    assert site.finished(job)["state"] == "cancelled"
+
+
+def test_top_patches_are_those_of_the_study(site: Served, photos: Path, tmp_path: Path) -> None:
+    job = site.ask("/api/jobs", {"kind": "top-patches", "layer": "2", "unit": 3}).json
+    done = site.finished(job)
+    assert done["state"] == "done", done
+    report, _, _ = ran("top-patches", [photos], tmp_path / "out", layers=("2",), params={"units": "3"})
+    (mine,), (theirs,) = done["result"]["units"], report["units"]
+    found = [(Path(patch["path"]).name, patch["position"]) for patch in mine["patches"]]
+    assert found == [(Path(patch["path"]).name, patch["position"]) for patch in theirs["patches"]]
+    assert site.ask(f"/api/jobs/{job['job']}/files/{done['files'][0]}").body[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    "body", [{"kind": "train"}, {"kind": "synthesize", "unit": -1}, {"kind": "synthesize", "unit": 1, "steps": 10**6}]
+)
+def test_a_wrong_job_is_answered_in_words(site: Served, body: dict[str, Any]) -> None:
+    assert site.ask("/api/jobs", body).status == 400
+
+
+def test_a_job_that_cannot_be_says_why(site: Served) -> None:
+    job = site.ask("/api/jobs", {"kind": "synthesize", "layer": "nowhere", "unit": 1}).json
+    done = site.finished(job)
+    assert done["state"] == "failed"
+    assert "nowhere" in done["text"]
+
+
+# The worker.
+
+
+def test_a_request_that_waits_is_superseded_by_a_newer_one_of_its_view() -> None:
+    worker, begun, go = Worker(), threading.Event(), threading.Event()
+    running = worker.submit(lambda: (begun.set(), go.wait(20))[1], "map")
+    assert begun.wait(20)
+    old = worker.submit(lambda: "old", "map")
+    other = worker.submit(lambda: "other", "layer")
+    new = worker.submit(lambda: "new", "map")
+    with pytest.raises(SupersededError):
+        old.result(20)
+    go.set()
+    assert (running.result(20), other.result(20), new.result(20)) == (True, "other", "new")
+
+
+def test_what_fails_fails_alone() -> None:
+    worker = Worker()
+
+    def fails() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        worker.submit(fails).result(20)
+    assert worker.submit(lambda: 3).result(20) == 3
+
+
+def test_a_job_lets_requests_pass_between_its_steps() -> None:
+    worker = Worker()
+    order: list[str] = []
+    begun, go = threading.Event(), threading.Event()
+
+    def work(job: Job) -> dict[str, Any]:
+        begun.set()
+        go.wait(20)
+        job.tell("half", 0.5)
+        order.append("job")
+        return {}
+
+    job = Jobs(worker).start("long", work)
+    assert begun.wait(20)
+    passing = worker.submit(lambda: order.append("request"))
+    go.set()
+    passing.result(20)
+    worker.submit(lambda: None).result(20)
+    assert order == ["request", "job"]
+    assert (job.state, job.text, job.share) == ("done", "half", 0.5)
+    job.cancel()
+    with pytest.raises(CancelledJobError):
+        job.tell("more")
+
+
+def test_what_is_kept_is_bounded_by_number_and_size() -> None:
+    kept: Latest[str] = Latest(3, room=10)
+    for number in range(5):
+        kept.put(number, str(number), 1)
+    assert [kept.get(number) for number in range(5)] == [None, None, "2", "3", "4"]
+    kept.get(2)
+    kept.put(5, "large", 9)
+    assert [kept.get(number) for number in (2, 3, 4, 5)] == ["2", None, None, "large"]
+    kept.put(6, "larger than all", 99)
+    assert len(kept) == 1
+    assert kept.once(6, lambda: "made again") == "larger than all"
+
+
+def test_npz_files_are_what_they_say(site: Served) -> None:
+    made = site.ask("/api/explain", {"image": "sample-0", "method": "gradcam"}).json
+    answer = site.ask(f"/api/results/{made['result']}/download/raw")
+    assert "attachment" in answer.headers["content-disposition"]
+    assert zipfile.ZipFile(io.BytesIO(answer.body)).namelist() == ["raw.npy", "rect.npy"]
+    assert site.ask(f"/api/results/{made['result']}/download/passwd").status == 400
