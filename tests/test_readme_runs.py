@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What is not run here, and why. Each must be the beginning of a line of the README.
 SKIPPED = {
+    "cnnviz serve photos/": "serves until Ctrl-C; tests/test_serve_page.py clicks through it",
     "pip install": "changes the environment; .ci/run runs it",
     "cnnviz merge maps": "of eight shares; tests/test_shards.py",
     "docker build": "needs Docker and its registry; tests/test_project_files.py reads the file",

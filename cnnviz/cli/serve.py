@@ -16,7 +16,7 @@ from cnnviz.registry.specs import Options, Package
 from cnnviz.settings import OutputSettings, RunSettings, TargetSettings, check_choice
 
 _SHARED = (
-    "inputs limit exclude model weights checkpoint trust_checkpoint num_classes labels input_size mean std "
+    "inputs limit model weights checkpoint trust_checkpoint num_classes labels input_size mean std "
     "channel_order resize view no_crop logits_key task activation skip_check tracing seed device precision quiet"
 ).split()
 _HOSTS = ("127.0.0.1", "::1")
@@ -58,7 +58,6 @@ def serve_command(summary: str) -> MadeCommand:
             asked.runtime(),
             output=OutputSettings(""),
             limit=asked.limit,
-            exclude=asked.exclude,
         )
         console.starting(f"starting: PyTorch, then {settings.model.model}")
         # Not at the top: it brings torch.

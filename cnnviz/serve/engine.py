@@ -26,7 +26,7 @@ from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec
 from cnnviz.render.colormap import AUTO, COLORMAPS
 from cnnviz.render.grid import thumbnail
-from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, layer
+from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, layer, overlay
 from cnnviz.run.command_line import command_line
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.serve.images import LONGEST_SIDE, ImageShelf, KeptImage
@@ -40,7 +40,7 @@ _LISTED = 20
 _RESULTS, _ROOM = 64, 1 << 29
 # An entry that explains any network without gradients: what is listed of an image needs no examination.
 _ENTRY = "occlusion"
-_PNG = ImageFormat("png")
+_PNG, _PHOTO = ImageFormat("png"), ImageFormat("jpg")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,7 @@ class Result:
 
     Attributes:
         key: Names it in requests.
+        image: Key of the image.
         record: As ``records.jsonl`` of the run that gives the same map has it, without files.
         command: That run, as a person types it.
         notes: What was told on the way.
@@ -57,6 +58,7 @@ class Result:
     """
 
     key: str
+    image: str
     record: dict[str, Any]
     command: str
     notes: tuple[str, ...]
@@ -70,6 +72,7 @@ class Result:
         made: dict[str, Any] = finite(
             {
                 "result": self.key,
+                "asked": self.image,
                 "record": self.record,
                 "command": self.command,
                 "notes": list(self.notes),
@@ -106,7 +109,7 @@ class Explorer:
         self.prepared: PreparedModel = self.shared.prepared(
             replace(base, target=listing), Cut.before_classifier(), 1, tell
         )
-        self.shelf = ImageShelf(base.inputs, self.prepared)
+        self.shelf = ImageShelf(base.inputs, base.limit, self.prepared)
         self._results: Latest[Result] = Latest(_RESULTS, _ROOM)
         self._looks: Latest[TargetList] = Latest(_RESULTS)
         self._rows: Latest[Sequence[LayerRow]] = Latest(1)
@@ -190,7 +193,7 @@ class Explorer:
         style = replace(output_style(settings, explainer, self.store, None), save=frozenset())
         record = finite(draw(done, style).to_dict(done.ref.name, None))
         fresh = tuple(text for text in dict.fromkeys(notes) if text not in self.told)
-        made = Result(question.key, record, command_line(settings), fresh, done, style)
+        made = Result(question.key, question.image, record, command_line(settings), fresh, done, style)
         return self._results.put(question.key, made, done.rgb.nbytes + sum(each.raw.nbytes for each in done.maps))
 
     def result(self, key: str) -> Result:
@@ -209,6 +212,11 @@ class Explorer:
         done = at_size_of_page(result.done)
         style = Style(how.colormap, how.alpha)
         return encode(layer(on_photograph(done, done.maps[0], style)[1], style), _PNG)
+
+    def shown_jpg(self, result: Result, how: Drawing) -> bytes:
+        """The map over its photograph, as the page compares both."""
+        done, style = at_size_of_page(result.done), Style(how.colormap, how.alpha)
+        return encode(overlay(done.rgb, on_photograph(done, done.maps[0], style)[1], style), _PHOTO)
 
     def outline_png(self, result: Result) -> bytes:
         """The border of the region that is asked about, on nothing."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnviz.errors import CnnvizError
-from cnnviz.io.decode import decode
+from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.io.decode import SNIFF_BYTES, decode, sniff
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.names import safe_component
-from cnnviz.io.sources import ImageRef, find_images, read_bytes
+from cnnviz.io.sources import ImageRef, find_images, is_url, open_file, read_bytes
 from cnnviz.models.preprocess import prepare
 from cnnviz.render.grid import thumbnail
 from cnnviz.run.images import DecodedImage
@@ -56,13 +56,15 @@ class ImageShelf:
 
     Args:
         inputs: What was named when the explorer was started.
+        limit: At most so many of them; None for :data:`MOST_SAMPLES`.
         prepared: Brings an image to the network's input.
     """
 
-    def __init__(self, inputs: Sequence[str], prepared: PreparedModel) -> None:
+    def __init__(self, inputs: Sequence[str], limit: int | None, prepared: PreparedModel) -> None:
         self._prepared = prepared
         self._kept: Latest[KeptImage] = Latest(_MOST_IMAGES, _ROOM)
-        self._samples = list(itertools.islice(find_images(inputs), MOST_SAMPLES)) if inputs else []
+        found = filter(_is_offered, find_images(inputs)) if inputs else iter(())
+        self._samples = list(itertools.islice(found, min(limit or MOST_SAMPLES, MOST_SAMPLES)))
         self._thumbnails: Latest[bytes] = Latest(2 * MOST_SAMPLES)
 
     def samples(self) -> list[dict[str, str]]:
@@ -79,8 +81,8 @@ class ImageShelf:
         Raises:
             ImageError: It cannot be decoded, or is too large.
         """
-        key = hashlib.sha256(data).hexdigest()[:24]
         called = safe_component(name.replace("\\", "/").rsplit("/", 1)[-1] or "image")
+        key = hashlib.sha256(called.encode() + b"\0" + data).hexdigest()[:24]
         return self._put(key, data, ImageRef(called, called, 0), given=False)
 
     def find(self, key: str) -> KeptImage:
@@ -119,6 +121,19 @@ class ImageShelf:
         pixels, geometry = prepare(rgb, self._prepared.preprocess)
         made = KeptImage(key, DecodedImage(ref, rgb, pixels, geometry), given)
         return self._kept.put(key, made, rgb.nbytes + pixels.nbytes)
+
+
+def _is_offered(ref: ImageRef) -> bool:
+    """Whether a file is an image by its first bytes; of one that was named itself, or lies behind a URL, that shows
+    when it is opened.
+    """
+    if ref.explicit or is_url(ref.uri):
+        return True
+    try:
+        with open_file(ref) as stream:
+            return sniff(stream.read(SNIFF_BYTES)) is not None
+    except ImageError:
+        return False
 
 
 def as_photo(rgb: NDArray[np.uint8]) -> bytes:

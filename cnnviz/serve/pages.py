@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.resources import files
 
-_OWN = {
-    "index.html": "text/html; charset=utf-8",
-    "explorer.css": "text/css; charset=utf-8",
-    "explorer.js": "text/javascript; charset=utf-8",
+from cnnviz.io import page_files
+
+SCRIPTS = ("asking.js", "command.js", "stage.js", "choosing.js", "dossier.js", "explorer.js")
+"""Our own, in the order of their use."""
+_COMPONENTS = ("base.js", "words.js", "picture.js", "tabs.js", "predictions.js", "slider.js")
+_SCRIPT, _STYLE, _PAGE = (f"text/{kind}; charset=utf-8" for kind in ("javascript", "css", "html"))
+
+
+def _own(name: str) -> bytes:
+    return files("cnnviz.serve").joinpath("page", name).read_bytes()
+
+
+_FILES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "index.html": (lambda: _own("index.html"), _PAGE),
+    "style.css": (page_files.style, _STYLE),
+    "explorer.css": (lambda: _own("explorer.css"), _STYLE),
+    "libraries.js": (page_files.libraries, _SCRIPT),
+    "components.js": (lambda: page_files.script(_COMPONENTS), _SCRIPT),
+    "explorer.js": (lambda: b"\n".join(map(_own, SCRIPTS)), _SCRIPT),
 }
 
 
@@ -17,6 +33,7 @@ def page_file(name: str) -> tuple[bytes, str]:
     Raises:
         FileNotFoundError: It is none of them.
     """
-    if name not in _OWN:
+    if name not in _FILES:
         raise FileNotFoundError(name)
-    return files("cnnviz.serve").joinpath("page", name).read_bytes(), _OWN[name]
+    make, kind = _FILES[name]
+    return make(), kind

@@ -80,7 +80,8 @@ def of_neurons(values: LayerValues, rect: Rect, x: float, y: float) -> list[dict
     """The neurons of a layer that fire most at a place, each against what its channel does elsewhere.
 
     A channel that is strong everywhere says little of a place: they are ordered by the activation over the largest of
-    the channel in this image, then by the activation.
+    the channel in this image, then by the activation. Those that an activation such as ReLU6 cut off come last: no
+    gradient passes there.
 
     Raises:
         CnnvizError: The network did not see the place.
@@ -89,7 +90,9 @@ def of_neurons(values: LayerValues, rect: Rect, x: float, y: float) -> list[dict
     here: NDArray[np.float32] = values.values[:, row, column]
     largest = np.maximum(values.values.max(axis=(1, 2)), np.float32(1e-12))
     share = np.where(here > 0, here / largest, -1.0)
-    order = np.lexsort((-here, -np.round(share, 2)))[:_NEURONS]
+    top = values.values.max()
+    cut_off = (here == top) & (int((values.values == top).sum()) > 1)
+    order = np.lexsort((-here, -np.round(share, 2), cut_off))[:_NEURONS]
     return [
         {
             "target": f"neuron:{values.layer}:{channel}:{row}:{column}",

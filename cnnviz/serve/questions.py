@@ -196,7 +196,7 @@ def settings_of(question: Question, base: RunSettings, uri: str, task: TaskSpec)
         # Where the task runs another method than the usual one, the usual one must be named.
         method_named=spec.name != usual.name or spec.name in task.instead,
     )
-    return replace(base, command=spec.command, inputs=(uri,), target=target, draw=DrawSettings())
+    return replace(base, command=spec.command, inputs=(uri,), target=target, draw=DrawSettings(), limit=None)
 
 
 def option_facts(param: Param) -> dict[str, Any]:

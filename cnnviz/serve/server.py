@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 import webbrowser
@@ -109,5 +110,6 @@ def serve(base: RunSettings, listening: Listening, note: Callable[[str], None], 
         say(door.url)
         if listening.browser:
             webbrowser.open(door.url)
-        server_of(app).run(sockets=[made])
+        with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
+            server_of(app).run(sockets=[made])
         return not worker.busy

@@ -67,6 +67,7 @@ class Site:
             ("/api/images/{image}/layer/{channel:int}.png", self.channel, get),
             ("/api/explain", self.explain, post),
             ("/api/results/{result}/layer.png", self.map_layer, get),
+            ("/api/results/{result}/shown.jpg", self.shown, get),
             ("/api/results/{result}/outline.png", self.outline, get),
             ("/api/results/{result}/download/{kind}", self.download, get),
             ("/api/jobs", self.start, post),
@@ -180,6 +181,10 @@ class Site:
     async def map_layer(self, request: Request) -> Response:
         result, how = self.explorer.result(request.path_params["result"]), _drawing(request.query_params)
         return _file(await asyncio.to_thread(self.explorer.layer_png, result, how), "png")
+
+    async def shown(self, request: Request) -> Response:
+        result, how = self.explorer.result(request.path_params["result"]), _drawing(request.query_params)
+        return _file(await asyncio.to_thread(self.explorer.shown_jpg, result, how), "jpg")
 
     async def outline(self, request: Request) -> Response:
         result = self.explorer.result(request.path_params["result"])
