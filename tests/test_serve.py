@@ -1,36 +1,22 @@
-"""The server of the live explorer: who may ask, what is refused, and that its maps are those of a run."""
+"""The server of the live explorer: who may ask, and what is refused."""
 
 from __future__ import annotations
 
 import io
 import socket
 import threading
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from cnnviz.errors import CnnvizError
-from cnnviz.io.decode import decode
 from cnnviz.serve.network import Latest
-from cnnviz.serve.places import cell_at
 from cnnviz.serve.questions import check_target
 from cnnviz.serve.worker import CancelledJobError, Job, Jobs, SupersededError, Worker
-from tests.support.runs import TINY, ran
-from tests.support.serving import Served, served
-
-
-def photo(seed: int = 0, size: tuple[int, int] = (90, 70)) -> bytes:
-    """Noise with a coloured rectangle, as a PNG."""
-    pixels = np.random.default_rng(seed).integers(0, 90, (size[1], size[0], 3), dtype=np.uint8)
-    pixels[20:50, 30:70, seed % 3] = 255
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
+from tests.support.runs import TINY
+from tests.support.serving import Served, photo, served
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +31,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(photos: Path) -> Iterator[Served]:
     with served(photos, model=TINY) as running:
         yield running
-
-
-def read_npz(data: bytes) -> dict[str, Any]:
-    with np.load(io.BytesIO(data)) as stored:
-        return {name: stored[name] for name in stored.files}
 
 
 # Who may ask.
@@ -262,191 +243,6 @@ def test_what_is_no_json_is_answered_in_words(site: Served) -> None:
         assert site.ask("/api/explain", data).status == 400
 
 
-# Maps are those of a run.
-
-
-@pytest.mark.parametrize(
-    ("method", "more", "parts"),
-    [
-        ("gradcam", {}, {}),
-        ("gradcam", {"target": "class:3", "layer": "0"}, {"classes": ("3",), "layers": ("0",)}),
-        ("hirescam", {"target": "unit:3:2"}, {"classes": (), "targets": ("unit:3:2",)}),
-        (
-            "occlusion",
-            {"options": {"window": 24, "stride": [8, 8]}},
-            {"params": {"window": (24, 24), "stride": (8, 8)}},
-        ),
-        ("guided", {"score": "logit"}, {}),
-    ],
-)
-def test_a_map_and_its_figures_are_those_of_a_run(
-    site: Served, tmp_path: Path, method: str, more: dict[str, Any], parts: dict[str, Any]
-) -> None:
-    data = photo(7)
-    (tmp_path / "dropped.png").write_bytes(data)
-    report, _, _ = ran(method, [tmp_path / "dropped.png"], tmp_path / "out", save=("raw", "overlay"), **parts)
-    expected = report["images"][0]
-    image = site.drop(data)["image"]
-    answer = site.ask("/api/explain", {"image": image, "method": method, **more})
-    assert answer.status == 200, answer.body
-    made = answer.json
-    (got,), (want,) = made["record"]["explanations"], expected["explanations"]
-    files, got["files"] = want["files"], {}
-    stored = read_npz((tmp_path / "out" / files["raw"]).read_bytes())
-    downloaded = read_npz(site.ask(f"/api/results/{made['result']}/download/raw").body)
-    assert set(downloaded) == set(stored)
-    for name, array in stored.items():
-        np.testing.assert_allclose(downloaded[name], array, rtol=1e-5, atol=1e-7 * max(1.0, float(np.abs(array).max())))
-    assert {**got, "scores": None, "drawn_limits": None, "target": None} == {
-        **want, "scores": None, "drawn_limits": None, "target": None, "files": {}
-    }  # fmt: skip
-    assert got["scores"]["peak"] == want["scores"]["peak"]
-    assert got["scores"]["max"] == pytest.approx(want["scores"]["max"], rel=1e-4)
-    assert got["target"]["label"] == want["target"]["label"]
-    for mine, theirs in zip(made["record"]["predictions"], expected["predictions"], strict=True):
-        assert mine == pytest.approx(theirs)
-    overlay = site.ask(f"/api/results/{made['result']}/download/overlay?alpha=0.5").body
-    there = decode((tmp_path / "out" / files["overlay"]).read_bytes()).rgb
-    assert np.abs(decode(overlay).rgb.astype(int) - there.astype(int)).max() <= 1
-
-
-@pytest.mark.parametrize("method", ["gradcam", "occlusion"])
-def test_the_layer_over_the_photograph_is_the_overlay(site: Served, method: str) -> None:
-    """Blended here as a browser blends it."""
-    data = photo(2)
-    image = site.drop(data)["image"]
-    made = site.ask("/api/explain", {"image": image, "method": method}).json
-    key = made["result"]
-    answer = site.ask(f"/api/results/{key}/layer.png?alpha=0.6&colormap={'coolwarm' if made['signed'] else 'viridis'}")
-    with Image.open(io.BytesIO(answer.body)) as picture:
-        layer = np.asarray(picture).astype(float)
-    rgb = decode(data).rgb.astype(float)
-    weight = layer[..., 3:] / 255
-    blended = rgb * (1 - weight) + layer[..., :3] * weight
-    query = f"alpha=0.6&colormap={'coolwarm' if made['signed'] else 'viridis'}"
-    overlay = decode(site.ask(f"/api/results/{key}/download/overlay?{query}").body).rgb.astype(float)
-    left, top, width, height = made["record"]["seen_xywh"]
-    inside = np.s_[top : top + height, left : left + width]
-    assert np.abs(blended[inside] - overlay[inside]).max() <= 2
-    assert float(np.ptp(layer[inside][..., :3])) > 100
-
-
-def test_a_second_method_at_the_layer_shares_the_pass_and_nothing_else(
-    site: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from cnnviz.engine.session import Session
-
-    for method in ("gradcam", "hirescam"):  # examined
-        site.ask("/api/explain", {"image": "sample-2", "method": method})
-    image = site.drop(photo(11))["image"]
-    seen: list[int] = []
-    forward = Session.forward
-    monkeypatch.setattr(Session, "forward", lambda self, pixels: seen.append(len(pixels)) or forward(self, pixels))
-    first = site.ask("/api/explain", {"image": image, "method": "gradcam"}).json
-    passes = len(seen)
-    other = site.ask("/api/explain", {"image": image, "method": "gradcam", "target": "class:2"}).json
-    third = site.ask("/api/explain", {"image": image, "method": "hirescam"}).json
-    assert passes == 1
-    assert len(seen) == passes
-    figures = [each["record"]["explanations"][0]["scores"]["max"] for each in (first, other, third)]
-    assert len(set(figures)) == 3
-    again = site.ask("/api/explain", {"image": image, "method": "gradcam"}).json
-    assert again == first
-
-
-def test_the_command_is_the_one_of_the_map(site: Served) -> None:
-    image = site.drop(photo(3), "a%20b.png")["image"]
-    asked = {"image": image, "method": "hirescam", "target": "class:1", "layer": "0"}
-    command = site.ask("/api/explain", asked).json["command"]
-    assert command.startswith("cnnviz gradcam 'a b.png' ")
-    for word in ("--variant hirescam", "--target class:1", "--layer 0", "--input-size 3,64,64"):
-        assert word in command
-    sample = site.ask("/api/explain", {"image": "sample-1", "method": "gradcam"}).json
-    assert sample["record"]["path"].endswith("1.png")
-
-
-# A layer, and jobs.
-
-
-def test_a_click_on_a_classifier_asks_for_the_neurons_that_fire_there(site: Served) -> None:
-    image = site.drop(photo(4))["image"]
-    layer = site.ask(f"/api/images/{image}/layer?layer=2").json
-    assert (layer["layer"], layer["channels"], layer["size"]) == ("2", 8, [16, 16])
-    x, y = layer["strongest"][0]["peak"]
-    asked = site.ask(f"/api/images/{image}/at?x={x}&y={y}&layer=2").json["asked"]
-    assert len(asked) == 6
-    kind, name, channel, row, column = asked[0]["target"].split(":")
-    assert (kind, name) == ("neuron", "2")
-    made = site.ask("/api/explain", {"image": image, "method": "guided", "target": asked[0]["target"]}).json
-    target = made["record"]["explanations"][0]["target"]
-    assert target["score"] == pytest.approx(asked[0]["activation"], rel=1e-4)
-    assert target["position"] == [int(row), int(column)]
-    assert site.ask(f"/api/images/{image}/layer/{channel}.png?layer=2").status == 200
-    assert site.ask(f"/api/images/{image}/layer/800.png?layer=2").status == 400
-    assert site.ask(f"/api/images/{image}/layer/channels.png?layer=2").body[:4] == b"\x89PNG"
-
-
-def test_a_click_beside_what_the_network_saw_is_answered_in_words(site: Served) -> None:
-    image = site.drop(photo(4))["image"]
-    answer = site.ask(f"/api/images/{image}/at?x=1&y=35")
-    assert answer.status == 400
-    assert "did not see" in answer.json["error"]
-    assert site.ask(f"/api/images/{image}/at?x=nan&y=35").status == 400
-
-
-def test_cells_are_those_that_maps_are_drawn_with() -> None:
-    rect = (10.0, 0.0, 90.0, 40.0)
-    assert cell_at(10.0, 0.0, rect, (4, 8)) == (0, 0)
-    assert cell_at(89.9, 39.9, rect, (4, 8)) == (3, 7)
-    assert cell_at(45.0, 25.0, rect, (4, 8)) == (2, 3)
-    with pytest.raises(CnnvizError, match="did not see"):
-        cell_at(9.9, 5.0, rect, (4, 8))
-
-
-def test_an_image_is_made_for_a_unit_and_requests_pass_meanwhile(site: Served) -> None:
-    image = site.drop(photo(5))["image"]
-    job = site.ask("/api/jobs", {"kind": "synthesize", "layer": "2", "unit": 3, "steps": 48}).json
-    assert site.ask("/api/explain", {"image": image, "method": "gradcam", "target": "class:4"}).status == 200
-    done = site.finished(job)
-    assert done["state"] == "done", done
-    assert done["share"] == 1.0
-    (figure,) = done["result"]["figures"]
-    picture = decode(site.ask(f"/api/jobs/{job['job']}/files/{figure['file']}").body)
-    assert (picture.width, picture.height) == (64, 64)
-    assert done["result"]["command"].startswith("cnnviz synthesize --unit 2:3 --steps 48 ")
-
-
-def test_a_job_that_is_cancelled_ends_at_its_next_step(site: Served) -> None:
-    job = site.ask("/api/jobs", {"kind": "synthesize", "layer": "2", "unit": 3, "steps": 400}).json
-    site.ask(f"/api/jobs/{job['job']}", method="DELETE")
-    assert site.finished(job)["state"] == "cancelled"
-
-
-def test_top_patches_are_those_of_the_study(site: Served, photos: Path, tmp_path: Path) -> None:
-    job = site.ask("/api/jobs", {"kind": "top-patches", "layer": "2", "unit": 3}).json
-    done = site.finished(job)
-    assert done["state"] == "done", done
-    report, _, _ = ran("top-patches", [photos], tmp_path / "out", layers=("2",), params={"units": "3"})
-    (mine,), (theirs,) = done["result"]["units"], report["units"]
-    found = [(Path(patch["path"]).name, patch["position"]) for patch in mine["patches"]]
-    assert found == [(Path(patch["path"]).name, patch["position"]) for patch in theirs["patches"]]
-    assert site.ask(f"/api/jobs/{job['job']}/files/{done['files'][0]}").body[:4] == b"\x89PNG"
-
-
-@pytest.mark.parametrize(
-    "body", [{"kind": "train"}, {"kind": "synthesize", "unit": -1}, {"kind": "synthesize", "unit": 1, "steps": 10**6}]
-)
-def test_a_wrong_job_is_answered_in_words(site: Served, body: dict[str, Any]) -> None:
-    assert site.ask("/api/jobs", body).status == 400
-
-
-def test_a_job_that_cannot_be_says_why(site: Served) -> None:
-    job = site.ask("/api/jobs", {"kind": "synthesize", "layer": "nowhere", "unit": 1}).json
-    done = site.finished(job)
-    assert done["state"] == "failed"
-    assert "nowhere" in done["text"]
-
-
 # The worker.
 
 
@@ -510,11 +306,3 @@ def test_what_is_kept_is_bounded_by_number_and_size() -> None:
     kept.put(6, "larger than all", 99)
     assert len(kept) == 1
     assert kept.once(6, lambda: "made again") == "larger than all"
-
-
-def test_npz_files_are_what_they_say(site: Served) -> None:
-    made = site.ask("/api/explain", {"image": "sample-0", "method": "gradcam"}).json
-    answer = site.ask(f"/api/results/{made['result']}/download/raw")
-    assert "attachment" in answer.headers["content-disposition"]
-    assert zipfile.ZipFile(io.BytesIO(answer.body)).namelist() == ["raw.npy", "rect.npy"]
-    assert site.ask(f"/api/results/{made['result']}/download/passwd").status == 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import threading
 import time
@@ -11,12 +12,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from cnnviz.serve.engine import Explorer
 from cnnviz.serve.security import Door, Wall
 from cnnviz.serve.server import Listening, bound, door_of, server_of
 from cnnviz.serve.web import Site
 from cnnviz.serve.worker import Worker
 from cnnviz.settings import ModelSpec, RunSettings, RuntimeSettings, TargetSettings
+
+
+def photo(seed: int = 0, size: tuple[int, int] = (90, 70)) -> bytes:
+    """Noise with a coloured rectangle, as a PNG."""
+    pixels = np.random.default_rng(seed).integers(0, 90, (size[1], size[0], 3), dtype=np.uint8)
+    pixels[20:50, 30:70, seed % 3] = 255
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
 
 
 @dataclass(frozen=True)
