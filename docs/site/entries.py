@@ -140,8 +140,8 @@ def _studies(spec: CommandSpec) -> Iterable[tuple[str, str]]:
     yield from _installs(spec)
 
 
-# Where the start page takes up guides that nobody named there.
-FURTHER = "<!-- further guides -->"
+# Where the start page takes up what nobody named there.
+FURTHER, EXAMPLES = "<!-- further guides -->", "<!-- further examples -->"
 _DIFFER = "Where other tools differ"
 KINDS: dict[str, Kind] = {
     "methods": Kind(lookup.BUILT_IN, ("Formula", "Pitfalls", _DIFFER), _methods),
@@ -296,16 +296,18 @@ def shared_options() -> str:
     return "\n\n".join(f"## {panel}\n\n{head}" + "\n".join(rows) for panel, rows in panels.items())
 
 
-def further_guides(text: str) -> str:
-    """Pages of this folder that the start page does not name."""
+def with_further_pages(text: str) -> str:
+    """The start page with the guides and examples in the navigation that nobody named there."""
     named = set(re.findall(r"^([\w-]+)$", text, re.M)) | {"index"}
-    return "\n".join(sorted(page.stem for page in DOCS.glob("*.md") if page.stem not in named))
+    guides = sorted(page.stem for page in DOCS.glob("*.md") if page.stem not in named)
+    examples = sorted(f"examples/{page.stem}" for page in (DOCS / "examples").glob("*.md"))
+    return text.replace(FURTHER, "\n".join(guides)).replace(EXAMPLES, "\n".join(examples))
 
 
 def _read(app: Any, docname: str, source: list[str]) -> None:
     folder, _, name = docname.rpartition("/")
     if docname == "index":
-        source[0] = source[0].replace(FURTHER, further_guides(source[0]))
+        source[0] = with_further_pages(source[0])
     if name == "options":
         source[0] += "\n" + shared_options()
     if folder not in KINDS:
