@@ -1,4 +1,4 @@
-"""The documentation site: every entry has its page, links lead somewhere, and it opens from the disk without a network."""
+"""The documentation site: each entry has its page, links lead somewhere, it opens from the disk without a network."""
 
 from __future__ import annotations
 
