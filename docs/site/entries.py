@@ -81,6 +81,7 @@ def _methods(spec: MethodSpec) -> Iterable[tuple[str, str]]:
         "gap-head": "global pooling and one linear layer at the end",
         "trace": "a network that can be traced",
         "boxes": "a detector",
+        "attention": "attention between all tokens of a grid",
     }
     yield "command", f"`{call(spec)}`"
     yield "Python", f'`cnnviz.explain(model, batch, method="{spec.name}")`'
