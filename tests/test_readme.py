@@ -47,7 +47,7 @@ def options_of(command: str) -> set[str]:
 def test_every_option_in_the_readme_exists(line: str) -> None:
     words = shlex.split(line.split(">")[0])
     command = words[1]
-    assert command in {*lookup.commands(), "layers", "merge", "methods", "models", "report", "targets"}
+    assert command in {*lookup.commands(), "layers", "merge", "methods", "models", "report", "serve", "targets"}
     for word in words[2:]:
         if word.startswith("-") and word != "-" and not re.fullmatch(r"-[1-9]", word):
             assert word.partition("=")[0] in options_of(command), f"{word} in: {line}"

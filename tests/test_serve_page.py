@@ -150,6 +150,8 @@ def test_class_method_layer_and_options_change_the_map_as_they_change_the_comman
     find(".predictions button").nth(1).click()
     index = re.search(r"--target class:(\d)", command(page, "--target class:"))
     assert index is not None
+    find("select[name=rather]").select_option(index=2)
+    command(page, f"--target diff:{index[1]},")
     find("input[name=class]").fill("class 3")
     find(".search button").click()
     command(page, "--target class:3")

@@ -80,7 +80,7 @@ def read_question(body: Any) -> Question:
     Raises:
         CnnvizError: Something of it is missing, unknown, or of another type.
     """
-    given = fields_of(body, {"image", "method", "options", "layer", "target", "score", "view"})
+    given = fields_of(body, {"image", "method", "options", "layer", "target", "score"})
     options = given.get("options") or {}
     if not isinstance(options, dict):
         raise CnnvizError("options: expected an object.", "For example {'window': 32}.")

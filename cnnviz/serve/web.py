@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,7 +29,7 @@ from cnnviz.serve.worker import Job, Jobs, SupersededError, Worker
 
 T = TypeVar("T")
 
-_MOST_JSON = 1 << 16
+_MOST_JSON, _MOST_TAB = 1 << 16, 40
 _STEPS = Param("steps", "int", 64, "Steps of the ascent.", minimum=1, maximum=2048)
 _UNIT = Param("unit", "int", 0, "A channel.", minimum=0, maximum=1 << 20)
 _TYPES = {"png": "image/png", "jpg": "image/jpeg", "npz": "application/octet-stream"}
@@ -78,13 +79,16 @@ class Site:
         routes = [Route(path, _answering(endpoint), methods=methods) for path, endpoint, methods in made]
         return Starlette(routes=routes)
 
-    async def computed(self, work: Callable[[], T], view: str | None = None) -> T:
-        """What the worker's thread makes of it."""
+    async def computed(self, work: Callable[[], T], request: Request | None = None) -> T:
+        """What the worker's thread makes of it. Where a request is given, a newer one of the same path supersedes it
+        while it waits, if both come from the same tab."""
 
         def alone() -> T:
             with self.explorer.threads():
                 return work()
 
+        tab = None if request is None else request.headers.get("x-cnnviz-tab")
+        view = None if request is None or tab is None else f"{tab[:_MOST_TAB]} {request.scope['endpoint'].__name__}"
         return await asyncio.wrap_future(self.worker.submit(alone, view))
 
     # The page and the network.
@@ -114,7 +118,7 @@ class Site:
 
     async def image(self, request: Request) -> Response:
         key = request.path_params["image"]
-        return JSONResponse(await self.computed(lambda: self._described(key), "image"))
+        return JSONResponse(await self.computed(lambda: self._described(key), request))
 
     def _described(self, key: str) -> dict[str, Any]:
         """What the network says of an image, and what can be asked of it."""
@@ -143,7 +147,7 @@ class Site:
                 return places.of_parts(found, x, y)
             return places.of_neurons(self._values(key, layer), image.item.geometry.rect, x, y)
 
-        return JSONResponse({"asked": await self.computed(ask, "at")})
+        return JSONResponse({"asked": await self.computed(ask, request)})
 
     # A layer of an image.
 
@@ -158,7 +162,7 @@ class Site:
 
     async def layer(self, request: Request) -> Response:
         key, layer = request.path_params["image"], request.query_params.get("layer") or None
-        return JSONResponse((await self.computed(lambda: self._values(key, layer), "layer")).to_dict())
+        return JSONResponse((await self.computed(lambda: self._values(key, layer), request)).to_dict())
 
     async def channels(self, request: Request) -> Response:
         key, layer = request.path_params["image"], request.query_params.get("layer") or None
@@ -172,10 +176,8 @@ class Site:
     # Maps.
 
     async def explain(self, request: Request) -> Response:
-        body = await _json(request)
-        question = read_question(body)
-        view = text_of(body, "view") if body.get("view") else None
-        result = await self.computed(lambda: self.explorer.explain(question), view)
+        question = read_question(await _json(request))
+        result = await self.computed(lambda: self.explorer.explain(question), request)
         return JSONResponse(result.to_dict())
 
     async def map_layer(self, request: Request) -> Response:
@@ -243,6 +245,7 @@ class Site:
 def _answering(endpoint: Endpoint) -> Endpoint:
     """What can go wrong, as an answer: in words, never with a traceback."""
 
+    @functools.wraps(endpoint)
     async def answered(request: Request) -> Response:
         try:
             return await endpoint(request)

@@ -2,6 +2,9 @@
 (function () {
   "use strict";
 
+  // Tabs do not drop each other's requests.
+  const tab = Math.random().toString(36).slice(2, 14);
+
   /** An answer that is no success: {error, hint, superseded}. */
   function Refused(answer) { this.answer = answer; }
 
@@ -10,8 +13,10 @@
   }
 
   async function ask(path, options) {
+    const all = Object.assign({ credentials: "same-origin" }, options);
+    all.headers = Object.assign({ "x-cnnviz-tab": tab }, all.headers);
     let answer;
-    try { answer = await fetch(path, Object.assign({ credentials: "same-origin" }, options)); } catch (_) { throw unreachable(); }
+    try { answer = await fetch(path, all); } catch (_) { throw unreachable(); }
     const isJson = (answer.headers.get("content-type") || "").startsWith("application/json");
     let body;
     try { body = isJson ? await answer.json() : { error: (await answer.text()).trim(), hint: "" }; } catch (_) { throw unreachable(); }

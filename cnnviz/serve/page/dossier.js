@@ -9,13 +9,17 @@
   const { Layers, Slider } = cnnviz.components;
   const AGAIN = 350;
 
+  function isGoing(job) { return job.state === "waiting" || job.state === "running"; }
+
+  function stop(job) { if (isGoing(job)) { cancel("api/jobs/" + job.job).catch(function () {}); } }
+
   function Job(props) {
     const { job } = props;
-    const going = job.state === "waiting" || job.state === "running";
+    const going = isGoing(job);
     return html`<div class="job" role="status">
       <p class=${job.state === "failed" ? "error" : "facts"}>${going ? job.text || job.state : job.state === "done" ? "" : job.text}</p>
       ${going && html`<progress value=${job.share === null ? undefined : job.share} max="1"></progress>
-        <button type="button" onClick=${function () { cancel("api/jobs/" + job.job).catch(function () {}); }}>Cancel</button>`}
+        <button type="button" onClick=${function () { stop(job); }}>Cancel</button>`}
       ${job.state === "done" && job.result.figures.map(function (figure) {
         return html`<figure key=${figure.file} class="made"><img src=${"api/jobs/" + job.job + "/files/" +
           encodeURIComponent(figure.file)} alt=${figure.caption || job.kind} />
@@ -30,14 +34,23 @@
     const [jobs, setJobs] = useState([]);
     const [steps, setSteps] = useState(64);
     const there = useRef(true);
-    useEffect(function () { there.current = true; return function () { there.current = false; }; }, []);
+    const running = useRef({});
+    useEffect(function () {
+      there.current = true;
+      return function () {
+        // Nobody sees any more what comes of them.
+        there.current = false;
+        Object.values(running.current).forEach(stop);
+      };
+    }, []);
     const put = function (job) {
       setJobs(function (old) { return old.filter(function (each) { return each.kind !== job.kind; }).concat([job]); });
     };
     const watch = function (job) {
-      if (!there.current) { return; }
+      if (!there.current) { stop(job); return; }
       put(job);
-      if (job.state === "waiting" || job.state === "running") {
+      running.current[job.kind] = job;
+      if (isGoing(job)) {
         setTimeout(function () { get("api/jobs/" + job.job).then(watch, failed(job.kind)); }, AGAIN);
       }
     };
@@ -48,6 +61,7 @@
       };
     };
     const start = function (kind, more) {
+      if (running.current[kind]) { stop(running.current[kind]); }
       const body = Object.assign({ kind: kind, layer: layer, unit: channel }, more);
       post("api/jobs", body).then(watch, failed(kind));
     };

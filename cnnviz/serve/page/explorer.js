@@ -40,6 +40,23 @@
     return words.join(", ");
   }
 
+  /** What speaks for the class that is explained rather than for another one of the list. */
+  function Rather(props) {
+    const class_ = /^(?:diff:)?(?:class:)?(\d+)(?:,(\d+))?$/.exec(props.chosen || "");
+    if (!class_) { return null; }
+    const others = props.image.targets.filter(function (row) { return row.target !== "class:" + class_[1]; });
+    const put = function (event) {
+      const other = event.target.value;
+      props.onChoose(other ? "diff:" + class_[1] + "," + other : "class:" + class_[1]);
+    };
+    return html`<label class="field"><span>rather than</span><select name="rather" onChange=${put}>
+      <option value="" selected=${!class_[2]}></option>
+      ${others.map(function (row) {
+        return html`<option key=${row.target} value=${row.class_index} selected=${String(row.class_index) === class_[2]}>
+          ${row.label}</option>`;
+      })}</select></label>`;
+  }
+
   /** What can be asked of the image, as buttons. */
   function Asked(props) {
     const rows = props.image.targets;
@@ -174,7 +191,7 @@
 
     const asked = image && { image: image.image, method: name, options: options, layer: usedLayer, target: target, score: score };
     const [map, problem, since] = useLatest(function () {
-      return asked && function () { return post("api/explain", Object.assign({ view: "map" }, asked)); };
+      return asked && function () { return post("api/explain", asked); };
     }, [JSON.stringify(asked)]);
 
     const choose = function (spec) { setNear([]); setError(null); setTarget(spec); };
@@ -228,6 +245,7 @@
                 onClick=${function () { setTarget(each.target); }}>${each.label}</button>`;
             })}</div>`}
             <${Asked} image=${image} chosen=${target} onChoose=${choose} />
+            ${model.task.name === "classify" && html`<${Rather} image=${image} chosen=${target} onChoose=${choose} />`}
             ${image.targets.length === 0 && html`<p class="facts">The network finds nothing in this image.</p>`}
             ${model.classes.length > 0 && !model.task.boxes && html`<${ClassSearch} classes=${model.classes}
               onChoose=${function (index) { choose("class:" + index); }}
