@@ -6,7 +6,6 @@ import io
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,20 +15,12 @@ from cnnviz.serve.network import Latest
 from cnnviz.serve.questions import check_target
 from cnnviz.serve.worker import CancelledJobError, Job, Jobs, SupersededError, Worker
 from tests.support.runs import TINY
-from tests.support.serving import Served, photo, served
+from tests.support.serving import Served, photo, served, write_photos
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for number in range(3):
-        (folder / f"{number}.png").write_bytes(photo(number))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def site(photos: Path) -> Iterator[Served]:
-    with served(photos, model=TINY) as running:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(write_photos(tmp_path_factory.mktemp("photos")), model=TINY) as running:
         yield running
 
 

@@ -16,15 +16,12 @@ from cnnviz.errors import CnnvizError
 from cnnviz.io.decode import decode
 from cnnviz.serve.places import cell_at
 from tests.support.runs import TINY, ran
-from tests.support.serving import Served, photo, served
+from tests.support.serving import Served, photo, served, write_photos
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for number in range(3):
-        (folder / f"{number}.png").write_bytes(photo(number))
-    return folder
+    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")

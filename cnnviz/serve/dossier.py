@@ -116,7 +116,9 @@ def synthesize(
     return finite({"figures": figures, "command": command_line(settings)})  # type: ignore[no-any-return]
 
 
-def top_patches(job: Job, wanted: Mapping[str, Any], base: RunSettings, prepares: Prepares) -> dict[str, Any]:
+def top_patches(
+    job: Job, wanted: Mapping[str, Any], base: RunSettings, prepares: Prepares, scratch: str | None
+) -> dict[str, Any]:
     """The patches of the named images that a unit responds to most, by the study of ``cnnviz top-patches``.
 
     Args:
@@ -124,6 +126,7 @@ def top_patches(job: Job, wanted: Mapping[str, Any], base: RunSettings, prepares
         wanted: ``layer`` and ``unit``.
         base: Inputs, model, task and runtime of the explorer.
         prepares: Prepares the network.
+        scratch: Where the run's folder lies for a moment.
 
     Raises:
         CnnvizError: No images were named, or there is no such unit.
@@ -133,7 +136,7 @@ def top_patches(job: Job, wanted: Mapping[str, Any], base: RunSettings, prepares
     layers = (wanted["layer"],) if wanted.get("layer") else ()
     settings = study_settings(base, "top-patches", {"units": str(wanted["unit"])}, layers=layers)
     spec = cast(StudySpec, lookup.find_entry("top-patches"))
-    with tempfile.TemporaryDirectory(prefix="cnnviz-serve-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cnnviz-serve-", dir=scratch) as folder:
         out = os.path.join(folder, "out")
         run_study(spec, replace(settings, output=OutputSettings(out)), _Telling(job), None, prepares)
         return _gathered(job, Store(out), settings)

@@ -91,13 +91,14 @@ class Explorer:
     Args:
         base: What was asked for when it was started: inputs, model, task, runtime.
         note: Told what the user should know of the network.
+        scratch: A folder for what lies on disk for a moment; None for the system's.
 
     Raises:
         CnnvizError: The network cannot be had.
     """
 
-    def __init__(self, base: RunSettings, note: Callable[[str], None]) -> None:
-        self.base = base
+    def __init__(self, base: RunSettings, note: Callable[[str], None], scratch: str | None = None) -> None:
+        self.base, self.scratch = base, scratch
         self.shared = SharedNetwork()
         self.told: list[str] = []
 

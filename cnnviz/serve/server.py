@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
+import tempfile
 import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,8 +104,10 @@ def serve(base: RunSettings, listening: Listening, note: Callable[[str], None], 
     Raises:
         CnnvizError: The network or the port cannot be had.
     """
-    with bound(listening) as made:
-        explorer, worker = Explorer(base, note), Worker()
+    # Of its own, so that a job that Ctrl-C ends leaves nothing behind.
+    scratch = tempfile.TemporaryDirectory(prefix="cnnviz-serve-", ignore_cleanup_errors=True)
+    with bound(listening) as made, scratch as folder:
+        explorer, worker = Explorer(base, note, folder), Worker()
         door = door_of(listening, int(made.getsockname()[1]))
         app: App = Wall(Site(explorer, worker).app(), door)
         say(door.url)

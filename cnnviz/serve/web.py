@@ -217,7 +217,7 @@ class Site:
         def work(job: Job) -> Mapping[str, Any]:
             with explorer.threads():
                 if kind == "top-patches":
-                    return dossier.top_patches(job, wanted, explorer.base, explorer.shared.prepared)
+                    return dossier.top_patches(job, wanted, explorer.base, explorer.shared.prepared, explorer.scratch)
                 if "unit" in wanted:
                     wanted["unit"] = f"{wanted['layer'] or '-1'}:{wanted['unit']}"
                 return dossier.synthesize(job, wanted, explorer.base, explorer.shared.prepared, explorer.store)

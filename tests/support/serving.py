@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,13 @@ def photo(seed: int = 0, size: tuple[int, int] = (90, 70)) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
+
+
+def write_photos(folder: Path) -> Path:
+    """Three such images, in a folder."""
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(photo(number))
+    return folder
 
 
 @dataclass(frozen=True)
