@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,3 +167,11 @@ def test_targets_of_other_kinds(maps: dict[str, Any]) -> None:
 def test_python_and_the_command_line_give_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == cnnviz.report_schema() == SCRIPT["report_schema"]()
+
+
+def test_no_two_parts_have_one_name() -> None:
+    """Names of types are names of definitions: the second of a name would be described as the first."""
+    folder = Path(__file__).parent.parent / "cnnviz" / "schema"
+    texts = [path.read_text(encoding="utf-8") for path in folder.rglob("*.py")]
+    names = Counter(name for text in texts for name in re.findall(r"^class (\w+)", text, re.MULTILINE))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -165,3 +165,24 @@ def test_selectivity_by_hand() -> None:
     assert (pure.purity, pure.entropy) == (1.0, 0.0)
     assert selectivity([None, None]) is None
     assert selectivity([]) is None
+
+
+def test_joined_shares_are_all_images_folded_in_order() -> None:
+    """With many equal values, of which the image that came first stands first, in whichever share it is."""
+    generator = np.random.default_rng(4)
+    units, keep, several, images = 6, 5, 2, 40
+    values = -np.sort(-generator.integers(-1, 4, (images, units, several)).astype(np.float32), axis=2)
+    values[generator.random(values.shape) < 0.2] = -np.inf
+    values = -np.sort(-values, axis=2)
+    positions = np.sort(generator.integers(0, 49, (images, units, several)), axis=2)
+    whole, joined = TopUnits(units, keep), TopUnits(units, keep)
+    shares = [TopUnits(units, keep) for _ in range(3)]
+    for image in range(images):
+        for top in (whole, shares[generator.integers(3)]):
+            top.fold(image, values[image], positions[image])
+    for share in (shares[2], shares[0], shares[1]):
+        joined.join(share.values, share.images, share.positions)
+    np.testing.assert_array_equal(joined.values, whole.values)
+    np.testing.assert_array_equal(joined.images, whole.images)
+    known = whole.images >= 0
+    np.testing.assert_array_equal(joined.positions[known], whole.positions[known])

@@ -170,7 +170,7 @@ def _from_click(error: Any, arguments: list[str]) -> CnnvizError:
     if type(error).__name__ == "NoSuchOption" and context is not None:
         message = f"{path} has no variants" if option == "--variant" else f"No such option: {option}"
         if option == "--shard":
-            message = f"{path} cannot be shared out: what it gathers of all images is not in its records"
+            message = f"{path} cannot be shared out"
         flags = [flag for param in context.command.params for flag in (*param.opts, *param.secondary_opts)]
         hint = variants.elsewhere(str(option), path, flags) or hint
     extra = _EXTRA.fullmatch(message)

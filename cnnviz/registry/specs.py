@@ -276,14 +276,20 @@ class StudySpec(CommandSpec):
         inputs: What its command line takes.
         shared_options: Shared options of its command beside those that :data:`HIDDEN_FROM_STUDIES` leaves.
         tasks: Tasks that it takes beside those that all studies take.
+        joins: Whether what it gathered of shares of the inputs can be joined (``Study.state``), though it cannot be
+            continued from its records.
     """
 
     inputs: Inputs = "images"
     shared_options: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    joins: bool = False
 
     def takes(self) -> Inputs:
         return self.inputs
+
+    def takes_shares(self) -> bool:
+        return super().takes_shares() or (self.joins and self.inputs == "images")
 
     def unavailable_options(self) -> frozenset[str]:
         idle = HIDDEN_WITHOUT_INPUT if self.inputs == "none" else ()

@@ -162,6 +162,7 @@ STUDIES: tuple[StudySpec, ...] = (
         shared_options=("layer", "class_"),
         help_overrides={"layer": _ONE_LAYER.format("what the classifier reads"), "class_": _LABELS},
         options=EmbedOptions,
+        joins=True,
         packages=(
             Package("sklearn", "scikit-learn", "embed"),
             Package("scipy", "scipy", "embed"),
@@ -183,6 +184,7 @@ STUDIES: tuple[StudySpec, ...] = (
         shared_options=("layer", "class_"),
         help_overrides={"layer": _ONE_LAYER.format("the last convolutional stage"), "class_": _LABELS},
         options=TopPatchesOptions,
+        joins=True,
     ),
     StudySpec(
         name="adversarial",

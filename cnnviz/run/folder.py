@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from numpy.typing import NDArray
+
 from cnnviz.errors import CnnvizError
 from cnnviz.io.line_log import LineLog
 from cnnviz.io.locks import FolderLock
@@ -29,7 +31,7 @@ from cnnviz.run.command_line import command_line
 from cnnviz.run.earlier import INDEX, RECORDS, REPORT, EarlierRun, FinishedRecord
 from cnnviz.run.gallery import GalleryRun, remove_gallery, write_gallery, write_style
 from cnnviz.run.share import FILE as SHARD
-from cnnviz.run.share import share_of
+from cnnviz.run.share import share_of, states_in
 from cnnviz.schema.images import AnyImage, Figure
 from cnnviz.settings import RunSettings
 
@@ -159,6 +161,10 @@ class RunFolder:
         self._lock.release()
         if self._header is None:
             self.store.withdraw()
+
+    def states(self) -> list[dict[str, NDArray[Any]]]:
+        """Of a folder that was joined of shares: what a study gathered of each."""
+        return states_in(self.store, self._earlier.merged.get("states", ()))
 
     def takes(self, ref: ImageRef) -> bool:
         """Whether an input is in the run's share of them."""

@@ -24,7 +24,7 @@ from cnnviz.registry import lookup
 from cnnviz.run.counting import Reporter, RunResult
 from cnnviz.run.earlier import DIGESTS, RECORDS, REPORT, EarlierRun
 from cnnviz.run.gallery import remove_gallery
-from cnnviz.run.share import FILE, SCHEMA, listing_of, settings_from
+from cnnviz.run.share import FILE, SCHEMA, STATE, listing_of, settings_from
 from cnnviz.settings import FREE_OPTIONS, RunSettings
 
 Run = Callable[[RunSettings, Reporter, "BinaryIO | None"], RunResult]
@@ -90,7 +90,11 @@ def merge(outs: Sequence[str], out: str | None, changes: Mapping[str, Any], repo
     if not _assemble(runs, settings, bool(changes.get("overwrite"))):
         raise CnnvizError("The shares have no image.", "Look at their reports.")
     reporter.note(f"{len(runs)} shares: everything is there; the run is concluded")
-    return run(settings, reporter, None)
+    result = run(settings, reporter, None)
+    store = Store(out)
+    for name in _states(runs):
+        store.remove(name)
+    return result
 
 
 def read_runs(outs: Sequence[str]) -> list[SharedRun]:
@@ -205,6 +209,8 @@ def _assemble(runs: Sequence[SharedRun], settings: RunSettings, overwrite: bool)
         stack.callback(lock.release)
         _clear(store, runs, overwrite)
         store.write(REPORT, _begun(runs, settings))
+        for name, path in _states(runs).items():
+            store.adopt(name, path)
         lines = stack.enter_context(store.stream(RECORDS))
         names: set[str] = set()
         for each in runs:
@@ -232,7 +238,7 @@ def _clear(store: Store, runs: Sequence[SharedRun], overwrite: bool) -> None:
         )
     earlier.check_overwrite()
     earlier.clear(store.remove)
-    for name in (RECORDS, REPORT):
+    for name in (RECORDS, REPORT, *_states(runs)):
         store.remove(name)
     remove_gallery(store)
 
@@ -251,7 +257,14 @@ def _begun(runs: Sequence[SharedRun], settings: RunSettings) -> bytes:
         "images_per_second": round(done / seconds, 2) if seconds and done else None,
     }  # fmt: skip
     head = {**first, "options": settings.options(), "summary": summary, "images": []}
-    return to_json({**head, "merged": {"environment": first["environment"]}}, indent=2).encode()
+    merged = {"environment": first["environment"], "states": list(_states(runs))}
+    return to_json({**head, "merged": merged}, indent=2).encode()
+
+
+def _states(runs: Sequence[SharedRun]) -> dict[str, str]:
+    """Where what studies gathered of each share lies, by its name in the folder of the whole run, for a while."""
+    found = ((f"{each.shard.folder}.npz", os.path.join(each.folder, STATE)) for each in runs)
+    return {name: path for name, path in found if os.path.isfile(path)}
 
 
 def _records(folder: str) -> Iterator[tuple[bytes, Mapping[str, Any]]]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import io
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cnnviz.io.shards import Shard, parse_shard
 from cnnviz.io.sources import ImageRef, SourceOptions, find_images
+from cnnviz.io.store import Store
 from cnnviz.settings import (
     DrawSettings,
     ModelSpec,
@@ -20,6 +26,8 @@ from cnnviz.settings import (
 
 FILE = "shard.json"
 SCHEMA = "cnnviz.shard/1"
+STATE = "state.npz"
+"""What a study gathered of its share, where its records do not have it."""
 _PARTS: dict[str, type[Any]] = {
     "model": ModelSpec, "target": TargetSettings, "runtime": RuntimeSettings, "draw": DrawSettings,
     "output": OutputSettings,
@@ -75,6 +83,25 @@ def listing_of(settings: RunSettings, left_out: Any) -> Listing:
     found = Listing()
     for ref in find_images(settings.inputs, SourceOptions(null=settings.null, left_out=left_out)):
         found.add(ref)
+    return found
+
+
+def packed(value: Any) -> NDArray[np.uint8]:
+    """Names and counts among the arrays of a study's state."""
+    return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+
+
+def unpacked(array: NDArray[np.uint8]) -> Any:
+    """What :func:`packed` was given."""
+    return json.loads(array.tobytes())
+
+
+def states_in(store: Store, names: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
+    """The arrays in these files."""
+    found = []
+    for name in names:
+        with np.load(io.BytesIO(store.read(name) or b"")) as stored:
+            found.append({key: stored[key] for key in stored.files})
     return found
 
 

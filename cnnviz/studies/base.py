@@ -128,6 +128,13 @@ class Study(Generic[_Options]):
     def recall(self, record: AnyImage) -> None:
         """Take one image into account that an earlier run finished, from its record."""
 
+    def state(self) -> Mapping[str, NDArray[Any]]:
+        """Of a share of the inputs: what was gathered, of which shares are joined; empty where records have it all."""
+        return {}
+
+    def take_up(self, states: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+        """Before all records are recalled: what was gathered of each share."""
+
     def writes(self) -> Sequence[str]:
         """Names, known before the first image, of what will be written after the last."""
         return ()

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, cast
 
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError
+from cnnviz.io.encode import encode_npz
 from cnnviz.io.line_log import LineLog
 from cnnviz.io.store import Store
 from cnnviz.models.preprocess import normalize
@@ -20,6 +21,7 @@ from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.run.images import DecodedImage, failed, view_facts
 from cnnviz.run.loop import Fold, Loop
 from cnnviz.run.prepared_model import PreparedModel
+from cnnviz.run.share import STATE
 from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
@@ -63,6 +65,8 @@ def run_study(
         if spec.caveat:
             reporter.note(spec.caveat)
         run_folder.begin(prepared.header(), study.writes())
+        if states := run_folder.states():
+            study.take_up(states)
         store.names.clear()
         reporter.start(total if settings.inputs else None)
         loop = loop_of(study, reporter)
@@ -86,6 +90,8 @@ def _through(
     reporter.finish()
     if said := counts.what_was_excluded():
         reporter.note(said)
+    if settings.shard is not None and not interrupted and (state := study.state()):
+        study.store.write(STATE, encode_npz(state))
     seconds = time.perf_counter() - began
     figures = counts.summary(seconds, interrupted) if settings.inputs else {"seconds": round(seconds, 3)}
     if interrupted:

@@ -88,7 +88,7 @@ class ChangedImage(TypedDict):
     """What B predicts."""
 
 
-class Compared(TypedDict):
+class TwoRuns(TypedDict):
     """What a comparison came to."""
 
     explained: str
@@ -186,7 +186,7 @@ class CompareSummary(Counted, Network):
 
     study: Literal["compare"]
     """Name of the command."""
-    compare: Compared
+    compare: TwoRuns
     """What the comparison came to."""
 
 

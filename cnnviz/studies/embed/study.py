@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
 
 import cv2
 import numpy as np
@@ -27,6 +27,8 @@ from cnnviz.report.markup import plain_percent
 from cnnviz.run.command_line import command_line
 from cnnviz.run.images import DecodedImage, failed
 from cnnviz.run.prepared_model import PreparedModel
+from cnnviz.run.share import packed, unpacked
+from cnnviz.schema.images import AnyImage
 from cnnviz.schema.studies.embed import Embedding, EmbedFacts, Neighbour, Neighbours
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
@@ -64,6 +66,8 @@ class Embed(Study[EmbedOptions]):
                 )
         self._name, self._channels_last = self._source()
         self.vectors, self.thumbnails, self.rows = VectorFile(), Spool(), list[Entry]()
+        self.names: list[str] = []
+        self.of_shares: dict[str, tuple[NDArray[np.float32], str | None]] = {}
 
     @classmethod
     def cut(cls, settings: RunSettings, params: EmbedOptions) -> Cut:
@@ -114,6 +118,26 @@ class Embed(Study[EmbedOptions]):
         best = done.predictions[0] if done.predictions else None
         said = (None, None) if best is None else (best.label, best.probability)
         self.rows.append(Entry(done.ref.uri, thumbnail_name(done.ref.index), done.label, done.ref.folder, *said))
+        self.names.append(done.ref.name)
+
+    def state(self) -> Mapping[str, NDArray[Any]]:
+        named = [[name, row.folder] for name, row in zip(self.names, self.rows, strict=True)]
+        return {"names": packed(named), "vectors": self.vectors.rows()} if named else {}
+
+    def take_up(self, states: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+        for state in states:
+            for (name, folder), vector in zip(unpacked(state["names"]), state["vectors"], strict=True):
+                self.of_shares[name] = vector, folder
+
+    def recall(self, record: AnyImage) -> None:
+        facts = cast("Mapping[str, Any]", record)
+        vector, folder = self.of_shares[record["name"]]
+        best = next(iter(facts["predictions"]), None)
+        said = (None, None) if best is None else (best["label"], best["probability"])
+        self.vectors.append(vector)
+        self.thumbnails.append(self.store.read(facts["thumbnail"]) or b"")
+        self.rows.append(Entry(record["path"], facts["thumbnail"], facts["label"], folder, *said))
+        self.names.append(record["name"])
 
     def writes(self) -> Sequence[str]:
         names = ["embeddings.npy", "embeddings.csv", "scatter.png", "grid.png", "neighbours.png", "thumbnails/any"]

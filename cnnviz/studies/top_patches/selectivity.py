@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cnnviz.schema.studies import top_patches as schema
@@ -29,6 +29,13 @@ class Selectivity:
     def to_dict(self) -> schema.Selectivity:
         """As the report has it."""
         return {"label": self.label, "purity": self.purity, "entropy": self.entropy, "count": self.count}
+
+
+def ranking(units: Iterable[tuple[int, Selectivity | None]]) -> list[schema.RankedUnit]:
+    """The most selective unit first: pure, then of low entropy, then with many patches."""
+    rows = [(unit, classes) for unit, classes in units if classes is not None]
+    rows.sort(key=lambda row: (-row[1].purity, row[1].entropy, -row[1].count, row[0]))
+    return [{"unit": number, **found.to_dict()} for number, found in rows]
 
 
 def selectivity(labels: Sequence[str | None]) -> Selectivity | None:

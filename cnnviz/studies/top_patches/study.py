@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -32,30 +32,23 @@ from cnnviz.render.patches import FRAMES, UnitRow, sheet, unit_picture
 from cnnviz.render.text import percent
 from cnnviz.run.images import DecodedImage, failed
 from cnnviz.run.prepared_model import PreparedModel
-from cnnviz.schema.images import Figure
+from cnnviz.schema.images import AnyImage, Figure
 from cnnviz.schema.studies import top_patches as schema
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.top_patches.dissect import Dissection, asked, listed, summed_up
 from cnnviz.studies.top_patches.dissection import Quantiles, codes
 from cnnviz.studies.top_patches.review import Look, Patch, Review
-from cnnviz.studies.top_patches.selectivity import Selectivity, selectivity
+from cnnviz.studies.top_patches.selectivity import Selectivity, ranking, selectivity
+from cnnviz.studies.top_patches.shares import Winner, folders_of, join, state_of
 from cnnviz.studies.top_patches.top_units import TopUnits, overlapping, strongest
-from cnnviz.studies.top_patches.unit_changes import changes, recorded
+from cnnviz.studies.top_patches.unit_changes import changes, compared, recorded
 from cnnviz.studies.unit_selection import Choice, parse_units
 
 MOST_WITH_GRADIENTS = 32
 """Units up to which ``--patch-gradient auto`` draws gradients: each of their patches costs a backward pass."""
 _MOST_ON_PAGE = 200
 _PNG = ImageFormat("png")
-
-
-@dataclass(frozen=True, eq=False)
-class _Winner:
-    """An image that holds a patch: all that is kept of it."""
-
-    ref: ImageRef
-    label: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +95,9 @@ class TopPatches(Study[TopPatchesOptions]):
         if self.field is not None:
             size, stride = self.field.size, self.field.stride
             self.overlaps = overlapping(size, stride, self.layer.size, params.overlap)
-        self.winners: dict[int, _Winner] = {}
+        self.winners: dict[int, Winner] = {}
+        self.states: Sequence[Mapping[str, NDArray[Any]]] = ()
+        self.holding: Mapping[str, str | None] = {}
         self.images, self.columns = 0, 1
         self.folders: Counter[str | None] = Counter()
         self.began = time.perf_counter()
@@ -176,11 +171,24 @@ class TopPatches(Study[TopPatchesOptions]):
         self.images += 1
         if len(self.folders) < 10_000:
             self.folders[done.ref.folder] += 1
-        self.winners[number] = _Winner(done.ref, done.label)
+        self.winners[number] = Winner(done.ref, done.label)
         # Once in a while, so that it costs nothing: only images that still hold a patch are needed.
         if len(self.winners) > 2 * self.top.images.size + 1000:
             holding = set(np.unique(self.top.images).tolist())
             self.winners = {key: value for key, value in self.winners.items() if key in holding}
+
+    def state(self) -> Mapping[str, NDArray[Any]]:
+        return state_of(self.top, self.quantiles, self.winners, self.folders)
+
+    def take_up(self, states: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+        self.states, self.holding = states, folders_of(states)
+
+    def recall(self, record: AnyImage) -> None:
+        name, number = record["name"], self.images
+        self.images += 1
+        if name in self.holding:
+            ref = ImageRef(record["path"], name, number, folder=self.holding[name])
+            self.winners[number] = Winner(ref, record["label"])
 
     # After the pass.
 
@@ -190,6 +198,8 @@ class TopPatches(Study[TopPatchesOptions]):
     def finish(self) -> Findings:
         if not self.images:
             return Findings({"layer": self.layer.name, "units": 0})
+        numbers = {winner.ref.name: number for number, winner in self.winners.items()}
+        join(self.states, numbers, self.top, self.quantiles, self.folders)
         self.seconds = time.perf_counter() - self.began
         units = self._chosen()
         rule = self._rule(len(units))
@@ -208,13 +218,13 @@ class TopPatches(Study[TopPatchesOptions]):
         figures = self._draw(units, review)
         report: schema.TopPatchesExtras = {"units": [self._reported(unit) for unit in units]}
         if any(unit.classes for unit in units):
-            report["selectivity"] = self._ranking(units)
+            report["selectivity"] = ranking((unit.number, unit.classes) for unit in units)
         summary = self._summary(units, rule, len(lost))
         if dissected is not None:
             summary["dissection"] = dissected
         if self.before is not None:
             report["changes"] = changes(report["units"], self.before)
-            summary["against"] = self._compared(report["changes"])
+            summary["against"] = compared(report["changes"])
         return Findings(summary, report, figures, sentences=self._sentences(summary, report))
 
     def _chosen(self) -> list[_Unit]:
@@ -269,7 +279,7 @@ class TopPatches(Study[TopPatchesOptions]):
             patch.label = self._label(self.winners[patch.image])
         return _Unit(unit.number, unit.index, kept, selectivity([patch.label for patch in kept if patch.shown]))
 
-    def _label(self, winner: _Winner) -> str | None:
+    def _label(self, winner: Winner) -> str | None:
         """The label that was given; else the folder, if there are several and not each image has its own."""
         if winner.label is not None:
             return winner.label
@@ -358,13 +368,6 @@ class TopPatches(Study[TopPatchesOptions]):
         ]
         return cast("schema.Unit", {**figures, **self.iou.get(unit.number, {}), "patches": patches})
 
-    @staticmethod
-    def _ranking(units: Sequence[_Unit]) -> list[schema.RankedUnit]:
-        """The most selective unit first: pure, then of low entropy, then with many patches."""
-        rows = [(unit.number, unit.classes) for unit in units if unit.classes is not None]
-        rows.sort(key=lambda row: (-row[1].purity, row[1].entropy, -row[1].count, row[0]))
-        return [{"unit": number, **found.to_dict()} for number, found in rows]
-
     def _summary(self, units: Sequence[_Unit], rule: str, lost: int) -> schema.TopPatchesOwn:
         field = self.field
         return {
@@ -393,8 +396,3 @@ class TopPatches(Study[TopPatchesOptions]):
         for row in report.get("selectivity", ())[:3]:
             told.append(f"unit {row['unit']}: {row['label']} in {percent(row['purity'])} of its patches")
         return told
-
-    @staticmethod
-    def _compared(rows: Sequence[schema.UnitChange]) -> schema.Compared:
-        overlaps = [row["overlap"] for row in rows if row["overlap"] is not None]
-        return {"units": len(rows), "mean_overlap": float(np.mean(overlaps)) if overlaps else None}

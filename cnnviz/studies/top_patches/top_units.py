@@ -89,6 +89,7 @@ class TopUnits:
         positions: int64 [U, K], likewise.
         fired: int64 [U], images in which the unit's largest activation was above 0.
         count: Images folded in.
+        sums: float64 [2, U], sums over these images of each unit's largest activation, at least 0, and of its square.
     """
 
     def __init__(self, units: int, keep: int) -> None:
@@ -97,7 +98,7 @@ class TopUnits:
         self.positions: NDArray[np.int64] = np.full((units, keep), -1, dtype=np.int64)
         self.fired: NDArray[np.int64] = np.zeros(units, dtype=np.int64)
         self.count = 0
-        self._sum, self._squares = np.zeros(units), np.zeros(units)
+        self.sums: NDArray[np.float64] = np.zeros((2, units))
 
     def fold(self, image: int, values: NDArray[np.float32], positions: NDArray[Any]) -> None:
         """Take the candidates of one image into account.
@@ -110,8 +111,7 @@ class TopUnits:
         self.fired += values[:, 0] > 0
         self.count += 1
         largest = np.maximum(values[:, 0], 0.0).astype(np.float64)
-        self._sum += largest
-        self._squares += largest**2
+        self.sums += largest, largest**2
         rows = np.flatnonzero(values[:, 0] > self.values[:, -1])
         if not rows.size:
             return
@@ -126,6 +126,17 @@ class TopUnits:
         self.positions[rows] = np.take_along_axis(places, order, axis=1)
         self.images[rows] = np.where(self.values[rows] == -np.inf, -1, self.images[rows])
 
+    def join(self, values: NDArray[np.float32], images: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
+        """Take the strongest patches [U, K] of other images into account, whose numbers may lie between those here."""
+        keep = self.values.shape[1]
+        every = np.concatenate([self.values, values], axis=1)
+        numbers = np.concatenate([self.images, images], axis=1)
+        places = np.concatenate([self.positions, positions], axis=1)
+        order = np.lexsort((places, numbers, -every))[:, :keep]
+        self.values = np.take_along_axis(every, order, axis=1)
+        self.images = np.take_along_axis(numbers, order, axis=1)
+        self.positions = np.take_along_axis(places, order, axis=1)
+
     def strength(self) -> NDArray[np.float64]:
         """[U], mean of the K strongest activations, each at least 0."""
         found: NDArray[np.float64] = np.maximum(self.values, 0.0).astype(np.float64).mean(axis=1)
@@ -138,10 +149,10 @@ class TopUnits:
 
         0 for a unit that fires alike everywhere, or nowhere.
         """
-        mean = self._sum / max(self.count, 1)
-        variance = self._squares / max(self.count, 1) - mean**2
+        mean, squares = self.sums / max(self.count, 1)
+        variance = squares - mean**2
         # What is left of a variance by rounding is none.
-        varies = variance > 1e-10 * np.maximum(self._squares / max(self.count, 1), 1e-300)
+        varies = variance > 1e-10 * np.maximum(squares, 1e-300)
         above = np.maximum(self.strength() - mean, 0.0)
         found: NDArray[np.float64] = np.where(varies, above / np.sqrt(np.where(varies, variance, 1.0)), 0.0)
         return found

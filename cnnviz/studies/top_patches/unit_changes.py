@@ -7,7 +7,7 @@ from typing import cast
 
 from cnnviz.errors import CnnvizError
 from cnnviz.schema.report import AnyReport
-from cnnviz.schema.studies.top_patches import TopPatchesReport, Unit, UnitChange
+from cnnviz.schema.studies.top_patches import Compared, TopPatchesReport, Unit, UnitChange
 
 
 def recorded(report: AnyReport, layer: str, path: str) -> dict[int, list[str]]:
@@ -54,6 +54,13 @@ def changes(units: Sequence[Unit], before: Mapping[int, Sequence[str]]) -> list[
             }
         )
     return sorted(rows, key=_most_changed)
+
+
+def compared(rows: Sequence[UnitChange]) -> Compared:
+    """Over how many units the models were compared, and the mean overlap of their images."""
+    overlaps = [row["overlap"] for row in rows if row["overlap"] is not None]
+    mean = sum(overlaps) / len(overlaps) if overlaps else None
+    return {"units": len(rows), "mean_overlap": mean}
 
 
 def _most_changed(row: UnitChange) -> tuple[float, float, int]:
