@@ -195,7 +195,7 @@ def test_an_audit_shows_the_worst_first_with_what_was_measured(page: Any, tmp_pa
     page.wait_for_selector(".cards")
     assert names(page)[:3] == ["00007.png", "00003.png", "00000.png"]
     said = page.locator(".card .checks li").first
-    assert said.inner_text() == "✗ VIOLATED sky: energy (gradcam): energy 0.9, allowed at most 0.2"
+    assert said.inner_text() == "✗ VIOLATED sky (gradcam): energy 0.9, allowed at most 0.2"
     page.get_by_label("check", exact=True).select_option(label="✗ sky: energy (gradcam) (2 worst of 25)")
     assert names(page) == ["00007.png", "00003.png"]
     assert page.locator("strong.violated").first.inner_text() == "✗ VIOLATED"

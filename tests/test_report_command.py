@@ -26,7 +26,7 @@ def _run(folder: Path, count: int = 6, methods: tuple[str, ...] = ("gradcam",), 
     rows = []
     for number in range(count):
         path = photos / f"{number:05d}.png"
-        cv2.imwrite(str(path), np.full((1500, 2000, 3), (0, 0, 255), np.uint8))
+        cv2.imwrite(str(path), np.full((1100, 1400, 3), (0, 0, 255), np.uint8))
         rows.append({**record(number, methods), "path": str(path)})
     return write_run(folder, [*rows, failed("gone.png")], **more)
 
@@ -77,6 +77,18 @@ def test_one_file_has_everything_and_a_policy_of_digests(page: Any, tmp_path: Pa
     page.locator(".card .open").first.click()
     page.get_by_role("dialog").get_by_role("tab", name="photograph").click()
     page.until("document.querySelector('.picture img').naturalWidth === 128")
+
+
+def test_relative_photographs_are_found_from_elsewhere(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run was made in one folder, with relative paths, and the gallery is made in another."""
+    run = _run(tmp_path / "work" / "out" / "run", 1, options={"out": "out/run"})
+    line = json.loads((run / "records.jsonl").read_text().splitlines()[0])
+    (run / "records.jsonl").write_text(json.dumps({**line, "path": "out/run-photos/00000.png"}) + "\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert said(capsys, "../work/out/run", "-o", "o") == (0, "1 image of 1 run; open o/index.html\n", "")
 
 
 def test_pictures_take_no_room_on_the_same_disk(tmp_path: Path, capsys: Any) -> None:

@@ -66,6 +66,18 @@ class RunFolderReader:
         except FileNotFoundError:
             return
 
+    def input(self, path: str) -> str:
+        """The path of an input, from where it was named: a relative one is that of the folder in which the run began.
+
+        That folder is known where ``--out`` was relative too, as long as the run lies where it was written.
+        """
+        out = os.path.normpath(str((self.report.get("options") or {}).get("out") or os.curdir))
+        folder = os.path.realpath(self.folder)
+        if is_url(path) or os.path.isabs(path) or os.path.isabs(out) or not folder.endswith(os.sep + out):
+            return path
+        began = os.path.join(folder[: -len(out)], path)
+        return began if os.path.lexists(began) else path
+
     def file(self, name: str) -> str | None:
         """The path of a file that a record lists; None where there is none, or it would lie outside the folder."""
         root = os.path.realpath(self.folder)

@@ -22,12 +22,14 @@ def confusion_table(confusion: Confusion, only: str | None = None, place: int = 
 
     Args:
         confusion: As the report has it.
-        only: ``--only``: cards of the other outcome do not exist.
+        only: ``--only``: cards of the other outcome do not exist; of ``wrong`` only classes with errors have rows.
         place: Number of the run on the page.
     """
     cells = confusion["cells"]
     names = {each[side]["class_index"]: each[side]["label"] for each in cells for side in ("truth", "predicted")}
-    rows, more_rows = _most(cells, "truth", ROWS)
+    wrong = {c["truth"]["class_index"] for c in cells if c["truth"]["class_index"] != c["predicted"]["class_index"]}
+    told = [each for each in cells if only != "wrong" or each["truth"]["class_index"] in wrong]
+    rows, more_rows = _most(told, "truth", ROWS)
     in_rows = [each for each in cells if each["truth"]["class_index"] in rows]
     columns, more_columns = _most(in_rows, "predicted", COLUMNS)
     by_pair = {(each["truth"]["class_index"], each["predicted"]["class_index"]): each for each in cells}
@@ -42,6 +44,8 @@ def confusion_table(confusion: Confusion, only: str | None = None, place: int = 
         f"{confusion['wrong']} of {confusion['images']} images are taken for another class. "
         "Rows: what an image shows; columns: what the network takes it for."
     )
+    if only == "wrong" and len(wrong) < len({each["truth"]["class_index"] for each in cells}):
+        said += " Classes without errors are left out."
     for shown, more, what in ((rows, more_rows, "true"), (columns, more_columns, "predicted")):
         if more:
             of = f"{len(shown)} of {len(shown) + more} {what} classes"

@@ -50,6 +50,7 @@ def checks_of(summary: Mapping[str, Any]) -> Checks:
         told.append(
             {
                 "name": printable(name + about),
+                "title": printable(row["name"] + about),
                 "verdict": verdict,
                 "allowed": audit_words.allowed(row),
                 "shown": shown_images,

@@ -151,9 +151,10 @@ def runs_script(title: str, runs: Sequence[GalleryRun]) -> bytes:
 
 def _page(title: str, runs: Sequence[GalleryRun], cards: Iterable[str], count: int) -> Iterator[str]:
     yield html.document(title)
+    yield f'<div class="runs{" several" if len(runs) > 1 else ""}">\n'
     for place, run in enumerate(runs):
         yield run_section(run, place)
-    yield '<main id="gallery">\n'
+    yield '</div>\n<main id="gallery">\n'
     yield from cards
     if count > CARDS:
         yield f'<p class="more">The first {CARDS} of each run; all {count} are shown where scripts run.</p>\n'

@@ -219,7 +219,7 @@ class _Taken:
 
     def photo(self, record: Mapping[str, Any]) -> str | None:
         """A small copy of the photograph: as a file, or as a ``data:`` address."""
-        path = str(record.get("path", ""))
+        path = self.reader.input(str(record.get("path", "")))
         address: str | None = None
         if self.settings.single_file:
             address = data_address(path, self.settings.side)

@@ -169,6 +169,7 @@
     document.querySelectorAll("section.run header .command").forEach(function (code) {
       const run = cnnviz.data.all()[code.closest("section.run").dataset.run];
       const place = document.createElement("div");
+      place.className = "copies";
       code.replaceWith(place);
       render(html`<${cnnviz.components.Command} text=${code.textContent} whole=${run.command} />`, place);
     });

@@ -4,6 +4,12 @@
   const { html, useState } = htmPreact;
   const SIGNS = { right: "✓ ", wrong: "✗ " };
 
+  /** A path, its last part set off: Path({path}). */
+  function Path(props) {
+    const cut = props.path.lastIndexOf("/") + 1;
+    return html`<span class="folder">${props.path.slice(0, cut)}</span>${props.path.slice(cut)}`;
+  }
+
   /** What is said of an image beside its maps: Facts({row, runs}). */
   function Facts(props) {
     const row = props.row, run = props.runs[row.run];
@@ -14,7 +20,7 @@
         const check = run.checks[each[0]];
         const warning = check.verdict === "warning";
         return html`<li key=${each[0]} class=${warning ? "warning" : "violated"}>
-          <strong>${warning ? "! warning" : "✗ VIOLATED"}</strong> ${check.name}: ${each[2]}</li>`;
+          <strong>${warning ? "! warning" : "✗ VIOLATED"}</strong> ${check.title}: ${each[2]}</li>`;
       })}</ul>`}
       ${row.error && html`<p class="error">⚠ ${row.error}</p>`}`;
   }
@@ -54,7 +60,7 @@
         <img key=${picture} src=${picture} loading="lazy" decoding="async" ...${size}
           alt=${map ? map.method + " " + map.kind + " for " + map.target : figure.caption} /></button>`}
       <div class="text">
-        <h2><button type="button" class="link" tabindex="-1" onClick=${open}>${row.path}</button></h2>
+        <h2><button type="button" class="link" tabindex="-1" onClick=${open}><${Path} path=${row.path} /></button></h2>
         <${Facts} row=${row} runs=${props.runs} />
         ${maps.length > 1 && html`<${cnnviz.components.Tabs} label="maps" items=${items} onChoose=${setAt}
           chosen=${Math.min(at, maps.length - 1)} />`}
@@ -66,5 +72,5 @@
     </article>`;
   }
 
-  Object.assign(cnnviz.components, { Card: Card, Facts: Facts, Caption: Caption });
+  Object.assign(cnnviz.components, { Path: Path, Card: Card, Facts: Facts, Caption: Caption });
 })();

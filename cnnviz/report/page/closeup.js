@@ -93,7 +93,7 @@
           })}
         </div>
         <div>
-          <h2>${row.path}</h2>
+          <h2><${cnnviz.components.Path} path=${row.path} /></h2>
           <${cnnviz.components.Facts} row=${row} runs=${props.runs} />
           <${Switches} row=${row} map=${number} onMap=${props.onMap} />
           ${map && html`<${Details} map=${map} />`}
