@@ -30,6 +30,7 @@ from cnnviz.models import preprocess
 from cnnviz.models.graph.layers import LayerRef, reference, stages
 from cnnviz.models.graph.structures import tensors_of
 from cnnviz.models.loading.dtypes import in_float32
+from cnnviz.models.loading.given import answers_of
 from cnnviz.models.loading.load import LoadedModel, load, unwrap
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import Options
@@ -38,10 +39,11 @@ from cnnviz.run.picture_vectors import PictureVectors
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, TRACING_MODES, ModelSpec, check_choice, parse_skipped
 from cnnviz.tasks.class_names import ClassNames
 from cnnviz.tasks.dense_words import has_places, placed_target
+from cnnviz.tasks.text_words import each_with_its_text, taking_images, text_target
 from cnnviz.tasks.words import TargetLike, check_target, check_unit, make_target, read_elsewhere, readout_of
 
 # Of explain's options, those that belong to the pass and not to the method.
-_GENERAL = ("score", "logits_key", "activation", "skip_check", "task")
+_GENERAL = ("score", "logits_key", "activation", "skip_check", "task", "question")
 
 
 class Model:
@@ -140,14 +142,14 @@ def explain(
             ``neuron:layer4:17:3:3`` (channel, row and column of one cell); of a network with scores at positions a
             class where it is found, ``class:car@all`` or ``class:car@box:x,y,w,h`` in pixels of the batch; of a
             detector ``box:2``, ``box:class=car``, ``box:x,y,w,h``, ``box:1/x0``; ``similar:FILE``, ``embedding:K``,
-            ``file.py:function``; a
+            ``file.py:function``; of ``task="caption"`` ``token:4``, ``token:dog``; with ``question=`` ``answer:red``; a
             :class:`cnnviz.extend.Target`; or a function of all that the network returns, ``function(output) -> [N]``.
         layer: Module path, negative stage index, or several; None for the tensor that feeds the head.
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         device: Where to compute; None for where the module is.
         compile: ``off``, ``on`` or ``auto`` (on where a compiler is).
         tracing: ``auto``; or ``off``: by hooks, for a network whose trace is suspected to be wrong.
-        method_options: The method's, ``score``, ``logits_key``, ``activation``, ``task``; and checks to
+        method_options: The method's, ``score``, ``logits_key``, ``activation``, ``task``, ``question``; and checks to
             omit, ``skip_check``.
 
     Raises:
@@ -161,16 +163,11 @@ def explain(
     asked = cut_for(spec, params, _layers(layer))
     without_layer(_layers(layer), {spec.name: asked})
     task = lookup.read_task(general["task"]) if "task" in general else _task_of(model)
-    how = _How(
-        asked,
-        readout_of(target, _vector_readout(task)),
-        precision,
-        device,
-        compile,
-        general.get("logits_key"),
-        tracing,
-        task,
-    )
+    if not isinstance(model, Model):
+        model = taking_images(unwrap(model), task, general.get("question"), batch[:1])
+    tracing = "off" if task.writes else tracing  # a trace would keep the first text
+    readout = readout_of(target, _vector_readout(task))
+    how = _How(asked, readout, precision, device, compile, general.get("logits_key"), tracing, task)
     with _session(model, batch, spec, how) as session:
         exact = partial(_session, model, batch, spec, replace(how, precision="fp32", compile="off"))
         found = _checks(session, exact, (spec, params), general.get("skip_check", ()))
@@ -185,6 +182,8 @@ def explain(
                 chosen, indices = made(run, wanted)
                 return explained_by(lambda at: explain_batch(spec, at, chosen, params), run, chosen, indices, found)
 
+        if task.writes:
+            return joined(each_with_its_text(_module(model), batch, lambda image: explained(image, target)))
         if not session.one_by_one or len(batch) == 1:
             return explained(batch, target)
         # What an image gets must not depend on its batch, figures and facts of the method included.
@@ -205,7 +204,10 @@ def _target(
         run: The pass.
         wanted: As :func:`explain` has it.
     """
-    wanted = read_elsewhere(wanted, _vectors(model, run.session), len(run.pixels)) or wanted
+    vectors = _vectors(model, run.session)
+    wanted = read_elsewhere(wanted, vectors, len(run.pixels)) or wanted
+    if task.writes and not isinstance(wanted, Target) and run.session.readout == Readout.scores():
+        return text_target(wanted, run, _module(model), how[0], vectors)
     if has_places(wanted, run):
         return placed_target(wanted, run, how, getattr(model, "labels", ()), task.options)
     chosen, indices = make_target(wanted, run.chosen, *how, _class_finder(model))
@@ -227,6 +229,10 @@ def _vector_readout(task: TaskRequest) -> Readout:
     return Readout.scores() if task.spec is not None and task.spec.vectors else Readout.vector()
 
 
+def _module(model: Model | nn.Module) -> nn.Module:
+    return model.module if isinstance(model, Model) else model
+
+
 def _task_of(model: Model | nn.Module) -> TaskRequest:
     """What a network was said to be for when it was loaded."""
     return model.loaded.task if isinstance(model, Model) else TaskRequest()
@@ -235,7 +241,8 @@ def _task_of(model: Model | nn.Module) -> TaskRequest:
 def _class_finder(model: Model | nn.Module) -> Callable[[str], int]:
     """The index of a class by its name, where the names are known; they are sorted out only when one is asked for."""
     if not isinstance(model, Model):
-        return int
+        answers = answers_of(model)
+        return (lambda name: ClassNames(answers, False).resolve(name)) if answers else int
     return lambda name: ClassNames(model.labels, len(model.labels) == 1).resolve(name)
 
 

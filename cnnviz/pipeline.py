@@ -28,6 +28,9 @@ from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
 from cnnviz.studies.run import run_study
 
+_FIGURES = {"segments": "dense", "detections": "boxes", "words": "words"}
+"""Pictures that several maps of an image share, by the property of the tasks that have them."""
+
 
 def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None) -> RunResult:
     """Explain or study every input and write the run's files.
@@ -162,7 +165,7 @@ def output_style(
     draws = settings.draw
     usual = set(draws.save) == set(explainer.spec.default_save) and settings.output.out != "-"
     task = explainer.prepared.task_spec
-    more = {kind for kind, there in (("segments", task.dense), ("detections", task.boxes)) if there and usual}
+    more = {kind for kind, there in _FIGURES.items() if getattr(task, there) and usual}
     return OutputStyle(
         store=store,
         save=(frozenset(draws.save) | more) - (set() if task.boxes else {"detections"}),

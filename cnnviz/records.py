@@ -152,6 +152,57 @@ class FunctionScore:
 
 
 @dataclass(frozen=True)
+class WordScore:
+    """A word that a network wrote under an image; ``class_index`` is its token id, ``number`` counts words from 1."""
+
+    class_index: int
+    label: str
+    probability: float
+    logit: float
+    number: int
+
+    def to_dict(self) -> targets.WrittenWord:
+        """As the report has it."""
+        return cast("targets.WrittenWord", asdict(self))
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """The target of an explanation that is a word of the text under an image."""
+
+    spec: str
+    label: str
+    score: float
+    token: int
+    number: int
+    probability: float
+    logit: float
+    text: str
+    kind: Literal["token"] = "token"
+
+
+@dataclass(frozen=True)
+class CaptionScore:
+    """The target of an explanation that is the whole text under an image; its label is the text."""
+
+    spec: str
+    label: str
+    score: float
+    elements: int
+    reduction: str = "sum"
+    kind: Literal["caption"] = "caption"
+    probability: None = None
+
+
+@dataclass(frozen=True)
+class AnswerScore(ClassScore):
+    """The target of an explanation that is an answer to a question."""
+
+    question: str
+    kind: Literal["answer"] = "answer"
+
+
+@dataclass(frozen=True)
 class DifferenceScore:
     """The target of an explanation that is the score of one class or unit minus that of another."""
 
@@ -203,11 +254,20 @@ class BoxScore:
 
 
 SideScore = (
-    ClassScore | UnitScore | RegionScore | BoxScore | OutputScore | SimilarityScore | ComponentScore | FunctionScore
+    ClassScore
+    | UnitScore
+    | RegionScore
+    | BoxScore
+    | OutputScore
+    | SimilarityScore
+    | ComponentScore
+    | FunctionScore
+    | TokenScore
+    | CaptionScore
 )
 """What may stand on a side of a difference."""
 TargetScore = SideScore | DifferenceScore
-PredictionScore = ClassScore | SegmentScore | DetectionScore | OutputValue
+PredictionScore = ClassScore | SegmentScore | DetectionScore | OutputValue | WordScore
 
 
 @dataclass(frozen=True)

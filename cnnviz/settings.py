@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from cnnviz.errors import CnnvizError, nearest, shown
 
-SAVE_KINDS = ("overlay", "heatmap", "raw", "panel", "boxes", "segments", "detections", "gradient", "none")
+SAVE_KINDS = ("overlay", "heatmap", "raw", "panel", "boxes", "segments", "detections", "words", "gradient", "none")
 IMAGE_FORMATS = ("png", "jpg", "webp")
 COMPILE_MODES = ("auto", "on", "off")
 TRACING_MODES = ("auto", "off")
@@ -40,6 +40,7 @@ class ModelSpec:
     trust_checkpoint: bool = False
     num_classes: int | None = None
     labels: str | None = None
+    question: str | None = None
     input_size: tuple[int, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

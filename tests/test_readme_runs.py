@@ -39,6 +39,8 @@ SKIPPED = {
     "cnnviz gradcam photos/ -m resnet18 --checkpoint best.pth": "the reader's weights",
     "cnnviz gradcam photos/ -m model.py:build": "the reader's network",
     "cnnviz gradcam cat.jpg -t scores.py:depth": "the reader's function; tests/test_elsewhere_targets.py",
+    "cnnviz gradcam scene.png -m captioner.py:build --task caption": "the reader's network; tests/test_captions.py",
+    "cnnviz gradcam scene.png -m vqa.py:build --question": "the reader's network; tests/test_questions.py",
     "cnnviz gradcam face.jpg -m ages.py:build --task regress": "the reader's network; tests/test_regression.py",
     "cnnviz gradcam photos/ -m model.onnx": "the reader's network",
     "cnnviz gradcam data/val --precision bf16 --compile on": "needs a C++ compiler, and a minute of it",

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from cnnviz.cli.options import Option, flag, options_of, positional
-from cnnviz.cli.values import long_name
+from cnnviz.cli.values import channel_order_of, long_name
 from cnnviz.errors import CnnvizError
 from cnnviz.registry.specs import CommandSpec, StudySpec
 from cnnviz.settings import (
@@ -21,7 +21,6 @@ from cnnviz.settings import (
     SCORES,
     TRACING_MODES,
     VIEWS,
-    ChannelOrder,
     DrawSettings,
     ModelSpec,
     RuntimeSettings,
@@ -86,6 +85,7 @@ class Shared:
     labels: str | None = flag(
         None, "Class names: one a line, JSON, YAML or CSV. [default: from the weights]", "FILE", panel=_MODEL
     )
+    question: str | None = flag(None, "What a model that answers questions is asked.", "TEXT", panel=_MODEL)
     input_size: str | None = flag(None, "Pixels. [default: from the weights]", "S|H,W|C,H,W", panel=_MODEL)
     mean: str | None = flag(None, "Mean, pixels 0 to 1. [default: from the weights]", "R,G,B", panel=_MODEL)
     std: str | None = flag(None, "Deviation. [default: from the weights]", "R,G,B", panel=_MODEL)
@@ -113,7 +113,7 @@ class Shared:
     task: str = flag(
         "auto",
         "What the model is for: classify, segment, detect; auto tells it by the output. regress: numbers that are no "
-        "classes, and embed: a vector; auto never takes them. Options stand behind it: "
+        "classes, and embed: a vector, and caption: text; auto never takes them. Options stand behind it: "
         "detect:score=0.3,iou=0.5,form=yolov5.",
         "TASK[:OPTION=VALUE,...]",
         panel=_MODEL,
@@ -145,7 +145,7 @@ class Shared:
         "index, a label or pred); unit:LAYER:K: a unit of a layer (unit:LAYER:K/strongest: its strongest "
         "position); neuron:LAYER:K:ROW:COLUMN; output:K or -output:K: what raises or lowers an output of --task "
         "regress; similar:FILE: what makes it like another picture; embedding:K; file.py:function of the model's whole "
-        "output; repeatable.",
+        "output; token:N, token:WORD, caption; answer:NAME; repeatable.",
         "SPEC",
         panel=_WHAT,
         short="-t",
@@ -290,10 +290,11 @@ class Shared:
             trust_checkpoint=self.trust_checkpoint,
             num_classes=self.num_classes,
             labels=self.labels,
+            question=self.question,
             input_size=None if self.input_size is None else parse_input_size(self.input_size),
             mean=None if self.mean is None else parse_numbers(self.mean, "--mean", (1, 3)),
             std=None if self.std is None else parse_numbers(self.std, "--std", (1, 3)),
-            channel_order=_order(self.channel_order),
+            channel_order=channel_order_of(self.channel_order),
             resize=self.resize,
             view=self.view,
             no_crop=self.no_crop,
@@ -366,12 +367,6 @@ class Shared:
 def shared_options() -> Mapping[str, Option]:
     """The shared options by field name."""
     return options_of(Shared)
-
-
-def _order(text: str | None) -> ChannelOrder | None:
-    if text is not None:
-        check_choice(text, CHANNEL_ORDERS, "--channel-order")
-    return next((order for order in CHANNEL_ORDERS if order == text), None)
 
 
 def _check_range(name: str, value: float | None, low: float, high: float | None) -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from cnnviz.maps.target_list import TargetList
 
 _SHARED = (
-    "model weights checkpoint trust_checkpoint num_classes labels input_size mean std channel_order resize view "
-    "no_crop logits_key task activation tracing device quiet"
+    "model weights checkpoint trust_checkpoint num_classes labels question input_size mean std channel_order resize "
+    "view no_crop logits_key task activation tracing device quiet"
 ).split()
 _FIGURES = ("score", "probability", "logit", "value", "area")
 

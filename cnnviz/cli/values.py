@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cnnviz.errors import CnnvizError, brief, nearest, shown
+from cnnviz.settings import CHANNEL_ORDERS, ChannelOrder, check_choice
 
 if TYPE_CHECKING:
     from cnnviz.cli.options import Option
@@ -113,3 +114,14 @@ def _typed(value: Any, option: Option, where: str) -> Any:
             raise CnnvizError(f"{where}: expected one value, got a list.", "See the command's --help.")
         return ",".join(map(str, items))
     return _sized(kind(value), f"{where}: {shown(value)}") if kind is int else kind(value)
+
+
+def channel_order_of(text: str | None) -> ChannelOrder | None:
+    """``rgb`` or ``bgr``; None where nothing was said.
+
+    Raises:
+        CnnvizError: It is neither.
+    """
+    if text is not None:
+        check_choice(text, CHANNEL_ORDERS, "--channel-order")
+    return next((order for order in CHANNEL_ORDERS if order == text), None)

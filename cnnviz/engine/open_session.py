@@ -260,9 +260,12 @@ def _graph_runner(split: Split) -> Callable[[Tensor], ForwardPass]:
         with torch.no_grad():
             return quietly(split.trunk)(source)
 
+    scope = rt.recurrent_scope(split.head)
+
     def run(pixels: Tensor) -> ForwardPass:
         values = tuple(to_head(value, split, i < split.crossing) for i, value in enumerate(cross(pixels)))
-        results = quietly(split.head)(*values)
+        with scope():
+            results = quietly(split.head)(*values)
         # Values inside of the head stand between the logits and what the network returns.
         every = (*values, *results[1:])
         return ForwardPass(
@@ -323,6 +326,7 @@ def _by_hooks(
         asked = [(layer or None, calls if layer else below) for layer in _layers(module, options, name)]
         layers = tuple(seen_layer(among, layer, name, image) for layer, among in asked)
     wanted = [(layer.name.partition(":")[0], layer.call) for layer in layers]
+    scope = rt.recurrent_scope(module)
 
     def run(pixels: Tensor) -> ForwardPass:
         pixels = pixels.contiguous()  # as the network's own code expects, which nobody could read
@@ -331,7 +335,7 @@ def _by_hooks(
         if options.cut.image:
             leaves = (pixels.detach().requires_grad_(),)
             source = leaves[0].clone()  # the network may work in place, which a leaf forbids
-        with recording(module, [*wanted, *units]) as tape:
+        with scope(), recording(module, [*wanted, *units]) as tape:
             value = module(source)
         caught = tape.activations()
         logits = at_position(caught[-1], readout.at) if units else select(value)

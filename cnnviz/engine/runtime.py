@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -257,4 +257,23 @@ def autocast(runtime: Runtime) -> Iterator[None]:
 def repeatable() -> Iterator[None]:
     """cuDNN chooses its algorithms without timing them, and only those that give the same bits each time."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        yield
+
+
+def recurrent_scope(module: object) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Around passes of a network: without cuDNN where it has recurrent layers on a GPU.
+
+    In evaluation mode cuDNN keeps nothing of a recurrent layer's pass, and refuses its gradient; PyTorch's own kernels
+    do not.
+    """
+    if not isinstance(module, nn.Module):
+        return contextlib.nullcontext
+    recurrent = any(isinstance(part, nn.RNNBase) for part in module.modules())
+    on_gpu = any(parameter.is_cuda for parameter in module.parameters())
+    return _without_cudnn if recurrent and on_gpu else contextlib.nullcontext
+
+
+@contextlib.contextmanager
+def _without_cudnn() -> Iterator[None]:
+    with torch.backends.cudnn.flags(enabled=False):
         yield

@@ -102,9 +102,10 @@ def check_targets(prepared: PreparedModel, requests: Sequence[Sequence[MetricReq
             "Use --view crop, whole or squash.",
         )
     randomized = any(each.spec is RANDOMIZATION for requests in requests for each in requests)
-    if not (others := prepared.target_selector.elsewhere):
+    others, written = prepared.target_selector.elsewhere, prepared.task_spec.words
+    if not others and not (written and randomized):
         return
-    noun = noun_of(others[0])
+    noun = noun_of(others[0]) if others else "word"
     if randomized:
         raise CnnvizError(
             f"--sanity compares maps of classes, not of {plural(noun)}.", "Leave out --sanity, or that target."

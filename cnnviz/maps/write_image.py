@@ -16,6 +16,7 @@ from cnnviz.io.encode import ImageFormat, encode, encode_npz
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.maps.box_picture import box_tile, is_pictured, marked
+from cnnviz.maps.caption_picture import Written
 from cnnviz.maps.detection_picture import Detected, asked_boxes, boxed
 from cnnviz.maps.mistake_picture import by_method, common_limits
 from cnnviz.maps.segment_picture import Segmented, outlined
@@ -23,7 +24,7 @@ from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.metrics.contract import ExplainedImage
 from cnnviz.metrics.derived import is_even
 from cnnviz.models.preprocess import Geometry
-from cnnviz.records import ClassScore, Explanation, PredictionScore, Record, TargetScore
+from cnnviz.records import ClassScore, Explanation, PredictionScore, Record, TargetScore, WordScore
 from cnnviz.registry.metrics import MAP_STATISTICS
 from cnnviz.registry.specs import MethodSpec
 from cnnviz.render.box_figure import BoxTile, box_figure
@@ -37,7 +38,10 @@ from cnnviz.render.panel import PanelRow, PictureRow, panel, picture_panel, redu
 HEATMAP_FORMAT = ImageFormat("png", 1)
 # Of maps of single pixels a few values are many times as large as the rest; scaled by them a picture shows nothing.
 _OUTLIERS = 99.0
-_THINGS = {"unit": "unit", "neuron": "unit", "similar": "similarity", "embedding": "component", "function": "score"}
+_THINGS = {
+    "unit": "unit", "neuron": "unit", "similar": "similarity", "embedding": "component", "function": "score",
+    "token": "word", "caption": "text", "answer": "answer",
+}  # fmt: skip
 _RULES = {"guided": "guided backpropagation", "deconvnet": "deconvnet", "backprop": "backpropagation"}
 
 
@@ -135,6 +139,7 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
     beside: dict[Any, Any] = {}
     segmented = None if done.classes is None else Segmented(done, how.labels)
     detected = Detected(done) if "detections" in how.save else None
+    written = Written(done) if "words" in how.save and any(isinstance(p, WordScore) for p in done.predictions) else None
     ranges = _ranges(done, how.style)
     for item in done.maps:
         placed, shown = on_photograph(done, item, how.style)
@@ -155,10 +160,13 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
                 segmented.add(item, shown, facts["evidence"], own.style)
         if detected is not None:
             detected.add(item, shown, own.style)
+        if written is not None:
+            written.add(item, shown, own.style)
         if scores.get("flat"):
             facts["flat_reason"] = _flat_reason(item)
         rows.append(Explanation(item.method.name, item.layer, item.target, files, scores, facts))
-    _write_figures(done, how, rows, (panel_rows, tiles, {"segments": segmented, "detections": detected}))
+    figures = {"segments": segmented, "detections": detected, "words": written}
+    _write_figures(done, how, rows, (panel_rows, tiles, figures))
     return Record(
         path=done.ref.uri,
         width=done.rgb.shape[1],
@@ -206,7 +214,7 @@ def _write_figures(
     done: ImageResult,
     how: OutputStyle,
     rows: Sequence[Explanation],
-    drawn: tuple[Sequence[PanelRow], Sequence[BoxTile], Mapping[str, Segmented | Detected | None]],
+    drawn: tuple[Sequence[PanelRow], Sequence[BoxTile], Mapping[str, Segmented | Detected | Written | None]],
 ) -> None:
     """The pictures that several maps share; each is named in the files of its maps."""
     panel_rows, tiles, figures = drawn

@@ -28,6 +28,7 @@ class TaskSpec:
         studies: Whether the studies of a network take it.
         classes: Whether what it gives are classes.
         vectors: Whether what it gives is a vector.
+        words: Whether it writes text, word by word.
         options: What may be set of it: ``--task NAME:OPTION=VALUE,...``.
         instead: By the name of a command the method that it runs for this task where no ``--variant`` is named.
         caveats: By the name of a method what whoever asks for it with this task should know.
@@ -42,6 +43,7 @@ class TaskSpec:
     studies: bool = True
     classes: bool = True
     vectors: bool = False
+    words: bool = False
     options: type[Options] = Options
     instead: Mapping[str, str] = field(default_factory=dict, hash=False)
     caveats: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -53,6 +55,8 @@ class TaskSpec:
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether an output of this shape for one image may be of this task, where somebody says so."""
+        if self.words:
+            return len(shape) == 3
         return form_of(shape, (), "auto") is not None if self.boxes else self.dense == is_dense(shape)
 
 
@@ -67,6 +71,11 @@ class TaskRequest:
 
     spec: TaskSpec | None = None
     options: Options = field(default_factory=Options)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the network writes text."""
+        return self.spec is not None and self.spec.words
 
     def boxes(self, shape: Sequence[int], counts: Collection[int]) -> BoxForm | None:
         """The form in which an output of this shape for one image has candidates for boxes; None where it has none.
@@ -108,6 +117,15 @@ TASKS = (
         studies=False,
         classes=False,
         vectors=True,
+    ),
+    TaskSpec(
+        name="caption",
+        entry="cnnviz.tasks.captioning:Captioning",
+        summary="A text, word by word: scores [N, T, V] of the words of a given text; only where it is asked for.",
+        tiled=False,
+        studies=False,
+        classes=False,
+        words=True,
     ),
     TaskSpec(
         name="segment",

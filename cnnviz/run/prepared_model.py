@@ -84,6 +84,8 @@ class PreparedModel:
         self.session = self.open(cut)
         if settings.runtime.precision == "auto":
             choose_precision(self, cut)
+        if self.asked_task.writes:
+            self.batch_size = 1  # each image has a text of its own
         self.examination = self.examined()
         if self.session.graph is None:
             # Hooks sit on the one module: batches must take turns.
@@ -115,7 +117,7 @@ class PreparedModel:
         if self.activation == "auto":
             self.activation = session.final_activation or "softmax"
         how = (asked.score, self.activation)
-        self.task: Task = made_task(self.task_spec, self.classes, how, session, self.asked_task)
+        self.task: Task = made_task(self.task_spec, self.classes, how, session, self.loaded)
         if isinstance(self.task, Detection):
             self.note(told(self.task, session.output.shape))
 
@@ -142,7 +144,9 @@ class PreparedModel:
         return loaded, ThreadPoolExecutor(1).submit(weights_sha256, loaded.module)
 
     def forward(self, session: Session, pixels: Tensor) -> ForwardPass:
-        """One pass over a normalised batch by a session of this network."""
+        """One pass over a normalised batch by a session of this network, which is seen from now on."""
+        if (task := getattr(self, "task", None)) is not None:
+            task.begin(pixels)
         return session.forward(pixels)
 
     def examined(self) -> Examination:
@@ -209,7 +213,8 @@ class PreparedModel:
         options = SessionOptions(
             cut, key, compile_it, self.batch_size, classes=(loaded.num_classes,), readout=readout, task=self.asked_task
         )
-        options = replace(options, tracing=self.settings.runtime.tracing)
+        # The text that a captioning network is given changes from image to image: a trace would keep the first.
+        options = replace(options, tracing="off" if self.asked_task.writes else self.settings.runtime.tracing)
         session, told = opened(
             lambda runtime: prepare(loaded.module, loaded.name, self.preprocess.input_size, runtime, options),
             self.runtime,

@@ -12,8 +12,10 @@ from cnnviz.registry.box_forms import DetectOptions
 from cnnviz.registry.specs import CommandSpec, StudySpec
 from cnnviz.registry.tasks import TaskRequest, TaskSpec
 from cnnviz.schema.boxes import Boxes
+from cnnviz.tasks.answering import Answering
 from cnnviz.tasks.base import Task
 from cnnviz.tasks.class_names import ClassNames
+from cnnviz.tasks.classification import Classification
 from cnnviz.tasks.detection import Detection
 
 
@@ -74,7 +76,7 @@ def labels_of(loaded: LoadedModel, given: str | None, outputs: int) -> tuple[str
     )
 
 
-def made_task(spec: TaskSpec, classes: ClassNames, how: tuple[str, str], session: Session, asked: TaskRequest) -> Task:
+def made_task(spec: TaskSpec, classes: ClassNames, how: tuple[str, str], session: Session, loaded: LoadedModel) -> Task:
     """The task of a run.
 
     Args:
@@ -82,11 +84,15 @@ def made_task(spec: TaskSpec, classes: ClassNames, how: tuple[str, str], session
         classes: The classes by name.
         how: What is explained of a class, and how logits become probabilities.
         session: The network.
-        asked: ``--task``.
+        loaded: The same as it was loaded.
     """
+    if spec.words:
+        text: Task = spec.load()(classes, *how, loaded.module)
+        return text
     if session.boxes is None:
         task: Task = spec.load()(classes, *how)
-        return task
+        return Answering(classes, *how, loaded.question) if loaded.question and type(task) is Classification else task
+    asked = loaded.task
     options = asked.options if isinstance(asked.options, DetectOptions) else DetectOptions()
     boxes: Task = spec.load()(classes, how[0], session.boxes, options)
     return boxes

@@ -10,7 +10,7 @@ from cnnviz.schema.boxes import BoxPrediction
 from cnnviz.schema.confusion import Judged
 from cnnviz.schema.maps import Explanation, Unmatched
 from cnnviz.schema.shapes import Box, Count, OneOf, Rectangle, Sha256, Shape
-from cnnviz.schema.targets import Prediction, SegmentPrediction
+from cnnviz.schema.targets import Prediction, SegmentPrediction, WrittenWord
 
 View = Annotated[str, OneOf(("crop", "tiles", "whole", "squash"))]
 """What of an image the network is shown."""
@@ -69,9 +69,9 @@ class Result(TypedDict):
     """Height of the upright image in pixels; null where it could not be read."""
     label: str | None
     """Its known class (``--class folder``, or a table); null where none is known."""
-    predictions: list[Prediction] | list[SegmentPrediction] | list[BoxPrediction]
+    predictions: list[Prediction] | list[SegmentPrediction] | list[BoxPrediction] | list[WrittenWord]
     """The ``--top`` best classes, best first (of a network with scores at positions those that it finds, by area; of
-    a detector all its boxes);
+    a detector all its boxes, of a captioning network its words in their order);
     empty where there is an ``error``."""
     explanations: list[Explanation]
     """One for each class, or difference of classes, that is explained; empty of studies, but for classmap."""
@@ -127,6 +127,8 @@ class Shown(TypedDict):
     """Of ``--view whole``: ``[channels, height, width]`` at which the image was shown."""
     tiles: NotRequired[list[Tile]]
     """Of ``--view tiles``: the tiles, row by row."""
+    text: NotRequired[str]
+    """Of a captioning network: what it wrote under the image."""
     unmatched: NotRequired[list[Unmatched]]
     """Targets that match nothing in this image, where there are any."""
     truth: NotRequired[Truth | None]

@@ -170,6 +170,80 @@ class UserFunction(TypedDict):
     """It has none: null."""
 
 
+class WrittenWord(TypedDict):
+    """A word that a captioning network wrote under the image."""
+
+    class_index: Count
+    """Its token id."""
+    label: str
+    """The word."""
+    probability: float | None
+    """Its probability after the words before it, 0 to 1."""
+    logit: float | None
+    """Its score before the softmax."""
+    number: Count
+    """Its place in the text, from 1."""
+
+
+class WordOfText(TypedDict):
+    """The target of ``--target token:N`` or ``token:WORD``: a word of the text under the image."""
+
+    kind: Literal["token"]
+    """What kind of target it is."""
+    spec: str
+    """The target as it was asked for."""
+    label: str
+    """The word."""
+    score: float | None
+    """Its score after the words before it, in the unit of ``--score``; null if not finite."""
+    token: Count
+    """Its token id."""
+    number: Count
+    """Its place in the text, from 1."""
+    probability: float | None
+    """Its probability after the words before it, 0 to 1."""
+    logit: float | None
+    """Its score before the softmax."""
+    text: str
+    """The whole text."""
+
+
+class WholeText(TypedDict):
+    """The target of ``--target caption``: the whole text under the image."""
+
+    kind: Literal["caption"]
+    """What kind of target it is."""
+    spec: str
+    """The target as it was asked for."""
+    label: str
+    """The text."""
+    score: float | None
+    """The sum of the scores of its words, in the unit of ``--score``; null if not finite."""
+    elements: Count
+    """How many words it has."""
+    reduction: Literal["sum"]
+    """How the scores of the words become one."""
+    probability: None
+    """It has none: null."""
+
+
+class Answer(TypedDict):
+    """The target of ``--target answer:NAME``: an answer to a question."""
+
+    kind: Literal["answer"]
+    """What kind of target it is."""
+    question: str
+    """The question, as ``--question`` has it."""
+    class_index: Count
+    """Index of the answer among those that the network may give, from 0."""
+    label: str
+    """The answer."""
+    probability: float | None
+    """Its probability, 0 to 1."""
+    logit: float | None
+    """Its score before softmax or sigmoid."""
+
+
 Side = Annotated[
     UnitOrNeuron
     | Region
@@ -178,6 +252,9 @@ Side = Annotated[
     | SimilarImage
     | VectorComponent
     | UserFunction
+    | WordOfText
+    | WholeText
+    | Answer
     | OtherTarget
     | Prediction,
     By(("kind",)),
@@ -213,6 +290,9 @@ Target = Annotated[
     | SimilarImage
     | VectorComponent
     | UserFunction
+    | WordOfText
+    | WholeText
+    | Answer
     | OtherTarget
     | Prediction,
     By(("kind",)),

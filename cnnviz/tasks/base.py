@@ -247,6 +247,9 @@ class Task(ABC):
 
     name: str
 
+    def begin(self, pixels: Tensor) -> None:  # noqa: B027  # most tasks need not
+        """Look at a batch [N, C, H, W] before it is explained; what is seen of it holds until the next."""
+
     @abstractmethod
     def reads(self, output: Tensor) -> Predictions:
         """What the network said about a batch, from the output that is explained."""

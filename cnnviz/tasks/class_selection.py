@@ -28,6 +28,8 @@ _ELSEWHERE = {
     "output": "a network whose outputs are numbers (--task regress)",
     "segment": "a network with scores at positions (segmentation)",
     "box": "a detector",
+    "token": "a network that writes (--task caption)",
+    "answer": "a network that answers questions (--question TEXT)",
 }
 
 # What is explained of an image with these scores by class [K]; None where there is nothing to explain.

@@ -162,7 +162,7 @@ def _of_spec(spec: str, scores: Tensor, guess: ClassTarget, resolve: Callable[[s
         output, _, number = text.strip().partition(":")
         if output in ("output", "-output"):
             return _output(number.strip(), -1.0 if output.startswith("-") else 1.0, scores)
-        name = text.strip().removeprefix("class:").strip()
+        name = text.strip().removeprefix("class:").removeprefix("answer:").strip()
         if name == "pred":
             return guess
         try:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from cnnviz.io.digests import file_sha256
+from cnnviz.models.loading.given import QUESTION
 
 # Packages whose version the report states.
 _VERSIONED = frozenset({"torch", "torchvision", "timm", "cnnviz", "builtins"})
@@ -20,10 +21,11 @@ _VERSIONED = frozenset({"torch", "torchvision", "timm", "cnnviz", "builtins"})
 def weights_sha256(module: nn.Module) -> str:
     """SHA-256 over all parameters and buffers, by name: name, type, shape and bytes of each.
 
-    Buffers that are not saved with the network count too: they enter its values.
+    Buffers that are not saved with the network count too: they enter its values. A question belongs to the run.
     """
     digest = hashlib.sha256()
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    tensors.pop(QUESTION, None)
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode("utf-8", "backslashreplace"))
         if not tensor.numel():

@@ -7,6 +7,7 @@ import inspect
 from torch import nn
 
 from cnnviz.errors import CnnvizError, StoppedError
+from cnnviz.models.loading.given import is_answerer, is_captioner
 
 
 def first_line(error: BaseException) -> str:
@@ -24,6 +25,9 @@ def cannot_run(module: nn.Module, name: str, error: Exception, otherwise: Cnnviz
         otherwise: What to say where the reason is the size of the input, as far as one can tell.
     """
     needed = _needed(module)
+    if is_captioner(module) or is_answerer(module):
+        hint = "Say --task caption." if is_captioner(module) else "Ask it with --question 'TEXT'."
+        return CnnvizError(f"{name} takes something beside the images ({', '.join(needed[1:])}).", hint)
     if len(needed) > 1:
         return CnnvizError(
             f"{name} takes {len(needed)} inputs ({', '.join(needed)}); cnnviz gives a network one batch of images.",

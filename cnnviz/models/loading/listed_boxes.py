@@ -36,14 +36,14 @@ def with_rows(module: nn.Module, image: Tensor) -> nn.Module:
         module: The network, in evaluation mode; left as it is.
         image: [1, C, H, W] that it takes.
     """
-    made: nn.Module = _sharing(module, _rows_class(type(module)))
+    made: nn.Module = sharing(module, _rows_class(type(module)))
     vars(made)["_most_boxes"] = _most(module)
     backbone = module._modules.get("backbone")
     if backbone is not None:
         with torch.no_grad():
             maps = backbone(image)
         if isinstance(maps, Mapping) and all(isinstance(value, Tensor) and value.dim() == 4 for value in maps.values()):
-            marked = _sharing(backbone, _marking_class(type(backbone)))
+            marked = sharing(backbone, _marking_class(type(backbone)))
             names = [str(key).replace(".", "_") for key in maps]
             marked._modules[_LEVELS] = nn.ModuleDict({f"map_{name}": Level() for name in names}).eval()
             made._modules["backbone"] = marked
@@ -74,7 +74,7 @@ def _most(module: nn.Module) -> int:
     return _MOST
 
 
-def _sharing(module: nn.Module, kind: type) -> Any:
+def sharing(module: nn.Module, kind: type) -> Any:
     """A copy of a module that shares its parts and parameters, of another class."""
     made: Any = copy.copy(module)
     for name, value in list(vars(made).items()):

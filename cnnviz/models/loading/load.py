@@ -18,6 +18,7 @@ from cnnviz.models.loading import zoo
 from cnnviz.models.loading.checkpoint import Checkpoint, read_checkpoint
 from cnnviz.models.loading.checkpoint_fit import classes_in, load_checkpoint
 from cnnviz.models.loading.factories import attribute_of, called, import_place, importable, words_of
+from cnnviz.models.loading.given import answerer, answers_of, captioner, vocabulary_of
 from cnnviz.models.loading.inputs import cannot_run
 from cnnviz.models.loading.labels import numbered
 from cnnviz.models.loading.listed_boxes import class_count, lists_boxes, with_rows, without_background
@@ -53,6 +54,7 @@ class LoadedModel:
         synsets: WordNet ids of the classes, where they are known.
         output: Where the class scores are in what it returns; None where that is not known yet.
         task: What it is said to be for.
+        question: What it is asked, where it is asked anything.
     """
 
     module: nn.Module
@@ -67,6 +69,7 @@ class LoadedModel:
     output: OutputChoice | None = None
     synsets: tuple[str, ...] = ()
     task: TaskRequest = field(default_factory=TaskRequest)
+    question: str | None = None
 
     @property
     def key(self) -> str | None:
@@ -149,6 +152,7 @@ def _finish(spec: ModelSpec, built: _Built, key: str | None, task: TaskRequest) 
         view=spec.view,
         channel_order=spec.channel_order,
     )
+    module, built = _given(module, built, spec, task, preprocess)
     asked = built.num_classes is None or key or task.spec is not None
     choice, listed = None, False
     if asked:
@@ -180,7 +184,22 @@ def _finish(spec: ModelSpec, built: _Built, key: str | None, task: TaskRequest) 
         output=choice,
         synsets=names.synsets,
         task=task,
+        question=spec.question,
     )
+
+
+def _given(
+    module: nn.Module, built: _Built, spec: ModelSpec, task: TaskRequest, preprocess: Preprocess
+) -> tuple[nn.Module, _Built]:
+    """The network as one that takes images alone, with the words that it chooses from, where it takes more."""
+    if task.writes:
+        noise = torch.randn((1, *preprocess.input_size), generator=torch.Generator().manual_seed(0))
+        made = captioner(module, noise)
+        return made, replace(built, labels=vocabulary_of(made), num_classes=None)
+    if spec.question is not None:
+        made = answerer(module, spec.question)
+        return made, replace(built, labels=answers_of(made), num_classes=None)
+    return module, built
 
 
 def _counted(form: BoxForm | None, names: tuple[int, ...], count: int) -> int:
