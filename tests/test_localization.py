@@ -321,6 +321,26 @@ def test_pixels_of_the_reference() -> None:
         assert expected.sum() == found[column].sum()
 
 
+@pytest.mark.parametrize("height", [0.7, 0.0, -2.0])
+def test_a_map_that_is_the_same_everywhere_finds_nothing(height: float) -> None:
+    """An object that fills the image, where a box around all of it would fit; of ``wsol`` the box is a pixel."""
+    known, flat = truth(Box(0, 0, *SIZE)), np.full((SIZE[1], SIZE[0]), height, np.float32)
+    for protocol in ("cnnviz", "ilsvrc", "wsol"):
+        for component in ("largest", "any", "strongest"):
+            found = scores(f"box_localization:protocol={protocol},component={component}", flat, known)
+            assert found["flat"] is True
+            assert found["iou"] < 0.01
+            assert (found["box_xywh"] is None) == (protocol != "wsol" or component == "strongest")
+    for protocol in ("cnnviz", "wsol"):
+        assert scores(f"max_box_acc:protocol={protocol}", flat, known)["hits"] == []
+        any_region = scores(f"max_box_acc_v2:protocol={protocol}", flat, known)
+        assert [any_region[name] for name in ("hits_30", "hits_50", "hits_70")] == [[], [], []]
+        assert scores(f"max_box_acc:at=0.2,protocol={protocol}", flat, known)["hits"] == []
+    assert scores("pointing_game", flat, known)["hit"] is False
+    # What is to mark everything does: it stands beside the methods.
+    assert scores("box_localization", flat, known)["baselines"]["whole_image"]["iou"] == 1
+
+
 def test_overlaps_are_those_of_boxes() -> None:
     generator = np.random.default_rng(0)
     boxes = [Box(*generator.uniform(0, 20, 2), *generator.uniform(0, 9, 2)) for _ in range(12)]

@@ -21,7 +21,7 @@ from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage
-from cnnviz.metrics.derived import Edges, derived, is_even, shares
+from cnnviz.metrics.derived import Edges, derived, is_even, is_flat, shares
 
 Protocol = Literal["cnnviz", "ilsvrc", "wsol"]
 WSOL_SIDE = 224
@@ -38,6 +38,15 @@ def counted_labels(image: ExplainedImage, truth: Truth) -> list[str]:
     """Those of them as which this map counts: of several classes that mean one label the likeliest counts."""
     counted = image.counted_labels
     return [label for label in true_labels(image, truth) if counted is None or label in counted]
+
+
+def says_nothing(placed: PlacedMap) -> bool:
+    """Whether a method's map is the same everywhere: the box of all the image around it found nothing.
+
+    ``wsol`` makes zeros of such a map, whose box is that of one pixel. A baseline that marks everything has no cells of
+    its own, and does so on purpose.
+    """
+    return placed.raw is not None and is_flat(placed)
 
 
 def levels(placed: PlacedMap) -> NDArray[np.uint8]:

@@ -32,11 +32,12 @@ from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage, Row, RunSummary
-from cnnviz.metrics.derived import Edges, derived, is_flat, regions_above, shares
+from cnnviz.metrics.derived import Edges, derived, regions_above, shares
 from cnnviz.metrics.localization import (
     WSOL_SIDE,
     counted_labels,
     overlaps,
+    says_nothing,
     true_edges,
     true_labels,
     wsol_levels,
@@ -57,17 +58,15 @@ def score(
 ) -> dict[str, Any]:
     """The metric: see the top of the module. Without ``truth`` the box alone, which then fits nothing."""
     size = placed.values.shape[1], placed.values.shape[0]
-    key = "box", params.threshold, params.component, params.protocol, placed.seen
+    key = "box", placed.raw is None, params.threshold, params.component, params.protocol, placed.seen
     edges = derived.of(placed.values, key, lambda: _boxes(placed, params))
     rank = _rank(image)
     labels = [] if truth is None else true_labels(image, truth)
     boxes = [] if truth is None else truth.boxes_of(labels)
     meant = truth is not None and bool(image.truth_labels)
     iou, chosen, matched = _best(edges, boxes, size, params)
-    # A baseline that marks everything has no cells of its own, and does so on purpose.
-    flat = placed.raw is not None and is_flat(placed)
     return {
-        "flat": flat,
+        "flat": says_nothing(placed),
         "box_xywh": None if chosen is None else _on_photograph(edges[chosen], size, params).xywh,
         "iou": iou if meant else None,
         "rank": rank,
@@ -87,7 +86,7 @@ def _per_component(
     """The boxes of all regions, and how many true boxes of the class are matched one to one."""
     size = placed.values.shape[1], placed.values.shape[0]
     every = params.with_values({"component": "any"})
-    key = "box", every.threshold, every.component, every.protocol, placed.seen
+    key = "box", placed.raw is None, every.threshold, every.component, every.protocol, placed.seen
     edges = derived.of(placed.values, key, lambda: _boxes(placed, every))[:MOST_BOXES]
     boxes = [] if truth is None else truth.boxes_of(labels)
     found = overlaps(edges, true_edges(boxes, size, params.protocol), params.protocol)
@@ -129,6 +128,8 @@ def _boxes(placed: PlacedMap, params: BoxLocalizationOptions) -> Edges:
             # The reference knows no such component: its conventions all the same.
             return np.minimum(strongest, [np.inf, np.inf, WSOL_SIDE - 1, WSOL_SIDE - 1])
         found = contours_above(levels, level)
+    elif says_nothing(placed):
+        return np.zeros((0, 4))
     else:
         share = shares(placed)
         if params.component == "strongest":
@@ -175,13 +176,13 @@ def _on_photograph(edges: Edges, size: tuple[int, int], params: BoxLocalizationO
 def summarize(rows: Iterable[Row], spec: MetricSpec, params: BoxLocalizationOptions) -> RunSummary:
     """The figures at the top of the module, with Wilson's intervals over images.
 
-    That maps are the same everywhere is told: above zero such a map scores as one that marks everything.
+    How many maps are the same everywhere is told: they have no box.
     """
     found = summed(map(_measured, rows), spec, _figures)
     flat = (found.figures or {}).get("flat")
     if not flat:
         return found
-    said = f"{flat} of {found.figures['maps']} maps are the same everywhere, so that their boxes tell nothing"
+    said = f"{flat} of {found.figures['maps']} maps are the same everywhere: they found nothing"
     return replace(found, notes=(*found.notes, f"{spec.title}: {said}"), remarks=(*found.remarks, (spec.title, said)))
 
 

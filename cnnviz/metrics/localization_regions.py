@@ -81,6 +81,10 @@ def regions(levels: _Levels, values: NDArray[np.float32], strips: tuple[Strips, 
     return _joined(parts).in_order()
 
 
+NONE = Regions(np.zeros(0, np.intp), np.zeros((0, 4)), np.zeros(0))
+"""No region."""
+
+
 def contours(levels: _Levels) -> Regions:
     """The contours of ``levels > k`` for each k from 0 to 254, as :func:`contours_above` has them."""
     return _joined([contours_above(levels, level) for level in range(LEVELS)])
@@ -217,6 +221,6 @@ def _at_level(levels: _Levels, level: int) -> Regions:
 
 def _joined(parts: Sequence[Regions]) -> Regions:
     if not parts:
-        return Regions(np.zeros(0, np.intp), np.zeros((0, 4)), np.zeros(0))
+        return NONE
     level, edges, area = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Regions(level.astype(np.intp), edges, area)

@@ -33,11 +33,12 @@ from cnnviz.metrics.localization import (
     counted_labels,
     levels,
     overlaps,
+    says_nothing,
     true_edges,
     wsol_levels,
 )
 from cnnviz.metrics.localization_figures import Scored, figure, mean, rate, rate_interval, summed
-from cnnviz.metrics.localization_regions import Regions, contours, contours_above, regions
+from cnnviz.metrics.localization_regions import NONE, Regions, contours, contours_above, regions
 from cnnviz.registry.localization_metrics import MaxBoxAccOptions
 from cnnviz.registry.metrics import MetricSpec
 
@@ -71,7 +72,7 @@ def _scores(
     labels = counted_labels(image, truth)
     if not labels:
         return {**dict.fromkeys(needed), "true_labels": labels}
-    key = "regions", params.protocol, params.at, placed.seen
+    key = "regions", params.protocol, params.at, placed.seen, placed.raw is None
     found = derived.of(placed.values, key, lambda: _regions(placed, params))
     if needed is V1:
         found = found.largest()
@@ -89,6 +90,8 @@ def _regions(placed: PlacedMap, params: MaxBoxAccOptions) -> Regions:
             return contours(of_map)
         found = contours_above(of_map, int(params.at * int(of_map.max())))
         return Regions(np.zeros_like(found.level), found.edges, found.area)
+    if says_nothing(placed):
+        return NONE
     if params.at is not None:
         above = regions_above(placed, params.at)
         return Regions(np.zeros(len(above.area), np.intp), above.edges, above.area).in_order()

@@ -87,7 +87,7 @@ BOX_LOCALIZATION = MetricSpec(
     baselines=_BASELINES,
     figures=(
         Figure("box_xywh", "box around the region, in pixels of the photograph; null without positive values"),
-        Figure("flat", "whether the map is the same everywhere, so that its box, if it has one, tells nothing"),
+        Figure("flat", "whether the map is the same everywhere: it has no box, and found nothing"),
         Figure("iou", "largest intersection over union with a true box of the class; 0 where the image has none"),
         Figure("rank", "place of the class among the predictions, from 1; null where it is not among them"),
         Figure("guesses", "how many predictions the image has, at most 5"),

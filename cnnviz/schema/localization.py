@@ -18,7 +18,7 @@ class BoxFigures(TypedDict):
     box_xywh: Rectangle | None
     """The box, in pixels of the image; null where the map has no positive values."""
     flat: bool
-    """Whether the map is the same everywhere, so that its box, if it has one, tells nothing."""
+    """Whether the map is the same everywhere: it has no box, and found nothing."""
     iou: Share | None
     """The largest intersection over union with a true box of the class, 0 where the image has none; null where the
     truth does not know such a class."""
