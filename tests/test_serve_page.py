@@ -98,9 +98,9 @@ def drop(page: Any, data: bytes, name: str = "dropped.png") -> None:
 def command(page: Any, *words: str) -> str:
     """The command of the map that is shown, once it has these words."""
     for word in words:
-        page.locator(".left .command code", has_text=word).wait_for()
-    page.until("document.querySelector('.left .map')?.complete")
-    text: str = page.locator(".left .command code").inner_text()
+        page.locator(".look .command code", has_text=word).wait_for()
+    page.until("document.querySelector('.look .map')?.complete")
+    text: str = page.locator(".look .command code").inner_text()
     return text
 
 
@@ -119,7 +119,7 @@ def test_an_image_of_the_folder_is_explained_at_once_and_the_address_loses_its_t
     find(".samples button[title='second.png']").click()
     assert command(page, "second.png").startswith("cnnviz gradcam ")
     page.reload()
-    page.wait_for_selector(".left .map")
+    page.wait_for_selector(".look .map")
 
 
 def test_an_image_is_opened_by_choosing_a_file_and_by_dropping_one(page: Any, site: Served) -> None:
@@ -211,12 +211,12 @@ def test_a_click_asks_for_neurons_also_with_the_keyboard(page: Any, site: Served
     for _ in range(3):
         stage.press("Shift+ArrowRight")
     stage.press("Enter")
-    page.until(f"document.querySelector('.left .command code').innerText !== {first!r}")
+    page.until(f"document.querySelector('.look .command code').innerText !== {first!r}")
     command(page, "--target neuron:")
     find(".near button").nth(2).click()
     find(".near button[aria-pressed=true]").nth(0).wait_for()
     find("button", has_text="what is predicted").click()
-    page.until("!document.querySelector('.left .command code').innerText.includes('--target')")
+    page.until("!document.querySelector('.look .command code').innerText.includes('--target')")
 
 
 def test_the_dossier_shows_channels_and_makes_an_image(page: Any, site: Served) -> None:
@@ -235,7 +235,7 @@ def test_the_dossier_shows_channels_and_makes_an_image(page: Any, site: Served) 
     page.until("[...document.querySelectorAll('.job img')].every(each => each.complete && each.naturalWidth > 50)")
     find("button", has_text="Explain it on this image").click()
     # No map lies below the first stage: said in words.
-    find(".left [role=alert]", has_text="no map lies below").wait_for()
+    find(".look [role=alert]", has_text="no map lies below").wait_for()
     page.said.clear()
     find("select[name=method]").select_option("guided")
     command(page, "--target unit:2:5")

@@ -32,9 +32,9 @@ def style() -> bytes:
     return b"\n".join(page_file(name) for name in STYLES)
 
 
-def page_file(name: str) -> bytes:
-    """A file of ``cnnviz/report/page``, as it is."""
-    at = resources.files("cnnviz.report").joinpath("page")
+def page_file(name: str, package: str = "cnnviz.report") -> bytes:
+    """A file of ``page/`` in a package of ours, as it is."""
+    at = resources.files(package).joinpath("page")
     for part in name.split("/"):
         at = at.joinpath(part)
     return at.read_bytes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.resources import files
 
 from cnnviz.io import page_files
 
@@ -14,7 +13,7 @@ _SCRIPT, _STYLE, _PAGE = (f"text/{kind}; charset=utf-8" for kind in ("javascript
 
 
 def _own(name: str) -> bytes:
-    return files("cnnviz.serve").joinpath("page", name).read_bytes()
+    return page_files.page_file(name, "cnnviz.serve")
 
 
 _FILES: dict[str, tuple[Callable[[], bytes], str]] = {

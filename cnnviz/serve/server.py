@@ -104,9 +104,11 @@ def serve(base: RunSettings, listening: Listening, note: Callable[[str], None], 
     Raises:
         CnnvizError: The network or the port cannot be had.
     """
-    # Of its own, so that a job that Ctrl-C ends leaves nothing behind.
-    scratch = tempfile.TemporaryDirectory(prefix="cnnviz-serve-", ignore_cleanup_errors=True)
-    with bound(listening) as made, scratch as folder:
+    # The folder is its own, so that a job that Ctrl-C ends leaves nothing behind.
+    with (
+        bound(listening) as made,
+        tempfile.TemporaryDirectory(prefix="cnnviz-serve-", ignore_cleanup_errors=True) as folder,
+    ):
         explorer, worker = Explorer(base, note, folder), Worker()
         door = door_of(listening, int(made.getsockname()[1]))
         app: App = Wall(Site(explorer, worker).app(), door)

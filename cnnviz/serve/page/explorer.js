@@ -214,7 +214,7 @@
         <p>${model.task.name}, ${model.model.num_classes} classes, input ${model.model.input_size.join(" × ")},
           view ${model.view}, ${model.environment.device}</p></header>
       <div class="columns">
-        <section class="left" aria-label="image and map">
+        <section class="look" aria-label="image and map">
           <${Drop} onFile=${take} />
           <${Samples} samples=${model.samples} chosen=${image && image.image} onChoose=${open} />
           <${Problem} error=${error} />
@@ -236,8 +236,8 @@
             ${own && html`<${Facts} map=${own} /><${Downloads} map=${own} colormap=${colormap} alpha=${alpha} />
               <${Command} text=${own.command + drawing(alpha, colormap)} />`}`}
         </section>
-        <section class="right" aria-label="what is explained, and how">
-          ${image && html`<div class="card"><h2>What to explain</h2>
+        <section class="ask" aria-label="what is explained, and how">
+          ${image && html`<div class="panel"><h2>What to explain</h2>
             <button type="button" aria-pressed=${String(target === null)} onClick=${function () { choose(null); }}>
               what is predicted</button>
             ${near.length > 0 && html`<div class="near"><h3>At this place</h3>${near.map(function (each) {
@@ -251,7 +251,7 @@
               onChoose=${function (index) { choose("class:" + index); }}
               onMissing=${function (text) { setError({ error: "No class is called " + JSON.stringify(text) + ".", hint: "" }); }} />`}
           </div>`}
-          <div class="card"><h2>How</h2>
+          <div class="panel"><h2>How</h2>
             <${Methods} methods=${model.methods} chosen=${name}
               onChoose=${function (chosen) { setName(chosen); setOptions({}); }} />
             <p class="facts">${method.summary}</p>
