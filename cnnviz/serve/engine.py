@@ -191,6 +191,8 @@ class Explorer:
         if isinstance(done, Record):
             assert done.error is not None
             raise ImageError(done.error["type"], done.error["message"])
+        # Where what is predicted is several things, such as the words of a text, the page shows the first.
+        done = replace(done, maps=done.maps[:1])
         style = replace(output_style(settings, explainer, self.store, None), save=frozenset())
         record = finite(draw(done, style).to_dict(done.ref.name, None))
         fresh = tuple(text for text in dict.fromkeys(notes) if text not in self.told)

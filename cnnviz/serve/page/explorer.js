@@ -59,13 +59,18 @@
 
   /** What can be asked of the image, as buttons. */
   function Asked(props) {
-    const rows = props.image.targets;
-    return html`<${Predictions} rows=${rows.map(function (row) {
-      const kind = row.target.split(":")[0];
-      const label = kind === "class" ? row.label : row.target + " " + row.label;
+    const kindOf = function (row) { return row.target.split(":")[0]; };
+    const words = props.image.targets.filter(function (row) { return kindOf(row) === "token"; });
+    const rows = props.image.targets.filter(function (row) { return kindOf(row) !== "token"; });
+    return html`${words.length > 0 && html`<p class="words">${words.map(function (row) {
+      return html`<button type="button" key=${row.target} aria-pressed=${String(row.target === props.chosen)}
+        title=${row.target + ", " + cnnviz.words.percent(row.probability)}
+        onClick=${function () { props.onChoose(row.target); }}>${row.label}</button>`;
+    })}</p>`}<${Predictions} rows=${rows.map(function (row) {
+      const label = kindOf(row) === "class" ? row.label : row.target + " " + row.label;
       return { label: label, probability: row.probability, note: figureOf(row) };
     })} chosen=${rows.findIndex(function (row) { return row.target === props.chosen; })}
-      onChoose=${function (place) { props.onChoose(rows[place].target, rows[place].label); }} />`;
+      onChoose=${function (place) { props.onChoose(rows[place].target); }} />`;
   }
 
   function Facts(props) {
@@ -247,7 +252,7 @@
             <${Asked} image=${image} chosen=${target} onChoose=${choose} />
             ${model.task.name === "classify" && html`<${Rather} image=${image} chosen=${target} onChoose=${choose} />`}
             ${image.targets.length === 0 && html`<p class="facts">The network finds nothing in this image.</p>`}
-            ${model.classes.length > 0 && !model.task.boxes && html`<${ClassSearch} classes=${model.classes}
+            ${model.classes.length > 0 && ["classify", "segment"].includes(model.task.name) && html`<${ClassSearch} classes=${model.classes}
               onChoose=${function (index) { choose("class:" + index); }}
               onMissing=${function (text) { setError({ error: "No class is called " + JSON.stringify(text) + ".", hint: "" }); }} />`}
           </div>`}
