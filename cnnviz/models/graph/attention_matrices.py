@@ -184,6 +184,12 @@ def _layers(graph: Graph, model_name: str) -> AttentionLayers:
     # One query that gathers all tokens at the end is the head's pooling.
     layers = [node for node in every if graph.shapes[node][-2] > 1]
     whole = [node for node in layers if _is_whole(graph, node, known.get(node))]
+    if not layers:
+        raise CnnvizError(
+            f"{model_name}: its attention cannot be read: it runs in a part that cannot be traced, or has another form "
+            "than softmax(Q K^T) V.",
+            "Use gradcam, or saliency --variant gradient_x_input.",
+        )
     if not whole or len(whole) != len(layers) or len({known[node] for node in whole}) != 1:
         odd = next((node for node in layers if node not in whole), None)
         shape = "" if odd is None else f" ({'x'.join(map(str, graph.shapes[odd][1:]))} in the first that does not)"
