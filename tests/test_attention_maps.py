@@ -49,7 +49,7 @@ def test_methods_by_their_formulas(kind: str) -> None:
         torch.testing.assert_close(
             found.raw.double(), values, rtol=2e-3, atol=1e-6, msg=lambda m, k=method: f"{k}: {m}"
         )
-        assert found.facts["rows"] == rows
+        assert found.facts["attention_rows"] == rows
         assert found.facts["attention_layers"] == 3
         alone = cnnviz.explain(module, pixels[1:], method=method, target=2)
         torch.testing.assert_close(found.raw[1:], alone.raw, rtol=1e-3, atol=1e-6)

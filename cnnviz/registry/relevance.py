@@ -14,13 +14,15 @@ class ExcitationBackpropOptions(Options):
 class LRPOptions(Options):
     """Options of LRP."""
 
-    rule: Literal["composite", "epsilon", "alpha-beta"] = option(
+    rule: Literal["composite", "epsilon", "alpha-beta", "attnlrp"] = option(
         "composite",
         "epsilon or alpha-beta at all layers; composite: epsilon at linear layers, alpha 1 beta 0 at convolutions, "
-        "flat at the first.",
+        "flat at the first; attnlrp: for transformers, gamma at all layers.",
     )
     epsilon: float = option(1e-06, "Added to the denominators of the epsilon rule.", minimum=0)
     alpha: float = option(2.0, "Weight of what speaks for; beta = alpha - 1 speaks against.", minimum=1)
+    gamma: float = option(0.05, "attnlrp: weight of what shares its neuron's sign, in linear layers.", minimum=0)
+    conv_gamma: float = option(0.25, "attnlrp: the same in convolutions.", minimum=0)
     bias: Literal["absorb", "ignore"] = option(
         "absorb", "Biases absorb their share (the paper), or are ignored: their share goes to the inputs."
     )

@@ -155,6 +155,10 @@ class Scores(MapScores, FaithfulnessScores):
 class MethodFacts(TypedDict, total=False):
     """What a method states about its maps; it stands among the keys of an explanation."""
 
+    attention_layers: Count
+    """Of methods of attention matrices: how many layers they follow."""
+    attention_rows: Literal["class token", "mean of tokens"]
+    """Of methods of attention matrices: whose row the map is, the class token's or the mean of all that are read."""
     bias_layers: Count
     """Of FullGrad: how many additions of a bias enter the map."""
     contrastive: bool

@@ -16,6 +16,11 @@ def vision_transformer(**options: Any) -> nn.Module:
     return _drawn(lambda: VisionTransformer(**{**given, **options}))
 
 
+def make() -> nn.Module:
+    """As ``--model`` takes it: on images of 64 x 64."""
+    return vision_transformer(img_size=64)
+
+
 def swin_transformer(**options: Any) -> nn.Module:
     """A Swin transformer of two stages on images of 32 x 64 in patches of 4 and windows of 4."""
     from timm.models.swin_transformer import SwinTransformer

@@ -186,7 +186,12 @@ def _finish(split: Split, runtime: Runtime) -> None:
         part.delete_all_unused_submodules()
         part.to(device=runtime.device, dtype=dtype)
         if split.preparation != "plain":
-            part.to(memory_format=torch.channels_last)
+            part._apply(_channels_last)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """In the order that convolutions want; what has not four dimensions as it is (``Module.to`` fails at five)."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
 def quietly(part: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:

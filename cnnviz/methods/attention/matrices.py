@@ -189,7 +189,7 @@ def _as_grid(tokens: Tensor, layers: AttentionLayers) -> Heatmap:
     places, read = layers.places, layers.read
     patches = tokens[:, places.before : places.before + places.cells].unflatten(1, places.grid)
     alone = bool(read[: places.before].any()) and not bool(read[places.before : places.before + places.cells].any())
-    facts = {"attention_layers": len(layers.matrices), "rows": "class token" if alone else "mean of tokens"}
+    facts = {"attention_layers": len(layers.matrices), "attention_rows": "class token" if alone else "mean of tokens"}
     return Heatmap(patches, facts=facts)
 
 

@@ -7,9 +7,16 @@ negative parts summed with those of the bias:
     epsilon      R_j = sum_k z_jk / (z_k + epsilon sign(z_k)) R_k                       (formula 58)
     alpha-beta   R_j = sum_k (alpha z_jk+ / z_k+  -  beta z_jk- / z_k-) R_k,  alpha - beta = 1    (formula 60)
     flat         R_j = sum_k 1 / (number of inputs of k) R_k
+    gamma        R_j = sum_k (z_jk + gamma z_jk^s) / (z_k + gamma z_k^s) R_k,  s the sign of z_k: those that share it
     composite    epsilon at linear layers, alpha 1 beta 0 at convolutions, flat at a convolution that reads the image
                  (EpsilonPlusFlat of Kohlbrenner et al., "Towards Best Practice in Explaining Neural Network Decisions
                  with LRP", IJCNN 2020)
+
+``attnlrp`` is for transformers (Achtibat et al., "AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for
+Transformers", ICML 2024): gamma at linear layers and convolutions, a half to each factor of a matrix product, the
+Taylor rule R_i = x_i (R_i - s_i sum_j R_j) at the softmax s of x, which is the gradient's own split, and normalisations
+with the deviation as a constant. The softmax loses what its bias, the value at zero, takes; class token and positions
+keep their share as biases do.
 
 Batch normalisation is merged into the convolution before it. Elementwise activations hand on all they get, maximum
 pooling gives it to the winner, sums and average pooling share it in proportion, gates (sigmoid factors) take none.
@@ -37,7 +44,7 @@ from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.relevance.propagation import Propagation, Rules, Weighted, propagate, scaled
 from cnnviz.registry.relevance import LRPOptions
 
-RULES = ("composite", "epsilon", "alpha-beta")
+RULES = ("composite", "epsilon", "alpha-beta", "attnlrp")
 
 
 def lrp(run: ForwardPass, target: Target, params: LRPOptions) -> Heatmap:
@@ -48,7 +55,8 @@ def lrp(run: ForwardPass, target: Target, params: LRPOptions) -> Heatmap:
     Args:
         run: A forward pass that starts at the image.
         target: The logit of a class, a unit, or a function linear in the output (such as the difference of two).
-        params: ``rule``, ``epsilon``, ``alpha`` (beta = alpha - 1), ``bias`` (``absorb`` or ``ignore``).
+        params: ``rule``, ``epsilon``, ``alpha`` (beta = alpha - 1), ``gamma`` (of linear layers) and ``conv_gamma``,
+            ``bias`` (``absorb`` or ``ignore``).
 
     Returns:
         Heatmap with values [N, C, H, W] and maps [N, H, W] (sum over channels), signed, in units of the score; scores
@@ -61,7 +69,7 @@ def lrp(run: ForwardPass, target: Target, params: LRPOptions) -> Heatmap:
     """
     if target.unit in ("probability", "log-probability"):
         raise CnnvizError("LRP hands back the logit of a class, not its probability.", "Leave --score out.")
-    rules = Rules(partial(_weighted, params))
+    rules = Rules(partial(_weighted, params), attention=params.rule == "attnlrp")
     propagation = run.remember(("lrp", params), lambda: propagate(run, rules, "LRP"))
     score = target(propagation.output)
     values = propagation.relevance(score)
@@ -92,6 +100,9 @@ def _weighted(
         layer = replace(layer, bias=None)
     if rule == "alpha-beta":
         return _alpha_beta(layer, x, y, params.alpha), f"alpha {params.alpha:g}, beta {params.alpha - 1:g}"
+    if rule == "attnlrp":
+        gamma = params.conv_gamma if layer.convolution else params.gamma
+        return _gamma(layer, x, y, gamma), f"gamma {gamma:g}"
     if rule == "composite" and layer.convolution:
         if layer.from_image is not None:
             return _flat(layer, layer.from_image, y, propagation), "flat"
@@ -123,6 +134,19 @@ def _alpha_beta(layer: Weighted, x: Tensor, y: Tensor, alpha: float) -> Tensor:
             against = against + layer.apply(below, up, None)
         q = q - (alpha - 1) * scaled(against, y)
     return q
+
+
+def _gamma(layer: Weighted, x: Tensor, y: Tensor, gamma: float) -> Tensor:
+    up, down = layer.weight.clamp_min(0), layer.weight.clamp_max(0)
+    high = None if layer.bias is None else layer.bias.detach().clamp_min(0)
+    low = None if layer.bias is None else layer.bias.detach().clamp_max(0)
+    sums = layer.apply(x, layer.weight, layer.bias)
+    if gamma == 0:
+        return scaled(sums, y)
+    above, below = x.clamp_min(0), x.clamp_max(0)
+    for_it = layer.apply(above, up, high) + layer.apply(below, down, None)
+    against = layer.apply(above, down, low) + layer.apply(below, up, None)
+    return scaled(sums + gamma * torch.where(sums >= 0, for_it, against), y)
 
 
 def _flat(layer: Weighted, from_image: Callable[[Tensor], Tensor], y: Tensor, propagation: Propagation) -> Tensor:

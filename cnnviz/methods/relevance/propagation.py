@@ -26,6 +26,7 @@ from cnnviz.engine.prepare.split import Split, cut
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.relevance.weights import in_use, with_weights
+from cnnviz.models.graph.attention_matrices import written_out
 from cnnviz.models.graph.operations import Operation, operation_of
 from cnnviz.models.graph.outputs import as_rows
 from cnnviz.models.graph.trace import Graph
@@ -34,6 +35,8 @@ from cnnviz.models.graph.trace import Graph
 _GATES = frozenset("sigmoid hardsigmoid softmax tanh".split())
 # What hands a gate's values on, in another shape.
 _SHAPING = frozenset({"reshaping", "expansion", "permutation", "identity"})
+# What has no kind and moves values alone, or adds what is no signal.
+_MOVING = frozenset("roll flip unfold fold masked index_select gather take_along_dim".split())
 _TINY = 1e-30
 # Largest share of its values by which a normalisation may differ from the one that its rule is for.
 _SAME_NORM = 1e-2
@@ -62,10 +65,12 @@ class Rules:
     Attributes:
         weighted: (layer, input, output, propagation) -> q, and the rule's name.
         excitatory: Whether only positive parts take part in sums and averages, and normalisations pass all on.
+        attention: Whether they are made for attention too: it is written out, and what has no rule is refused.
     """
 
     weighted: Callable[[Weighted, Tensor, Tensor, Propagation], tuple[Tensor, str]]
     excitatory: bool = False
+    attention: bool = False
 
 
 @dataclass(eq=False)
@@ -103,7 +108,10 @@ def propagate(run: ForwardPass, rules: Rules, name: str) -> Propagation:
         CnnvizError: The network cannot be traced, computes self-attention, or has weights in a form without a rule.
     """
     session = run.session
-    split = session.remember("relevance split", lambda: _canonical(session, name))
+    key = f"relevance split, {rules.attention}"
+    split = session.remember(
+        key, lambda: _with_attention(session, name) if rules.attention else _canonical(session, name)
+    )
     head = split.head
     assert isinstance(head, fx.GraphModule)
     inputs = sum(node.op == "placeholder" for node in head.graph.nodes)
@@ -128,6 +136,15 @@ def _canonical(session: Session, name: str) -> Split:
     return cut(graph, session.nodes, rt.Runtime(session.device, "fp32"), "folded")
 
 
+def _with_attention(session: Session, name: str) -> Split:
+    """As :func:`_canonical`, with attention by operations of which each has a rule."""
+    graph = session.graph
+    if graph is None or not graph.attention:
+        return _canonical(session, name)
+    written_out(graph)
+    return cut(graph, session.nodes, rt.Runtime(session.device, "fp32"), "folded")
+
+
 def readable(session: Session, name: str) -> tuple[Graph, Split]:
     """The trace of a network whose every operation can be read.
 
@@ -141,7 +158,8 @@ def readable(session: Session, name: str) -> tuple[Graph, Split]:
             "Use integrated_gradients.",
         )
     if graph.attention:
-        raise CnnvizError(f"{name} has no rule for self-attention, which {session.name} computes.", "Use gradcam.")
+        hint = "Use --rule attnlrp, which has." if name == "LRP" else "Use gradcam, or lrp --rule attnlrp."
+        raise CnnvizError(f"{name} has no rule for self-attention, which {session.name} computes.", hint)
     return graph, split
 
 
@@ -200,9 +218,13 @@ class _Interpreter(fx.Interpreter):
         if self.rules.excitatory and _is_average(operation):
             y, above = (getattr(self, node.op)(node.target, (part, *args[1:]), kwargs) for part in (x, x.clamp_min(0)))
             return keeping(y, scaled(above, y))
+        if self.rules.attention and operation.kind in {"other", "attention"}:
+            return self._known(node, operation, args, kwargs)
         others = [arg for arg in args[1:2] if isinstance(arg, Tensor)]
         if not others:
             return None
+        if operation.kind == "matrix_product" and x.requires_grad and others[0].requires_grad and not args[2:]:
+            return self._halves(node, x, others[0])
         if operation.kind == "addition" and self.rules.excitatory and not kwargs:
             y = x + others[0]
             return keeping(y, scaled(x.clamp_min(0) + others[0].clamp_min(0), y))
@@ -211,6 +233,22 @@ class _Interpreter(fx.Interpreter):
         if operation.kind == "product" and x.requires_grad and others[0].requires_grad:
             return self._product(node, x, others[0])
         return None
+
+    def _known(
+        self, node: fx.Node, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor | None:
+        """The value of an operation that only moves values; others between the image and the score have no rule."""
+        value: Tensor | None = getattr(self, node.op)(node.target, args, kwargs)
+        if isinstance(value, Tensor) and value.requires_grad and operation.name not in _MOVING:
+            raise CnnvizError(f"{self.name} has no rule for {operation.label or node.target}.", "Use gradcam.")
+        return value
+
+    def _halves(self, node: fx.Node, a: Tensor, b: Tensor) -> Tensor:
+        """A matrix product of two signals: each takes a half (Achtibat et al. 2024, equation 15)."""
+        call = partial(getattr(self, node.op), node.target)
+        self.propagation.used["halves"] += 1
+        y: Tensor = call((a, b), {})
+        return keeping(y, 0.5 * (call((a, b.detach()), {}) + call((a.detach(), b), {})))
 
     def _merge(self, node: fx.Node, layer: Weighted, x: Tensor) -> bool:
         """Merge the batch normalisation that alone reads a convolution into it, where folding left the two apart."""
