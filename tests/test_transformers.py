@@ -238,6 +238,32 @@ def test_methods_of_the_image_need_no_layer(method: str) -> None:
         torch.testing.assert_close(found.maps, (gradient * pixels).sum(1), rtol=1e-3, atol=1e-5)
 
 
+class Remembers(nn.Module):
+    """Keeps the biases of its attention once it has made them, as LeViT does, and what it saw last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.head = nn.Conv2d(3, 8, 8, stride=8), nn.Linear(8, 3)
+        self.bias, self.made = nn.Parameter(torch.randn(24, 24)), dict[str, Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        self.last = tokens
+        if "bias" not in self.made:
+            self.made["bias"] = 2 * self.bias
+        weights = (tokens @ tokens.transpose(1, 2) + self.made["bias"]).softmax(-1)
+        return self.head((weights @ tokens).mean(1))
+
+
+def test_what_a_forward_keeps_is_not_left_in_the_network() -> None:
+    module = Remembers().eval().requires_grad_(False)
+    for _ in range(2):
+        graph = trace(module, pictures(count=1), lambda value: value)
+        assert graph is not None
+        assert all(isinstance(value, Tensor) for value in (*module.made.values(), module.last))
+
+
 def test_the_network_is_left_as_it_was() -> None:
     module = vision_transformer().train()
     before = {name: (value.fused_attn, value.training) for name, value in module.named_modules() if "attn" in name[-4:]}

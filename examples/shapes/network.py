@@ -56,7 +56,7 @@ class ShapeTransformer(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         tokens = self.patches(image).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(len(image), -1, -1), tokens], 1) + self.position
+        tokens = torch.cat([self.class_token.expand(image.shape[0], -1, -1), tokens], 1) + self.position
         return self.head(self.norm(self.blocks(tokens))[:, 0])
 
 

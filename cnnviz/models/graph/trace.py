@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cnnviz.models.graph.attention import AttentionWatch
+from cnnviz.models.graph.attributes import left_as_found
 from cnnviz.models.graph.functionalize import without_in_place, without_strides
 from cnnviz.models.graph.operations import Operation, operation_of
 from cnnviz.models.graph.rectifiers import spelled_as_rectifiers
@@ -97,7 +98,7 @@ class Graph:
         boxes: Whether the logits are a detector's candidates for boxes.
         vector: Whether they are a vector that stands for the image, and no scores.
         places: What :mod:`cnnviz.models.graph.places` found, once; None before.
-        views: For each tensor that is explained as a map, but is none as it lies: the node that is the map.
+        views: For tensors that are explained as maps, but are none as they lie: the nodes that are these maps.
         remembered: What was found of it by running it, by what was asked.
     """
 
@@ -339,8 +340,8 @@ def _trace_adaptively(module: nn.Module) -> tuple[fx.GraphModule, dict[str, list
     for _ in range(_MAX_RETRIES):
         tracer = _Tracer(opaque, unhooked)
         try:
-            graph = tracer.trace(module)
-            return fx.GraphModule(module, graph), tracer.calls, opaque
+            with left_as_found(module):
+                return fx.GraphModule(module, tracer.trace(module)), tracer.calls, opaque
         except Exception:
             failed = tracer.failed
             if failed is None or failed in opaque:
