@@ -6,6 +6,7 @@ python docs/gallery.py
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         table = folder / "truth.csv"
+        os.chdir(ROOT)
         lines = [f"{ROOT / 'sample_images' / path},{label}" for path, label in TRUTH.items()]
         table.write_text("\n".join(["path,label", *lines]) + "\n")
-        photos = str(ROOT / "sample_images")
+        photos = "sample_images"
         for command, more in (("gradcam", ["-c", "top:3"]), ("gradcam", ["--variant", "layercam", "-c", "top:3"])):
             out = str(folder / (more[1] if len(more) > 2 else command))
             assert cnnviz([command, photos, "-c", str(table), *more, "-o", out]) == 0

@@ -221,7 +221,7 @@ def test_no_name_becomes_markup(page: Any, tmp_path: Path) -> None:
     page.goto(gallery(tmp_path, records, confusion=None, photo=lambda row: None).as_uri())
     page.wait_for_selector(".cards")
     assert page.locator(".card").count() == len(records)
-    allowed = {"ARTICLE", "DIV", "H2", "BUTTON", "P", "STRONG", "OL", "LI", "SPAN", "I"}
+    allowed = {"ARTICLE", "DIV", "H2", "BUTTON", "P", "STRONG", "OL", "LI", "SPAN", "I", "WBR"}
     found = page.evaluate("[...new Set([...document.querySelectorAll('.cards *')].map((e) => e.tagName))]")
     assert set(found) <= allowed
     page.locator(".card .link").first.click()

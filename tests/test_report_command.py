@@ -199,9 +199,11 @@ def test_the_page_stays_small_whatever_the_number_of_images(tmp_path: Path, caps
 
 
 def test_what_a_command_wrote_is_shown(tmp_path: Path, sample_images: Path, page: Any, capsys: Any) -> None:
-    """From the run to the picture: the run's own page, and that of ``report``."""
+    """From the run to the picture: the run's own page, and that of ``report``; whatever the photograph is called."""
+    photo = tmp_path / "a #1 100%41 'b'.jpg"
+    shutil.copy(sample_images / "cat.jpg", photo)
     words = ["-m", "tests.support.tiny_model:make", "--input-size", "64", "-c", "top:2"]
-    assert main(["gradcam", str(sample_images / "cat.jpg"), *words, "-o", str(tmp_path / "run")]) == 0
+    assert main(["gradcam", str(photo), *words, "-o", str(tmp_path / "run")]) == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["schema"] == SCHEMA
     assert said(capsys, str(tmp_path / "run"), "-o", str(tmp_path / "o"))[0] == 0

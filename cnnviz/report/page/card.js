@@ -7,7 +7,7 @@
   /** A path, its last part set off: Path({path}). */
   function Path(props) {
     const cut = props.path.lastIndexOf("/") + 1;
-    return html`<span class="folder">${props.path.slice(0, cut)}</span>${props.path.slice(cut)}`;
+    return html`<span class="folder">${props.path.slice(0, cut)}</span><wbr />${props.path.slice(cut)}`;
   }
 
   /** What is said of an image beside its maps: Facts({row, runs}). */
