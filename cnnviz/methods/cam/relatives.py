@@ -41,7 +41,7 @@ def gradcam_plus_plus(run: ForwardPass, target: Target, params: Options) -> Heat
     Chattopadhay et al., "Grad-CAM++: Generalized Gradient-based Visual Explanations for Deep Convolutional Networks",
     WACV 2018, equations 10 and 19: the closed form for the score exp(z), whose derivatives are powers of g times
     exp(z), which drops out of the map. Computed as 1 / (2 + g sum A): no epsilon, which in pytorch-grad-cam drowns
-    small gradients. (torchcam up to 0.4 lost the division and weighed by relu(g) g^2.)
+    small gradients. (torchcam up to 0.5 loses the division and weighs by relu(g) g^2.)
 
     Args:
         run: A forward pass with activations [N, C, h, w].

@@ -29,8 +29,8 @@ def fullgrad(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     where rescale takes all values of an image at one layer to [0, 1] by their minimum and maximum (section 4). The
     biases are those of convolutions and normalisations, and what other activations than ReLU, products of two signals
     and the normalisations of single images add; what has no place in the image (the last linear layer) takes part only
-    in the check of completeness. (pytorch-grad-cam sums the products over channels before it takes their magnitudes, so
-    that channels cancel, and leaves the image's own share unscaled.)
+    in the check of completeness. (pytorch-grad-cam
+    1.5.7 rescales each channel by its own minimum and maximum, and knows the biases of Conv2d and BatchNorm2d only.)
 
     Args:
         run: A forward pass that starts at the image.
