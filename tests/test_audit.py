@@ -300,7 +300,7 @@ def test_pasting_and_painting_out() -> None:
     gone = np.zeros((64, 64), dtype=bool)
     gone[20:40, 20:40] = True
     assert np.abs(painted_out(rgb, gone).astype(int) - 50).max() < 12
-    mixed = blended(rgb, np.zeros_like(rgb), ~gone)
+    [mixed] = blended(rgb, np.zeros_like(rgb), ~gone)
     assert mixed[30, 30, 0] == 250
     assert mixed[2, 2, 0] == 0
     there = moved(gone, np.random.default_rng(0))

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -28,7 +30,10 @@ Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 _FEATHER = 64  # of the longer side
 _LARGEST = 0.95
-_SIDE = 512
+# What is painted out is smooth: a network sees no more of it than this.
+_SIDE = 128
+# Photographs that are held at once: a few threads, the own and the next of each.
+_HELD = 6
 
 
 class Counterfactual(Check):
@@ -71,44 +76,62 @@ def changed(
     return {judged[int(place)].path: {**row, "group": judged[int(place)].group} for place, row in answer.items()}
 
 
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """A photograph of which it is known what is replaced."""
+
+    photo: Photograph
+    mask: Mask
+
+    @cached_property
+    def emptied(self) -> Picture:
+        """It without its object."""
+        return painted_out(self.photo.rgb, ~self.mask)
+
+
 def _changed(
     judged: Sequence[Judged], look: SecondLook, how: tuple[str, str], objects: str, others: Sequence[Judged]
 ) -> dict[str, dict[str, Any]]:
-    """The same by the image's place, without its group."""
+    """The same by the image's place, without its group.
+
+    Images are gone through in an order by chance, and the other image is the next one: each is read once, and few are
+    held at once.
+    """
     replace, fill = how
-    pool, unusable = list(others or judged), set[str]()
+    pool = sorted(others or judged, key=seed_of)
+    place = {each.path: number for number, each in enumerate(pool)}
 
-    def known(each: Judged) -> tuple[Photograph, Mask] | None:
-        photo = None if each.path in unusable else look.photograph(each.record)
+    @lru_cache(maxsize=_HELD)
+    def known(each: Judged) -> _Known | None:
+        photo = look.photograph(each.record)
         mask = None if photo is None else _replaced(photo, each, look, replace, objects)
-        if photo is None or mask is None or not mask.any() or mask.mean() > _LARGEST:
-            unusable.add(each.path)
-            return None
-        return photo, mask
+        usable = photo is not None and mask is not None and mask.any() and mask.mean() <= _LARGEST
+        return _Known(photo, mask) if usable and photo is not None and mask is not None else None
 
-    def another(each: Judged) -> tuple[Photograph, Mask] | None:
-        """One at a time is read, however many there are."""
-        start = seed_of(each) % len(pool)
+    def another(each: Judged) -> _Known | None:
+        start = place.get(each.path, -1) + 1
         some = (other for other in (*pool[start:], *pool[:start]) if other.path != each.path)
         return next((found for other in some if (found := known(other)) is not None), None)
 
-    found: dict[str, dict[str, Any]] = {}
-    for place, each in enumerate(judged):
+    def change(each: Judged) -> dict[str, Any] | None:
         own = known(each)
         other = own if own is None or fill != "shuffle" else another(each)
         if own is None or other is None:
-            continue
-        pictures = _pictures(*own, other, (replace, fill), seed_of(each))
-        said = look.predict([own[0].rgb, *pictures])
-        index = int(said.scores[0].argmax())
+            return None
+        said = look.predict(_pictures(own, other, (replace, fill), seed_of(each)))
+        before = each.record["predictions"][0]
+        index = int(before["class_index"])
         best = said.scores.argmax(dim=1).tolist()
-        loss = [float(said.shares[0, index] - share) for share in said.shares[1:, index]]
-        found[str(place)] = {
-            "flip": best[1] != index and best[2] == index,
-            "control": best[2] != index,
+        loss = [float(before["probability"]) - float(share) for share in said.shares[:, index]]
+        return {
+            "flip": best[0] != index and best[1] == index,
+            "control": best[1] != index,
             "drop": loss[0] - max(0.0, loss[1]),
         }
-    return found
+
+    order = sorted(range(len(judged)), key=lambda number: seed_of(judged[number]))
+    rows = dict(zip(order, look.each(change, [judged[number] for number in order]), strict=True))
+    return {str(number): row for number, row in sorted(rows.items()) if row is not None}
 
 
 def _replaced(photo: Photograph, each: Judged, look: SecondLook, replace: str, objects: str) -> Mask | None:
@@ -141,25 +164,21 @@ def _true(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return found
 
 
-def _pictures(
-    photo: Photograph, mask: Mask, other: tuple[Photograph, Mask], how: tuple[str, str], seed: int
-) -> list[Picture]:
+def _pictures(own: _Known, other: _Known, how: tuple[str, str], seed: int) -> list[Picture]:
     """The exchange, and its control."""
-    rgb, (replace, fill) = photo.rgb, how
+    rgb, mask, (replace, fill) = own.photo.rgb, own.mask, how
     rng = np.random.default_rng(seed)
     if replace == BACKGROUND:
-        own = painted_out(rgb, ~mask)
-        if fill == "shuffle":
-            there = painted_out(other[0].rgb, ~other[1])
-            new = cv2.resize(there, (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_AREA).astype(np.uint8)
-        else:
-            new = filled(own, fill, rng)
-        return [blended(rgb, new, mask), blended(rgb, own, mask)]
+        new = _as_large(other.emptied, rgb) if fill == "shuffle" else filled(own.emptied, fill, rng)
+        return blended(rgb, new, mask, own.emptied)
     elsewhere = moved(mask, rng)
-    source = other[0].rgb if fill == "shuffle" else rgb
-    resized = cv2.resize(source, (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_AREA).astype(np.uint8)
-    new = resized if fill == "shuffle" else filled(rgb, fill, rng)
-    return [blended(rgb, new, mask), blended(rgb, new, elsewhere)]
+    new = _as_large(other.photo.rgb, rgb) if fill == "shuffle" else filled(rgb, fill, rng)
+    return [*blended(rgb, new, mask), *blended(rgb, new, elsewhere)]
+
+
+def _as_large(picture: Picture, rgb: Picture) -> Picture:
+    size = (rgb.shape[1], rgb.shape[0])
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def painted_out(rgb: Picture, gone: Mask) -> Picture:
@@ -168,11 +187,11 @@ def painted_out(rgb: Picture, gone: Mask) -> Picture:
     scale = min(1.0, _SIDE / max(height, width))
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
     shown = cv2.resize(rgb, small, interpolation=cv2.INTER_AREA)
-    hole = cv2.dilate(cv2.resize(gone.astype(np.uint8), small, interpolation=cv2.INTER_NEAREST), np.ones((5, 5)))
+    part = gone.astype(np.uint8)
+    hole = cv2.dilate(cv2.resize(part, small, interpolation=cv2.INTER_NEAREST), np.ones((5, 5)))
     filled_in = cv2.inpaint(shown, hole, 3, cv2.INPAINT_TELEA)
     large = cv2.resize(filled_in, (width, height), interpolation=cv2.INTER_LINEAR)
-    found: Picture = np.where(gone[..., None], large, rgb).astype(np.uint8)
-    return found
+    return np.asarray(cv2.copyTo(large, part, rgb.copy()), dtype=np.uint8)
 
 
 def filled(rgb: Picture, fill: str, rng: np.random.Generator) -> Picture:
@@ -186,11 +205,12 @@ def filled(rgb: Picture, fill: str, rng: np.random.Generator) -> Picture:
     return np.clip(rng.normal(mean, spread, rgb.shape), 0, 255).astype(np.uint8)
 
 
-def blended(rgb: Picture, new: Picture, mask: Mask) -> Picture:
-    """The picture with another in the place of a part, across a soft edge."""
+def blended(rgb: Picture, new: Picture, mask: Mask, *others: Picture) -> list[Picture]:
+    """The picture with another, or one of several, in the place of a part, across a soft edge."""
     sigma = max(rgb.shape[:2]) / _FEATHER / 4
-    weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), sigma)[..., None]
-    return np.asarray(np.rint(rgb * (1 - weight) + new * weight), dtype=np.uint8)
+    weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), sigma)
+    left = 1 - weight
+    return [np.asarray(cv2.blendLinear(rgb, each, left, weight), dtype=np.uint8) for each in (new, *others)]
 
 
 def moved(mask: Mask, rng: np.random.Generator) -> Mask:

@@ -36,14 +36,13 @@ class Stable(Check):
             return [Statement("similarity", "mean", True, self.params.min_similarity, (), why)]
         classes = [int(each.maps[0]["target"]["class_index"]) if each.maps else None for each in judged]
 
+        def of_one(item: tuple[Judged, int | None]) -> list[float]:
+            each, index = item
+            photo = None if index is None else look.photograph(each.record)
+            return [] if photo is None or index is None else self._similarities(method, photo.rgb, index, look)
+
         def similarities() -> list[list[float]]:
-            found = []
-            for each, index in zip(judged, classes, strict=True):
-                photo = None if index is None else look.photograph(each.record)
-                found.append(
-                    [] if photo is None or index is None else self._similarities(method, photo.rgb, index, look)
-                )
-            return found
+            return look.each(of_one, list(zip(judged, classes, strict=True)))
 
         what = {"stable": method, "under": list(self.params.under), "classes": classes}
         answer = look.answered(what, [each.record for each in judged], similarities)

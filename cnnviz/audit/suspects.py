@@ -95,19 +95,20 @@ def hidden(cells: Mask, judged: Sequence[Judged], look: SecondLook, objects: str
         objects: What the truth of an image is: ``class`` or ``any``.
         regions: Random regions of each.
     """
-    images, flips, at_random = [], [], []
-    for place, each in enumerate(judged):
+
+    def without(each: Judged) -> list[bool] | None:
         photo = look.photograph(each.record)
-        if photo is None:
-            continue
-        masks = _masks(cells, photo, each, look, (objects, regions))
-        if masks is None:
-            continue
-        said = look.predict([photo.rgb, *(_without(photo.rgb, mask, masks[-1]) for mask in masks[:-1])])
-        best = said.scores.argmax(dim=1).tolist()
-        images.append(place)
-        flips.append(best[1] != best[0])
-        at_random.append([other != best[0] for other in best[2:]])
+        masks = None if photo is None else _masks(cells, photo, each, look, (objects, regions))
+        if photo is None or masks is None:
+            return None
+        said = look.predict([_without(photo.rgb, mask, masks[-1]) for mask in masks[:-1]])
+        before = int(each.record["predictions"][0]["class_index"])
+        return [other != before for other in said.scores.argmax(dim=1).tolist()]
+
+    rows = look.each(without, judged)
+    images = [place for place, row in enumerate(rows) if row is not None]
+    flips = [row[0] for row in rows if row is not None]
+    at_random = [row[1:] for row in rows if row is not None]
     shape = (len(images), regions)
     return Hidden(images, np.array(flips, dtype=bool), np.array(at_random, dtype=bool).reshape(shape))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ from cnnviz.tasks.base import Predictions, Request
 from cnnviz.tasks.classification import Classification
 
 Picture = NDArray[np.uint8]
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +56,7 @@ class SecondLook:
         annotations: Annotations | None,
         remembered: Remembered | None = None,
     ) -> None:
-        self._remembered = remembered
+        self._remembered, self._turn = remembered, threading.Lock()
         self._prepared = prepared
         self._methods = {method.spec.name: method for method in methods}
         self._annotations = annotations
@@ -134,6 +138,15 @@ class SecondLook:
         self.passes = before + int(found["passes"])
         return found["answer"]
 
+    def each(self, work: Callable[[Item], Found], items: Sequence[Item]) -> list[Found]:
+        """What comes of each item, in order; in as many threads as batches run side by side."""
+        lanes = self._prepared.lanes
+        with (
+            rt.threads(lanes.threads),
+            ThreadPoolExecutor(lanes.count, "check", rt.use_threads, (lanes.threads,)) as pool,
+        ):
+            return list(pool.map(work, items))
+
     def _batches(self, shown: Sequence[Tensor]) -> list[Tensor]:
         """Normalised batches, in order; pictures of other sizes are batches of their own."""
         prepared, found = self._prepared, list[Tensor]()
@@ -145,7 +158,8 @@ class SecondLook:
             some.append(each)
         if some:
             found.append(self._batch(some))
-        self.passes += len(shown)
+        with self._turn:
+            self.passes += len(shown)
         return found
 
     def _batch(self, some: Sequence[Tensor]) -> Tensor:
