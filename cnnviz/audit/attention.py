@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cnnviz.audit.check import Check, Judged, mean, rate
 from cnnviz.audit.verdict import Statement
 from cnnviz.errors import nearest
+from cnnviz.metrics.region_energy import BACKGROUND, TRUTH
 
 if TYPE_CHECKING:
     from cnnviz.maps.second_look import SecondLook
-
-TRUTH = "truth"
 
 
 def energies(judged: Judged, regions: Sequence[str], region: str) -> list[float]:
@@ -36,6 +36,15 @@ class _OfRegions(Check):
         """Which region it asks for."""
         return str(getattr(self.params, "region", TRUTH))
 
+    def _said(self, made: list[Statement], judged: Sequence[Judged]) -> list[Statement]:
+        """The statements, with what is said of images of which nobody knows where their object is."""
+        if self.region not in (TRUTH, BACKGROUND):
+            return made
+        with_maps = [each for each in judged if each.maps]
+        seen = {each.image for statement in made for each in statement.observations}
+        text = self.unmarked(with_maps, seen) if with_maps else ""
+        return [replace(each, why_not=each.why_not or text) for each in made] if text and not seen else made
+
 
 class Inside(_OfRegions):
     """The map lies on the object."""
@@ -56,7 +65,7 @@ class Inside(_OfRegions):
         if not found:
             why = "it allows anything: give min_energy or min_pointing"
             found.append(Statement("energy", "mean", True, 0.0, (), why))
-        return found
+        return self._said(found, judged)
 
 
 class Avoid(_OfRegions):
@@ -64,7 +73,7 @@ class Avoid(_OfRegions):
 
     def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
         shares = [each.seen(value) for each in judged for value in energies(each, self.regions, self.region)]
-        return [mean("energy", self.params.max_energy, shares, at_least=False)]
+        return self._said([mean("energy", self.params.max_energy, shares, at_least=False)], judged)
 
 
 class Evidence(Check):

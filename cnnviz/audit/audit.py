@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -38,6 +39,10 @@ from cnnviz.settings import TargetSettings
 JUNIT, SARIF, MARKDOWN = "junit.xml", "audit.sarif", "summary.md"
 _CONFIRMED = 50
 _NO_GROUP = "(no group)"
+# So many images of a check that runs the network are worth a word before they are gone through.
+_TOLD_FROM = 50
+# Seconds from which on it is said what an audit spent its time on.
+_LONG = 10.0
 
 
 class Audit(Comparison[AuditOptions]):
@@ -49,6 +54,7 @@ class Audit(Comparison[AuditOptions]):
         self.policy: Policy = load_policy(params.policy)
         _check_until(params)
         super().__init__(params if params.method else replace(params, method=self.policy.methods), target)
+        self._spent: dict[str, float] = {}
         self.checks = [check.spec.load()(check, self.policy) for check in self.policy.checks]
         self._groups = {} if self.policy.groups is None else read_groups(self.policy.groups)
         self._regions = tuple(dict.fromkeys(check.region for check in self.checks if isinstance(check, _OfRegions)))
@@ -94,10 +100,18 @@ class Audit(Comparison[AuditOptions]):
             check.raw = raw
         results = self._results(rows, methods)
         told = [text for check in self.checks for text in dict.fromkeys(check.remarks)]
+        if self._only != self.policy.only:
+            only = f"only: {self.policy.only} is of networks with one class for an image"
+            told.append(f"{only}; all {len(rows)} images are judged")
         drawn = [figure for check in self.checks for figure in check.pictures(self.look, store)]
         if self.params.accept is not None:
             told += self._accept({method: self._judged(rows, method, "all", None) for method in methods}, raw)
         return replace(self._conclusion(results, store, told), figures=drawn)
+
+    @property
+    def _only(self) -> str:
+        """Which predictions are judged: where an image has no class of its own, none is right or wrong."""
+        return self.policy.only if self.look is None or self.look.of_classes else "all"
 
     # What is judged --------------------------------------------------------------------------------------------------
 
@@ -112,7 +126,7 @@ class Audit(Comparison[AuditOptions]):
                 continue
             if check is not None and check.check.spec.of_maps and tries and is_for_trust(record) != for_trust:
                 continue
-            counts = of_predictions or self.policy.only in ("all", record.get("outcome"))
+            counts = of_predictions or self._only in ("all", record.get("outcome"))
             if not counts and check is not None and not isinstance(check, Drift):
                 continue
             own = [each for each in record.get("explanations") or () if each["method"] == method]
@@ -159,10 +173,9 @@ class Audit(Comparison[AuditOptions]):
         statements: list[tuple[Check, str, Statement]] = []
         for check in self.checks:
             for method in methods if check.check.spec.of_maps else methods[:1]:
-                judged = self._judged(rows, method, check.check.scope, check)
-                name = method if check.check.spec.of_maps else ""
-                made = self._without_groups(check, judged, check.statements(method, judged, self.look))
-                statements += [(check, name, each) for each in made]
+                statements += [
+                    (check, check.check.spec.of_maps * method, each) for each in self._made(check, method, rows)
+                ]
         decided = decide([each for _, _, each in statements], self.policy.false_alarm, self.policy.min_images)
         found = [
             CheckResult(check.check, method, result)
@@ -170,6 +183,17 @@ class Audit(Comparison[AuditOptions]):
         ]
         found = _without_trust(found)
         return [self._confirmed(each, rows) for each in found]
+
+    def _made(self, check: Check, method: str, rows: Sequence[Mapping[str, Any]]) -> list[Statement]:
+        """What a check says of a method's maps; whoever waits is told of a long one before it begins."""
+        assert self.look is not None
+        judged, spec = self._judged(rows, method, check.check.scope, check), check.check.spec
+        if spec.asks_network and len(judged) >= _TOLD_FROM:
+            self.look.tell(f"{check.check.name}: {len(judged)} images{f', {method}' * spec.of_maps}")
+        began = time.perf_counter()
+        made = self._without_groups(check, judged, check.statements(method, judged, self.look))
+        self._spent[check.check.name] = self._spent.get(check.check.name, 0.0) + time.perf_counter() - began
+        return made
 
     def _without_groups(self, check: Check, judged: Sequence[Judged], made: list[Statement]) -> list[Statement]:
         """Nothing is decided by groups where the table names no image; what it leaves out is said."""
@@ -207,6 +231,12 @@ class Audit(Comparison[AuditOptions]):
         write_baseline(folder, accepted(judged, raw, reason, self.params.until))
         return [f"accepted as the baseline in {folder}: {reason}"]
 
+    def _seconds(self) -> dict[str, float]:
+        """What maps, metrics and checks took, in seconds of the threads that ran them."""
+        assert self.look is not None
+        found = {**self.look.seconds(), **self._spent}
+        return {name: round(value, 3) for name, value in found.items()}
+
     def _conclusion(self, results: Sequence[CheckResult], store: Store, told: Sequence[str]) -> Conclusion:
         rows = [row_of(each) for each in results]
         errors = [each for each in results if each.check.level == "error"]
@@ -214,27 +244,41 @@ class Audit(Comparison[AuditOptions]):
         undecided = [each for each in errors if each.result.verdict == "not decided"]
         passed = not violated and not (self.params.strict and undecided)
         path = self.policy.path
-        store.write(JUNIT, junit(path, rows))
-        store.write(SARIF, sarif(path, rows))
+        strict = self.params.strict
+        store.write(JUNIT, junit(path, rows, strict=strict))
+        store.write(SARIF, sarif(path, rows, strict=strict))
+        spent = self._seconds()
         audit = {
             "passed": passed,
             "policy": path,
             "false_alarm": self.policy.false_alarm,
             "undecided": len(undecided),
             "passes": self.look.passes if self.look is not None else 0,
+            "seconds": spent,
             "checks": rows,
             "clusters": [row for check in self.checks for row in check.findings()],
         }
         store.write(MARKDOWN, summary_markdown(audit))
         verdict = audit_words.outcome(audit) if passed else "VIOLATED" if violated else "NOT DECIDED (--strict)"
-        sentences = [*audit_table(rows), *told, f"audit of {path}: {verdict}"]
+        sentences = [*audit_table(rows), *told, *_spent_on(spent), f"audit of {path}: {verdict}"]
         if undecided and passed:
             sentences.append(
                 f"{len(undecided)} of {len(errors)} not decided: never counted as passed; --strict makes them fail"
             )
         return Conclusion(
-            {"audit": audit}, sentences=sentences, violated=not passed, annotations=workflow_lines(path, rows)
+            {"audit": audit},
+            sentences=sentences,
+            violated=not passed,
+            annotations=workflow_lines(path, rows, strict=strict),
         )
+
+
+def _spent_on(seconds: Mapping[str, float]) -> list[str]:
+    """Where an audit that took long spent its time, the most first."""
+    if sum(seconds.values()) < _LONG:
+        return []
+    most = sorted(seconds.items(), key=lambda item: -item[1])
+    return ["time: " + ", ".join(f"{name} {spent:.0f} s" for name, spent in most if spent >= 1)]
 
 
 def _check_until(params: AuditOptions) -> None:

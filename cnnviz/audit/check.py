@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,24 @@ class Check(ABC):
     def baselines(self) -> tuple[str, ...]:
         """Maps that must be measured as if they were a method's."""
         return ()
+
+    def unmarked(self, judged: Sequence[Judged], seen: Collection[str], least: str = "nothing") -> str:
+        """That images are left out, because nothing says where their object is; empty where all were seen.
+
+        What is told where some were seen is the reason where none was. ``least``: what is too little.
+        """
+        out = [each.path for each in judged if each.path not in seen]
+        if not out:
+            return ""
+        what = "marked" if self.policy.truth_labels == "any" else "marked as their class"
+        text = f"{len(out)} of {len(judged)} images have {least} {what}: {', '.join(out[:2])}{', ...' * (len(out) > 2)}"
+        if not seen:
+            text = f"all {len(judged)} images have {least} {what}"
+        if self.policy.truth_labels == "class":
+            text += "; truth_labels: any takes all that is marked, truth_classes says what its labels mean"
+        if seen:
+            self.remarks.append(f"{self.check.name}: {text}")
+        return text
 
     def findings(self) -> list[dict[str, Any]]:
         """What the report says beside the statements, once these were made."""

@@ -9,6 +9,7 @@ same size elsewhere, filled in the same way, and the share of flips is that beyo
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,10 @@ class Counterfactual(Check):
             why = "the network has no class for the whole image that could flip"
             return [Statement("flips", "rate", False, self.params.max_flips or 0.0, (), why)]
         changes = changed(judged, look, (self.params.replace, self.params.with_), self.policy.truth_labels)
+        why = ""
+        if self.params.replace == BACKGROUND and judged:
+            text = self.unmarked(judged, changes, "nothing, or less than 5 % of the picture,")
+            why = "" if changes else f"{text}; or replace a rectangle"
         found = []
         if self.params.max_flips is not None:
             flips = [Observation(path, float(each["flip"]), each["group"]) for path, each in changes.items()]
@@ -51,7 +56,7 @@ class Counterfactual(Check):
         if self.params.max_drop is not None:
             drops = [Observation(path, each["drop"], each["group"]) for path, each in changes.items()]
             found.append(mean("drop", self.params.max_drop, drops, at_least=False, low=-1.0))
-        return found
+        return [dataclasses.replace(each, why_not=why) for each in found]
 
 
 def changed(

@@ -15,6 +15,7 @@ from cnnviz.registry.params import Options
 
 VERSION = 1
 SCOPES, LEVELS, ONLY = ("all", "class", "group"), ("error", "warning"), ("correct", "all", "wrong")
+TRUTH_LABELS = ("class", "any", "box")
 _KEYS = (
     "version model images labels groups truth truth_classes truth_labels method target only false_alarm min_images "
     "options checks"
@@ -58,11 +59,13 @@ class Policy:
         methods: Methods, as ``--method`` of other commands names them.
         target: ``label``, ``pred``, or a spec of ``--target``.
         only: Which predictions are judged: ``correct``, ``all`` or ``wrong``.
-        truth_labels: ``class``: the truth of an image is where its class is; ``any``: all that is marked.
+        truth_labels: ``class``: the truth of an image is where its class is; ``any``: all that is marked; ``box``: of
+            a map of a detector's box, the box that is marked there.
         false_alarm: Share of policies that hold, in which any statement is called violated.
         min_images: Images that a group must have to pass.
         options: Further options of the command by their long names.
         checks: In order.
+        lines: Where its keys stand in the file, from 1; those of the model as ``model.KEY``.
     """
 
     path: str
@@ -72,7 +75,7 @@ class Policy:
     groups: str | None
     truth: str | None
     truth_classes: str | None
-    truth_labels: Literal["class", "any"]
+    truth_labels: Literal["class", "any", "box"]
     methods: tuple[str, ...]
     target: str
     only: str
@@ -80,6 +83,7 @@ class Policy:
     min_images: int
     options: Mapping[str, Any]
     checks: tuple[PolicyCheck, ...]
+    lines: Mapping[str, int]
 
     @property
     def folder(self) -> str:
@@ -99,7 +103,7 @@ def load_policy(path: str) -> Policy:
     Raises:
         CnnvizError: It cannot be read, has a key or a word that is not known (with near matches), or lacks something.
     """
-    written, lines = read_policy(path)
+    written, lines, keys = read_policy(path)
     here = os.path.dirname(path)
     _check_keys(written, _KEYS, f"policy {path}")
     data = {key: value for key, value in written.items() if value is not None}
@@ -124,7 +128,7 @@ def load_policy(path: str) -> Policy:
         groups=_file(data, "groups", here),
         truth=_file(data, "truth", here),
         truth_classes=_truth_classes(data.get("truth_classes"), here),
-        truth_labels=_word(data.get("truth_labels", "class"), ("class", "any"), "truth_labels", path),  # type: ignore[arg-type]
+        truth_labels=_word(data.get("truth_labels", "class"), TRUTH_LABELS, "truth_labels", path),  # type: ignore[arg-type]
         methods=_texts(data.get("method", "gradcam"), "method", path) or ("gradcam",),
         target=str(data.get("target", "label" if labels not in ("none", None) else "pred")),
         only=_word(data.get("only", "correct" if labels not in ("none", None) else "all"), ONLY, "only", path),
@@ -134,6 +138,7 @@ def load_policy(path: str) -> Policy:
             key: _beside(value, key, here) for key, value in _options(data.get("options", {}), "options", path).items()
         },
         checks=checks,
+        lines=keys,
     )
     _check_whole(policy)
     return policy
@@ -162,7 +167,9 @@ def _check_whole(policy: Policy) -> None:
             raise CnnvizError(f"{where} needs to know where objects are.", "Give truth: boxes.json")
         region = getattr(check.params, "region", getattr(check.params, "replace", ""))
         if region in _OF_TRUTH and not policy.truth:
-            raise CnnvizError(f"{where} needs to know what is {region}.", "Give truth: boxes.json")
+            other = "replace" if hasattr(check.params, "replace") else "region"
+            hint = f"Give truth: boxes.json; or, without, a rectangle: {other}: [0, 0.9, 1, 1] is the lowest tenth."
+            raise CnnvizError(f"{where} needs to know what is {region}.", hint)
         if (check.spec.needs == "labels" or check.scope == "class") and policy.labels is None:
             what = "" if check.spec.needs == "labels" else " is judged by class, which"
             raise CnnvizError(f"{where}{what} needs labels.", "Give labels: folder, or a table.")
@@ -311,7 +318,8 @@ def _beside(value: Any, key: str, here: str) -> Any:
 
 STARTER = """\
 # What the model may look at, and what it may not. Run: cnnviz audit {name}
-# Exit code 0: every check of level error passed; 1: one is violated; 2: nothing was run; 3: some images failed.
+# Exit code 0: no check of level error is violated (what is NOT DECIDED, too, unless --strict); 1: one is violated;
+# 2: nothing was run; 3: some images failed.
 version: 1
 model: {{name: efficientnet_lite0}}    # any option of the model: checkpoint: best.pth, labels: classes.txt, ...
 images: data/val                     # relative to this file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cnnviz.audit.policy import LEVELS, ONLY, SCOPES, VERSION
+from cnnviz.audit.policy import LEVELS, ONLY, SCOPES, TRUTH_LABELS, VERSION
 from cnnviz.registry.checks import CheckSpec
 from cnnviz.registry.lookup import all_checks
 from cnnviz.registry.params import Param
@@ -26,7 +26,10 @@ def policy_schema() -> dict[str, Any]:
         "groups": {**_TEXT, "description": "A table: path, group."},
         "truth": {**_TEXT, "description": "COCO JSON, a VOC folder, a folder of masks."},
         "truth_classes": {**_TEXT, "description": "What the labels of the truth mean: a file, or coco."},
-        "truth_labels": {"enum": ["class", "any"], "description": "Where the class is marked, or all that is marked."},
+        "truth_labels": {
+            "enum": list(TRUTH_LABELS),
+            "description": "Where the class is marked, all that is marked, or the box that a detector's box is of.",
+        },
         "method": {**_TEXTS, "description": "Method, or methods."},
         "target": {**_TEXT, "description": "label, pred, or what --target takes."},
         "only": {"enum": list(ONLY), "description": "Which predictions are judged."},

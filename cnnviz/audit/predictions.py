@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from cnnviz.maps.second_look import SecondLook
 
 _DRAWS = 200
+_NO_CLASS = "the network has no class for the whole image that could be right"
 
 
 class Accuracy(Check):
     """The share of right predictions."""
 
     def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
+        if not look.of_classes:
+            return [Statement("accuracy", "rate", True, self.params.min, (), _NO_CLASS)]
         known = [each for each in judged if each.record.get("outcome")]
         right = [each.seen(each.record["outcome"] == "correct") for each in known]
         return [rate("accuracy", self.params.min, right, at_least=True)]
@@ -35,6 +38,8 @@ class Calibration(Check):
     """
 
     def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
+        if not look.of_classes:
+            return [Statement("ece", "mean", False, self.params.max_error, (), _NO_CLASS)]
         known = [each for each in judged if each.record.get("outcome") and each.record["predictions"]]
         sure = np.array([float(each.record["predictions"][0]["probability"] or 0) for each in known])
         right = np.array([float(each.record["outcome"] == "correct") for each in known])

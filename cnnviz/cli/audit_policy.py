@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from glob import has_magic
 from typing import Any
 
 from cnnviz.audit.policy import STARTER, Policy, load_policy
 from cnnviz.cli.options import Option
 from cnnviz.cli.values import from_config
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, nearest
 from cnnviz.io.policy_file import write_new
+from cnnviz.io.sources import is_url
 
 _NEW = "policy.yaml"
+_BESIDE = "Paths of a policy are relative to its file."
 
 
 def with_policy(given: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, Any] | str:
@@ -29,9 +33,37 @@ def with_policy(given: Mapping[str, Any], options: Mapping[str, Option]) -> dict
     if named is None:
         raise CnnvizError("No policy was given.", "cnnviz audit POLICY.yaml; cnnviz audit --init writes one")
     policy = load_policy(str(named))
+    _check_there(policy, {**given, **({"images": inputs} if inputs else {})})
     asked = _asked(policy, options, bool(given.get("accept")))
     rest = {key: value for key, value in given.items() if key != "inputs"}
     return {**asked, **rest, "inputs": inputs or list(policy.images), "policy": str(named)}
+
+
+def _check_there(policy: Policy, given: Mapping[str, Any]) -> None:
+    """Refuse a file that the policy names and that is not there, with the line that names it.
+
+    Args:
+        policy: What it says.
+        given: What was said on the command line, which wins.
+
+    Raises:
+        CnnvizError: The first one.
+    """
+    model = {f"model.{key}": policy.model.get(key) for key in ("checkpoint", "labels")}
+    labels = None if policy.labels == "folder" else policy.labels
+    classes = None if policy.truth_classes == "coco" else policy.truth_classes
+    named: dict[str, Any] = {"labels": labels, "groups": policy.groups, "truth": policy.truth, "truth_classes": classes}
+    for key, value in {"images": list(policy.images), **named, **model}.items():
+        if key.removeprefix("model.") in given and key != "labels":
+            continue
+        for path in value if isinstance(value, list) else [value]:
+            if not isinstance(path, str) or is_url(path) or has_magic(path) or os.path.lexists(path):
+                continue
+            folder, base = os.path.split(path.rstrip("/"))
+            there = os.listdir(folder or ".") if os.path.isdir(folder or ".") else None
+            hint = f"The folder {folder} does not exist either." if there is None else nearest(base, there)
+            where = f"policy {policy.path}, line {policy.lines.get(key, 1)}"
+            raise CnnvizError(f"{where}: {key.rpartition('.')[2]}: {path} does not exist.", hint or _BESIDE)
 
 
 def _asked(policy: Policy, options: Mapping[str, Option], accepts: bool) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from cnnviz.errors import CnnvizError
 from cnnviz.io.structured import load_yaml
 
 
-def read_policy(path: str) -> tuple[dict[str, Any], list[int]]:
-    """The mapping in a file, and the line of each item of its ``checks``, from 1.
+def read_policy(path: str) -> tuple[dict[str, Any], list[int], dict[str, int]]:
+    """The mapping in a file, the line of each item of its ``checks``, and those of its keys, from 1.
 
     Raises:
         CnnvizError: The file cannot be read, or holds no mapping.
@@ -29,7 +29,18 @@ def read_policy(path: str) -> tuple[dict[str, Any], list[int]]:
         raise CnnvizError(f"policy {path}: not valid YAML: {getattr(error, 'reason', error)}.") from error
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise CnnvizError(f"policy {path}: expected keys with values.", "cnnviz audit --init writes one to begin with.")
-    return data, _lines(yaml.compose(text, Loader=yaml.SafeLoader))
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    return data, _lines(root), _keys(root)
+
+
+def _keys(root: Any) -> dict[str, int]:
+    """By key; what stands within another mapping as ``KEY.KEY``."""
+    found = {}
+    for key, value in root.value:
+        found[str(key.value)] = key.start_mark.line + 1
+        if isinstance(value, yaml.MappingNode):
+            found |= {f"{key.value}.{own.value}": own.start_mark.line + 1 for own, _ in value.value}
+    return found
 
 
 def _lines(root: Any) -> list[int]:

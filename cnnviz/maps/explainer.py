@@ -362,7 +362,7 @@ class Explainer:
                 remarks[name] = found.remarks
         for text in of_several(remarks):
             self.prepared.note(text)
-        self.comparison.look = SecondLook(self.prepared, self.methods, self.annotations, self.remembered)
+        self.comparison.look = SecondLook(self.prepared, self.makers, self.annotations, self.remembered)
         concluded = self.comparison.conclude(figures, records(), store)
         left_out = {name: own["left_out"] for name, own in figures.items() if "left_out" in own}
         style = Style(self.settings.draw.colormap, self.settings.draw.alpha)

@@ -44,7 +44,7 @@ class SecondLook:
 
     Args:
         prepared: The network of the run.
-        methods: Its methods.
+        methods: Its methods, and the baselines beside them.
         annotations: What is known of the images; None where nobody asked.
         remembered: The cache of the run, where it has one.
     """
@@ -61,6 +61,18 @@ class SecondLook:
         self._methods = {method.spec.name: method for method in methods}
         self._annotations = annotations
         self.passes = 0
+
+    def tell(self, text: str) -> None:
+        """A word to whoever waits."""
+        self._prepared.note(text)
+
+    def seconds(self) -> dict[str, float]:
+        """What maps and metrics took in the run, by ``maps`` and by metric, in seconds of the threads that ran them."""
+        found = {"maps": sum(method.seconds for method in self._methods.values())}
+        for method in self._methods.values():
+            for name, spent in (method.metrics.seconds if method.metrics is not None else {}).items():
+                found[name] = found.get(name, 0.0) + spent
+        return found
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,12 +111,18 @@ class MapMetrics:
 
 
 class ModelMetrics:
-    """Those that run the network again, for a batch of explained images."""
+    """Those that run the network again, for a batch of explained images.
+
+    Attributes:
+        seconds: By metric what it took so far, in seconds of the threads that ran it.
+    """
 
     def __init__(self, requests: Sequence[MetricRequest], network: ExplainedNetwork) -> None:
         self._metrics: list[tuple[MetricSpec, ModelMetric]] = [
             (each.spec, each.spec.load()(network, each.params)) for each in requests if each.spec.measures == "model"
         ]
+        self.seconds = dict.fromkeys((spec.name for spec, _ in self._metrics), 0.0)
+        self._turn = threading.Lock()
 
     def __bool__(self) -> bool:
         return bool(self._metrics)
@@ -123,7 +131,11 @@ class ModelMetrics:
         """For each image, for each of its maps, what the record's ``scores`` hold of it."""
         found: list[list[dict[str, Any]]] = [[{} for _ in own] for own in batch.maps]
         for spec, metric in self._metrics:
-            for of_image, rows in zip(found, metric.score(batch), strict=True):
+            began = time.perf_counter()
+            scored = metric.score(batch)
+            with self._turn:
+                self.seconds[spec.name] += time.perf_counter() - began
+            for of_image, rows in zip(found, scored, strict=True):
                 for of_map, scores in zip(of_image, rows, strict=True):
                     if isinstance(scores, Mapping):
                         of_map[spec.score_key] = plain(spec, scores)

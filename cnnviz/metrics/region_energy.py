@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage
@@ -20,6 +21,7 @@ from cnnviz.metrics.derived import is_even
 from cnnviz.registry.localization_metrics import RegionEnergyOptions
 
 TRUTH, BACKGROUND = "truth", "background"
+_FOUND = 0.5
 
 
 def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params: RegionEnergyOptions) -> dict[str, Any]:
@@ -45,11 +47,28 @@ def object_region(truth: Truth | None, image: ExplainedImage, objects: str) -> N
     """bool [H, W]: where the object is; None where nothing says so, or nothing of the class is marked."""
     if truth is None:
         return None
+    if objects == "box":
+        return _own_box(truth, image)
     marked = (*truth.object_labels, *truth.masks)
     labels = tuple(dict.fromkeys(marked)) if objects == "any" else tuple(x for x in image.truth_labels if x in marked)
     if not labels:
         return None
     return truth.region_of(labels)
+
+
+def _own_box(truth: Truth, image: ExplainedImage) -> NDArray[np.bool_] | None:
+    """bool [H, W]: the marked box that is found by the detector's box which the map explains."""
+    found = getattr(image.target, "box_xywh", None)
+    marked = truth.boxes_of(image.truth_labels)
+    if found is None or not marked:
+        return None
+    own = Box(*found)
+    best = max(marked, key=own.iou)
+    if own.iou(best) < _FOUND:
+        return None
+    mask = np.zeros((truth.size[1], truth.size[0]), dtype=np.bool_)
+    mask[best.pixels(truth.size)] = True
+    return mask
 
 
 def region_mask(region: str, shape: tuple[int, ...], inside: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:

@@ -22,6 +22,7 @@ class CheckSpec(EntrySpec):
         needs: What must be known for it.
         of_maps: Whether it looks at maps, and so needs a method that can be trusted on this network.
         establishes_trust: Whether a method that fails it is not trusted.
+        asks_network: Whether it runs the network again, at the end.
         keeps_maps: Whether it reads the maps themselves, so that they must be written.
         level: What a violation is where the policy does not say: ``error`` or ``warning``.
     """
@@ -31,6 +32,7 @@ class CheckSpec(EntrySpec):
     needs: Needs = "nothing"
     of_maps: bool = True
     establishes_trust: bool = False
+    asks_network: bool = False
     keeps_maps: bool = False
     level: Literal["error", "warning"] = "error"
 
@@ -177,6 +179,7 @@ CHECKS = (
         paper="none",
         options=CounterfactualOptions,
         of_maps=False,
+        asks_network=True,
     ),
     CheckSpec(
         name="stable",
@@ -185,6 +188,7 @@ CHECKS = (
         summary="The map follows the picture when it is shifted, mirrored, brightened or compressed.",
         paper="none",
         options=StableOptions,
+        asks_network=True,
     ),
     CheckSpec(
         name="drift",
@@ -241,6 +245,7 @@ CHECKS = (
         summary="No cluster of the maps of a class shows a region on which predictions hang, beside the object.",
         paper="Lapuschkin et al., Unmasking Clever Hans Predictors, Nature Communications 2019",
         options=ShortcutsOptions,
+        asks_network=True,
         keeps_maps=True,
         level="warning",
     ),

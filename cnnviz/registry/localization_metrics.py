@@ -59,8 +59,10 @@ class RegionEnergyOptions(Options):
     regions: str = option(
         "truth;background", "truth, background, x0/y0/x1/y1 in fractions of width and height; several with ;."
     )
-    objects: Literal["class", "any"] = option(
-        "class", "What truth is: where the class of the map is marked, or all that is marked."
+    objects: Literal["class", "any", "box"] = option(
+        "class",
+        "What truth is: where the class of the map is marked; all that is marked; or, of the map of a detector's box, "
+        "the marked box of its class that it overlaps most, by an IoU of one half at least.",
     )
     tolerance: float = option(15.0, "How far beside the object its maximum still counts.", minimum=0, unit="pixels")
 

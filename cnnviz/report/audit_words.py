@@ -22,6 +22,11 @@ def outcome(audit: Mapping[str, Any]) -> str:
     return f"nothing violated, {undecided} of {binding} not decided"
 
 
+def fails(row: Mapping[str, Any], *, strict: bool) -> bool:
+    """Whether a check makes the audit fail: violated, or, with ``--strict``, not decided; of level error."""
+    return row["level"] == "error" and (row["verdict"] == "violated" or (strict and row["verdict"] == "not decided"))
+
+
 def measured(row: Mapping[str, Any]) -> str:
     """What was measured, with its interval, and in which group; empty where nothing was."""
     if row["measured"] is None:

@@ -10,12 +10,13 @@ from cnnviz.report import audit_words
 _MOST = 10
 
 
-def workflow_lines(policy: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def workflow_lines(policy: str, rows: Sequence[Mapping[str, Any]], *, strict: bool = False) -> list[str]:
     """Workflow commands for what is violated, and for what is not decided.
 
     Args:
         policy: Its file.
         rows: ``summary.audit.checks`` of the report.
+        strict: Whether what is not decided fails: it is an error then, not a notice.
     """
     violated = sorted(
         (row for row in rows if row["verdict"] == "violated"),
@@ -28,7 +29,8 @@ def workflow_lines(policy: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         worst = ", ".join(each["path"] for each in row["violations"][:3])
         lines.append(_line(row["level"], policy, row["line"], f"{text}\n{worst}" if worst else text))
     for row in undecided:
-        lines.append(_line("notice", policy, row["line"], f"{row['name']}: not decided: {row['reason']}"))
+        level = "error" if audit_words.fails(row, strict=strict) else "notice"
+        lines.append(_line(level, policy, row["line"], f"{row['name']}: not decided: {row['reason']}"))
     return lines[:_MOST]
 
 

@@ -13,34 +13,36 @@ from cnnviz.report import audit_words
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(policy: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
+def junit(policy: str, rows: Sequence[Mapping[str, Any]], *, strict: bool = False) -> bytes:
     """The document.
 
     Args:
         policy: Its file: the class name of the cases.
         rows: ``summary.audit.checks`` of the report.
+        strict: Whether what is not decided fails.
     """
-    failures = [row for row in rows if row["verdict"] == "violated" and row["level"] == "error"]
-    skipped = [row for row in rows if row["verdict"] == "not decided"]
+    failures = [row for row in rows if audit_words.fails(row, strict=strict)]
+    skipped = [row for row in rows if row["verdict"] == "not decided" and row not in failures]
     counts = {"tests": str(len(rows)), "failures": str(len(failures)), "errors": "0", "skipped": str(len(skipped))}
     root = ElementTree.Element("testsuites", {"name": "cnnviz audit", **counts})
     suite = ElementTree.SubElement(root, "testsuite", {"name": _text(policy), **counts})
     for row in rows:
-        _case(suite, policy, row)
+        _case(suite, policy, row, fails=row in failures)
     ElementTree.indent(root)
     body: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return body + b"\n"
 
 
-def _case(suite: ElementTree.Element, policy: str, row: Mapping[str, Any]) -> None:
+def _case(suite: ElementTree.Element, policy: str, row: Mapping[str, Any], *, fails: bool) -> None:
     name = f"{row['name']}: {row['statement']}" + (f" [{row['method']}]" if row["method"] else "")
     case = ElementTree.SubElement(suite, "testcase", {"name": _text(name), "classname": _text(policy), "time": "0"})
     properties = ElementTree.SubElement(case, "properties")
     for key in ("measured", "allowed", "n", "p", "group", "level", "kind"):
         if row[key] is not None:
             ElementTree.SubElement(properties, "property", {"name": key, "value": _text(str(row[key]))})
-    if row["verdict"] == "violated" and row["level"] == "error":
-        message = audit_words.violation(row)
+    if fails:
+        undecided = row["verdict"] == "not decided"
+        message = f"not decided: {row['reason']}" if undecided else audit_words.violation(row)
         failure = ElementTree.SubElement(case, "failure", {"message": _text(message), "type": row["kind"]})
         failure.text = _text("\n".join(f"{each['path']}: {each['value']:.4g}" for each in row["violations"]))
     elif row["verdict"] == "not decided":

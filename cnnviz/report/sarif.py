@@ -16,25 +16,26 @@ _MOST = 5000
 _RELATED = 10
 
 
-def sarif(policy: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
+def sarif(policy: str, rows: Sequence[Mapping[str, Any]], *, strict: bool = False) -> bytes:
     """The document: violations as errors or warnings, what is not decided as notes.
 
     Args:
         policy: Its file.
         rows: ``summary.audit.checks`` of the report.
+        strict: Whether what is not decided fails: it is an error then, not a note.
     """
     rules: dict[str, dict[str, Any]] = {}
     for row in rows:
         text = f"{row['name']} ({row['kind']})"
         rules.setdefault(row["name"], {"id": row["name"], "shortDescription": {"text": text}})
-    results = [_result(policy, row) for row in rows if row["verdict"] != "passed"][:_MOST]
+    results = [_result(policy, row, strict=strict) for row in rows if row["verdict"] != "passed"][:_MOST]
     driver = {"name": "cnnviz audit", "version": cnnviz.__version__, "rules": list(rules.values())}
     document = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
     return json.dumps(document, indent=1).encode()
 
 
-def _result(policy: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    level = {"error": "error", "warning": "warning"}[row["level"]] if row["verdict"] == "violated" else "note"
+def _result(policy: str, row: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
+    level = "error" if audit_words.fails(row, strict=strict) else "warning" if row["verdict"] == "violated" else "note"
     if row["verdict"] == "violated":
         text = audit_words.violation(row)
     else:

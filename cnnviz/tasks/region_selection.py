@@ -67,7 +67,7 @@ class RegionSelector(Selector):
         self._words: dict[str, ClassWords] = {}
         for kind, spec in self._asked:
             self._check(kind, spec)
-        labels = [spec for kind, spec in self._asked if kind == "class" and "@" not in spec]
+        labels = [spec for kind, spec in self._asked if kind == "class" and self._parsed(spec).name == spec]
         self._labels = ClassWords(labels, task.classes, self.marked)
 
     def _check(self, kind: str, spec: str) -> None:
@@ -79,7 +79,7 @@ class RegionSelector(Selector):
                     "For example diff:road,sidewalk or diff:road@all,car@all; a name with a comma goes in quotes.",
                 )
             for part in parts:
-                name = parse_region(part.removeprefix("class:")).name
+                name = self._parsed(part).name
                 if name == "all" or name.startswith("top:"):
                     raise CnnvizError(
                         f"--target {shown(spec)}: {name} means several classes.", "Name one on each side."
@@ -88,7 +88,7 @@ class RegionSelector(Selector):
         elif kind == "segment":
             parse_segment(spec)
         else:
-            word = parse_region(spec.removeprefix("class:"))
+            word = self._parsed(spec)
             if word.region.kind == "truth" and self.marked is None:
                 raise CnnvizError(f"--target {shown(spec)}: nothing says what is in the images.", "Give --truth PATH.")
             self._words[word.name] = ClassWords([word.name], self.task.classes, self.marked)
@@ -119,6 +119,9 @@ class RegionSelector(Selector):
             raise ImageError("no-target", "; ".join(dict.fromkeys(reason for _, reason in unmatched)))
         return Selected.distinct(found, unmatched)
 
+    def _parsed(self, spec: str) -> RegionWord:
+        return parse_region(spec.removeprefix("class:"), self.task.classes.labels)
+
     def _made(self, kind: str, spec: str, seen: _Seen) -> Sequence[Request]:
         if kind == "segment":
             return [self._segment(parse_segment(spec) or 0, seen)]
@@ -129,7 +132,7 @@ class RegionSelector(Selector):
             if first.slug == second.slug:
                 raise _Nothing("both sides are the same class in the same region")
             return [DifferenceRequest(first, second, spec)]
-        return self._classes(parse_region(spec.removeprefix("class:")), seen)
+        return self._classes(self._parsed(spec), seen)
 
     def _classes(self, word: RegionWord, seen: _Seen) -> list[RegionRequest]:
         said, place, item = seen.said, seen.place, seen.item

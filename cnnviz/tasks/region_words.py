@@ -11,6 +11,7 @@ segment:1            the largest connected part of the prediction, segment:2 the
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from cnnviz.errors import CnnvizError, nearest, shown
@@ -32,18 +33,19 @@ class RegionWord:
     spec: str
 
 
-def parse_region(spec: str) -> RegionWord:
+def parse_region(spec: str, labels: Collection[str] = ()) -> RegionWord:
     """A class in a region, of which the class is not looked up.
 
     Args:
         spec: Without ``class:`` in front.
+        labels: Of the network: one that is called so, with its @, is meant.
 
     Raises:
         CnnvizError: What stands behind the ``@`` is no region.
     """
     name, at, text = spec.rpartition("@")
     kind, colon, rest = text.partition(":")
-    if not at or (kind not in _KINDS and not colon and not nearest(kind, _KINDS)):
+    if spec in labels or not at or (kind not in _KINDS and not colon and not nearest(kind, _KINDS)):
         return RegionWord(spec, PREDICTED, spec)  # a label may hold an @ of its own
     if not name.strip():
         raise CnnvizError(f"--target {shown(spec)}: no class stands before the @.", "For example class:pred@all")

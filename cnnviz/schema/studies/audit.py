@@ -148,6 +148,8 @@ class AuditFigures(TypedDict):
     """How many statements of level error are not decided."""
     passes: Count
     """Forward passes of changed photographs."""
+    seconds: dict[str, float]
+    """What took how long: ``maps``, metrics by name and checks by name, in seconds of the threads that ran them."""
     checks: list[AuditCheck]
     """One for each statement and method."""
     clusters: list[ClassClusters]

@@ -1,0 +1,260 @@
+"""What an audit says to people: what was left out and why, where a policy is wrong, what --strict means elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnviz.audit.policy import load_policy
+from cnnviz.cli.app import main
+from cnnviz.errors import CnnvizError
+from cnnviz.geometry.boxes import Box
+from cnnviz.geometry.placement import PlacedMap
+from cnnviz.geometry.truth import TrueObject, Truth
+from cnnviz.metrics.contract import ExplainedImage
+from cnnviz.metrics.region_energy import score
+from cnnviz.records import BoxScore, ClassScore
+from cnnviz.registry.localization_metrics import RegionEnergyOptions
+from cnnviz.report.github import workflow_lines
+from cnnviz.report.junit import junit
+from cnnviz.report.sarif import sarif
+from cnnviz.tasks.region_words import parse_region
+from tests import test_audit, test_detection_runs
+from tests.support import segment_network
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve photographs of the sun in a blue sky, of which eight have it marked, as something else."""
+    base = tmp_path_factory.mktemp("told")
+    (base / "data" / "sun").mkdir(parents=True)
+    images, boxes = [], []
+    for number in range(12):
+        rgb = np.zeros((64, 64, 3), dtype=np.uint8)
+        rgb[..., 2] = 200
+        rgb[20:40, 20:40] = (255, 0, 0)
+        Image.fromarray(rgb).save(base / "data" / "sun" / f"{number:02d}.png")
+        images.append({"id": number, "file_name": f"sun/{number:02d}.png", "width": 64, "height": 64})
+        if number < 8:
+            boxes.append({"id": number, "image_id": number, "category_id": 1, "bbox": [20, 20, 20, 20]})
+    truth = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cloud"}]}
+    (base / "other.json").write_text(json.dumps(truth))
+    truth["categories"] = [{"id": 1, "name": "sun"}]
+    (base / "truth.json").write_text(json.dumps(truth))
+    (base / "labels.txt").write_text("cloud\nsun")
+    return base
+
+
+def _policy(base: Path, truth: str, more: str = "") -> Path:
+    path = base / "policy.yaml"
+    model = (
+        f"{{name: {test_audit.__file__}:weather, labels: labels.txt, input_size: 64, resize: 64, mean: '0', std: '1'}}"
+    )
+    checks = """\
+  - {kind: inside, min_energy: 0.0}
+  - {kind: avoid, region: background, max_energy: 1.0}
+  - {kind: counterfactual, replace: background, with: shuffle, max_flips: 1.0}
+"""
+    head = f"version: 1\nmodel: {model}\nimages: data\nlabels: folder\ntruth: {truth}\nmin_images: 5\n{more}\n"
+    path.write_text(f"{head}checks:\n{checks}")
+    return path
+
+
+def _rows(path: Path, out: Path, *more: str) -> list[dict[str, Any]]:
+    main(["audit", str(path), "-o", str(out), *more])
+    rows: list[dict[str, Any]] = json.loads((out / "report.json").read_text("utf-8"))["summary"]["audit"]["checks"]
+    return rows
+
+
+def test_images_of_which_nothing_is_marked_are_counted(photos: Path, tmp_path: Path, capsys: Any) -> None:
+    rows = _rows(_policy(photos, "truth.json"), tmp_path / "out")
+    said = capsys.readouterr().err
+    assert [(row["verdict"], row["n"]) for row in rows] == [("passed", 8)] * 3
+    left = "have nothing marked as their class: "
+    for name in ("inside", "avoid"):
+        assert f"{name}: 4 of 12 images {left}" in said
+    assert "counterfactual: 4 of 12 images have nothing, or less than 5 % of the picture, marked" in said
+    assert said.count("truth_labels: any takes all that is marked") == 3
+    rows = _rows(_policy(photos, "other.json"), tmp_path / "none")
+    assert [row["verdict"] for row in rows] == ["not decided"] * 3
+    assert all("truth_labels: any takes all that is marked" in row["reason"] for row in rows)
+    assert rows[0]["reason"].startswith("all 12 images have nothing marked as their class")
+    assert "or replace a rectangle" in rows[2]["reason"]
+    rows = _rows(_policy(photos, "other.json", "truth_labels: any"), tmp_path / "any")
+    assert [(row["verdict"], row["n"]) for row in rows] == [("passed", 8)] * 3
+
+
+def test_time_is_told_by_check(photos: Path, tmp_path: Path) -> None:
+    _rows(_policy(photos, "truth.json"), tmp_path / "out")
+    seconds = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["summary"]["audit"]["seconds"]
+    assert set(seconds) == {"maps", "inside", "avoid", "counterfactual"}
+    assert seconds["counterfactual"] > 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("images: data", "images: dats", "line 3: images: {0}/dats does not exist."),
+        ("truth: truth.json", "truth: truht.json", "line 5: truth: {0}/truht.json does not exist."),
+        ("labels: folder", "labels: labels.csv", "line 4: labels: {0}/labels.csv does not exist."),
+        ("labels: labels.txt", "labels: labls.txt", "line 2: labels: {0}/labls.txt does not exist."),
+        ("min_images: 5", "groups: nowhere/g.csv", "line 6: groups: {0}/nowhere/g.csv does not exist."),
+    ],
+)
+def test_what_is_not_there_is_said_with_the_line(
+    photos: Path, tmp_path: Path, old: str, new: str, message: str, capsys: Any
+) -> None:
+    path = _policy(photos, "truth.json")
+    path.write_text(path.read_text().replace(old, new))
+    assert main(["audit", str(path), "-o", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"policy {path}, {message.format(photos)}" in said
+    assert ("nowhere does not exist either" if "nowhere" in new else "Did you mean") in said
+    if old.startswith("images"):  # what stands on the command line takes its place
+        assert main(["audit", str(path), str(photos / "data"), "-o", str(tmp_path / "out"), "-q"]) == 0
+
+
+def test_a_background_that_nobody_knows_can_be_a_rectangle(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    for kind, key in (("counterfactual", "replace"), ("avoid", "region")):
+        path.write_text(f"version: 1\nimages: a\nchecks:\n  - {{kind: {kind}}}")
+        with pytest.raises(CnnvizError) as refused:
+            load_policy(str(path))
+        assert f"a rectangle: {key}: [0, 0.9, 1, 1]" in refused.value.hint
+
+
+def test_the_starter_says_what_zero_means(tmp_path: Path) -> None:
+    assert main(["audit", "--init", str(tmp_path / "p.yaml"), "-q"]) == 0
+    first = (tmp_path / "p.yaml").read_text().split("version:")[0]
+    assert "0: no check of level error is violated (what is NOT DECIDED, too, unless --strict)" in first
+
+
+ROW = {
+    "name": "a", "kind": "avoid", "statement": "energy", "method": "", "verdict": "not decided", "level": "error",
+    "measured": None, "at_least": True, "allowed": 0.9, "group": None, "line": 3, "violations": [], "reason": "few",
+    "n": 0, "p": None,
+}  # fmt: skip
+
+
+def test_what_is_not_decided_fails_everywhere_with_strict() -> None:
+    rows = [ROW, {**ROW, "name": "b", "level": "warning"}]
+    for strict, failures, level, annotation in ((False, 0, "note", "::notice"), (True, 1, "error", "::error")):
+        root = ElementTree.fromstring(junit("p.yaml", rows, strict=strict))
+        assert root.get("failures") == str(failures)
+        assert root.get("skipped") == str(2 - failures)
+        first, second = root.findall(".//testcase")
+        assert (first.find("failure") is not None, first.find("skipped") is not None) == (strict, not strict)
+        assert second.find("skipped") is not None
+        if strict:
+            assert first.find("failure").get("message") == "not decided: few"  # type: ignore[union-attr]
+        results = json.loads(sarif("p.yaml", rows, strict=strict))["runs"][0]["results"]
+        assert [each["level"] for each in results] == [level, "note"]
+        lines = workflow_lines("p.yaml", rows, strict=strict)
+        assert [line.split(" ")[0] for line in lines] == [annotation, "::notice"]
+
+
+# Other networks -----------------------------------------------------------------------------------------------------
+
+
+def test_a_segmentation_has_no_right_predictions_to_choose_from(tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "data" / "red"
+    folder.mkdir(parents=True)
+    for number in range(12):
+        rgb = np.zeros((segment_network.SIDE, segment_network.SIDE, 3), dtype=np.uint8)
+        rgb[8 + number : 32 + number, 8:32, 0] = 255
+        Image.fromarray(rgb).save(folder / f"{number:02d}.png")
+    (tmp_path / "labels.txt").write_text("\n".join(segment_network.CLASSES))
+    side = segment_network.SIDE
+    model = f"name: {segment_network.__file__}:make, labels: labels.txt, input_size: {side}, resize: {side}"
+    text = (
+        f"version: 1\nmodel: {{{model}, mean: '0', std: '1'}}\nimages: data\nlabels: folder\nonly: correct\nchecks:\n"
+    )
+    (tmp_path / "p.yaml").write_text(
+        f"{text}  - {{kind: evidence, of: red, on: red, max_share: 1}}\n  - {{kind: accuracy, min: 0.1}}\n"
+    )
+    rows = _rows(tmp_path / "p.yaml", tmp_path / "out", "--layer", "encoder")
+    assert (rows[0]["verdict"], rows[0]["n"]) == ("passed", 12)
+    assert "no class for the whole image" in rows[1]["reason"]
+    assert (
+        "only: correct is of networks with one class for an image; all 12 images are judged" in capsys.readouterr().err
+    )
+
+
+def test_a_label_with_an_at_is_a_label() -> None:
+    assert parse_region("back@all").name == "back"
+    found = parse_region("back@all", ("front", "back@all"))
+    assert (found.name, found.region.kind) == ("back@all", "pred")
+    assert parse_region("back@all@truth", ("back@all",)).name == "back@all"
+    assert parse_region("back@all@truth", ("back@all",)).region.kind == "truth"
+
+
+def test_such_a_label_is_explained(tmp_path: Path) -> None:
+    side = segment_network.SIDE
+    rgb = np.zeros((side, side, 3), dtype=np.uint8)
+    rgb[8:40, 8:40, 0] = 255
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    (tmp_path / "labels.txt").write_text("background\nred@all\ngreen\nblue")
+    line = ["gradcam", str(tmp_path / "a.png"), "-m", f"{segment_network.__file__}:make", "--input-size", str(side)]
+    line += ["--labels", str(tmp_path / "labels.txt"), "--mean", "0", "--std", "1", "--layer", "encoder", "-q"]
+    assert main([*line, "-c", "red@all", "-t", "class:red@all@all", "-o", str(tmp_path / "out")]) == 0
+    [record] = json.loads((tmp_path / "out" / "report.json").read_text())["images"]
+    found = [(row["target"]["label"], row["target"]["region"]) for row in record["explanations"]]
+    assert found == [("red@all", "pred"), ("red@all", "all")]
+
+
+def _of_box(box: tuple[float, ...]) -> ExplainedImage:
+    target = BoxScore("box:1", "cat", 1.0, 0, 0.9, 1.0, box, 1, 0, "score", None)
+    rgb = np.zeros((10, 20, 3), dtype=np.uint8)
+    return ExplainedImage("a", "a", rgb, (0, 0, 20, 10), target, (), None, "gradcam", ("cat",))
+
+
+def test_the_map_of_a_box_is_measured_in_its_own_true_box() -> None:
+    values = np.zeros((10, 20), dtype=np.float32)
+    values[2, 2], values[5, 15] = 3, 1
+    placed = PlacedMap(values, (0, 0, 20, 10), True)
+    truth = Truth(
+        (20, 10),
+        (TrueObject("cat", Box(0, 0, 6, 6)), TrueObject("cat", Box(12, 2, 6, 6)), TrueObject("dog", Box(0, 0, 6, 5))),
+    )
+    own = RegionEnergyOptions(objects="box", tolerance=0.5)  # type: ignore[call-arg]
+    first, second = (score(placed, _of_box(box), truth, own) for box in ((0, 0, 6, 5), (12, 2, 6, 5)))
+    assert first == {"energies": [0.75, 0.25], "peak_inside": True}
+    assert second == {"energies": [0.25, 0.75], "peak_inside": False}
+    # A box that finds nothing, and a class that has no box.
+    nothing = {"energies": [None, None], "peak_inside": None}
+    assert score(placed, _of_box((6, 0, 6, 6)), truth, own) == nothing
+    of_class = ClassScore(0, "cat", 1.0, 1.0)
+    image = ExplainedImage(
+        "a", "a", np.zeros((10, 20, 3), dtype=np.uint8), (0, 0, 20, 10), of_class, (), None, "g", ("cat",)
+    )
+    assert score(placed, image, truth, own) == nothing
+
+
+def test_boxes_of_a_detector_are_audited(tmp_path: Path) -> None:
+    """The red box of the network lies at 8, 16 to 24, 40 in all pictures: marked there, and elsewhere."""
+    images, boxes = [], []
+    (tmp_path / "data").mkdir()
+    for number in range(12):
+        rgb = np.zeros((64, 64, 3), dtype=np.uint8)
+        rgb[16:40, 8:24, 0] = 255
+        rgb[50:60, number : number + 4, 0] = 60
+        Image.fromarray(rgb).save(tmp_path / "data" / f"{number:02d}.png")
+        images.append({"id": number, "file_name": f"{number:02d}.png", "width": 64, "height": 64})
+        place = [8, 16, 16, 24] if number < 11 else [40, 40, 10, 10]
+        boxes.append({"id": number, "image_id": number, "category_id": 1, "bbox": place})
+    truth = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "red"}]}
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "labels.txt").write_text("red\ngreen\nblue")
+    model = f"name: '{test_detection_runs.__file__}:known', labels: labels.txt, input_size: 64, mean: '0', std: '1'"
+    (tmp_path / "p.yaml").write_text(
+        f"version: 1\nmodel: {{{model}}}\nimages: data\ntruth: truth.json\ntruth_labels: box\n"
+        "options: {layer: conv}\nchecks:\n  - {kind: inside, min_energy: 0.5}\n"
+    )
+    [row] = _rows(tmp_path / "p.yaml", tmp_path / "out")
+    assert (row["verdict"], row["n"]) == ("passed", 11)
