@@ -14,11 +14,12 @@ An image is matched by its path as far as both sides tell one, else by its name;
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.truth import TrueObject, Truth
 from cnnviz.io.coco_masks import Segmentation
 from cnnviz.io.decode import IMAGE_SUFFIXES, decode
+from cnnviz.io.digests import file_sha256
 from cnnviz.io.sources import ImageRef, read_bytes
 
 
@@ -114,6 +116,24 @@ class Annotations:
         except ValueError as error:
             raise ImageError("truth", f"its masks cannot be read: {error}") from error
         return Truth(size, entry.objects, {**masks, **painted}, entry.labels or tuple(dict.fromkeys(marked)), ignored)
+
+    def digest(self, ref: ImageRef) -> str | None:
+        """What :meth:`truth` of an image follows from, beside its size, as a digest; None for one not among them.
+
+        Nothing is painted, and of masks in files only the bytes are read.
+
+        Raises:
+            CnnvizError: As :meth:`truth`.
+        """
+        entry = self._find(ref.uri)
+        if entry is None:
+            return None
+        parts: list[Any] = [
+            self._others, [each.to_dict() for each in entry.objects], entry.labels, entry.size,
+            sorted((label, file_sha256(path)) for label, path in entry.masks.items()),
+            [None if region is None else region.digest() for region in entry.regions],
+        ]  # fmt: skip
+        return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     def _find(self, uri: str) -> Annotation | None:
         parts = _parts(uri)

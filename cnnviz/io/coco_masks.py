@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,12 @@ class Segmentation:
     polygons: tuple[NDArray[np.float32], ...] = ()
     counts: NDArray[np.int64] | str | None = None
     size: tuple[int, int] = (0, 0)
+
+    def digest(self) -> str:
+        """What tells it from another."""
+        counts = self.counts.tobytes() if isinstance(self.counts, np.ndarray) else repr(self.counts).encode()
+        parts = [repr(self.size).encode(), counts, *(corners.tobytes() for corners in self.polygons)]
+        return hashlib.sha256(b"|".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
     def painted(self, size: tuple[int, int]) -> Mask:
         """bool [H, W] of an image of (W, H) pixels.

@@ -180,12 +180,6 @@ class OpenImage:
     _max_pixels: int
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(W, H) of the upright image."""
-        width, height = self._image.size
-        return (height, width) if orientation(self._image) >= 5 else (width, height)
-
-    @property
     def peak_bytes(self) -> int:
         """An upper bound of the memory that :meth:`decode` takes, its result included.
 

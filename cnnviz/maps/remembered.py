@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from cnnviz.engine.runtime import device_name
-from cnnviz.geometry.truth import Truth
 from cnnviz.io.annotations import Annotations
 from cnnviz.io.cache import ContentCache
 from cnnviz.io.digests import file_sha256, package_sha256, running_code
@@ -81,24 +80,22 @@ class Remembered:
         self._turn = threading.Lock()
         self.images, self.answers = Uses(), Uses()
 
-    def recall(self, ref: ImageRef, source: InputFile, size: tuple[int, int]) -> Callable[[], RestoredRecord] | None:
+    def recall(self, ref: ImageRef, source: InputFile) -> Callable[[], RestoredRecord] | None:
         """What brings back the record and the files of an image; None where nothing is kept of it.
 
         Args:
             ref: The image.
             source: Its file.
-            size: (W, H) of it, upright.
 
         Raises:
-            ImageError, CnnvizError: As :meth:`Annotations.truth`.
+            CnnvizError: As :meth:`Annotations.truth`.
         """
-        truth = None if self._annotations is None else self._annotations.truth(ref, size)
         known = {
             "sha256": source["sha256"],
             "name": ref.name,
             "label": self._label(ref),
             "given": [ref.label, ref.label_index],
-            "truth": None if self._annotations is None else _truth_sha256(truth),
+            "truth": None if self._annotations is None else [self._annotations.digest(ref)],
         }
         key = _sha256([self.key, "image", known])
         with self._turn:
@@ -222,14 +219,6 @@ def _content(value: Any) -> Any:
             if file and os.path.isfile(file):
                 return [head, file_sha256(file)]
     return value
-
-
-def _truth_sha256(truth: Truth | None) -> str | None:
-    if truth is None:
-        return None
-    masks = {label: hashlib.sha256(mask.tobytes()).hexdigest() for label, mask in truth.masks.items()}
-    ignored = None if truth.ignored is None else hashlib.sha256(truth.ignored.tobytes()).hexdigest()
-    return _sha256([truth.to_dict(), list(truth.size), masks, ignored])
 
 
 def _sha256(value: Any) -> str:

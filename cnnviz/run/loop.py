@@ -41,7 +41,7 @@ _DRAWING_PIXEL = 16
 _TOLD = 3
 
 
-Recall = Callable[[ImageRef, InputFile, tuple[int, int]], Callable[[], Record] | None]
+Recall = Callable[[ImageRef, InputFile], Callable[[], Record] | None]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Loop:
         reporter: Told about each record; None for silence.
         gathering: What a study gathers of all images.
         annotations: What is known of the images; None where nobody asked.
-        recall: What brings back the record of an image from the cache, by its file and its size; None where there is
+        recall: What brings back the record of an image from the cache, by its file; None where there is
             no cache, and gives None where nothing is kept of the image.
     """
 
@@ -219,7 +219,7 @@ class Loop:
                 place = stream.tell()
                 source = fingerprint(ref, stream)
                 stream.seek(place)
-                kept = None if self._recall_kept is None else self._recall_kept(ref, source, image.size)
+                kept = None if self._recall_kept is None else self._recall_kept(ref, source)
                 if kept is not None:
                     memory.free()
                     return _Waiting(ref, memory, None, source=source, recalled=kept)

@@ -99,7 +99,8 @@ class TruthClasses:
 
     def _by_name(self, name: str) -> tuple[int, ...]:
         try:
-            return (self._classes.exact(name),)
+            found = self._classes.called(name)
+            return () if found is None else (found,)
         except CnnvizError:
             return ()
 

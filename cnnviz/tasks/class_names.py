@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cnnviz.errors import CnnvizError
 from cnnviz.io.names import unique_parts
-from cnnviz.models.loading.labels import LabelLookup
+from cnnviz.models.loading.labels import LabelLookup, Match
 
 
 class ClassNames:
@@ -59,7 +59,18 @@ class ClassNames:
         Raises:
             CnnvizError: No class or several are called that.
         """
-        found = self._lookup.exact(text)
+        return self._told_of(self._lookup.exact(text))
+
+    def called(self, text: str) -> int | None:
+        """The same, and None where no class is called that.
+
+        Raises:
+            CnnvizError: Several are called that.
+        """
+        found = self._lookup.called(text)
+        return None if found is None else self._told_of(found)
+
+    def _told_of(self, found: Match) -> int:
         if found.guess and found.kind not in self._told:
             self._told.add(found.kind)
             self._tell(f"labels of images: {found.guess}")

@@ -85,14 +85,22 @@ class LabelLookup:
         Raises:
             CnnvizError: if no class or several are called that.
         """
+        found = self.called(text)
+        if found is None:
+            raise self._unknown(text.strip())
+        return found
+
+    def called(self, text: str) -> Match | None:
+        """The same, and None where no class is called that; who asks for many names needs no near matches.
+
+        Raises:
+            CnnvizError: if several are called that.
+        """
         wanted = text.strip()
         found = self._named(wanted)
         if found is None and _DIGITS.fullmatch(wanted):
             return self._counted(wanted)
-        found = found or self._unspelled(wanted)
-        if found is None:
-            raise self._unknown(wanted)
-        return found
+        return found or self._unspelled(wanted)
 
     def _named(self, wanted: str) -> Match | None:
         """By the very label."""
