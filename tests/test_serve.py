@@ -13,6 +13,8 @@ from PIL import Image
 
 from cnnviz.serve.network import Latest
 from cnnviz.serve.questions import check_target
+from cnnviz.serve.security import Door
+from cnnviz.serve.server import Listening, door_of
 from cnnviz.serve.worker import CancelledJobError, Job, Jobs, SupersededError, Worker
 from tests.support.runs import TINY
 from tests.support.serving import Served, photo, served, write_photos
@@ -232,6 +234,23 @@ def test_a_wrong_question_is_answered_in_words(site: Served, body: Any, said: st
 def test_what_is_no_json_is_answered_in_words(site: Served) -> None:
     for data in (b"{", b"[" * 50_000, b'"' + b"x" * (1 << 17) + b'"'):
         assert site.ask("/api/explain", data).status == 400
+
+
+def test_what_nobody_foresaw_is_an_answer_and_a_note(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks() -> None:
+        raise RuntimeError("a fuse\nand more")
+
+    monkeypatch.setattr(site.explorer, "model", breaks)
+    answer = site.ask("/api/model")
+    assert (answer.status, answer.json["error"]) == (500, "a fuse")
+    assert site.notes[-1] == "GET /api/model: RuntimeError: a fuse"
+
+
+def test_a_door_of_ipv6_has_its_address_in_brackets() -> None:
+    door = Door("[::1]", 8080, "secret")
+    assert door.url == "http://[::1]:8080/?token=secret"
+    assert door.hosts == {"[::1]:8080", "localhost:8080"}
+    assert door_of(Listening("::1"), 8080).url.startswith("http://[::1]:8080/?token=")
 
 
 # The worker.

@@ -111,7 +111,7 @@ def serve(base: RunSettings, listening: Listening, note: Callable[[str], None], 
     ):
         explorer, worker = Explorer(base, note, folder), Worker()
         door = door_of(listening, int(made.getsockname()[1]))
-        app: App = Wall(Site(explorer, worker).app(), door)
+        app: App = Wall(Site(explorer, worker, note).app(), door)
         say(door.url)
         if listening.browser:
             webbrowser.open(door.url)

@@ -42,10 +42,11 @@ class Site:
     Args:
         explorer: The network and the images.
         worker: The thread that computes.
+        note: Told of failures that are nobody's request.
     """
 
-    def __init__(self, explorer: Explorer, worker: Worker) -> None:
-        self.explorer, self.worker = explorer, worker
+    def __init__(self, explorer: Explorer, worker: Worker, note: Callable[[str], None]) -> None:
+        self.explorer, self.worker, self.note = explorer, worker, note
         self.jobs = Jobs(worker)
         self._layers: Latest[LayerValues] = Latest(16, 1 << 28)
 
@@ -76,7 +77,7 @@ class Site:
             ("/api/jobs/{job}", self.cancel, ["DELETE"]),
             ("/api/jobs/{job}/files/{name}", self.job_file, get),
         ]
-        routes = [Route(path, _answering(endpoint), methods=methods) for path, endpoint, methods in made]
+        routes = [Route(path, _answering(endpoint, self.note), methods=methods) for path, endpoint, methods in made]
         return Starlette(routes=routes)
 
     async def computed(self, work: Callable[[], T], request: Request | None = None) -> T:
@@ -242,7 +243,7 @@ class Site:
         return _file(data, "png")
 
 
-def _answering(endpoint: Endpoint) -> Endpoint:
+def _answering(endpoint: Endpoint, note: Callable[[str], None]) -> Endpoint:
     """What can go wrong, as an answer: in words, never with a traceback."""
 
     @functools.wraps(endpoint)
@@ -261,8 +262,9 @@ def _answering(endpoint: Endpoint) -> Endpoint:
         except CnnvizError as error:
             return JSONResponse({"error": error.message, "hint": error.hint, "type": "request"}, 400)
         except Exception as error:
-            said = next(iter(str(error).splitlines()), type(error).__name__)
-            return JSONResponse({"error": said, "hint": "", "type": type(error).__name__}, 500)
+            said = next(iter(str(error).splitlines()), "")
+            note(f"{request.method} {request.url.path}: {type(error).__name__}: {said}")
+            return JSONResponse({"error": said or type(error).__name__, "hint": "", "type": type(error).__name__}, 500)
 
     return answered
 

@@ -60,6 +60,7 @@ class Served:
     door: Door
     explorer: Explorer
     worker: Worker
+    notes: list[str]
 
     @property
     def host(self) -> str:
@@ -109,14 +110,15 @@ def served(*inputs: Any, model: ModelSpec, task: str = "auto", most: int = 1 << 
     """An explorer of a network, on a free port."""
     target = TargetSettings(task=task)
     base = RunSettings("serve", tuple(map(str, inputs)), model, target, RuntimeSettings(batch_size=4))
-    explorer, worker, listening = Explorer(base, lambda text: None), Worker(), Listening(browser=False)
+    notes: list[str] = []
+    explorer, worker, listening = Explorer(base, notes.append), Worker(), Listening(browser=False)
     with bound(listening) as made:
         door = door_of(listening, int(made.getsockname()[1]))
-        server = server_of(Wall(Site(explorer, worker).app(), door, most))
+        server = server_of(Wall(Site(explorer, worker, notes.append).app(), door, most))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [made]})
         thread.start()
         try:
-            yield Served(door, explorer, worker)
+            yield Served(door, explorer, worker, notes)
         finally:
             server.should_exit = server.force_exit = True
             thread.join()
