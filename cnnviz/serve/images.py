@@ -7,9 +7,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.decode import SNIFF_BYTES, decode, sniff
 from cnnviz.io.encode import ImageFormat, encode
@@ -66,6 +63,7 @@ class ImageShelf:
         found = filter(_is_offered, find_images(inputs)) if inputs else iter(())
         self._samples = list(itertools.islice(found, min(limit or MOST_SAMPLES, MOST_SAMPLES)))
         self._thumbnails: Latest[bytes] = Latest(2 * MOST_SAMPLES)
+        self._photos: Latest[bytes] = Latest(_MOST_IMAGES)
 
     def samples(self) -> list[dict[str, str]]:
         """The images that were named: key and name of each."""
@@ -99,6 +97,14 @@ class ImageShelf:
         if ref is None:
             raise CnnvizError("This image is not here any more.", "Drop it again.")
         return self._put(key, read_bytes(ref), ref, given=True)
+
+    def photo(self, key: str) -> bytes:
+        """An image as the page shows it, a JPEG.
+
+        Raises:
+            CnnvizError, ImageError: As :meth:`find`.
+        """
+        return self._photos.once(key, lambda: encode(thumbnail(self.find(key).item.rgb, LONGEST_SIDE), _PHOTO))
 
     def thumbnail(self, key: str) -> bytes:
         """A named image, small, as a JPEG.
@@ -134,8 +140,3 @@ def _is_offered(ref: ImageRef) -> bool:
             return sniff(stream.read(SNIFF_BYTES)) is not None
     except ImageError:
         return False
-
-
-def as_photo(rgb: NDArray[np.uint8]) -> bytes:
-    """A photograph as the page shows it."""
-    return encode(thumbnail(rgb, LONGEST_SIDE), _PHOTO)

@@ -20,7 +20,6 @@ from cnnviz.registry.params import Param
 from cnnviz.serve import dossier, places
 from cnnviz.serve.activations import LayerValues, values_of
 from cnnviz.serve.engine import DOWNLOADS, Explorer
-from cnnviz.serve.images import as_photo
 from cnnviz.serve.network import Latest
 from cnnviz.serve.pages import page_file
 from cnnviz.serve.questions import Drawing, fields_of, read_question, text_of
@@ -131,7 +130,7 @@ class Site:
 
     async def photo(self, request: Request) -> Response:
         key = request.path_params["image"]
-        return _file(await self.computed(lambda: as_photo(self.explorer.shelf.find(key).item.rgb)), "jpg")
+        return _file(await self.computed(lambda: self.explorer.shelf.photo(key)), "jpg")
 
     async def thumbnail(self, request: Request) -> Response:
         key = request.path_params["image"]
