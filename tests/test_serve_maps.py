@@ -14,6 +14,8 @@ from PIL import Image
 
 from cnnviz.errors import CnnvizError
 from cnnviz.io.decode import decode
+from cnnviz.registry import lookup
+from cnnviz.registry.specs import MethodSpec
 from cnnviz.serve.places import cell_at
 from tests.support.runs import TINY, ran
 from tests.support.serving import Served, photo, served, write_photos
@@ -125,6 +127,20 @@ def test_a_second_method_at_the_layer_shares_the_pass_and_nothing_else(
     assert len(set(figures)) == 3
     again = site.ask("/api/explain", {"image": image, "method": "gradcam"}).json
     assert again == first
+
+
+@pytest.mark.parametrize("spec", lookup.all_methods(), ids=lambda spec: str(spec.name))
+def test_every_method_gives_a_map_or_says_why_not(site: Served, spec: MethodSpec) -> None:
+    few = {"steps": 4, "samples": 16, "masks": 8, "window": 32, "stride": 16, "segments": 6, "cells": 4}
+    options = {param.name: few[param.name] for param in spec.params if param.name in few}
+    answer = site.ask("/api/explain", {"image": "sample-0", "method": spec.name, "options": options})
+    assert answer.status in (200, 400), answer.body
+    if answer.status == 400:
+        assert answer.json["hint"]
+    else:
+        (made,) = answer.json["record"]["explanations"]
+        assert made["method"] == spec.name
+        assert f"cnnviz {spec.command} " in answer.json["command"]
 
 
 def test_the_command_is_the_one_of_the_map(site: Served) -> None:
