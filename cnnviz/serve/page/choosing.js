@@ -67,7 +67,7 @@
 
   function Options(props) {
     if (!props.options.length) { return null; }
-    return html`<details class="options" open=${props.options.length <= 4}><summary>Options of the method</summary>
+    return html`<details class="options" open=${props.options.length <= 8}><summary>Options of the method</summary>
       ${props.options.map(function (option) {
         const set = option.name in props.values;
         return html`<${Field} key=${option.name} option=${option}
