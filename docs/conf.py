@@ -27,6 +27,8 @@ myst_heading_anchors = 4
 myst_enable_extensions = ["dollarmath", "colon_fence", "fieldlist"]
 myst_dmath_double_inline = False
 
+# Quotes alone: two hyphens are the beginning of an option.
+smartquotes_action = "q"
 html_theme = "furo"
 html_title = "cnnviz"
 html_static_path = ["site/static"]

@@ -83,6 +83,33 @@ def boxes(detector: list[str]) -> None:
                     save(pair(photograph, map_), "methods", spec.name)
 
 
+def attention() -> None:
+    """A picture for each method that reads attention matrices: which shape is the red one (examples/shapes)?"""
+    sys.path.insert(0, str(montage.ROOT / "examples" / "shapes"))
+    import network
+    import torch
+
+    drawn, _, _ = network.draw(1, torch.Generator().manual_seed(5))
+    seen = Image.fromarray((255 * drawn[0]).permute(1, 2, 0).round().byte().numpy())
+    for spec in lookup.BUILT_IN:
+        if "attention" in spec.needs:
+            with tempfile.TemporaryDirectory() as folder:
+                seen.resize((SIDE, SIDE), Image.Resampling.NEAREST).save(f"{folder}/scene.png")
+                asked = [
+                    "attention",
+                    f"{folder}/scene.png",
+                    "--variant",
+                    spec.name,
+                    "-m",
+                    f"{network.__file__}:network",
+                ]
+                how = "--input-size 64 --mean 0.5 --std 0.5 --view squash --save overlay -q -o".split()
+                if command_line([*asked, *how, f"{folder}/run"]):
+                    raise SystemExit(f"{spec.name} failed")
+                with Image.open(next(Path(folder).rglob("*.overlay.png"))) as map_:
+                    save(pair(seen, map_), "methods", spec.name)
+
+
 def of_studies() -> None:
     """A picture for each study."""
     with tempfile.TemporaryDirectory() as folder:
@@ -100,4 +127,5 @@ if __name__ == "__main__":
         boxes([given.detector, *given.options])
     else:
         methods()
+        attention()
         of_studies()
