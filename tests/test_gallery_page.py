@@ -201,6 +201,17 @@ def test_an_audit_shows_the_worst_first_with_what_was_measured(page: Any, tmp_pa
     assert page.locator("strong.violated").first.inner_text() == "✗ VIOLATED"
 
 
+def test_a_run_without_images_has_no_filters_and_one_without_maps_its_photographs(page: Any, tmp_path: Path) -> None:
+    page.goto(gallery(tmp_path / "a", []).as_uri())
+    page.get_by_role("button", name="Copy").wait_for()
+    assert page.locator(".toolbar").count() == 0
+    page.goto(gallery(tmp_path / "b", [{**record(1), "explanations": []}]).as_uri())
+    page.until("document.querySelector('.card img').naturalWidth === 60")
+    assert page.locator(".card img").get_attribute("src") == "photos/1.png"
+    page.locator(".card .open").click()
+    assert page.get_by_role("dialog").locator(".picture img").get_attribute("src") == "photos/1.png"
+
+
 def test_more_cards_come_when_the_end_is_near(page: Any, tmp_path: Path) -> None:
     page.goto(gallery(tmp_path, [record(number) for number in range(700)]).as_uri())
     page.wait_for_selector(".cards")

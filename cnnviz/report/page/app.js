@@ -183,6 +183,8 @@
     if (anchor) { view.open = ""; }
     if (!location.hash && all.rows.some(function (row) { return row.checks; })) { view.sort = "worst"; }
     enliven();
+    // A study of the network alone has no images to filter.
+    if (!all.rows.length) { return; }
     place.replaceChildren();
     place.classList.add("live");
     render(html`<${App} all=${all} runs=${runs} view=${view} />`, place);

@@ -47,7 +47,9 @@
     const map = maps[Math.min(at, maps.length - 1)];
     const figure = !map && (row.figures || [])[0];
     const wide = Boolean((map && map.wide) || (row.figures || []).length);
-    const picture = map ? map.picture : figure ? figure.picture : null;
+    // Without a picture of its own, such as of --save none, the photograph.
+    const drawn = map ? map.picture : figure ? figure.picture : null;
+    const picture = drawn || row.photo;
     const size = row.size && !wide && map ? { width: row.size[0], height: row.size[1] } : {};
     const open = function () { props.onOpen(row, map ? row.maps.indexOf(map) : 0); };
     const items = maps.map(function (each, place) {
@@ -58,7 +60,7 @@
       data-id=${row.id} aria-label=${row.path}>
       ${picture && html`<button type="button" class="open" tabindex="-1" onClick=${open} aria-label=${"open " + row.path}>
         <img key=${picture} src=${picture} loading="lazy" decoding="async" ...${size}
-          alt=${map ? map.method + " " + map.kind + " for " + map.target : figure.caption} /></button>`}
+          alt=${!drawn ? row.path : map ? map.method + " " + map.kind + " for " + map.target : figure.caption} /></button>`}
       <div class="text">
         <h2><button type="button" class="link" tabindex="-1" onClick=${open}><${Path} path=${row.path} /></button></h2>
         <${Facts} row=${row} runs=${props.runs} />
