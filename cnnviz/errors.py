@@ -38,6 +38,11 @@ class CnnvizError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
+def of_option(error: CnnvizError, flag: str) -> CnnvizError:
+    """What is said of ``--layer``, said of the option with which the layer was named."""
+    return CnnvizError(error.message.replace("--layer", flag), error.hint.replace("--layer", flag))
+
+
 class ImageError(CnnvizError):
     """One input cannot be explained. The run goes on; the record of this input keeps the reason.
 

@@ -330,7 +330,9 @@ def closing_line(result: Outcome, start: float = 0.0) -> str:
     text += f", {failed} failed" if failed else ""
     passed = int(facts.get("passed_over") or 0)
     text += f", {passed} other file{'' if passed == 1 else 's'} passed over" if passed else ""
-    return text + (f"; open {_page_beside(result.report)}" if result.report else "")
+    # Of a run that was interrupted the page shows what there is, and must not sound as if that were all.
+    page = "so far" if facts.get("interrupted") else "open"
+    return text + (f"; {page} {_page_beside(result.report)}" if result.report else "")
 
 
 def _page_beside(report: str) -> str:

@@ -113,6 +113,9 @@ def described(param: Param) -> str:
     return " ".join(words)
 
 
+_MODEL_FLAGS = ("-m", "--model")
+
+
 def refuse_foreign_options(spec: CommandSpec, specs: tuple[CommandSpec, ...], names: Iterable[str]) -> None:
     """Refuse options that only other variants of the command take.
 
@@ -136,6 +139,8 @@ def elsewhere(flag: str, path: str, flags: Iterable[str]) -> str:
 
     ``path`` is the command as it is typed, such as ``cnnviz cam``.
     """
+    if flag in _MODEL_FLAGS and "--arch" in flags:
+        return f"The network is named by --arch here. See {path} --help"
     wanted = flag.lstrip("-")
     takers = [
         f"cnnviz {name}"

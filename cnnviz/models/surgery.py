@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, fx, nn
 
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, of_option
 from cnnviz.models.graph.layers import resolve
 from cnnviz.models.graph.trace import trace, up_to
 from cnnviz.models.preprocess import Preprocess
@@ -78,7 +78,10 @@ def cut_at(network: nn.Module, name: str, layer: str | None, preprocess: Preproc
             "no layer to cut it at.",
             "Use a larger --input-size, or another --arch.",
         )
-    found = resolve(graph, layer, name).name
+    try:
+        found = resolve(graph, layer, name).name
+    except CnnvizError as error:
+        raise of_option(error, "--cut") from error
     return _trunk(network, name, found), found
 
 

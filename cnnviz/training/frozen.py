@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, nearest, of_option
 from cnnviz.models.graph.layers import called_node
 from cnnviz.models.graph.trace import ancestors, trace
 from cnnviz.models.preprocess import Preprocess
@@ -77,7 +77,11 @@ def modules_up_to(network: nn.Module, name: str, layer: str, preprocess: Preproc
     graph = trace(network, probe, lambda output: output)
     if graph is None:
         raise CnnvizError(f"{name} cannot be traced, so it is not known what lies before {layer!r}.", "--freeze all")
-    node, _, _ = called_node(graph, layer, name)
+    try:
+        node, _, _ = called_node(graph, layer, name)
+    except CnnvizError as error:
+        said = of_option(error, "--freeze")
+        raise CnnvizError(said.message, nearest(layer, (ALL,)) or said.hint) from error
     return frozenset(str(each.target) for each in ancestors([node]) if each.op in ("call_module", "get_attr"))
 
 

@@ -75,6 +75,10 @@ def page(
     training = summary["training"]
     best = training["best"]
     pairs = headline(summary)
+    if training["pictures"]["train"]:
+        how = "by the folders train and val" if training["split"] == "folders" else "drawn by the seed"
+        counts = training["pictures"]
+        pairs.append(("learned from / validated with", f"{counts['train']} / {counts['val']} pictures, {how}"))
     if best is not None:
         pairs += [
             ("best epoch", f"{best['epoch']} of {training['epochs']}"),

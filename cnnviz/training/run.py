@@ -113,6 +113,7 @@ class _Run:
         except CnnvizError:
             self._run_folder.abandon()
             raise
+        self._reporter.note(self._divided(data))
         self._beginning.network.to(self._course.runtime.device)
         trainer = Trainer(self._beginning.regime, data, self._course, self._reporter.work)
         if progress.tensors:
@@ -126,15 +127,26 @@ class _Run:
 
     # Reading.
 
+    def _divided(self, data: Data) -> str:
+        """How many pictures are for what, and what says so."""
+        how = "by its folders train and val"
+        if self._folder.split == "fraction":
+            share, seed = self._course.params.val_fraction, self._settings.runtime.seed
+            how = f"{100 * share:g} % of each class drawn by --seed {seed}"
+        classes = len(self._beginning.loaded.labels)
+        return f"{classes} classes: {len(data.train)} pictures to learn from, {len(data.val)} to validate with ({how})"
+
     def _read(self, decoder: Decoder) -> tuple[Data, str]:
         """The pictures that can be read, and a digest of them and of what they are for."""
         places = {label: place for place, label in enumerate(self._beginning.loaded.labels)}
         parts = {part: Pictures(decoder) for part in PARTS}
         digest, left = hashlib.sha256(), KEPT_BYTES
+        self._reporter.start(len(self._folder.pictures))
         for looked in decoder.look(self._folder.pictures):
             if looked.passed_over:
                 self._counts.passed_over += 1
                 continue
+            self._reporter.work(1, "reading")
             sha256 = self._record(looked)
             if looked.pixels is None:
                 continue
@@ -144,6 +156,7 @@ class _Run:
             left -= looked.pixels.nbytes
             parts[picture.part].add(picture, places[picture.label], looked.pixels if left >= 0 else None)
             self._of[picture.part, picture.label] += 1
+        self._reporter.finish()
         self._check()
         return Data(parts["train"], parts["val"]), digest.hexdigest()
 
@@ -263,7 +276,11 @@ class _Run:
             raise self._diverged(ended, best)
         code = self._counts.exit_code(ended == "interrupted")
         report = os.path.join(self._settings.output.out, REPORT)
-        return RunResult(summary, report, code, sentences=self._sentences(best))
+        sentences = self._sentences(best)
+        if ended:
+            over = f"{len(progress.epochs)} of {self._course.params.epochs} epochs are over"
+            sentences = (*sentences, f"interrupted: {over}; --resume goes on from there")
+        return RunResult(summary, report, code, sentences=sentences)
 
     def _diverged(self, reason: str, best: Epoch | None) -> CnnvizError:
         kept = f"{CHECKPOINT} is that of epoch {best.epoch}" if best is not None else "there is no checkpoint"

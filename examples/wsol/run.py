@@ -98,7 +98,9 @@ class Experiment:
         if self.name == "digits":
             found["nine"] = self._nine()
         seconds = round(time.perf_counter() - began, 1)
-        did = {"seconds": seconds, "networks_trained": self.trained}  # in a --folder some may be there already
+        networks = len(HEADS) * self.form.seeds
+        # In a --folder some may be there already: then the time is not that of the experiment.
+        did = {"seconds": seconds if self.trained == networks else None, "networks": networks}
         return {"experiment": self.name, "form": asdict(self.form), "on": _machine(), **did, **found}
 
     def checkpoint(self, head: str, seed: int) -> Path:
