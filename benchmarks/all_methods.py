@@ -21,7 +21,6 @@ from typing import Any
 
 from benchmarks.maps import measure
 from benchmarks.timing import load, save
-from cnnviz.registry import lookup
 
 PAGE = Path(__file__).with_name("all_methods.md")
 SEED = 0
@@ -135,11 +134,6 @@ def run(given: argparse.Namespace, network: Sequence[str]) -> None:
         print(given.name, command, *wanted, f"{summary['seconds']} s", flush=True)
 
 
-def left_out(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Methods of the register that no row is of."""
-    return sorted(set(lookup.method_names()) - {row["method"] for row in rows})
-
-
 def page(document: Mapping[str, Any]) -> str:
     """The tables of the results, by network."""
     rows = document["rows"]
@@ -150,7 +144,8 @@ def page(document: Mapping[str, Any]) -> str:
         "Made by `python -m benchmarks.all_methods --page` of `results/all_methods.json`"
         f" ({machine['date']}, torch {machine['torch']}). In brackets the 95 % interval over images; n is the number of"
         " photographs. Rows of different n are of different photographs, and intervals of few of them are wide: compare"
-        " within one n. MaxBoxAcc: thresholds chosen on these images. Options of a method stand behind its name.",
+        " within one n. Methods without a row have not been"
+        " run yet. MaxBoxAcc: thresholds chosen on these images. Options of a method stand behind its name.",
         "",
     ]
     for network in dict.fromkeys(row["network"] for row in rows):
@@ -161,9 +156,6 @@ def page(document: Mapping[str, Any]) -> str:
             own = [row for row in rows if row["network"] == network and row["command"] in commands]
             if own:
                 lines += [f"## {network}: {title}", "", *_table(own, columns), ""]
-    missing = left_out(rows)
-    if missing:
-        lines += [f"Not measured: {', '.join(missing)}.", ""]
     return "\n".join(lines)
 
 
