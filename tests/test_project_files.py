@@ -10,7 +10,10 @@ from typing import Any
 import yaml
 
 import cnnviz
+from cnnviz.audit.audit import JUNIT
 from cnnviz.cli.app import main
+from cnnviz.errors import EXIT_SOME_FAILED
+from cnnviz.io.cache import FOLDER
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -52,6 +55,19 @@ def test_the_action_and_the_hook_run_options_that_there_are(capsys: Any) -> None
     assert all(option in known for option in used)
     assert hook["entry"] == "cnnviz audit"
     assert re.search(hook["files"], "models/policy.yaml")
+
+
+def test_the_job_of_gitlab_runs_options_and_keeps_files_that_there_are(capsys: Any) -> None:
+    job = read("examples/ci/gitlab-ci.yml")["audit"]
+    assert main(["audit", "--help"]) == 0
+    known = capsys.readouterr().out
+    [line] = job["script"]
+    assert line.startswith("cnnviz audit policy.yaml -o audit ")
+    assert all(option in known for option in re.findall(r"(?<=\s)--?[a-z-]+", line))
+    assert job["artifacts"]["reports"]["junit"] == f"audit/{JUNIT}"
+    assert job["artifacts"]["paths"] == ["audit"]
+    assert FOLDER in job["variables"]
+    assert job["allow_failure"]["exit_codes"] == EXIT_SOME_FAILED
 
 
 def test_the_image_is_made_of_files_and_extras_that_there_are() -> None:
