@@ -151,6 +151,23 @@ def test_what_is_no_grid_is_refused() -> None:
         cnnviz.explain(vision_transformer(), pictures(), target=1, layer="head")
 
 
+def test_units_of_tokens_are_explained_at_an_earlier_layer() -> None:
+    module, pixels = vision_transformer(), pictures()
+    found = cnnviz.explain(module, pixels, method="hirescam", target="unit:blocks.1:3")
+    tokens: list[Tensor] = []
+    earlier = module.blocks[1].norm1 if found.layer == "blocks.1.norm1" else module.blocks[0]
+    handles = [
+        earlier.register_forward_hook(lambda part, args, value: tokens.append(value.requires_grad_()) or tokens[0]),
+        module.blocks[1].register_forward_hook(lambda part, args, value: tokens.append(value)),
+    ]
+    module(pixels)
+    for handle in handles:
+        handle.remove()
+    (gradient,) = torch.autograd.grad(tokens[1][:, 1:, 3].sum(), tokens[0])
+    expected = (as_maps(tokens[0].detach()) * as_maps(gradient)).sum(1).clamp_min(0)
+    torch.testing.assert_close(found.raw, expected, rtol=1e-3, atol=1e-5)
+
+
 # Methods ----------------------------------------------------------------------------------------------------------
 
 

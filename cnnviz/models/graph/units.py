@@ -12,6 +12,7 @@ from torch import fx
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.axes import axes_of, is_map
 from cnnviz.models.graph.layers import called_node, no_map
+from cnnviz.models.graph.tokens import as_map, is_explainable
 from cnnviz.models.graph.trace import Graph
 
 
@@ -28,6 +29,8 @@ def ending_at_units(graph: Graph, layer: str, at: str | tuple[int, int], model_n
         CnnvizError: Unknown layer; its output is neither [N, C] nor a map [N, C, h, w] of the image; no such position.
     """
     node, _, _ = called_node(graph, layer, model_name)
+    if graph.attention and is_explainable(graph, node):
+        node = as_map(graph, node)
     shape = graph.shapes[node]
     check_units(layer, shape, at)
     if len(shape) == 4 and not is_map(graph, node):
