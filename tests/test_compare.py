@@ -186,6 +186,25 @@ def test_images_that_one_run_lacks(folder: Path) -> None:
     assert failed["error"]["message"].startswith("B: ")
 
 
+def test_photographs_that_are_gone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are drawn grey, and said; a run without maps is no run to compare."""
+    photos = folder / "soon gone"
+    shutil.copytree(folder / "photos", photos)
+    a, b = (explained(folder, f"gone-{index}", "--save", "raw", "-c", str(index), inputs=[photos]) for index in (0, 1))
+    blank = explained(folder, "blank", "--save", "none", inputs=[photos])
+    shutil.rmtree(photos)
+    assert main(["compare", str(a), str(b), "-o", str(folder / "gone"), "--panels", "3"]) == 0
+    assert "3 photographs are not where the run of A read them" in capsys.readouterr().err
+    assert figures(folder, "gone")["other_targets"] == COUNT
+    assert (
+        main(["compare", str(a), str(blank), "-o", str(folder / "gone"), "--overwrite", "--min-similarity", "-1"]) == 1
+    )
+    assert figures(folder, "gone")["without_map"] == COUNT
+    assert main(["activations", str(folder / "photos"), *tiny_options(), "-o", str(folder / "study"), "-q"]) == 0
+    assert main(["compare", str(a), str(folder / "study"), "-o", str(folder / "none")]) == 2
+    assert "study has no maps: it was made by cnnviz activations" in capsys.readouterr().err
+
+
 def test_against_an_earlier_run(folder: Path) -> None:
     """A network of today against a run that has ended; a new image is none that changed."""
     earlier = explained(folder, "earlier", "--checkpoint", str(folder / "old.pth"), "--save", "raw")

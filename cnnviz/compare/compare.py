@@ -112,13 +112,15 @@ class _Comparison:
         methods = [methods_of(each) for each in runs]
         self._methods = methods
         self._by_method = any(len(own) > 1 for own in methods)
+        self._unread = 0
 
     def go(self, explained: str, began: float, code: int) -> RunResult:
         """Measure all images, draw those that changed most, conclude."""
         for run, own in zip((self._a, self._b), self._methods, strict=True):
             if not own:
-                made = f"made by cnnviz {run.report['command']}"
-                raise CnnvizError(f"{run.folder}, {made}, has no maps.", "Compare runs of commands that make maps.")
+                failed = "every image failed" if run.report["summary"].get("failed") == len(run) else ""
+                why = failed or f"it was made by cnnviz {run.report['command']}"
+                raise CnnvizError(f"{run.folder} has no maps: {why}.", "Compare runs that made maps.")
         self._folder.begin(self._header())
         paired = pair_images(self._a, self._b)
         tally = Tally(self._targets, self._params.explained == "each")
@@ -130,6 +132,11 @@ class _Comparison:
             self._folder.append(self._record(change, drawn=place < self._params.panels))
         for pair in paired.failed:
             self._folder.append(self._failure(pair))
+        if self._unread:
+            self._folder.note(
+                f"{self._unread} photographs are not where the run of A read them, and are drawn grey: run this where "
+                "that was run"
+            )
         compared = {**self._identity(explained), **_images(paired), **tally.summary(), **self._most(order)}
         passed, wrong = held_to(compared, self._params)
         compared |= {"passed": passed, "wrong": wrong}
@@ -193,7 +200,8 @@ class _Comparison:
         if not maps:
             return None
         draws = self._settings.draw
-        picture = compared_panel(record, maps, self._called(), Style(draws.colormap, draws.alpha))
+        picture, is_there = compared_panel(record, maps, self._called(), Style(draws.colormap, draws.alpha))
+        self._unread += not is_there
         if picture is None:
             return None
         file = f"images/{record['name']}.compare.panel.{draws.image_format}"
@@ -205,7 +213,8 @@ class _Comparison:
         found = []
         for run, methods in zip((self._a, self._b), self._methods, strict=True):
             weights = run.report["model"].get("weights")
-            found.append((str(run.report["model"]["name"]), ", ".join(methods), str(weights or "")))
+            # Of the path of a file its name is enough.
+            found.append((os.path.basename(str(run.report["model"]["name"])), ", ".join(methods), str(weights or "")))
         differing = [len({each[part] for each in found}) > 1 for part in range(3)]
         if not any(differing):
             return os.path.basename(self._a.folder.rstrip("/")), os.path.basename(self._b.folder.rstrip("/"))

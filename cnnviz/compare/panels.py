@@ -38,7 +38,7 @@ class DrawnPair:
 
 def compared_panel(
     record: Mapping[str, Any], pairs: Sequence[DrawnPair], sides: tuple[str, str], style: Style
-) -> NDArray[np.uint8] | None:
+) -> tuple[NDArray[np.uint8] | None, bool]:
     """The figure, a row for each pair of maps. Each map is divided by its largest magnitude before the difference.
 
     Args:
@@ -48,13 +48,14 @@ def compared_panel(
         style: Of the maps.
 
     Returns:
-        [height, width, 3]; None where no map lies on the image. Where the photograph can no longer be read, grey
+        [height, width, 3], None where no map lies on the image; and whether the photograph could be read: else grey
         stands in its place.
     """
     size = int(record["width"]), int(record["height"])
     longest = min(_LONGEST, max(240, *size))
     shown = fit(size, (longest, longest))
-    rgb = _photograph(record, shown)
+    photograph = _photograph(record, shown)
+    rgb = np.full((shown[1], shown[0], 3), _GREY, dtype=np.uint8) if photograph is None else photograph
     headings = ("image", f"A: {sides[0]}", f"B: {sides[1]}", "B - A, of -1 to 1")
     # Their own largest difference as the last colour would make much of what is nothing.
     differences = replace(style, limits=(-1.0, 1.0), colormap=AUTO)
@@ -67,15 +68,15 @@ def compared_panel(
         pictures = (rgb, overlay(rgb, a, style), overlay(rgb, b, style), overlay(rgb, _difference(a, b), differences))
         row = PanelRow(_label(each.maps), None, a, _said(each.found))
         rows.append(PictureRow(row, list(zip(headings, pictures, strict=True))))
-    return picture_panel(rows, str(record["name"])) if rows else None
+    return picture_panel(rows, str(record["name"])) if rows else None, photograph is not None
 
 
-def _photograph(record: Mapping[str, Any], shown: tuple[int, int]) -> NDArray[np.uint8]:
+def _photograph(record: Mapping[str, Any], shown: tuple[int, int]) -> NDArray[np.uint8] | None:
     try:
         with open_file(ImageRef(record["path"], record["name"], 0)) as stream:
             return resize(open_image(stream).decode().rgb, shown)
     except ImageError:
-        return np.full((shown[1], shown[0], 3), _GREY, dtype=np.uint8)
+        return None
 
 
 def _scaled(own: PlacedMap) -> PlacedMap:
