@@ -31,6 +31,10 @@ CHEAP: dict[str, dict[str, Any]] = {
     "rise": {"masks": 20, "cells": 4},
     "kernelshap": {"segments": 6, "samples": 20, "compactness": 100},
     "lime": {"segments": 6, "samples": 20, "compactness": 100},
+    "sobol": {"designs": 4, "cells": 3},
+    "hsic": {"masks": 30, "cells": 3},
+    "conductance": {"steps": 4},
+    "gradient_shap": {"samples": 3},
     "extremal": {"areas": "0.1,0.3", "steps": 2, "cells": 3},
 }
 

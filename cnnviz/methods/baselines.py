@@ -41,6 +41,17 @@ def baseline(pixels: Tensor, kind: str, window: tuple[int, int], seed: int, prep
     return in_order(value.to(pixels).reshape(1, -1, 1, 1), preprocess).expand_as(pixels)
 
 
+def path_start(pixels: Tensor, kind: str, seed: int, preprocess: Preprocess | None) -> Tensor:
+    """Where a way to the image begins [N, C, H, W]: a baseline, or ``random`` values within the image's range."""
+    if kind == "random":
+        drawn = torch.stack([torch.rand(image.shape, generator=generator_for(image, seed)) for image in pixels])
+        low, high = pixels.amin((2, 3), keepdim=True), pixels.amax((2, 3), keepdim=True)
+        return low + (high - low) * drawn.to(pixels)
+    height, width = pixels.shape[2:]
+    side = max(1, min(height, width) // 5)  # the blur's sigma is half of it
+    return baseline(pixels, kind, (side, side), seed, preprocess)
+
+
 def _noise(image: Tensor, seed: int) -> Tensor:
     drawn = torch.randn(image.shape, generator=generator_for(image, seed)).to(image)
     flat = image.flatten(1)

@@ -16,7 +16,15 @@ from cnnviz.engine.targets import Target
 
 
 def gradients_at(run: ForwardPass, target: Target, points: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Score [N] and its gradient [N, C, H, W] at other images than those of the pass.
+    """Score [N] and its gradient [N, C, H, W] (or that at the layer) at other images than those of the pass.
+
+    Arguments are those of :func:`layers_at`.
+    """
+    return ((score, gradient) for score, _, gradient in layers_at(run, target, points))
+
+
+def layers_at(run: ForwardPass, target: Target, points: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Score [N], activations of the (first) layer and their gradients at other images than those of the pass.
 
     Several points go through the network at once; when memory runs out, fewer.
 
@@ -27,15 +35,15 @@ def gradients_at(run: ForwardPass, target: Target, points: Iterator[Tensor]) -> 
     """
     size = max(1, rt.default_batch_size(run.session.device) // len(run.pixels))
 
-    def at(chunk: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def at(chunk: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
         there = run.session.forward(torch.cat(list(chunk)))
         scores = target.repeated(there.output, len(chunk))
-        gradients = there.gradients(scores)[0]
-        return list(zip(scores.detach().float().chunk(len(chunk)), gradients.chunk(len(chunk)), strict=True))
+        found = scores.detach().float(), there.activations[0].detach().float(), there.gradients(scores)[0]
+        return list(zip(*(each.chunk(len(chunk)) for each in found), strict=True))
 
     while chunk := list(islice(points, size)):
-        for pairs in in_halves(at, chunk, run.session.device):
-            yield from pairs
+        for found in in_halves(at, chunk, run.session.device):
+            yield from found
 
 
 def noisy_copies(pixels: Tensor, noise: float, samples: int, seed: int) -> Iterator[Tensor]:

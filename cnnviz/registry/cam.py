@@ -50,6 +50,35 @@ class ShapleyCAMOptions(Options):
     )
 
 
+class KPCACAMOptions(Options):
+    """Options of KPCA-CAM."""
+
+    kernel: Literal["sigmoid", "rbf", "poly"] = option("sigmoid", "Of two positions: tanh, Gaussian, or third power.")
+    gamma: float = option(0.0, "Factor of the kernel's products or distances; 0: one over the channels.", minimum=0)
+
+
+class FEMOptions(Options):
+    """Options of FEM."""
+
+    sigmas: float = option(2.0, "Deviations above its mean from which on a channel counts.", minimum=0)
+
+
+class ReciproCAMOptions(Options):
+    """Options of Recipro-CAM."""
+
+    mask: Literal["gaussian", "cell"] = option("gaussian", "What is left: 3 x 3 cells with Gaussian weights, or one.")
+
+
+class ConductanceOptions(Options):
+    """Options of Layer conductance."""
+
+    steps: int = option(20, "Steps from the baseline to the image.", minimum=1)
+    baseline: str = option(
+        "zero", "Where the way starts: zero (mean colour), black, gray, mean, blur, noise, random, or a colour."
+    )
+    seed: int = option(0, "Seeds random baselines.", minimum=0)
+
+
 class ScoreCAMOptions(Options):
     """Options of Score-CAM."""
 
@@ -186,6 +215,54 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         summary="First principal component of gradient times feature map, with the sign of HiResCAM's map.",
         paper="No paper; from pytorch-grad-cam 1.5",
         backward="1 (head)",
+    ),
+    MethodSpec(
+        name="kpcacam",
+        command="gradcam",
+        family="class activation maps",
+        entry="cnnviz.methods.cam.kernel_pca:kpcacam",
+        title="KPCA-CAM",
+        summary="First kernel principal component of the feature maps; no class takes part.",
+        paper="Karmani et al., KPCA-CAM: Visual Explainability of Deep Computer Vision Models using Kernel PCA, 2024",
+        options=KPCACAMOptions,
+        class_specific=False,
+    ),
+    MethodSpec(
+        name="fem",
+        command="gradcam",
+        family="class activation maps",
+        entry="cnnviz.methods.cam.fem:fem",
+        title="FEM",
+        summary="Where channels are far above their own mean, weighted by it; no class takes part.",
+        paper="Fuad et al., Features Understanding in 3D CNNs for Actions Recognition in Video, IPTA 2020",
+        options=FEMOptions,
+        class_specific=False,
+    ),
+    MethodSpec(
+        name="reciprocam",
+        command="gradcam",
+        family="class activation maps",
+        entry="cnnviz.methods.cam.reciprocam:reciprocam",
+        title="Recipro-CAM",
+        summary="The score that the head gives to each place of the feature maps alone.",
+        paper="Byun & Lee, ReciproCAM: Lightweight Gradient-free Class Activation Map, CVPR workshop 2024",
+        options=ReciproCAMOptions,
+        forward="1 + positions (head)",
+    ),
+    MethodSpec(
+        name="conductance",
+        command="gradcam",
+        family="class activation maps",
+        entry="cnnviz.methods.cam.conductance:conductance",
+        title="Layer conductance",
+        summary="Each place's part in the change of the score on the way from a baseline, through a layer.",
+        paper="Dhamdhere et al., How Important Is a Neuron?, ICLR 2019",
+        options=ConductanceOptions,
+        signed=True,
+        forward="steps + 2",
+        backward="steps + 1 (head)",
+        gap="the steps are too few for the way from the baseline (use more with --steps), or paths to the score pass "
+        "beside the layer",
     ),
     MethodSpec(
         name="finercam",

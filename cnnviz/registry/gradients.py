@@ -45,6 +45,17 @@ class IntegratedGradientsOptions(Options):
     seed: int = option(0, "Seeds random baselines.", minimum=0)
 
 
+class GradientSHAPOptions(Options):
+    """Options of GradientSHAP."""
+
+    samples: int = option(50, "Points, each on the way from a baseline of its own.", minimum=1)
+    baseline: str = option(
+        "random", "Where ways start: random (values within the image's range), noise, zero, blur, mean, or a colour."
+    )
+    noise: float = option(0.0, "Deviation of noise on the image, as a share of its range.", minimum=0)
+    seed: int = option(0, "Seeds baselines, points and noise.", minimum=0)
+
+
 class GuidedOptions(Options):
     """Options of Guided backpropagation."""
 
@@ -117,6 +128,22 @@ INPUT_GRADIENTS: tuple[MethodSpec, ...] = (
         forward="steps + 1",
         gap="the steps are too few for the way from the baseline; use more with --steps",
         backward="steps",
+    ),
+    MethodSpec(
+        name="gradient_shap",
+        command="saliency",
+        family="input gradients",
+        entry="cnnviz.methods.gradient.gradient_shap:gradient_shap",
+        title="GradientSHAP",
+        summary="Expected gradients: integrated gradients from many baselines, one point of each.",
+        paper="Erion et al., Improving Performance of Deep Learning Models with Axiomatic Attribution Priors and "
+        "Expected Gradients, Nature Machine Intelligence 2021; Lundberg & Lee, NIPS 2017",
+        options=GradientSHAPOptions,
+        space="input",
+        signed=True,
+        forward="2 × samples",
+        gap="the samples are too few for the mean over baselines; use more with --samples",
+        backward="samples",
     ),
     MethodSpec(
         name="guided",

@@ -77,6 +77,29 @@ class LIMEOptions(SuperpixelOptions):
     ridge: float = option(1.0, "Penalty on squared values.", minimum=0)
 
 
+class SobolOptions(Options):
+    """Options of Sobol indices."""
+
+    cells: int = option(8, "Cells of the grid along each side.", minimum=1)
+    designs: int = option(32, "Points of the design; 2 + cells² images each. A power of two covers best.", minimum=2)
+    order: Literal["total", "first"] = option("total", "With all interactions of a cell, or its effect alone.")
+    baseline: str = option(
+        "zero", "What a cell fades to: zero (mean colour), black, gray, mean, blur, noise, or a colour."
+    )
+    seed: int = option(0, "Seeds the design and the noise.", minimum=0)
+
+
+class HSICOptions(Options):
+    """Options of HSIC."""
+
+    cells: int = option(7, "Cells of the grid along each side.", minimum=1)
+    masks: int = option(1500, "Images with half of the cells hidden.", minimum=4)
+    baseline: str = option(
+        "zero", "What hides a cell: zero (mean colour), black, gray, mean, blur, noise, or a colour."
+    )
+    seed: int = option(0, "Seeds the masks and the noise.", minimum=0)
+
+
 PERTURBATION: tuple[MethodSpec, ...] = (
     MethodSpec(
         name="occlusion",
@@ -131,6 +154,34 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         space="grid",
         forward="about 3 × cells² + cells²/3 × steps",
         dry_run_params={"steps": 0, "cells": 2},
+    ),
+    MethodSpec(
+        name="sobol",
+        command="sensitivity",
+        family="perturbation",
+        entry="cnnviz.methods.perturbation.sensitivity:sobol",
+        title="Sobol indices",
+        summary="The share of the score's variance that is due to each cell of the image as all cells fade at random.",
+        paper="Fel et al., Look at the Variance! Efficient Black-box Explanations with Sobol-based Sensitivity "
+        "Analysis, NeurIPS 2021",
+        options=SobolOptions,
+        space="grid",
+        forward="designs × (2 + cells²)",
+        dry_run_params={"designs": 2, "cells": 1},
+    ),
+    MethodSpec(
+        name="hsic",
+        command="sensitivity",
+        family="perturbation",
+        entry="cnnviz.methods.perturbation.sensitivity:hsic",
+        title="HSIC",
+        summary="How much the score depends on whether each cell is visible, of any form of dependence.",
+        paper="Novello et al., Making Sense of Dependence: Efficient Black-box Explanations Using Dependence Measure, "
+        "NeurIPS 2022",
+        options=HSICOptions,
+        space="grid",
+        forward="masks",
+        dry_run_params={"masks": 4, "cells": 1},
     ),
     MethodSpec(
         name="kernelshap",

@@ -28,6 +28,16 @@ class LRPOptions(Options):
     )
 
 
+class DeepLIFTOptions(Options):
+    """Options of DeepLIFT."""
+
+    baseline: str = option(
+        "zero", "What the image is compared with: zero (mean colour), black, gray, mean, blur, noise, random, a colour."
+    )
+    trials: int = option(1, "Baselines to average (DeepSHAP), of use for noise and random.", minimum=1)
+    seed: int = option(0, "Seeds random baselines.", minimum=0)
+
+
 RELEVANCE: tuple[MethodSpec, ...] = (
     MethodSpec(
         name="excitation_backprop",
@@ -56,5 +66,20 @@ RELEVANCE: tuple[MethodSpec, ...] = (
         backward="1",
         gap="biases keep their share, nearly all of it in depthwise convolutions, unless --bias ignore; neurons that "
         "no input excites then keep theirs; conservation_gap in the report has each",
+    ),
+    MethodSpec(
+        name="deeplift",
+        command="deeplift",
+        family="relevance",
+        entry="cnnviz.methods.relevance.deeplift:deeplift",
+        title="DeepLIFT",
+        summary="The difference in score to a baseline image, handed back layer by layer; over several, DeepSHAP.",
+        paper="Shrikumar et al., Learning Important Features Through Propagating Activation Differences, ICML 2017",
+        options=DeepLIFTOptions,
+        space="input",
+        signed=True,
+        forward="2 × trials",
+        backward="trials",
+        gap="a layer hands on what DeepLIFT has no exact rule for; completeness_gap in the report has each",
     ),
 )

@@ -93,7 +93,7 @@ def first_component(values: Tensor, like: Tensor | None = None) -> tuple[Tensor,
     for image, value in enumerate(values.double()):
         map_, share = _component(value.flatten(1))
         agreement = () if like is None else (like[image].double().flatten(),)
-        maps.append(_signed(map_, *agreement))
+        maps.append(with_sign(map_, *agreement))
         shares.append(share)
     return torch.stack(maps).reshape(len(values), *values.shape[2:]).float(), torch.stack(shares).float()
 
@@ -114,7 +114,7 @@ def _component(rows: Tensor) -> tuple[Tensor, Tensor]:
     return map_, map_.square().sum() / total if bool(total > 0) else total
 
 
-def _signed(map_: Tensor, like: Tensor | None = None) -> Tensor:
+def with_sign(map_: Tensor, like: Tensor | None = None) -> Tensor:
     """The map [P] with the sign that the module's rules give it."""
     sums = [] if like is None else [(map_ @ like, map_.norm() * like.norm())]
     # Over its largest magnitude, lest cubes of small numbers vanish.

@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnviz.engine.seeding import generator_for
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
-from cnnviz.methods.baselines import baseline
+from cnnviz.methods.baselines import path_start
 from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.nearby_images import gradients_at, noisy_copies
 from cnnviz.registry.gradients import IntegratedGradientsOptions, SaliencyOptions, SmoothGradOptions
@@ -136,7 +135,7 @@ def integrated_gradients(run: ForwardPass, target: Target, params: IntegratedGra
     nodes, weights = quadrature(params.quadrature, params.steps)
     values, difference = torch.zeros_like(pixels), torch.zeros_like(score)
     for trial in range(params.trials):
-        start = _baseline(run, params.baseline, params.seed + trial)
+        start = path_start(pixels, params.baseline, params.seed + trial, run.session.preprocess)
         line = (start + a * (pixels - start) for a in nodes)
         total = torch.zeros_like(pixels)
         for weight, (_, gradient) in zip(weights, gradients_at(run, target, line), strict=True):
@@ -175,14 +174,3 @@ def quadrature(rule: str, steps: int) -> tuple[list[float], list[float]]:
         return [float(0.5 + 0.5 * a) for a in nodes], [float(0.5 * w) for w in weights]
     shift = 0.5 if rule == "midpoint" else 0.0
     return [(k - shift) / steps for k in range(1, steps + 1)], [1.0 / steps] * steps
-
-
-def _baseline(run: ForwardPass, kind: str, seed: int) -> Tensor:
-    pixels = run.pixels.detach().float()
-    if kind == "random":
-        drawn = torch.stack([torch.rand(image.shape, generator=generator_for(image, seed)) for image in pixels])
-        low, high = pixels.amin((2, 3), keepdim=True), pixels.amax((2, 3), keepdim=True)
-        return low + (high - low) * drawn.to(pixels)
-    height, width = pixels.shape[2:]
-    side = max(1, min(height, width) // 5)  # the blur's sigma is half of it
-    return baseline(pixels, kind, (side, side), seed, run.session.preprocess)

@@ -110,7 +110,7 @@ def propagate(run: ForwardPass, rules: Rules, name: str) -> Propagation:
     session = run.session
     key = f"relevance split, {rules.attention}"
     split = session.remember(
-        key, lambda: _with_attention(session, name) if rules.attention else _canonical(session, name)
+        key, lambda: _with_attention(session, name) if rules.attention else canonical(session, name)
     )
     head = split.head
     assert isinstance(head, fx.GraphModule)
@@ -128,7 +128,7 @@ def propagate(run: ForwardPass, rules: Rules, name: str) -> Propagation:
     return propagation
 
 
-def _canonical(session: Session, name: str) -> Split:
+def canonical(session: Session, name: str) -> Split:
     """The network cut where the session is, in float32, with batch normalisations folded into convolutions."""
     graph, split = readable(session, name)
     if split.preparation in {"packed", "folded"} and split.head_dtype == torch.float32:
@@ -140,7 +140,7 @@ def _with_attention(session: Session, name: str) -> Split:
     """As :func:`_canonical`, with attention by operations of which each has a rule."""
     graph = session.graph
     if graph is None or not graph.attention:
-        return _canonical(session, name)
+        return canonical(session, name)
     written_out(graph)
     return cut(graph, session.nodes, rt.Runtime(session.device, "fp32"), "folded")
 
