@@ -178,11 +178,35 @@ def test_what_it_refuses() -> None:
         cnnviz.explain(odd, nets.images(), method="deeplift")
 
 
-@pytest.mark.peers
-def test_captum_gives_the_same_where_its_hooks_see_everything() -> None:
+PEERS: dict[str, Callable[[], nn.Sequential]] = {
+    "relu": CHAINS["relu"],
+    "maximum": lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(192, 4)),
+}
+
+
+def _captums(network: nn.Module, images: Tensor) -> Tensor:
     captum = pytest.importorskip("captum.attr")
-    network, images = nets.seeded(CHAINS["maximum"])(), nets.images()
+    leaf = images.clone().requires_grad_()
+    found: Tensor = captum.DeepLift(network.requires_grad_(True)).attribute(
+        leaf, torch.zeros_like(leaf), target=torch.tensor([1, 3, 0])
+    )
+    return found.detach()
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
+@pytest.mark.parametrize("name", PEERS)
+def test_captum_gives_the_same_where_it_knows_the_layers(name: str) -> None:
+    network, images = nets.seeded(PEERS[name])(), nets.images()
     found = cnnviz.explain(network, images, method="deeplift", target=[1, 3, 0])
-    network.requires_grad_(True)
-    theirs = captum.DeepLift(network).attribute(images, torch.zeros_like(images), target=torch.tensor([1, 3, 0]))
-    close(found.raw, theirs, 1e-4)
+    close(found.raw, _captums(network, images))
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
+def test_captums_shares_do_not_sum_where_it_does_not() -> None:
+    """SiLU is none of its activations: it takes the gradient, without a word."""
+    network, images = nets.seeded(CHAINS["norm"])(), nets.images()
+    found = cnnviz.explain(network, images, method="deeplift", target=[1, 3, 0])
+    for theirs, difference in zip(_captums(network, images), found.scores["score_difference"], strict=True):
+        assert abs(float(theirs.sum()) - difference) > 0.05
