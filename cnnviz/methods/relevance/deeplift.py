@@ -87,7 +87,7 @@ def deeplift(run: ForwardPass, target: Target, params: DeepLIFTOptions) -> Heatm
 def _pass(run: ForwardPass, pixels: Tensor, start: Tensor) -> tuple[Tensor, Any]:
     """Images and baselines [2 N, C, H, W] as a leaf, and the output of both, whose gradients are multipliers."""
     session = run.session
-    split = session.remember("relevance split", lambda: canonical(session, "DeepLIFT"))
+    split = session.remember("relevance split, False", lambda: canonical(session, "DeepLIFT"))
     head = split.head
     assert isinstance(head, fx.GraphModule)
     both = torch.cat([pixels, start]).requires_grad_()

@@ -137,7 +137,7 @@ def canonical(session: Session, name: str) -> Split:
 
 
 def _with_attention(session: Session, name: str) -> Split:
-    """As :func:`_canonical`, with attention by operations of which each has a rule."""
+    """As :func:`canonical`, with attention by operations of which each has a rule."""
     graph = session.graph
     if graph is None or not graph.attention:
         return canonical(session, name)
