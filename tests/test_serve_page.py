@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cnnviz.settings import ModelSpec
-from tests.support import box_network, segment_network
+from tests.support import box_network, segment_network, tiny_writers
 from tests.support.runs import TINY
 from tests.support.serving import Served, served
 
@@ -272,6 +272,19 @@ def test_a_click_on_a_detector_asks_for_the_box_there(page: Any, boxes: Served) 
     command(page, f"--target box:{number}")
     assert find(".marks .chosen text").inner_html().startswith(f"{number} ")
     page.until(f"document.querySelectorAll('.marks .box').length === {len(described['targets'])}")
+
+
+def test_a_word_of_a_text_is_clicked(page: Any) -> None:
+    model = ModelSpec(f"{tiny_writers.__file__}:writer", input_size=(3, 32, 32), resize=32, mean=(0.5,), std=(0.5,))
+    with served(model=model, task="caption") as writes:
+        find = opened(page, writes)
+        drop(page, picture(), "scene.png")
+        command(page, "scene.png", "--task caption")
+        words = writes.drop(picture(), "scene.png")["targets"]
+        assert find(".words button").all_inner_texts() == [row["label"] for row in words]
+        find(".words button").nth(1).click()
+        command(page, f"--target {words[1]['target']}")
+        assert find(".words [aria-pressed=true]").inner_text() == words[1]["label"]
 
 
 def test_the_page_fits_a_narrow_window_and_the_dark(page: Any, site: Served) -> None:

@@ -12,7 +12,6 @@ from cnnviz.cli.options import Option
 from cnnviz.cli.values import from_config
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.io.policy_file import write_new
-from cnnviz.io.sources import is_url
 
 _NEW = "policy.yaml"
 _BESIDE = "Paths of a policy are relative to its file."
@@ -49,6 +48,9 @@ def _check_there(policy: Policy, given: Mapping[str, Any]) -> None:
     Raises:
         CnnvizError: The first one.
     """
+    # Not at the top: it brings NumPy and OpenCV, for which --help must not wait.
+    from cnnviz.io.sources import is_url
+
     model = {f"model.{key}": policy.model.get(key) for key in ("checkpoint", "labels")}
     labels = None if policy.labels == "folder" else policy.labels
     classes = None if policy.truth_classes == "coco" else policy.truth_classes

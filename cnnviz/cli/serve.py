@@ -16,7 +16,7 @@ from cnnviz.registry.specs import Options, Package
 from cnnviz.settings import OutputSettings, RunSettings, TargetSettings, check_choice
 
 _SHARED = (
-    "inputs limit model weights checkpoint trust_checkpoint num_classes labels input_size mean std "
+    "inputs limit model weights checkpoint trust_checkpoint num_classes labels question input_size mean std "
     "channel_order resize view no_crop logits_key task activation skip_check tracing seed device precision quiet"
 ).split()
 _HOSTS = ("127.0.0.1", "::1")
