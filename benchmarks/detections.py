@@ -31,7 +31,9 @@ Map = NDArray[np.float32]
 METHODS = {
     "odam": ["gradcam", "--variant", "odam"],
     "odam:sigma=0": ["gradcam", "--variant", "odam", "--sigma", "0"],
+    "odam:sigma=0.25": ["gradcam", "--variant", "odam", "--sigma", "0.25"],
     "odam:sigma=1": ["gradcam", "--variant", "odam", "--sigma", "1"],
+    "odam:sigma=2": ["gradcam", "--variant", "odam", "--sigma", "2"],
     "hirescam": ["gradcam", "--variant", "hirescam"],
     "gradcam": ["gradcam", "--variant", "gradcam"],
     "layercam": ["gradcam", "--variant", "layercam"],
@@ -94,6 +96,15 @@ def figures(found: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _halves(found: list[dict[str, Any]]) -> list[tuple[dict[str, str], list[dict[str, Any]]]]:
+    """The boxes of every second photograph by name, to choose on; and those of the others, to report on."""
+    second = set(sorted({each["image"] for each in found})[1::2])
+    return [
+        ({"half": half}, [each for each in found if (each["image"] in second) == (half == "chosen on")])
+        for half in ("chosen on", "reported on")
+    ]
+
+
 def _mean(values: list[float], images: list[str]) -> list[float]:
     """The mean and its 95 % interval, which draws whole photographs."""
     low, high = bootstrap_mean(values, images) or (float("nan"), float("nan"))
@@ -111,13 +122,16 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--json", required=True)
     parser.add_argument("--name", default="", help="what the rows are of: network, photographs, layer")
+    parser.add_argument("--halves", action="store_true", help="every second photograph by name apart from the others")
     given, options = parser.parse_known_args()
     rows = [row for row in load(given.json) if row["name"] != given.name]
     for method in given.methods:
-        row = {"name": given.name, "method": method, **figures(maps_of(METHODS[method], options))}
-        rows.append(row)
-        save(given.json, rows)
-        print(row)
+        found = maps_of(METHODS[method], options)
+        for half, some in _halves(found) if given.halves else [({}, found)]:
+            row = {"name": given.name, "method": method, **half, **figures(some)}
+            rows.append(row)
+            save(given.json, rows)
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,13 @@ from cnnviz.engine.open_session import SessionOptions, open_session, prepare, pr
 from cnnviz.engine.precision import AGREEMENT, correlation, opened, smooth_probe
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
-from cnnviz.engine.targets import CallableTarget, ClassTarget, Target, UnitTarget
+from cnnviz.engine.targets import CallableTarget, Target
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.explanation import Explanation as Explanation
-from cnnviz.explanation import explained_by, joined
+from cnnviz.explanation import explained_by, joined, with_caveat
 from cnnviz.methods.explain import explain_batch
 from cnnviz.models import preprocess
 from cnnviz.models.graph.layers import LayerRef, reference, stages
-from cnnviz.models.graph.structures import tensors_of
 from cnnviz.models.loading.dtypes import in_float32
 from cnnviz.models.loading.given import answers_of
 from cnnviz.models.loading.load import LoadedModel, load, unwrap
@@ -39,6 +38,7 @@ from cnnviz.run.picture_vectors import PictureVectors
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, TRACING_MODES, ModelSpec, check_choice, parse_skipped
 from cnnviz.tasks.class_names import ClassNames
 from cnnviz.tasks.dense_words import has_places, placed_target
+from cnnviz.tasks.probe_target import something_of
 from cnnviz.tasks.text_words import each_with_its_text, taking_images, text_target
 from cnnviz.tasks.words import TargetLike, check_target, check_unit, make_target, read_elsewhere, readout_of
 
@@ -269,7 +269,9 @@ def _checks(
     skip: str | Sequence[str],
 ) -> Examination:
     """The examination of a session's network, with the agreement of its precision with float32 where it has another."""
-    found = _examined(session, *how, skip)
+    found = with_caveat(_examined(session, *how, skip), session, how[0].name)
+    for text in found.notes:
+        _tell(text)
     if session.runtime.precision == "fp32" or "precision_agreement" in found.not_run:
         return found
     with exact() as other:
@@ -283,20 +285,15 @@ def _with_agreement(
     spec, params = how
     cheap = spec.dry_run(params)
 
-    def probed(readout: Readout, chosen: Tensor) -> Target:
-        if readout.layer is not None:
-            return UnitTarget(readout.layer, chosen, readout.at)
-        return CallableTarget(_first_output) if readout.whole else ClassTarget(chosen, "logit")
-
     def measured() -> float:
         probe = smooth_probe(session.input_shape)
         maps = []
         with rt.scope():
-            chosen: Tensor | None = None
+            target: Target | None = None
             for each in (exact, session):
                 run = each.forward(probe)
-                chosen = make_target(None, run.chosen)[1] if chosen is None else chosen
-                maps.append(explain_batch(spec, run, probed(session.readout, chosen), cheap).values)
+                target = target or something_of(run)
+                maps.append(explain_batch(spec, run, target, cheap).values)
         return correlation(maps[1], maps[0])
 
     value = session.remember(f"agreement {spec.name} {cheap}", measured)
@@ -329,12 +326,6 @@ def _layers(layer: str | int | Sequence[str] | None) -> tuple[str, ...]:
     if layer is None:
         return ()
     return (str(layer),) if isinstance(layer, (str, int)) else tuple(str(name) for name in layer)
-
-
-def _first_output(output: Any) -> Tensor:
-    """A score of anything: the largest value of each image's first tensor."""
-    first = next(tensors_of(output))
-    return first.reshape(len(first), -1).amax(1)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine.examine import Examination
-from cnnviz.engine.session import ForwardPass
+from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap, upsample
 from cnnviz.methods.levels import levels_of, on_level
+from cnnviz.registry import lookup
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,20 @@ def explanation_of(run: ForwardPass, heatmap: Heatmap, indices: Tensor, found: E
         checks=found.to_dict(),
         notes=(*session.notes, *found.notes, *heatmap.notes),
     )
+
+
+def with_caveat(found: Examination, session: Session, method: str) -> Examination:
+    """What was found of a network, with what whoever asks for this method of a detector's boxes should know.
+
+    The command line takes another method there where none is named; here the name is always given, and obeyed.
+    """
+    if session.boxes is None:
+        return found
+    caveats = next(spec.caveats for spec in lookup.all_tasks() if spec.boxes)
+    text = caveats.get(method)
+    if text is None:
+        return found
+    return replace(found, notes=(*found.notes, text.replace("--variant odam", "method='odam'")))
 
 
 def joined(parts: Sequence[Explanation]) -> Explanation:

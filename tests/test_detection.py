@@ -305,3 +305,18 @@ def test_stages_and_the_layer_table_of_a_detector() -> None:
     listed = with_rows(nets.listed(), IMAGES[:1])
     found = layer_table(listed, "net", (3, nets.SIDE, nets.SIDE), boxes=read_task("detect").boxes((1, 40, 6), ()))
     assert [row.name for row in found if row.default_target] == ["backbone.levels.map_0", "backbone.levels.map_pool"]
+
+
+def test_gradcam_of_a_box_is_gradcam_and_says_what_it_shows() -> None:
+    """In Python the name of the method is obeyed; what the command line would take is told."""
+    network = next(iter(FORMS.values()))()
+    plain = cnnviz.explain(network, IMAGES, "gradcam", target="box:1", task=TASK)
+    assert any("method='odam'" in note for note in plain.notes)
+    odam = cnnviz.explain(network, IMAGES, "odam", target="box:1", task=TASK)
+    assert not any("method='odam'" in note for note in odam.notes)
+    assert not torch.allclose(plain.raw, odam.raw)
+
+
+def test_an_option_of_the_task_that_is_out_of_range_says_where_it_stands() -> None:
+    with pytest.raises(CnnvizError, match=r"--task detect:score=3\.0: score=3\.0 is out of range: 0 to 1"):
+        read_task("detect:score=3.0")

@@ -132,6 +132,13 @@ def test_a_box_that_nothing_matches(photos: Path, tmp_path: Path) -> None:
     assert row["reason"].startswith("no box has an IoU of 0.5 with it")
 
 
+def test_two_targets_that_are_one_box_are_said(photos: Path, tmp_path: Path) -> None:
+    asked = ["-t", "box:1", "-t", "box:class=red", "-t", "box:2", "-t", "box:1/x0", "--task", "detect:score=0.4"]
+    first = _run(photos, tmp_path, *asked, "--save", "none")["images"][0]
+    assert [row["target"]["spec"] for row in first["explanations"]] == ["box:1", "box:2", "box:1/x0"]
+    assert first["merged"] == [{"spec": "box:class=red", "same_as": "box:1"}]
+
+
 @pytest.mark.parametrize(
     ("spec", "slugs"),
     [

@@ -246,3 +246,15 @@ def test_a_vector_of_ones_own(photos: Path) -> None:
         np.testing.assert_allclose(found.raw[image].numpy(), gradcam(cells, gradient), atol=2e-6)
     with pytest.raises(CnnvizError, match="nobody knows how a file becomes an input"):
         cnnviz.explain(network, pixels, target=f"similar:{photos / '0.png'}")
+
+
+def test_a_lower_precision_is_compared_where_something_else_is_read() -> None:
+    """The map of a probe is one of what is read: of a component, and of a class in a region."""
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    dense = torch.nn.Sequential(*tiny_model.make()[:5], torch.nn.Conv2d(12, 4, 1))
+    for network, target in ((tiny_model.make(), "embedding:2"), (dense, "class:1@all")):
+        exact = cnnviz.explain(network, pixels, "saliency", target=target)
+        lower = cnnviz.explain(network, pixels, "saliency", target=target, precision="bf16")
+        assert 0.5 < lower.checks["precision_agreement"] <= 1
+        both = torch.stack([exact.raw.flatten(), lower.raw.flatten()])
+        assert float(torch.corrcoef(both)[0, 1]) > 0.9

@@ -139,7 +139,10 @@ class EntrySpec:
                 problem = f"{part!r} is not option=value" if not equals else f"{key} is given twice"
                 raise CnnvizError(f"{said}: {problem}.", f"For example {self.name}:seed=1")
             given[key] = typed(value.strip(), known[key]) if key in known else value
-        return self.resolve_params(given)
+        try:
+            return self.resolve_params(given)
+        except CnnvizError as error:
+            raise CnnvizError(f"{said}: {error.message}", error.hint) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from cnnviz.schema.boxes import BoxPrediction
 from cnnviz.schema.confusion import Judged
-from cnnviz.schema.maps import Explanation, Unmatched
+from cnnviz.schema.maps import Explanation, Merged, Unmatched
 from cnnviz.schema.shapes import Box, Count, OneOf, Rectangle, Sha256, Shape
 from cnnviz.schema.targets import Prediction, SegmentPrediction, WrittenWord
 
@@ -131,6 +131,8 @@ class Shown(TypedDict):
     """Of a captioning network: what it wrote under the image."""
     unmatched: NotRequired[list[Unmatched]]
     """Targets that match nothing in this image, where there are any."""
+    merged: NotRequired[list[Merged]]
+    """Targets that are the same thing in this image as another, and share its map."""
     truth: NotRequired[Truth | None]
     """Of ``--truth``: what the annotations say of the image; null where they do not have it."""
 

@@ -21,6 +21,15 @@ class Unmatched(TypedDict):
     """Why it is not explained."""
 
 
+class Merged(TypedDict):
+    """A target that is the same thing in an image as another one, such as ``box:1`` and the best box of its class."""
+
+    spec: str
+    """The target as it was asked for."""
+    same_as: str
+    """The target that has the map."""
+
+
 class Evidence(TypedDict):
     """How much of a map lies on what the network takes for one class."""
 

@@ -187,22 +187,34 @@ class Selected:
     Attributes:
         requests: Each once, in the order asked.
         unmatched: Specs that match nothing in this image, with the reason.
+        merged: Specs that mean what another means too, with that one: they share a map.
     """
 
     requests: Sequence[Request]
     unmatched: Sequence[tuple[str, str]] = field(default=())
+    merged: Sequence[tuple[str, str]] = field(default=())
 
     @property
     def facts(self) -> dict[str, Any]:
         """What the record of the image says of it."""
-        rows = [{"spec": spec, "reason": reason} for spec, reason in self.unmatched]
-        return {"unmatched": rows} if rows else {}
+        found: dict[str, Any] = {}
+        if self.unmatched:
+            found["unmatched"] = [{"spec": spec, "reason": reason} for spec, reason in self.unmatched]
+        if self.merged:
+            found["merged"] = [{"spec": spec, "same_as": other} for spec, other in self.merged]
+        return found
 
     @classmethod
     def distinct(cls, requests: Sequence[Request], unmatched: Sequence[tuple[str, str]] = ()) -> Selected:
-        """Of requests that would write the same files the first."""
-        by_slug = {request.slug: request for request in reversed(requests)}
-        return cls(list(reversed(by_slug.values())), unmatched)
+        """Of requests that would write the same files the first; what two specs both mean is said."""
+        by_slug: dict[str, Request] = {}
+        merged = []
+        for request in requests:
+            first = by_slug.setdefault(request.slug, request)
+            spec, other = (str(getattr(each, "spec", "")) for each in (request, first))
+            if spec != other:
+                merged.append((spec, other))
+        return cls(list(by_slug.values()), unmatched, tuple(dict.fromkeys(merged)))
 
 
 class Selector(ABC):

@@ -58,10 +58,8 @@ def comparison(path: Path, network: nn.Module, images: Tensor, wanted: tuple[int
             "An operator is converted otherwise than it is meant. Export the network again with another opset, or give "
             "its PyTorch code with --model file.py:factory.",
         )
-    return (
-        f"compared with onnxruntime {version('onnxruntime')} on {len(images)} random images: the largest difference is "
-        f"{worst:.2g} (values up to {largest:.2g})"
-    )
+    figures = f"largest difference {worst:.2g} of values up to {largest:.2g}"
+    return f"compared with onnxruntime {version('onnxruntime')}: {figures}"
 
 
 def _difference(mine: NDArray[Any], theirs: NDArray[Any]) -> tuple[float, float]:

@@ -77,13 +77,11 @@ def read_onnx(path: str | Path, asked: Sequence[int] | None = None) -> OnnxNetwo
     module, warned = _converted(model, entry, size, path)
     if entry.channels_last:
         notes.append(f"the input {entry.name} is [N, height, width, channels]; images are transposed in front of it")
-    if entry.batch is not None:
-        notes.append(f"the file is for a batch of {entry.batch}; the network made of it takes any number of images")
     if None in entry.sizes[1:] and any(attribute(node, "auto_pad", b"")[:4] == b"SAME" for node in model.graph.node):
         notes.append(f"its padding depends on the size of the input, and is that of {size[1]} x {size[2]} pixels here")
     images = torch.randn(2 * (entry.batch or 1), *size, generator=torch.Generator().manual_seed(0))
     said = comparison(path, module, images, (entry.batch or 1, entry.channels_last))
-    notes.append(said)
+    notes.append(said if entry.batch is None else f"{said}; made for any number of images, the file for {entry.batch}")
     if said.startswith("not compared"):
         notes += warned
     return OnnxNetwork(module, size, _labels(model), tuple(notes))
