@@ -58,7 +58,7 @@ def comparison(path: Path, network: nn.Module, images: Tensor, wanted: tuple[int
             "An operator is converted otherwise than it is meant. Export the network again with another opset, or give "
             "its PyTorch code with --model file.py:factory.",
         )
-    figures = f"largest difference {worst:.2g} of values up to {largest:.2g}"
+    figures = f"the largest difference is {worst:.2g} (values up to {largest:.2g})"
     return f"compared with onnxruntime {version('onnxruntime')}: {figures}"
 
 
