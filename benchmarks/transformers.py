@@ -77,7 +77,7 @@ def rows(rounds: int) -> list[dict[str, Any]]:
             batch = torch.randn((size, 3, 224, 224), generator=torch.Generator().manual_seed(0))
             for precision in ("fp32", "bf16"):
                 module = network(name)
-                theirs, given = copy.deepcopy(module), batch
+                theirs, given = copy.deepcopy(module).requires_grad_(True), batch
                 if precision == "bf16":
                     theirs, given = theirs.bfloat16(), batch.bfloat16()
                 candidates = {
