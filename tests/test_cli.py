@@ -154,7 +154,11 @@ def test_names_that_are_no_utf8_survive(fake: FakePipeline) -> None:
         ("guided a.jpg --variant x", "cnnviz guided has no variants", "See cnnviz guided --help"),
         ("adversarial a.jpg --metod x", "No such option: --metod", "Did you mean --model?"),
         ("rise a.jpg --masks 0", "--masks 0 is out of range: 1 or more.", "The default is 4000."),
-        ("lrp a.jpg --rule gamma", "--rule gamma: expected one of composite, epsilon, alpha-beta, attnlrp.", "Choose from"),
+        (
+            "lrp a.jpg --rule gamma",
+            "--rule gamma: expected one of composite, epsilon, alpha-beta, attnlrp.",
+            "Choose from",
+        ),
         ("gradcam", "No INPUT was given.", "cnnviz gradcam photos/"),
         ("gradcam a.jpg --alpha 1.5", "--alpha 1.5: expected 0 to 1.", "--alpha 1"),
         ("gradcam a.jpg --alpha nan", "--alpha nan: expected 0 to 1.", "--alpha 1"),

@@ -20,15 +20,16 @@ from cnnviz.settings import (
 
 MOST_INPUTS = 4
 """Inputs that are written out; a shell's ``*.jpg`` may have been thousands."""
-# Where the run lies, and how often it was begun, say nothing about what is in it.
-_UNTOLD = frozenset(("out", "resume", "overwrite"))
+# Where the run lies, how often it was begun, and where results are looked up say nothing about what is in it.
+_UNTOLD = frozenset(("out", "resume", "overwrite", "cache"))
 _REPEATED = frozenset(("layer", "class", "target", "metric", "skip-check"))
 
 
 def command_line(settings: RunSettings, most: int | None = MOST_INPUTS) -> str:
     """``cnnviz gradcam photos/ --model resnet50 --class top:3``: the options that are not at their defaults, quoted.
 
-    Options from a configuration file stand among them; ``--out``, ``--resume`` and ``--overwrite`` do not.
+    Options from a configuration file stand among them; ``--out``, ``--resume``, ``--overwrite`` and
+    ``--cache`` do not.
 
     Args:
         settings: What was asked for.
