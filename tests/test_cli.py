@@ -189,7 +189,11 @@ def test_names_that_are_no_utf8_survive(fake: FakePipeline) -> None:
         ("gradcam a.jpg --mean 0.5,x,0.5", "--mean 0.5,x,0.5: 'x' is not a number.", "0.485,0.456,0.406"),
         ("gradcam a.jpg --input-size abc", "--input-size abc: 'abc' is not a number.", "--input-size 224"),
         ("gradcam a.jpg --std 1,1", "--std 1,1: expected 1 or 3 numbers, got 2.", "--std 0.229,0.224,0.225"),
-        ("gradcam a.jpg --masks 9", "No such option: --masks", "an option of cnnviz rise and cnnviz top-patches"),
+        (
+            "gradcam a.jpg --masks 9",
+            "No such option: --masks",
+            "an option of cnnviz rise, cnnviz sensitivity and cnnviz top-patches",
+        ),
         (
             "gradcam a.jpg --samples 50",
             "--samples is an option of smoothgradcam++ and sscam, not of gradcam.",
