@@ -69,7 +69,9 @@ def page(found: dict[str, Any]) -> str:
         "file of its `models`. "
         "The weights are random; batch normalisations have the statistics of photographs, and what would start as a "
         "constant is drawn at random, so that every part of a network matters. Each is run at a taller size, "
-        "where it takes one, and at a square one; the table names the sizes that were walked.",
+        "where it takes one, and at a square one; the table names the sizes that were walked. Networks with "
+        "self-attention were walked before their tokens were explained as maps: [transformers](transformers.md) says "
+        "what holds of them.",
         "",
         f"torch {machine['torch']}, torchvision {machine['torchvision']}, timm {machine['timm']}, Python "
         f"{machine['python']}, on {machine['cores']} cores ({machine['cpu']}), {machine['date']}.",

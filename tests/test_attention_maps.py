@@ -55,6 +55,25 @@ def test_methods_by_their_formulas(kind: str) -> None:
         torch.testing.assert_close(found.raw[1:], alone.raw, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("pooled", ["token", "avg"])
+def test_attention_with_a_position_bias(pooled: str) -> None:
+    """BEiT adds a bias of relative positions to the scores of its attention."""
+    beit = pytest.importorskip("timm.models.beit")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        module = beit.Beit(
+            img_size=(32, 48), patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=5, use_abs_pos_emb=False,
+            use_rel_pos_bias=True, global_pool=pooled,
+        ).eval()  # fmt: skip
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    watched = oracle.Watched(module, pictures())
+    for method, rows in (("rollout", oracle.rollout(watched)), ("chefer", oracle.chefer(watched, 2))):
+        found = cnnviz.explain(module, pictures(), method=method, target=2)
+        torch.testing.assert_close(found.raw.double(), patches(module, rows), rtol=2e-3, atol=1e-6)
+
+
 def test_rollout_is_the_same_for_every_class_and_says_so() -> None:
     module = vision_transformer()
     one, other = (cnnviz.explain(module, pictures(), method="rollout", target=target).raw for target in (1, 3))

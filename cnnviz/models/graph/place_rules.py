@@ -298,4 +298,5 @@ _BY_KIND: dict[Kind, _Rule] = {
 # Functions of torchvision that stay in one piece, because they are wrapped for tracers.
 _BY_NAME: dict[str, _Rule] = {
     "einsum": _einsum, "narrow": _narrowed, "shifted_window_attention": _kept, "_patch_merging_pad": _every_second,
+    "masked": _joined,  # scores of attention with a mask or a position bias added
 }  # fmt: skip
