@@ -43,14 +43,15 @@ def explain(words: list[str], out: Path) -> int:
 
 
 def contents(out: Path) -> dict[str, Any]:
-    """All files of a run but those of its shares; of the report and the page without times and places."""
+    """All files of a run but those of its shares; of the report and the page without times, places, and what
+    came out of a cache."""
     found: dict[str, Any] = {
         str(path.relative_to(out)): path.read_bytes()
         for path in sorted(out.rglob("*"))
         if path.is_file() and not path.relative_to(out).parts[0].startswith("shard-")
     }
     report = json.loads(found["report.json"])
-    for name in ("seconds", "images_per_second", "seconds_per_map", "pass"):
+    for name in ("seconds", "images_per_second", "seconds_per_map", "pass", "cache"):
         report["summary"].pop(name, None)
     if "embedding" in report["summary"]:
         report["summary"]["embedding"].pop("seconds_arranging")

@@ -101,11 +101,13 @@ class Scores(MapScores, FaithfulnessScores):
     argmax_share: NotRequired[Share]
     """Of classmap: the share of what the network saw in which the class is the most probable one, 0 to 1."""
     baseline: NotRequired[str]
-    """Of occlusion and integrated gradients: what stands for no information."""
+    """Of occlusion, integrated gradients and their relatives: what stands for no information."""
     completeness_gap: NotRequired[float | None]
-    """Of integrated gradients and FullGrad: what the sum of the values lacks of the score, in its unit."""
+    """Of integrated gradients, gradient_shap, conductance, deeplift and FullGrad: what the sum of the values lacks of
+    the score, or of the difference in score, in its unit."""
     component_share: NotRequired[float | None]
-    """Of eigencam and eigengradcam: the share of the squared values that the component holds, 0 to 1."""
+    """Of eigencam and eigengradcam: the share of the squared values that the component holds; of kpcacam: its share of
+    the positive eigenvalues. 0 to 1."""
     conservation_gap: NotRequired[float | None]
     """Of LRP and excitation backpropagation: what the sum of the values lacks of the score, in its unit."""
     exchanges: NotRequired[list[Count]]
@@ -115,17 +117,18 @@ class Scores(MapScores, FaithfulnessScores):
     fit: NotRequired[float | None]
     """Of kernelshap and lime: the weighted share of the scores' variance that the values explain, at most 1."""
     floor: NotRequired[float | None]
-    """Of rise and drise: the smallest value, which is taken off where the map is drawn and measured."""
+    """Of rise, drise, hsic and reciprocam: the smallest value, which is taken off where the map is drawn and measured
+    (of reciprocam also in the raw map)."""
     gap_share: NotRequired[float | None]
     """What the values lack of the score, as a share of it; 0 where the score is 0."""
     grid: NotRequired[list[Count]]
     """Of classmap: rows and columns of cells."""
     head_passes: NotRequired[Count]
-    """Of ablationcam: how often the head ran."""
+    """Of ablationcam and reciprocam: how often the head ran."""
     inputs: NotRequired[list[list[Count]]]
     """Of classmap: ``[height, width]`` of the network's input, for each scale."""
     masks: NotRequired[Count]
-    """Of rise, drise, scorecam, sscam and iscam: how many masked images were run."""
+    """Of rise, drise, hsic, scorecam, sscam and iscam: how many masked images were run."""
     negative_score: NotRequired[bool]
     """Of ablationcam: whether the score is negative, so that the map shows what speaks against the class."""
     perturbed_scores: NotRequired[list[float | None]]
@@ -139,24 +142,31 @@ class Scores(MapScores, FaithfulnessScores):
     references: NotRequired[list[Count]]
     """Of finercam: indices of the classes that the class is compared with."""
     samples: NotRequired[Count]
-    """Of kernelshap and lime: how many perturbed images were run."""
+    """Of kernelshap and lime: how many perturbed images were run; of gradient_shap: how many points."""
     score_difference: NotRequired[float | None]
-    """Of integrated gradients: the score of the image minus that of the baseline."""
+    """Of integrated gradients, gradient_shap, conductance and deeplift: the score of the image minus that of the
+    baseline, or the mean over baselines."""
     similarity: NotRequired[float | None]
     """Of compare: rank correlation with the map of the other run, -1 to 1."""
     steps: NotRequired[Count]
-    """Of integrated gradients: points on the path."""
+    """Of integrated gradients: points on the path; of conductance: steps of it."""
     stride: NotRequired[int | list[int]]
     """Of occlusion: pixels of the network's input from one position to the next; ``[rows, columns]`` where they
     differ."""
+    sum: NotRequired[float | None]
+    """Of sobol: the sum of the indices; of total ones at least 1, up to the noise of the estimate."""
     superpixels: NotRequired[Count]
     """Of kernelshap and lime: how many superpixels the image has."""
+    trials: NotRequired[Count]
+    """Of deeplift: how many baselines were averaged."""
     unit: NotRequired[Count]
     """Of guided and its relatives with ``--unit``: the channel that is explained."""
     unit_activation: NotRequired[float | None]
     """Of ``--unit``: the channel's largest value."""
     unit_position: NotRequired[list[Count]]
     """Of ``--unit``: row and column of that value in the layer."""
+    variance: NotRequired[float | None]
+    """Of sobol: the variance of the score, in its unit squared."""
     window: NotRequired[int | list[int]]
     """Of occlusion: the window's side in pixels of the network's input; ``[rows, columns]`` where they differ."""
 
@@ -184,12 +194,16 @@ class MethodFacts(TypedDict, total=False):
     """Of excitation backpropagation: how the end of the network was read."""
     identity_error: float | None
     """Of CAM: largest difference of the recomputed logits to the network's, as a share of the largest logit."""
+    kernel: str
+    """Of kpcacam: the kernel."""
     layers: list[str] | dict[str, Count]
     """Of layercam the layers that are joined, of LRP how many layers each rule was applied to."""
     left_alone: dict[str, Count]
     """Of guided and deconvnet: operations that cannot be looked into and passed the gradient on, by name."""
     linear: bool
     """Of CAM: whether the logit is linear in the feature map, so that the map sums to it."""
+    order: Literal["total", "first"]
+    """Of sobol: whether an index has the interactions of its cell."""
     pooling: str
     """Of CAM: how the positions of the feature map are pooled."""
     quadrature: str
@@ -203,7 +217,7 @@ class MethodFacts(TypedDict, total=False):
     score: str
     """Of rise and drise: the unit of the score."""
     sign: str
-    """Of eigencam and eigengradcam: which side of the component is positive."""
+    """Of eigencam, eigengradcam and kpcacam: which side of the component is positive."""
     statistic: str
     """Of SmoothGrad: what is taken over the noisy copies."""
     with_gradcam: bool
