@@ -53,6 +53,7 @@ def contents(out: Path) -> dict[str, Any]:
     report = json.loads(found["report.json"])
     for name in ("seconds", "images_per_second", "seconds_per_map", "pass", "cache"):
         report["summary"].pop(name, None)
+    report["summary"].get("audit", {}).pop("seconds", None)
     if "embedding" in report["summary"]:
         report["summary"]["embedding"].pop("seconds_arranging")
     report["options"].pop("out")
