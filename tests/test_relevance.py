@@ -190,6 +190,26 @@ def test_lrp_conserves_through_gates_and_norms() -> None:
             assert float(found.raw[i].double().sum()) == pytest.approx(float(found.logits[i, target]), rel=2e-3)
 
 
+class ByName(Gated):
+    """The same with its second factors given by name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.one(x))
+        x = torch.mul(x, other=self.gate(self.squeeze(x.mean((2, 3), keepdim=True))))
+        x = torch.mul(x, other=torch.sigmoid(x))
+        x = self.norm(x * self.scale) + x
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_factor_that_is_given_by_name_is_one() -> None:
+    torch.manual_seed(5)
+    network, named = Gated().eval(), ByName().eval()
+    named.load_state_dict(network.state_dict())
+    for method in ("lrp", "deeplift"):
+        plain, found = (cnnviz.explain(each, BATCH, method=method, target=[1, 3]).raw for each in (network, named))
+        close(found, plain, 1e-5)
+
+
 def test_lrp_of_a_difference_of_classes() -> None:
     network = kinds.make("residual")
     one, two, both = (

@@ -268,7 +268,7 @@ def test_few_maps_decide_nothing(photos: Path, tmp_path: Path) -> None:
     _, audit = _audit(photos, tmp_path / "wrong", "honest", more="only: wrong")
     [row] = audit["checks"]
     assert (row["verdict"], row["n"]) == ("not decided", 0)
-    assert "24 can be divided into clusters" in row["reason"]
+    assert "24 are needed" in row["reason"]
 
 
 def test_positions_are_no_classes_to_flip(tmp_path: Path) -> None:

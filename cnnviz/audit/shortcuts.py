@@ -20,7 +20,7 @@ from cnnviz.audit.check import Check, Judged
 from cnnviz.audit.suspects import Hidden, hidden, hot, share_on_object
 from cnnviz.audit.verdict import Observation, Statement
 from cnnviz.io.encode import ImageFormat, encode
-from cnnviz.metrics.map_clusters import SIDE, Clusters, clusters, prepared
+from cnnviz.metrics.map_clusters import DIVISIBLE, SIDE, Clusters, clusters, prepared
 from cnnviz.render.cluster_sheet import ClusterRow, cluster_sheet
 
 if TYPE_CHECKING:
@@ -118,13 +118,18 @@ class Shortcuts(Check):
         large = {label: own for label, own in maps.items() if len(own.images) >= _FEWEST}
         if not large:
             most = max((len(own.images) for own in maps.values()), default=0)
-            return [self._undecided(f"{most} maps of a class at most; {_FEWEST} can be divided into clusters")]
+            return [self._undecided(f"{most} maps of a class at most; {_FEWEST} are needed")]
         if len(large) < len(maps):
             few = len(maps) - len(large)
             self.remarks.append(f"{self.check.name}: {few} of {len(maps)} classes have fewer than {_FEWEST} maps")
         own = [self._divided(method, label, large[label], look) for label in sorted(large)]
         self.classes += own
-        return [self._statement(own)]
+        # Where nothing says what the object is, a class that is not divided has no cluster to suspect.
+        known = [each for each in own if each.found.divisible or any(c.on_object is not None for c in each.clusters)]
+        if not known:
+            most = max(len(each.found.labels) for each in own)
+            return [self._undecided(f"{most} maps of a class at most; without truth, {DIVISIBLE} can be divided")]
+        return [self._statement(known)]
 
     def _undecided(self, why: str) -> Statement:
         return Statement("flips_beyond_random", "mean", False, self.params.max_flips, (), why)

@@ -117,13 +117,13 @@ class _Interpreter(fx.Interpreter):
             return getattr(self, n.op)(n.target, args, kwargs)
         operation = self._operations[n]
         plain = getattr(self, n.op)(n.target, args, kwargs)
-        if not _follows(plain) or linear_kind(operation, args):
+        given = {name: self._value(value) for name, value in operation.arguments.items()}
+        if not _follows(plain) or linear_kind(operation, given):
             return plain
         rule = RULES.get(operation.name, RULES.get(operation.kind))
         if rule is None or operation.is_whole:
             what = operation.label or operation.name or str(n.target)
             raise CnnvizError(f"DeepLIFT has no rule for {what} ({n.name}).", "Use integrated_gradients.")
-        given = {name: self._value(value) for name, value in operation.arguments.items()}
         return rule(plain, given)
 
     def _value(self, value: Any) -> Any:

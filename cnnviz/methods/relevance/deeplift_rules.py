@@ -16,6 +16,7 @@ from torch import Tensor
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.relevance.propagation import keeping
 from cnnviz.models.graph.operations import Operation
+from cnnviz.models.graph.structures import tensors_of
 
 Rule = Callable[[Tensor, Mapping[str, Any]], Tensor]
 
@@ -32,15 +33,20 @@ _WEIGHTED = frozenset({"convolution", "transposed_convolution", "linear"})
 _LINEAR_NAMES = frozenset("mean sum batch_norm to float double half bfloat16 type type_as neg".split())
 
 
-def linear_kind(operation: Operation, args: tuple[Any, ...]) -> bool:
-    """Whether an operation is linear (or affine) in what depends on the image: its gradient is its multiplier."""
-    following = [isinstance(arg, Tensor) and arg.requires_grad for arg in args]
+def linear_kind(operation: Operation, given: Mapping[str, Any]) -> bool:
+    """Whether an operation is linear (or affine) in what depends on the image: its gradient is its multiplier.
+
+    Args:
+        operation: What is computed.
+        given: Its arguments by name, however they were given, with the values of those that are computed.
+    """
+    following = {name for name, value in given.items() if any(each.requires_grad for each in tensors_of(value))}
     if operation.kind in _WEIGHTED:
-        return not any(following[1:])  # weights that are made of the image are a factor
+        return "weight" not in following  # weights that are made of the image are a factor
     if operation.kind in {"product", "matrix_product"}:
-        return sum(following) == 1
+        return sum(each.requires_grad for each in tensors_of(list(given.values()))) == 1
     if operation.kind == "division":
-        return following[:1] == [True] and not any(following[1:])
+        return "other" not in following
     averages = operation.kind == "pooling" and "avg_pool" in operation.name
     return operation.kind in _LINEAR_KINDS or averages or operation.name in _LINEAR_NAMES
 

@@ -176,7 +176,7 @@ class _Interpreter(fx.Interpreter):
         self._last = next((node for node in reversed(nodes) if _has_weights(self._operations[node])), None)
 
     def run_node(self, n: fx.Node) -> Any:
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        args, kwargs = _in_order(*self.fetch_args_kwargs_from_env(n))
         if n.op in {"call_module", "call_function", "call_method"} and args and isinstance(args[0], Tensor):
             self._follow_padding(n, args, kwargs)
             replaced = self._replaced(n, args, kwargs)
@@ -295,9 +295,9 @@ class _Interpreter(fx.Interpreter):
 
     def _product(self, node: fx.Node, a: Tensor, b: Tensor) -> Tensor:
         """A gate takes nothing (Arras et al. 2017); factors that are both signals take a half each."""
-        if self._is_gate(node.args[0]):
+        if self._is_gate(self._operations[node].arguments["input"]):
             return a.detach() * b
-        if self._is_gate(node.args[1]):
+        if self._is_gate(self._operations[node].arguments["other"]):
             return a * b.detach()
         return keeping(a * b, 0.5 * (a * b.detach() + a.detach() * b))
 
@@ -344,6 +344,13 @@ def scaled(part: Tensor, y: Tensor) -> Tensor:
 def passing(x: Tensor, y: Tensor) -> Tensor:
     """An elementwise function: its input gets what its output had."""
     return keeping(y, scaled(x, y))
+
+
+def _in_order(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with a second signal that is given by its name behind the first."""
+    if len(args) == 1 and kwargs and kwargs.keys() <= {"other", "mat2"}:
+        return (*args, *kwargs.values()), {}
+    return args, kwargs
 
 
 def _has_weights(operation: Operation) -> bool:
