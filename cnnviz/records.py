@@ -383,7 +383,7 @@ def parse_line(line: bytes) -> images.AnyImage | None:
 
 
 def files_of(record: Any) -> Iterator[str]:
-    """Names of the files that a record lists, wherever they stand in it."""
+    """Names of the files that a run wrote, wherever its record lists them: not those that its user named."""
     if isinstance(record, (list, tuple)):
         for item in record:
             if isinstance(item, (dict, list, tuple)):
@@ -394,5 +394,6 @@ def files_of(record: Any) -> Iterator[str]:
                 yield from (name for name in value.values() if isinstance(name, str))
             elif key in {"file", "thumbnail"} and isinstance(value, str):
                 yield value
-            elif isinstance(value, (dict, list, tuple)):
+            # Below these stands what was asked for: a target may name a picture of the user's.
+            elif key not in {"target", "options"} and isinstance(value, (dict, list, tuple)):
                 yield from files_of(value)
