@@ -201,28 +201,38 @@ class RunSettings:
     def option_files(self, digest: Callable[[str], str | None]) -> dict[str, str]:
         """Digests of the files that options name, such as a table of labels, by path.
 
-        Not of the network and its class names, which the report identifies by what is read from them.
+        Not of the network and its class names, which the report identifies by what is read from them; nor of the first
+        run of a comparison, with which its second is continued.
         """
         found = {}
+        folder, own = os.path.split(os.path.normpath(self.output.out))
+        first = os.path.join(folder, "a", _RECORDS) if own == "b" else None
         for name, value in self.options().items():
             if name in FREE_OPTIONS or name in {"model", "checkpoint", "labels"}:
                 continue
             for text in value if isinstance(value, (list, tuple)) else (value,):
-                for path in _files_named(text) if isinstance(text, str) else ():
-                    known = digest(path)
+                for path in files_named(text) if isinstance(text, str) else ():
+                    known = None if os.path.normpath(path) == first else digest(path)
                     if known is not None:
                         found[path] = known
         return found
 
 
-def _files_named(text: str) -> list[str]:
-    """Files that the value of an option names: itself, or within a target a picture, a mask, or a file of code."""
+_RECORDS = "records.jsonl"
+
+
+def files_named(text: str) -> list[str]:
+    """Files that an option names: itself, the records of a run, or within a target a picture, a mask, a file of code.
+
+    Paths stand as they do in the text, but for records and for modules of dotted names.
+    """
     sides = text.removeprefix("diff:").split(",") if text.startswith("diff:") else []
     found = []
     for part in (text, *map(str.strip, sides)):
         place = part.rpartition(":")[0]
         module = getattr(sys.modules.get(place), "__file__", None)
         mask = part.partition("@mask:")[2]
+        run = part.strip().removeprefix("run:").strip() if part.strip().startswith("run:") else ""
         candidates = (
             part,
             part.removeprefix("similar:"),
@@ -230,6 +240,7 @@ def _files_named(text: str) -> list[str]:
             module,
             mask,
             mask.rpartition("#")[0],
+            run and os.path.join(os.path.dirname(run) if os.path.isfile(run) else run, _RECORDS),
         )
         found += [path for path in candidates if path and os.path.isfile(path)]
     return list(dict.fromkeys(found))

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,11 +79,21 @@ def running_code(modules: Iterable[str]) -> dict[str, Any]:
     files = {getattr(sys.modules[name], "__file__", None) for name in named}
     files |= {path for module in list(sys.modules.values()) if _is_own(path := getattr(module, "__file__", None))}
     versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in _COMPUTING}
-    versions |= {
-        top: getattr(sys.modules.get(top), "__version__", None) for top in {name.partition(".")[0] for name in named}
-    }
+    tops = {name.partition(".")[0] for name in named}
+    versions |= {top: [getattr(sys.modules.get(top), "__version__", None), *_distributions(top)] for top in tops}
     # Paths differ from machine to machine.
-    return {"versions": versions, "files": sorted(filter(None, (file_sha256(str(path)) for path in files if path)))}
+    return {"versions": versions, "files": sorted(filter(None, {file_sha256(str(path)) for path in files if path}))}
+
+
+def _distributions(top: str) -> list[str]:
+    """Name and version of what was installed with a package."""
+    named = _packages().get(top, [])
+    return sorted({f"{name} {metadata.version(name)}" for name in named})
+
+
+@cache
+def _packages() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
 
 
 def _is_own(path: str | None) -> bool:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -26,7 +27,7 @@ from cnnviz.io.store import Store
 from cnnviz.records import Record, RunHeader, files_of, to_json
 from cnnviz.registry.specs import EntrySpec
 from cnnviz.schema.images import AnyImage, InputFile
-from cnnviz.settings import RunSettings
+from cnnviz.settings import RunSettings, files_named
 
 _OF_NETWORK = (
     "weights_sha256", "source_sha256", "labels_sha256", "parameters", "num_classes", "task", "boxes", "input_size",
@@ -196,7 +197,7 @@ def run_key(
     return _sha256(
         {
             "code": package_sha256(),
-            "running": running_code(spec.entry.partition(":")[0] for spec, _ in entries),
+            "running": running_code(_modules(settings, entries)),
             "network": {name: header.model.get(name) for name in _OF_NETWORK},
             "environment": {**header.environment, "machine": device_name(str(header.environment["device"]))},
             "options": options,
@@ -209,16 +210,32 @@ def run_key(
     )
 
 
+def _modules(settings: RunSettings, entries: Iterable[tuple[EntrySpec, Any]]) -> list[str]:
+    """Modules whose functions are called by name: methods, metrics, the network, targets."""
+    asked = (settings.model.model, *settings.target.classes, *settings.target.targets)
+    sides = (side.strip() for text in asked for side in text.removeprefix("diff:").split(","))
+    return [spec.entry.partition(":")[0] for spec, _ in entries] + [side.rpartition(":")[0] for side in sides]
+
+
 def _content(value: Any) -> Any:
-    """An option; of a file that it names the content, not the path."""
+    """An option; of the files that it names the content, not the path."""
     if isinstance(value, (list, tuple)):
         return [_content(each) for each in value]
-    if isinstance(value, str):
-        before, mask, path = value.partition("mask:")
-        for head, file in (("", value), (before, path if mask else "")):
-            if file and os.path.isfile(file):
-                return [head, file_sha256(file)]
-    return value
+    if not isinstance(value, str):
+        return value
+    written, apart = {}, []
+    for path in files_named(value):
+        # Of the records of a run the text has the folder, or the report in it.
+        folder = os.path.dirname(path)
+        texts = (path, os.path.join(folder, "report.json"), folder)
+        named = next((text for text in texts if text and text in value), None)
+        if named is None:
+            apart.append(file_sha256(path))
+        else:
+            written[named] = f"<{file_sha256(path)}>"
+    longest = "|".join(map(re.escape, sorted(written, key=len, reverse=True)))
+    text = re.sub(longest, lambda found: written[found[0]], value) if written else value
+    return [text, *apart] if written or apart else value
 
 
 def _sha256(value: Any) -> str:

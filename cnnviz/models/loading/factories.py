@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -39,8 +40,10 @@ def import_place(place: str, option: str = "--model") -> Any:
         if not Path(place).is_file():
             near = nearest(Path(place).name, [item.name for item in Path(place).parent.glob("*.py")])
             raise CnnvizError(f"there is no file {place}", near or "give file.py:function")
-        # Under a name of its own: a file called random.py must not stand in for the standard library's.
-        name = f"cnnviz_{'factory' if option == '--model' else option.strip('-')}_{Path(place).stem}"
+        # Under a name of its own: a file called random.py must not stand in for the standard library's, nor for another
+        # of that name in another folder.
+        own = hashlib.sha256(os.path.realpath(place).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+        name = f"cnnviz_{'factory' if option == '--model' else option.strip('-')}_{Path(place).stem}_{own}"
         spec = importlib.util.spec_from_file_location(name, place)
         if spec is None or spec.loader is None:
             raise CnnvizError(f"{place} cannot be imported", "give a Python file: file.py:function")
