@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,12 +11,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from cnnviz.cli.app import main
 from cnnviz.io import digests
-from cnnviz.maps.remembered import run_key
+from cnnviz.io.cache import ContentCache
+from cnnviz.io.sources import ImageRef
+from cnnviz.io.store import Store
+from cnnviz.maps.remembered import Remembered, run_key
+from cnnviz.records import Record
 from cnnviz.settings import OutputSettings, RunSettings, TargetSettings
 from cnnviz.tasks.functions import parse_function
+from tests.support import tiny_model
 from tests.test_remembered import HEADER, SETTINGS
 
 
@@ -115,3 +125,97 @@ def test_a_run_that_is_continued_knows_the_run_that_says_the_classes(tmp_path: P
 
     assert list(files("out")) == [str(tmp_path / "a" / "records.jsonl")]
     assert not files("b")  # a comparison of a/ and b/, both of which are continued with other images
+
+
+def _remembered(tmp_path: Path, content: bytes) -> Remembered:
+    """A run whose cache has this under whatever key."""
+    cache = ContentCache(str(tmp_path / "cache"))
+    cache.get = lambda key: content  # type: ignore[method-assign]
+    return Remembered(cache, "run", Store(str(tmp_path / "out")), None, lambda ref: None)
+
+
+ROW = Record("a.png", 8, 8, "a").to_dict("a", None)
+REF = ImageRef("a.png", "a", 0)
+SOURCE: Any = {"bytes": 1, "mtime_ns": 2, "sha256": "s"}
+
+
+def _entry(name: str, length: int = 3, row: Any = ROW) -> bytes:
+    row = {**row, "explanations": [{"files": {"raw": name}}]}
+    return json.dumps({"row": row, "files": [[name, length]]}).encode() + b"\nabc"
+
+
+WITHOUT = {key: value for key, value in ROW.items() if key != "predictions"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"no JSON\n", b"[]\n", b"{}\n", b"[" * 100_000, b'{"row": 1, "files": []}\n',
+        b'{"row": {}, "files": []}\n',
+        json.dumps({"row": ROW, "files": [["images/a.npz", 0]]}).encode() + b"\n",
+        json.dumps({"row": ROW, "files": 3}).encode() + b"\n",
+        _entry("images/a.npz", 4), _entry("images/a.npz", -1), _entry("images/a.npz", row=WITHOUT),
+        _entry("index.html"), _entry("report.json"), _entry("gallery/app.js"), _entry("images"), _entry("images/"),
+        _entry("images/../report.json"), _entry("images/..\\..\\x"), _entry("/images/a.npz"), _entry("../images/a"),
+    ],
+)  # fmt: skip
+def test_an_entry_that_is_none_counts_as_none(tmp_path: Path, content: bytes) -> None:
+    found = _remembered(tmp_path, content)
+    assert found.recall(REF, SOURCE) is None
+    assert (found.images.hits, found.images.misses) == (0, 1)
+    whole = _remembered(tmp_path, _entry("images/sub/a.npz"))
+    recalled = whole.recall(REF, SOURCE)
+    assert recalled is not None
+    assert recalled().to_dict("a", None)["width"] == 8
+    assert (tmp_path / "out" / "images" / "sub" / "a.npz").read_bytes() == b"abc"
+
+
+def test_an_answer_that_is_none_is_asked_again(tmp_path: Path) -> None:
+    found = _remembered(tmp_path, b"{")
+    found.recall(REF, SOURCE)
+    assert found.answered({}, ["a"], lambda: 7) == 7
+    assert (found.answers.hits, found.answers.misses) == (0, 1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no such modes")
+def test_the_folder_is_for_its_user_alone(tmp_path: Path) -> None:
+    ContentCache(str(tmp_path / "new")).put("ab1", b"x")
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    before = shared.stat().st_mode
+    ContentCache(str(shared)).put("ab1", b"x")
+    assert shared.stat().st_mode == before
+
+
+@pytest.mark.parametrize("command", ["gradcam", "localize"])
+def test_labels_of_other_images_count(tmp_path: Path, command: str) -> None:
+    data, truth = tmp_path / "data", tmp_path / "truth.json"
+    data.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(data / "a.png")
+    (tmp_path / "labels.txt").write_text("\n".join("abcde"))
+    images = [{"id": number, "file_name": f"{name}.png", "width": 64, "height": 64} for number, name in enumerate("ax")]
+    names = [{"id": number, "name": name} for number, name in enumerate("abc")]
+    boxes = [{"id": 0, "image_id": 0, "category_id": 0, "bbox": [8, 8, 24, 24]}]
+
+    def run(*more: str) -> dict[str, Any]:
+        out = tmp_path / "out"
+        words = [command, str(data), "-m", f"{tiny_model.__file__}:make", "--input-size", "64", "--truth", str(truth)]
+        words += ["--labels", str(tmp_path / "labels.txt"), "-o", str(out), "-q", "--overwrite", *more]
+        assert main(words) == 0
+        report: dict[str, Any] = json.loads((out / "report.json").read_text())
+        return report
+
+    def write(count: int) -> None:
+        truth.write_text(json.dumps({"images": images, "annotations": boxes, "categories": names[:count]}))
+
+    hits, records = [], []
+    for count in (1, 1, 2, 3):
+        write(count)
+        found = run("--cache", str(tmp_path / "cache"), "--class", "b")
+        hits.append(found["summary"]["cache"]["images"])
+        records.append(found["images"])
+        assert found["images"] == run("--no-cache", "--class", "b")["images"]
+    assert hits == [0, 1, 0, 0]
+    if command == "localize":
+        assert records[0] != records[2]  # of b something is known, once that there is such a label

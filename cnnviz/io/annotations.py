@@ -64,6 +64,7 @@ class Annotations:
 
     Attributes:
         names: All labels, in alphabetical order.
+        others: What an image without an entry is.
 
     Raises:
         CnnvizError: Two entries are of one path.
@@ -77,7 +78,7 @@ class Annotations:
         others: Literal["unknown", "without any"] = "unknown",
     ) -> None:
         self.names = tuple(sorted(set(names)))
-        self._source, self._others = source, others
+        self._source, self.others = source, others
         self._by_key: dict[str, list[tuple[tuple[str, ...], Annotation]]] = {}
         self._claims: dict[str, str] = {}
         self._turn = threading.Lock()
@@ -105,7 +106,7 @@ class Annotations:
         """
         entry = self._find(ref.uri)
         if entry is None:
-            return None if self._others == "unknown" else Truth(size)
+            return None if self.others == "unknown" else Truth(size)
         if entry.size not in (None, size):
             message = f"its annotations are of {_times(entry.size)} pixels, the image has {_times(size)}"
             raise ImageError("truth", message)
@@ -129,7 +130,7 @@ class Annotations:
         if entry is None:
             return None
         parts: list[Any] = [
-            self._others, [each.to_dict() for each in entry.objects], entry.labels, entry.size,
+            self.others, [each.to_dict() for each in entry.objects], entry.labels, entry.size,
             sorted((label, file_sha256(path)) for label, path in entry.masks.items()),
             [None if region is None else region.digest() for region in entry.regions],
         ]  # fmt: skip

@@ -64,6 +64,8 @@ class ContentCache:
         path = self._path(key)
         beside = os.path.join(os.path.dirname(path), temporary())
         try:
+            # What was seen in photographs is for whoever ran it, unless that they make the folder for more.
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(beside, "xb") as stream:
                 stream.write(_head(content))

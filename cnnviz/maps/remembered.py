@@ -9,6 +9,7 @@ of date. Answers to questions that an audit asks of images at its end are kept l
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -33,6 +34,8 @@ _OF_NETWORK = (
     "weights_sha256", "source_sha256", "labels_sha256", "parameters", "num_classes", "task", "boxes", "input_size",
     "layers", "preprocess", "weights",
 )  # fmt: skip
+_OF_RECORD = frozenset(Record("", None, None, None).to_dict("", None))
+_LISTS = ("predictions", "explanations")
 # What the network's digests stand for; paths, which differ from machine to machine; and what changes no result.
 _NOT_OPTIONS = frozenset({"model", "checkpoint", "labels", "trust_checkpoint", "truth", "params", "method_named"})
 
@@ -102,18 +105,15 @@ class Remembered:
         with self._turn:
             self._keys[ref.name] = key
         content = self.cache.get(key)
+        kept = None if content is None else _unpacked(content)
         with self._turn:
-            self.images.hits += content is not None
-            self.images.misses += content is None
-        return None if content is None else lambda: self._restored(ref, content)
+            self.images.hits += kept is not None
+            self.images.misses += kept is None
+        return None if kept is None else lambda: self._restored(ref, *kept)
 
-    def _restored(self, ref: ImageRef, content: bytes) -> RestoredRecord:
-        head, _, rest = content.partition(b"\n")
-        kept = json.loads(head)
-        for name, length in kept["files"]:
-            self.store.write(name, rest[:length])
-            rest = rest[length:]
-        row = kept["row"]
+    def _restored(self, ref: ImageRef, row: Mapping[str, Any], files: Mapping[str, bytes]) -> RestoredRecord:
+        for name, data in files.items():
+            self.store.write(name, data)
         return RestoredRecord(ref.uri, row["width"], row["height"], row["label"], row=row)
 
     def keep(self, ref: ImageRef, record: Record) -> Record:
@@ -145,9 +145,11 @@ class Remembered:
             return ask()
         key = _sha256([self.key, "answer", what, keys])
         content = self.cache.get(key)
-        if content is not None:
-            self.answers.hits += 1
-            return json.loads(content)
+        with contextlib.suppress(ValueError, RecursionError):  # no JSON: as good as none
+            if content is not None:
+                known = json.loads(content)
+                self.answers.hits += 1
+                return known
         self.answers.misses += 1
         answer = ask()
         self.cache.put(key, to_json(answer).encode())
@@ -173,6 +175,35 @@ class Remembered:
                 "of_answers": self.answers.hits + self.answers.misses,
             }
         }
+
+
+def _unpacked(content: bytes) -> tuple[Mapping[str, Any], Mapping[str, bytes]] | None:
+    """The record and the files of an entry; None where it is not what :meth:`Remembered.keep` writes.
+
+    A cache may come from others: no file is written but those of an image that its record lists.
+    """
+    head, _, rest = content.partition(b"\n")
+    try:
+        kept = json.loads(head)
+        row, lengths = kept["row"], {str(name): int(length) for name, length in kept["files"]}
+        listed = set(files_of(row))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not row.keys() >= _OF_RECORD or row["error"] is not None:
+        return None
+    if lengths.keys() != listed or not all(map(_is_of_image, listed)) or min(lengths.values(), default=0) < 0:
+        return None
+    if sum(lengths.values()) != len(rest) or not all(isinstance(row[each], list) for each in _LISTS):
+        return None
+    files = {}
+    for name, length in lengths.items():
+        files[name], rest = rest[:length], rest[length:]
+    return row, files
+
+
+def _is_of_image(name: str) -> bool:
+    folder, *parts = name.split("/")
+    return folder == "images" and bool(parts) and "\\" not in name and not {"", ".", ".."} & set(parts)
 
 
 def run_key(

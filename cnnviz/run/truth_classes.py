@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -78,6 +78,11 @@ class TruthClasses:
         elif without:
             few = ", ".join(map(shown, without[:5])) + (" …" if len(without) > 5 else "")
             note(f"{len(without)} of {len(self._indices)} labels of --truth are no class of the model: {few}")
+
+    @property
+    def indices(self) -> Mapping[str, tuple[int, ...]]:
+        """The classes that each label means."""
+        return self._indices
 
     def labels_of(self, index: int) -> tuple[str, ...]:
         """The labels that mean a class."""
