@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,9 @@ def test_one_file_has_everything_and_a_policy_of_digests(page: Any, tmp_path: Pa
     code, _, _ = said(capsys, str(run), "-o", str(tmp_path / "one"), "--single-file", "--size", "128")
     assert code == 0
     assert os.listdir(tmp_path / "one") == ["index.html"]
+    text = (tmp_path / "one" / "index.html").read_text()
+    addresses = re.findall(r"data:image/jpeg;base64,[\w+/=]+", text)
+    assert len(addresses) == len(set(addresses)) > 1
     shutil.rmtree(run)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

@@ -121,10 +121,10 @@ def picture(figure: Mapping[str, object]) -> str:
 
 def _picture(figure: Mapping[str, object]) -> str:
     link, caption = _link(figure.get("file", "")), _text(figure.get("caption", ""))
-    return (
-        f'<figure>\n<a href="{link}"><img src="{link}" loading="lazy" decoding="async" alt="{caption}"></a>\n'
-        f"<figcaption><strong>{caption}</strong></figcaption>\n</figure>\n"
-    )
+    image = f'<img src="{link}" loading="lazy" decoding="async" alt="{caption}">'
+    # Of a single file the picture would stand there twice, for a link that browsers do not follow.
+    shown_image = image if link.startswith("data:") else f'<a href="{link}">{image}</a>'
+    return f"<figure>\n{shown_image}\n<figcaption><strong>{caption}</strong></figcaption>\n</figure>\n"
 
 
 def end(scripts: Iterable[str] = ()) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 from cnnviz.io import page_files
 from cnnviz.io.store import Store
@@ -26,9 +27,12 @@ def write_single_file(store: Store, title: str, runs: Sequence[GalleryRun]) -> N
     with tempfile.TemporaryFile() as body:
         digests: list[str] = []
         curves = False
+        pictures = _Pictures()
         for place, run in enumerate(runs):
             seen = SeenRecords(run, place, [], most=0)
-            for data in rows.chunks(seen.rows(), place):
+            for data in rows.chunks((pictures.numbered(row) for row in seen.rows()), place):
+                if fresh := pictures.fresh():
+                    body.write(_element(rows.script_of("cnnviz.data.pictures(", fresh), digests))
                 body.write(_element(data, digests))
             curves = curves or seen.curves
         names = page_files.LIBRARIES + (page_files.CURVES if curves else ())
@@ -45,6 +49,45 @@ def write_single_file(store: Store, title: str, runs: Sequence[GalleryRun]) -> N
             body.seek(0)
             shutil.copyfileobj(body, page)
             page.write(b"</body>\n</html>\n")
+
+
+class _Pictures:
+    """The pictures of the page, each once, by number: a row names a picture up to three times, and runs share them."""
+
+    def __init__(self) -> None:
+        # By digest: the pictures themselves would fill the memory.
+        self._known: dict[bytes, int] = {}
+        self._fresh: list[str] = []
+
+    def fresh(self) -> list[str]:
+        """Those that came since the last call, in the order of their numbers."""
+        found, self._fresh = self._fresh, []
+        return found
+
+    def numbered(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with numbers for addresses."""
+        found = dict(row)
+        if "photo" in row:
+            found["photo"] = self._number(row["photo"])
+        for key in ("maps", "figures"):
+            if key in row:
+                found[key] = [self._of_drawing(each) for each in row[key]]
+        return found
+
+    def _of_drawing(self, drawing: dict[str, Any]) -> dict[str, Any]:
+        found = dict(drawing)
+        if "picture" in drawing:
+            found["picture"] = self._number(drawing["picture"])
+        if "files" in drawing:
+            found["files"] = [[kind, self._number(address)] for kind, address in drawing["files"]]
+        return found
+
+    def _number(self, address: str) -> int:
+        key = hashlib.sha256(address.encode()).digest()
+        if key not in self._known:
+            self._known[key] = len(self._known)
+            self._fresh.append(address)
+        return self._known[key]
 
 
 def _element(script: bytes, digests: list[str]) -> bytes:
