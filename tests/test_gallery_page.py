@@ -140,6 +140,22 @@ def test_the_close_view_switches_methods_targets_and_ways_of_looking(opened: Any
     assert dialog.locator(".sheet").bounding_box()["width"] == pytest.approx(2 * whole, abs=16)
 
 
+def test_zoom_keeps_the_centre_and_the_line_in_sight(opened: Any) -> None:
+    opened.locator(".card .open").nth(3).click()
+    dialog = opened.get_by_role("dialog")
+    dialog.get_by_role("tab", name="slider").click()
+    opened.wait_for_selector("img-comparison-slider.rendered")
+    for _ in range(3):
+        dialog.get_by_role("button", name="larger").click()
+    box = dialog.locator(".picture")
+    where = (
+        "e => [(e.scrollLeft + e.clientWidth / 2) / e.scrollWidth, (e.scrollTop + e.clientHeight / 2) / e.scrollHeight]"
+    )
+    assert box.evaluate(where) == pytest.approx([0.5, 0.5], abs=0.02)
+    box.evaluate("e => { e.scrollLeft = 0; }")
+    opened.until("document.querySelector('img-comparison-slider').value < 100 / 3")
+
+
 def test_keys(opened: Any) -> None:
     opened.keyboard.press("ArrowRight")
     opened.keyboard.press("ArrowRight")

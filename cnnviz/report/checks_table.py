@@ -24,7 +24,7 @@ def checks_table(summary: Mapping[str, Any]) -> str:
         f"Policy {audit['policy']}. At most {alarms} of policies that hold are called violated. "
         "What is not decided is never counted as passed."
     )
-    columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    columns = "".join(f'<th scope="col"{_kind(head)}>{head}</th>' for head in heads)
     return (
         '<article class="wide">\n<div class="text">\n'
         f"<h2>Audit: {audit_words.outcome(audit)}</h2>\n"
@@ -47,8 +47,13 @@ def _row(row: Mapping[str, Any]) -> str:
         str(row["n"]),
         _worst(row),
     )
-    shown_cells = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr><th scope="row">{text(name)}</th>{shown_cells}</tr>\n'
+    *figures, worst = cells
+    shown_cells = "".join(f"<td>{cell}</td>" for cell in figures)
+    return f'<tr><th scope="row">{text(name)}</th>{shown_cells}<td class="worst">{worst}</td></tr>\n'
+
+
+def _kind(head: str) -> str:
+    return ' class="worst"' if head == "worst images" else ""
 
 
 def _measured(row: Mapping[str, Any]) -> str:
@@ -64,7 +69,7 @@ def _worst(row: Mapping[str, Any]) -> str:
     if row["verdict"] != "violated":
         return ""
     images: Sequence[Mapping[str, Any]] = row["violations"][:_SHOWN]
-    lines = [f"{text(each['path'])}: {each['value']:.3g}" for each in images]
+    lines = [f"<b>{each['value']:.3g}</b> {text(each['path'])}" for each in images]
     if row["beyond"] > len(images):
         lines.append(f"and {row['beyond'] - len(images)} more")
     if row["confirmed"]:

@@ -35,7 +35,9 @@
   }
 
   function Caption(props) {
-    const map = props.map, score = props.score && sameScore(map, props.score);
+    const map = props.map;
+    // Of a comparison its result is said without being asked for.
+    const score = (props.score && sameScore(map, props.score)) || sameScore(map, "similarity");
     return html`<div class="caption"><strong>${map.target}</strong> ${map.sure}
       <p class="facts">${map.method}${map.layer && " at " + map.layer}${map.note && ": " + map.note}</p>
       ${score && html`<p class="facts">${score[0]} <b>${score[1]}</b></p>`}</div>`;

@@ -83,7 +83,7 @@
           onClick=${function () { props.onStep(1); }}>next →</button>
         <button type="button" class="close" onClick=${props.onClose}>Close (Esc)</button>
       </div>
-      <div class="halves">
+      <div class=${"halves" + ((map && map.wide) || row.figures ? " broad" : "")}>
         <div>
           ${(map || !row.figures) && html`<${cnnviz.components.MapView} row=${row} map=${map} look=${props.look}
             onLook=${props.onLook} opacity=${opacity} onOpacity=${setOpacity} zoom=${zoom} onZoom=${setZoom} />`}

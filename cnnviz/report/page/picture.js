@@ -10,14 +10,39 @@
 */
 (function () {
   "use strict";
-  const { html, useState } = htmPreact;
+  const { html, useLayoutEffect, useRef, useState } = htmPreact;
 
   function Layer(props) {
     return html`<img src=${props.src} alt=${props.alt} width=${props.width} height=${props.height} slot=${props.slot}
       class=${props.class} style=${props.style} draggable=${false} onError=${props.onError} decoding="async" />`;
   }
 
+  /** What is in the middle of a box that scrolls, as shares of what it holds. */
+  function middle(box) {
+    return [(box.scrollLeft + box.clientWidth / 2) / box.scrollWidth,
+      (box.scrollTop + box.clientHeight / 2) / box.scrollHeight];
+  }
+
+  /** The line of the slider stays within what is seen. */
+  function keepLine(box) {
+    const slider = box.querySelector("img-comparison-slider");
+    if (!slider || typeof slider.value !== "number") { return; }
+    const seen = 100 * box.clientWidth / box.scrollWidth, left = 100 * box.scrollLeft / box.scrollWidth;
+    const value = Math.min(left + 0.95 * seen, Math.max(left + 0.05 * seen, slider.value));
+    if (seen < 100 && value !== slider.value) { slider.value = value; }
+  }
+
   function Picture(props) {
+    const box = useRef(null);
+    // Read before the new size is set: a box that shrinks moves what it shows.
+    const centre = box.current && middle(box.current);
+    useLayoutEffect(function () {
+      if (!centre) { return; }
+      const now = box.current;
+      now.scrollLeft = centre[0] * now.scrollWidth - now.clientWidth / 2;
+      now.scrollTop = centre[1] * now.scrollHeight - now.clientHeight / 2;
+      keepLine(now);
+    }, [props.zoom, props.mode]);
     const [missing, setMissing] = useState(null);
     const gone = function () {
       setMissing(props.photo);
@@ -46,7 +71,8 @@
         <${Layer} key=${only} src=${only} alt=${name} onError=${only === photo ? gone : undefined} ...${size} />
       </div>`;
     }
-    return html`<div class="picture" tabindex=${props.zoom > 1 ? 0 : undefined}>
+    return html`<div class="picture" ref=${box} onScroll=${function () { keepLine(box.current); }}
+      tabindex=${props.zoom > 1 ? 0 : undefined}>
       <div class="sheet" style=${{ width: 100 * (props.zoom || 1) + "%" }}>${inside}</div>
     </div>`;
   }
