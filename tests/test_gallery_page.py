@@ -165,9 +165,9 @@ def test_keys(opened: Any) -> None:
     assert focused(opened) == f"0/{1 + columns:05d}.png"
     opened.keyboard.press("ArrowUp")
     opened.keyboard.press("Enter")
-    assert opened.get_by_role("dialog").get_by_text("2 of 21").is_visible()
+    opened.get_by_role("dialog").get_by_text("2 of 21").wait_for()
     opened.keyboard.press("ArrowRight")
-    assert opened.get_by_role("dialog").get_by_text("3 of 21").is_visible()
+    opened.get_by_role("dialog").get_by_text("3 of 21").wait_for()
     opened.keyboard.press("ArrowDown")
     assert "images/2.gradcam.1.png" in str(opened.locator(".picture .above").get_attribute("src"))
     opened.keyboard.press("s")
