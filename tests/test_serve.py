@@ -41,6 +41,15 @@ def test_the_printed_address_opens_the_page_and_sets_a_cookie_that_no_script_rea
     assert again.json == {"busy": False, "waiting": 0}
 
 
+@pytest.mark.parametrize("other", ['foo={"a":1}', "a=b c", "foo", "\u00fc=1", "cnnviz-{port}=old"])
+def test_cookies_of_other_servers_are_passed_over(site: Served, other: str) -> None:
+    own = f"cnnviz-{site.door.port}={site.door.token}"
+    others = other.format(port=site.door.port) if "port" in other else other
+    for cookie in (f"{others}; {own}", f"{own}; {others}"):
+        assert site.raw("GET", "/api/status", Cookie=cookie).status == 200
+    assert site.raw("GET", "/api/status", Cookie=others).status == 403
+
+
 @pytest.mark.parametrize("path", ["/", "/page/explorer.js", "/api/model", "/api/images/sample-0/photo.jpg", "/nowhere"])
 @pytest.mark.parametrize("query", ["", "?token=wrong", "?token="])
 def test_nothing_is_told_without_the_token(site: Served, path: str, query: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,10 @@ from cnnviz.errors import CnnvizError
 from cnnviz.io.decode import decode
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import MethodSpec
+from cnnviz.serve.engine import Explorer
 from cnnviz.serve.places import cell_at
+from cnnviz.serve.questions import Question
+from cnnviz.settings import ModelSpec, RunSettings, TargetSettings
 from tests.support.runs import TINY, ran
 from tests.support.serving import Served, photo, served, write_photos
 
@@ -35,6 +39,16 @@ def site(photos: Path) -> Iterator[Served]:
 def read_npz(data: bytes) -> dict[str, Any]:
     with np.load(io.BytesIO(data)) as stored:
         return {name: stored[name] for name in stored.files}
+
+
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xe9t\xe9.png")
+    (tmp_path / name).write_bytes(photo(1))
+    with served(tmp_path, model=TINY) as running:
+        (image,) = (each["image"] for each in running.ask("/api/model").json["samples"])
+        answer = running.ask("/api/explain", {"image": image, "method": "gradcam"})
+        assert answer.status == 200
+        assert answer.json["record"]["path"].endswith(name)
 
 
 # Maps are those of a run.
@@ -242,3 +256,28 @@ def test_npz_files_are_what_they_say(site: Served) -> None:
     assert "attachment" in answer.headers["content-disposition"]
     assert zipfile.ZipFile(io.BytesIO(answer.body)).namelist() == ["raw.npy", "rect.npy"]
     assert site.ask(f"/api/results/{made['result']}/download/passwd").status == 400
+
+
+def test_words_are_those_of_the_image_that_is_asked_about(tmp_path: Path) -> None:
+    """Also where the pass of an image is known and another one was described since."""
+    write_photos(tmp_path)
+    base = RunSettings(
+        "serve",
+        (str(tmp_path),),
+        model=ModelSpec(
+            model="tests.support.tiny_writers:writer", input_size=(3, 64, 64), mean=(0.5,) * 3, std=(0.5,) * 3
+        ),
+        target=TargetSettings(task="caption"),
+    )
+
+    def said(explorer: Explorer, image: int, method: str) -> Any:
+        record = explorer.explain(Question(f"sample-{image}", method, target="token:1")).to_dict()["record"]
+        (made,) = record["explanations"]
+        return record["predictions"], made["target"], made["scores"]
+
+    alone = said(Explorer(base, lambda text: None), 0, "hirescam")
+    assert said(Explorer(base, lambda text: None), 1, "hirescam")[0] != alone[0]
+    explorer = Explorer(base, lambda text: None)
+    for image, method in ((0, "gradcam"), (1, "gradcam")):
+        said(explorer, image, method)
+    assert said(explorer, 0, "hirescam") == alone

@@ -119,4 +119,8 @@ class _Sharing(PreparedModel):
 
     def forward(self, session: Session, pixels: Tensor) -> ForwardPass:
         key = (session, pixels.shape, hash(pixels.cpu().numpy().tobytes()))
+        if (task := getattr(self, "task", None)) is not None:
+            task.begin(
+                pixels
+            )  # also where the pass is known: the text that a captioner wrote is that of the last image
         return self._shared.passes.once(key, lambda: super(_Sharing, self).forward(session, pixels)).again()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -122,7 +121,7 @@ class Wall:
         if len(hosts) != 1 or hosts[0].lower() not in self.door.hosts:
             return (421, f"This server is {self.door.host}:{self.door.port}, and answers to no other name."), False
         bearer = self._is_token(_bearer(headers.get("authorization", [])))
-        cookie = self._is_token(_cookie(headers.get("cookie", []), self.door.cookie))
+        cookie = any(map(self._is_token, _cookies(headers.get("cookie", []), self.door.cookie)))
         method = scope["method"]
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         opened = method in _READS and scope["path"] == "/" and self._is_token(query.get("token", [""])[0])
@@ -176,16 +175,10 @@ def _bearer(values: list[str]) -> str:
     return token.strip() if kind.lower() == "bearer" else ""
 
 
-def _cookie(values: list[str], name: str) -> str:
-    for value in values:
-        jar: SimpleCookie = SimpleCookie()
-        try:
-            jar.load(value)
-        except CookieError:
-            continue
-        if name in jar:
-            return jar[name].value
-    return ""
+def _cookies(values: list[str], name: str) -> list[str]:
+    """All values of a cookie. Those of other servers on this machine come along: what they hold is passed over."""
+    pairs = (part.strip().partition("=") for value in values for part in value.split(";"))
+    return [text.strip('"') for key, _, text in pairs if key == name]
 
 
 async def _say(send: Send, status: int, text: str) -> None:

@@ -35,6 +35,13 @@ _TYPES = {"png": "image/png", "jpg": "image/jpeg", "npz": "application/octet-str
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
+class _Json(JSONResponse):
+    """JSON in ASCII: names of files may hold bytes that are no UTF-8, which Python has as lone surrogates."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
 class Site:
     """The endpoints.
 
@@ -98,13 +105,13 @@ class Site:
         return Response(data, media_type=kind)
 
     async def model(self, request: Request) -> Response:
-        return JSONResponse(await self.computed(self.explorer.model))
+        return _Json(await self.computed(self.explorer.model))
 
     async def layers(self, request: Request) -> Response:
-        return JSONResponse({"layers": await self.computed(self.explorer.layers)})
+        return _Json({"layers": await self.computed(self.explorer.layers)})
 
     async def status(self, request: Request) -> Response:
-        return JSONResponse({"busy": self.worker.busy, "waiting": self.worker.waiting})
+        return _Json({"busy": self.worker.busy, "waiting": self.worker.waiting})
 
     # Images.
 
@@ -114,11 +121,11 @@ class Site:
         def add() -> dict[str, Any]:
             return self._described(self.explorer.shelf.add(data, name).key)
 
-        return JSONResponse(await self.computed(add))
+        return _Json(await self.computed(add))
 
     async def image(self, request: Request) -> Response:
         key = request.path_params["image"]
-        return JSONResponse(await self.computed(lambda: self._described(key), request))
+        return _Json(await self.computed(lambda: self._described(key), request))
 
     def _described(self, key: str) -> dict[str, Any]:
         """What the network says of an image, and what can be asked of it."""
@@ -147,7 +154,7 @@ class Site:
                 return places.of_parts(found, x, y)
             return places.of_neurons(self._values(key, layer), image.item.geometry.rect, x, y)
 
-        return JSONResponse({"asked": await self.computed(ask, request)})
+        return _Json({"asked": await self.computed(ask, request)})
 
     # A layer of an image.
 
@@ -162,7 +169,7 @@ class Site:
 
     async def layer(self, request: Request) -> Response:
         key, layer = request.path_params["image"], request.query_params.get("layer") or None
-        return JSONResponse((await self.computed(lambda: self._values(key, layer), request)).to_dict())
+        return _Json((await self.computed(lambda: self._values(key, layer), request)).to_dict())
 
     async def channels(self, request: Request) -> Response:
         key, layer = request.path_params["image"], request.query_params.get("layer") or None
@@ -178,7 +185,7 @@ class Site:
     async def explain(self, request: Request) -> Response:
         question = read_question(await _json(request))
         result = await self.computed(lambda: self.explorer.explain(question), request)
-        return JSONResponse(result.to_dict())
+        return _Json(result.to_dict())
 
     async def map_layer(self, request: Request) -> Response:
         result, how = self.explorer.result(request.path_params["result"]), _drawing(request.query_params)
@@ -224,15 +231,15 @@ class Site:
 
         if kind not in ("synthesize", "top-patches"):
             raise CnnvizError(f"{shown(kind)} is no kind of job.", "Use synthesize or top-patches.")
-        return JSONResponse(self.jobs.start(kind, work).to_dict())
+        return _Json(self.jobs.start(kind, work).to_dict())
 
     async def job(self, request: Request) -> Response:
-        return JSONResponse(self.jobs.find(request.path_params["job"]).to_dict())
+        return _Json(self.jobs.find(request.path_params["job"]).to_dict())
 
     async def cancel(self, request: Request) -> Response:
         job = self.jobs.find(request.path_params["job"])
         job.cancel()
-        return JSONResponse(job.to_dict())
+        return _Json(job.to_dict())
 
     async def job_file(self, request: Request) -> Response:
         job = self.jobs.find(request.path_params["job"])
@@ -250,20 +257,20 @@ def _answering(endpoint: Endpoint, note: Callable[[str], None]) -> Endpoint:
         try:
             return await endpoint(request)
         except SupersededError:
-            return JSONResponse({"superseded": True}, 409)
+            return _Json({"superseded": True}, 409)
         except TooLargeError:
             most = f"At most {MOST_BYTES >> 20} MiB are taken."
-            return JSONResponse({"error": most, "hint": "Make the file smaller.", "type": "too-large"}, 413)
+            return _Json({"error": most, "hint": "Make the file smaller.", "type": "too-large"}, 413)
         except ImageError as error:
-            return JSONResponse({"error": error.message, "hint": error.hint, "type": error.kind}, 422)
+            return _Json({"error": error.message, "hint": error.hint, "type": error.kind}, 422)
         except FileNotFoundError:
-            return JSONResponse({"error": "There is no such page.", "hint": "", "type": "not-found"}, 404)
+            return _Json({"error": "There is no such page.", "hint": "", "type": "not-found"}, 404)
         except CnnvizError as error:
-            return JSONResponse({"error": error.message, "hint": error.hint, "type": "request"}, 400)
+            return _Json({"error": error.message, "hint": error.hint, "type": "request"}, 400)
         except Exception as error:
             said = next(iter(str(error).splitlines()), "")
             note(f"{request.method} {request.url.path}: {type(error).__name__}: {said}")
-            return JSONResponse({"error": said or type(error).__name__, "hint": "", "type": type(error).__name__}, 500)
+            return _Json({"error": said or type(error).__name__, "hint": "", "type": type(error).__name__}, 500)
 
     return answered
 

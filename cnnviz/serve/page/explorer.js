@@ -83,7 +83,7 @@
       ["logit", typeof target.logit === "number" ? cnnviz.words.short(target.logit) : ""],
       ["score", typeof target.score === "number" ? cnnviz.words.short(target.score) : ""],
       ["layer", made.layer],
-      ["values", cnnviz.words.short(map.limits[0]) + " to " + cnnviz.words.short(map.limits[1])],
+      ["colours from", cnnviz.words.short(map.limits[0]) + " to " + cnnviz.words.short(map.limits[1])],
       ["peak", made.scores.peak ? made.scores.peak.join(", ") : ""]
     ];
     return html`<div>
