@@ -121,6 +121,7 @@ def test_in_python() -> None:
 def test_what_cannot_be_asked(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["gradcam", str(photos), *MODEL, "-o", str(tmp_path / "out")]
     plain = ["gradcam", str(photos), "-m", f"{Path(tiny_writers.__file__).parent / 'tiny_model.py'}:make"]
+    plain += ["-o", str(tmp_path / "plain")]
     cases = (
         ([*words, "--question", QUESTION, "-t", "answer:rad"], "Did you mean red"),
         ([*words, "--question", ""], "expected token ids"),

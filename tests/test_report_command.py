@@ -56,7 +56,7 @@ def test_two_runs_are_one_folder_that_can_be_moved(page: Any, tmp_path: Path, ca
     page.locator(".card .open").first.click()
     page.get_by_role("dialog").get_by_role("tab", name="photograph").click()
     page.until("document.querySelector('.picture img').naturalWidth === 1024")
-    assert page.get_by_role("dialog").get_by_text("cnnviz gradcam photos").is_visible()
+    page.get_by_role("dialog").get_by_text("cnnviz gradcam photos").wait_for()
 
 
 def test_one_file_has_everything_and_a_policy_of_digests(page: Any, tmp_path: Path, capsys: Any) -> None:
