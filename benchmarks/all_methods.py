@@ -56,10 +56,11 @@ CELLS = Group(
     boxed=None,
     labelled=16,
 )  # fmt: skip
+MORE_CELLS = Group(("kpcacam", "fem", "reciprocam", "conductance:steps=8"), boxed=None, labelled=16)
 PIXELS = Group(
     (
-        "saliency", "gradient_x_input", "guided", "lrp", "excitation_backprop", "fullgrad", "smoothgrad:samples=8",
-        "integrated_gradients:steps=16",
+        "saliency", "gradient_x_input", "guided", "lrp", "deeplift", "excitation_backprop", "fullgrad",
+        "smoothgrad:samples=8", "integrated_gradients:steps=16", "gradient_shap:samples=8",
     ),
     boxed=12,
     labelled=16,
@@ -69,10 +70,11 @@ DEAR = tuple(
     Group((method,), boxed=8, labelled=6, classes=("truth",), draws=0, mosaics=0)
     for method in (
         "occlusion:stride=16", "rise:masks=300", "scorecam:channels=64", "lime:samples=200", "kernelshap:samples=200",
-        "iscam:steps=2,channels=32", "sscam:samples=2,channels=32", "extremal",
+        "iscam:steps=2,channels=32", "sscam:samples=2,channels=32", "sobol:cells=6,designs=8", "hsic:masks=300",
+        "extremal",
     )
 )  # fmt: skip
-GROUPS = (CELLS, PIXELS, *DEAR)
+GROUPS = (CELLS, MORE_CELLS, *DEAR[:-1], PIXELS, DEAR[-1])
 METRICS = (
     "insertion:steps=14,baselines=no", "deletion:steps=14,baselines=no", "road:baselines=no", "average_drop",
     "increase", "sensitivity_n", "infidelity", "sparseness", "occlusion_agreement", "randomization:steps=last",

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from cnnviz.registry.box_forms import BoxForm
 
@@ -130,6 +129,9 @@ def detections(found: Candidates, score: float, iou: float | None) -> list[Tenso
         places = (torch.nan_to_num(ranking[image]) >= max(score, 1e-9)).nonzero()[:, 0]
         places = places[torch.sort(ranking[image, places], descending=True, stable=True).indices]
         if iou is not None and len(places):
+            # Only detectors need torchvision here.
+            from torchvision.ops import batched_nms
+
             boxes, labels = found.boxes[image, places].detach(), found.labels[image, places]
             places = places[batched_nms(boxes, ranking[image, places], labels, iou)]
         chosen.append(places)

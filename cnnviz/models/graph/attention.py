@@ -19,6 +19,11 @@ class AttentionWatch(TorchDispatchMode):
         self.seen = False
         self._maps: set[tuple[int, int]] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch asks this of a mode; yes would import ``torch.compile`` at the first operation that is watched."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

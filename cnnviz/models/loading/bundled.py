@@ -12,11 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import nn
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.loading.checkpoint import read_checkpoint
+from cnnviz.models.loading.libraries import timm
 from cnnviz.models.preprocess import Preprocess
 
 NAME = "efficientnet_lite0"
@@ -62,4 +62,5 @@ def load_weights(module: nn.Module) -> None:
             f"{path} does not fit {NAME}: {len(theirs)} tensors for {len(ours)}; {', '.join(odd[:3])}", hint
         )
     values = dict(theirs)
-    module.load_state_dict({name: values[key] for name, key in pairs}, strict=True)
+    # The file is read anew by every load: its tensors can be the module's own, nothing is copied.
+    module.load_state_dict({name: values[key] for name, key in pairs}, strict=True, assign=True)

@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import timm
-from torchvision import models as torchvision_models
-
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.models.loading import bundled, zoo
+from cnnviz.models.loading.libraries import timm, torchvision_models
 
 
 @dataclass(frozen=True)

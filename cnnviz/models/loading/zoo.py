@@ -18,13 +18,12 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import timm
 import torch
 from torch import nn
-from torchvision import models as torchvision_models
 
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.models.loading import bundled
+from cnnviz.models.loading.libraries import timm, torchvision_models
 from cnnviz.models.loading.listed_boxes import without_background
 from cnnviz.models.loading.transforms import from_timm, from_torchvision
 from cnnviz.models.preprocess import Preprocess
