@@ -9,6 +9,7 @@ from cnnviz.geometry.placement import PlacedMap, place
 from cnnviz.metrics import localization_regions
 from cnnviz.metrics.derived import mask_regions
 from cnnviz.metrics.localization import levels
+from cnnviz.metrics.localization_basins import basin_regions
 from cnnviz.metrics.localization_regions import regions
 from tests.oracles import localization as oracle
 
@@ -56,6 +57,35 @@ def test_regions_of_large_cells_at_all_thresholds(seed: int, monkeypatch: pytest
     found = regions(of_map, map_.values, map_.strips)
     got = sorted(map(tuple, np.column_stack([found.level, found.edges, found.area]).tolist()))
     assert got == sorted((k, *box, area) for k in range(255) for box, area in oracle.flood(of_map > k))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_regions_of_many_maxima_at_all_thresholds(seed: int) -> None:
+    """Noise, plateaus, slopes with few steps, lines without a pixel around them."""
+    generator = np.random.default_rng(seed)
+    shape = [(1, 19), (17, 1), (11, 14)][seed % 3]
+    of_map = generator.integers(0, [3, 9, 256, 256][seed % 4], shape).astype(np.uint8)
+    if seed % 2:
+        of_map = np.sort(of_map, axis=0)
+    of_map[0, 0] = 255 - seed
+    found = basin_regions(of_map)
+    got = list(map(tuple, np.column_stack([found.level, found.edges, found.area]).tolist()))
+    assert sorted(got) == sorted((k, *box, area) for k in range(255) for box, area in oracle.flood(of_map > k))
+    order = [(level, y0, x0) for level, x0, y0, *_ in got]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_both_ways_find_the_same_regions(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    map_ = placed(seed)
+    found = []
+    for few in (0, 10**6):
+        monkeypatch.setattr(localization_regions, "_FEW", few)
+        monkeypatch.setattr(localization_regions, "_FEW_OF_CELLS", few)
+        for strips in (None, map_.strips):
+            got = regions(levels(map_), map_.values, strips)
+            found.append(sorted(map(tuple, np.column_stack([got.level, got.edges, got.area]).tolist())))
+    assert found[1:] == found[:-1]
 
 
 def test_maps_of_small_cells_have_no_strips() -> None:

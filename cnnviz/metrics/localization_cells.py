@@ -24,6 +24,8 @@ from cnnviz.geometry.placement import Strips
 _Levels = NDArray[np.uint8]
 _Places = NDArray[np.intp]
 _ALL = 256
+_CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+_COUNTED = 1 << 24  # OpenCV counts in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,17 @@ class Cells:
         np.minimum(found[1::2, 2::2], found[1::2, :-1:2], out=found[1::2, 1::2])
         for row, column, falling in self._saddles:
             found[2 * row + 1, 2 * column + 1] = self._saddle_level(row, column, falling)
+        return found
+
+    @cached_property
+    def maxima(self) -> NDArray[np.bool_]:
+        """[2n - 1, 2m - 1]: the corners beside which no other is higher, and what is between two of them."""
+        corners = self.grid[::2, ::2]
+        beside = np.asarray(cv2.dilate(np.ascontiguousarray(corners), _CROSS))
+        found = np.zeros(self.grid.shape, dtype=np.bool_)
+        found[::2, ::2] = corners >= beside
+        found[1::2, ::2] = found[:-2:2, ::2] & found[2::2, ::2]
+        found[::2, 1::2] = found[::2, :-2:2] & found[::2, 2::2]
         return found
 
     @cached_property
@@ -105,26 +118,42 @@ class Cells:
         A saddle is two blocks: its rows that are higher to the left, and those that are higher to the right.
         """
         down, across = self._corners
-        saddles = {(row, column): falling for row, column, falling in self._saddles}
-        owners, counts = [], []
-        for row in range(0, len(down), 2):
-            for column in range(0, len(across), 2):
-                block = self.levels[down[row] : down[row + 1] + 1, across[column] : across[column + 1] + 1]
-                corners = block[[0, 0, -1, -1], [0, -1, 0, -1]]
-                places = [(row + each // 2) * len(across) + column + each % 2 for each in range(4)]
-                parts = [(places[int(corners.argmax())], block)]
-                if (row, column) in saddles:
-                    left = int(np.count_nonzero(block[:, 0] >= block[:, -1]))
-                    if saddles[row, column]:
-                        parts = [(places[0], block[:left]), (places[3], block[left:])]
-                    else:
-                        right = len(block) - int(np.count_nonzero(block[:, 0] > block[:, -1]))
-                        parts = [(places[1], block[:right]), (places[2], block[right:])]
-                for owner, part in parts:
-                    if part.size:
-                        owners.append(owner)
-                        counts.append(histogram(part))
-        return np.array(owners, dtype=np.intp), np.array(counts)
+        corners = self.levels[np.ix_(down, across)]
+        four = np.stack([corners[row::2, column::2] for row in (0, 1) for column in (0, 1)])
+        highest = four.argmax(axis=0)
+        rows, columns = np.indices(highest.shape)
+        owners = ((2 * rows + highest // 2) * len(across) + 2 * columns + highest % 2).ravel()
+        counts = self._counts(*highest.shape)
+        parts = [(owners, counts)]
+        for row, column, falling in self._saddles:
+            if row % 2 or column % 2:
+                continue  # between two strips there are no pixels
+            block = self.levels[down[row] : down[row + 1] + 1, across[column] : across[column + 1] + 1]
+            places = [(row + each // 2) * len(across) + column + each % 2 for each in range(4)]
+            left = int(np.count_nonzero(block[:, 0] >= block[:, -1]))
+            of_two = [(places[0], block[:left]), (places[3], block[left:])]
+            if not falling:
+                right = len(block) - int(np.count_nonzero(block[:, 0] > block[:, -1]))
+                of_two = [(places[1], block[:right]), (places[2], block[right:])]
+            counts[row // 2 * highest.shape[1] + column // 2] = 0.0
+            parts += [(np.array([owner]), histogram(part)[None]) for owner, part in of_two if part.size]
+        return np.concatenate([owner for owner, _ in parts]), np.concatenate([count for _, count in parts])
+
+    def _counts(self, down: int, across: int) -> NDArray[np.float64]:
+        """[down * across, 256]: how many pixels each block has at each level."""
+        count = down * across
+        rows = np.repeat(np.arange(down) * across, np.diff(self.rows))
+        columns = np.repeat(np.arange(across), np.diff(self.columns))
+        if count <= _ALL and self.levels.size <= _COUNTED:
+            block = rows.astype(np.uint8)[:, None] + columns.astype(np.uint8)
+            found = cv2.calcHist([block, self.levels], [0, 1], None, [count, _ALL], [0, count, 0, _ALL])
+            return np.asarray(found, dtype=np.float64)
+        place = (rows[:, None] + columns) * _ALL + self.levels
+        return np.bincount(place.ravel(), minlength=count * _ALL).reshape(count, _ALL).astype(np.float64)
+
+    @cached_property
+    def _histogram(self) -> NDArray[np.float64]:
+        return histogram(self.levels)
 
     def extent(self, corners: NDArray[np.bool_]) -> tuple[_Levels, _Levels]:
         """The highest level in each column [W] and in each row [H] of the region of some corners [n * m]."""
@@ -137,7 +166,7 @@ class Cells:
     def pixels(self, corners: NDArray[np.bool_]) -> NDArray[np.float64]:
         """[256]: how many pixels the region of some corners has at each level."""
         if corners.all():
-            return histogram(self.levels)
+            return self._histogram
         owners, counts = self._blocks
         found: NDArray[np.float64] = counts[corners[owners]].sum(axis=0)
         return found
@@ -145,7 +174,7 @@ class Cells:
 
 def histogram(levels: _Levels) -> NDArray[np.float64]:
     """[256]: how many pixels there are of each level."""
-    if levels.size > 1 << 24:  # OpenCV counts in float32
+    if levels.size > _COUNTED:
         return np.bincount(levels.ravel(), minlength=_ALL).astype(np.float64)
     return np.asarray(cv2.calcHist([levels], [0], None, [_ALL], [0, _ALL]), dtype=np.float64).ravel()
 

@@ -4,28 +4,29 @@ Labelling the map anew at every threshold takes a hundred times as long as what 
 single maximum stays in one piece up to that maximum: its boxes and areas at all thresholds follow from the maxima of
 its rows and columns and its histogram. Where there are several, the threshold at which it falls apart is found by
 bisection: it grows apart with the threshold as long as all its maxima are above. Where the map is made of large cells,
-all this is asked of a small grid.
+all this is asked of a small grid; where there are many maxima, :mod:`~cnnviz.metrics.localization_basins` takes over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.geometry.placement import Strips
-from cnnviz.metrics.derived import Edges, mask_regions
+from cnnviz.metrics.derived import Edges
 from cnnviz.metrics.localization import LEVELS
+from cnnviz.metrics.localization_basins import basin_regions
 from cnnviz.metrics.localization_cells import Cells, histogram
 
 _Levels = NDArray[np.uint8]
 
-# With more maxima than this, labelling at every threshold is faster.
-_FEW = 200
+# With more maxima than this, to go through them all at once is faster; grids of corners are small.
+_FEW, _FEW_OF_CELLS = 24, 200
 # With more corners than this share of the pixels, the pixels are looked at.
 _SPARSE = 1 / 16
 
@@ -73,12 +74,13 @@ def regions(levels: _Levels, values: NDArray[np.float32], strips: tuple[Strips, 
     if strips is not None and 16 * len(strips[0]) * len(strips[1]) < levels.size * _SPARSE:
         cells = Cells(levels, *strips)
     grid = levels if cells is None else cells.grid
-    peaks = _peaks(grid, values if cells is None else grid)
-    if len(peaks) > _FEW:
-        parts = [_at_level(levels, level) for level in range(int(levels.max()))]
-    else:
-        parts = list(_pieces(_Piece(grid, 0, 0, cells), -1, peaks)) if peaks else []
-    return _joined(parts).in_order()
+    peaks = _peaks(grid, _maxima(values) if cells is None else cells.maxima)
+    if not peaks:
+        return NONE
+    if len(peaks) > (_FEW if cells is None else _FEW_OF_CELLS):
+        level, edges, area = basin_regions(levels)
+        return Regions(level, edges.astype(np.float64), area.astype(np.float64))
+    return _joined(list(_pieces(_Piece(grid, 0, 0, cells), -1, peaks))).in_order()
 
 
 NONE = Regions(np.zeros(0, np.intp), np.zeros((0, 4)), np.zeros(0))
@@ -148,13 +150,17 @@ class _Peak(NamedTuple):
     column: int
 
 
-def _peaks(levels: _Levels, values: NDArray[Any]) -> list[_Peak]:
-    """Where no neighbour is higher, once for each connected plateau; the lowest first."""
-    highest = np.asarray(cv2.dilate(values, np.ones((3, 3), np.uint8)))
-    mask = ((values >= highest) & (levels > 0)).view(np.uint8)
+def _peaks(levels: _Levels, maxima: NDArray[np.bool_]) -> list[_Peak]:
+    """The maxima above zero, once for each connected plateau; the lowest first."""
+    mask = (maxima & (levels > 0)).view(np.uint8)
     found, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     outer = [contour[0, 0] for contour, place in zip(found, tree[0], strict=True) if place[3] < 0] if found else []
     return sorted(_Peak(int(levels[row, column]), int(row), int(column)) for column, row in outer)
+
+
+def _maxima(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where no neighbour is higher."""
+    return np.asarray(values >= np.asarray(cv2.dilate(values, np.ones((3, 3), np.uint8))), dtype=np.bool_)
 
 
 def _pieces(piece: _Piece, lowest: int, peaks: list[_Peak]) -> Iterator[Regions]:
@@ -209,18 +215,6 @@ def _of_piece(piece: _Piece, first: int, last: int) -> Regions:
     return Regions(level, np.column_stack([x0, y0, x1, y1]).astype(np.float64), above[level + 1])
 
 
-def _at_level(levels: _Levels, level: int) -> Regions:
-    """The regions above one threshold, labelled within their common box."""
-    mask = levels > level
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    left, top = int(columns[0]), int(rows[0])
-    inner = np.ascontiguousarray(mask[top : rows[-1] + 1, left : columns[-1] + 1])
-    found = mask_regions(inner)
-    return Regions(np.full(len(found.area), level), found.edges + np.array([left, top, left, top]), found.area)
-
-
 def _joined(parts: Sequence[Regions]) -> Regions:
-    if not parts:
-        return NONE
     level, edges, area = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Regions(level.astype(np.intp), edges, area)
