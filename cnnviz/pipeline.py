@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, BinaryIO
 
 from cnnviz.errors import EXIT_DONE, EXIT_POLICY_VIOLATED, CnnvizError
 from cnnviz.io.cache import ContentCache, cache_limit
+from cnnviz.io.digests import running_code
 from cnnviz.io.encode import ImageFormat
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
@@ -21,7 +22,7 @@ from cnnviz.records import Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import EntrySpec, PairSpec, StudySpec, TrainingSpec
 from cnnviz.render.overlay import Style
-from cnnviz.run.counting import Reporter, RunResult, count_inputs
+from cnnviz.run.counting import Reporter, RunResult, Told, count_inputs
 from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.run.loop import Loop, Recall
 from cnnviz.schema.images import AnyImage
@@ -59,23 +60,26 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
         return _picture(settings, Explainer(settings, total, reporter.note), stdin)
     store = Store(settings.output.out)
     with RunFolder(store, settings, reporter.note) as run_folder:
-        explainer = Explainer(settings, total, reporter.note)
+        told = Told(reporter)
+        explainer = Explainer(settings, total, told.note)
         limits, extra = settings.draw.limits, {}
         if settings.draw.scale == "run":
             limits = _run_limits(settings, explainer, stdin)
             extra = {"scale_limits": limits}
         header = explainer.header()
-        run_folder.begin(replace(header, extra={**header.extra, **extra}), explainer.writes())
+        header = replace(header, extra={**header.extra, **extra})
+        run_folder.begin(header, explainer.writes())
         how = output_style(settings, explainer, store, limits)
         explainer.remembered = remembered = _remembered(settings, explainer, store, header, limits)
         if remembered is None:
-            loop = _loop(explainer, lambda done: draw(done, how), reporter)
+            loop = _loop(explainer, lambda done: draw(done, how), told)
         else:
-            loop = _loop(
-                explainer, lambda done: remembered.keep(done.ref, draw(done, how)), reporter, remembered.recall
-            )
+            loop = _loop(explainer, lambda done: remembered.keep(done.ref, draw(done, how)), told, remembered.recall)
         loop.counts.total = total
-        return _through(loop, explainer, run_folder, reporter, stdin)
+        result, concluded = _through(loop, explainer, run_folder, told, stdin)
+        return replace(
+            result, again=_again(explainer, header, {**concluded, "exit_code": result.exit_code}, told.notes)
+        )
 
 
 def _loop(
@@ -119,8 +123,8 @@ def _labels(explainer: Explainer) -> Any:
 
 def _through(
     loop: Loop, explainer: Explainer, run_folder: RunFolder, reporter: Reporter, stdin: BinaryIO | None
-) -> RunResult:
-    """Explain all inputs and conclude."""
+) -> tuple[RunResult, dict[str, Any]]:
+    """Explain all inputs and conclude. Returns also what the report is made of beside the records."""
     settings = loop.settings
     reporter.start(loop.counts.total)
     began = time.perf_counter()
@@ -141,10 +145,11 @@ def _through(
     if counts.trivial:
         trivial = f"{counts.trivial} of {counts.maps} maps are the score map of their class and explain nothing"
         reporter.note(f"{trivial}: trivial_reason in the report says why; name an earlier --layer")
-    found = explainer.conclude(run_folder.records, run_folder.store, interrupted=interrupted)
+    with run_folder.store.noting() as written:
+        found = explainer.conclude(run_folder.records, run_folder.store, interrupted=interrupted)
     model = {"model": explainer.prepared.loaded.name}
     summary = {**counts.summary(seconds, interrupted), **model, **explainer.facts(), **found.summary}
-    sentences = list(found.sentences)
+    sentences = [*found.sentences, *found.spent]
     if (remembered := explainer.remembered) is not None:
         summary.update(remembered.facts())
         remembered.cache.tidy()
@@ -153,11 +158,34 @@ def _through(
     confusion = counts.confusion.to_dict()
     further = {**({} if confusion is None else {"confusion": confusion}), **found.report}
     extras = Extras(further, found.figures, files=files)
+    concluded = {**asdict(extras), "summary": summary, "written": sorted(written), "sentences": list(found.sentences)}
     summary = run_folder.close(summary, f"cnnviz {settings.command}", extras)
     report, code = os.path.join(settings.output.out, REPORT), counts.exit_code(interrupted)
     if found.violated and not interrupted:
         code = EXIT_POLICY_VIOLATED
-    return RunResult(summary, report, code, sentences=tuple(sentences), annotations=tuple(found.annotations))
+    annotations = tuple(found.annotations)
+    return RunResult(summary, report, code, sentences=tuple(sentences), annotations=annotations), concluded
+
+
+def _again(
+    explainer: Explainer, header: RunHeader, concluded: Mapping[str, Any], notes: Sequence[str]
+) -> Mapping[str, Any] | None:
+    """What a repeat of the run needs beside its records; None where it was not finished, not all of it was kept, or it
+    also depends on what is not known.
+    """
+    remembered, files = explainer.remembered, explainer.prepared.loaded.files
+    if remembered is None or concluded["exit_code"] not in (EXIT_DONE, EXIT_POLICY_VIOLATED):
+        return None
+    if concluded["summary"]["failed"] or files is None or running_code([])["files"]:
+        return None
+    return {
+        **concluded,
+        "header": {"model": header.model, "environment": header.environment, "extra": header.extra},
+        "writes": list(explainer.writes()),
+        "read": list(files),
+        "keys": remembered.keys(),
+        "notes": list(notes),
+    }
 
 
 def output_style(

@@ -260,7 +260,7 @@ class Audit(Comparison[AuditOptions]):
         }
         store.write(MARKDOWN, summary_markdown(audit))
         verdict = audit_words.outcome(audit) if passed else "VIOLATED" if violated else "NOT DECIDED (--strict)"
-        sentences = [*audit_table(rows), *told, *_spent_on(spent), f"audit of {path}: {verdict}"]
+        sentences = [*audit_table(rows), *told, f"audit of {path}: {verdict}"]
         if undecided and passed:
             sentences.append(
                 f"{len(undecided)} of {len(errors)} not decided: never counted as passed; --strict makes them fail"
@@ -268,6 +268,7 @@ class Audit(Comparison[AuditOptions]):
         return Conclusion(
             {"audit": audit},
             sentences=sentences,
+            spent=_spent_on(spent),
             violated=not passed,
             annotations=workflow_lines(path, rows, strict=strict),
         )

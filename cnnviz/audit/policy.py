@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from cnnviz.errors import CnnvizError, nearest, shown
 from cnnviz.io.policy_file import read_policy
 from cnnviz.registry.checks import CHANGES, CheckSpec
+from cnnviz.registry.comparisons import AuditOptions
 from cnnviz.registry.lookup import all_checks
 from cnnviz.registry.params import Options
 
@@ -314,6 +316,19 @@ def _beside(value: Any, key: str, here: str) -> Any:
         return value
     of_file = key in ("name", "model") and (".py:" in value or value.lower().endswith(".onnx"))
     return _joined(here, value) if of_file or key in ("checkpoint", "labels", "exclude") else value
+
+
+def read_by(params: AuditOptions) -> list[str] | None:
+    """What an audit depends on beside its options: files and folders of the policy, and where a baseline may expire
+    the day. None where it accepts a baseline.
+    """
+    if params.accept is not None or params.policy is None:
+        return None
+    policy = load_policy(params.policy)
+    found = [policy.labels, policy.groups, policy.truth, policy.truth_classes]
+    folders = [str(name) for check in policy.checks if (name := getattr(check.params, "baseline", None)) is not None]
+    found += [os.path.join(policy.folder, name) for name in folders]
+    return [*filter(None, found), *([datetime.date.today().isoformat()] if folders else [])]
 
 
 STARTER = """\

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnnviz.cli import streams
 from cnnviz.cli.audit_policy import with_policy
@@ -22,6 +22,9 @@ from cnnviz.io.config_file import read_config
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec, Param
 from cnnviz.settings import RunSettings
+
+if TYPE_CHECKING:
+    from cnnviz.run.counting import RunResult
 
 Specs = tuple[CommandSpec, ...]
 
@@ -72,13 +75,24 @@ def _run(ctx: Any, specs: Specs, options: Mapping[str, Option]) -> int:
     from cnnviz.run import preflight
 
     preflight.check(run_settings, spec)
-    console.starting(f"starting: PyTorch, then {run_settings.model.model}")
     with streams.reserved():
-        from cnnviz.pipeline import run
-
-        stdin = sys.stdin.buffer if "-" in run_settings.inputs else None
-        result = run(run_settings, console, stdin)
+        result = _result(run_settings, spec, console)
     return console.outcome(result)
+
+
+def _result(settings: RunSettings, spec: CommandSpec, console: Console) -> RunResult:
+    """What comes of the run; where the cache has all of it, nothing is run."""
+    from cnnviz.run.repeat import Repeat
+
+    repeat = Repeat(settings, spec)
+    if (known := repeat.recalled(console)) is not None:
+        return known
+    console.starting(f"starting: PyTorch, then {settings.model.model}")
+    from cnnviz.pipeline import run
+
+    result = run(settings, console, sys.stdin.buffer if "-" in settings.inputs else None)
+    repeat.keep(result)
+    return result
 
 
 def _shared(spec: CommandSpec) -> dict[str, Option]:

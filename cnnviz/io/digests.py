@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import site
@@ -18,6 +19,7 @@ from cnnviz.schema.images import InputFile
 
 _BLOCK = 1 << 20
 # Packages that decode, resize and compute; versions of PyTorch and its companions are known beside.
+_TELLING = (".dist-info", ".egg-info", ".egg-link", ".egg", ".pth")
 _COMPUTING = ("numpy", "cv2", "PIL", "scipy", "sklearn", "skimage", "onnxruntime", "onnx2torch")
 
 
@@ -67,6 +69,33 @@ def package_sha256() -> str:
     base = Path(__file__).parents[1]
     found = sorted((str(path.relative_to(base)), file_sha256(str(path))) for path in base.rglob("*.py"))
     return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def folder_sha256(folder: str, most: int) -> str | None:
+    """SHA-256 over the names and contents of all files of a folder and below, but for compiled code.
+
+    None where they are more than ``most``, or one cannot be read.
+    """
+    found: list[tuple[str, str]] = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in names:
+            path = os.path.join(root, name)
+            digest = file_sha256(path)
+            if digest is None or len(found) == most:
+                return None
+            found.append((os.path.relpath(path, folder), digest))
+    return hashlib.sha256(repr(sorted(found)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def installed_packages() -> list[str]:
+    """Names and versions of all packages that can be imported, as their folders have them: none is opened."""
+    found = []
+    for place, path in enumerate(sys.path):
+        with contextlib.suppress(OSError):
+            names = os.listdir(path or ".")
+            found += [f"{place} {name}" for name in names if name.endswith(_TELLING)]
+    return sorted(found)
 
 
 def running_code(modules: Iterable[str]) -> dict[str, Any]:

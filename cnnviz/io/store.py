@@ -41,6 +41,7 @@ class Store:
 
     def __init__(self, root: str, again: str = "--resume") -> None:
         self.again = again
+        self._noted: set[str] | None = None
         self._remote: Any = None
         self._made: list[str] = []
         self.root = root.removeprefix("file://")
@@ -110,6 +111,19 @@ class Store:
         message = f"{name!r} does not lie within the output folder {self.root!r}"
         return CnnvizError(message, "Remove the link that leads out, or name another folder with --out.")
 
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[set[str]]:
+        """The names that are written until the block ends."""
+        found = self._noted = set()
+        try:
+            yield found
+        finally:
+            self._noted = None
+
+    def _note(self, name: str) -> None:
+        if self._noted is not None:
+            self._noted.add(name)
+
     def write(self, name: str, data: bytes) -> None:
         """Write a whole file, or nothing.
 
@@ -129,6 +143,7 @@ class Store:
             FileNotFoundError: There is no such file.
             CnnvizError, ImageError: As :meth:`write`.
         """
+        self._note(name)
         if self._remote is None:
             beside = os.path.join(self._base, temporary())
             with contextlib.suppress(OSError):
@@ -150,6 +165,7 @@ class Store:
             CnnvizError, ImageError: As :meth:`write`.
         """
         path = self.path(name)
+        self._note(name)
         if self._remote is not None:
             with tempfile.TemporaryFile() as spool:
                 yield spool
@@ -176,6 +192,7 @@ class Store:
             CnnvizError, ImageError: As :meth:`write`.
         """
         path = self.path(name)
+        self._note(name)
         if self._remote is None:
             with contextlib.suppress(OSError):
                 self._make_below(os.path.dirname(path))

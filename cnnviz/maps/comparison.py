@@ -29,6 +29,7 @@ class Conclusion:
         summary: Figures that join the run's summary.
         figures: ``{"file", "caption"}`` of pictures that stand before the images in ``index.html``.
         sentences: What it found in a few lines, for the person who ran it.
+        spent: Where the time of this very run went, likewise.
         report: Further keys of ``report.json``.
         violated: Whether what it was asked to hold does not.
         annotations: Lines that a CI system reads.
@@ -37,6 +38,7 @@ class Conclusion:
     summary: Mapping[str, Any] = field(default_factory=dict)
     figures: Sequence[Figure] = ()
     sentences: Sequence[str] = ()
+    spent: Sequence[str] = ()
     report: Mapping[str, Any] = field(default_factory=dict)
     violated: bool = False
     annotations: Sequence[str] = ()

@@ -16,7 +16,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from cnnviz.engine.runtime import device_name
@@ -27,28 +27,16 @@ from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.records import Record, RunHeader, files_of, to_json
 from cnnviz.registry.specs import EntrySpec
-from cnnviz.schema.images import AnyImage, InputFile
+from cnnviz.run.kept_records import RestoredRecord, packed, record_of, restored
+from cnnviz.schema.images import InputFile
 from cnnviz.settings import RunSettings, files_named
 
 _OF_NETWORK = (
     "weights_sha256", "source_sha256", "labels_sha256", "parameters", "num_classes", "task", "boxes", "input_size",
     "layers", "preprocess", "weights",
 )  # fmt: skip
-_OF_RECORD = frozenset(Record("", None, None, None).to_dict("", None))
-_LISTS = ("predictions", "explanations")
 # What the network's digests stand for; paths, which differ from machine to machine; and what changes no result.
 _NOT_OPTIONS = frozenset({"model", "checkpoint", "labels", "trust_checkpoint", "truth", "params", "method_named"})
-
-
-@dataclass(frozen=True)
-class RestoredRecord(Record):
-    """A record as an earlier run wrote it."""
-
-    row: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self, name: str, source: InputFile | None) -> AnyImage:
-        found: Any = {**self.row, "path": self.path, "name": name, "input": source}
-        return found  # type: ignore[no-any-return]
 
 
 @dataclass
@@ -105,16 +93,16 @@ class Remembered:
         with self._turn:
             self._keys[ref.name] = key
         content = self.cache.get(key)
-        kept = None if content is None else _unpacked(content)
+        kept = None if content is None else record_of(content)
         with self._turn:
             self.images.hits += kept is not None
             self.images.misses += kept is None
-        return None if kept is None else lambda: self._restored(ref, *kept)
+        return None if kept is None else lambda: restored(ref.uri, *kept, self.store)
 
-    def _restored(self, ref: ImageRef, row: Mapping[str, Any], files: Mapping[str, bytes]) -> RestoredRecord:
-        for name, data in files.items():
-            self.store.write(name, data)
-        return RestoredRecord(ref.uri, row["width"], row["height"], row["label"], row=row)
+    def keys(self) -> dict[str, str]:
+        """Under what is kept what is known of each image, by name."""
+        with self._turn:
+            return dict(self._keys)
 
     def keep(self, ref: ImageRef, record: Record) -> Record:
         """Keep what was found of an image, unless that it failed. Returns the record."""
@@ -128,8 +116,7 @@ class Remembered:
             if data is None:
                 return record
             files.append((name, data))
-        head = to_json({"row": row, "files": [[name, len(data)] for name, data in files]})
-        self.cache.put(key, b"".join([head.encode(), b"\n", *(data for _, data in files)]))
+        self.cache.put(key, packed({"row": row}, files))
         return record
 
     def answered(self, what: Mapping[str, Any], names: Sequence[str], ask: Callable[[], Any]) -> Any:
@@ -173,37 +160,9 @@ class Remembered:
                 "of_images": self.images.hits + self.images.misses,
                 "answers": self.answers.hits,
                 "of_answers": self.answers.hits + self.answers.misses,
+                "run": False,
             }
         }
-
-
-def _unpacked(content: bytes) -> tuple[Mapping[str, Any], Mapping[str, bytes]] | None:
-    """The record and the files of an entry; None where it is not what :meth:`Remembered.keep` writes.
-
-    A cache may come from others: no file is written but those of an image that its record lists.
-    """
-    head, _, rest = content.partition(b"\n")
-    try:
-        kept = json.loads(head)
-        row, lengths = kept["row"], {str(name): int(length) for name, length in kept["files"]}
-        listed = set(files_of(row))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    if not isinstance(row, dict) or not row.keys() >= _OF_RECORD or row["error"] is not None:
-        return None
-    if lengths.keys() != listed or not all(map(_is_of_image, listed)) or min(lengths.values(), default=0) < 0:
-        return None
-    if sum(lengths.values()) != len(rest) or not all(isinstance(row[each], list) for each in _LISTS):
-        return None
-    files = {}
-    for name, length in lengths.items():
-        files[name], rest = rest[:length], rest[length:]
-    return row, files
-
-
-def _is_of_image(name: str) -> bool:
-    folder, *parts = name.split("/")
-    return folder == "images" and bool(parts) and "\\" not in name and not {"", ".", ".."} & set(parts)
 
 
 def run_key(

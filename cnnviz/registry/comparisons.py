@@ -134,6 +134,7 @@ COMPARISONS: tuple[ComparisonSpec, ...] = (
         why_views="compares maps of the whole picture",
         hidden_options=("precision", "only", "metric", "sanity"),
         first_is_policy=True,
+        reads="cnnviz.audit.policy:read_by",
         default_save=("overlay",),
         default_picture="overlay",
     ),

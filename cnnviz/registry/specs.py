@@ -306,9 +306,16 @@ class ComparisonSpec(CommandSpec):
 
     Attributes:
         first_is_policy: Whether its first argument is a policy, which says what else is asked.
+        reads: ``module:function`` from its options to what its results depend on beside them: paths, and other texts,
+            such as the day; None where it does more than write its folder. Without torch.
     """
 
     first_is_policy: bool = False
+    reads: str = ""
+
+    def load_reads(self) -> Callable[..., Any]:
+        """Import the function behind ``reads``."""
+        return _imported(self.reads)
 
     def takes(self) -> Inputs:
         return "policy" if self.first_is_policy else "images"

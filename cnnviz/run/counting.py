@@ -30,11 +30,42 @@ class Reporter(Protocol):
     def finish(self) -> None: ...
 
 
+class Told:
+    """A reporter that remembers what was noted.
+
+    Args:
+        reporter: Told everything.
+
+    Attributes:
+        notes: In order.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter, self.notes = reporter, list[str]()
+
+    def start(self, total: int | None) -> None:
+        self._reporter.start(total)
+
+    def advance(self, record: AnyImage) -> None:
+        self._reporter.advance(record)
+
+    def work(self, count: int, text: str) -> None:
+        self._reporter.work(count, text)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        self._reporter.note(text)
+
+    def finish(self) -> None:
+        self._reporter.finish()
+
+
 @dataclass(frozen=True)
 class RunResult:
     """What a run came to: its summary, where the report is, the exit code; ``picture`` for ``-o -``.
 
-    ``sentences`` tell a person what was found, ``annotations`` a CI system.
+    ``sentences`` tell a person what was found, ``annotations`` a CI system. ``again`` is what of a run of maps its
+    records do not say, as plain JSON, where it may be kept whole (:mod:`cnnviz.run.repeat`).
     """
 
     summary: Mapping[str, Any]
@@ -43,6 +74,7 @@ class RunResult:
     picture: bytes | None = None
     sentences: tuple[str, ...] = ()
     annotations: tuple[str, ...] = ()
+    again: Mapping[str, Any] | None = None
 
 
 @dataclass

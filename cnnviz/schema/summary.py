@@ -67,6 +67,9 @@ class FromCache(TypedDict):
     """How many questions of an audit were answered before."""
     of_answers: Count
     """How many were looked up."""
+    run: bool
+    """Whether the whole run was in the cache, so that no network was loaded: ``seconds`` is then the time that it took
+    to write it again, other times are those of the run that did the work."""
 
 
 class Inputs(TypedDict):

@@ -19,6 +19,8 @@ class FakePipeline:
     exit_code: int = 0
     picture: bytes | None = None
     sentences: tuple[str, ...] = ()
+    annotations: tuple[str, ...] = ()
+    again: None = None
     records: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: BaseException | None = None

@@ -55,6 +55,7 @@ class LoadedModel:
         output: Where the class scores are in what it returns; None where that is not known yet.
         task: What it is said to be for.
         question: What it is asked, where it is asked anything.
+        files: All that it was read from; None where that is not known.
     """
 
     module: nn.Module
@@ -70,6 +71,7 @@ class LoadedModel:
     synsets: tuple[str, ...] = ()
     task: TaskRequest = field(default_factory=TaskRequest)
     question: str | None = None
+    files: tuple[str, ...] | None = None
 
     @property
     def key(self) -> str | None:
@@ -94,6 +96,7 @@ class _Built:
     labels: tuple[str, ...] = ()
     num_classes: int | None = None  # None: ask the network
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] | None = None
 
 
 def load(spec: ModelSpec, output: str | None = None, task: TaskRequest = _NO_TASK) -> LoadedModel:
@@ -137,8 +140,7 @@ def _check_count(spec: ModelSpec, name: str, count: int) -> None:
 
 
 def _finish(spec: ModelSpec, built: _Built, key: str | None, task: TaskRequest) -> LoadedModel:
-    module = unwrap(built.module)
-    notes = list(built.notes)
+    module, notes = unwrap(built.module), list(built.notes)
     if module is not built.module:
         notes.append(f"unwrapped {type(module).__name__} from {type(built.module).__name__}")
     unwrap_parts(module)
@@ -185,6 +187,7 @@ def _finish(spec: ModelSpec, built: _Built, key: str | None, task: TaskRequest) 
         synsets=names.synsets,
         task=task,
         question=spec.question,
+        files=built.files,
     )
 
 
@@ -225,7 +228,7 @@ def _from_zoo(spec: ModelSpec, checkpoint: Checkpoint | None) -> _Built:
     recipe = zoo.find(spec.model, spec.weights, channels)
     labels = recipe.labels
     notes: tuple[str, ...] = ()
-    weights = recipe.weights or "none"
+    weights, file = recipe.weights or "none", spec.checkpoint
     if checkpoint is not None:
         keys = frozenset(part for key in checkpoint.tensors for part in _tails(key))
         module, notes = _filled(spec, checkpoint, lambda classes: recipe.build(classes, keys))
@@ -238,10 +241,12 @@ def _from_zoo(spec: ModelSpec, checkpoint: Checkpoint | None) -> _Built:
         if labels:
             _check_count(spec, recipe.name, len(labels))  # before anything is downloaded
         module = recipe.pretrained()
+        file = None if (found := recipe.file()) is None else str(found)
     count = None if zoo.detects(recipe.name) else _declared(module)
     if checkpoint is not None and labels and len(labels) == count and spec.labels is None:
         notes = (*notes, f"class names assumed to be those of {recipe.weights} ({count} classes)")
-    return _Built(module, recipe.name, recipe.source, weights, recipe.preprocess, labels, count, notes)
+    files = () if recipe.weights is None and file is None else None if file is None else (file,)
+    return _Built(module, recipe.name, recipe.source, weights, recipe.preprocess, labels, count, notes, files)
 
 
 def _tails(key: str) -> Iterator[str]:
@@ -295,7 +300,8 @@ def _from_trained(spec: ModelSpec, checkpoint: Checkpoint) -> _Built:
     name, file, count = f"{plan.arch}-{plan.head}", checkpoint.path.name, len(plan.classes)
     if spec.model not in (plan.arch, ModelSpec.model):
         notes = (*notes, f"--model is not used: {file} says that it is {plan.arch}, cut and trained")
-    return _Built(network, name, source, file, plan.preprocess, plan.classes, count, notes)
+    files = None if source == "onnx" else (str(checkpoint.path),)
+    return _Built(network, name, source, file, plan.preprocess, plan.classes, count, notes, files)
 
 
 def _from_onnx(spec: ModelSpec) -> _Built:

@@ -48,6 +48,7 @@ class Recipe:
         pretrained: The network with its weights.
         preprocess: What the weights were trained on.
         labels: Class names of the weights, empty if unknown.
+        file: Where the weights were read from; None where that is not known.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Recipe:
     pretrained: Callable[[], nn.Module]
     preprocess: Preprocess
     labels: tuple[str, ...]
+    file: Callable[[], str | Path | None]
 
 
 def imagenet_labels() -> tuple[str, ...]:
@@ -154,6 +156,7 @@ def _bundled(weights: str, channels: int) -> Recipe:
         pretrained=pretrained,
         preprocess=bundled.PREPROCESS,
         labels=imagenet_labels(),
+        file=bundled.weights_file,
     )
 
 
@@ -177,8 +180,7 @@ def _torchvision(name: str, weights: str, channels: int) -> Recipe:
     def build(classes: int | None, keys: frozenset[str]) -> nn.Module:
         if name in torchvision_models.list_models(module=torchvision_models.segmentation):
             return _segmenter(name, classes, keys)
-        if detects(name):
-            extra["weights_backbone"] = None
+        extra.update({"weights_backbone": None} if detects(name) else {})
         if name in ("googlenet", "inception_v3"):
             extra["aux_logits"] = any(key.split(".")[0] in ("aux1", "AuxLogits") for key in keys)
         count = {} if classes is None else {"num_classes": classes}
@@ -206,6 +208,7 @@ def _torchvision(name: str, weights: str, channels: int) -> Recipe:
         pretrained=pretrained,
         preprocess=_of_detector(name) if detects(name) else from_torchvision(entry.transforms()),
         labels=without_background(categories) if detects(name) else categories,
+        file=lambda: hub_file(entry.url),
     )
 
 
@@ -272,6 +275,7 @@ def _timm(name: str, weights: str, channels: int) -> Recipe:
         pretrained=lambda: _timm_pretrained(full, config, channels),
         preprocess=from_timm(config),
         labels=_timm_labels(config),
+        file=lambda: _timm_file(config),
     )
 
 
@@ -313,6 +317,12 @@ def _timm_pretrained(name: str, config: dict[str, Any], channels: int) -> nn.Mod
     here = Path(cached) if cached else None
     with _fetching(f"timm/{name}", what, constants.ENDPOINT, hint, cached=here):
         return cast(nn.Module, create(name, pretrained=True, in_chans=channels, **overlay))
+
+
+def _timm_file(config: dict[str, Any]) -> str | Path | None:
+    """Where the weights of a configuration lie, when they were loaded."""
+    repository, url = config.get("hf_hub_id"), config.get("url") or ""
+    return hub_cached(repository, config.get("hf_hub_filename")) if repository else hub_file(url)
 
 
 def hub_file(url: str) -> Path:

@@ -1,0 +1,122 @@
+"""All that a run depends on beside its images and the files of its network, known before PyTorch is imported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cnnviz.io.cache import FOLDER, SIZE
+from cnnviz.io.digests import file_sha256, folder_sha256, installed_packages
+from cnnviz.io.sources import is_url
+from cnnviz.registry.specs import CommandSpec, ComparisonSpec, MethodSpec
+from cnnviz.settings import RunSettings, files_named
+
+# Where results go, and what is there already, changes none of them; the images are looked at one by one.
+_FREE = frozenset(("inputs", "out", "resume", "overwrite", "cache"))
+# Variables of which a library may make something else, or find something else.
+_VARIABLES = (
+    "ATEN", "CNNVIZ", "CUBLAS", "CUDA", "CUDNN", "DNNL", "HF_", "HIP", "HOME", "HUGGINGFACE", "HSA", "KMP", "MKL",
+    "NVIDIA", "OMP", "ONEDNN", "ONNX", "PYTHON", "PYTORCH", "ROCR", "TIMM", "TORCH", "TRANSFORMERS", "XDG",
+)  # fmt: skip
+_NOT_OF_RESULTS = frozenset((FOLDER, SIZE))
+# Files of a folder that an option names, such as masks; beyond that a network is faster loaded than all are read.
+_MOST_FILES = 20_000
+_PROCESSORS = "/proc/cpuinfo"
+_CARDS = "/proc/driver/nvidia"
+
+
+def circumstances(settings: RunSettings, spec: CommandSpec, environment: Mapping[str, str]) -> str | None:
+    """The digest of options and the files that they name, code, packages, machine and environment.
+
+    None where not all of it can be known without running what was asked for: inputs or files behind URLs or on standard
+    input, networks that are made by code or run from ONNX files, runs that go on, are shares, or do more than write
+    their folder.
+
+    Args:
+        settings: What was asked for.
+        spec: The entry that runs.
+        environment: The variables with which the program was started: libraries set some themselves.
+    """
+    if not isinstance(spec, (MethodSpec, ComparisonSpec)) or not _can_be_known(settings):
+        return None
+    options, further = settings.options(), list[str]()
+    if isinstance(spec, ComparisonSpec) and spec.reads:
+        read = spec.load_reads()(spec.resolve_params(settings.target.params))
+        if read is None:
+            return None
+        further = list(read)
+    texts = [text for name, value in options.items() if name not in _FREE for text in _texts(value)]
+    files = _files([*texts, *further])
+    if files is None:
+        return None
+    code = folder_sha256(str(Path(__file__).parents[1]), _MOST_FILES)
+    found = {
+        "code": code,
+        "command": [settings.command, type(spec).__name__, spec.name, settings.null, settings.target.method_named],
+        "options": {name: value for name, value in options.items() if name not in _FREE},
+        "inputs": list(settings.inputs),
+        "files": files,
+        "further": further,
+        "folder": os.getcwd(),
+        "python": [sys.version, sys.prefix, list(sys.flags)],
+        "packages": installed_packages(),
+        "machine": _machine(),
+        "environment": {name: value for name, value in environment.items() if _counts(name)},
+    }
+    text = json.dumps(found, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _can_be_known(settings: RunSettings) -> bool:
+    model, output = settings.model, settings.output
+    made_by_code = ":" in model.model or model.model.lower().endswith(".onnx") or model.trust_checkpoint
+    partial = output.resume or settings.shard is not None or settings.limit is not None or output.out == "-"
+    return not (made_by_code or partial or "-" in settings.inputs or any(map(is_url, settings.inputs)))
+
+
+def _files(texts: Iterable[str]) -> dict[str, str | None] | None:
+    """Digests of the files and folders among texts, by path; None where one is out of reach."""
+    found: dict[str, str | None] = {}
+    for text in dict.fromkeys(texts):
+        if is_url(text):
+            return None
+        found |= {path: file_sha256(path) for path in files_named(text)}
+        if os.path.isdir(text):
+            found[text] = folder_sha256(text, _MOST_FILES)
+    return None if None in found.values() else found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _texts(each)
+
+
+def _counts(name: str) -> bool:
+    return name.upper().startswith(_VARIABLES) and name not in _NOT_OF_RESULTS
+
+
+def _machine() -> list[Any]:
+    """What computes here: kind and features of the processor, graphics cards and their driver."""
+    found: list[Any] = [platform.machine(), platform.system()]
+    try:
+        with open(_PROCESSORS, encoding="utf-8", errors="replace") as stream:
+            first = stream.read().partition("\n\n")[0].splitlines()
+        found += [line for line in first if line.startswith(("model name", "flags", "Features", "CPU part"))]
+    except OSError:
+        found.append(platform.processor())
+    for root, folders, names in os.walk(_CARDS):
+        folders.sort()
+        if "information" in names or "version" in names:
+            found += [[name, file_sha256(os.path.join(root, name))] for name in sorted(names)]
+    for folder in ("/dev/dri", "/dev/kfd"):
+        found.append(sorted(os.listdir(folder)) if os.path.isdir(folder) else os.path.exists(folder))
+    return found
