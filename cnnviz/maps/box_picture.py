@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
-from cnnviz.render.box_figure import FOUND, IGNORED, TRUE, BoxTile, reduced
-from cnnviz.render.overlay import Style, overlay
+from cnnviz.render.box_figure import FOUND, IGNORED, TRUE, BoxTile, Picture
+from cnnviz.render.overlay import Style, drawn_limits, overlay, resized
 from cnnviz.render.text import percent
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ def true_labels(truth: Truth | None, item: TargetMap) -> tuple[str, ...]:
     return () if truth is None else tuple(label for label in item.truth_labels if label in truth.labels)
 
 
-def box_tile(done: ImageResult, item: TargetMap, shown: PlacedMap, scores: Mapping[str, Any], style: Style) -> BoxTile:
-    """A map with its box and those that were marked as its class."""
+def box_tile(
+    small: Picture, done: ImageResult, item: TargetMap, shown: PlacedMap, scores: Mapping[str, Any], style: Style
+) -> BoxTile:
+    """A map with its box and those that were marked as its class; ``small`` is the photograph as tiles have it."""
     found = scores.get("box_localization") or scores
     box = found.get("box_xywh")
     labels = true_labels(done.truth, item)
@@ -45,9 +48,10 @@ def box_tile(done: ImageResult, item: TargetMap, shown: PlacedMap, scores: Mappi
         detail = f"pink: {len(others)} boxes of the map"
     if iou is not None and box is not None:
         detail += f", IoU {iou:.2f}"
-    return BoxTile(
-        item.method.name, f"{item.target.label}{sure}", detail, reduced(overlay(done.rgb, shown, style)), frames
-    )
+    # Drawn as the whole map would be, but only as large as it is shown.
+    own = replace(style, limits=drawn_limits(shown, style))
+    picture = overlay(small, resized(shown, (small.shape[1], small.shape[0])), own)
+    return BoxTile(item.method.name, f"{item.target.label}{sure}", detail, picture, frames)
 
 
 def marked(truth: Truth | None) -> list[tuple[Box, tuple[int, int, int], str]]:

@@ -27,7 +27,7 @@ from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, Explanation, PredictionScore, Record, TargetScore, WordScore
 from cnnviz.registry.metrics import MAP_STATISTICS
 from cnnviz.registry.specs import MethodSpec
-from cnnviz.render.box_figure import BoxTile, box_figure
+from cnnviz.render.box_figure import BoxTile, box_figure, tile_photo
 from cnnviz.render.gradient import gradient_image, magnitude_limit
 from cnnviz.render.label_map import label_map
 from cnnviz.render.legend import with_box, with_legend
@@ -136,6 +136,7 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
     rows: list[Explanation] = []
     panel_rows: list[PanelRow] = []
     tiles: list[BoxTile] = []
+    small: NDArray[np.uint8] | None = None
     beside: dict[Any, Any] = {}
     segmented = None if done.classes is None else Segmented(done, how.labels)
     detected = Detected(done) if "detections" in how.save else None
@@ -151,7 +152,8 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
         )
         scores = {**measured, **item.scores}
         if "boxes" in how.save and is_pictured(done, item):
-            tiles.append(box_tile(done, item, shown, scores, own.style))
+            small = tile_photo(done.rgb) if small is None else small
+            tiles.append(box_tile(small, done, item, shown, scores, own.style))
         files = _write_map(done, item, shown, scores["box_xywh"], own)
         facts = {**item.facts, "drawn_limits": list(drawn_limits(shown, own.style))}
         if segmented is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,7 +21,9 @@ Picture = NDArray[np.uint8]
 TRUE, FOUND, IGNORED = (46, 204, 64), (255, 0, 200), (160, 160, 160)
 """Colours of boxes that were marked, that a map gives, and of regions that count neither way."""
 _SHOWN = 420
-_COLUMNS = 5
+_TILE = 320
+"""The longer side of a picture that is reduced, and of a tile."""
+_COLUMNS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +34,7 @@ class BoxTile:
         heading: The method.
         caption: What the map explains.
         detail: How well the box fits.
-        picture: [h, w, 3], the map over the photograph, at any size.
+        picture: [h, w, 3], the map over the photograph, at the size of :func:`tile_photo`.
         boxes: With their colours, in pixels of the photograph.
     """
 
@@ -54,22 +57,29 @@ def box_figure(
         title: Written above.
     """
     size = rgb.shape[1], rgb.shape[0]
-    small = reduced(rgb)
+    small = tile_photo(rgb)
     detail = "green: marked" if marked else ""
     image = Cell("image", with_boxes(small, marked, size), "", detail)
     rows: list[list[Cell | None]] = []
     for _, group in groupby(tiles, key=lambda tile: tile.caption):
         own = [Cell(t.heading, with_boxes(t.picture, t.boxes, size), t.caption, t.detail) for t in group]
-        for start in range(0, len(own), _COLUMNS):
-            rows.append([None if rows else image, *own[start : start + _COLUMNS]])
+        # As many in each row: none is left alone in the last one.
+        across = math.ceil(len(own) / math.ceil(len(own) / _COLUMNS))
+        for start in range(0, len(own), across):
+            rows.append([None if rows else image, *own[start : start + across]])
     columns = max(map(len, rows), default=1)
     return comparison([[*row, *[None] * (columns - len(row))] for row in rows or [[image]]], title)
 
 
-def reduced(rgb: Picture) -> Picture:
-    """A photograph at the size that it has in the figure."""
+def tile_photo(rgb: Picture) -> Picture:
+    """A photograph at the size of a tile."""
+    return reduced(rgb, _TILE)
+
+
+def reduced(rgb: Picture, longest: int = _SHOWN) -> Picture:
+    """A photograph whose longer side is at most ``longest`` pixels."""
     height, width = rgb.shape[:2]
-    scale = min(1.0, _SHOWN / max(width, height))
+    scale = min(1.0, longest / max(width, height))
     return resize(rgb, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 

@@ -83,6 +83,22 @@ def drawn_limits(placed: PlacedMap, style: Style) -> tuple[float, float]:
     return limits_of(placed) if style.limits is None else style.limits
 
 
+def resized(placed: PlacedMap, size: tuple[int, int]) -> PlacedMap:
+    """The map at another size (W, H)."""
+    width, height = size
+    if placed.values.shape == (height, width):
+        return placed
+    shrinks = width < placed.values.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    scale = np.array([width / placed.values.shape[1], height / placed.values.shape[0]] * 2)
+    x0, y0, x1, y1 = (round(float(edge)) for edge in np.array(placed.seen) * scale)
+    # A seen part of less than a pixel is still one pixel.
+    x0, y0 = min(x0, width - 1), min(y0, height - 1)
+    values = np.zeros((height, width), dtype=np.float32)
+    cv2.resize(placed.values, (width, height), dst=values, interpolation=method)
+    return PlacedMap(values, (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), placed.signed)
+
+
 def entry(value: float, limits: tuple[float, float], centred: bool) -> int:
     """The entry of a colour table in which a value is drawn."""
     return int(_levels(np.array([value], dtype=np.float32), limits, centred)[0])

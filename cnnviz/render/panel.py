@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -20,7 +19,7 @@ from cnnviz.geometry.placement import PlacedMap
 from cnnviz.render.box_figure import with_boxes
 from cnnviz.render.colormap import colormap, is_diverging
 from cnnviz.render.grid import fit, paste, resize
-from cnnviz.render.overlay import Style, coloured, drawn_colormap, drawn_limits, entry, is_flat, overlay
+from cnnviz.render.overlay import Style, coloured, drawn_colormap, drawn_limits, entry, is_flat, overlay, resized
 from cnnviz.render.text import fitted, font, number, percent, write
 
 _MARGIN, _GAP, _ROW_GAP = 24, 12, 26
@@ -64,7 +63,7 @@ def reduced(row: PanelRow, rows: int, style: Style) -> PanelRow:
     Many maps at the size of a photograph would take its memory many times.
     """
     height, width = row.placed.values.shape
-    small = _resized(row.placed, _shown_size((width, height), rows))
+    small = resized(row.placed, _shown_size((width, height), rows))
     return replace(row, placed=small, limits=drawn_limits(row.placed, style))
 
 
@@ -183,7 +182,7 @@ def drawn(small: NDArray[np.uint8], row: PanelRow, style: Style) -> tuple[NDArra
     height, width = small.shape[:2]
     style, placed = _own(style, row), row.placed
     own = replace(style, limits=drawn_limits(placed, style), colormap=drawn_colormap(placed, style))
-    placed = _resized(placed, (width, height))
+    placed = resized(placed, (width, height))
     over = overlay(small, placed, own)
     # Where the network did not look the heatmap shows what the overlay shows.
     x0, y0, x1, y1 = placed.seen
@@ -204,22 +203,6 @@ def bar(height: int, row: PanelRow, style: Style) -> NDArray[np.uint8]:
 
 def _own(style: Style, row: PanelRow) -> Style:
     return style if row.limits is None else replace(style, limits=row.limits)
-
-
-def _resized(placed: PlacedMap, size: tuple[int, int]) -> PlacedMap:
-    """The map at another size (W, H)."""
-    width, height = size
-    if placed.values.shape == (height, width):
-        return placed
-    shrinks = width < placed.values.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    scale = np.array([width / placed.values.shape[1], height / placed.values.shape[0]] * 2)
-    x0, y0, x1, y1 = (round(float(edge)) for edge in np.array(placed.seen) * scale)
-    # A seen part of less than a pixel of the panel is still one pixel of it.
-    x0, y0 = min(x0, width - 1), min(y0, height - 1)
-    values = np.zeros((height, width), dtype=np.float32)
-    cv2.resize(placed.values, (width, height), dst=values, interpolation=method)
-    return PlacedMap(values, (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), placed.signed)
 
 
 def _paint_bar(
