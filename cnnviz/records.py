@@ -394,6 +394,7 @@ def files_of(record: Any) -> Iterator[str]:
                 yield from (name for name in value.values() if isinstance(name, str))
             elif key in {"file", "thumbnail"} and isinstance(value, str):
                 yield value
-            # Below these stands what was asked for: a target may name a picture of the user's.
-            elif key not in {"target", "options"} and isinstance(value, (dict, list, tuple)):
+            # Below these stands what was asked for: a target may name a picture of the user's. Scores are many, and
+            # name no files.
+            elif key not in {"target", "options", "scores"} and isinstance(value, (dict, list, tuple)):
                 yield from files_of(value)

@@ -13,6 +13,8 @@ import pytest
 from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import TrueObject, Truth
+from cnnviz.metrics import localization_thresholds
+from cnnviz.metrics.chosen import gathered, summed_up
 from cnnviz.metrics.contract import ExplainedImage, Row, RunSummary
 from cnnviz.metrics.intervals import wilson
 from cnnviz.metrics.localization_boxes import summarize as of_boxes
@@ -356,3 +358,34 @@ def test_the_truth_of_several_classes() -> None:
     assert not truth.region_of(()).any()
     sizes = [Box(0, 0, 31, 33).object_size, Box(0, 0, 32, 32).object_size, Box(0, 0, 96, 96).object_size]
     assert sizes == ["small", "medium", "large"]
+
+
+def test_baselines_beside_several_methods_are_computed_once_to_the_same_figures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two methods beside the same baselines, a third with one map fewer: its baselines are others."""
+    generator = np.random.default_rng(0)
+    request = MAX_BOX_ACC.request()
+
+    def said(hits: Spans, gaussian: Spans) -> dict[str, Any]:
+        one = {"hits": hits, "true_labels": ["dog"]}
+        beside = {name: {**one, "hits": gaussian} for name in MAX_BOX_ACC.baselines}
+        return {"max_box_acc": {**one, "baselines": beside}}
+
+    records = []
+    for number in range(12):
+        ends, gaussian = generator.integers(0, 200, (3, 2)), [[0, int(generator.integers(0, 200))]]
+        explanations = [
+            {"method": method, "scores": said([[int(low), int(low + more)]], gaussian)}
+            for method, (low, more) in zip("abc"[: 2 + bool(number)], ends // 2, strict=False)
+        ]
+        records.append({"path": str(number), "explanations": explanations})
+    found = gathered({name: [request] for name in "abc"}, records)
+    computed = []
+    monkeypatch.setattr(localization_thresholds, "_curve", lambda *given: computed.append(given) or [])
+    figures = {name: summed_up([request], found[name]).figures["metrics"]["max_box_acc"] for name in "abc"}
+    assert len(computed) == 3 + 2 * len(MAX_BOX_ACC.baselines)
+    for name in "abc":
+        alone = [Row(row.scores, row.image, None) for row in found[name]["max_box_acc"]]
+        assert of_thresholds(alone, MAX_BOX_ACC, MaxBoxAccOptions()).figures == figures[name]
+    assert figures["a"]["baselines"] == figures["b"]["baselines"] != figures["c"]["baselines"]

@@ -155,8 +155,12 @@ class PreparedMethod:
     ) -> None:
         """Maps of one request of each image that has one; the others repeat somebody's, and their result is dropped."""
         some = next(request for request in there if request is not None)
-        target = some.target([some if request is None else request for request in there])
         own_run = self.pass_for(some, run, level)
+        requests = [some if request is None else request for request in there]
+        # One target for all methods of the pass, which share what they compute of it; beside it the requests whose
+        # numbers name it, lest others get them.
+        key = ("target", *map(id, requests))
+        target, _ = own_run.remember(key, lambda: (some.target(requests), requests))
         heatmap = explain_batch(self.spec, own_run, target, self.params)
         raw = self._in_rgb(heatmap.values.detach().float()).cpu().numpy()
         drawn = raw if heatmap.maps is None else heatmap.maps.detach().float().cpu().numpy()

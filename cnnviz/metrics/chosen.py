@@ -163,6 +163,8 @@ def gathered(
 ) -> dict[str, dict[str, list[Row]]]:
     """By method and metric, a row for each map of a run; the records are gone through once.
 
+    Baselines of an image that are the same beside several methods are one object.
+
     Args:
         asked: The metrics of each method; under the empty name those of all maps, whatever made them.
         records: Of the run.
@@ -172,16 +174,31 @@ def gathered(
         for method, own in asked.items()
     }
     found: dict[str, dict[str, list[Row]]] = {method: {spec.name: [] for spec in own} for method, own in summed.items()}
+    shared: dict[Any, Any] = {}
     for record in records:
         path, label = str(record.get("path")), record.get("label")
+        known: dict[str, list[tuple[Any, Any]]] = {}
         for explanation in record.get("explanations") or ():
             scores = explanation.get("scores") or {}
             for method in {"", explanation.get("method", "")} & summed.keys():
                 for spec in summed[method]:
                     if not spec.score_key or spec.score_key in scores:
                         own = scores[spec.score_key] if spec.score_key else scores
-                        found[method][spec.name].append(Row(_compact(own), path, label))
+                        made = _compact_scores(own, known.setdefault(spec.name, []))
+                        found[method][spec.name].append(Row(made, path, label, shared))
     return found
+
+
+def _compact_scores(scores: Any, known: list[tuple[Any, Any]]) -> Any:
+    """What a metric says of a map, and its baselines as they are known of the image, or else become known."""
+    if not isinstance(scores, dict) or "baselines" not in scores:
+        return _compact(scores)
+    beside = scores["baselines"]
+    made = next((made for each, made in known if each == beside), None)
+    if made is None:
+        made = _compact(beside)
+        known.append((beside, made))
+    return {key: made if key == "baselines" else _compact(value) for key, value in scores.items()}
 
 
 def _compact(scores: Any) -> Any:

@@ -167,11 +167,13 @@ class Row:
         scores: What the metric gave; None where it could not be asked, for want of the truth that it needs.
         image: Of which input: maps of one image are not independent.
         label: The known class of the image, or None.
+        shared: What summarizers keep for the other methods of the run.
     """
 
     scores: Any
     image: str
     label: str | None
+    shared: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,9 @@ def summed(
     """
     known: list[tuple[str, Mapping[str, Any]]] = []
     without = 0
+    shared: dict[Any, Any] = {}
     for row in rows:
+        shared = row.shared
         if row.scores is None:
             without += 1
         else:
@@ -76,16 +78,30 @@ def summed(
     if not known and not without:
         return RunSummary(None)
     own = figures(known)
-    beside = {
-        name: figures([(image, scores["baselines"][name]) for image, scores in known if "baselines" in scores])
-        for name in spec.baselines
-    }
+    beside = {name: dict(_of_baseline(name, known, figures, shared)) for name in spec.baselines}
     for each in beside.values():
         for name in shown:
             each.pop(name, None)
     said = {"maps": len(known), "without_truth": without, **own, "baselines": beside}
     unscored = unscored_maps(spec, without)
     return RunSummary(said, (*_notes(spec, own, beside), *map(": ".join, unscored)), unscored)
+
+
+def _of_baseline(
+    name: str, known: Scored, figures: Callable[[Scored], dict[str, Any]], shared: dict[Any, Any]
+) -> Mapping[str, Any]:
+    """The figures of a baseline, computed once for the methods beside which it scores the same.
+
+    Told by its scores, which :func:`~cnnviz.metrics.chosen.gathered` makes one object, and by ``figures``, whose
+    ``repr`` has its options.
+    """
+    rows = [(image, scores["baselines"]) for image, scores in known if "baselines" in scores]
+    key = name, repr(figures), *((image, id(baselines)) for image, baselines in rows)
+    if key not in shared:
+        # With the rows, lest others get their numbers.
+        shared[key] = figures([(image, baselines[name]) for image, baselines in rows]), rows
+    found: Mapping[str, Any] = shared[key][0]
+    return found
 
 
 def _notes(spec: MetricSpec, own: Mapping[str, Any], beside: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +79,7 @@ class RunFolder:
         self._header: RunHeader | None = None
         self._log: LineLog | None = None
         self._order = array("q")
+        self._sums = array("L")  # checksums of these lines; 0 where an earlier run wrote one
         self._claimed: set[int] = set()
         self._lines = 0
         self._continues = False
@@ -183,6 +185,7 @@ class RunFolder:
         """An input that was finished before has its place here."""
         self._claimed.discard(earlier.offset)
         self._order.append(earlier.offset)
+        self._sums.append(0)
 
     def forget(self, earlier: FinishedRecord) -> None:
         """An input is not what it was: what was made of it goes."""
@@ -206,7 +209,9 @@ class RunFolder:
     def append(self, record: AnyImage) -> None:
         """Write a finished record. Records arrive in input order."""
         self._lock.check()
-        self._order.append(self._open_log.append(to_json(record)))
+        line = to_json(record)
+        self._order.append(self._open_log.append(line))
+        self._sums.append(zlib.crc32(line.encode() + b"\n"))
         self._lines += 1
 
     @property
@@ -285,13 +290,14 @@ class RunFolder:
         """Lines of results that were replaced are left out, and those of failed inputs that were mended move up."""
         if len(self._order) == self._lines and all(a < b for a, b in zip(self._order, self._order[1:], strict=False)):
             return
-        order, offset = array("q"), 0
+        order, sums, offset = array("q"), array("L"), 0
         with self.store.stream(RECORDS) as fresh:
             for line, _ in self._ordered():
                 fresh.write(line)
                 order.append(offset)
+                sums.append(zlib.crc32(line))
                 offset += len(line)
-        self._order, self._lines = order, len(order)
+        self._order, self._sums, self._lines = order, sums, len(order)
 
     def _write_page(self, header: RunHeader, title: str, extras: Extras) -> None:
         if extras.index is not None:
@@ -335,13 +341,24 @@ class RunFolder:
         with self.store.stream(REPORT) as report:
             report.write(head[: head.rindex("\n}")].encode() + b',\n  "images": [')
             separator = b"\n"
-            for line, _ in self._ordered():
+            for line in self._checked():
                 report.write(separator + b"    " + line.rstrip(b"\n"))
                 separator = b",\n"
             report.write(b"\n  ]\n}\n" if separator != b"\n" else b"]\n}\n")
 
     def _ordered(self) -> Iterator[tuple[bytes, AnyImage]]:
-        """Lines and what they say, in input order; a report never gets one that is no JSON."""
+        """Lines and what they say, in input order."""
+        return ((line, self._parsed(line)) for line, _ in self._raw())
+
+    def _checked(self) -> Iterator[bytes]:
+        """The lines: a report never gets one that is no JSON. Those that this run wrote need not be read again."""
+        for line, known in self._raw():
+            if zlib.crc32(line) != known:
+                self._parsed(line)
+            yield line
+
+    def _raw(self) -> Iterator[tuple[bytes, int]]:
+        """Lines and their checksums, in input order."""
         if not self._order:
             return
         stream = self.store.open(RECORDS)
@@ -349,16 +366,18 @@ class RunFolder:
             self.store.check_there()
             raise self._changed()
         with stream:
-            for offset in self._order:
+            for offset, known in zip(self._order, self._sums, strict=True):
                 stream.seek(offset)
-                line = stream.readline()
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
-                    raise self._changed() from None
-                if not line.endswith(b"\n") or not isinstance(record, dict):
-                    raise self._changed()
-                yield line, cast("AnyImage", record)
+                yield stream.readline(), known
+
+    def _parsed(self, line: bytes) -> AnyImage:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            raise self._changed() from None
+        if not line.endswith(b"\n") or not isinstance(record, dict):
+            raise self._changed()
+        return cast("AnyImage", record)
 
     def _changed(self) -> CnnvizError:
         return CnnvizError(

@@ -28,6 +28,7 @@ from torch import Tensor
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
+from cnnviz.methods.weighted_activations import gradients_of
 from cnnviz.registry.params import Options
 
 SIGN_MARGIN = 1e-3
@@ -50,7 +51,8 @@ def eigencam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
         Heatmap with values [N, h, w] >= 0 in units of the activations: the projection, rectified; zero everywhere only
         where all activations are zero. Fact ``sign``; score ``component_share`` [N]: s_1^2 / sum_k s_k^2.
     """
-    maps, share = first_component(run.activations[0].detach().float())
+    # The same for all targets of an image.
+    maps, share = run.remember("first component", lambda: first_component(run.activations[0].detach().float()))
     return Heatmap(
         maps.clamp_min(0),
         facts={"sign": "the stronger side of the component is positive (sum of cubes)"},
@@ -74,7 +76,7 @@ def eigengradcam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
         Heatmap with values [N, h, w] >= 0 in units of the score: the projection, rectified; zero everywhere where the
         component speaks against the class at every position. Fact ``sign``; score ``component_share`` [N].
     """
-    product = run.activations[0].detach().float() * run.gradients(target(run.output))[0]
+    product = run.activations[0].detach().float() * gradients_of(run, target)[0]
     maps, share = first_component(product, product.sum(1))
     return Heatmap(
         maps.clamp_min(0),

@@ -24,7 +24,7 @@ from cnnviz.engine.targets import Target, class_logits
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap, upsample
 from cnnviz.methods.nearby_images import gradients_at, noisy_copies
-from cnnviz.methods.weighted_activations import class_map, mean_gradient
+from cnnviz.methods.weighted_activations import class_map, gradients_of, mean_gradient
 from cnnviz.registry.cam import FinerCAMOptions, ShapleyCAMOptions, SmoothGradCAMPlusPlusOptions
 from cnnviz.registry.params import Options
 
@@ -55,9 +55,11 @@ def gradcam_plus_plus(run: ForwardPass, target: Target, params: Options) -> Heat
 
 
 def _plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
-    bottom = 2 + gradients * activations.sum((2, 3), keepdim=True)
-    alpha = torch.where((gradients != 0) & (bottom != 0), 1 / torch.where(bottom != 0, bottom, 1.0), 0.0)
-    return weighed(activations, (alpha * gradients.clamp_min(0)).sum((2, 3)))
+    # Only positive gradients weigh; in place, because most of the time goes to fresh memory.
+    rising = gradients.clamp_min(0)
+    bottom = (rising * activations.sum((2, 3), keepdim=True)).add_(2)
+    bottom.masked_fill_(bottom == 0, torch.inf)
+    return weighed(activations, rising.mul_(bottom.reciprocal_()).sum((2, 3)))
 
 
 def smooth_gradcam_plus_plus(run: ForwardPass, target: Target, params: SmoothGradCAMPlusPlusOptions) -> Heatmap:
@@ -156,7 +158,7 @@ def layercam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     Returns:
         Heatmap with values [N, h, w] >= 0; of several layers at the resolution of the finest, between 0 and 1.
     """
-    gradients = run.gradients(target(run.output))
+    gradients = gradients_of(run, target)
     pairs = zip(run.activations, gradients, strict=True)
     maps = [(a.detach().float() * g.clamp_min(0)).sum(1).clamp_min(0) for a, g in pairs]
     if len(maps) == 1:
