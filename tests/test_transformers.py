@@ -103,6 +103,44 @@ def test_windows_are_followed_through_padding_and_back() -> None:
     assert (found.layer, found.raw.shape) == ("back", (2, 7, 10))
 
 
+class GlobalQueries(nn.Module):
+    """Windows of 4 x 4 asked by the tokens of a coarse map of the whole image, the same in every window (GC ViT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.kv, self.q = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 16), nn.AdaptiveAvgPool2d(4)
+        self.sum, self.head = nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.patches(x)
+        coarse, maps = self.q(first).permute(0, 2, 3, 1), first.permute(0, 2, 3, 1)
+        n, height, width, channels = maps.shape
+        rows, cols = height // 4, width // 4
+        windows = maps.view(n, rows, 4, cols, 4, channels).permute(0, 1, 3, 2, 4, 5).reshape(-1, 16, channels)
+        k, v = self.kv(windows).chunk(2, -1)
+        q = coarse.repeat_interleave(rows * cols, dim=0).reshape(-1, 16, channels)
+        mixed = (q @ k.transpose(1, 2)).softmax(-1) @ v
+        joined = mixed.view(n, rows, cols, 4, 4, channels).permute(0, 1, 3, 2, 4, 5).reshape(maps.shape)
+        return self.head(self.sum(maps + joined).mean((1, 2)))
+
+
+def test_queries_of_the_whole_image_leave_places_to_the_sum() -> None:
+    torch.manual_seed(0)
+    module = GlobalQueries().eval()
+    graph = trace(module, pictures((32, 48), 1), lambda value: value)
+    assert graph is not None
+    found = places_of(graph)[graph.calls["sum"][0]]
+    assert (found.grid, found.layout, found.followed) == ((8, 12), "NHWC", False)
+    pixels = pictures((32, 48))
+    explained = cnnviz.explain(module, pixels, method="hirescam", target=1)
+    kept: list[Tensor] = []
+    with module.sum.register_forward_hook(lambda _module, _inputs, output: kept.append(output.detach())):
+        module(pixels)
+    expected = (kept[0] * module.head.weight.detach()[1] / 96).sum(-1).clamp_min(0)
+    assert explained.layer == "sum"
+    torch.testing.assert_close(torch.as_tensor(explained.raw), expected, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("shape", [(2, 12), (12, 2), (3, 8), (4, 6)])
 def test_the_grid_is_never_a_guess(shape: tuple[int, int]) -> None:
     """24 tokens may be any of these."""

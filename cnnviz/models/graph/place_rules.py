@@ -107,7 +107,10 @@ def _joined(call: _Call) -> Labels | None:
             lifted = replace(labels, dims=(*(other(1) for _ in range(rank - len(shape))), *labels.dims))
             fitting = lifted.fitted(call.shape)
             every += [] if fitting is None else [fitting]
-    return _agreed(every)
+    agreed, whole = _agreed(every), _agreed([labels for labels in every if labels.places() is not None])
+    # Tokens that are the same in all windows, as queries of a whole image, leave only the windows known of a result:
+    # what it is added to says where in them it lies.
+    return agreed or (whole and replace(whole, followed=False))
 
 
 def _agreed(every: Sequence[Labels]) -> Labels | None:
