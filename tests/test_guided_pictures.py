@@ -12,7 +12,7 @@ from PIL import Image
 from cnnviz import pipeline
 from cnnviz.errors import CnnvizError
 from cnnviz.geometry.placement import PlacedMap
-from cnnviz.maps.write_image import _without_outliers
+from cnnviz.maps.placing import without_outliers
 from cnnviz.registry import lookup
 from cnnviz.render.gradient import gradient_image
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
@@ -97,8 +97,8 @@ def test_a_run_writes_the_gradient_and_the_four_panels(tmp_path: Path) -> None:
 def test_overlays_of_single_pixels_are_not_scaled_by_outliers() -> None:
     values = np.full((10, 20), 1.0, dtype=np.float32)
     values[0, 0] = -1000.0
-    shown = _without_outliers(PlacedMap(values, (0, 0, 20, 10), True))
+    shown = without_outliers(PlacedMap(values, (0, 0, 20, 10), True))
     assert shown.values[5, 5] == 1
     assert shown.values[0, 0] == pytest.approx(-np.percentile(np.abs(values), 99))
     assert -shown.values[0, 0] < 2
-    assert not _without_outliers(PlacedMap(0 * values, (0, 0, 20, 10), True)).values.any()
+    assert not without_outliers(PlacedMap(0 * values, (0, 0, 20, 10), True)).values.any()

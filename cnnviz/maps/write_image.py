@@ -19,6 +19,7 @@ from cnnviz.maps.box_picture import box_tile, is_pictured, marked
 from cnnviz.maps.caption_picture import Written
 from cnnviz.maps.detection_picture import Detected, asked_boxes, boxed
 from cnnviz.maps.mistake_picture import by_method, common_limits
+from cnnviz.maps.placing import Placing, on_photograph
 from cnnviz.maps.segment_picture import Segmented, outlined
 from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.metrics.contract import ExplainedImage
@@ -28,7 +29,7 @@ from cnnviz.records import ClassScore, Explanation, PredictionScore, Record, Tar
 from cnnviz.registry.metrics import MAP_STATISTICS
 from cnnviz.registry.specs import MethodSpec
 from cnnviz.render.box_figure import BoxTile, box_figure, tile_photo
-from cnnviz.render.gradient import gradient_image, magnitude_limit
+from cnnviz.render.gradient import gradient_image
 from cnnviz.render.label_map import label_map
 from cnnviz.render.legend import with_box, with_legend
 from cnnviz.render.mistake import mistake_panel
@@ -36,8 +37,6 @@ from cnnviz.render.overlay import Style, drawn_limits, heatmap_image, overlay
 from cnnviz.render.panel import PanelRow, PictureRow, panel, picture_panel, reduced
 
 HEATMAP_FORMAT = ImageFormat("png", 1)
-# Of maps of single pixels a few values are many times as large as the rest; scaled by them a picture shows nothing.
-_OUTLIERS = 99.0
 _THINGS = {
     "unit": "unit", "neuron": "unit", "similar": "similarity", "embedding": "component", "function": "score",
     "token": "word", "caption": "text", "answer": "answer",
@@ -122,9 +121,9 @@ class ImageResult:
         """What drawing takes at most, for each pixel of the image, beside the image: measured.
 
         A map and a copy of it, its regions, a picture with alpha and its file; pictures of gradients are floats
-        in three colours.
+        in three colours. Of several maps two may be kept for those that equal them.
         """
-        return 48 if any(item.raw.ndim == 3 for item in self.maps) else 26
+        return 26 if len(self.maps) == 1 and self.maps[0].raw.ndim == 2 else 48
 
 
 def draw(done: ImageResult, how: OutputStyle) -> Record:
@@ -142,13 +141,14 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
     detected = Detected(done) if "detections" in how.save else None
     written = Written(done) if "words" in how.save and any(isinstance(p, WordScore) for p in done.predictions) else None
     ranges = _ranges(done, how.style)
-    for item in done.maps:
-        placed, shown = on_photograph(done, item, how.style)
+    placing = Placing(done)
+    for number, item in enumerate(done.maps):
+        placed, shown = placing.at(number, how.style)
         own = how if not item.facts.get("role") else how.within(ranges.get(item.method.name))
         if "panel" in how.save:
             panel_rows.append(reduced(_panel_row(done, item, shown), len(done.maps), own.style))
         measured = how.of_method.get(item.method.name, how.metrics).score(
-            replace(placed, raw=item.raw), _image(done, item), done.truth, beside
+            placed, _image(done, item), done.truth, beside
         )
         scores = {**measured, **item.scores}
         if "boxes" in how.save and is_pictured(done, item):
@@ -178,18 +178,6 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
         explanations=tuple(rows),
         facts=done.of_image,
     )
-
-
-def on_photograph(done: ImageResult, item: TargetMap, style: Style) -> tuple[PlacedMap, PlacedMap]:
-    """A map on the image's pixels as it is, and as pictures show it."""
-    height, width = done.rgb.shape[:2]
-    placed = place(item.values, done.geometry.rect, (width, height), signed=item.method.signed)
-    shown = _without_outliers(placed) if item.raw.ndim == 3 and style.limits is None else placed
-    x0, y0, x1, y1 = shown.seen
-    if style.limits is None and is_even(shown.values[y0:y1, x0:x1]):
-        # The same everywhere is nowhere in particular: drawn as such, not as hot all over.
-        shown = replace(shown, values=np.zeros_like(shown.values))
-    return placed, shown
 
 
 def _ranges(done: ImageResult, style: Style) -> dict[str, tuple[float, float]]:
@@ -253,12 +241,6 @@ def _image(done: ImageResult, item: TargetMap) -> ExplainedImage:
         item.truth_labels,
         item.counted_labels,
     )
-
-
-def _without_outliers(placed: PlacedMap) -> PlacedMap:
-    """What pictures show of a map of single pixels: cut off at the 99th percentile of its magnitudes."""
-    limit = np.float32(magnitude_limit(placed.values, _OUTLIERS))
-    return replace(placed, values=np.clip(placed.values, -limit, limit))
 
 
 def _is_against(item: TargetMap) -> bool:

@@ -151,10 +151,6 @@ class Cells:
         place = (rows[:, None] + columns) * _ALL + self.levels
         return np.bincount(place.ravel(), minlength=count * _ALL).reshape(count, _ALL).astype(np.float64)
 
-    @cached_property
-    def _histogram(self) -> NDArray[np.float64]:
-        return histogram(self.levels)
-
     def extent(self, corners: NDArray[np.bool_]) -> tuple[_Levels, _Levels]:
         """The highest level in each column [W] and in each row [H] of the region of some corners [n * m]."""
         (of_columns, along), (of_rows, down) = self._lines
@@ -165,8 +161,6 @@ class Cells:
 
     def pixels(self, corners: NDArray[np.bool_]) -> NDArray[np.float64]:
         """[256]: how many pixels the region of some corners has at each level."""
-        if corners.all():
-            return self._histogram
         owners, counts = self._blocks
         found: NDArray[np.float64] = counts[corners[owners]].sum(axis=0)
         return found

@@ -28,7 +28,7 @@ from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage
-from cnnviz.metrics.derived import EVEN, is_flat, regions_above, shares, total_of
+from cnnviz.metrics.derived import EVEN, derived, is_flat, regions_above, shares, total_of
 from cnnviz.registry.params import Options
 
 _BOX_SHARE = 0.2
@@ -49,11 +49,13 @@ def map_scores(raw: NDArray[np.float32], placed: PlacedMap) -> dict[str, object]
         raw: The method's own output, any shape, unscaled.
         placed: The same map on the image.
     """
-    scores: dict[str, object] = {
-        "min": _finite(raw.min()),
-        "max": _finite(raw.max()),
-        "mean": _finite(raw.mean(dtype=np.float64)),
-    }
+    own = {"min": _finite(raw.min()), "max": _finite(raw.max()), "mean": _finite(raw.mean(dtype=np.float64))}
+    return {**own, **derived.of(placed.values, ("statistics", placed.seen), lambda: _of_placed(placed))}
+
+
+def _of_placed(placed: PlacedMap) -> dict[str, object]:
+    """What does not depend on the map's own cells."""
+    scores: dict[str, object] = {}
     x0, y0, x1, y1 = placed.seen
     values = placed.values[y0:y1, x0:x1]
     highest = float(values.max())

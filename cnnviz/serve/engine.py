@@ -16,9 +16,10 @@ from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.store import Store
 from cnnviz.maps.explainer import Explainer
+from cnnviz.maps.placing import on_photograph
 from cnnviz.maps.segment_picture import outlined
 from cnnviz.maps.target_list import TargetList, targets_of
-from cnnviz.maps.write_image import ImageResult, OutputStyle, draw, on_photograph
+from cnnviz.maps.write_image import ImageResult, OutputStyle, draw
 from cnnviz.models.preprocess import Geometry
 from cnnviz.pipeline import output_style
 from cnnviz.records import Record, finite
