@@ -214,6 +214,7 @@ def output_style(
             method.spec.name: MapMetrics(requests)
             for method, requests in zip(explainer.methods, explainer.requests, strict=True)
         },
+        columns=explainer.columns(),
         marks=frozenset(mark for mark, asked in (("legend", draws.legend), ("box", draws.draw_box)) if asked),
     )
 

@@ -126,7 +126,7 @@ def test_names_that_are_no_utf8_survive(fake: FakePipeline) -> None:
 @pytest.mark.parametrize(
     ("args", "message", "hint"),
     [
-        ("gradcm a.jpg", "No such command: gradcm", "Did you mean gradcam?"),
+        ("gradcm a.jpg", "No such command: gradcm", "Did you mean gradcam or grid?"),
         (
             "explode a.jpg",
             "No such command: explode",

@@ -75,6 +75,14 @@ class Comparison(Generic[_Options]):
             chosen[spec.name] = (spec, spec.read_params(given, f"--method {text}"))
         return list(chosen.values())
 
+    def goes_on_without(self, spec: MethodSpec, error: CnnvizError) -> bool:
+        """Whether the others are explained all the same when one method cannot do what is asked, for this reason."""
+        return False
+
+    def left_out(self) -> Mapping[str, tuple[str, str]]:
+        """Title of each method that it went on without, and why, by name."""
+        return {}
+
     def metrics(self, method: str) -> tuple[MetricRequest, ...]:
         """What is measured of each map of a method beside what ``--metric`` names."""
         return ()

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.cut import Cut, cut_for, without_layer
+from cnnviz.engine.cut import without_layer
 from cnnviz.engine.open_session import SessionOptions
 from cnnviz.engine.precision import smooth_probe
-from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
@@ -22,18 +21,18 @@ from cnnviz.io.store import Store
 from cnnviz.maps import mosaics, tiling
 from cnnviz.maps.asked import Asked, check_targets, for_task, truth_facts, truth_labels, with_role
 from cnnviz.maps.comparison import Conclusion, comparison_of, of_several
-from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, probing
+from cnnviz.maps.preparation import cuts_of, opened, passed_over, prepare_methods, rehearsed
+from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod
 from cnnviz.maps.remembered import Remembered
 from cnnviz.maps.second_look import SecondLook
 from cnnviz.maps.tiling import ComputedMap, Tiles
 from cnnviz.maps.write_image import ImageResult, TargetMap
-from cnnviz.metrics.chosen import ModelMetrics, gathered, requested, summed_up
+from cnnviz.metrics.chosen import ModelMetrics, gathered, summed_up
 from cnnviz.metrics.contract import ExplainedNetwork
 from cnnviz.models.graph.structures import map_tensors
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record, RunHeader, TargetScore
 from cnnviz.registry import lookup
-from cnnviz.registry.metrics import MetricRequest
 from cnnviz.registry.specs import MethodSpec, Options
 from cnnviz.render.overlay import Style
 from cnnviz.run.images import DecodedImage, failed, view_facts
@@ -76,8 +75,8 @@ class Explainer:
         self.spec = lookup.find_entry(settings.target.method)
         params = self.spec.resolve_params(settings.target.params)
         self.comparison = comparison_of(self.spec, params, settings.target)
-        chosen = self._chosen(params)
-        self.requests = [requested(settings.target, spec.gap, self._own_metrics(spec)) for spec, _ in chosen]
+        refuse = passed_over(self.comparison, note)
+        chosen, cuts, self.requests = cuts_of(self._chosen(params), settings.target, self.comparison, refuse)
         mosaics.check_view(self.requests[0], settings.model.view)
         check_choice(settings.target.score, SCORES, "--score")
         if "gradient" in settings.draw.save and not any(spec.space == "input" for spec, _ in chosen):
@@ -86,20 +85,21 @@ class Explainer:
                 f"--save gradient: {names} has no gradient at the image.", "Use it with guided or saliency."
             )
         asked = settings.target.layers
-        cuts = [cut_for(spec, own, asked) for spec, own in chosen]
         for name in without_layer(asked, {spec.name: cut for (spec, _), cut in zip(chosen, cuts, strict=True)}):
             note(f"--layer {', '.join(asked)}: {name} looks at no layer")
-        self.prepared = prepares(settings, cuts[0], total, note, spec=chosen[0][0])
+        self.prepared, cut = opened(lambda cut, spec: prepares(settings, cut, total, note, spec=spec), chosen, cuts)
         self.annotations = self.prepared.annotations
         chosen = for_task(self.prepared, chosen)
         self.spec = chosen[0][0] if self.comparison is None else self.spec
         check_targets(self.prepared, self.requests)
-        sessions: dict[tuple[Cut, Readout], Session] = {(cuts[0], Readout.scores()): self.prepared.session}
-        self.methods = [self._prepare(*each, cut, sessions) for each, cut in zip(chosen, cuts, strict=True)]
-        self._rehearse()
+        measured = dict(zip((spec.name for spec, _ in chosen), self.requests, strict=True))
+        made = prepare_methods(self.prepared, cut, chosen, cuts, refuse)
+        self.methods = rehearsed(self.prepared, made, refuse)
+        self.prepared.session = self.methods[0].session
+        self.requests = [measured[method.spec.name] for method in self.methods]
         self._probe_target: Target | None = None
         if len(self.methods) == 1:
-            self.prepared.settle_precision(cuts[0], self._map_of_probe)
+            self.prepared.settle_precision(self.methods[0].cut, self._map_of_probe)
             self.methods[0].session = self.prepared.session
         self.makers = [*self.methods, *self._baselines()]
         for maker in self.makers:
@@ -112,28 +112,11 @@ class Explainer:
         assert isinstance(self.spec, MethodSpec)
         return [(self.spec, params)]
 
-    def _own_metrics(self, spec: MethodSpec) -> tuple[MetricRequest, ...]:
-        return () if self.comparison is None else self.comparison.metrics(spec.name)
-
     def _baselines(self) -> list[PreparedBaseline]:
         kinds = () if self.comparison is None else self.comparison.baselines()
         seed = self.settings.runtime.seed
         once = [PreparedBaseline(self.methods[0], kind, seed) for kind in kinds if kind != BLURRED]
         return once + [PreparedBaseline(method, BLURRED, seed) for method in self.methods if BLURRED in kinds]
-
-    def _prepare(
-        self, spec: MethodSpec, params: Options, cut: Cut, sessions: dict[tuple[Cut, Readout], Session]
-    ) -> PreparedMethod:
-        """A method on the sessions that it needs; equal ones are opened once."""
-        prepared = self.prepared
-        if (cut, Readout.scores()) not in sessions:
-            sessions[cut, Readout.scores()] = prepared.open(cut)
-        others: dict[Readout, Session] = {}
-        for readout in (other.readout for other in prepared.target_selector.elsewhere):
-            others[readout] = sessions.get((cut, readout)) or prepared.open_elsewhere(cut, readout)
-            sessions[cut, readout] = others[readout]
-        params = params.with_classes(prepared.classes.resolve)
-        return PreparedMethod(spec, params, cut, sessions[cut, Readout.scores()], others)
 
     def _network(self, method: PreparedMethod) -> ExplainedNetwork:
         """What metrics get that run the network again."""
@@ -143,22 +126,6 @@ class Explainer:
         return ExplainedNetwork(
             loaded.module, loaded.name, method.session, options, method.spec.signed, settings.runtime.seed
         )
-
-    def _rehearse(self) -> None:
-        """Run the methods on a probe, so that a request they cannot meet fails before the run."""
-        probe = self.prepared.probe(1)
-        told: dict[str, None] = {}
-        runs: dict[Session, ForwardPass] = {}
-        with rt.scope():
-            for method in self.methods:
-                if method.session not in runs:
-                    runs[method.session] = self.prepared.forward(method.session, probe)
-                run = runs[method.session]
-                requests = self.prepared.target_selector.rehearsal(run.chosen)
-                told |= dict.fromkeys(probing(method, requests, run))
-                told |= dict.fromkeys(filter(None, [method.spec.caveat_with(method.params)]))
-        for text in told:
-            self.prepared.note(text)
 
     def _map_of_probe(self, session: Session) -> Tensor:
         """The method's map of a probe that is smooth as photographs are, for the class that it is first taken for."""
@@ -369,6 +336,16 @@ class Explainer:
         pictures = mosaics.pictures(played, [method.spec.name for method in self.methods], style, store)
         summary = {**concluded.summary, **({"left_out": left_out} if left_out else {})}
         return replace(concluded, summary=summary, report=report, figures=[*concluded.figures, *pictures])
+
+    def columns(self) -> dict[str, tuple[str, str]]:
+        """Of several methods their names, with title and, of those that are left out, why: columns of a picture."""
+        if self.comparison is None:
+            return {}
+        found = {each.spec.name: (each.spec.title, "") for each in self.makers}
+        for name, (title, why) in self.comparison.left_out().items():
+            found[name] = title, why
+        asked = [spec.name for spec, _ in self.comparison.methods()]
+        return {name: found[name] for name in dict.fromkeys([*asked, *found])} if len(found) > 1 else {}
 
     def writes(self) -> Sequence[str]:
         """Names, known before the first image, of what :meth:`conclude` may write."""

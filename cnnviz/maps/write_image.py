@@ -18,6 +18,7 @@ from cnnviz.io.store import Store
 from cnnviz.maps.box_picture import box_tile, is_pictured, marked
 from cnnviz.maps.caption_picture import Written
 from cnnviz.maps.detection_picture import Detected, asked_boxes, boxed
+from cnnviz.maps.method_picture import method_picture
 from cnnviz.maps.mistake_picture import by_method, common_limits
 from cnnviz.maps.placing import Placing, on_photograph
 from cnnviz.maps.segment_picture import Segmented, outlined
@@ -57,6 +58,8 @@ class OutputStyle:
         marks: What overlays also carry: ``legend``, ``box``.
         metrics: What is measured of each map.
         of_method: The same by method, where it is not the same of all.
+        columns: Of a run of several methods their names in the order of a picture, with title and, of those that the
+            network refuses, why.
     """
 
     store: Store
@@ -67,6 +70,7 @@ class OutputStyle:
     marks: frozenset[str] = frozenset()
     metrics: MapMetrics = field(default_factory=lambda: MapMetrics([MAP_STATISTICS.request()]))
     of_method: Mapping[str, MapMetrics] = field(default_factory=dict)
+    columns: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def within(self, limits: tuple[float, float] | None) -> OutputStyle:
         """The same with these values in the first and the last colour; None changes nothing."""
@@ -320,13 +324,15 @@ def _write_panel(done: ImageResult, rows: Sequence[PanelRow], how: OutputStyle) 
     known = [(box, colour) for box, colour, _ in marked(done.truth)]
     if any(row.role for row in rows):
         figure = mistake_panel(done.rgb, by_method(rows, done.maps), how.style, done.ref.name, known)
+    elif how.columns:
+        figure = method_picture(done, rows, how.columns, how.style)
     elif all(item.method.colour for item in done.maps):
         pictures = [PictureRow(row, _pictures(done, item, how)) for row, item in zip(rows, done.maps, strict=True)]
         figure = picture_panel(pictures, done.ref.name)
     else:
         figure = panel(done.rgb, rows, how.style, done.ref.name, known)
     kinds = {_kind(item) for item in done.maps}
-    kind = kinds.pop() if len(kinds) == 1 else "methods"
+    kind = kinds.pop() if len(kinds) == 1 and not how.columns else "methods"
     name = f"images/{done.ref.name}.{kind}.panel.{how.picture.suffix}"
     how.store.write(name, encode(figure, how.picture))
     return name

@@ -1,4 +1,4 @@
-"""Commands that make maps by several methods and say which are right."""
+"""Commands that make maps by several methods, and say which are right."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ _METHODS = "Method to compare, NAME or NAME:OPTION=VALUE,...; several with comma
 _SAVE = (
     "Any of overlay,heatmap,raw,panel,boxes,gradient,none. [default: {}; with -o -: {}; with --only wrong also panel]"
 )
+
+
+class GridOptions(Options):
+    """Options of Methods side by side."""
+
+    method: tuple[str, ...] = option(("gradcam", "layercam", "integrated_gradients"), _METHODS)
 
 
 class LocalizeOptions(Options):
@@ -121,6 +127,22 @@ PAIRS: tuple[PairSpec, ...] = (
 
 
 COMPARISONS: tuple[ComparisonSpec, ...] = (
+    ComparisonSpec(
+        name="grid",
+        entry="cnnviz.maps.methods_grid:Grid",
+        title="Methods side by side",
+        summary="What several methods say of an image, in one picture: a cell for each method, a row for each target.",
+        paper="none",
+        command="grid",
+        family="is the map right",
+        options=GridOptions,
+        views=("crop", "whole", "squash"),
+        why_views="compares maps of the whole picture",
+        hidden_options=("precision", "metric", "sanity"),
+        help_overrides={"save": _SAVE.format("panel", "panel").replace("; with --only wrong also panel", "")},
+        default_save=("panel",),
+        default_picture="panel",
+    ),
     ComparisonSpec(
         name="audit",
         entry="cnnviz.audit.audit:Audit",

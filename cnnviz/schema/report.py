@@ -21,6 +21,7 @@ from cnnviz.schema.studies.dream import DreamReport
 from cnnviz.schema.studies.embed import EmbedReport
 from cnnviz.schema.studies.evaluate import EvaluateReport
 from cnnviz.schema.studies.filters import FiltersReport
+from cnnviz.schema.studies.grid import GridReport
 from cnnviz.schema.studies.localize import LocalizeReport
 from cnnviz.schema.studies.synthesize import SynthesizeReport
 from cnnviz.schema.studies.top_patches import TopPatchesReport
@@ -73,6 +74,7 @@ EndedReport = Annotated[
     | EmbedReport
     | EvaluateReport
     | FiltersReport
+    | GridReport
     | LocalizeReport
     | SynthesizeReport
     | TopPatchesReport

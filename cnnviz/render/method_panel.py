@@ -1,0 +1,149 @@
+"""The panel of several methods: the image, then a cell for each method; a row for each target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from cnnviz.geometry.boxes import Box
+from cnnviz.render.box_figure import with_boxes
+from cnnviz.render.grid import fit, paste, resize
+from cnnviz.render.overlay import Style, drawn_limits, is_flat
+from cnnviz.render.panel import PanelRow, drawn, grey_is
+from cnnviz.render.text import number, percent, write
+
+_MARGIN, _GAP, _ROW_GAP = 24, 12, 20
+_TITLE, _SAID, _LABEL, _HEADING, _DETAIL, _FOOT = 28, 26, 28, 20, 20, 22
+_COLUMNS, _LEAST_WIDTH, _WORDS = 5, 150, 13
+_INK, _SOFT, _PAPER = (28, 30, 34), (112, 117, 124), (243, 244, 246)
+_OWN_RANGE = "each map has a range of values of its own"
+
+Picture = NDArray[np.uint8]
+Boxes = Sequence[tuple[Box, tuple[int, int, int]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """What one method says of a target.
+
+    Attributes:
+        heading: The method as people write it.
+        row: Its map; None where there is none.
+        picture: What is shown in the place of an overlay: raw values that are a picture of their own.
+        why: Why there is no map; or what else should be known of it.
+    """
+
+    heading: str
+    row: PanelRow | None = None
+    picture: Picture | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class CellRow:
+    """A target, how sure the network is of it, and its cells: the same methods in every row.
+
+    ``boxes`` are what is explained, where that are boxes, in pixels of the image.
+    """
+
+    label: str
+    probability: float | None
+    cells: Sequence[Cell]
+    boxes: Boxes = ()
+
+
+def method_panel(
+    rgb: Picture, rows: Sequence[CellRow], style: Style, words: tuple[str, str], boxes: Boxes = ()
+) -> Picture:
+    """The figure on white: more than five methods go on below, under the first of them.
+
+    Args:
+        rgb: [H, W, 3], the upright input image.
+        rows: At least one target, in the order of the figure.
+        style: How maps are drawn.
+        words: The title, and what is said of the image below it.
+        boxes: Drawn on the image alone, with their colours, in its pixels.
+
+    Returns:
+        [height, width, 3]. The pictures' longer side is at most 320 pixels, 240 with more than four methods.
+    """
+    lines = [_lines(row) for row in rows]
+    columns = max(len(line) for own in lines for line in own) + 1
+    longest = min(320 if columns <= 5 and len(lines) * len(lines[0]) < 4 else 240, max(200, *rgb.shape[:2]))
+    shown = fit((rgb.shape[1], rgb.shape[0]), (longest, longest))
+    cell = max(shown[0], _LEAST_WIDTH), shown[1]
+    lefts = [_MARGIN + column * (cell[0] + _GAP) for column in range(columns)]
+    below = _HEADING + cell[1] + _DETAIL + _ROW_GAP
+    width = lefts[-1] + cell[0] + _MARGIN
+    top = _MARGIN + _TITLE + (_SAID if words[1] else 0)
+    height = top + sum(_LABEL + len(own) * below for own in lines) + _FOOT
+    page = Image.fromarray(np.full((height, width, 3), 255, dtype=np.uint8))
+    draw = ImageDraw.Draw(page)
+    write(draw, (_MARGIN, _MARGIN - 4), words[0], 20, _INK, width - 2 * _MARGIN)
+    write(draw, (_MARGIN, _MARGIN - 4 + _TITLE), words[1], 16, _INK, width - 2 * _MARGIN)
+    small = resize(rgb, shown)
+    size = rgb.shape[1], rgb.shape[0]
+    for row, own in zip(rows, lines, strict=True):
+        sure = "" if row.probability is None else f" {percent(row.probability)}"
+        write(draw, (_MARGIN, top), f"{row.label}{sure}", 17, _INK, width - 2 * _MARGIN)
+        top += _LABEL
+        for first, line in ((index == 0, line) for index, line in enumerate(own)):
+            if first:
+                write(draw, (lefts[0], top), "image", 13, _SOFT, cell[0])
+                image = with_boxes(with_boxes(small, boxes, size), row.boxes, size)
+                _put(page, image, (lefts[0], top + _HEADING), cell)
+            for x, each in zip(lefts[1:], line, strict=False):
+                _draw_cell(page, each, (small, style), (x, top), cell)
+                if each.row is not None and row.boxes:
+                    region = (x + (cell[0] - shown[0]) // 2, top + _HEADING)
+                    crop = np.array(page.crop((*region, region[0] + shown[0], region[1] + shown[1])))
+                    page.paste(Image.fromarray(with_boxes(crop, row.boxes, size)), region)
+            top += below
+    maps = [each.row for row in rows for each in row.cells if each.row is not None]
+    told = [_OWN_RANGE] if style.limits is None else []
+    told += [grey_is(maps)] if maps else []
+    write(draw, (_MARGIN, height - _FOOT - 8), "; ".join(filter(None, told)), 13, _SOFT, width - 2 * _MARGIN)
+    return np.array(page, dtype=np.uint8)
+
+
+def _lines(row: CellRow) -> list[Sequence[Cell]]:
+    """Cells by line: as even as they come, so that none stands alone."""
+    count = -(-len(row.cells) // _COLUMNS)
+    most = -(-len(row.cells) // count)
+    return [row.cells[start : start + most] for start in range(0, len(row.cells), most)]
+
+
+def _draw_cell(
+    page: Image.Image, each: Cell, on: tuple[Picture, Style], corner: tuple[int, int], cell: tuple[int, int]
+) -> None:
+    """The name of a method, its map, and the values between which it is drawn; or why there is none."""
+    (small, style), (x, y), draw = on, corner, ImageDraw.Draw(page)
+    write(draw, corner, each.heading, 14, _INK, cell[0])
+    y += _HEADING
+    if each.row is None:
+        draw.rectangle((x, y, x + cell[0] - 1, y + cell[1] - 1), fill=_PAPER)
+        # The font has about two letters in its height.
+        for number_of, line in enumerate(wrap(f"left out: {each.why}", max(8, cell[0] * 2 // _WORDS - 4))):
+            if 10 + (number_of + 1) * 17 <= cell[1]:
+                write(draw, (x + 8, y + 8 + number_of * 17), line, _WORDS, _SOFT, cell[0] - 16)
+        return
+    over = drawn(small, each.row, style)[1] if each.picture is None else resize(each.picture, small.shape[1::-1])
+    _put(page, over, (x, y), cell)
+    if each.picture is None:
+        limits = each.row.limits or drawn_limits(each.row.placed, style)
+        ends = " to ".join(number(value) for value in limits)
+        told = "zero everywhere" if is_flat(each.row.placed) else ends
+    else:
+        told = "grey is zero"
+    write(draw, (x, y + cell[1] + 3), ", ".join(filter(None, (told, each.why))), _WORDS, _SOFT, cell[0])
+
+
+def _put(page: Image.Image, picture: Picture, corner: tuple[int, int], cell: tuple[int, int]) -> None:
+    canvas = np.full((cell[1], cell[0], 3), 255, dtype=np.uint8)
+    paste(canvas, picture, (0, 0), cell)
+    page.paste(Image.fromarray(canvas), corner)
