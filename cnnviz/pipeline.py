@@ -71,10 +71,14 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
         run_folder.begin(header, explainer.writes())
         how = output_style(settings, explainer, store, limits)
         explainer.remembered = remembered = _remembered(settings, explainer, store, header, limits)
-        if remembered is None:
-            loop = _loop(explainer, lambda done: draw(done, how), told)
-        else:
-            loop = _loop(explainer, lambda done: remembered.keep(done.ref, draw(done, how)), told, remembered.recall)
+
+        def drawn(done: ImageResult) -> Record:
+            if explainer.kept is not None:
+                explainer.kept.add(done.ref.name, done.rgb, done.truth)
+            record = draw(done, how)
+            return record if remembered is None else remembered.keep(done.ref, record)
+
+        loop = _loop(explainer, drawn, told, None if remembered is None else remembered.recall)
         loop.counts.total = total
         result, concluded = _through(loop, explainer, run_folder, told, stdin)
         return replace(

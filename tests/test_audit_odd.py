@@ -165,6 +165,7 @@ def test_classes_of_one_name_are_compared_each_with_its_own(tmp_path: Path) -> N
 def test_one_photograph_alone_has_no_other_background_and_few_are_open_at_once() -> None:
     class Look:
         read: ClassVar[list[str]] = []
+        together = 4
 
         def answered(self, what: Any, records: Any, ask: Any) -> Any:
             return ask()
@@ -172,7 +173,7 @@ def test_one_photograph_alone_has_no_other_background_and_few_are_open_at_once()
         def each(self, work: Any, items: Any) -> Any:
             return [work(item) for item in items]
 
-        def photograph(self, record: dict[str, Any]) -> Photograph | None:
+        def seen(self, record: dict[str, Any]) -> Photograph | None:
             self.read.append(record["path"])
             rgb = np.full((32, 32, 3), int(record["name"]), dtype=np.uint8)
             return None if record["name"] == "3" else Photograph(rgb, None)

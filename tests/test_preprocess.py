@@ -20,7 +20,7 @@ from torchvision.models import get_weight
 
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.models.loading.transforms import from_timm, from_torchvision
-from cnnviz.models.preprocess import Preprocess, normalize, override, prepare
+from cnnviz.models.preprocess import Preprocess, normalize, override, prepare, resized
 
 # Width and height: landscape, portrait, square, larger and smaller than the crop, extreme and single pixel.
 SIZES = [(500, 375), (375, 500), (300, 300), (1600, 900), (100, 80), (31, 57), (3000, 500), (1, 1)]
@@ -303,3 +303,26 @@ def test_what_is_no_image_or_no_preset_is_said() -> None:
     assert caught.value.hint == "Did you mean bicubic?"
     with pytest.raises(CnnvizError, match="cannot read the preprocessing of str"):
         from_torchvision("resize")
+
+
+@pytest.mark.parametrize("size", [(120, 160), (97, 301), (64, 64), (31, 40), (500, 375)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"interpolation": "bicubic"}, {"interpolation": "lanczos"}, {"resize": 65}, {"resize": None},
+        {"resize": (60, 70)}, {"resize": (60, 70), "fit": "cover"}, {"resize": (60, 70), "fit": "contain"},
+        {"view": "whole", "stride": 16}, {"view": "squash", "resize": (56, 48)}, {"channel_order": "bgr"},
+    ],
+)  # fmt: skip
+def test_of_a_resized_image_the_same_is_shown(size: tuple[int, int], options: dict[str, Any]) -> None:
+    usual: dict[str, Any] = {"resize": 64, "interpolation": "bilinear", **options}
+    spec = Preprocess((3, 56, 48), mean=(0.5,) * 3, std=(0.5,) * 3, **usual)
+    rgb = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    smaller = resized(rgb, spec)
+    assert torch.equal(prepare(smaller, spec)[0], prepare(rgb, spec)[0])
+    assert np.array_equal(resized(smaller, spec), smaller)
+
+
+def test_an_image_for_a_network_that_sees_grey_stays_as_it_is() -> None:
+    rgb = np.zeros((90, 120, 3), dtype=np.uint8)
+    assert resized(rgb, Preprocess((1, 56, 56), 64, (0.5,), (0.5,), "bilinear")) is rgb

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cnnviz.audit.attention import _OfRegions
 from cnnviz.audit.check import Check, Judged
-from cnnviz.audit.counterfactual import changed
+from cnnviz.audit.counterfactual import Counterfactual, changed
 from cnnviz.audit.drift import Drift, accepted
 from cnnviz.audit.policy import Policy, load_policy
 from cnnviz.audit.results import CheckResult, audit_table, row_of
@@ -76,6 +76,10 @@ class Audit(Comparison[AuditOptions]):
 
     def baselines(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for check in self.checks for name in check.baselines()))
+
+    @property
+    def looks_again(self) -> bool:
+        return any(isinstance(check, Counterfactual) for check in self.checks)
 
     def writes(self) -> Sequence[str]:
         return (JUNIT, SARIF, MARKDOWN)

@@ -5,6 +5,9 @@ there was painted out. Pasting leaves seams, and so does painting out: beside ea
 the image's own background, painted out and blurred in the same way, is put back around the object. A flip counts where
 the exchange flips the prediction and the control does not. For a rectangle the control is a random rectangle of the
 same size elsewhere, filled in the same way, and the share of flips is that beyond it.
+
+Pictures are changed at the size at which the network is shown them: what it sees of a photograph that is many times
+larger is no other, and takes as long.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from cnnviz.metrics.region_energy import BACKGROUND, rectangle
 
 if TYPE_CHECKING:
     from cnnviz.maps.second_look import Photograph, SecondLook
+    from cnnviz.tasks.base import Predictions
 
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -108,7 +112,7 @@ def _changed(
 
     @lru_cache(maxsize=_HELD)
     def known(each: Judged) -> _Known | None:
-        photo = look.photograph(each.record)
+        photo = look.seen(each.record)
         mask = None if photo is None else _replaced(photo, each, look, replace, objects)
         usable = photo is not None and mask is not None and mask.any() and mask.mean() <= _LARGEST
         return _Known(photo, mask) if usable and photo is not None and mask is not None else None
@@ -118,39 +122,58 @@ def _changed(
         some = (other for other in (*pool[start:], *pool[:start]) if other.path != each.path)
         return next((found for other in some if (found := known(other)) is not None), None)
 
-    def change(each: Judged) -> dict[str, Any] | None:
+    def pictures(each: Judged) -> list[Picture]:
         own = known(each)
         other = own if own is None or fill != "shuffle" else another(each)
-        if own is None or other is None:
-            return None
-        said = look.predict(_pictures(own, other, (replace, fill), seed_of(each)))
-        before = each.record["predictions"][0]
-        index = int(before["class_index"])
-        best = said.scores.argmax(dim=1).tolist()
-        loss = [float(before["probability"]) - float(share) for share in said.shares[:, index]]
-        return {
-            "flip": best[0] != index and best[1] == index,
-            "control": best[1] != index,
-            "drop": loss[0] - max(0.0, loss[1]),
-        }
+        return [] if own is None or other is None else _pictures(own, other, (replace, fill), seed_of(each))
+
+    def change(some: Sequence[Judged]) -> list[dict[str, Any] | None]:
+        made = [pictures(each) for each in some]
+        every = [picture for own in made for picture in own]
+        said = look.predict(every) if every else None
+        found: list[dict[str, Any] | None] = []
+        at = 0
+        for each, own in zip(some, made, strict=True):
+            found.append(None if said is None or not own else _told(each, said, at))
+            at += len(own)
+        return found
 
     order = sorted(range(len(judged)), key=lambda number: seed_of(judged[number]))
-    rows = dict(zip(order, look.each(change, [judged[number] for number in order]), strict=True))
+    most = max(1, look.together // 2)
+    groups = [[judged[number] for number in order[at : at + most]] for at in range(0, len(order), most)]
+    rows = dict(zip(order, (row for some in look.each(change, groups) for row in some), strict=True))
     return {str(number): row for number, row in sorted(rows.items()) if row is not None}
 
 
+def _told(each: Judged, said: Predictions, at: int) -> dict[str, Any]:
+    """What became of a prediction: picture ``at`` is the exchange, the next one its control."""
+    before = each.record["predictions"][0]
+    index = int(before["class_index"])
+    best = said.scores[at : at + 2].argmax(dim=1).tolist()
+    loss = [float(before["probability"]) - float(share) for share in said.shares[at : at + 2, index]]
+    return {
+        "flip": best[0] != index and best[1] == index,
+        "control": best[1] != index,
+        "drop": loss[0] - max(0.0, loss[1]),
+    }
+
+
 def _replaced(photo: Photograph, each: Judged, look: SecondLook, replace: str, objects: str) -> Mask | None:
-    """bool [H, W]: what is replaced of a photograph."""
+    """bool [h, w]: what is replaced of a photograph, at the size at which the network is shown it."""
     if replace != BACKGROUND:
         return rectangle(replace, (photo.rgb.shape[0], photo.rgb.shape[1]))
-    return background(photo, each, look, objects)
+    mask = background(photo, each, look, objects)
+    size = (photo.rgb.shape[1], photo.rgb.shape[0])
+    if mask is None or mask.shape == size[::-1]:
+        return mask
+    return np.asarray(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_AREA), dtype=np.bool_)
 
 
 def background(photo: Photograph, each: Judged, look: SecondLook, objects: str) -> Mask | None:
-    """bool [H, W]: all that is not the object; None where nothing says where that is.
+    """bool [H, W]: all that is not the object, of the photograph as it is; None where nothing says where that is.
 
     Args:
-        photo: The photograph.
+        photo: The photograph, of any size.
         each: What is known of it.
         look: What labels mean.
         objects: What the truth of an image is: ``class`` or ``any``.

@@ -186,11 +186,13 @@ def _painted(entry: Annotation, size: tuple[int, int]) -> tuple[dict[str, NDArra
     for each, region in known:
         if region is None or (each.label in without and not each.ignore):
             continue
-        mask = region.painted(size)
-        if each.ignore:
-            ignored = mask if ignored is None else ignored | mask
-        else:
-            masks[each.label] = masks[each.label] | mask if each.label in masks else mask
+        if not each.ignore and each.label not in masks:
+            masks[each.label] = np.zeros(size[::-1], dtype=np.bool_)
+        if each.ignore and ignored is None:
+            ignored = np.zeros(size[::-1], dtype=np.bool_)
+        mask = ignored if each.ignore else masks[each.label]
+        assert mask is not None
+        region.paint(mask)
     return masks, ignored
 
 

@@ -50,16 +50,26 @@ class Segmentation:
         Raises:
             ValueError: The run lengths are of another size, or do not add up to it.
         """
-        height, width = size[1], size[0]
+        found = np.zeros((size[1], size[0]), dtype=np.bool_)
+        self.paint(found)
+        return found
+
+    def paint(self, mask: Mask) -> None:
+        """Add the object to a mask [H, W].
+
+        Raises:
+            ValueError: As :meth:`painted`.
+        """
+        height, width = mask.shape
         if self.counts is None:
-            found = np.zeros((height, width), dtype=np.bool_)
             for corners in self.polygons:
-                found |= polygon_mask(corners, (height, width))
-            return found
+                (top, left), part = _polygon_part(corners, (height, width))
+                mask[top : top + part.shape[0], left : left + part.shape[1]] |= part
+            return
         if self.size != (height, width):
             raise ValueError(f"run lengths of {self.size[1]} x {self.size[0]} pixels, the image has {width} x {height}")
         counts = counts_of(self.counts) if isinstance(self.counts, str) else self.counts
-        return rle_mask(counts, self.size)
+        mask |= rle_mask(counts, self.size)
 
 
 def read_segmentation(value: Any) -> Segmentation | None:
@@ -93,20 +103,31 @@ def polygon_mask(corners: NDArray[np.floating], size: tuple[int, int]) -> Mask:
         size: (H, W).
     """
     found: Mask = np.zeros(size, dtype=np.bool_)
-    points = corners.astype(np.float64)
-    left, top = np.clip(np.floor(points.min(axis=0)).astype(int), 0, size[::-1])
-    right, bottom = np.clip(np.ceil(points.max(axis=0)).astype(int), 0, size[::-1])
-    centres = np.arange(top, bottom) + 0.5
-    (x0, y0), (x1, y1) = points.T, np.roll(points, -1, axis=0).T
-    rows, edges = np.nonzero((y0 <= centres[:, None]) != (y1 <= centres[:, None]))
-    along = (centres[rows] - y0[edges]) / (y1[edges] - y0[edges])
-    crossings = x0[edges] + along * (x1[edges] - x0[edges])
-    # Each crossing turns all pixels whose centres are right of it.
-    first = np.clip(np.ceil(crossings - 0.5), left, right).astype(np.intp) - left
-    turns = np.zeros((len(centres), right - left + 1), dtype=np.int32)
-    np.add.at(turns, (rows, first), 1)
-    found[top:bottom, left:right] = turns.cumsum(axis=1)[:, :-1] % 2 == 1
+    (top, left), part = _polygon_part(corners, size)
+    found[top : top + part.shape[0], left : left + part.shape[1]] = part
     return found
+
+
+def _polygon_part(corners: NDArray[np.floating], size: tuple[int, int]) -> tuple[tuple[int, int], Mask]:
+    """The mask of a polygon where it may be something, and the row and column at which that begins."""
+    points = corners.astype(np.float64)
+    left, top = np.clip(np.floor(points.min(axis=0)).astype(int), 0, size[::-1]).tolist()
+    right, bottom = np.clip(np.ceil(points.max(axis=0)).astype(int), 0, size[::-1]).tolist()
+    height, width = bottom - top, right - left
+    (x0, y0), (x1, y1) = points.T, np.concatenate([points[1:], points[:1]]).T
+    # The rows whose centres y0 <= y < y1, or the other way round.
+    start = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), top, bottom).astype(np.intp)
+    count = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), top, bottom).astype(np.intp) - start
+    edges = np.repeat(np.arange(len(points)), count)
+    rows = np.arange(len(edges)) - np.repeat(count.cumsum() - count, count) + start[edges]
+    along = (rows + 0.5 - y0[edges]) / (y1 - y0)[edges]
+    crossings = x0[edges] + along * (x1 - x0)[edges]
+    # Each crossing turns all pixels whose centres are right of it; a row has an even number of them.
+    first = np.clip(np.ceil(crossings - 0.5), left, right).astype(np.intp) - left
+    turns = np.sort((rows - top) * width + first)
+    lengths = np.diff(turns, prepend=0, append=height * width)
+    part: Mask = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(height, width)
+    return (top, left), part
 
 
 def rle_mask(counts: Sequence[int] | NDArray[np.int64], size: tuple[int, int]) -> Mask:

@@ -57,6 +57,11 @@ class Comparison(Generic[_Options]):
 
     look: SecondLook | None = None
 
+    @property
+    def looks_again(self) -> bool:
+        """Whether :meth:`conclude` looks at photographs as the network sees them, so that they are worth keeping."""
+        return False
+
     def __init__(self, params: _Options, target: TargetSettings) -> None:
         self.params, self.target = params, target
 

@@ -24,7 +24,7 @@ from cnnviz.maps.comparison import Conclusion, comparison_of, of_several
 from cnnviz.maps.preparation import cuts_of, opened, passed_over, prepare_methods, rehearsed
 from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod
 from cnnviz.maps.remembered import Remembered
-from cnnviz.maps.second_look import SecondLook
+from cnnviz.maps.second_look import KeptPhotographs, SecondLook
 from cnnviz.maps.tiling import ComputedMap, Tiles
 from cnnviz.maps.write_image import ImageResult, TargetMap
 from cnnviz.metrics.chosen import ModelMetrics, gathered, summed_up
@@ -89,6 +89,8 @@ class Explainer:
             note(f"--layer {', '.join(asked)}: {name} looks at no layer")
         self.prepared, cut = opened(lambda cut, spec: prepares(settings, cut, total, note, spec=spec), chosen, cuts)
         self.annotations = self.prepared.annotations
+        again = self.comparison is not None and self.comparison.looks_again
+        self.kept = KeptPhotographs(self.prepared.preprocess) if again else None
         chosen = for_task(self.prepared, chosen)
         self.spec = chosen[0][0] if self.comparison is None else self.spec
         check_targets(self.prepared, self.requests)
@@ -329,7 +331,7 @@ class Explainer:
                 remarks[name] = found.remarks
         for text in of_several(remarks):
             self.prepared.note(text)
-        self.comparison.look = SecondLook(self.prepared, self.makers, self.annotations, self.remembered)
+        self.comparison.look = SecondLook(self.prepared, self.makers, self.annotations, self.remembered, self.kept)
         concluded = self.comparison.conclude(figures, records(), store)
         left_out = {name: own["left_out"] for name, own in figures.items() if "left_out" in own}
         style = Style(self.settings.draw.colormap, self.settings.draw.alpha)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from cnnviz.io.decode import open_image
 from cnnviz.io.sources import ImageRef, open_file
 from cnnviz.maps.prepared_method import PreparedMethod
 from cnnviz.maps.remembered import Remembered
-from cnnviz.models.preprocess import Geometry, normalize, prepare
+from cnnviz.models.preprocess import Geometry, Preprocess, normalize, prepare, resized
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.tasks.base import Predictions, Request
 from cnnviz.tasks.classification import Classification
@@ -29,6 +29,8 @@ from cnnviz.tasks.classification import Classification
 Picture = NDArray[np.uint8]
 Item = TypeVar("Item")
 Found = TypeVar("Found")
+# Of photographs of a run that wait for its end.
+_KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,52 @@ class Photograph:
     truth: Truth | None
 
 
+class KeptPhotographs:
+    """Photographs that are looked at again when the run has ended, as far as they find room. Safe in threads.
+
+    They are kept at the size at which the network is shown them; masks have their own.
+
+    Args:
+        preprocess: What the network expects to see.
+    """
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self._preprocess, self._turn, self._room = preprocess, threading.Lock(), _KEPT_BYTES
+        self._kept: dict[str, Photograph] = {}
+
+    def add(self, name: str, rgb: Picture, truth: Truth | None) -> None:
+        """Keep that of a record."""
+        if self._room <= 0:
+            return
+        kept = Photograph(resized(rgb, self._preprocess), None if truth is None else _packed(truth))
+        size = kept.rgb.nbytes + sum(mask.nbytes for mask in ({} if kept.truth is None else kept.truth.masks).values())
+        with self._turn:
+            self._room -= size
+            if self._room > 0:
+                self._kept[name] = kept
+
+    def get(self, name: str) -> Photograph | None:
+        """That of a record; None where it is not kept."""
+        kept = self._kept.get(name)
+        return kept if kept is None or kept.truth is None else replace(kept, truth=_unpacked(kept.truth))
+
+
+def _packed(truth: Truth) -> Truth:
+    """The same with eight pixels of its masks a byte."""
+    return replace(truth, masks={label: np.packbits(mask) for label, mask in truth.masks.items()})  # type: ignore[misc]
+
+
+def _unpacked(truth: Truth) -> Truth:
+    width, height = truth.size
+    return replace(
+        truth,
+        masks={
+            label: np.unpackbits(bits.view(np.uint8), count=width * height).reshape(height, width).view(np.bool_)
+            for label, bits in truth.masks.items()
+        },
+    )
+
+
 class SecondLook:
     """Reads photographs of records again, and runs the network on pictures.
 
@@ -47,6 +95,7 @@ class SecondLook:
         methods: Its methods, and the baselines beside them.
         annotations: What is known of the images; None where nobody asked.
         remembered: The cache of the run, where it has one.
+        kept: Photographs of the run, where it kept some.
     """
 
     def __init__(
@@ -55,12 +104,22 @@ class SecondLook:
         methods: Sequence[PreparedMethod],
         annotations: Annotations | None,
         remembered: Remembered | None = None,
+        kept: KeptPhotographs | None = None,
     ) -> None:
+        self._kept = kept
         self._remembered, self._turn = remembered, threading.Lock()
         self._prepared = prepared
         self._methods = {method.spec.name: method for method in methods}
         self._annotations = annotations
         self.passes = 0
+
+    @property
+    def together(self) -> int:
+        """How many pictures make a pass that is worth it. A processor takes the least time for each with half a batch:
+        what goes from layer to layer stays in its own memory (14.6 ms for 1 of 2, 12.2 of 4, 13.8 of 8 by the bundled
+        network).
+        """
+        return min(self._prepared.batch_size, rt.default_batch_size(self._prepared.session.device) // 2)
 
     def tell(self, text: str) -> None:
         """A word to whoever waits."""
@@ -103,6 +162,15 @@ class SecondLook:
         except ImageError:
             return None
         return Photograph(rgb, truth)
+
+    def seen(self, record: Mapping[str, Any]) -> Photograph | None:
+        """That of a record at the size at which the network is shown it, before it is cropped: :meth:`predict` finds
+        nothing to resize. Its truth has the size of the photograph. None where it can no longer be read.
+        """
+        kept = None if self._kept is None else self._kept.get(str(record["name"]))
+        if kept is not None or (whole := self.photograph(record)) is None:
+            return kept
+        return replace(whole, rgb=resized(whole.rgb, self._prepared.preprocess))
 
     def labels_of(self, index: int) -> tuple[str, ...]:
         """The labels of the annotations that mean a class."""

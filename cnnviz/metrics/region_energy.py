@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +16,7 @@ from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage
-from cnnviz.metrics.derived import is_even
+from cnnviz.metrics.derived import is_even, total_of
 from cnnviz.registry.localization_metrics import RegionEnergyOptions
 
 TRUTH, BACKGROUND = "truth", "background"
@@ -26,17 +25,17 @@ _FOUND = 0.5
 
 def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params: RegionEnergyOptions) -> dict[str, Any]:
     """The shares, in the order of ``regions``: see the top of the module."""
-    values = np.maximum(placed.values, 0).astype(np.float64)
+    values = np.maximum(placed.values, 0)
     if truth is not None and truth.ignored is not None:
-        values = np.where(truth.ignored, 0.0, values)
-    total = float(values.sum())
+        values[truth.ignored] = 0
+    total = total_of(values)
     x0, y0, x1, y1 = placed.seen
     flat = total <= 0 or is_even(placed.values[y0:y1, x0:x1])
     inside = object_region(truth, image, params.objects)
     energies: list[float | None] = []
     for region in params.regions.split(";"):
         mask = region_mask(region, values.shape, inside)
-        energies.append(None if mask is None or total <= 0 else float(values[mask].sum() / total))
+        energies.append(None if mask is None or total <= 0 else total_of(values * mask) / total)
     found: dict[str, Any] = {"energies": energies, "peak_inside": None}
     if inside is not None and inside.any():
         found["peak_inside"] = (not flat) and _is_near(values, inside, params.tolerance)
@@ -88,10 +87,12 @@ def rectangle(region: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
     return np.logical_and.outer((rows >= y0) & (rows < y1), (cols >= x0) & (cols < x1))
 
 
-def _is_near(values: NDArray[np.float64], inside: NDArray[np.bool_], tolerance: float) -> bool:
+def _is_near(values: NDArray[np.float32], inside: NDArray[np.bool_], tolerance: float) -> bool:
     """Whether the first largest pixel is in the region, or at most so many pixels beside it."""
     row, column = np.unravel_index(int(values.argmax()), values.shape)
     if inside[row, column]:
         return True
-    away = cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return bool(away[row, column] <= tolerance)
+    reach = int(min(tolerance, max(inside.shape)))
+    top, left = max(0, int(row) - reach), max(0, int(column) - reach)
+    rows, columns = np.nonzero(inside[top : int(row) + reach + 1, left : int(column) + reach + 1])
+    return bool(((rows + top - row) ** 2 + (columns + left - column) ** 2 <= tolerance**2).any())

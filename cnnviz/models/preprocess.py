@@ -179,6 +179,17 @@ def prepare(rgb: NDArray[np.uint8], spec: Preprocess) -> tuple[torch.Tensor, Geo
     return pixels.contiguous(), Geometry((width, height), rect)
 
 
+def resized(rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:
+    """The whole image at the size at which a part of it is shown: :func:`prepare` of it cuts out the same pixels.
+
+    As it is where :func:`prepare` does not make that: of networks that see grey, of strips that would be very large.
+    """
+    size = _resized_size(rgb.shape[0], rgb.shape[1], spec)
+    if spec.input_size[0] == 1 or size[0] * size[1] > _LARGEST_RESIZED:
+        return rgb
+    return np.ascontiguousarray(_resample(rgb, size, (0, 0, *size), spec).permute(1, 2, 0).numpy())
+
+
 def _check_shown(frame: tuple[int, int], spec: Preprocess, size: tuple[int, int]) -> None:
     tile = spec.input_size[1] * spec.input_size[2]
     too_long = spec.view in ("tiles", "whole") and max(frame) > _LONGEST * max(min(frame), spec.stride)
