@@ -4,9 +4,10 @@ python -m benchmarks.audit cost PHOTOS --truth instances.json --json benchmarks/
 python -m benchmarks.audit alarms --json benchmarks/results/audit.json
 
 ``cost`` repeats the photographs until there are so many, each under a name of its own, and audits them with ``inside``,
-``avoid`` and ``counterfactual``, twice with one cache, and once without one and with pictures as JPEG, in processes of
-their own. Beside it stand the passes that this needs: as many maps as there are images, and the passes of changed photographs, by ``cnnviz.explain`` on batches that
-lie ready. Times are of the processor, which other work on a shared machine changes little, and of the clock.
+``avoid`` and ``counterfactual``, several times with one cache, and once without one and with pictures as JPEG, in
+processes of their own. Beside it stand the passes that this needs: as many maps as there are images, and the passes of
+changed photographs, by ``cnnviz.explain`` on batches that lie ready. Times are of the processor, which other work on a
+shared machine changes little, and of the clock.
 """
 
 from __future__ import annotations
