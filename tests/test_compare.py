@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Sequence
@@ -200,9 +201,50 @@ def test_photographs_that_are_gone(folder: Path, capsys: pytest.CaptureFixture[s
         main(["compare", str(a), str(blank), "-o", str(folder / "gone"), "--overwrite", "--min-similarity", "-1"]) == 1
     )
     assert figures(folder, "gone")["without_map"] == COUNT
+    assert (figures(folder, "gone")["not_kept_a"], figures(folder, "gone")["not_kept_b"]) == (0, COUNT)
+    said = f"B ({blank}) keeps neither raw map nor heatmap of {COUNT} of its maps: run it again with --save raw"
+    assert said in capsys.readouterr().err
+    assert html.escape(said) in (folder / "gone" / "index.html").read_text()
     assert main(["activations", str(folder / "photos"), *tiny_options(), "-o", str(folder / "study"), "-q"]) == 0
     assert main(["compare", str(a), str(folder / "study"), "-o", str(folder / "none")]) == 2
     assert "study has no maps: it was made by cnnviz activations" in capsys.readouterr().err
+
+
+def test_a_flat_map_has_no_similarity(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its place is that of a correlation of zero; the reason stands for the number."""
+    a, b = folder / "ends", folder / "flat"
+    for run, side in ((a, "a"), (b, "b")):
+        shutil.copytree(folder / "out" / side, run)
+    changed = {row["name"]: row["changed_prediction"] for row in figures(folder, "out")["most_changed"]}
+    flat = next(each for each in report(b)["images"] if not changed[each["name"]])
+    path = b / flat["explanations"][0]["files"]["raw"]
+    with np.load(path) as stored:
+        kept = dict(stored)
+    np.savez(path, **{**kept, "raw": np.full_like(kept["raw"], 0.5)})
+    assert main(["compare", str(a), str(b), "-o", str(folder / "with flat"), "--panels", "0"]) == 0
+    why = "the map of B is the same everywhere"
+    row = next(each for each in figures(folder, "with flat")["most_changed"] if each["name"] == flat["name"])
+    assert (row["change"], row["why"], row["one_is_flat"]) == (None, why, True)
+    told = [line for line in capsys.readouterr().err.splitlines() if flat["name"] in line]
+    assert [line.split()[-len(why.split()) - 1 :] for line in told] == [["-", *f"({why})".split()]]
+    order = [each for each in report(folder / "with flat")["images"] if not each["changed_prediction"]]
+    place = [each["name"] for each in order].index(flat["name"])
+    assert all(each["change"] >= 1 for each in order[:place])
+    assert all(each["change"] <= 1 for each in order[place + 1 :])
+    assert f"similarity - ({why})" in (folder / "with flat" / "index.html").read_text()
+
+
+def test_the_page_says_what_the_terminal_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(folder / "out" / side) for side in "ab"]
+    assert main(["compare", *runs, "-o", str(folder / "words"), "--max-changed-predictions", "0"]) == 1
+    err, page = capsys.readouterr().err, (folder / "words" / "index.html").read_text()
+    rate = figures(folder, "words")["changed_predictions"]
+    said = f"{round(COUNT * rate['value'])} of {COUNT} ({100 * rate['value']:.3g} %"
+    assert f"changed predictions: {said}" in err
+    assert f"<dt>changed predictions</dt><dd>{said}" in page
+    assert "allows no more than 0 %" in err
+    for name in ("old.pth", "new.pth"):
+        assert name in page.partition("<dl")[0].rpartition("<br>")[2]
 
 
 def test_against_an_earlier_run(folder: Path) -> None:
@@ -280,6 +322,7 @@ def test_two_methods_and_a_resumed_comparison(folder: Path) -> None:
     ("words", "said"),
     [
         (["photos"], "compare needs a second side"),
+        (["photos"], "--checkpoint-b, --labels-b, --layer-b, --method-b, --model-b, --weights-b or --against RUN"),
         (["out/a"], "got one finished run and needs two"),
         (["out/a", "out/b", "--method-b", "cam"], "--method-b: both sides are named already"),
         (["out/a", "photos"], "is a finished run, and others are images"),

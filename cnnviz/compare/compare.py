@@ -15,9 +15,9 @@ from typing import Any, BinaryIO, cast
 
 import cnnviz
 from cnnviz.compare.figures import ImageChange, Tally, held_to, rightness
-from cnnviz.compare.likeness import Likeness, likeness
-from cnnviz.compare.pairing import Paired, PairedMaps, Row, Targets, methods_of, pair_images
-from cnnviz.compare.panels import DrawnPair, compared_panel
+from cnnviz.compare.likeness import ComparedMaps, Likeness, likeness
+from cnnviz.compare.pairing import Paired, Row, Targets, methods_of, pair_images
+from cnnviz.compare.panels import compared_panel
 from cnnviz.compare.sides import explaining, in_words, sides_of
 from cnnviz.compare.tell import MOST_NAMED, sentences
 from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_POLICY_VIOLATED, EXIT_SOME_FAILED, CnnvizError
@@ -126,7 +126,7 @@ class _Comparison:
         tally = Tally(self._targets, self._params.explained == "each")
         for pair in paired.both:
             a, b = self._a.record(pair[0]), self._b.record(pair[1])
-            tally.count(pair, a, b, [(own.maps.same, own.found) for own in self._maps(a, b)])
+            tally.count(pair, a, b, self._maps(a, b))
         order = sorted(tally.changes, key=lambda each: each.order)
         for place, change in enumerate(order):
             self._folder.append(self._record(change, drawn=place < self._params.panels))
@@ -163,14 +163,14 @@ class _Comparison:
             extra={"option_files_sha256": {}},
         )
 
-    def _maps(self, a: Row, b: Row) -> list[DrawnPair]:
+    def _maps(self, a: Row, b: Row) -> list[ComparedMaps]:
         """The maps of an image that belong together."""
         size = int(a["width"]), int(a["height"])
         found = []
         for maps in self._targets.pairs(a, b, by_method=self._by_method):
             kept = self._a.map_of(maps.a, size, _signed(maps.a)), self._b.map_of(maps.b, size, _signed(maps.b))
             alike = None if kept[0] is None or kept[1] is None else likeness(kept[0], kept[1], size)
-            found.append(DrawnPair(maps, kept[0], kept[1], alike))
+            found.append(ComparedMaps(maps, kept[0], kept[1], alike))
         return found
 
     def _record(self, change: ImageChange, *, drawn: bool) -> AnyImage:
@@ -191,11 +191,11 @@ class _Comparison:
                 "changed_prediction": change.changed,
                 "change": change.change,
                 "right": rightness(a, b),
-                "pairs": [_pair(each.maps, each.found) for each in maps],
+                "pairs": [_pair(each) for each in maps],
             },
         )
 
-    def _draw(self, record: Row, maps: Sequence[DrawnPair]) -> str | None:
+    def _draw(self, record: Row, maps: Sequence[ComparedMaps]) -> str | None:
         """Writes the panel of an image."""
         if not maps:
             return None
@@ -257,6 +257,8 @@ class _Comparison:
                     "name": a["name"],
                     "path": a["path"],
                     "change": each.change,
+                    "why": each.why,
+                    "one_is_flat": each.one_is_flat,
                     "changed_prediction": each.changed,
                     "label_a": _first(a).get("label"),
                     "label_b": _first(b).get("label"),
@@ -300,7 +302,8 @@ def _scores(row: Row, found: Likeness | None) -> Mapping[str, Any]:
     return {**row["scores"], **({} if found is None else {"similarity": found.spearman})}
 
 
-def _pair(maps: PairedMaps, found: Likeness | None) -> dict[str, Any]:
+def _pair(pair: ComparedMaps) -> dict[str, Any]:
+    maps, found = pair.maps, pair.found
     return {
         "label_a": maps.a["target"].get("label"),
         "label_b": maps.b["target"].get("label"),
@@ -312,4 +315,5 @@ def _pair(maps: PairedMaps, found: Likeness | None) -> dict[str, Any]:
         "ssim": None if found is None else found.ssim,
         "resampled": None if found is None else found.resampled,
         "exact": None if found is None else found.exact,
+        "why": pair.why,
     }

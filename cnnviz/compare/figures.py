@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from cnnviz.compare.likeness import Likeness
+from cnnviz.compare.likeness import ComparedMaps, Likeness
 from cnnviz.compare.pairing import Row, Targets
 from cnnviz.metrics.intervals import bootstrap_mean, wilson
 from cnnviz.metrics.tests import mcnemar_p
 from cnnviz.registry.comparisons import CompareOptions
+from cnnviz.report import compare_words
 
 SIMILARITIES = ("spearman", "pearson", "ssim")
 
@@ -25,16 +26,21 @@ class ImageChange:
         pair: Numbers of its records in A and in B.
         changed: Whether its prediction differs; None where one of the runs has none.
         change: 1 minus the lowest rank correlation of its maps, 0 to 2; None where none could be compared.
+        why: Why some of its maps have no correlation; None where all have one.
+        one_is_flat: Whether of two maps one, and not the other, is the same everywhere.
     """
 
     pair: tuple[int, int]
     changed: bool | None
     change: float | None
+    why: str | None = None
+    one_is_flat: bool = False
 
     @property
     def order(self) -> tuple[bool, float]:
-        """What changed most comes first: another prediction, then another map."""
-        return not self.changed, -1.0 if self.change is None else -self.change
+        """What changed most comes first: another prediction, then another map. A map that became flat, or was, has
+        nothing of the other: it comes where a correlation of zero would."""
+        return not self.changed, -max(self.change or 0.0, 1.0 if self.one_is_flat else 0.0)
 
 
 @dataclass
@@ -55,31 +61,42 @@ class Tally:
     maps: int = 0
     other_targets: int = 0
     without_map: int = 0
+    not_kept: dict[str, int] = field(default_factory=lambda: {"A": 0, "B": 0})
+    apart: int = 0
     flat: int = 0
     resampled: int = 0
     from_pictures: int = 0
     right: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("both", "only_a", "only_b", "neither"), 0))
 
-    def count(self, pair: tuple[int, int], a: Row, b: Row, found: Sequence[tuple[bool, Likeness | None]]) -> None:
+    def count(self, pair: tuple[int, int], a: Row, b: Row, found: Sequence[ComparedMaps]) -> None:
         """Take in an image.
 
         Args:
             pair: Numbers of its records.
             a: The record of A.
             b: The record of B.
-            found: For each pair of maps whether they explain the same, and how alike they are.
+            found: Its pairs of maps.
         """
         changed = self._changed(a, b)
-        values = [each.spearman for _, each in found if each is not None and each.spearman is not None]
-        self.changes.append(ImageChange(pair, changed, 1.0 - min(values) if values else None))
-        for same, each in found:
-            self.other_targets += not same
-            if each is None:
-                self.without_map += 1
-            elif same or self.each:
-                self._map(len(self.changes), each, changed)
+        alike = [each.found for each in found if each.found is not None]
+        values = [each.spearman for each in alike if each.spearman is not None]
+        why = next((each.why for each in found if each.why), None)
+        one_is_flat = any(each.spearman is None and each.flat[0] != each.flat[1] for each in alike)
+        self.changes.append(ImageChange(pair, changed, 1.0 - min(values) if values else None, why, one_is_flat))
+        for each in found:
+            self.other_targets += not each.maps.same
+            if each.found is None:
+                self._without(each)
+            elif each.maps.same or self.each:
+                self._map(len(self.changes), each.found, changed)
         if (right := rightness(a, b)) is not None:
             self.right[right] += 1
+
+    def _without(self, pair: ComparedMaps) -> None:
+        self.without_map += 1
+        self.apart += not pair.not_kept
+        for name in pair.not_kept:
+            self.not_kept[name] += 1
 
     def _map(self, image: int, found: Likeness, changed: bool | None) -> None:
         self.maps += 1
@@ -108,6 +125,9 @@ class Tally:
             "maps": self.maps,
             "other_targets": self.other_targets,
             "without_map": self.without_map,
+            "not_kept_a": self.not_kept["A"],
+            "not_kept_b": self.not_kept["B"],
+            "apart": self.apart,
             "flat": self.flat,
             "resampled": self.resampled,
             "from_pictures": self.from_pictures,
@@ -189,5 +209,7 @@ def held_to(figures: Mapping[str, Any], params: CompareOptions) -> tuple[bool | 
         if value is None:
             wrong.append(f"{what}: nothing could be measured, and {flag} asks for {bound:g}")
         elif value < bound if at_least else value > bound:
-            wrong.append(f"{what}: {value:.3g}, {flag} allows {'no less' if at_least else 'no more'} than {bound:g}")
+            said = f"{value:.3g}" if at_least else compare_words.rate(measured)
+            allowed = f"no less than {bound:g}" if at_least else f"no more than {compare_words.percent(bound)}"
+            wrong.append(f"{what}: {said}, {flag} allows {allowed}")
     return (not wrong if asked else None), wrong

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnviz.compare.likeness import Likeness, placed
+from cnnviz.compare.likeness import ComparedMaps, placed
 from cnnviz.compare.pairing import PairedMaps
 from cnnviz.errors import ImageError
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.io.decode import open_image
-from cnnviz.io.finished_runs import KeptMap
 from cnnviz.io.sources import ImageRef, open_file
 from cnnviz.render.colormap import AUTO
 from cnnviz.render.grid import fit, resize
@@ -26,18 +25,8 @@ _LONGEST = 480
 _GREY = 168
 
 
-@dataclass(frozen=True, eq=False)
-class DrawnPair:
-    """Two maps that are drawn beside each other, None where one was not kept, and how alike they are."""
-
-    maps: PairedMaps
-    a: KeptMap | None
-    b: KeptMap | None
-    found: Likeness | None
-
-
 def compared_panel(
-    record: Mapping[str, Any], pairs: Sequence[DrawnPair], sides: tuple[str, str], style: Style
+    record: Mapping[str, Any], pairs: Sequence[ComparedMaps], sides: tuple[str, str], style: Style
 ) -> tuple[NDArray[np.uint8] | None, bool]:
     """The figure, a row for each pair of maps. Each map is divided by its largest magnitude before the difference.
 
@@ -66,7 +55,7 @@ def compared_panel(
             continue
         a, b = both
         pictures = (rgb, overlay(rgb, a, style), overlay(rgb, b, style), overlay(rgb, _difference(a, b), differences))
-        row = PanelRow(_label(each.maps), None, a, _said(each.found))
+        row = PanelRow(_label(each.maps), None, a, _said(each))
         rows.append(PictureRow(row, list(zip(headings, pictures, strict=True))))
     return picture_panel(rows, str(record["name"])) if rows else None, photograph is not None
 
@@ -113,7 +102,7 @@ def _probability(target: Mapping[str, Any]) -> str:
     return "" if value is None else percent(float(value))
 
 
-def _said(found: Likeness | None) -> str:
-    if found is None or found.spearman is None:
-        return "not to be compared"
-    return f"rank correlation {found.spearman:.2f}"
+def _said(pair: ComparedMaps) -> str:
+    if pair.found is None or pair.found.spearman is None:
+        return f"rank correlation - ({pair.why})"
+    return f"rank correlation {pair.found.spearman:.2f}"

@@ -58,8 +58,8 @@ def _check(settings: RunSettings, params: CompareOptions, finished: Sequence[str
         raise CnnvizError("compare writes to a folder of this machine.", "Give -o a local folder, and copy it.")
     if "-" in settings.inputs:
         raise CnnvizError("compare reads its inputs twice; standard input can be read once.", "Use a list file.")
-    asked = [name for name, value in params.to_dict().items() if name.endswith("_b") and value]
-    flags = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+    own = {name: value for name, value in params.to_dict().items() if name.endswith("_b")}
+    asked = [name for name, value in own.items() if value]
     if finished and len(finished) < len(settings.inputs):
         raise CnnvizError(
             f"INPUT {shown(finished[0])} is a finished run, and others are images.",
@@ -70,12 +70,18 @@ def _check(settings: RunSettings, params: CompareOptions, finished: Sequence[str
         many = "one finished run" if len(finished) == 1 else f"{len(finished)} finished runs"
         raise CnnvizError(f"compare got {many} and needs two.", "cnnviz compare RUN_A RUN_B")
     if asked and (finished or params.against is not None):
-        raise CnnvizError(f"{flags}: both sides are named already.", "Leave it out, or compare images without a run.")
+        raise CnnvizError(
+            f"{_listed(asked)}: both sides are named already.", "Leave it out, or compare images without a run."
+        )
     if not asked and not finished and params.against is None:
         raise CnnvizError(
             "compare needs a second side.",
-            "Give --model-b, --checkpoint-b, --weights-b, --method-b or --against RUN, or name two finished runs.",
+            f"Give {_listed(sorted(own))} or --against RUN, or name two finished runs.",
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def _against(path: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cnnviz.report import compare_words
+
 MOST_NAMED = 10
 _FEW = 3
 _TOLD = 5
@@ -45,44 +47,32 @@ def _listed(names: Sequence[str]) -> str:
 def _maps(found: Mapping[str, Any]) -> Iterator[str]:
     for name, what in (("spearman", "rank correlation"), ("pearson", "correlation"), ("ssim", "SSIM")):
         if (figure := found["similarity"][name])["value"] is not None:
-            yield f"similarity of maps, {what}: {_figure(figure)}"
+            yield f"similarity of maps, {what}: {compare_words.similarity(figure)}"
     if found["same_prediction"]["n"] and found["other_prediction"]["n"]:
         own, other = found["same_prediction"]["value"], found["other_prediction"]["value"]
         yield f"  where the prediction is the same {own:.3f}, where it is another {other:.3f}"
     for key, what in (
         ("other_targets", "of different classes, what each run predicts"),
-        ("without_map", "not compared: a map was not kept (--save raw keeps it), or they lie apart in the image"),
+        ("apart", "not compared, as they share no part of the image"),
         ("flat", "with a map that is the same everywhere, which correlates with nothing"),
         ("resampled", "compared on 64 cells along the image, since their own differ"),
         ("from_pictures", "from pictures of 8 bits; --save raw keeps exact maps"),
     ):
         if found[key]:
             yield f"  pairs of maps {what}: {found[key]}"
-
-
-def _figure(figure: Mapping[str, Any]) -> str:
-    ends = figure["ci95"]
-    span = "" if ends is None else f" ({ends[0]:.3f} to {ends[1]:.3f})"
-    return f"{figure['value']:.3f}{span}, n = {figure['n']}"
+    for text in compare_words.not_kept(found):
+        yield f"  {text}"
 
 
 def _predictions(found: Mapping[str, Any]) -> Iterator[str]:
-    agreed = found["agreement"]
-    if agreed["value"] is not None:
-        low, high = (100 * end for end in agreed["ci95"])
-        yield (
-            f"same prediction: {100 * agreed['value']:.1f} % of {agreed['n']} images (95 %: {low:.1f} to {high:.1f} %)"
-        )
-    if right := found["right"]:
-        yield (
-            f"right: both {right['both']}, only A {right['only_a']}, only B {right['only_b']}, neither "
-            f"{right['neither']}; accuracy {right['accuracy_a']['value']:.3f} and {right['accuracy_b']['value']:.3f} "
-            f"(McNemar's exact test: p = {right['mcnemar_p']:.2g})"
-        )
+    if found["changed_predictions"]["value"] is not None:
+        yield f"changed predictions: {compare_words.rate(found['changed_predictions'])}"
+    if found["right"]:
+        yield f"right: {compare_words.right(found['right'])}"
 
 
 def _most(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    told = [row for row in rows if row["changed_prediction"] or row["change"]][:_TOLD]
+    told = [row for row in rows if row["changed_prediction"] or row["change"] or row["one_is_flat"]][:_TOLD]
     if not told:
         return
     width = max(len(row["name"]) for row in told)
@@ -90,4 +80,5 @@ def _most(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for row in told:
         change = "  -  " if row["change"] is None else f"{row['change']:5.3f}"
         labels = f"  {row['label_a']} -> {row['label_b']}" if row["changed_prediction"] else ""
-        yield f"  {row['name'].ljust(width)}  {change}{labels}"
+        why = f"  ({row['why']})" if row["why"] else ""
+        yield f"  {row['name'].ljust(width)}  {change}{labels}{why}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cnnviz.report import compare_words
+
 _WORDS = {
     "inputs": "images", "explained": "explained", "failed": "failed", "passed_over": "other files passed over",
     "seconds": "time", "images_per_second": "images per second", "labelled": "images with a label",
@@ -72,8 +74,14 @@ def _compared(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         (name.upper(), f"{', '.join(figures[name]['methods'])} of {figures[name]['model']}") for name in ("a", "b")
     ]
     found.append(("explained", str(figures["explained"])))
-    measured = {"similarity": {"rank correlation": figures["similarity"]["spearman"]}}
-    found += _measured({**measured, "predictions": {"the same": figures["agreement"]}})
+    if figures["similarity"]["spearman"]["value"] is not None:
+        found.append(("similarity, rank correlation", compare_words.similarity(figures["similarity"]["spearman"])))
+    if figures["changed_predictions"]["value"] is not None:
+        found.append(("changed predictions", compare_words.rate(figures["changed_predictions"])))
+    if figures["right"]:
+        found.append(("right", compare_words.right(figures["right"])))
+    if told := compare_words.not_kept(figures):
+        found.append(("not compared", "; ".join(told)))
     if figures["passed"] is not None:
         found.append(("within what is allowed", "yes" if figures["passed"] else "no: " + "; ".join(figures["wrong"])))
     return found

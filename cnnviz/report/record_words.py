@@ -104,6 +104,8 @@ def facts(record: Mapping[str, object]) -> list[str]:
     truth = record.get("truth")
     if isinstance(truth, Mapping) and truth.get("labels"):
         found.append(f"marked {', '.join(map(str, truth['labels']))}")
+    # Of a comparison: maps that have no similarity.
+    found += dict.fromkeys(f"similarity - ({each['why']})" for each in mappings(record.get("pairs")) if each.get("why"))
     return found
 
 

@@ -25,6 +25,7 @@ from cnnviz.io.photographs import beside
 from cnnviz.io.sources import ImageRef, is_url
 from cnnviz.io.store import Store
 from cnnviz.records import RunHeader, files_of, to_json
+from cnnviz.report import compare_words
 from cnnviz.report.gallery import FOLDER, Gallery
 from cnnviz.report.headline import headline
 from cnnviz.report.markup import link
@@ -306,10 +307,13 @@ class RunFolder:
                 for chunk in extras.index:
                     page.write(chunk)
             return
-        model, weights = header.model.get("name"), header.model.get("weights")
-        about = str(model) if weights is None else f"{model} ({weights})"
         run = GalleryRun(
-            head=Gallery(title, command_line(self.settings), about, headline(header.summary)),
+            head=Gallery(
+                title,
+                command_line(self.settings),
+                compare_words.networks(header.model, header.summary),
+                headline(header.summary),
+            ),
             command=command_line(self.settings, most=None),
             records=self.records(),
             summary=header.summary,

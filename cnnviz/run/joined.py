@@ -18,6 +18,7 @@ from cnnviz.io.names import safe_component
 from cnnviz.io.photographs import small_copy
 from cnnviz.io.run_folders import RunFolderReader
 from cnnviz.io.store import Store
+from cnnviz.report import compare_words
 from cnnviz.report.gallery import FOLDER, GENERATOR, Gallery
 from cnnviz.report.headline import headline
 from cnnviz.report.markup import Address, link
@@ -143,7 +144,6 @@ def _run_of(taken: _Taken, name: str) -> GalleryRun:
     report = taken.reader.report
     summary = report.get("summary") or {}
     model = report.get("model") or {}
-    about, weights = str(model.get("name", "")), model.get("weights")
     command = str(report.get("command_line") or f"cnnviz {report.get('command', '')}")
     pairs = headline(summary)
     if summary.get("finished") is False:
@@ -154,7 +154,7 @@ def _run_of(taken: _Taken, name: str) -> GalleryRun:
         head=Gallery(
             f"{name}: {title}" if name else title,
             command if len(command) < 1000 else f"{command[:1000]} …",
-            about if weights is None else f"{about} ({weights})",
+            compare_words.networks(model, summary),
             pairs,
         ),
         records=taken.records(),

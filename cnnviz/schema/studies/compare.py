@@ -80,6 +80,10 @@ class ChangedImage(TypedDict):
     """The input as A has it."""
     change: float | None
     """1 minus the lowest rank correlation of its maps; null where none could be compared."""
+    why: str | None
+    """Why some of its maps have no correlation, in words; null where all have one."""
+    one_is_flat: bool
+    """Whether of two maps one alone is the same everywhere: it comes where a correlation of zero would."""
     changed_prediction: bool | None
     """Whether its prediction differs; null where it is not known."""
     label_a: str | None
@@ -114,6 +118,12 @@ class TwoRuns(TypedDict):
     for that, they are not in ``similarity``."""
     without_map: Count
     """How many pairs of maps could not be compared: one was not kept, or they share no part of the image."""
+    not_kept_a: Count
+    """Of how many pairs A kept neither raw map nor heatmap."""
+    not_kept_b: Count
+    """Of how many pairs B kept neither."""
+    apart: Count
+    """How many pairs share no part of the image."""
     flat: Count
     """How many pairs have a map that is the same everywhere."""
     resampled: Count
@@ -164,6 +174,8 @@ class ComparedPair(TypedDict):
     """Whether they were compared on common cells; null where they were not compared."""
     exact: bool | None
     """Whether both were kept unscaled; null where they were not compared."""
+    why: str | None
+    """Why there is no rank correlation, in words; null where there is one."""
 
 
 class ComparedImage(Image):
