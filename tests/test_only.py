@@ -289,3 +289,34 @@ def test_labels_of_a_tsv_may_have_commas(rectangles: Path, tmp_path: Path) -> No
     (tmp_path / "t.tsv").write_text(table)
     report = run("cam", rectangles, tmp_path / "out", "--class", str(tmp_path / "t.tsv"))
     assert report["summary"]["outcomes"] == {"correct": 3, "wrong": 0}
+
+
+@pytest.mark.parametrize("command", ["gradcam", "adversarial", "localize"])
+def test_folders_that_name_no_class_are_refused_once(
+    command: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = tmp_path / "all" / "greem"
+    flat.mkdir(parents=True)
+    for number, path in enumerate(sorted(photos.rglob("*.png"))):
+        path.rename(flat / f"{number}.png")
+    (flat / "0.png").rename(flat.parent / "first.png")
+    out = tmp_path / "out"
+    assert main([command, str(flat.parent), *MODEL, "-c", "folder", "-o", str(out)]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note")]
+    assert len(said) == 2
+    assert (
+        said[0]
+        == "cnnviz: --class folder: no folder of an input is called like a class of the network ('all', 'greem')."
+    )
+    assert said[1].endswith("or give --class FILE.csv with path,label.")
+    assert not out.exists()
+
+
+def test_one_folder_that_names_a_class_is_enough(photos: Path, tmp_path: Path) -> None:
+    (photos / "green").rename(photos / "greem")
+    out, labels = tmp_path / "out", str(tmp_path / "labels.txt")
+    options = ["--labels", labels, "--class", "folder", "--save", "none", "-q", "-o", str(out)]
+    assert main(["gradcam", str(photos), *MODEL, *options]) == 3
+    rows = by_name(json.loads((out / "report.json").read_text()))
+    assert [rows[name].get("error", {}).get("kind") for name in ("a.png", "b.png")] == ["unknown-label", None]
+    assert "greem" in rows["a.png"]["error"]["message"]

@@ -17,6 +17,7 @@ from cnnviz.registry import lookup
 from cnnviz.registry.metrics import RANDOMIZATION, MetricRequest
 from cnnviz.registry.specs import MethodSpec, Options
 from cnnviz.run.images import DecodedImage
+from cnnviz.run.named_folders import check_folders
 from cnnviz.run.outcomes import Verdict
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.run.truth_classes import TruthClasses
@@ -80,15 +81,17 @@ def truth_labels(
 
 
 def check_targets(prepared: PreparedModel, requests: Sequence[Sequence[MetricRequest]]) -> None:
-    """Refuse what only classes can be asked for.
+    """Refuse what only classes can be asked for, and folders that name none.
 
     Args:
         prepared: The network of the run, and what is asked of it.
         requests: The metrics of each method.
 
     Raises:
-        CnnvizError: ``--view tiles``, ``--sanity`` or ``--score`` with a target that has no such thing.
+        CnnvizError: ``--view tiles``, ``--sanity`` or ``--score`` with a target that has no such thing; ``--class
+            folder`` where no folder is called like a class.
     """
+    check_folders(prepared.settings, prepared.target_selector)
     if prepared.preprocess.view == "tiles" and not prepared.task_spec.tiled:
         raise CnnvizError(
             f"--view tiles joins maps of whole crops; --task {prepared.task_spec.name} explains their parts.",

@@ -8,7 +8,7 @@ one backward pass.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -252,6 +252,13 @@ class Selector(ABC):
     @abstractmethod
     def truth(self, ref: ImageRef) -> str | None:
         """The ground-truth label of an image where the run knows one, by the network's name for it if it has one."""
+
+    def check_folders(self, folders: Iterable[str | None]) -> None:  # noqa: B027  # most ask for none
+        """Look at the names of the folders of all images, where the classes of images are asked for by them.
+
+        Raises:
+            CnnvizError: None of them names a class.
+        """
 
 
 class Task(ABC):

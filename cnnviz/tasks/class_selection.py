@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,6 +62,9 @@ class TargetSelector(Selector):
             if kind != "class"
         ]
         self.elsewhere = tuple(other for _, _, other in kinds if other is not None)
+
+    def check_folders(self, folders: Iterable[str | None]) -> None:
+        self.words.check_folders(folders)
 
     @property
     def explains_scores(self) -> bool:

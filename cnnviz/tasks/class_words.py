@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from cnnviz.errors import CnnvizError, ImageError, shown
+from cnnviz.errors import CnnvizError, ImageError, nearest, shown
 from cnnviz.geometry.truth import Truth
 from cnnviz.io.finished_runs import predicted_classes
 from cnnviz.io.label_tables import LABEL_TABLES, is_label_table, read_label_table
@@ -16,6 +18,8 @@ from cnnviz.tasks.base import LabelMeanings
 from cnnviz.tasks.class_names import ClassNames
 
 _MOST_DIGITS = 9
+# So many folders are named in a message.
+_NAMED = 3
 _RUN = "run:"
 
 
@@ -72,6 +76,32 @@ class ClassWords:
             endings = " or ".join(LABEL_TABLES)
             hint = f"A table of labels ends in {endings}: path,label. Rename the file."
             raise CnnvizError(f"--class {shown(spec)}: no class is called that, but a file is.", hint) from error
+
+    def check_folders(self, folders: Iterable[str | None]) -> None:
+        """Refuse ``folder`` where none of these folders is called like a class; no images are no reason to.
+
+        Raises:
+            CnnvizError: None is; of several the nearest classes to the first are named.
+        """
+        if not any(kind == "folder" for kind, _ in self._steps):
+            return
+        known: dict[str, None] = {}
+        for name in folders:
+            if name is None or name in known:
+                continue
+            with contextlib.suppress(CnnvizError):
+                self.classes.exact(name)
+                return
+            known[name] = None
+        if known:
+            names = ", ".join(map(shown, itertools.islice(known, _NAMED)))
+            more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+            near = "" if len(known) == 1 else nearest(next(iter(known)), self.classes.labels)
+            raise CnnvizError(
+                f"--class folder: no folder of an input is called like a class of the network ({names}{more}).",
+                f"{near} " * bool(near)
+                + "Put each image into a folder with the name of its class, or give --class FILE.csv with path,label.",
+            )
 
     def indices(self, ref: ImageRef, truth: Truth | None, ranked: Sequence[int], logits: Tensor) -> list[int]:
         """Class indices for one image, each once, in the order asked.

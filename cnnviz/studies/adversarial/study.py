@@ -37,6 +37,7 @@ from cnnviz.render.overlay import Style, overlay
 from cnnviz.render.text import percent
 from cnnviz.run.counting import count_inputs
 from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.named_folders import check_folders
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import AnyImage, Figure
 from cnnviz.schema.studies.adversarial import AdversarialFacts, AdversarialImage, Attack, AttackName
@@ -92,6 +93,7 @@ class Adversarial(Study[AdversarialOptions]):
                     f"--class {spec}: here --class says where labels come from.",
                     f"Use --target-class {spec} for the class to reach, --class folder or --class FILE.csv for labels.",
                 )
+        check_folders(prepared.settings, prepared.target_selector)
         # What differs between this session and one that reads the file again must not undo the attack.
         self.choice = Choice(params, prepared.runtime.tolerance, prepared.settings.runtime.seed)
         self.target = None if params.target_class is None else prepared.classes.resolve(params.target_class)

@@ -35,6 +35,7 @@ from cnnviz.render.label_map import areas, label_map
 from cnnviz.render.legend import with_legend
 from cnnviz.render.overlay import Style, heatmap_image, overlay
 from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.named_folders import check_folders
 from cnnviz.run.outcomes import Verdict
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import Figure
@@ -100,6 +101,7 @@ class ClassMap(Study[ClassMapOptions]):
                 "the network was trained on: there is no class map below that.",
                 f"Give --size {max(trained)} or more.",
             )
+        check_folders(prepared.settings, prepared.target_selector)
         # Compiled programs hold for one input size.
         self.session = prepared.open(Cut.at_layers(CLASS_MAP)) if prepared.session.compiled else prepared.session
         if self.session.graph is None:

@@ -1,0 +1,20 @@
+"""``--class folder`` where no folder is called like a class: said once, before the network runs on the first image."""
+
+from __future__ import annotations
+
+from cnnviz.io.sources import find_images
+from cnnviz.settings import RunSettings
+from cnnviz.tasks.base import Selector
+
+
+def check_folders(settings: RunSettings, selector: Selector) -> None:
+    """Look for an input in a folder that names a class, where the folders are asked for at all.
+
+    Where only some of them do not, it is the record of an image that says so. Standard input can be read only once and
+    is not looked at.
+
+    Raises:
+        CnnvizError: There are inputs, and none of their folders names a class of the network.
+    """
+    if settings.inputs and "-" not in settings.inputs:
+        selector.check_folders(ref.folder for ref in find_images(settings.inputs))
