@@ -318,5 +318,5 @@ def test_one_folder_that_names_a_class_is_enough(photos: Path, tmp_path: Path) -
     options = ["--labels", labels, "--class", "folder", "--save", "none", "-q", "-o", str(out)]
     assert main(["gradcam", str(photos), *MODEL, *options]) == 3
     rows = by_name(json.loads((out / "report.json").read_text()))
-    assert [rows[name].get("error", {}).get("kind") for name in ("a.png", "b.png")] == ["unknown-label", None]
+    assert [(rows[name].get("error") or {}).get("type") for name in ("a.png", "b.png")] == ["unknown-label", None]
     assert "greem" in rows["a.png"]["error"]["message"]

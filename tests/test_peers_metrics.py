@@ -20,7 +20,9 @@ from cnnviz.engine.session import ForwardPass
 from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import TrueObject, Truth
+from cnnviz.metrics import faithfulness_road
 from cnnviz.metrics.contract import ExplainedImage, Map
+from cnnviz.metrics.faithfulness import replacement
 from cnnviz.metrics.faithfulness_road import imputed
 from cnnviz.records import ClassScore
 from cnnviz.registry import lookup
@@ -124,6 +126,49 @@ def test_deletion_is_the_pixel_flipping_of_quantus() -> None:
         np.testing.assert_allclose(row["curve"][1:], expected[2::3], atol=2e-5)
 
 
+@pytest.mark.parametrize("replace", ["zero", "blur"])
+def test_deletion_and_insertion_are_those_of_torchcam(replace: str) -> None:
+    peer = pytest.importorskip("torchcam.metrics")
+    network, pixels, maps = small(), images(3), distinct_maps(3)
+    other = torch.stack([replacement(image, replace) for image in pixels])
+    ours = {
+        name: measured(name, network, pixels, maps, CLASSES, steps=16, replace=replace, baselines=False)
+        for name in ("deletion", "insertion")
+    }
+    for number, (image, values) in enumerate(zip(pixels, maps, strict=True)):
+        theirs = peer.DeletionInsertionMetric(
+            _Maps(network, [values]), lambda logits: logits.softmax(-1), steps=16, baseline=other[number]
+        )
+        theirs.update(image[None], CLASSES[number])
+        found = theirs.summary()
+        for name, rows in ours.items():
+            assert rows[number]["area"] == pytest.approx(found[f"{name}_auc"], rel=1e-5)
+
+
+def test_insertion_is_the_pixel_flipping_of_quantus_turned_round() -> None:
+    """It has no insertion: its steps put the image's values back into the picture that replaces it."""
+    quantus = pytest.importorskip("quantus")
+    network, pixels, maps, steps = small(), images(1), distinct_maps(1), 16
+    original = pixels.numpy().reshape(1, -1)
+
+    def put_back(arr: NDArray[np.float32], indices: NDArray[np.intp], **_: Any) -> NDArray[np.float32]:
+        found = arr.copy()
+        np.put_along_axis(found, indices, np.take_along_axis(original, indices, 1), 1)
+        return found
+
+    flipping = quantus.PixelFlipping(
+        features_in_step=SIDE * SIDE // steps, abs=False, normalise=False, perturb_func=put_back, **QUIET
+    )
+    [theirs] = flipping(
+        model=network, x_batch=np.zeros_like(pixels.numpy()), y_batch=np.array(CLASSES[:1]), a_batch=batched(maps),
+        softmax=True,
+    )  # fmt: skip
+    [ours] = measured("insertion", network, pixels, maps, CLASSES[:1], steps=steps, replace="zero", baselines=False)
+    np.testing.assert_allclose(ours["curve"][1:], theirs[2::3], atol=2e-5)
+    area = np.trapezoid([ours["curve"][0], *theirs[2::3]], dx=1 / steps)
+    assert ours["area"] == pytest.approx(area, rel=1e-4)
+
+
 def smooth_holes() -> tuple[Tensor, Tensor]:
     """An image and pixels that are missing: some alone, some in a hole."""
     [image] = images(1)
@@ -149,6 +194,43 @@ def test_road_imputes_as_quantus_and_pytorch_grad_cam() -> None:
         pytest.skip("neither is installed")
     for theirs in found:
         assert np.abs(ours.numpy() - theirs).max() < 0.01 * spread
+
+
+# Whole numbers of the 32 x 32 pixels: its percentile of values takes the same ones away.
+PERCENTAGES = (25, 50, 75)
+
+
+def test_road_is_that_of_pytorch_grad_cam_without_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives the change of the score, and of both orders half the difference that we and the paper's authors give.
+    With our system solved to the end, as theirs is."""
+    road = pytest.importorskip("pytorch_grad_cam.metrics.road")
+    targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    monkeypatch.setattr(faithfulness_road, "_TOLERANCE", 1e-6)
+    network, pixels, maps = small(), images(3), distinct_maps(3)
+    chosen = softmax_targets(targets.ClassifierOutputSoftmaxTarget)
+    before = network(pixels).softmax(1)[range(3), CLASSES].detach().numpy()
+    listed = "+".join(map(str, PERCENTAGES))
+    rows = measured("road", network, pixels, maps, CLASSES, percentages=listed, noise=0.0, baselines=False)
+    stacked = np.stack(maps)
+    curves = {"most_relevant_first": road.ROADMostRelevantFirst, "least_relevant_first": road.ROADLeastRelevantFirst}
+    for name, kind in curves.items():
+        # Both are given the percentage that stays.
+        theirs = np.stack([kind(100 - each)(pixels, stacked, chosen, network) + before for each in PERCENTAGES], axis=1)
+        ours = np.array([row[f"{name}_curve"] for row in rows])
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+    both = road.ROADCombined([100 - each for each in PERCENTAGES])(pixels, stacked, chosen, network)
+    assert [row["difference"] for row in rows] == pytest.approx((2 * both).tolist(), abs=5e-5)
+
+
+def test_road_of_quantus_is_another_figure() -> None:
+    """It says how many images of a batch keep their class, of one order alone; of pictures in colour its places are
+    those of single channels, which its imputation does not know."""
+    quantus = pytest.importorskip("quantus")
+    road = quantus.ROAD(noise=0.0, percentages=[30], abs=False, normalise=False, **QUIET)
+    given = {"model": small(), "y_batch": np.array(CLASSES), "a_batch": batched(distinct_maps(3))}
+    with pytest.raises(IndexError):
+        road(x_batch=images(3).numpy(), **given)
 
 
 def test_infidelity_is_that_of_captum() -> None:
