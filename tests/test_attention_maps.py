@@ -138,3 +138,55 @@ def test_fused_attention_is_left_on_also_after_an_exception() -> None:
     assert torch.nn.functional.scaled_dot_product_attention is fused
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
     assert torch.equal(module(pictures()), before)
+
+
+class Gated(nn.Module):
+    """Attention of which half is a matrix of its own, as in ConViT; where it asks a value, it cannot be traced."""
+
+    def __init__(self, width: int, tokens: int, *, closed: bool) -> None:
+        super().__init__()
+        self.qkv, self.own = nn.Linear(width, 3 * width), nn.Parameter(torch.randn(tokens, tokens))
+        self.closed = closed
+
+    def forward(self, x: Tensor, **_given: Any) -> Tensor:
+        if self.closed and not bool(torch.isfinite(x.sum())):
+            raise ValueError("not finite")
+        q, k, v = self.qkv(x)[:, None].chunk(3, -1)
+        matrix = (q @ k.transpose(-2, -1)).softmax(-1)
+        return ((matrix + self.own.softmax(-1)) / 2 @ v)[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("closed", "why"),
+    [
+        (True, "in parts that cannot be traced .1, the first is blocks.1.attn"),
+        (False, "1 of its 3 matrices of attention"),
+    ],
+)
+@pytest.mark.parametrize("method", ["chefer", "rollout", "legrad"])
+def test_layers_that_cannot_be_read_are_not_left_out(method: str, closed: bool, why: str) -> None:
+    module = vision_transformer()
+    torch.manual_seed(0)
+    module.blocks[1].attn = Gated(24, 25, closed=closed).eval()
+    with pytest.raises(CnnvizError, match=why):
+        cnnviz.explain(module, pictures(), target=1, method=method)
+
+
+class Asks(nn.Module):
+    """A layer that looks at values, and cannot be traced."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) if bool(torch.isfinite(x.sum())) else x
+
+
+def test_other_parts_may_ask_for_values() -> None:
+    module, pixels = vision_transformer(), pictures()
+    expected = cnnviz.explain(module, pixels, target=1, method="chefer")
+    module.blocks[1].mlp = Asks(module.blocks[1].mlp)
+    found = cnnviz.explain(module, pixels, target=1, method="chefer")
+    assert found.facts == expected.facts == {"attention_layers": 3, "attention_rows": "class token"}
+    torch.testing.assert_close(found.raw, expected.raw, rtol=1e-4, atol=1e-7)

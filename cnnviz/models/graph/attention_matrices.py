@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from cnnviz.errors import CnnvizError
+from cnnviz.models.graph.attention import AttentionWatch
 from cnnviz.models.graph.place_rules import places_of
 from cnnviz.models.graph.places import Places
 from cnnviz.models.graph.tokens import gradients_on_probe
@@ -172,8 +173,15 @@ def attention_layers(graph: Graph, model_name: str) -> AttentionLayers:
     """
     if not graph.attention:
         raise CnnvizError(f"{model_name} computes no self-attention.", "Use gradcam.")
-    written_out(graph)
     if "layers" not in graph.remembered:
+        closed = _closed(graph)
+        if closed:
+            raise CnnvizError(
+                f"{model_name}: attention runs in parts that cannot be traced ({len(closed)}, the first is "
+                f"{closed[0].target}); a product of the other layers would leave these out.",
+                "Use gradcam, or saliency --variant gradient_x_input.",
+            )
+        written_out(graph)
         graph.remembered["layers"] = _layers(graph, model_name)
     found: AttentionLayers = graph.remembered["layers"]
     return found
@@ -184,6 +192,14 @@ def _layers(graph: Graph, model_name: str) -> AttentionLayers:
     # One query that gathers all tokens at the end is the head's pooling.
     layers = [node for node in every if graph.shapes[node][-2] > 1]
     whole = [node for node in layers if _is_whole(graph, node, known.get(node))]
+    changed = [node for node in _softmaxes(graph) if node not in every and graph.shapes[node][-2] > 1]
+    if layers and changed:
+        raise CnnvizError(
+            f"{model_name}: {len(changed)} of its {len(changed) + len(layers)} matrices of attention do not multiply "
+            f"values as they are (gates, or heads that are mixed): {changed[0].name} is the first; the product of the "
+            "others would leave these layers out.",
+            "Use gradcam, or saliency --variant gradient_x_input.",
+        )
     if not layers:
         raise CnnvizError(
             f"{model_name}: its attention cannot be read: it runs in a part that cannot be traced, or has another form "
@@ -204,16 +220,45 @@ def _layers(graph: Graph, model_name: str) -> AttentionLayers:
     return AttentionLayers(tuple(whole), known[whole[0]], residuals, _read(graph, residuals[-1], known[whole[0]]))
 
 
+def _closed(graph: Graph) -> list[fx.Node]:
+    """Modules that stayed in one piece because they cannot be traced, and compute attention, on the probe."""
+    modules = [node for node in graph.module.graph.nodes if node.op == "call_module"]
+    kept = [(node, graph.module.get_submodule(str(node.target))) for node in modules]
+    # PyTorch's own module of attention is written out.
+    whole = {n for n, part in kept if any(part.children()) and not isinstance(part, nn.MultiheadAttention)}
+    found: list[fx.Node] = []
+
+    class Reader(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            if n not in whole:
+                return super().run_node(n)
+            with AttentionWatch() as watch:
+                value = super().run_node(n)
+            if watch.seen:
+                found.append(n)
+            return value
+
+    if whole and graph.probe is not None:
+        with torch.no_grad(), torch.random.fork_rng():
+            Reader(graph.module, garbage_collect_values=True).run(graph.probe)
+    return found
+
+
+def _softmaxes(graph: Graph) -> list[fx.Node]:
+    """Each softmax of four axes: of images, heads, and two of tokens."""
+    nodes = [node for node in graph.module.graph.nodes if node in graph.shapes and len(graph.shapes[node]) == 4]
+    return [node for node in nodes if graph.operation(node).kind == "softmax"]
+
+
 def _matrices(graph: Graph) -> list[fx.Node]:
     """Each softmax whose result, but for dropout, multiplies values."""
     found = []
-    for node in graph.module.graph.nodes:
-        if node in graph.shapes and graph.operation(node).kind == "softmax" and len(graph.shapes[node]) == 4:
-            user = node
-            while len(user.users) == 1 and graph.is_passive(next(iter(user.users))):
-                user = next(iter(user.users))
-            if any(graph.operation(each).kind == "matrix_product" and each.args[0] is user for each in user.users):
-                found.append(node)
+    for node in _softmaxes(graph):
+        user = node
+        while len(user.users) == 1 and graph.is_passive(next(iter(user.users))):
+            user = next(iter(user.users))
+        if any(graph.operation(each).kind == "matrix_product" and each.args[0] is user for each in user.users):
+            found.append(node)
     other = sum(graph.operation(node).kind == "attention" for node in graph.module.graph.nodes)
     return found if not other else []
 

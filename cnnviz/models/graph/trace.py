@@ -301,23 +301,21 @@ def up_to(module: nn.Module, layer: str) -> fx.GraphModule:
 
 
 def at_size(graph: Graph, size: tuple[int, int]) -> Graph:
-    """The same graph with the shapes of its tensors at another input size (height, width). Nothing is computed."""
-    channels = graph.shapes[graph.input][1]
-    prober = _Prober(graph.module)
-    kind = next((p.dtype for p in graph.module.parameters() if p.is_floating_point()), torch.float32)
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        prober.run(torch.empty((1, channels, *size), dtype=kind))
-    return replace(
-        graph, shapes=prober.shapes, bundles=prober.bundles, probe=None, axes=None, places=None, remembered={}
-    )
+    """The same graph with the shapes of its tensors at another input size (height, width)."""
+    shapes, bundles = probed(graph, (1, graph.shapes[graph.input][1], *size))
+    return replace(graph, shapes=shapes, bundles=bundles, probe=None, axes=None, places=None, remembered={})
 
 
-def probed(graph: Graph) -> tuple[dict[fx.Node, tuple[int, ...]], set[fx.Node]]:
-    """Shapes and bundles of a graph as it is now, at the size that it was traced at. Nothing is computed."""
-    prober = _Prober(graph.module)
-    kind = next((p.dtype for p in graph.module.parameters() if p.is_floating_point()), torch.float32)
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        prober.run(torch.empty(graph.shapes[graph.input], dtype=kind))
+def probed(graph: Graph, shape: tuple[int, ...] | None = None) -> tuple[dict[fx.Node, tuple[int, ...]], set[fx.Node]]:
+    """Shapes and bundles for an input of this shape (None: that of the probe), computed only where a part asks."""
+    shape = shape or graph.shapes[graph.input]
+    like = next((p for p in graph.module.parameters() if p.is_floating_point()), torch.zeros(0))
+    try:
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+            (prober := _Prober(graph.module)).run(torch.empty(shape).to(like))
+    except Exception:  # of the user's network
+        with torch.no_grad(), torch.random.fork_rng():
+            (prober := _Prober(graph.module)).run(torch.ones(shape).to(like))
     return prober.shapes, prober.bundles
 
 
