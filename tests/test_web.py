@@ -26,7 +26,7 @@ import pytest
 from PIL import Image
 
 from cnnviz.errors import CnnvizError, ImageError
-from cnnviz.io import downloads, patience
+from cnnviz.io import downloads, faults, patience
 from cnnviz.io.digests import is_unchanged
 from cnnviz.io.sources import MAX_FILE_BYTES, ImageRef, find_images, open_file, read_bytes
 from tests.support import tiny_model
@@ -114,6 +114,11 @@ def server() -> Iterator[SimpleNamespace]:
     web.shutdown()
     web.server_close()
     thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "BACKOFF_SECONDS", 0.0)
 
 
 def fails(url: str) -> ImageError:
@@ -225,7 +230,7 @@ def test_a_server_that_does_not_speak_http() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:
-            for reply in (b"SSH-2.0-OpenSSH_9.6\r\n", b""):
+            for reply in (b"SSH-2.0-OpenSSH_9.6\r\n", *[b""] * faults.TRIES):
                 connection, _ = listening.accept()
                 with connection:
                     connection.recv(1000)

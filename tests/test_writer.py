@@ -303,7 +303,7 @@ def test_threads_write_whole_files(tmp_path: Path) -> None:
 
 
 def test_a_remote_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LineLog, "UPLOAD_EVERY", 2)
+    monkeypatch.setattr(LineLog, "PART_LINES", 2)
     fs = pytest.importorskip("fsspec").filesystem("memory")
     if fs.exists("/writer"):
         fs.rm("/writer", recursive=True)
@@ -320,7 +320,7 @@ def test_a_remote_store(monkeypatch: pytest.MonkeyPatch) -> None:
         store.write("../x", b"")
     with store.open_lines("r.jsonl") as log:
         assert [log.append(text) for text in ("one", "two", "three")] == [0, 4, 8]
-        assert fs.cat_file("/writer/out/r.jsonl") == b"one\ntwo\n"
+        assert fs.cat_file("/writer/out/r.jsonl.parts/0000000000000000") == b"one\ntwo\n"
         assert log.read(4) == "two"
     with store.open_lines("r.jsonl") as log:
         assert log.append("four") == 14

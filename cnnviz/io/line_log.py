@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO
 
@@ -38,6 +40,19 @@ def deleted(root: str) -> CnnvizError:
     )
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a file of lines becomes in a file system that cannot append.
+
+    Attributes:
+        put: Takes new lines and the byte of the file at which they begin.
+        join: Takes the whole file, at the end.
+    """
+
+    put: Callable[[int, bytes], None]
+    join: Callable[[BinaryIO], None]
+
+
 class LineLog:
     """Lines appended to a file, each of them in the file when :meth:`append` returns. Safe in threads.
 
@@ -48,35 +63,43 @@ class LineLog:
         descriptor: Of a file opened to read and append. Closed by :meth:`close`.
         name: Of the file, for messages.
         root: Of the output folder, for messages.
-        upload: For a file system that cannot append: takes the whole file, every ``UPLOAD_EVERY`` lines and
-            at the end.
+        parts: For a file system that cannot append: gets new lines when there are ``PART_LINES`` or ``PART_BYTES`` of
+            them, or with a line that comes ``PART_SECONDS`` after the part before.
         path: Of the file, where it is a local one: a line is refused when the file is no longer there, or
             another program wrote to it.
         again: The option with which a command that a full disk ended is repeated.
     """
 
-    UPLOAD_EVERY = 500
+    PART_LINES = 100
+    PART_BYTES = 4 << 20
+    PART_SECONDS = 10.0
 
     def __init__(
         self,
         descriptor: int,
         name: str,
         root: str,
-        upload: Callable[[BinaryIO], None] | None = None,
+        parts: Parts | None = None,
         path: str | None = None,
         again: str = "--resume",
     ) -> None:
-        self._descriptor, self._name, self._root, self._upload, self._path = descriptor, name, root, upload, path
+        self._descriptor, self._name, self._root, self._parts, self._path = descriptor, name, root, parts, path
         self._again = again
         self._lock = threading.Lock()
         self._pending = 0
+        self._put_at = time.monotonic()
         self._closed = False
-        self._end = self._cut_half_line()
+        self._end = self._put = self._cut_half_line()
 
     @property
     def end(self) -> int:
         """Byte offset at which the next line will begin."""
         return self._end
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether lines must be read here, because the file system has them in parts still."""
+        return self._parts is not None and not self._closed
 
     def _cut_half_line(self) -> int:
         end = os.fstat(self._descriptor).st_size
@@ -122,8 +145,8 @@ class LineLog:
                 raise failure(error, self._name, self._root, self._again) from error
             self._end = start + len(data)
             self._pending += 1
-            if self._pending >= self.UPLOAD_EVERY:
-                self._send()
+            if self._parts is not None and self._is_due():
+                self._put_part(self._parts)
         return start
 
     def _check(self) -> None:
@@ -142,12 +165,17 @@ class LineLog:
                 "Run the command again in a folder of its own.",
             )
 
-    def _send(self) -> None:
-        if self._upload is not None:
-            with os.fdopen(os.dup(self._descriptor), "rb") as stream:
-                stream.seek(0)
-                self._upload(stream)
-        self._pending = 0
+    def _is_due(self) -> bool:
+        late = time.monotonic() - self._put_at > self.PART_SECONDS
+        return late or self._pending >= self.PART_LINES or self._end - self._put >= self.PART_BYTES
+
+    def _put_part(self, parts: Parts) -> None:
+        os.lseek(self._descriptor, self._put, os.SEEK_SET)
+        lines = bytearray()
+        while len(lines) < self._end - self._put:
+            lines += os.read(self._descriptor, self._end - self._put - len(lines))
+        parts.put(self._put, bytes(lines))
+        self._put, self._pending, self._put_at = self._end, 0, time.monotonic()
 
     def read(self, offset: int) -> str:
         """The line that begins at a byte offset, without its newline."""
@@ -159,13 +187,15 @@ class LineLog:
         return found.split(b"\n", 1)[0].decode("utf-8")
 
     def close(self) -> None:
-        """Upload what is left, and close. May be called twice."""
+        """Close; behind a URL the whole file takes the place of its parts. May be called twice."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
             try:
-                self._send()
+                if self._parts is not None:
+                    with os.fdopen(os.dup(self._descriptor), "rb") as whole:
+                        self._parts.join(whole)
             finally:
                 os.close(self._descriptor)
 

@@ -118,7 +118,7 @@ class FolderLock:
                 self._lock_file()
             else:
                 self._take(Owner.read(store.read(LOCK)))
-                store.write(LOCK, self.owner.to_json())
+                store.write_now(LOCK, self.owner.to_json())
                 self._check_mine()
         except BaseException:
             self._close()
@@ -223,7 +223,7 @@ class FolderLock:
                 if self._descriptor is not None:
                     os.utime(self._descriptor if os.utime in os.supports_fd else self.store.path(LOCK))
                 else:
-                    self.store.write(LOCK, self.owner.to_json())
+                    self.store.write_now(LOCK, self.owner.to_json())
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 from cnnviz.errors import CnnvizError, ImageError, nearest
 from cnnviz.io.decode import SNIFF_BYTES, sniff
 from cnnviz.io.downloads import stored
+from cnnviz.io.faults import BrokenOffError, persistently
 from cnnviz.io.label_tables import is_label_table, read_image_rows
 from cnnviz.io.names import Names, safe_name
 from cnnviz.io.patience import Clock, patiently, stalled
@@ -205,7 +206,7 @@ def _remote(url: str, told: Told | None) -> Finder:
 def _remote_kind(files: RemoteFiles, path: str, url: str, magic: bool) -> str:
     """``file``, ``directory``, or empty for a pattern."""
     try:
-        return str(patiently(lambda clock: files.fs.info(path))["type"])
+        return str(persistently(lambda: patiently(lambda clock: files.fs.info(path)))["type"])
     except FileNotFoundError:
         if magic:
             return ""
@@ -351,7 +352,7 @@ def _chunks(stream: BinaryIO, clock: Clock | None = None) -> Iterator[bytes]:
         if size > MAX_FILE_BYTES:
             raise _too_large()
     if getattr(stream, "length", None):  # of what an HTTP server announced
-        raise ImageError("unreadable", f"the server broke off the connection after {size} bytes")
+        raise BrokenOffError(f"the server broke off the connection after {size} bytes")
 
 
 def _too_large() -> ImageError:
@@ -368,7 +369,7 @@ def _download(url: str, cancelled: threading.Event | None) -> BinaryIO:
             return stored(_chunks(stream, clock))
 
     try:
-        return patiently(read, cancelled)
+        return persistently(lambda: patiently(read, cancelled), cancelled)
     except (ImageError, CancelledError):
         raise
     except TimeoutError as error:

@@ -9,20 +9,21 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.io.faults import may_pass
 from cnnviz.io.line_log import LineLog, deleted, failure, is_full
+from cnnviz.io.remote_folder import RemoteFolder, opened
+from cnnviz.io.sender import Sender
 from cnnviz.io.sources import is_url
-from cnnviz.io.temporaries import is_temporary, make_folders, sweep_folder, sweep_remote, temporary
-from cnnviz.io.walk import open_remote, said
+from cnnviz.io.temporaries import is_temporary, make_folders, sweep_folder, temporary
+from cnnviz.io.walk import said
 
 LOCK = ".cnnviz-lock"
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
-# A put is atomic there: nobody sees half an object, and a rename would be a second upload.
-_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "hf", "memory"})
 
 
 class Store:
@@ -42,12 +43,13 @@ class Store:
     def __init__(self, root: str, again: str = "--resume") -> None:
         self.again = again
         self._noted: set[str] | None = None
-        self._remote: Any = None
+        self._remote: RemoteFolder | None = None
+        self._sender: Sender | None = None
         self._made: list[str] = []
         self.root = root.removeprefix("file://")
         if is_url(self.root):
-            files, path = open_remote(self.root)
-            self._remote, self._base = files.fs, path.rstrip("/")
+            self._remote = RemoteFolder(self.root)
+            self._base = self._remote.base
         else:
             self._base = os.path.realpath(self.root or ".")
             try:
@@ -66,7 +68,7 @@ class Store:
         probe = temporary()
         try:
             if self._remote is not None:
-                self.write(probe, b"cnnviz\n")
+                self.write_now(probe, b"cnnviz\n")
                 self.remove(probe)
                 return
             stream, path = self._create_beside(os.path.join(self._base, probe))
@@ -99,7 +101,7 @@ class Store:
         if bad or (os.name == "nt" and ":" in name):
             raise self._leaves(name)
         if self._remote is not None:
-            return f"{self._base}/{name}"
+            return self._remote.path(name)
         parent = os.path.join(self._base, *parts[:-1])
         if len(parts) > 1:
             real = os.path.realpath(parent)
@@ -125,25 +127,67 @@ class Store:
             self._noted.add(name)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a whole file, or nothing.
+        """Write a whole file, or nothing; within :meth:`sending`, soon.
 
         Raises:
             CnnvizError: The disk is full, or the name leaves the root.
             ImageError: Of kind ``unwritable``, when only this name cannot be written.
         """
+        if self._sender is None:
+            self.write_now(name, data)
+        else:
+            self.path(name)
+            self._sender.submit(name, len(data), lambda: self.write_now(name, data))
+
+    def write_now(self, name: str, data: bytes) -> None:
+        """Write a whole file, or nothing; it is there when this returns.
+
+        Raises:
+            CnnvizError, ImageError: As :meth:`write`.
+        """
         with self._said(name), self.stream(name) as stream:
             stream.write(data)
 
-    def adopt(self, name: str, path: str) -> None:
-        """A file of this machine under a name here: one file with two names where the disk allows it, else a copy.
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Behind a URL, files are written in threads of their own until the block ends: each waits for an answer.
 
-        Files are never written in place, so that neither changes with the other.
+        What fails is raised by :meth:`settle`, or by whatever asks for the file.
+        """
+        if self._remote is None:
+            yield
+            return
+        self._sender = sender = Sender()
+        try:
+            yield
+            sender.settle()
+        finally:
+            self._sender = None
+            sender.close()
+
+    def settle(self, names: Iterable[str]) -> None:
+        """Wait until these files are there.
+
+        Raises:
+            CnnvizError, ImageError: As :meth:`write`: one of them could not be written.
+        """
+        if self._sender is not None:
+            self._sender.settle(names)
+
+    def adopt(self, name: str, path: str) -> None:
+        """A file, of a path or a URL, under a name here: one file with two names where the disk allows it, else a copy;
+        within :meth:`sending`, soon. Files are never written in place, so that neither changes with the other.
 
         Raises:
             FileNotFoundError: There is no such file.
             CnnvizError, ImageError: As :meth:`write`.
         """
-        self._note(name)
+        if self._sender is not None:
+            self._sender.submit(name, 0, lambda: self._adopt(name, path))
+        else:
+            self._adopt(name, path)
+
+    def _adopt(self, name: str, path: str) -> None:
         if self._remote is None:
             beside = os.path.join(self._base, temporary())
             with contextlib.suppress(OSError):
@@ -154,7 +198,9 @@ class Store:
                 with contextlib.suppress(FileNotFoundError):  # which a replace by a second name of one file leaves
                     os.unlink(beside)
                 return
-        with open(path, "rb") as source, self.stream(name) as copy:
+        elif self._remote.copies(name, path):
+            return
+        with opened(path) as source, self.stream(name) as copy:
             shutil.copyfileobj(source, copy)
 
     @contextlib.contextmanager
@@ -171,7 +217,7 @@ class Store:
                 yield spool
                 spool.seek(0)
                 with self._said(name):
-                    self._put(path, spool)
+                    self._remote.put(name, spool)
             return
         with self._said(name):
             stream, beside = self._create_beside(path)
@@ -184,22 +230,6 @@ class Store:
             with contextlib.suppress(OSError):
                 os.unlink(beside)
             raise
-
-    def place(self, name: str, source: str) -> None:
-        """A file of this machine under a name: the same file where the disk can give it a second name, else a copy.
-
-        Raises:
-            CnnvizError, ImageError: As :meth:`write`.
-        """
-        path = self.path(name)
-        self._note(name)
-        if self._remote is None:
-            with contextlib.suppress(OSError):
-                self._make_below(os.path.dirname(path))
-                os.link(source, path)
-                return
-        with self._said(name), open(source, "rb") as stream, self.stream(name) as fresh:
-            shutil.copyfileobj(stream, fresh)
 
     def _create_beside(self, path: str) -> tuple[BinaryIO, str]:
         parent = os.path.dirname(path)
@@ -231,22 +261,6 @@ class Store:
         if not there:
             raise deleted(self.root)
 
-    def _put(self, path: str, spool: BinaryIO) -> None:
-        target = path
-        if not self._puts_whole():
-            parent = path.rsplit("/", 1)[0]
-            self._remote.makedirs(parent, exist_ok=True)
-            target = f"{parent}/{temporary()}"
-        with self._remote.open(target, "wb") as stream:
-            while chunk := spool.read(1 << 22):
-                stream.write(chunk)
-        if target != path:
-            self._remote.mv(target, path)
-
-    def _puts_whole(self) -> bool:
-        protocol = self._remote.protocol
-        return bool(_OBJECT_STORES & set(protocol if isinstance(protocol, tuple) else (protocol,)))
-
     @contextlib.contextmanager
     def _said(self, name: str, *, full_only: bool = False) -> Iterator[None]:
         """Turn what the system says into our errors. `full_only`: other errors may be of the caller."""
@@ -261,11 +275,14 @@ class Store:
         except Exception as error:  # each backend has errors of its own
             if self._remote is None:
                 raise
-            message = f"{name!r} cannot be written to {self.root!r}: {said(error)}"
-            raise CnnvizError(message, "Check the URL and your access to it.") from error
+            raise ImageError("unwritable", f"{name!r} cannot be written to {self.root!r}: {said(error)}") from error
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes; None when there is none."""
+        if self._remote is not None:
+            with self._read(name):
+                return self._remote.read(name)
+            return None
         stream = self.open(name)
         if stream is None:
             return None
@@ -274,22 +291,32 @@ class Store:
 
     def open(self, name: str) -> BinaryIO | None:
         """A file to read from piece by piece; None when there is none."""
+        with self._read(name):
+            return open(self.path(name), "rb") if self._remote is None else self._remote.open(name)
+        return None
+
+    @contextlib.contextmanager
+    def _read(self, name: str) -> Iterator[None]:
+        """A file that is not there is no error; another is said."""
         path = self.path(name)
+        self.settle([name])
         try:
-            if self._remote is None:
-                return open(path, "rb")
-            stream: BinaryIO = self._remote.open(path, "rb")
-            return stream
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            message = f"{path!r} cannot be read: {error.strerror}"
-            raise CnnvizError(message, "Check its permissions.") from error
+            yield
+        except Exception as error:  # each backend has errors of its own
+            if isinstance(error, FileNotFoundError) and not may_pass(error):
+                return
+            if isinstance(error, CnnvizError) or (self._remote is None and not isinstance(error, OSError)):
+                raise
+            reason = getattr(error, "strerror", None) or said(error)
+            raise CnnvizError(f"{path!r} cannot be read: {reason}", "Check that it may be read.") from error
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of this name."""
         path = self.path(name)
-        return bool(self._remote.isfile(path)) if self._remote is not None else os.path.isfile(path)
+        if self._remote is None:
+            return os.path.isfile(path)
+        self.settle([name])
+        return self._remote.exists(name)
 
     def is_empty(self) -> bool:
         """Whether there is nothing but a lock and what an interrupted writer left."""
@@ -312,18 +339,13 @@ class Store:
         """Names of the files and folders at the top."""
         if self._remote is None:
             return sorted(os.listdir(self._base))
-        self._remote.invalidate_cache()
-        try:
-            listed = self._remote.ls(self._base, detail=False)
-        except FileNotFoundError:
-            return []
-        return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in listed)
+        return [str(each["name"]) for each in self._remote.entries()]
 
     def sweep(self) -> int:
         """Remove what interrupted writers left, and say how much that was. Only for the folder's owner."""
         if self._remote is None:
             return sweep_folder(self._base)
-        return 0 if self._puts_whole() else sweep_remote(self._remote, self._base)
+        return self._remote.sweep()
 
     def open_lock(self) -> int:
         """A descriptor of the lock file of a local folder."""
@@ -333,35 +355,44 @@ class Store:
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens when there is none."""
         path = self.path(name)
+        with contextlib.suppress(ImageError):  # one that never arrived need not be removed
+            self.settle([name])
         with self._said(name), contextlib.suppress(FileNotFoundError):
             if self._remote is None:
                 os.unlink(path)
             else:
-                self._remote.rm_file(path)
+                self._remote.remove(name)
 
     def open_lines(self, name: str) -> LineLog:
         """A file that grows line by line, continued when it exists.
 
-        Where a file system cannot append, the lines gather in a local file that is uploaded now and then.
+        Behind a URL lines gather in a local file, and are put in parts now and then; :meth:`LineLog.close` joins them.
+        What a killed writer left in parts must have been joined by :meth:`gather`.
 
         Raises:
             CnnvizError, ImageError: As :meth:`write`.
         """
-        path = self.path(name)
-        if self._remote is not None:
-            return self._open_remote_lines(name)
+        path, remote = self.path(name), self._remote
+        if remote is not None:
+            return remote.open_lines(name, self._ends_the_run, self.again)
         with self._said(name):
             self.check_there()
             os.makedirs(os.path.dirname(path), exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_FOLLOW | _BINARY
             return LineLog(os.open(path, flags, 0o666), name, self.root, path=path, again=self.again)
 
-    def _open_remote_lines(self, name: str) -> LineLog:
-        with tempfile.TemporaryFile() as spool:  # the duplicate keeps it alive
-            spool.write(self.read(name) or b"")
-            spool.flush()
-            return LineLog(os.dup(spool.fileno()), name, self.root, lambda lines: self._upload(name, lines))
+    @contextlib.contextmanager
+    def _ends_the_run(self, name: str) -> Iterator[None]:
+        """Without its records a run is nothing: what a picture is a line for ends it here."""
+        try:
+            with self._said(name):
+                yield
+        except ImageError as error:
+            hint = f"Check the URL and your access to it, then repeat the command with {self.again}."
+            raise CnnvizError(error.message, hint) from error
 
-    def _upload(self, name: str, stream: BinaryIO) -> None:
-        with self._said(name):
-            self._put(self.path(name), stream)
+    def gather(self, name: str) -> None:
+        """Join the parts of a file of lines that a killed writer left behind a URL. Only for the folder's owner."""
+        if self._remote is not None:
+            with self._ends_the_run(name):
+                self._remote.gather(name)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cnnviz.errors import CnnvizError
+from cnnviz.io.faults import persistently
 from cnnviz.io.names import Names, safe_component
 from cnnviz.io.patience import patiently
 
@@ -121,7 +122,7 @@ class RemoteFiles:
 
     def entries(self, folder: str) -> list[tuple[str, bool]]:
         """(name, is a folder), sorted; none hidden."""
-        listed = patiently(lambda clock: self.fs.ls(folder, detail=True))
+        listed = persistently(lambda: patiently(lambda clock: self.fs.ls(folder, detail=True)))
         own = folder.strip("/")  # object stores may list the folder itself, as an empty object
         found = {
             (str(item["name"]).rstrip("/").rsplit("/", 1)[-1], item["type"] == "directory")

@@ -87,6 +87,7 @@ class RunFolder:
         self._check_apart()
         self._lock = FolderLock(store, settings.command)
         try:
+            store.gather(RECORDS)
             self._earlier = EarlierRun(store)
             output = settings.output
             if output.overwrite:
@@ -159,7 +160,7 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         if self._log is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, CnnvizError):  # what ended the block is said
                 self._log.close()
         self._lock.release()
         if self._header is None:
@@ -364,6 +365,11 @@ class RunFolder:
     def _raw(self) -> Iterator[tuple[bytes, int]]:
         """Lines and their checksums, in input order."""
         if not self._order:
+            return
+        if self._log is not None and self._log.holds_all:
+            for place in self._order:
+                text = self._log.read(place)
+                yield f"{text}\n".encode(), json.loads(text)
             return
         stream = self.store.open(RECORDS)
         if stream is None:

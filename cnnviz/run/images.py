@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.placement import seen_part
 from cnnviz.geometry.truth import Truth
+from cnnviz.io.annotations import Annotations
 from cnnviz.io.sources import ImageRef
-from cnnviz.models.preprocess import Geometry, Preprocess
-from cnnviz.records import Record
-from cnnviz.schema.images import Shown
+from cnnviz.io.store import Store
+from cnnviz.models.preprocess import Geometry, Preprocess, prepare
+from cnnviz.records import Record, files_of
+from cnnviz.schema.images import InputFile, Shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,20 @@ class DecodedImage:
     def shown_size(self) -> tuple[int, int]:
         """Width and height of the network's input."""
         return int(self.pixels.shape[2]), int(self.pixels.shape[1])
+
+
+def shown(
+    ref: ImageRef, rgb: NDArray[np.uint8], preprocess: Preprocess, annotations: Annotations | None
+) -> DecodedImage:
+    """A decoded image as the network sees it, with what is known of it.
+
+    Raises:
+        ImageError: It cannot be shown to the network, or its annotations are not of its size.
+        CnnvizError: It could be several of the images that are annotated.
+    """
+    pixels, geometry = prepare(rgb, preprocess)
+    truth = None if annotations is None else annotations.truth(ref, geometry.image_size)
+    return DecodedImage(ref, rgb, pixels, geometry, truth=truth)
 
 
 class Decoded(Protocol):
@@ -59,3 +77,18 @@ def failed(image: ImageRef | Decoded, kind: str, message: str) -> Record:
     else:
         ref, (height, width) = image.ref, image.rgb.shape[:2]
     return Record(ref.uri, width, height, ref.label, error={"type": kind, "message": message})
+
+
+def arrived(record: Record, ref: ImageRef, source: InputFile | None, store: Store) -> Record:
+    """The record of an image once its pictures are there; that of a failure where one could not be sent."""
+    if store.is_local:
+        return record
+    names = list(files_of(record.to_dict(ref.name, source)))
+    try:
+        store.settle(names)
+    except ImageError as error:
+        for name in names:
+            with contextlib.suppress(CnnvizError):
+                store.remove(name)
+        return failed(ref, error.kind, error.message)
+    return record

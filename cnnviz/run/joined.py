@@ -213,7 +213,7 @@ class _Taken:
             return None if kind == "raw" else data_address(path, self.settings.side)
         place = f"{self.below}/{'/'.join(part for part in name.split('/') if part not in ('', '.', '..'))}"
         if place not in self.joined.pictures[-1:]:
-            self.store.place(place, path)
+            self.store.adopt(place, path)
             self.joined.pictures.append(place)
         return place
 

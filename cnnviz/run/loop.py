@@ -6,15 +6,13 @@ in input order as they are finished. Every queue is bounded, so memory does not 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError, ImageError
@@ -23,12 +21,10 @@ from cnnviz.io.budget import Budget, Ticket
 from cnnviz.io.decode import IMAGE_SUFFIXES, open_image
 from cnnviz.io.digests import fingerprint, is_unchanged
 from cnnviz.io.sources import ImageRef, SourceOptions, find_images, open_file
-from cnnviz.models.preprocess import Preprocess
-from cnnviz.models.preprocess import prepare as prepare_pixels
 from cnnviz.records import Record
 from cnnviz.run.counting import Counts, Reporter
 from cnnviz.run.folder import FinishedRecord, RunFolder
-from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.images import DecodedImage, arrived, failed, shown
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import AnyImage, InputFile
 
@@ -133,6 +129,7 @@ class Loop:
         """Go through all inputs. Returns whether Ctrl-C ended it."""
         lanes = self._prepared.lanes
         with (
+            contextlib.nullcontext() if run_folder is None else run_folder.store.sending(),
             rt.threads(lanes.threads),
             ThreadPoolExecutor(self._workers, "decode", rt.use_threads, (1,)) as readers,
             ThreadPoolExecutor(lanes.count, "model", rt.use_threads, (lanes.threads,)) as models,
@@ -224,7 +221,7 @@ class Loop:
                     memory.free()
                     return _Waiting(ref, memory, None, source=source, recalled=kept)
                 memory.take(image.peak_bytes)
-                item = _shown(ref, image.decode().rgb, self._prepared.preprocess, self._annotations)
+                item = shown(ref, image.decode().rgb, self._prepared.preprocess, self._annotations)
             memory.keep(item.rgb.nbytes + item.pixels.nbytes)
             return _Waiting(ref, memory, item, source=source)
         except CnnvizError as error:
@@ -338,6 +335,8 @@ class Loop:
             if record is None:
                 self._recall(first, run_folder)
             else:
+                if run_folder is not None:
+                    record = arrived(record, first.item.ref, first.item.source, run_folder.store)
                 if first.seen is not None and record.error is None and self._gathering is not None:
                     self._gathering.fold(first.seen)
                 self._write(record, first.item, run_folder)
@@ -384,17 +383,3 @@ class Loop:
             if isinstance(result.record, Future) and not result.record.cancel() and run_folder is not None:
                 run_folder.discard(result.record.result().to_dict(result.item.ref.name, result.item.source))
         self._finished.clear()
-
-
-def _shown(
-    ref: ImageRef, rgb: NDArray[np.uint8], preprocess: Preprocess, annotations: Annotations | None
-) -> DecodedImage:
-    """A decoded image as the network sees it, with what is known of it.
-
-    Raises:
-        ImageError: It cannot be shown to the network, or its annotations are not of its size.
-        CnnvizError: It could be several of the images that are annotated.
-    """
-    pixels, geometry = prepare_pixels(rgb, preprocess)
-    truth = None if annotations is None else annotations.truth(ref, geometry.image_size)
-    return DecodedImage(ref, rgb, pixels, geometry, truth=truth)

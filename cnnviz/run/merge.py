@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 from cnnviz.errors import CnnvizError
 from cnnviz.io.exclusions import Exclusions
 from cnnviz.io.locks import FolderLock
+from cnnviz.io.shard_folders import file_of, folders_of_shares, has, lies_in, open_in, same_folder
 from cnnviz.io.shards import Shard
-from cnnviz.io.sources import is_url
 from cnnviz.io.store import Store
 from cnnviz.records import files_of, parse_line, to_json
 from cnnviz.registry import lookup
@@ -67,7 +67,7 @@ def merge(outs: Sequence[str], out: str | None, changes: Mapping[str, Any], repo
     """
     runs = read_runs(outs)
     check(runs)
-    if out is None and (len(outs) > 1 or os.path.isfile(os.path.join(outs[0], FILE))):
+    if out is None and (len(outs) > 1 or has(outs[0], FILE)):
         raise CnnvizError("Nothing says where the whole run goes.", "Give -o DIR.")
     out = out or outs[0]
     first = runs[0]
@@ -87,7 +87,11 @@ def merge(outs: Sequence[str], out: str | None, changes: Mapping[str, Any], repo
             f"{differing[0].folder} was computed elsewhere than {first.folder} (environment in their reports): last "
             "digits may differ from those of one run"
         )
-    if not _assemble(runs, settings, bool(changes.get("overwrite"))):
+    try:
+        count = _assemble(runs, settings, bool(changes.get("overwrite")))
+    except FileNotFoundError as error:
+        raise CnnvizError(f"A file of a share is missing: {error}", "Run that share again with --overwrite.") from None
+    if not count:
         raise CnnvizError("The shares have no image.", "Look at their reports.")
     reporter.note(f"{len(runs)} shares: everything is there; the run is concluded")
     result = run(settings, reporter, None)
@@ -105,25 +109,19 @@ def read_runs(outs: Sequence[str]) -> list[SharedRun]:
     """
     found: dict[str, SharedRun] = {}
     for out in outs:
-        if is_url(out):
-            raise CnnvizError(f"{out}: shares are joined on this machine.", "Copy their folders here first.")
-        if not os.path.isdir(out):
-            raise CnnvizError(f"{out}: there is no such folder.", "Name the output folders of the shares.")
-        below = [os.path.join(out, name) for name in sorted(os.listdir(out)) if name.startswith("shard-")]
-        for folder in below or [out]:
-            if os.path.isdir(folder):
-                found[os.path.realpath(folder)] = _read(folder)
+        for folder in folders_of_shares(out):
+            found[same_folder(folder)] = _read(folder)
     return sorted(found.values(), key=lambda each: each.shard.index)
 
 
 def _read(folder: str) -> SharedRun:
     try:
-        with open(os.path.join(folder, REPORT), "rb") as stream:
+        with open_in(folder, REPORT) as stream:
             report = json.load(stream)
     except (OSError, ValueError):
         raise CnnvizError(f"{folder} holds no run.", "Name the output folders of the shares.") from None
     try:
-        with open(os.path.join(folder, FILE), "rb") as stream:
+        with open_in(folder, FILE) as stream:
             data = json.load(stream)
     except (OSError, ValueError):
         shard = (report.get("options") or {}).get("shard")
@@ -207,11 +205,13 @@ def _assemble(runs: Sequence[SharedRun], settings: RunSettings, overwrite: bool)
     with ExitStack() as stack:
         lock = FolderLock(store, "merge")
         stack.callback(lock.release)
+        store.gather(RECORDS)
         _clear(store, runs, overwrite)
         store.write(REPORT, _begun(runs, settings))
         for name, path in _states(runs).items():
             store.adopt(name, path)
         lines = stack.enter_context(store.stream(RECORDS))
+        stack.enter_context(store.sending())
         names: set[str] = set()
         for each in runs:
             for line, record in _records(each.folder):
@@ -226,7 +226,7 @@ def _assemble(runs: Sequence[SharedRun], settings: RunSettings, overwrite: bool)
 
 
 def _clear(store: Store, runs: Sequence[SharedRun], overwrite: bool) -> None:
-    own = {os.path.basename(each.folder.rstrip(os.sep)) for each in runs if _lies_in(each.folder, store.root)}
+    own = {os.path.basename(same_folder(each.folder)) for each in runs if lies_in(each.folder, store.root)}
     earlier = EarlierRun(store)
     rest = [name for name in earlier.entries if name not in own]
     if not rest:
@@ -241,10 +241,6 @@ def _clear(store: Store, runs: Sequence[SharedRun], overwrite: bool) -> None:
     for name in (RECORDS, REPORT, *_states(runs)):
         store.remove(name)
     remove_gallery(store)
-
-
-def _lies_in(folder: str, root: str) -> bool:
-    return os.path.dirname(os.path.realpath(folder)) == os.path.realpath(root)
 
 
 def _begun(runs: Sequence[SharedRun], settings: RunSettings) -> bytes:
@@ -263,12 +259,11 @@ def _begun(runs: Sequence[SharedRun], settings: RunSettings) -> bytes:
 
 def _states(runs: Sequence[SharedRun]) -> dict[str, str]:
     """Where what studies gathered of each share lies, by its name in the folder of the whole run, for a while."""
-    found = ((f"{each.shard.folder}.npz", os.path.join(each.folder, STATE)) for each in runs)
-    return {name: path for name, path in found if os.path.isfile(path)}
+    return {f"{each.shard.folder}.npz": file_of(each.folder, STATE) for each in runs if has(each.folder, STATE)}
 
 
 def _records(folder: str) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
-    with open(os.path.join(folder, RECORDS), "rb") as stream:
+    with open_in(folder, RECORDS) as stream:
         for line in stream:
             record = parse_line(line)
             if record is None or not line.endswith(b"\n"):
@@ -278,7 +273,7 @@ def _records(folder: str) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
 
 def _take(store: Store, folder: str, name: str) -> None:
     try:
-        store.adopt(name, os.path.join(folder, *name.split("/")))
+        store.adopt(name, file_of(folder, name))
     except FileNotFoundError:
         raise CnnvizError(f"{folder}: {name} is missing.", "Run that share again with --overwrite.") from None
 

@@ -83,6 +83,7 @@ class Synthesized:
 
     def begin(self, resume: bool) -> None:
         """Read what an earlier run finished, if it is continued."""
+        self.store.gather(LINES)
         if not resume:
             self.store.remove(LINES)
         for line in (self.store.read(LINES) or b"").splitlines():
