@@ -227,7 +227,8 @@ def shares(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["nowhere"], "there is no such folder"),
         (["run", "-o", "whole"], "is not empty"),
         ([], "Nothing to merge was named"),
-        (["s3://bucket/run"], "joined on this machine"),
+        (["memory://no-shares/run"], "holds no run"),
+        (["nosuch://bucket/run"], "cannot be opened"),
     ],
 )
 def test_what_is_not_joined(

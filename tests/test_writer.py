@@ -333,9 +333,10 @@ def test_a_remote_store(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not store.exists("images/x.png")
 
 
-def test_a_remote_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_remote_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import zipfile
 
+    monkeypatch.setattr("cnnviz.io.faults.BACKOFF_SECONDS", 0.0)
     with zipfile.ZipFile(tmp_path / "f.zip", "w") as archive:
         archive.writestr("x", b"")
     for root in (f"zip://out::{tmp_path}/f.zip", "nosuch://bucket/out"):

@@ -19,7 +19,7 @@ from cnnviz.io.faults import persistently
 from cnnviz.io.line_log import LineLog, Parts
 from cnnviz.io.sources import is_url
 from cnnviz.io.temporaries import sweep_remote, temporary
-from cnnviz.io.walk import open_remote
+from cnnviz.io.walk import open_remote, said
 
 # A put is atomic there: nobody sees half an object, and a rename would be a second upload.
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "hf", "memory"})
@@ -217,9 +217,14 @@ def opened(path: str) -> BinaryIO:
     """A file of this machine or behind a URL.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        OSError: It cannot be read; FileNotFoundError where there is none.
     """
     if not is_url(path):
         return open(path, "rb")
     folder, _, name = path.rpartition("/")
-    return RemoteFolder(folder).open(name)
+    try:
+        return RemoteFolder(folder).open(name)
+    except OSError:
+        raise
+    except Exception as error:  # each backend has errors of its own
+        raise OSError(said(error)) from error

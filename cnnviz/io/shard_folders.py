@@ -8,6 +8,7 @@ from typing import BinaryIO
 from cnnviz.errors import CnnvizError
 from cnnviz.io.remote_folder import RemoteFolder, opened
 from cnnviz.io.sources import is_url
+from cnnviz.io.walk import said
 
 
 def folders_of_shares(out: str) -> list[str]:
@@ -17,7 +18,11 @@ def folders_of_shares(out: str) -> list[str]:
         CnnvizError: There is no such folder.
     """
     if is_url(out):
-        names = [str(each["name"]) for each in RemoteFolder(out).entries() if each["type"] == "directory"]
+        folder = RemoteFolder(out)
+        try:
+            names = [str(each["name"]) for each in folder.entries() if each["type"] == "directory"]
+        except Exception as error:  # each backend has errors of its own
+            raise CnnvizError(f"{out} cannot be read: {said(error)}", "Check the URL and your access to it.") from error
         below = [f"{out.rstrip('/')}/{name}" for name in names if name.startswith("shard-")]
         return below or [out]
     if not os.path.isdir(out):
