@@ -140,7 +140,8 @@ def test_the_network_that_learned_the_weather_cannot_pass(photos: Path, tmp_path
     assert worst["line"] == 16
     assert worst["violations"][0]["value"] >= worst["violations"][-1]["value"] > 0.3
     assert worst["confirmed"]["flips"] > 0
-    assert worst["confirmed"]["of"] == worst["beyond"]
+    assert worst["confirmed"]["of"] == worst["beyond"] == len(worst["beyond_images"])
+    assert worst["beyond_images"][: len(worst["violations"])] == worst["violations"]
 
 
 def test_the_network_that_sees_the_object_passes(photos: Path, tmp_path: Path) -> None:

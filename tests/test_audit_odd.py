@@ -19,13 +19,14 @@ from cnnviz.audit.check import Judged
 from cnnviz.audit.counterfactual import changed
 from cnnviz.audit.drift import Drift, _key, accepted, likeness
 from cnnviz.audit.policy import load_policy
-from cnnviz.audit.trust import Faithful
+from cnnviz.audit.trust import Faithful, Sane
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
 from cnnviz.io.baselines import read_baseline, write_baseline
 from cnnviz.io.groups import read_groups
 from cnnviz.maps.second_look import Photograph, SecondLook
 from cnnviz.registry.comparisons import AuditOptions
+from cnnviz.report import audit_words
 from cnnviz.report.sarif import sarif
 from cnnviz.report.summary_markdown import summary_markdown
 from cnnviz.settings import TargetSettings
@@ -244,3 +245,38 @@ def test_a_name_in_bold_ends_no_cell() -> None:
     }  # fmt: skip
     audit = {"passed": True, "policy": "p", "undecided": 0, "checks": [{**row, "level": "error"}]}
     assert "| **a\\|b: energy |" in summary_markdown(audit).decode()
+
+
+def test_maps_that_random_weights_make_flat_are_counted() -> None:
+    """They correlate with nothing: the rest is judged, where it is large enough."""
+
+    def judged(name: str, value: float | None) -> Judged:
+        scores = {"sanity": [{"spearman": 0.5}, {"spearman": value}]}
+        return Judged({"path": name}, [{"scores": scores}], "")
+
+    def made(values: list[float | None]) -> tuple[Any, list[str]]:
+        policy = SimpleNamespace(min_images=3)
+        check = Sane(
+            cast(Any, SimpleNamespace(name="sane", params=SimpleNamespace(max_similarity=0.5))), cast(Any, policy)
+        )
+        [found] = check.statements("m", [judged(str(k), value) for k, value in enumerate(values)], cast(Any, None))
+        return found, check.remarks
+
+    found, remarks = made([0.1, None, 0.2, 0.3])
+    assert ([each.value for each in found.observations], found.why_not) == ([0.1, 0.2, 0.3], "")
+    assert remarks == [
+        "sane: 1 of 4 maps are flat, with random weights or without, and correlate with nothing; only the rest counts, "
+        "3 images"
+    ]
+    found, remarks = made([None, None, 0.2, 0.3])
+    assert (remarks, found.why_not.partition("; ")[2]) == ([], "2 images are left, at least 3 decide")
+    assert made([0.2, 0.3])[0].why_not == ""
+
+
+def test_what_the_confirmation_says_is_no_acquittal() -> None:
+    flips = audit_words.confirmation({"flips": 3, "of": 20, "fill": "shuffle"})
+    assert flips.startswith("with the region replaced by that of another picture, 3 of the 20 worst images get another")
+    none = audit_words.confirmation({"flips": 0, "of": 20, "fill": "blur"})
+    assert none.startswith("with the region blurred, 0 of the 20 worst images")
+    assert "counterfactual" in none
+    assert "counterfactual" not in flips

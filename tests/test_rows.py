@@ -111,6 +111,10 @@ def test_checks_stand_at_the_images_that_violate_them() -> None:
         [0, 1, "peak inside 0.25, allowed at least 0.5"], [1, 0, "peak inside 0.125, allowed at least 0.5"],
     ]  # fmt: skip
     assert "checks" not in row_of(record_named("c"), checks, None)
+    every = [{"path": path, "value": value} for path, value in (("b", 0.1), ("a", 0.2), ("c", 0.3))]
+    checks = checks_of({"audit": {"checks": [_check("sky", "violated", ["b"], beyond=3, beyond_images=every)]}})
+    assert checks.told[0]["shown"] == 3
+    assert row_of(record_named("c"), checks, None)["checks"] == [[0, 2, "peak inside 0.3, allowed at least 0.5"]]
     assert checks_of({"study": "evaluate"}) == Checks()
 
 

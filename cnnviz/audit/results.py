@@ -56,11 +56,16 @@ def row_of(each: CheckResult) -> dict[str, Any]:
         "p": None if worst is None else worst.p,
         "group": None if worst is None or not worst.group else worst.group,
         "groups": len(result.groups),
-        "violations": [{"path": path, "value": round(value, 6)} for path, value in result.violations[:_WORST]],
+        "violations": _listed(result.violations[:_WORST]),
         "beyond": len(result.violations),
+        "beyond_images": _listed(result.violations) if result.verdict == "violated" else [],
         "trusted": each.trusted,
         "confirmed": None if each.confirmed is None else dict(each.confirmed),
     }
+
+
+def _listed(images: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"path": path, "value": round(value, 6)} for path, value in images]
 
 
 def audit_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -77,7 +82,7 @@ def audit_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if row["verdict"] == "violated":
             found += [f"    {each['path']}: {each['value']:.3g}" for each in row["violations"][:3]]
             if row["confirmed"]:
-                found.append(f"    {confirmation(row['confirmed'])}")
+                found.append(f"    {audit_words.confirmation(row['confirmed'])}")
     return found
 
 
@@ -93,8 +98,3 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         audit_words.allowed(row),
         str(row["n"]),
     )
-
-
-def confirmation(found: Mapping[str, Any]) -> str:
-    """What became of predictions without the region."""
-    return f"without the region {found['flips']} of {found['of']} predictions flip ({found['fill']})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -62,11 +63,26 @@ class Sane(Check):
         return {"randomization": {"steps": "last"}}
 
     def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
-        seen = []
+        seen, flat, tried = [], 0, 0
         for each in judged:
             for row in each.maps:
                 steps = row["scores"].get("sanity") or []
                 value = None if not steps else steps[-1].get("spearman_abs", steps[-1]["spearman"])
+                tried += bool(steps)
                 if value is not None:
                     seen.append(each.seen(value))
-        return [mean("similarity_to_random_weights", self.params.max_similarity, seen, at_least=False, low=-1.0)]
+                elif steps:
+                    flat += 1
+        made = mean("similarity_to_random_weights", self.params.max_similarity, seen, at_least=False, low=-1.0)
+        why = self._left_out(flat, tried, len({each.image for each in seen}))
+        return [dataclasses.replace(made, why_not=why)]
+
+    def _left_out(self, flat: int, tried: int, left: int) -> str:
+        """Tells of maps that correlate with nothing; why nothing can be decided, where too few images are left."""
+        if not flat:
+            return ""
+        text = f"{flat} of {tried} maps are flat, with random weights or without, and correlate with nothing"
+        if left < self.policy.min_images:
+            return f"{text}; {left} images are left, at least {self.policy.min_images} decide"
+        self.remarks.append(f"{self.check.name}: {text}; only the rest counts, {left} images")
+        return ""

@@ -44,3 +44,23 @@ def allowed(row: Mapping[str, Any]) -> str:
 def violation(row: Mapping[str, Any]) -> str:
     """Of a violated check what was measured beside what was allowed."""
     return f"{row['statement']} {row['measured']:.4g}, allowed {allowed(row)}"
+
+
+_REPLACED = {"blur": "blurred", "shuffle": "replaced by that of another picture"}
+
+
+def confirmation(found: Mapping[str, Any]) -> str:
+    """What became of predictions of the worst images of a violated ``avoid`` when the region was replaced.
+
+    Args:
+        found: ``confirmed`` of the check.
+    """
+    how = _REPLACED.get(found["fill"], f"filled by {found['fill']}")
+    images = "the worst image" if found["of"] == 1 else f"the {found['of']} worst images"
+    said = f"with the region {how}, {found['flips']} of {images} get another prediction, beyond what a control does"
+    if found["flips"]:
+        return said
+    return (
+        f"{said}: the maps lie there, and no such prediction flips; how far probabilities fall over all images is what "
+        "a counterfactual check measures (max_drop)"
+    )

@@ -73,6 +73,5 @@ def _worst(row: Mapping[str, Any]) -> str:
     if row["beyond"] > len(images):
         lines.append(f"and {row['beyond'] - len(images)} more")
     if row["confirmed"]:
-        found = row["confirmed"]
-        lines.append(f"without the region {found['flips']} of {found['of']} predictions flip")
+        lines.append(text(audit_words.confirmation(row["confirmed"])))
     return "<br>".join(lines)

@@ -28,7 +28,7 @@ class Checks:
 
     Attributes:
         told: For each check its name, verdict and bound, for the filter.
-        beyond: By path the checks whose worst images it is among: number of the check, place, and value in words.
+        beyond: By path the checks whose bounds it is beyond: number of the check, place from the worst, value in words.
     """
 
     told: Sequence[Mapping[str, Any]] = ()
@@ -46,18 +46,19 @@ def checks_of(summary: Mapping[str, Any]) -> Checks:
         about = f" ({row['method']})" if row["method"] else ""
         violated = row["verdict"] == "violated"
         verdict = "warning" if violated and row["level"] == "warning" else row["verdict"]
-        shown_images = len(row["violations"]) if violated else 0
+        # Reports of earlier versions have the worst alone.
+        own = (row.get("beyond_images") or row["violations"]) if violated else ()
         told.append(
             {
                 "name": printable(name + about),
                 "title": printable(row["name"] + about),
                 "verdict": verdict,
                 "allowed": audit_words.allowed(row),
-                "shown": shown_images,
+                "shown": len(own),
                 "beyond": row["beyond"] if violated else 0,
             }
         )
-        for place, each in enumerate(row["violations"] if violated else ()):
+        for place, each in enumerate(own):
             said = f"{row['statement'].replace('_', ' ')} {each['value']:.3g}, allowed {audit_words.allowed(row)}"
             beyond.setdefault(each["path"], []).append((number, place, said))
     return Checks(told, beyond)

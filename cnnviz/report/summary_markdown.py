@@ -42,8 +42,7 @@ def summary_markdown(audit: Mapping[str, Any]) -> bytes:
             lines += ["", f"### {_cell(row['name'])}", ""]
             lines += [f"- `{_cell(each['path'])}`: {each['value']:.3g}" for each in row["violations"]]
             if row["confirmed"]:
-                found = row["confirmed"]
-                lines += ["", f"Without the region {found['flips']} of {found['of']} predictions flip."]
+                lines += ["", f"{_cell(audit_words.confirmation(row['confirmed']))}."]
         elif row["verdict"] == "not decided":
             lines += ["", f"{_cell(row['name'])}: not decided: {_cell(row['reason'])}"]
     text = "\n".join(lines) + "\n"

@@ -76,6 +76,8 @@ class AuditCheck(TypedDict):
     """The images of that group which are beyond what is allowed, the worst first, 20 at most."""
     beyond: Count
     """How many there are."""
+    beyond_images: list[BeyondAllowed]
+    """All of them, the worst first; none where the check is not violated."""
     trusted: bool
     """Whether the method passed, on this network, what it must to be believed."""
     confirmed: Confirmation | None
