@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -97,13 +98,14 @@ def seconds_per_pass(model: str, weights: str) -> float:
     return best
 
 
-def cost(photos: Path, truth: Path, count: int) -> dict[str, Any]:
+def cost(photos: Path, truth: Path, count: int, networks: Sequence[str]) -> dict[str, Any]:
     """The table of ``cost``, by network."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         repeated(photos, truth, folder, count)
-        for model, weights in NETWORKS.items():
+        for model in networks:
+            weights = NETWORKS[model]
             for name, images, pictures in (("data", "data", "png"), ("one", "one", "png"), ("jpg", "data", "jpg")):
                 text = POLICY.format(model=model, weights=weights, images=images, pictures=pictures)
                 (folder / f"{model}-{name}.yaml").write_text(text)
@@ -182,16 +184,22 @@ def main() -> None:
     parser.add_argument("photos", type=Path, nargs="?")
     parser.add_argument("--truth", type=Path)
     parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--policies", type=int, default=4000)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a repeat would compile this package each time
-    found = cost(given.photos, given.truth, given.images) if given.what == "cost" else alarms(given.policies)
+    if given.what == "cost":
+        found = cost(given.photos, given.truth, given.images, given.networks)
+    else:
+        found = alarms(given.policies)
     print(json.dumps(found, indent=1))
     if given.json is not None:
         known = json.loads(given.json.read_text()) if given.json.exists() else {}
-        given.json.write_text(json.dumps({**known, "machine": machine(), given.what: found}, indent=1) + "\n")
+        before = known.get(given.what, {}) if given.what == "cost" else {}
+        found = {**known, "machine": machine(), given.what: {**before, **found}}
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
