@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cnnviz import pipeline
 from cnnviz.cli.app import main
 from cnnviz.io.cache import ContentCache
 from cnnviz.models.loading import zoo
+from cnnviz.models.loading.load import load
 from cnnviz.run import circumstances
 from cnnviz.run.kept_records import packed, unpacked
 from cnnviz.run.repeat import _KEYS, _is_of_run
+from cnnviz.settings import ModelSpec
 from tests.support import tiny_model
 from tests.support.processes import modules_after
 from tests.support.report_schema import problems
@@ -244,7 +247,7 @@ def test_a_weights_file_counts_by_its_bytes(work: Path, monkeypatch: pytest.Monk
         object.__setattr__(recipe, "weights", "own")
         object.__setattr__(recipe, "pretrained", lambda: recipe.build(2, frozenset()))
         object.__setattr__(recipe, "labels", ())
-        object.__setattr__(recipe, "file", lambda: file)
+        object.__setattr__(recipe, "files", lambda: (file,))
         return recipe
 
     monkeypatch.setattr(zoo, "find", find)
@@ -326,7 +329,31 @@ def test_a_baseline_and_its_day_count(work: Path, monkeypatch: pytest.MonkeyPatc
     assert "until 2000-01-01" in drift["reason"]
 
 
-HEAD = dict.fromkeys(_KEYS)
+def test_of_a_repository_the_present_revision_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "models--a--b" / "snapshots" / "1234" / "model.safetensors"
+    monkeypatch.setattr(zoo, "hub_cached", lambda repository, name: str(file))
+    assert zoo._timm_files({"hf_hub_id": "a/b"}) is None
+    present = tmp_path / "models--a--b" / "refs" / "main"
+    present.parent.mkdir(parents=True)
+    present.write_text("1234")
+    assert zoo._timm_files({"hf_hub_id": "a/b"}) == (str(file), present)
+    monkeypatch.setattr(zoo, "hub_cached", lambda repository, name: None)
+    assert zoo._timm_files({"hf_hub_id": "a/b"}) is None
+    assert zoo._timm_files({"url": "https://x/w.pth"}) == (zoo.hub_file("https://x/w.pth"),)
+
+
+def test_networks_say_what_they_were_read_from(tmp_path: Path) -> None:
+    bundled = load(ModelSpec()).files
+    assert bundled is not None
+    assert [Path(path).suffix for path in bundled] == [".pth"]
+    assert load(ModelSpec("squeezenet1_1", weights="none")).files == ()
+    state = tmp_path / "own.pt"
+    torch.save(load(ModelSpec("squeezenet1_1", weights="none")).module.state_dict(), state)
+    assert load(ModelSpec("squeezenet1_1", checkpoint=str(state))).files == (str(state),)
+    assert load(ModelSpec(f"{tiny_model.__file__}:make")).files is None
+
+
+HEAD = {**dict.fromkeys(_KEYS), "exit_code": 0}
 
 
 @pytest.mark.parametrize(
@@ -335,7 +362,8 @@ HEAD = dict.fromkeys(_KEYS)
 def test_an_entry_with_files_of_the_run_itself_is_none(name: str) -> None:
     assert _is_of_run(HEAD, {"junit.xml": b""})
     assert not _is_of_run(HEAD, {"junit.xml": b"", name: b""})
-    assert not _is_of_run({key: None for key in HEAD if key != "notes"}, {})
+    assert not _is_of_run({key: value for key, value in HEAD.items() if key != "notes"}, {})
+    assert not _is_of_run({**HEAD, "exit_code": 2}, {})
 
 
 def test_entries_are_taken_apart_as_they_were_packed() -> None:

@@ -18,7 +18,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import cnnviz
-from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.errors import EXIT_DONE, EXIT_POLICY_VIOLATED, CnnvizError, ImageError
 from cnnviz.io.cache import ContentCache, cache_limit
 from cnnviz.io.digests import file_sha256, fingerprint
 from cnnviz.io.sources import ImageRef, SourceOptions, find_images, open_file
@@ -247,7 +247,7 @@ _KEYS = frozenset(
 def _is_of_run(head: Mapping[str, Any], files: Mapping[str, bytes]) -> bool:
     """Whether an entry is one that :meth:`Repeat.keep` writes, and has no file that the run itself makes."""
     own = any(name in _OWN or name.startswith((f"{FOLDER}/", "images/")) for name in files)
-    return head.keys() >= _KEYS and not own
+    return head.keys() >= _KEYS and head["exit_code"] in (EXIT_DONE, EXIT_POLICY_VIOLATED) and not own
 
 
 def _summary(before: Mapping[str, Any], seconds: float) -> dict[str, Any]:

@@ -228,7 +228,8 @@ def _from_zoo(spec: ModelSpec, checkpoint: Checkpoint | None) -> _Built:
     recipe = zoo.find(spec.model, spec.weights, channels)
     labels = recipe.labels
     notes: tuple[str, ...] = ()
-    weights, file = recipe.weights or "none", spec.checkpoint
+    weights = recipe.weights or "none"
+    files: tuple[str | Path, ...] | None = () if spec.checkpoint is None else (spec.checkpoint,)
     if checkpoint is not None:
         keys = frozenset(part for key in checkpoint.tensors for part in _tails(key))
         module, notes = _filled(spec, checkpoint, lambda classes: recipe.build(classes, keys))
@@ -241,12 +242,12 @@ def _from_zoo(spec: ModelSpec, checkpoint: Checkpoint | None) -> _Built:
         if labels:
             _check_count(spec, recipe.name, len(labels))  # before anything is downloaded
         module = recipe.pretrained()
-        file = None if (found := recipe.file()) is None else str(found)
+        files = recipe.files()
     count = None if zoo.detects(recipe.name) else _declared(module)
     if checkpoint is not None and labels and len(labels) == count and spec.labels is None:
         notes = (*notes, f"class names assumed to be those of {recipe.weights} ({count} classes)")
-    files = () if recipe.weights is None and file is None else None if file is None else (file,)
-    return _Built(module, recipe.name, recipe.source, weights, recipe.preprocess, labels, count, notes, files)
+    read = None if files is None else tuple(map(str, files))
+    return _Built(module, recipe.name, recipe.source, weights, recipe.preprocess, labels, count, notes, read)
 
 
 def _tails(key: str) -> Iterator[str]:

@@ -48,7 +48,7 @@ class Recipe:
         pretrained: The network with its weights.
         preprocess: What the weights were trained on.
         labels: Class names of the weights, empty if unknown.
-        file: Where the weights were read from; None where that is not known.
+        files: What says which weights they are, when they were loaded; None where that is not known.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Recipe:
     pretrained: Callable[[], nn.Module]
     preprocess: Preprocess
     labels: tuple[str, ...]
-    file: Callable[[], str | Path | None]
+    files: Callable[[], tuple[str | Path, ...] | None]
 
 
 def imagenet_labels() -> tuple[str, ...]:
@@ -156,7 +156,7 @@ def _bundled(weights: str, channels: int) -> Recipe:
         pretrained=pretrained,
         preprocess=bundled.PREPROCESS,
         labels=imagenet_labels(),
-        file=bundled.weights_file,
+        files=lambda: None if (file := bundled.weights_file()) is None else (file,),
     )
 
 
@@ -208,7 +208,7 @@ def _torchvision(name: str, weights: str, channels: int) -> Recipe:
         pretrained=pretrained,
         preprocess=_of_detector(name) if detects(name) else from_torchvision(entry.transforms()),
         labels=without_background(categories) if detects(name) else categories,
-        file=lambda: hub_file(entry.url),
+        files=lambda: (hub_file(entry.url),),
     )
 
 
@@ -275,7 +275,7 @@ def _timm(name: str, weights: str, channels: int) -> Recipe:
         pretrained=lambda: _timm_pretrained(full, config, channels),
         preprocess=from_timm(config),
         labels=_timm_labels(config),
-        file=lambda: _timm_file(config),
+        files=lambda: _timm_files(config),
     )
 
 
@@ -319,10 +319,14 @@ def _timm_pretrained(name: str, config: dict[str, Any], channels: int) -> nn.Mod
         return cast(nn.Module, create(name, pretrained=True, in_chans=channels, **overlay))
 
 
-def _timm_file(config: dict[str, Any]) -> str | Path | None:
-    """Where the weights of a configuration lie, when they were loaded."""
+def _timm_files(config: dict[str, Any]) -> tuple[str | Path, ...] | None:
+    """The weights of a configuration, and of a repository which of its revisions is the present one."""
     repository, url = config.get("hf_hub_id"), config.get("url") or ""
-    return hub_cached(repository, config.get("hf_hub_filename")) if repository else hub_file(url)
+    if not repository:
+        return (hub_file(url),)
+    found = hub_cached(repository, config.get("hf_hub_filename"))
+    present = None if found is None else Path(found).parents[2] / "refs" / "main"
+    return None if found is None or present is None or not present.is_file() else (found, present)
 
 
 def hub_file(url: str) -> Path:
