@@ -43,6 +43,7 @@ SHOWN = (
     Shown("filters", ("filters.conv_stem.png",)),
     Shown("classmap military_uniform.jpg --size 448", ("images/military_uniform.jpg.classmap.classes.png",)),
     Shown("embed .", ("grid.png",)),
+    Shown("factors .", ("factors.png",)),
 )
 
 

@@ -30,6 +30,7 @@ STUDIES: dict[str, list[str]] = {
     "classmap": [],
     "dream": ["--steps", "2", "--octaves", "2"],
     "embed": ["--perplexity", "2"],
+    "factors": ["--components", "2"],
     "synthesize": ["--steps", "2"],
     "top-patches": ["--units", "0,3"],
 }

@@ -129,6 +129,14 @@ class DeepDreamOptions(Options):
     overlap: int = option(64, "Surroundings that go through with a tile.", minimum=0, unit="pixels")
 
 
+class FactorsOptions(Options):
+    """Options of Factors."""
+
+    components: int = option(5, "Factors that the activations are made of.", minimum=1, maximum=12)
+    iterations: int = option(200, "Iterations of the factorisation, at most.", minimum=1)
+    patches: int = option(5, "Patches of each factor in the legend.", minimum=0, maximum=20)
+
+
 class FiltersOptions(Options):
     """Options of Filters."""
 
@@ -268,6 +276,24 @@ STUDIES: tuple[StudySpec, ...] = (
         help_overrides={"layer": _ONE_LAYER.format("the stage before the last")},
         hidden_options=("top", "activation", "batch_size"),
         options=DeepDreamOptions,
+    ),
+    StudySpec(
+        name="factors",
+        command="factors",
+        family="studies",
+        entry="cnnviz.studies.factors.study:DeepFeatureFactors",
+        title="Factors",
+        summary="The parts that the activations of a layer are made of, over all images: a colour for each part.",
+        paper="Collins, Achanta & Süsstrunk, Deep Feature Factorization for Concept Discovery, ECCV 2018",
+        views=_ONE_SIZE,
+        why_views="compares places in inputs of one size",
+        shared_options=("layer",),
+        help_overrides={"layer": _ONE_LAYER.format("the last convolutional stage")},
+        options=FactorsOptions,
+        packages=(
+            Package("sklearn", "scikit-learn", "embed"),
+            Package("scipy", "scipy", "embed"),
+        ),
     ),
     StudySpec(
         name="filters",

@@ -20,6 +20,7 @@ from cnnviz.schema.studies.compare import CompareReport
 from cnnviz.schema.studies.dream import DreamReport
 from cnnviz.schema.studies.embed import EmbedReport
 from cnnviz.schema.studies.evaluate import EvaluateReport
+from cnnviz.schema.studies.factors import FactorsReport
 from cnnviz.schema.studies.filters import FiltersReport
 from cnnviz.schema.studies.grid import GridReport
 from cnnviz.schema.studies.localize import LocalizeReport
@@ -73,6 +74,7 @@ EndedReport = Annotated[
     | DreamReport
     | EmbedReport
     | EvaluateReport
+    | FactorsReport
     | FiltersReport
     | GridReport
     | LocalizeReport
