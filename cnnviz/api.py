@@ -35,7 +35,15 @@ from cnnviz.registry import lookup
 from cnnviz.registry.specs import Options
 from cnnviz.registry.tasks import TaskRequest
 from cnnviz.run.picture_vectors import PictureVectors
-from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, TRACING_MODES, ModelSpec, check_choice, parse_skipped
+from cnnviz.settings import (
+    ACTIVATIONS,
+    COMPILE_MODES,
+    TRACING_MODES,
+    ModelSpec,
+    check_choice,
+    parse_augment,
+    parse_skipped,
+)
 from cnnviz.tasks.class_names import ClassNames
 from cnnviz.tasks.dense_words import has_places, placed_target
 from cnnviz.tasks.probe_target import something_of
@@ -43,7 +51,7 @@ from cnnviz.tasks.text_words import each_with_its_text, taking_images, text_targ
 from cnnviz.tasks.words import TargetLike, check_target, check_unit, make_target, read_elsewhere, readout_of
 
 # Of explain's options, those that belong to the pass and not to the method.
-_GENERAL = ("score", "logits_key", "activation", "skip_check", "task", "question")
+_GENERAL = ("score", "logits_key", "activation", "skip_check", "task", "question", "augment")
 
 
 class Model:
@@ -149,8 +157,9 @@ def explain(
         device: Where to compute; None for where the module is.
         compile: ``off``, ``on`` or ``auto`` (on where a compiler is).
         tracing: ``auto``; or ``off``: by hooks, for a network whose trace is suspected to be wrong.
-        method_options: The method's, ``score``, ``logits_key``, ``activation``, ``task``, ``question``; and checks to
-            omit, ``skip_check``.
+        method_options: The method's, ``score``, ``logits_key``, ``activation``, ``task``, ``question``; ``augment``, of
+            ``flip``, ``contrast`` and ``zoom`` (a name or several): maps are averaged over such copies of the images;
+            and checks to omit, ``skip_check``.
 
     Raises:
         CnnvizError: Unknown method, option, layer or class; wrong shapes.
@@ -159,6 +168,7 @@ def explain(
     general = {key: method_options.pop(key) for key in _GENERAL if key in method_options}
     activation = check_choice(general.get("activation") or "auto", ACTIVATIONS, "activation")
     params = spec.resolve_params(method_options)
+    augment = parse_augment(general.get("augment", ()))
     _check_batch(batch)
     asked = cut_for(spec, params, _layers(layer))
     without_layer(_layers(layer), {spec.name: asked})
@@ -174,13 +184,14 @@ def explain(
         if isinstance(model, Model):
             params = params.with_classes(_class_finder(model))
         activation = session.final_activation or "softmax" if activation == "auto" else activation
+        make = partial(explain_batch, spec, params=params, augment=augment)
         made = partial(_target, model, (general.get("score", "logit"), activation), task)
 
         def explained(images: Tensor, wanted: TargetLike) -> Explanation:
             run = session.forward(images)
             with rt.scope():
                 chosen, indices = made(run, wanted)
-                return explained_by(lambda at: explain_batch(spec, at, chosen, params), run, chosen, indices, found)
+                return explained_by(lambda at: make(at, chosen), run, chosen, indices, found)
 
         if task.writes:
             return joined(each_with_its_text(_module(model), batch, lambda image: explained(image, target)))

@@ -21,6 +21,8 @@ CHECKS = (
     "output", "deterministic", "batch_independent", "gradient_reaches_layer", "precision_agreement", "input_sizes",
 )  # fmt: skip
 OUTCOMES = ("wrong", "correct")
+AUGMENTATIONS = ("flip", "contrast", "zoom")
+"""Changes of the image over which maps are averaged: :mod:`cnnviz.methods.augmented` makes them."""
 View = Literal["crop", "tiles", "whole", "squash"]
 VIEWS: tuple[View, ...] = get_args(View)
 ChannelOrder = Literal["rgb", "bgr"]
@@ -83,6 +85,7 @@ class TargetSettings:
         truth_classes: Which classes the labels of ``truth`` mean: a file, or ``coco``; None: those of their names.
         only: ``wrong`` or ``correct``: which images are explained, of those whose classes are known; None for all.
         task: What the network is for, ``NAME`` or ``NAME:OPTION=VALUE,...``; ``auto``: told by its output.
+        augment: Of :data:`AUGMENTATIONS`: maps are averaged over copies of the image that are changed so.
         sanity: Compare each map with those of the network with random weights: short for the metric ``randomization``.
         method_named: Whether somebody named the method, so that no task may take another in its place.
     """
@@ -101,6 +104,7 @@ class TargetSettings:
     truth_classes: str | None = None
     only: str | None = None
     task: str = "auto"
+    augment: tuple[str, ...] = ()
     sanity: bool = False
     method_named: bool = False
 
@@ -291,6 +295,18 @@ def listed(texts: Iterable[str]) -> list[str]:
         elif part:
             found.append(part)
     return found
+
+
+def parse_augment(texts: str | Iterable[str]) -> tuple[str, ...]:
+    """The augmentations that ``flip,zoom`` names, each once, in the order of :data:`AUGMENTATIONS`.
+
+    Raises:
+        CnnvizError: An unknown name, with near matches.
+    """
+    named = {
+        check_choice(name, AUGMENTATIONS, "--augment") for name in listed([texts] if isinstance(texts, str) else texts)
+    }
+    return tuple(name for name in AUGMENTATIONS if name in named)
 
 
 def parse_scale(text: str) -> tuple[float, float] | None:

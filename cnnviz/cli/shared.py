@@ -13,6 +13,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.registry.specs import CommandSpec, StudySpec
 from cnnviz.settings import (
     ACTIVATIONS,
+    AUGMENTATIONS,
     CHANNEL_ORDERS,
     CHECKS,
     COMPILE_MODES,
@@ -27,6 +28,7 @@ from cnnviz.settings import (
     TargetSettings,
     check_choice,
     listed,
+    parse_augment,
     parse_input_size,
     parse_numbers,
     parse_save,
@@ -189,6 +191,12 @@ class Shared:
         "FILE|coco",
         panel=_WHAT,
     )
+    augment: list[str] | None = flag(
+        None,
+        "Average each map over changed copies of the image: its mirror image, other contrasts, its middle enlarged.",
+        ",".join(AUGMENTATIONS),
+        panel=_WHAT,
+    )
     sanity: bool = flag(
         False,
         "Make the layers random from the top and say how alike the map stays (Adebayo et al. 2018): "
@@ -318,6 +326,7 @@ class Shared:
             truth_classes=self.truth_classes,
             only=self.only,
             task=self.task,
+            augment=parse_augment(self.augment or ()),
             sanity=self.sanity,
         )
 

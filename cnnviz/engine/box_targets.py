@@ -72,6 +72,10 @@ class BoxTarget(ByImage):
         return (share.clamp_min(1e-30).log() + there.clamp_min(1e-30).log())[:, 0]
 
     @property
+    def placed(self) -> bool:
+        return True
+
+    @property
     def unit(self) -> str:
         if self.part != "score":
             return "coordinate"

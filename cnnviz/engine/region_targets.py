@@ -60,6 +60,10 @@ class RegionTarget(ByImage):
         return log_p if self.score == "log-probability" else log_p.exp()
 
     @property
+    def placed(self) -> bool:
+        return True
+
+    @property
     def unit(self) -> str:
         return self.score
 

@@ -59,6 +59,11 @@ class Target(ABC):
         """The class of each image [N] where the score is the logit of a class; else None."""
         return None
 
+    @property
+    def placed(self) -> bool:
+        """Whether it names a place in the image, so that it is another thing in one that is mirrored."""
+        return False
+
     def in_unit(self, unit: str) -> Target | None:
         """The same thing in another unit; None where it has no such unit."""
         return self if unit == self.unit else None
@@ -199,6 +204,10 @@ class DifferenceTarget(ByImage):
     def unit(self) -> str:
         return self.first.unit
 
+    @property
+    def placed(self) -> bool:
+        return self.first.placed or self.second.placed
+
     def __post_init__(self) -> None:
         if self.first.readout != self.second.readout:
             raise CnnvizError(
@@ -254,6 +263,10 @@ class UnitTarget(ByImage):
     @property
     def unit(self) -> str:
         return "activation"
+
+    @property
+    def placed(self) -> bool:
+        return not isinstance(self.at, str)
 
     def of(self, images: Tensor) -> UnitTarget:
         return replace(self, indices=self.indices[images.to(self.indices.device)])

@@ -116,7 +116,8 @@ def prepare_methods(
             others[readout] = sessions.get((cut, readout)) or prepared.open_elsewhere(cut, readout)
             sessions[cut, readout] = others[readout]
         params = params.with_classes(prepared.classes.resolve)
-        return PreparedMethod(spec, params, cut, sessions[cut, Readout.scores()], others)
+        augment = prepared.settings.target.augment
+        return PreparedMethod(spec, params, cut, sessions[cut, Readout.scores()], others, augment)
 
     made = each_that_can(zip(chosen, cuts, strict=True), lambda item: item[0][0], make, refuse)
     return [method for _, method in made]

@@ -45,6 +45,7 @@ class PreparedMethod:
         cut: Where it needs the network to be cut.
         session: Reads the class scores.
         other_sessions: Read what else is asked for: units, vectors, all that the network returns.
+        augment: Changes of the image over which maps are averaged.
         metrics: Those that run the network again; None before the first image.
         seconds: How long its maps took, without forward passes that it shares, and without metrics.
         count: How many they are.
@@ -55,6 +56,7 @@ class PreparedMethod:
     cut: Cut
     session: Session
     other_sessions: Mapping[Readout, Session]
+    augment: tuple[str, ...] = ()
     metrics: ModelMetrics | None = None
     seconds: float = 0.0
     count: int = 0
@@ -62,7 +64,7 @@ class PreparedMethod:
 
     def dry_run(self, run: ForwardPass, target: Target) -> Heatmap:
         """The method with as few passes as will do to try it."""
-        return explain_batch(self.spec, run, target, self.spec.dry_run(self.params))
+        return explain_batch(self.spec, run, target, self.spec.dry_run(self.params), self.augment)
 
     def pass_for(self, request: Request, run: ForwardPass, level: int | None = None) -> ForwardPass:
         """The pass that a request reads: ``run``, or one of the same images that is read elsewhere.
@@ -161,7 +163,7 @@ class PreparedMethod:
         # numbers name it, lest others get them.
         key = ("target", *map(id, requests))
         target, _ = own_run.remember(key, lambda: (some.target(requests), requests))
-        heatmap = explain_batch(self.spec, own_run, target, self.params)
+        heatmap = explain_batch(self.spec, own_run, target, self.params, self.augment)
         raw = self._in_rgb(heatmap.values.detach().float()).cpu().numpy()
         drawn = raw if heatmap.maps is None else heatmap.maps.detach().float().cpu().numpy()
         arrays = {

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
+from cnnviz.methods.augmented import averaged
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.registry.specs import MethodSpec
 
 
-def explain_batch(spec: MethodSpec, run: ForwardPass, target: Target, params: Any) -> Heatmap:
+def explain_batch(
+    spec: MethodSpec, run: ForwardPass, target: Target, params: Any, augment: Sequence[str] = ()
+) -> Heatmap:
     """What a method says of a batch.
 
     Args:
@@ -20,6 +24,7 @@ def explain_batch(spec: MethodSpec, run: ForwardPass, target: Target, params: An
         run: A pass over the batch, of a session that is cut where the method needs it.
         target: What is explained; several targets of a batch share the pass.
         params: The method's parameters, as ``spec.resolve_params`` gives them.
+        augment: Of :data:`cnnviz.settings.AUGMENTATIONS`: copies of the images over which maps are averaged.
 
     Raises:
         CnnvizError: What the method refuses; a method of another package that returns something else than a
@@ -27,6 +32,8 @@ def explain_batch(spec: MethodSpec, run: ForwardPass, target: Target, params: An
     """
     if target.readout != run.session.readout:
         raise TypeError(f"the session reads {run.session.readout}, the target {target.readout}")
+    if augment:
+        return averaged(lambda run, target: explain_batch(spec, run, target, params), run, target, augment)
     with rt.scope():
         # Methods that take no gradient compare scores of changed images.
         heatmap = spec.load()(run, target if spec.backward != "0" else target.watched, params)

@@ -22,7 +22,7 @@ Inputs = Literal["images", "optional", "none", "policy"]
 
 # Shared options that mean nothing to a study unless it says so: those of maps, and resuming, which one pass cannot.
 HIDDEN_FROM_STUDIES = tuple(
-    "layer class_ target_ only score metric truth truth_classes sanity save scale colormap alpha image_format "
+    "layer class_ target_ only score metric truth truth_classes augment sanity save scale colormap alpha image_format "
     "png_level legend draw_box resume cache no_cache".split()
 )
 

@@ -227,6 +227,9 @@ class MethodFacts(TypedDict, total=False):
 class MapFacts(MethodFacts, total=False):
     """What is said of a map beside the method's own facts."""
 
+    augmentation: list[str]
+    """Of ``--augment``: the copies of the image over which the map is averaged. Scores of the method itself are those
+    of the unchanged image."""
     pre_activation: bool
     """Whether the layer is taken before the activation that follows it."""
     one_logit: str
