@@ -113,10 +113,11 @@ def brief(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:20]}… ({len(text)} characters)"
 
 
-def nearest(value: str, known: Iterable[str], count: int = 3, ignore: str = "") -> str:
+def nearest(value: str, known: Iterable[str], count: int = 3, ignore: str = "", before: str = "") -> str:
     """Near matches of ``value`` among ``known`` as a phrase for a hint, or an empty string.
 
-    Characters of ``ignore`` at the start of a name make it no likelier: the dashes of options.
+    Characters of ``ignore`` at the start of a name make it no likelier: the dashes of options. ``before`` stands before
+    each name that is told: the folder of files.
 
     >>> nearest("restnet50", ["resnet50", "vgg16"])
     'Did you mean resnet50?'
@@ -127,5 +128,5 @@ def nearest(value: str, known: Iterable[str], count: int = 3, ignore: str = "") 
     matches = difflib.get_close_matches(wanted, list(folded), n=count, cutoff=0.6)
     if not matches:
         return ""
-    found = [folded[match] for match in matches]
+    found = [before + folded[match] for match in matches]
     return f"Did you mean {' or '.join(found)}?"

@@ -195,6 +195,8 @@ def test_what_cannot_explain_a_word_says_why(method: str) -> None:
     ("words", "message"),
     [
         (("-t", "token:catt"), "Did you mean cat"),
+        (("-t", "token:padd"), "It has a, red, dog, cat, left, of, Tree."),
+        (("-t", "token:<pad>"), "is a mark of the vocabulary and no word"),
         (("-t", "token:0"), "counted from 1"),
         (("-t", "cat"), "Did you mean token:cat"),
         (("-c", "cat"), "token:cat"),
@@ -209,6 +211,13 @@ def test_what_cannot_be_asked(
 ) -> None:
     assert app.main(["gradcam", str(photos), *MODEL, "-o", str(tmp_path / "out"), *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_why_nothing_is_traced(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["gradcam", str(photos / "1.png"), *MODEL, "-o", str(tmp_path / "out")]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is not traced (a trace would keep the text of one image): hooks are used" in said
+    assert "tracing is off" not in said
 
 
 def test_what_is_no_captioner(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

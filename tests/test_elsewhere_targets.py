@@ -208,6 +208,9 @@ def test_another_function_is_another_run(
         ("diff:{code}:first,class:1", "a class and a function have no common scale"),
         ("diff:{code}:first,{code}:first", "both are the same function"),
         ("similar:{folder}/none.png", "there is no such picture"),
+        ("similar:{folder}/in/5.pgn", "Did you mean {folder}/in/"),
+        ("similar:{folder}/in/nothing-like-it", "There are {folder}/in/"),
+        ("similar:{folder}/nowhere/5.png", "nowhere' does not exist"),
         ("similar:{code}", "similar:"),
         ("similar:", "names no picture"),
         ("embedding:9999", "the vector has"),
@@ -220,7 +223,7 @@ def test_what_cannot_be_asked(
 ) -> None:
     spec = spec.format(code=code, folder=tmp_path)
     assert app.main(["gradcam", str(photos), *MODEL, "-o", str(tmp_path / "out"), "-t", spec]) == 2
-    assert message in " ".join(capsys.readouterr().err.split())
+    assert message.format(code=code, folder=tmp_path) in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from cnnviz.engine import cut as cuts
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.examine import Examination, InputSizes, Wanted, examine, input_sizes
 from cnnviz.engine.open_session import SessionOptions, prepare
+from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError
 from tests.support import networks as nets
@@ -186,6 +187,22 @@ def test_a_layer_that_lets_no_gradient_through_is_named() -> None:
         examined(session)
     assert "occlusion or rise" in raised.value.hint
     assert examined(session, gradient=False).not_run["gradient_reaches_layer"] == "gradcam needs no gradient"
+
+
+@pytest.mark.parametrize(("bias", "arrives"), [(0.0, True), (-1e3, None)])
+def test_units_that_are_clipped_or_silent_on_a_probe_are_no_fault(bias: float, arrives: bool | None) -> None:
+    """The strongest unit of ReLU6 is clipped and has no gradient; where none responds, nothing is known."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)
+    )  # fmt: skip
+    nn.init.constant_(cast(Tensor, network[0].bias), bias)
+    with torch.no_grad():
+        cast(Tensor, network[0].bias)[0] = 1e3 if arrives else bias
+    readout = Readout.units("1", (0, 0))
+    found = examined(opened(network, cut=cuts.Cut.at_image(), readout=readout))
+    assert found.gradient_reaches_layer is arrives
+    assert not [note for note in found.notes if "zero on a probe" in note]
+    assert ("gradient_reaches_layer" in found.not_run) == (arrives is None)
 
 
 class DetachedBetween(nets.Body):

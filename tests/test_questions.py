@@ -124,6 +124,9 @@ def test_what_cannot_be_asked(photos: Path, tmp_path: Path, capsys: pytest.Captu
     plain += ["-o", str(tmp_path / "plain")]
     cases = (
         ([*words, "--question", QUESTION, "-t", "answer:rad"], "Did you mean red"),
+        ([*words, "--question", QUESTION, "-t", "answer:purple"], "they are no, yes, red, blue"),
+        ([*words, "--question", QUESTION, "-t", "answr:red"], "Did you mean answer"),
+        ([*plain, "--input-size", "64", "-t", "answer:red"], "or FILE.py:function"),
         ([*words, "--question", ""], "expected token ids"),
         (words, "Ask it with --question"),
         ([*plain, "--input-size", "64", "--question", "what?"], "is no network that answers questions"),

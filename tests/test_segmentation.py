@@ -249,6 +249,7 @@ def test_a_map_that_is_the_class_map_is_said_to_be() -> None:
         ("segment:0", "segment:largest"),
         ("segment:bigest", "segment:largest"),
         ("segment:900", "there is no segment 900"),
+        ("segment:900", "largest connected part, of whatever class; class:NAME is a class"),
         ("class:1@box:500,3,10,9", "lies outside"),
         ("diff:1@all,1@all", "both sides"),
         ("diff:top:2,1@all", "top:2 means several classes"),

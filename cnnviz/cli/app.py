@@ -176,11 +176,13 @@ def _from_click(error: Any, arguments: list[str]) -> CnnvizError:
     message = " ".join(error.format_message().split())
     option = getattr(error, "option_name", None)
     if type(error).__name__ == "NoSuchOption" and context is not None:
-        message = f"{path} has no variants" if option == "--variant" else f"No such option: {option}"
+        message = f"No such option: {option}"
         if option == "--shard":
             message = f"{path} cannot be shared out"
         flags = [flag for param in context.command.params for flag in (*param.opts, *param.secondary_opts)]
         hint = variants.elsewhere(str(option), path, flags) or hint
+        if option == "--variant":
+            message, hint = variants.no_variants(path, arguments) or (f"{path} has no variants", hint)
     extra = _EXTRA.fullmatch(message)
     if extra is not None:
         message, hint = f"{path} does not take {extra[1]}", f"Leave that out. {hint}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,9 +25,23 @@ def named_variant(specs: tuple[CommandSpec, ...], name: str | None) -> CommandSp
     if name is None:
         return lookup.default_variant(specs)
     if name not in by_name:
-        hint = nearest(name, by_name) or f"Choose one of {', '.join(by_name)}."
+        if (spec := of_another(name)) is not None:
+            raise CnnvizError(f"--variant {name}: this is not of cnnviz {specs[0].command}.", call_of(spec))
+        hint = nearest(name, by_name) or f"See cnnviz {specs[0].command} --help"
         raise CnnvizError(f"--variant {name}: expected one of {', '.join(by_name)}.", hint)
     return by_name[name]
+
+
+def of_another(name: str) -> CommandSpec | None:
+    """The method of that name, of whatever command; None where there is none."""
+    return next((spec for spec in lookup.all_methods() if spec.name == name), None)
+
+
+def call_of(spec: CommandSpec) -> str:
+    """How a method is called, where the name of another command was typed."""
+    alone = len(lookup.commands()[spec.command]) == 1
+    call = f"cnnviz {spec.command}" + ("" if alone else f" --variant {spec.name}")
+    return f"Type {call}; {spec.name} is {'a command of its own' if alone else f'a variant of {spec.command}'}."
 
 
 def variant_for_help(specs: tuple[CommandSpec, ...], arguments: Sequence[str]) -> tuple[CommandSpec, ...]:
@@ -132,6 +147,14 @@ def refuse_foreign_options(spec: CommandSpec, specs: tuple[CommandSpec, ...], na
             f"{flag} is an option of {_listed(takers)}, not of {spec.name}.",
             f"Add --variant {takers[0]}, or leave {flag} out.",
         )
+
+
+def no_variants(path: str, arguments: Sequence[str]) -> tuple[str, str] | None:
+    """Message and hint for ``--variant NAME`` of a command that has none; None where no method is called so."""
+    words = " ".join(arguments).replace("--variant=", "--variant ").split()
+    name = next((after for before, after in itertools.pairwise(words) if before == "--variant"), "")
+    spec = of_another(name)
+    return None if spec is None else (f"--variant {name}: {path} has no variants.", call_of(spec))
 
 
 def elsewhere(flag: str, path: str, flags: Iterable[str]) -> str:

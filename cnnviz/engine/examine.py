@@ -278,7 +278,7 @@ class _Examiner:
         )
         return False
 
-    def _gradient(self) -> bool:
+    def _gradient(self) -> bool | None:
         found = gradient_at_layers(self.session, self._pass())
         if found.connected and not found.zero:
             return True
@@ -289,6 +289,10 @@ class _Examiner:
                 f"No gradient passes through {through}: {self.wanted.method} has nothing to explain {where} by.",
                 "Use occlusion or rise, which need no gradient, or name a later layer with --layer.",
             )
+        if self.session.readout.layer is not None:
+            # A unit that does not fire, or is clipped, has no gradient there, and may have one on the user's images.
+            self.not_run["gradient_reaches_layer"] = "no unit that is explained responds to a probe image"
+            return None
         self.notes.append(
             f"the gradient of the scores at {where} is zero on a probe image: maps that are zero everywhere then say "
             "nothing about the class; occlusion and rise need no gradient"

@@ -67,7 +67,13 @@ def gradient_at_layers(session: Session, run: ForwardPass) -> GradientPath:
 
 
 def _score(session: Session, run: ForwardPass) -> Tensor:
-    """The highest logit; of a detector the score of its likeliest candidate."""
+    """The highest logit; of a detector the score of its likeliest candidate; of a layer's units the sum of all.
+
+    The strongest unit may be where its activation is clipped, and has no gradient there.
+    """
+    if session.readout.layer is not None:
+        every_unit: Tensor = run.chosen.sum()
+        return every_unit
     if session.boxes is None:
         highest: Tensor = run.chosen.max()
         return highest

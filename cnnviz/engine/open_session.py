@@ -44,6 +44,7 @@ class SessionOptions:
         private: Prepare a private copy (folded, packed); otherwise run the given modules as they are.
         classes: Numbers of classes that the scores may have, which decides between several outputs.
         tracing: ``auto``, or ``off`` to work by hooks without looking for a trace.
+        why_untraced: Why tracing is off, for people.
         readout: What of the network targets read.
         task: What the network is said to be for: whether its output has candidates for boxes.
         repeatable: Whether an image gets the same bits from linear layers whatever else is in its batch. Batches of
@@ -57,6 +58,7 @@ class SessionOptions:
     private: bool = True
     classes: tuple[int, ...] = ()
     tracing: str = "auto"
+    why_untraced: str = "tracing is off"
     readout: Readout = field(default_factory=Readout.scores)
     task: TaskRequest = field(default_factory=TaskRequest)
     repeatable: bool = True
@@ -350,7 +352,7 @@ def _by_hooks(
         explained = caught[: len(wanted)]
         return ForwardPass(pixels, (*leaves, *explained), logits, rerun, value if readout.whole else None)
 
-    untraced = "is not traced (tracing is off)" if options.tracing == "off" else "cannot be traced"
+    untraced = "cannot be traced" if options.tracing == "auto" else f"is not traced ({options.why_untraced})"
     notes = [f"the network {untraced}: hooks are used, without folding or compilation"]
     if runtime.precision != "fp32":
         notes.append(f"{runtime.precision} needs a traced network: float32 is used")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnviz.errors import ImageError
-from cnnviz.io.decode import open_image
+from cnnviz.errors import ImageError, nearest
+from cnnviz.io.decode import IMAGE_SUFFIXES, open_image
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.sources import is_url
 
 _SHOWN = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".avif", ".bmp"))
 """Ends of names of files that browsers show."""
+_LOOKED_AT = 10_000
 
 
 def beside(path: str, folder: str) -> str | None:
@@ -64,3 +66,20 @@ def _fitted(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     size = (max(1, round(share * width)), max(1, round(share * height)))
     small: NDArray[np.uint8] = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     return small
+
+
+def pictures_near(path: str, count: int = 3) -> str:
+    """The pictures that lie where a file was looked for, as a hint: near names, else the first; empty without any."""
+    parent, base = os.path.split(path)
+    try:
+        with os.scandir(parent or ".") as entries:
+            names = [entry.name for entry in itertools.islice(entries, _LOOKED_AT)]
+    except (OSError, ValueError):
+        return f"The folder {parent!r} does not exist or cannot be read."
+    pictures = sorted(name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
+    before = path[: len(path) - len(base)]
+    if near := nearest(base, pictures, count, before=before):
+        return near
+    told = ", ".join(before + name for name in pictures[:count])
+    more = f" and {len(pictures) - count} more" if len(pictures) > count else ""
+    return f"There are {told}{more}." if told else ""

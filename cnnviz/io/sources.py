@@ -178,7 +178,8 @@ def _missing(text: str) -> CnnvizError:
     message = f"INPUT {shown!r} does not exist"
     try:
         with os.scandir(parent or ".") as entries:
-            near = nearest(base, [entry.name for entry in itertools.islice(entries, 10_000)])
+            names = [entry.name for entry in itertools.islice(entries, 10_000)]
+            near = nearest(base, names, before=text.rstrip("/")[: -len(base)] if base else "")
     except (OSError, ValueError):
         return CnnvizError(message, f"The folder {parent!r} does not exist or cannot be read.")
     return CnnvizError(message, near or "Give an image, a folder, a glob in quotes, a list, a URL, or - .")

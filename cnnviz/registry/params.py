@@ -99,7 +99,9 @@ class Param:
         if self.type == "choice":
             if value in self.choices:
                 return value
-            hint = nearest(str(value), self.choices) or f"Choose from {', '.join(self.choices)}."
+            hint = nearest(str(value), self.choices) or (
+                "" if self.default is None else f"The default is {self.default}."
+            )
             raise CnnvizError(f"{self.name}={value!r}: expected one of {', '.join(self.choices)}.", hint)
         if self.type == "size":
             return self._size(value)

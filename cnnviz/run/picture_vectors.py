@@ -14,6 +14,7 @@ from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.decode import open_image
+from cnnviz.io.photographs import pictures_near
 from cnnviz.io.sources import find_images, open_file
 from cnnviz.models.preprocess import Preprocess, normalize, prepare
 
@@ -63,7 +64,8 @@ class PictureVectors:
         try:
             refs = list(itertools.islice(find_images([file]), 2))
         except CnnvizError as error:
-            raise CnnvizError(f"--target similar:{file}: there is no such picture.", error.hint) from error
+            hint = pictures_near(file) or "Give the path of a picture."
+            raise CnnvizError(f"--target similar:{file}: there is no such picture.", hint) from error
         if len(refs) != 1:
             many = "names several pictures" if refs else "has no picture"
             raise CnnvizError(f"--target similar:{file} {many}, where one is compared.", "Name one image file.")

@@ -211,10 +211,12 @@ class PreparedModel:
         loaded = self.loaded
         key = loaded.output.key if loaded.output is not None else self.settings.target.logits_key
         options = SessionOptions(
-            cut, key, compile_it, self.batch_size, classes=(loaded.num_classes,), readout=readout, task=self.asked_task
-        )
+            cut, key, compile_it, self.batch_size, classes=(loaded.num_classes,), readout=readout, task=self.asked_task,
+            tracing=self.settings.runtime.tracing,
+        )  # fmt: skip
         # The text that a captioning network is given changes from image to image: a trace would keep the first.
-        options = replace(options, tracing="off" if self.asked_task.writes else self.settings.runtime.tracing)
+        if self.asked_task.writes:
+            options = replace(options, tracing="off", why_untraced="a trace would keep the text of one image")
         session, told = opened(
             lambda runtime: prepare(loaded.module, loaded.name, self.preprocess.input_size, runtime, options),
             self.runtime,

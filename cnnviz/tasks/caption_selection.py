@@ -84,11 +84,16 @@ class CaptionSelector(Selector):
             if not name.strip("0") or len(name) > _MOST_DIGITS:
                 raise CnnvizError(f"--target {shown(spec)}: words are counted from 1.", "For example token:1")
             return int(name)
-        labels = self.task.classes.labels
+        from cnnviz.tasks.captioning import is_mark
+
+        labels = tuple(each for each in self.task.classes.labels if not is_mark(each))
         word = name if name in labels else next((each for each in labels if each.casefold() == name.casefold()), None)
         if word is None:
-            hint = nearest(name, labels) or f"It has {', '.join(labels[:12])} and {max(len(labels) - 12, 0)} more."
-            raise CnnvizError(f"--target {shown(spec)}: the vocabulary has no word {shown(name)}.", hint)
+            more = f" and {len(labels) - 12} more" if len(labels) > 12 else ""
+            hint = nearest(name, labels) or f"It has {', '.join(labels[:12])}{more}."
+            what = f"{shown(name)} is a mark of the vocabulary and no word" if is_mark(name) else ""
+            what = what or f"the vocabulary has no word {shown(name)}"
+            raise CnnvizError(f"--target {shown(spec)}: {what}.", hint)
         return word
 
     @property

@@ -184,8 +184,9 @@ def kind_of(target: str, kinds: Sequence[str]) -> str:
         if kind in _ELSEWHERE:
             raise CnnvizError(
                 f"--target {shown(target)}: {kind} is asked of {_ELSEWHERE[kind]}, which this is not.",
-                f"Use one of {', '.join(kinds)}; --task says what the network is for, where that was taken wrongly.",
+                f"Use one of {', '.join(kinds)} or FILE.py:function; --task says what the network is for, where that "
+                "was taken wrongly.",
             )
-        hint = nearest(kind, kinds) or "Use class:SPEC, diff:A,B, unit:LAYER:K or neuron:LAYER:K:ROW:COLUMN."
+        hint = nearest(kind, (*kinds, *_ELSEWHERE)) or f"Use one of {', '.join(kinds)} or FILE.py:function."
         raise CnnvizError(f"--target {shown(target)}: there is no kind of target {kind!r}.", hint)
     return kind if colon and kind in kinds else "class"

@@ -163,7 +163,10 @@ class RegionSelector(Selector):
         found = segments(self.task.shown(seen.said, seen.place), self.task.background, place + 1)
         if len(found) <= place:
             has = f"has only {len(found)} segment{'s' * (len(found) != 1)} besides the background"
-            raise _Nothing(f"there is no segment {place + 1}: the prediction {has}")
+            raise _Nothing(
+                f"there is no segment {place + 1}: the prediction {has} (segment:1 is its largest connected part, of "
+                "whatever class; class:NAME is a class)"
+            )
         index, cells = found[place].class_index, found[place].cells.astype(np.float32)
         name = f"segment-{place + 1}-{self.task.classes.slug(index)}"
         spec = f"segment:{place + 1}"

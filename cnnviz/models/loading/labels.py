@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from cnnviz.errors import CnnvizError, brief, nearest, shown
 
 _LISTED = 8
+# Names that a message tells one and all.
+_FEW = 12
 _MOST_COMPARED = 50_000
 _DIGITS = re.compile(r"[+-]?[0-9]+")
 _MOST_DIGITS = 9
@@ -163,6 +165,12 @@ class LabelLookup:
             f"{shown(wanted)} fits {len(places)} classes: {listed}{more}", f"give the index: --class {places[0]}"
         )
 
+    def _all_named(self) -> str:
+        """All names, where these are few and no mere numbers."""
+        if not 0 < len(self.labels) <= _FEW or self._is_numbered:
+            return ""
+        return f"they are {', '.join(brief(label) for label in self.labels)}"
+
     def _unknown(self, wanted: str) -> CnnvizError:
         known = {part for label in self.labels for part in (label, *label.split(", "))}
         label = shown(self.labels[0]) if self.labels else "'cat'"
@@ -172,7 +180,7 @@ class LabelLookup:
             hint = "this network's labels have no WordNet ids: give --labels FILE with lines such as 'n01514668 cock'"
         return CnnvizError(
             f"no class is called {shown(wanted)} among the network's {len(self.labels)}",
-            hint or f"give a name such as {label}, an index from 0 to {last}, or --labels FILE",
+            hint or self._all_named() or f"give a name such as {label}, an index from 0 to {last}, or --labels FILE",
         )
 
 
