@@ -159,7 +159,7 @@ def test_names_that_are_no_utf8_survive(fake: FakePipeline) -> None:
         ),
         (
             "rise a.jpg --variant=lrp",
-            "--variant lrp: cnnviz rise has no variants.",
+            "--variant lrp: this is not of cnnviz rise.",
             "Type cnnviz lrp; lrp is a command",
         ),
         (
