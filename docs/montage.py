@@ -32,6 +32,7 @@ PHOTOGRAPHS = ("espresso.jpg", "space_shuttle_model.jpg")
 # Fewer repetitions than the defaults: the pictures are small.
 OPTIONS: dict[str, dict[str, Any]] = {
     "occlusion": {"stride": 16, "window": 48},
+    "neuron_conductance": {"steps": 20},
     "scorecam": {"channels": 60},
     "sscam": {"samples": 2, "channels": 30},
     "iscam": {"steps": 2, "channels": 30},

@@ -129,12 +129,12 @@ def test_a_function_is_given_the_options_of_its_entry(spec: CommandSpec) -> None
         ({"space": "inptu"}, "space is 'inptu': expected one of 'layer', 'input', 'grid'", "Did you mean input?"),
         (
             {"needs": ("gap_head",)},
-            "needs is 'gap_head': expected one of 'gap-head', 'trace', 'boxes', 'attention'",
+            "needs is 'gap_head': expected one of 'gap-head', 'trace', 'boxes', 'attention', 'layer'",
             "gap-head",
         ),
         (
             {"needs": "trace"},
-            "needs is 'trace': expected several of 'gap-head', 'trace', 'boxes', 'attention'",
+            "needs is 'trace': expected several of 'gap-head', 'trace', 'boxes', 'attention', 'layer'",
             "tuple",
         ),
         ({"views": ("tile",)}, "views is 'tile'", "Did you mean tiles?"),

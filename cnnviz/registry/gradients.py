@@ -56,6 +56,21 @@ class GradientSHAPOptions(Options):
     seed: int = option(0, "Seeds baselines, points and noise.", minimum=0)
 
 
+class NeuronConductanceOptions(Options):
+    """Options of Neuron conductance."""
+
+    unit: int = option(
+        -1, "Channel of the layer; -1: that with the largest gradient times activation, in each image.", minimum=-1
+    )
+    row: int = option(-1, "With --column the one neuron of the unit, in cells of the layer; -1: all of it.", minimum=-1)
+    column: int = option(-1, "As --row.", minimum=-1)
+    steps: int = option(50, "Points on the way from the baseline to the image.", minimum=1)
+    baseline: str = option(
+        "zero", "Where the way starts: zero (mean colour), black, gray, mean, blur, noise, random, or a colour."
+    )
+    seed: int = option(0, "Seeds random baselines.", minimum=0)
+
+
 class GuidedOptions(Options):
     """Options of Guided backpropagation."""
 
@@ -144,6 +159,21 @@ INPUT_GRADIENTS: tuple[MethodSpec, ...] = (
         forward="2 × samples",
         gap="the samples are too few for the mean over baselines; use more with --samples",
         backward="samples",
+    ),
+    MethodSpec(
+        name="neuron_conductance",
+        command="saliency",
+        family="input gradients",
+        entry="cnnviz.methods.gradient.neuron_conductance:neuron_conductance",
+        title="Neuron conductance",
+        summary="Integrated gradients that flow through one unit of a layer: from where it gets what it adds.",
+        paper="Dhamdhere et al., How Important Is a Neuron?, ICLR 2019",
+        options=NeuronConductanceOptions,
+        needs=("layer",),
+        space="input",
+        signed=True,
+        forward="steps + 2",
+        backward="2 × steps",
     ),
     MethodSpec(
         name="guided",

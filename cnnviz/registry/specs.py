@@ -17,7 +17,7 @@ from cnnviz.registry.params import ClassName, FilePath, Options, Param, option, 
 from cnnviz.settings import VIEWS, View
 
 Space = Literal["layer", "input", "grid"]
-Need = Literal["gap-head", "trace", "boxes", "attention"]
+Need = Literal["gap-head", "trace", "boxes", "attention", "layer"]
 Inputs = Literal["images", "optional", "none", "policy"]
 
 # Shared options that mean nothing to a study unless it says so: those of maps, and resuming, which one pass cannot.
@@ -233,7 +233,7 @@ class MethodSpec(CommandSpec):
 
     Attributes:
         needs: What must hold of the network: ``"gap-head"`` for CAM, ``"trace"``, ``"boxes"``,
-            ``"attention"``.
+            ``"attention"``; ``"layer"`` of methods in input space that look at a layer too, whatever their options.
         nodes: ``module:function`` that picks the nodes of a traced network at which it is cut, where that is neither
             the image nor a layer.
         space: What the raw map's axes are.
@@ -260,7 +260,7 @@ class MethodSpec(CommandSpec):
 
     def wants_layer(self, params: Options) -> bool:
         """Whether these options make a method in input space look at a layer too."""
-        return bool(self._demanding("layer", params))
+        return "layer" in self.needs or bool(self._demanding("layer", params))
 
     def load_nodes(self) -> Callable[..., Any]:
         """Import the function behind ``nodes``."""

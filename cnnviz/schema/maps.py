@@ -108,6 +108,8 @@ class Scores(MapScores, FaithfulnessScores):
     component_share: NotRequired[float | None]
     """Of eigencam and eigengradcam: the share of the squared values that the component holds; of kpcacam: its share of
     the positive eigenvalues. 0 to 1."""
+    conductance: NotRequired[float | None]
+    """Of neuron_conductance: the sum of the values, the unit's part in ``score_difference``."""
     conservation_gap: NotRequired[float | None]
     """Of LRP and excitation backpropagation: what the sum of the values lacks of the score, in its unit."""
     exchanges: NotRequired[list[Count]]
@@ -144,12 +146,12 @@ class Scores(MapScores, FaithfulnessScores):
     samples: NotRequired[Count]
     """Of kernelshap and lime: how many perturbed images were run; of gradient_shap: how many points."""
     score_difference: NotRequired[float | None]
-    """Of integrated gradients, gradient_shap, conductance and deeplift: the score of the image minus that of the
-    baseline, or the mean over baselines."""
+    """Of integrated gradients, gradient_shap, conductance, neuron_conductance and deeplift: the score of the image
+    minus that of the baseline, or the mean over baselines."""
     similarity: NotRequired[float | None]
     """Of compare: rank correlation with the map of the other run, -1 to 1."""
     steps: NotRequired[Count]
-    """Of integrated gradients: points on the path; of conductance: steps of it."""
+    """Of integrated gradients and neuron_conductance: points on the path; of conductance: steps of it."""
     stride: NotRequired[int | list[int]]
     """Of occlusion: pixels of the network's input from one position to the next; ``[rows, columns]`` where they
     differ."""
@@ -160,7 +162,7 @@ class Scores(MapScores, FaithfulnessScores):
     trials: NotRequired[Count]
     """Of deeplift: how many baselines were averaged."""
     unit: NotRequired[Count]
-    """Of guided and its relatives with ``--unit``: the channel that is explained."""
+    """Of neuron_conductance, and of guided and its relatives with ``--unit``: the channel that is explained."""
     unit_activation: NotRequired[float | None]
     """Of ``--unit``: the channel's largest value."""
     unit_position: NotRequired[list[Count]]

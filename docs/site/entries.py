@@ -82,6 +82,7 @@ def _methods(spec: MethodSpec) -> Iterable[tuple[str, str]]:
         "trace": "a network that can be traced",
         "boxes": "a detector",
         "attention": "attention between all tokens of a grid",
+        "layer": "a layer with maps",
     }
     yield "command", f"`{call(spec)}`"
     yield "Python", f'`cnnviz.explain(model, batch, method="{spec.name}")`'

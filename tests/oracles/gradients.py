@@ -60,3 +60,36 @@ def integrated_by_crossings(network: nn.Module, image: torch.Tensor, start: torc
     exact(line)[:, class_index].sum().backward()
     assert line.grad is not None
     return (path * line.grad.mean(0)).numpy()
+
+
+def neuron_conductance(
+    cut: tuple[nn.Module, Callable[..., tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]]],
+    way: tuple[torch.Tensor, torch.Tensor],
+    class_index: int,
+    neuron: tuple[int, tuple[int, int] | None],
+    steps: int,
+) -> Array:
+    """Dhamdhere et al. 2019, equation 1, over Gauss-Legendre points: a loop over the neurons of a unit.
+
+    Args:
+        cut: The network, and its formula cut at a layer.
+        way: The image and the baseline [C, H, W].
+        class_index: Whose logit is explained.
+        neuron: Channel, and row and column; None for all positions of the channel, one after the other.
+        steps: Points.
+    """
+    exact, split = copy.deepcopy(cut[0]).double().eval(), cut[1]
+    image, start = (each.double() for each in way)
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    found = np.zeros(tuple(image.shape))
+    for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+        point = (start + node * (image - start))[None].requires_grad_()
+        activations, head = split(exact, point)
+        upper = activations.detach().requires_grad_()
+        slope = torch.autograd.grad(head(upper)[0, class_index], upper)[0]
+        unit, place = neuron
+        rows, columns = activations.shape[2:]
+        for row, column in [place] if place else np.ndindex(rows, columns):
+            own = torch.autograd.grad(activations[0, unit, row, column], point, retain_graph=True)[0][0]
+            found += weight * float(slope[0, unit, row, column]) * own.numpy()
+    return found * (image - start).numpy()
