@@ -19,6 +19,7 @@ from cnnviz.cli.values import from_config, given_values, long_name
 from cnnviz.cli.variants import named_variant, option_help, page_of, refuse_foreign_options
 from cnnviz.errors import EXIT_DONE, CnnvizError
 from cnnviz.io.config_file import read_config
+from cnnviz.io.freed_memory import keep_freed_memory
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec, Param
 from cnnviz.settings import RunSettings
@@ -88,6 +89,7 @@ def _result(settings: RunSettings, spec: CommandSpec, console: Console) -> RunRe
     if (known := repeat.recalled(console)) is not None:
         return known
     console.starting(f"starting: PyTorch, then {settings.model.model}")
+    keep_freed_memory()
     from cnnviz.pipeline import run
 
     result = run(settings, console, sys.stdin.buffer if "-" in settings.inputs else None)
