@@ -52,7 +52,8 @@ class OwnPlace(TorchFunctionMode):
         if name == "scaled_dot_product_attention":
             q, _, v = (*args, *(given[key] for key in ("query", "key", "value") if key in given))[:3]
             if q.shape[-2] == v.shape[-2]:
-                return v + 0 * q.sum()
+                # Heads that share keys and values have one of each.
+                return v.expand(*q.shape[:-1], v.shape[-1]) + 0 * q.sum()
             self.others += 1
         value = func(*args, **given)
         if name == "softmax" and value.dim() >= 3:
@@ -158,11 +159,13 @@ def smallest(module: nn.Module, own: int) -> tuple[int, int]:
 
 
 def walk(library: str, name: str) -> Figures:
-    """Both for one network."""
+    """Both for one network; at its own size where a smaller one leaves too few cells to see them move."""
     module, own = build(library, name)
-    size = smallest(module, own)
-    calibrate(module, size)
-    row: Figures = {"size": f"{size[0]}x{size[1]}", "gradcam": outcome(module, size)}
+    for size in dict.fromkeys((smallest(module, own), (own, own))):
+        calibrate(module, size)
+        row: Figures = {"size": f"{size[0]}x{size[1]}", "gradcam": outcome(module, size)}
+        if row["gradcam"]["outcome"] != "wrong":
+            break
     row |= {method: outcome(module, size, method) for method in ATTENTION[:1]}
     if row["chefer"]["outcome"] == "map":
         row |= {method: outcome(module, size, method) for method in ATTENTION[1:]}

@@ -328,3 +328,38 @@ def test_the_network_is_left_as_it_was() -> None:
     after = {name: (value.fused_attn, value.training) for name, value in module.named_modules() if "attn" in name[-4:]}
     assert before == after
     assert set(before.values()) == {(True, True)}
+
+
+class Closed(nn.Module):
+    """Halves a map where it is asked for a value, and so cannot be traced; ``turned`` swaps its rows and columns."""
+
+    def __init__(self, turned: bool) -> None:
+        super().__init__()
+        self.halve, self.turned = nn.Conv2d(8, 8, 2, stride=2), turned
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.halve(x) if bool(torch.isfinite(x.sum())) else x
+        return made.transpose(2, 3) if self.turned else made
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_parts_that_cannot_be_traced_are_asked_where_their_cells_look(turned: bool) -> None:
+    torch.manual_seed(0)
+
+    class Behind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.patches = GlobalQueries(), nn.Conv2d(3, 8, 4, stride=4)
+            self.closed, self.head = Closed(turned), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.closed(self.patches(x)).mean((2, 3))) + self.first(x)
+
+    graph = trace(Behind().eval(), pictures((64, 64), 1), lambda value: value)
+    assert graph is not None and graph.attention
+    closed = graph.calls["closed"][0]
+    found = places_of(graph).get(closed)
+    if turned:
+        assert found is None
+    else:
+        assert found is not None and (found.grid, found.layout, found.followed) == ((8, 8), "NCHW", False)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.attention import AttentionWatch
-from cnnviz.models.graph.axes import Responses
 from cnnviz.models.graph.layers import (
     LayerRef,
     no_map,
@@ -27,6 +26,7 @@ from cnnviz.models.graph.layers import (
     unknown_layer,
 )
 from cnnviz.models.graph.operations import operation_of_module
+from cnnviz.models.graph.responses import Responses
 from cnnviz.models.graph.units import check_units
 
 

@@ -11,6 +11,7 @@ from torch import fx
 from cnnviz.models.graph.operation_table import Kind
 from cnnviz.models.graph.operations import Operation, operation_of
 from cnnviz.models.graph.places import COL, ROW, Atom, Dim, Labels, Places, other, regrouped
+from cnnviz.models.graph.responses import MapReader, Responses
 from cnnviz.models.graph.trace import Graph
 from cnnviz.models.receptive_field.axes import State
 from cnnviz.models.receptive_field.field import states_of, value_of
@@ -83,16 +84,52 @@ def _of_call(graph: Graph, node: fx.Node, found: Mapping[fx.Node, Labels]) -> La
     ]
     if not any(labels is not None for labels, _ in sources):
         return None
-    operation = operation_of(graph.module, node, graph.shapes, lambda source: value_of(graph, source))
+
+    def value(source: fx.Node) -> Any:
+        try:
+            return value_of(graph, source)
+        except Exception:  # it comes out of a part that stayed in one piece; a rule may do without it
+            return source
+
+    operation = operation_of(graph.module, node, graph.shapes, value)
     call = _Call(operation, sources, graph.shapes.get(node, ()))
     rule = _BY_NAME.get(operation.name) or _BY_KIND.get(operation.kind)
-    return rule(call) if rule is not None else _unread(call)
+    if rule is not None:
+        return rule(call)
+    labels = _unread(call)
+    return labels if operation.module is None or not _makes_a_map(call) else _measured(graph, node, call)
 
 
 def _unread(call: _Call) -> Labels | None:
     """An operation that nobody knows: a module that returns the shape that it was given keeps its places."""
     known = call.first is not None and call.operation.module is not None and call.same_shape
     return replace(call.first, followed=False) if known and call.first is not None else None
+
+
+def _makes_a_map(call: _Call) -> bool:
+    """Whether a map [N, C, h, w] becomes another of its proportions, no larger."""
+    places = None if call.first is None else call.first.places()
+    if places is None or (places.rows, places.cols) != (2, 3) or len(call.shape) != 4:
+        return False
+    (height, width), grid = call.shape[2:], places.grid
+    return min(height, width) > 1 and height * grid[1] == width * grid[0] and height <= grid[0]
+
+
+def _measured(graph: Graph, node: fx.Node, call: _Call) -> Labels | None:
+    """What a module in one piece makes of a map: asked by changing bands of the image.
+
+    Where each cell answers to the whole image, one that returns its shape is taken to keep its places.
+    """
+    if graph.probe is None:
+        return _unread(call)
+    if "bands" not in graph.remembered:
+        modules = [n for n in graph.module.graph.nodes if n.op == "call_module" and len(graph.shapes.get(n, ())) == 4]
+        wanted = {n for n in modules if any(graph.module.get_submodule(str(n.target)).children())}
+        graph.remembered["bands"] = Responses(graph.probe, lambda image, put: MapReader(graph, wanted, put).run(image))
+    bands = graph.remembered["bands"]
+    if bands.objection(node):
+        return _unread(call) if bands.is_diffuse(node) else None
+    return replace(Labels.of_map(call.shape, 2, 3), followed=False)
 
 
 def _kept(call: _Call) -> Labels | None:
