@@ -356,10 +356,12 @@ def test_parts_that_cannot_be_traced_are_asked_where_their_cells_look(turned: bo
             return self.head(self.closed(self.patches(x)).mean((2, 3))) + self.first(x)
 
     graph = trace(Behind().eval(), pictures((64, 64), 1), lambda value: value)
-    assert graph is not None and graph.attention
+    assert graph is not None
+    assert graph.attention
     closed = graph.calls["closed"][0]
     found = places_of(graph).get(closed)
     if turned:
         assert found is None
     else:
-        assert found is not None and (found.grid, found.layout, found.followed) == ((8, 8), "NCHW", False)
+        assert found is not None
+        assert (found.grid, found.layout, found.followed) == ((8, 8), "NCHW", False)
