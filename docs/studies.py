@@ -44,6 +44,7 @@ SHOWN = (
     Shown("classmap military_uniform.jpg --size 448", ("images/military_uniform.jpg.classmap.classes.png",)),
     Shown("embed .", ("grid.png",)),
     Shown("factors .", ("factors.png",)),
+    Shown("concepts . --of tabby --images all", ("concepts.png",)),
 )
 
 

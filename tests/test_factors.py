@@ -23,7 +23,7 @@ pytest.importorskip("sklearn", reason="needs pip install 'cnnviz[embed]'")
 pytest.importorskip("scipy", reason="needs pip install 'cnnviz[embed]'")
 
 from cnnviz.studies.factors import study as module
-from cnnviz.studies.factors.factorize import Positions, factorize, weights_of
+from cnnviz.studies.nonnegative import Positions, factorize, weights_of
 
 
 def planted(rows: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ STUDIES: dict[str, list[str]] = {
     "activations": [],
     "adversarial": ["--steps", "2", "--curve", "0,1,8", "--explain", "gradcam"],
     "classmap": [],
+    "concepts": ["--of", "0", "--images", "all", "--components", "2", "--designs", "4"],
     "dream": ["--steps", "2", "--octaves", "2"],
     "embed": ["--perplexity", "2"],
     "factors": ["--components", "2"],

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from cnnviz.registry.specs import FilePath, Options, Package, StudySpec, option
+from cnnviz.registry.specs import ClassName, FilePath, Options, Package, StudySpec, option
 from cnnviz.settings import View
 
 _ONE_LAYER = "Layer by module path, or -1, -2, … for stages from the end. [default: {}]"
@@ -127,6 +127,20 @@ class DeepDreamOptions(Options):
     jitter: int = option(32, "Largest shift under the network's grid.", minimum=0, unit="pixels")
     tile: int = option(512, "Largest side of what goes through the network at once.", minimum=32, unit="pixels")
     overlap: int = option(64, "Surroundings that go through with a tile.", minimum=0, unit="pixels")
+
+
+class ConceptsOptions(Options):
+    """Options of Concepts."""
+
+    of: ClassName | None = option(None, "Class that is explained: an index or a label.")
+    images: Literal["predicted", "all"] = option(
+        "predicted", "predicted: images that the network takes for the class; all: every image."
+    )
+    components: int = option(6, "Concepts that the crops are made of.", minimum=1, maximum=12)
+    crop: float = option(0.35, "Side of a crop, as a share of what the network sees.", minimum=0.05, maximum=1)
+    designs: int = option(32, "Points of each half of the design of the Sobol indices.", minimum=2)
+    patches: int = option(5, "Crops of each concept in the sheet.", minimum=0, maximum=20)
+    iterations: int = option(200, "Iterations of the factorisation, at most.", minimum=1)
 
 
 class FactorsOptions(Options):
@@ -276,6 +290,24 @@ STUDIES: tuple[StudySpec, ...] = (
         help_overrides={"layer": _ONE_LAYER.format("the stage before the last")},
         hidden_options=("top", "activation", "batch_size"),
         options=DeepDreamOptions,
+    ),
+    StudySpec(
+        name="concepts",
+        command="concepts",
+        family="studies",
+        entry="cnnviz.studies.concepts.study:Concepts",
+        title="Concepts",
+        summary="What a class is recognised by: concepts of crops of its images, with maps and their importance.",
+        paper="Fel et al., CRAFT: Concept Recursive Activation FacTorization for Explainability, CVPR 2023",
+        views=_ONE_SIZE,
+        why_views="cuts crops of inputs of one size",
+        shared_options=("layer",),
+        help_overrides={"layer": _ONE_LAYER.format("the last convolutional stage")},
+        options=ConceptsOptions,
+        packages=(
+            Package("sklearn", "scikit-learn", "embed"),
+            Package("scipy", "scipy", "embed"),
+        ),
     ),
     StudySpec(
         name="factors",

@@ -17,6 +17,7 @@ from cnnviz.schema.studies.audit import AuditReport
 from cnnviz.schema.studies.base import OtherStudyReport
 from cnnviz.schema.studies.classmap import ClassMapReport
 from cnnviz.schema.studies.compare import CompareReport
+from cnnviz.schema.studies.concepts import ConceptsReport
 from cnnviz.schema.studies.dream import DreamReport
 from cnnviz.schema.studies.embed import EmbedReport
 from cnnviz.schema.studies.evaluate import EvaluateReport
@@ -71,6 +72,7 @@ EndedReport = Annotated[
     | AuditReport
     | ClassMapReport
     | CompareReport
+    | ConceptsReport
     | DreamReport
     | EmbedReport
     | EvaluateReport

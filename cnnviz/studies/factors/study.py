@@ -32,7 +32,7 @@ from cnnviz.schema.images import Figure
 from cnnviz.schema.studies import factors as schema
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
-from cnnviz.studies.factors.factorize import Factors, Positions, factorize, weights_of
+from cnnviz.studies.nonnegative import Factors, Positions, factorize, weights_of
 from cnnviz.tasks.classification import Classification
 
 MOST_VALUES = 1 << 25
