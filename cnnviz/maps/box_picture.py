@@ -17,12 +17,10 @@ if TYPE_CHECKING:
     from cnnviz.maps.write_image import ImageResult, TargetMap
 
 
-def is_pictured(done: ImageResult, item: TargetMap) -> bool:
-    """Whether a map is among those of the picture: of classes that are marked on the image, else of the first one."""
-    marked = {label for each in done.maps for label in true_labels(done.truth, each)}
-    if marked:
-        return bool(true_labels(done.truth, item))
-    return item.slug == done.maps[0].slug
+def pictured(done: ImageResult) -> list[bool]:
+    """Which maps are in the picture: those of classes that are marked on the image, else those of the first one."""
+    marked = [bool(true_labels(done.truth, item)) for item in done.maps]
+    return marked if any(marked) else [item.slug == done.maps[0].slug for item in done.maps]
 
 
 def true_labels(truth: Truth | None, item: TargetMap) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from cnnviz.geometry.truth import Truth
 from cnnviz.io.encode import ImageFormat, encode, encode_npz
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
-from cnnviz.maps.box_picture import box_tile, is_pictured, marked
+from cnnviz.maps.box_picture import box_tile, marked, pictured
 from cnnviz.maps.caption_picture import Written
 from cnnviz.maps.detection_picture import Detected, asked_boxes, boxed
 from cnnviz.maps.method_picture import method_picture
@@ -146,6 +146,7 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
     written = Written(done) if "words" in how.save and any(isinstance(p, WordScore) for p in done.predictions) else None
     ranges = _ranges(done, how.style)
     placing = Placing(done)
+    in_picture = pictured(done)
     for number, item in enumerate(done.maps):
         placed, shown = placing.at(number, how.style)
         own = how if not item.facts.get("role") else how.within(ranges.get(item.method.name))
@@ -155,7 +156,7 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
             placed, _image(done, item), done.truth, beside
         )
         scores = {**measured, **item.scores}
-        if "boxes" in how.save and is_pictured(done, item):
+        if "boxes" in how.save and in_picture[number]:
             small = tile_photo(done.rgb) if small is None else small
             tiles.append(box_tile(small, done, item, shown, scores, own.style))
         files = _write_map(done, item, shown, scores["box_xywh"], own)
@@ -225,8 +226,8 @@ def _write_figures(
                 row.files[kind] = name  # type: ignore[index]
     if tiles:
         name = _write_boxes(done, tiles, how)
-        for row, item in zip(rows, done.maps, strict=True):
-            if is_pictured(done, item):
+        for row, own in zip(rows, pictured(done), strict=True):
+            if own:
                 row.files["boxes"] = name  # type: ignore[index]
 
 

@@ -9,12 +9,10 @@ from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from cnnviz.geometry.boxes import Box
 from cnnviz.render.comparison import Cell, comparison
 from cnnviz.render.grid import resize
-from cnnviz.render.legend import frame
 
 Picture = NDArray[np.uint8]
 
@@ -94,9 +92,25 @@ def with_boxes(picture: Picture, boxes: Sequence[tuple[Box, tuple[int, int, int]
     height, width = picture.shape[:2]
     across, down = width / size[0], height / size[1]
     thick = max(2, round(max(width, height) / 210))
-    page = Image.fromarray(picture)
-    draw = ImageDraw.Draw(page)
+    drawn = picture.copy()  # in NumPy: a figure has dozens of them, and each would go to Pillow and back
     for box, colour in boxes:
         x0, y0, x1, y1 = box.edges
-        frame(draw, Box.from_edges(x0 * across, y0 * down, x1 * across, y1 * down), colour, thick)
-    return np.array(page, dtype=np.uint8)
+        _frame(drawn, Box.from_edges(x0 * across, y0 * down, x1 * across, y1 * down), colour, thick)
+    return drawn
+
+
+def _frame(picture: Picture, box: Box, colour: tuple[int, int, int], thick: int) -> None:
+    """As :func:`cnnviz.render.legend.frame`."""
+    left, top, far, below = (round(edge) for edge in box.edges)
+    for inset, shade, wide in ((0, (0, 0, 0), 1), (1, colour, thick), (1 + thick, (0, 0, 0), 1)):
+        x0, y0, x1, y1 = left + inset, top + inset, far - inset, below - inset
+        if x1 - x0 > 1 and y1 - y0 > 1:
+            _fill(picture, (x0, y0, x1, min(y0 + wide, y1)), shade)
+            _fill(picture, (x0, max(y1 - wide, y0), x1, y1), shade)
+            _fill(picture, (x0, y0, min(x0 + wide, x1), y1), shade)
+            _fill(picture, (max(x1 - wide, x0), y0, x1, y1), shade)
+
+
+def _fill(picture: Picture, edges: tuple[int, int, int, int], shade: tuple[int, int, int]) -> None:
+    x0, y0, x1, y1 = (max(0, edge) for edge in edges)
+    picture[y0:y1, x0:x1] = shade
