@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 
 # Numbers of mallopt(3), and bytes: larger arrays still come from the system, and go back to it.
-_TRIM, _TOP_PAD, _MMAP = (-1, 256 << 20), (-2, 64 << 20), (-3, 64 << 20)
+_TRIM, _TOP_PAD, _MMAP = (-1, 256 << 20), (-2, 16 << 20), (-3, 64 << 20)
 
 
 def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
