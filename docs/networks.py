@@ -1,12 +1,14 @@
-"""Writes docs/networks.md, and the README's sentence about it, from benchmarks/results/families.json.
+"""Writes docs/networks.md, and the README's sentence about it, from results of the benchmarks.
 
-python -m benchmarks.families    # walks the networks
-python docs/networks.py          # rewrites docs/networks.md and README.md
+python -m benchmarks.families              # walks the networks: families.json
+python -m benchmarks.attention_families    # those with attention, for their tokens: attention_families.json
+python docs/networks.py                    # rewrites docs/networks.md and README.md
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "networks.md"
 RESULTS = ROOT / "benchmarks" / "results" / "families.json"
+ATTENTION = RESULTS.with_name("attention_families.json")
+MATRICES = ("chefer", "gradient_rollout", "legrad", "rollout")
 BEGIN, END = "<!-- networks: begin (python docs/networks.py) -->", "<!-- networks: end -->"
 TITLES = {
     "gradcam": "Grad-CAM",
@@ -70,8 +74,8 @@ def page(found: dict[str, Any]) -> str:
         "The weights are random; batch normalisations have the statistics of photographs, and what would start as a "
         "constant is drawn at random, so that every part of a network matters. Each is run at a taller size, "
         "where it takes one, and at a square one; the table names the sizes that were walked. Networks with "
-        "self-attention were walked before their tokens were explained as maps: [transformers](transformers.md) says "
-        "what holds of them.",
+        "self-attention were walked before their tokens were explained as maps: of these, what [the second "
+        "table](#networks-with-attention) says of layers counts.",
         "",
         f"torch {machine['torch']}, torchvision {machine['torchvision']}, timm {machine['timm']}, Python "
         f"{machine['python']}, on {machine['cores']} cores ({machine['cpu']}), {machine['date']}.",
@@ -98,6 +102,48 @@ def page(found: dict[str, Any]) -> str:
             f"| {row['family']} | `{name}` | {row['parameters'] / 1e6:.1f} M | {sizes} | " + " | ".join(cells) + " |"
         )
     return "\n".join([*lines, "", *_reasons(rows), *_others(found)]) + "\n"
+
+
+def attention_page(found: dict[str, Any]) -> str:
+    """The second table: networks with attention, one size each."""
+    machine, rows = found["machine"], found["rows"]
+    maps = sum(row.get("gradcam", {}).get("outcome") == "map" for row in rows)
+    matrices = sum(row.get("chefer", {}).get("outcome") == "map" for row in rows)
+    lines = [
+        "## Networks with attention",
+        "",
+        "From `benchmarks/results/attention_families.json` (`python -m benchmarks.attention_families`, "
+        f"{machine['date']}, {machine['cpu']}). {len(rows)} families: {maps} have a checked map at the layer that is "
+        f"named, {matrices} attention matrices that `cnnviz attention` reads (`chefer`, `gradient_rollout`, `legrad`, "
+        "`rollout`); the others are refused. Checked is that the map has the layer's grid, that the score's own "
+        "gradient reaches the image, and that cells, with every attention matrix made the identity, look at places "
+        "that move over the image as the cells do over the map.",
+        "",
+        "| family | network | size | layer | grid | attention matrices |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        name, layer = row["network"], row.get("gradcam", {})
+        if "error" in row:
+            reasons[row["error"].partition("\n")[0]].append(name)
+        for each in ("gradcam", "chefer"):
+            if "reason" in row.get(each, {}):
+                reasons[_kind_of(row[each]["reason"])].append(name)
+        said = {each: row.get(each, {}).get("outcome") for each in MATRICES}
+        read = "yes" if set(said.values()) == {"map"} else "refused" if said["chefer"] == "refused" else "not all"
+        grid = "x".join(map(str, layer.get("grid", [])))
+        place = f"`{layer['layer']}`" if "layer" in layer else WORDS.get(layer.get("outcome", ""), "not reached")
+        shown = f"`{name}`" if row["library"] == "torchvision" else f"`timm/{name}`"
+        lines.append(f"| {row['family']} | {shown} | {row.get('size', '')} | {place} | {grid} | {read} |")
+    told = [f"- {reason} ({', '.join(names)})" for reason, names in sorted(reasons.items())]
+    return "\n".join([*lines, "", "### Why not", "", *told]) + "\n"
+
+
+def _kind_of(reason: str) -> str:
+    """A reason without the numbers and names that tell networks apart."""
+    text = re.sub(r" \([^()]*first[^()]*\)", "", reason.replace("NAME", "The network").replace("|", "/"))
+    return re.sub(r"; \w+ cannot be traced", "; it cannot be traced", re.sub(r"\d+ of \d+", "not all", text))
 
 
 def _reasons(rows: list[dict[str, Any]]) -> list[str]:
@@ -131,5 +177,6 @@ def with_sentence(text: str, found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    PAGE.write_text(page(results), encoding="utf-8")
+    walked = json.loads(ATTENTION.read_text(encoding="utf-8"))
+    PAGE.write_text(f"{page(results)}\n{attention_page(walked)}", encoding="utf-8")
     README.write_text(with_sentence(README.read_text(encoding="utf-8"), results), encoding="utf-8")

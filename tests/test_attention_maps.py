@@ -190,3 +190,27 @@ def test_other_parts_may_ask_for_values() -> None:
     found = cnnviz.explain(module, pixels, target=1, method="chefer")
     assert found.facts == expected.facts == {"attention_layers": 3, "attention_rows": "class token"}
     torch.testing.assert_close(found.raw, expected.raw, rtol=1e-4, atol=1e-7)
+
+
+class TwoGrids(nn.Module):
+    """Attention between 4 x 6 tokens, and then between 2 x 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 8, 8, stride=8), nn.Linear(8, 5)
+        self.first, self.second = nn.Linear(8, 24), nn.Linear(8, 24)
+
+    def attend(self, maps: Tensor, linear: nn.Module) -> Tensor:
+        q, k, v = linear(maps.flatten(2).transpose(1, 2))[:, None].chunk(3, -1)
+        mixed = ((q @ k.transpose(-2, -1)).softmax(-1) @ v)[:, 0]
+        return maps + mixed.transpose(1, 2).reshape(maps.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = nn.functional.avg_pool2d(self.attend(self.patches(x), self.first), 2)
+        logits: Tensor = self.head(self.attend(maps, self.second).mean((2, 3)))
+        return logits
+
+
+def test_matrices_of_two_grids_have_no_product() -> None:
+    with pytest.raises(CnnvizError, match=r"2 attention layers relate tokens of grids of 2 sizes \(4x6, 2x3\)"):
+        cnnviz.explain(TwoGrids().eval(), pictures(), target=1, method="rollout")

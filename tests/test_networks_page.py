@@ -11,13 +11,16 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 FOUND: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / "families.json").read_text(encoding="utf-8"))
+WALKED: dict[str, Any] = json.loads(
+    (ROOT / "benchmarks" / "results" / "attention_families.json").read_text(encoding="utf-8")
+)
 PAGE = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_page_and_the_readme_are_what_the_results_say() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "networks.py"))
-    assert written["page"](FOUND) == PAGE, "run: python docs/networks.py"
+    assert f"{written['page'](FOUND)}\n{written['attention_page'](WALKED)}" == PAGE, "run: python docs/networks.py"
     assert written["with_sentence"](README, FOUND) == README, "run: python docs/networks.py"
 
 
@@ -34,7 +37,16 @@ def test_the_counts_are_those_of_the_rows() -> None:
     assert maps is not None
     drawn = sum(bool(each) and set(each) == {"map"} for each in outcomes.values())
     assert int(maps[1]) == drawn == FOUND["counts"]["gradcam"]["map"]
-    assert len(re.findall(r"^\| [^|]+ \| `", PAGE, flags=re.M)) == len(outcomes)
+    assert len(re.findall(r"^\| [^|]+ \| `", PAGE.split("## Networks with attention")[0], flags=re.M)) == len(outcomes)
+
+
+def test_no_network_with_attention_is_wrong() -> None:
+    outcomes = [row["gradcam"]["outcome"] for row in WALKED["rows"]]
+    assert set(outcomes) == {"map", "refused"}
+    assert f"{len(outcomes)} families: {outcomes.count('map')} have a checked map" in PAGE
+    for row in WALKED["rows"]:
+        refused = [row[each] for each in ("gradcam", "chefer") if row[each]["outcome"] == "refused"]
+        assert all(each["reason"] for each in refused), row["network"]
 
 
 def test_nothing_crashed_and_maps_follow_the_image() -> None:

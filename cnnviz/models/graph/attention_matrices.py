@@ -206,6 +206,13 @@ def _layers(graph: Graph, model_name: str) -> AttentionLayers:
             "than softmax(Q K^T) V.",
             "Use gradcam, or saliency --variant gradient_x_input.",
         )
+    grids = list(dict.fromkeys("x".join(map(str, known[node].grid)) for node in whole))
+    if len(whole) == len(layers) and len(grids) > 1:
+        raise CnnvizError(
+            f"{model_name}: its {len(layers)} attention layers relate tokens of grids of {len(grids)} sizes "
+            f"({', '.join(grids)}); matrices of different sizes have no product.",
+            "Use gradcam, or saliency --variant gradient_x_input.",
+        )
     if not whole or len(whole) != len(layers) or len({known[node] for node in whole}) != 1:
         odd = next((node for node in layers if node not in whole), None)
         shape = "" if odd is None else f" ({'x'.join(map(str, graph.shapes[odd][1:]))} in the first that does not)"
