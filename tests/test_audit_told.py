@@ -224,10 +224,10 @@ def test_the_map_of_a_box_is_measured_in_its_own_true_box() -> None:
     )
     own = RegionEnergyOptions(objects="box", tolerance=0.5)  # type: ignore[call-arg]
     first, second = (score(placed, _of_box(box), truth, own) for box in ((0, 0, 6, 5), (12, 2, 6, 5)))
-    assert first == {"energies": [0.75, 0.25], "peak_inside": True}
-    assert second == {"energies": [0.25, 0.75], "peak_inside": False}
+    assert first == {"regions": ["truth", "background"], "energies": [0.75, 0.25], "peak_inside": True}
+    assert second == {"regions": ["truth", "background"], "energies": [0.25, 0.75], "peak_inside": False}
     # A box that finds nothing, and a class that has no box.
-    nothing = {"energies": [None, None], "peak_inside": None}
+    nothing = {"regions": ["truth", "background"], "energies": [None, None], "peak_inside": None}
     assert score(placed, _of_box((6, 0, 6, 6)), truth, own) == nothing
     of_class = ClassScore(0, "cat", 1.0, 1.0)
     image = ExplainedImage(

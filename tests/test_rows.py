@@ -81,6 +81,16 @@ def test_figures_are_in_words() -> None:
     ]  # fmt: skip
 
 
+def test_regions_are_named() -> None:
+    energies = {"regions": ["truth", "background", "0,0.9,1,1"], "energies": [0.5, 0.25, None], "peak_inside": True}
+    record = record_named("a", explanations=[{"method": "cam", "target": {}, "scores": {"region_energy": energies}}])
+    assert row_of(record, Checks(), None)["maps"][0]["scores"] == [
+        ["energy in the object", "0.5", 0.5], ["energy in the background", "0.25", 0.25],
+        ["peak inside the object", "yes", 1.0],
+    ]  # fmt: skip
+    assert "<dt>energy in the background</dt><dd>0.25</dd>" in card(record)
+
+
 def test_a_curve_is_taken_and_a_broken_one_is_not() -> None:
     scores = {"insertion": {"area": 0.5, "curve": [0.0, 1.0]}, "deletion": {"area": None, "curve": [0.0, None]}}
     record = record_named("a", explanations=[{"method": "cam", "target": {"label": "x"}, "scores": scores}])

@@ -132,6 +132,24 @@ def test_an_image_is_opened_by_choosing_a_file_and_by_dropping_one(page: Any, si
     assert find(".command b").count() == 0
 
 
+def test_a_view_has_an_address_and_an_opened_image_a_place_in_the_strip(page: Any, site: Served) -> None:
+    find = opened(page, site)
+    command(page, ".png")
+    drop(page, picture(76), "mine.png")
+    command(page, "mine.png")
+    find(".samples button[title='mine.png'][aria-pressed='true'] img").wait_for()
+    find("select[name=method]").select_option("hirescam")
+    command(page, "hirescam", "mine.png")
+    page.until("location.hash.includes('method=hirescam')")
+    page.reload()
+    command(page, "hirescam", "mine.png")
+    find("select[name=method] option[value=chefer][disabled]", has_text="the network has no attention").wait_for(
+        state="attached"
+    )
+    find(".samples button[title='second.png']").click()
+    command(page, "hirescam", "second.png")
+
+
 def test_what_is_no_image_is_told_and_the_page_goes_on(page: Any, site: Served) -> None:
     find = opened(page, site)
     command(page, "png")

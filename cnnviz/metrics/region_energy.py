@@ -33,10 +33,11 @@ def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params:
     flat = total <= 0 or is_even(placed.values[y0:y1, x0:x1])
     inside = object_region(truth, image, params.objects)
     energies: list[float | None] = []
-    for region in params.regions.split(";"):
+    regions = params.regions.split(";")
+    for region in regions:
         mask = region_mask(region, values.shape, inside)
         energies.append(None if mask is None or total <= 0 else total_of(values * mask) / total)
-    found: dict[str, Any] = {"energies": energies, "peak_inside": None}
+    found: dict[str, Any] = {"regions": regions, "energies": energies, "peak_inside": None}
     if inside is not None and inside.any():
         found["peak_inside"] = (not flat) and _is_near(values, inside, params.tolerance)
     return found

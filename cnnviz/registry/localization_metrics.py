@@ -168,6 +168,7 @@ REGION_ENERGY = MetricSpec(
     direction="neither",
     options=RegionEnergyOptions,
     figures=(
+        Figure("regions", "the regions that were asked for"),
         Figure("energies", "share of the positive values in each region; null where it is not known, or of a flat map"),
         Figure("peak_inside", "whether the map is largest in the object; null where that is not known"),
     ),

@@ -179,9 +179,19 @@ def _flattened(found: Mapping[str, object]) -> Iterator[tuple[str, object]]:
         if not isinstance(value, Mapping):
             yield str(key), value
             continue
+        named = value.get("regions") if isinstance(value.get("regions"), list) else None
         for figure, own in value.items():
-            if isinstance(own, bool | int | float | str) or figure == "energies":
+            if figure == "energies" and named and isinstance(own, list):
+                yield from (
+                    (f"energy in {_placed(str(region))}", each) for region, each in zip(named, own, strict=False)
+                )
+            elif isinstance(own, bool | int | float | str) or figure == "energies":
                 yield str(figure) if figure == key else f"{key} {figure}", own
+
+
+def _placed(region: str) -> str:
+    """A region of a metric, for people: ``truth``, ``background`` or a rectangle in fractions."""
+    return {"truth": "the object", "background": "the background"}.get(region, f"the rectangle {region}")
 
 
 def score_value(value: object) -> str:

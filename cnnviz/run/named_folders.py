@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cnnviz.io.sources import find_images
 from cnnviz.settings import RunSettings
 from cnnviz.tasks.base import Selector
@@ -17,4 +19,10 @@ def check_folders(settings: RunSettings, selector: Selector) -> None:
         CnnvizError: There are inputs, and none of their folders names a class of the network.
     """
     if settings.inputs and "-" not in settings.inputs:
-        selector.check_folders(ref.folder for ref in find_images(settings.inputs))
+        selector.check_folders(_folders(settings))
+
+
+def _folders(settings: RunSettings) -> Iterator[str | None]:
+    """Inputs are looked for when the first folder is: of what was dropped on a live page there is no file."""
+    for ref in find_images(settings.inputs):
+        yield ref.folder

@@ -145,6 +145,8 @@ class Energy(EnergyFigures):
 class RegionEnergies(TypedDict):
     """Of ``--metric region_energy``."""
 
+    regions: list[str]
+    """The regions, as the metric was asked for them."""
     energies: list[float | None]
     """Share of the positive values in each region of the metric's ``regions``; null where it is not known."""
     peak_inside: bool | None

@@ -20,6 +20,7 @@ from cnnviz.maps.placing import on_photograph
 from cnnviz.maps.segment_picture import outlined
 from cnnviz.maps.target_list import TargetList, targets_of
 from cnnviz.maps.write_image import ImageResult, OutputStyle, draw
+from cnnviz.metrics.conservation import TOLERATED
 from cnnviz.models.preprocess import Geometry
 from cnnviz.pipeline import output_style
 from cnnviz.records import Record, finite
@@ -136,7 +137,7 @@ class Explorer:
             "task": {"name": task.name, "dense": task.dense, "boxes": task.boxes},
             "view": self.prepared.preprocess.view,
             "default_method": default,
-            "methods": [method_facts(spec) for spec in self._methods()],
+            "methods": [{**method_facts(spec), **self._refused(spec)} for spec in self._methods()],
             "colormaps": [AUTO, *COLORMAPS],
             "samples": self.shelf.samples(),
             "notes": list(dict.fromkeys(self.told)),
@@ -146,6 +147,13 @@ class Explorer:
         """The methods that this network can be asked for."""
         boxes = self.prepared.task_spec.boxes
         return [spec for spec in lookup.all_methods() if boxes or "boxes" not in spec.needs]
+
+    def _refused(self, spec: MethodSpec) -> dict[str, str]:
+        """Why this network cannot be asked for a method, where that is known beforehand."""
+        graph = self.prepared.session.graph
+        if "attention" not in spec.needs or (graph is not None and graph.attention):
+            return {}
+        return {"missing": "the network has no attention" if graph is not None else "the network is not traced"}
 
     def layers(self) -> list[dict[str, Any]]:
         """The layers that are maps, as ``cnnviz layers`` lists them."""
@@ -197,6 +205,7 @@ class Explorer:
         style = replace(output_style(settings, explainer, self.store, None), save=frozenset())
         record = finite(draw(done, style).to_dict(done.ref.name, None))
         fresh = tuple(text for text in dict.fromkeys(notes) if text not in self.told)
+        fresh += _gap_of(record, question.method)
         made = Result(question.key, question.image, record, command_line(settings), fresh, done, style)
         return self._results.put(question.key, made, done.rgb.nbytes + sum(each.raw.nbytes for each in done.maps))
 
@@ -242,6 +251,15 @@ class Explorer:
             found[kind] = self.store.read(name) or b""
             self.store.remove(name)
         return found
+
+
+def _gap_of(record: dict[str, Any], method: str) -> tuple[str, ...]:
+    """What a command tells at its end of a map that leaves out a part of the score."""
+    share = record["explanations"][0]["scores"].get("gap_share")
+    if share is None or share <= TOLERATED:
+        return ()
+    reason = lookup.find_method(method).gap
+    return (f"this map leaves out {share:.0%} of the score{f': {reason}' if reason else ''}",)
 
 
 def at_size_of_page(done: ImageResult) -> ImageResult:

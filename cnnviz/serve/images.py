@@ -107,14 +107,15 @@ class ImageShelf:
         return self._photos.once(key, lambda: encode(thumbnail(self.find(key).item.rgb, LONGEST_SIDE), _PHOTO))
 
     def thumbnail(self, key: str) -> bytes:
-        """A named image, small, as a JPEG.
+        """An image, small, as a JPEG.
 
         Raises:
             CnnvizError, ImageError: As :meth:`find`.
         """
         ref = self._sample(key)
         if ref is None:
-            raise CnnvizError(f"There is no image {key!r}.", "Reload the page.")
+            opened = self.find(key).item.rgb
+            return self._thumbnails.once(key, lambda: encode(thumbnail(opened, _SMALL), _PHOTO))
         return self._thumbnails.once(key, lambda: encode(thumbnail(decode(read_bytes(ref)).rgb, _SMALL), _PHOTO))
 
     def _sample(self, key: str) -> ImageRef | None:

@@ -151,16 +151,18 @@
   }
 
   function Explorer(props) {
-    const { model } = props;
+    const { model, asIn } = props;
     const [layers, setLayers] = useState(null);
     const [image, setImage] = useState(null);
     const [loading, setLoading] = useState(null);
     const [error, setError] = useState(null);
     const [target, setTarget] = useState(null);
+    const [uploads, setUploads] = useState([]);
     const [near, setNear] = useState([]);
-    const [name, setName] = useState(model.default_method);
+    const [name, setName] = useState(model.methods.some(function (each) { return each.name === asIn.method && !each.missing; })
+      ? asIn.method : model.default_method);
     const [options, setOptions] = useState({});
-    const [layer, setLayer] = useState(null);
+    const [layer, setLayer] = useState(asIn.layer || null);
     const [units, setUnits] = useState(null);
     const [score, setScore] = useState("logit");
     const [colormap, setColormap] = useState("auto");
@@ -187,17 +189,39 @@
     };
     const take = function (file) {
       setLoading(Date.now());
-      upload(file).then(show, failed);
+      upload(file).then(function (found) {
+        setUploads(function (old) {
+          return old.filter(function (each) { return each.image !== found.image; })
+            .concat([{ image: found.image, name: found.name }]);
+        });
+        show(found);
+      }, failed);
     };
     useEffect(function () {
       get("api/layers").then(function (found) { setLayers(found.layers); }, failed);
-      if (model.samples.length) { open(model.samples[0].image); }
+      const first = model.samples.length ? function () { open(model.samples[0].image); } : function () { setLoading(null); };
+      if (!asIn.image) { first(); return; }
+      // The address of a view; of an image that is not here any more, the first one.
+      setLoading(Date.now());
+      get("api/images/" + encodeURIComponent(asIn.image)).then(function (found) {
+        show(found);
+        setTarget(asIn.target || null);
+        if (model.samples.every(function (sample) { return sample.image !== found.image; })) {
+          setUploads([{ image: found.image, name: found.name }]);
+        }
+      }, first);
     }, []);
 
     const asked = image && { image: image.image, method: name, options: options, layer: usedLayer, target: target, score: score };
     const [map, problem, since] = useLatest(function () {
       return asked && function () { return post("api/explain", asked); };
     }, [JSON.stringify(asked)]);
+
+    useEffect(function () {
+      if (!image) { return; }
+      const view = { image: image.image, method: name, layer: usedLayer, target: target };
+      history.replaceState(null, "", location.pathname + query(view).replace("?", "#"));
+    }, [image && image.image, name, usedLayer, target]);
 
     const choose = function (spec) { setNear([]); setError(null); setTarget(spec); };
     const place = function (x, y) {
@@ -210,8 +234,12 @@
     };
     const boxes = !image ? [] : image.targets.filter(function (row) { return row.target.startsWith("box:") && row.box_xywh; })
       .map(function (row) { return { target: row.target, number: row.target.slice(4), label: row.target.slice(4) + " " + row.label, box: row.box_xywh }; });
-    const own = map && image && map.record.name === image.name && map.asked === image.image ? map : null;
+    // Beside a refusal no map stands that answers an earlier question.
+    const own = map && !problem && image && map.record.name === image.name && map.asked === image.image ? map : null;
 
+    const strip = model.samples.concat(uploads.filter(function (each) {
+      return model.samples.every(function (sample) { return sample.image !== each.image; });
+    }));
     const chosen = target || (own && own.record.explanations[0].target.spec);
 
     return html`<div class="explorer">
@@ -221,7 +249,7 @@
       <div class="columns">
         <section class="look" aria-label="image and map">
           <${Drop} onFile=${take} />
-          <${Samples} samples=${model.samples} chosen=${image && image.image} onChoose=${open} />
+          <${Samples} samples=${strip} chosen=${image && image.image} onChoose=${open} />
           <${Problem} error=${error} />
           <${Busy} since=${loading || since} />
           ${image && html`<${Stage} key=${image.image} image=${image} map=${own} alpha=${alpha} colormap=${colormap} mode=${mode}
@@ -286,16 +314,17 @@
   }
 
   function Start() {
+    const [asIn] = useState(function () { return Object.fromEntries(new URLSearchParams(location.hash.slice(1))); });
     const [model, setModel] = useState(null);
     const [error, setError] = useState(null);
     useEffect(function () {
       // The token has done its work: the cookie has it now.
-      history.replaceState(null, "", location.pathname);
+      history.replaceState(null, "", location.pathname + location.hash);
       get("api/model").then(setModel, function (refused) { setError(wrong(refused)); });
     }, []);
     if (error) { return html`<${Problem} error=${error} />`; }
     if (!model) { return html`<p class="waiting" role="status">Loading …</p>`; }
-    return html`<${Explorer} model=${model} />`;
+    return html`<${Explorer} model=${model} asIn=${asIn} />`;
   }
 
   const root = document.getElementById("explorer");
