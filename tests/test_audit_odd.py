@@ -280,3 +280,17 @@ def test_what_the_confirmation_says_is_no_acquittal() -> None:
     assert none.startswith("with the region blurred, 0 of the 20 worst images")
     assert "counterfactual" in none
     assert "counterfactual" not in flips
+
+
+@pytest.mark.parametrize("kept", [{"reply": 3}, [7], 7, {"answer": 1}])
+def test_an_answer_of_the_cache_that_is_none_is_found_out_again(kept: Any) -> None:
+    look = SecondLook.__new__(SecondLook)
+    look.passes = 2
+    look._remembered = cast("Any", SimpleNamespace(answered=lambda *_: kept))
+
+    def ask() -> str:
+        look.passes += 5
+        return "found"
+
+    assert look.answered({}, [{"name": "a"}], ask) == "found"
+    assert look.passes == 7
