@@ -125,7 +125,7 @@ def test_a_second_method_at_the_layer_shares_the_pass_and_nothing_else(
 ) -> None:
     from cnnviz.engine.session import Session
 
-    for method in ("gradcam", "hirescam"):  # examined
+    for method in ("gradcam", "layercam"):  # examined
         site.ask("/api/explain", {"image": "sample-2", "method": method})
     image = site.drop(photo(11))["image"]
     seen: list[int] = []
@@ -134,7 +134,7 @@ def test_a_second_method_at_the_layer_shares_the_pass_and_nothing_else(
     first = site.ask("/api/explain", {"image": image, "method": "gradcam"}).json
     passes = len(seen)
     other = site.ask("/api/explain", {"image": image, "method": "gradcam", "target": "class:2"}).json
-    third = site.ask("/api/explain", {"image": image, "method": "hirescam"}).json
+    third = site.ask("/api/explain", {"image": image, "method": "layercam"}).json
     assert passes == 1
     assert len(seen) == passes
     figures = [each["record"]["explanations"][0]["scores"]["max"] for each in (first, other, third)]

@@ -64,8 +64,8 @@ RELEVANCE: tuple[MethodSpec, ...] = (
         signed=True,
         forward="2",
         backward="1",
-        gap="biases keep their share, nearly all of it in depthwise convolutions, unless --bias ignore; neurons that "
-        "no input excites then keep theirs; conservation_gap in the report has each",
+        gap="biases keep their share (the largest where a network has depthwise convolutions) unless --bias ignore; "
+        "neurons that no input excites then keep theirs; conservation_gap in the report has each",
     ),
     MethodSpec(
         name="deeplift",
