@@ -346,3 +346,31 @@ def test_no_gradient_between_two_layers_is_said_of_the_units() -> None:
             layer="stem",
             skip_check="gradient_reaches_layer",
         )
+
+
+class FixedSize(nets.Body):
+    """Takes no other size, as a transformer with positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.pooled(F.relu(self.maps(x)) + self.place)
+        return z
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(1, 1, *self.maps(torch.zeros(1, 3, 32, 32)).shape[2:]))
+
+
+@pytest.mark.parametrize(("precision", "apart"), [("bf16", False), ("fp32", True)])
+def test_rounding_by_the_size_of_a_batch_is_not_images_that_change_each_other(
+    precision: str, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels of lower precision sum in another order for three images than for one."""
+    torch.manual_seed(0)
+    session = prepare(
+        FixedSize().eval().requires_grad_(False), "net", (3, 32, 32), rt.resolve("cpu", precision), SessionOptions()
+    )
+    chosen = Session.chosen
+    monkeypatch.setattr(Session, "chosen", lambda self, pixels: chosen(self, pixels) * (1 + 0.02 * (len(pixels) - 1)))
+    found = examined(session)
+    assert found.batch_independent is not apart
+    assert session.one_by_one is apart

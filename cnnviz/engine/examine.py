@@ -212,7 +212,9 @@ class _Examiner:
         height, width = probe.shape[2:]
         free = session.unprepared is not None and "input_sizes" not in self.wanted.skip and input_sizes(session)
         if not free or not free.any or min(height, width) <= 2 * free.minimum:
-            return probe, session.chosen
+            # In a lower precision rounding depends on how many images there are: it is the network that is asked.
+            exact = session.runtime.precision == "fp32" or session.unprepared is None
+            return probe, session.chosen if exact else session.unprepared_chosen
         side = 2 * free.minimum
         return probe[..., :side, :side].contiguous(), session.unprepared_chosen
 
@@ -220,7 +222,8 @@ class _Examiner:
         """The small probe's scores when it is the whole batch."""
         if self._single is None:
             probe, logits = self._small()
-            self._single = self._pass().chosen.detach() if probe is self.probe else logits(probe)
+            known = probe is self.probe and logits == self.session.chosen
+            self._single = self._pass().chosen.detach() if known else logits(probe)
         return self._single
 
     def _beside(self) -> Tensor | None:
