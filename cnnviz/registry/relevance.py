@@ -26,6 +26,11 @@ class LRPOptions(Options):
     bias: Literal["absorb", "ignore"] = option(
         "absorb", "Biases absorb their share (the paper), or are ignored: their share goes to the inputs."
     )
+    through: str | None = option(
+        None,
+        "Concept relevance (CRP): only what goes through these channels of --layer, such as 5,17; or all.",
+        demands="layer",
+    )
 
 
 class DeepLIFTOptions(Options):

@@ -159,6 +159,12 @@ class Scores(MapScores, FaithfulnessScores):
     """Of sobol: the sum of the indices; of total ones at least 1, up to the noise of the estimate."""
     superpixels: NotRequired[Count]
     """Of kernelshap and lime: how many superpixels the image has."""
+    through_relevance: NotRequired[float | None]
+    """Of lrp with ``--through``: the relevance of those channels at the layer, in the score's unit."""
+    top_channel_relevance: NotRequired[list[float | None]]
+    """Of lrp with ``--through``: the relevance of the ``top_channels`` at the layer, in the score's unit."""
+    top_channels: NotRequired[list[Count]]
+    """Of lrp with ``--through``: the channels of the layer with the most relevance, at most five."""
     trials: NotRequired[Count]
     """Of deeplift: how many baselines were averaged."""
     unit: NotRequired[Count]
@@ -222,6 +228,8 @@ class MethodFacts(TypedDict, total=False):
     """Of eigencam, eigengradcam and kpcacam: which side of the component is positive."""
     statistic: str
     """Of SmoothGrad: what is taken over the noisy copies."""
+    through: str
+    """Of lrp with ``--through``: the channels through which relevance is followed, or ``all``."""
     with_gradcam: bool
     """Of guided: there where the map is multiplied by that of Grad-CAM."""
 

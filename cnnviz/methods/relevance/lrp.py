@@ -44,6 +44,7 @@ from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.relevance.propagation import Propagation, Rules, Weighted, propagate, scaled
 from cnnviz.registry.relevance import LRPOptions
 
+_RANKED = 5
 RULES = ("composite", "epsilon", "alpha-beta", "attnlrp")
 
 
@@ -56,16 +57,25 @@ def lrp(run: ForwardPass, target: Target, params: LRPOptions) -> Heatmap:
         run: A forward pass that starts at the image.
         target: The logit of a class, a unit, or a function linear in the output (such as the difference of two).
         params: ``rule``, ``epsilon``, ``alpha`` (beta = alpha - 1), ``gamma`` (of linear layers) and ``conv_gamma``,
-            ``bias`` (``absorb`` or ``ignore``).
+            ``bias`` (``absorb`` or ``ignore``); ``through``: channels of a layer that the pass looks at beside the
+            image, or ``all``.
+
+    With ``through`` the map is conditional (concept relevance propagation: Achtibat et al., "From attribution maps to
+    human-understandable explanations through Concept Relevance Propagation", Nature Machine Intelligence 2023):
+    relevance is handed back to the layer, that of all other channels is set to zero, and the rest goes on to the
+    pixels. What passes beside the layer takes no part, so maps of all channels together are the map of ``all``, and
+    that of the score where all paths pass the layer.
 
     Returns:
         Heatmap with values [N, C, H, W] and maps [N, H, W] (sum over channels), signed, in units of the score; scores
         ``conservation_gap`` = score - sum of R for each image and ``gap_share``, its share of the score; fact
-        ``layers``: how often each rule was used.
+        ``layers``: how often each rule was used. With ``through`` the gap is that of the whole score, and further
+        scores are ``through_relevance`` [N], the relevance of the channels at the layer, ``top_channels`` [N, 5], the
+        channels with the most, and ``top_channel_relevance`` [N, 5].
 
     Raises:
         CnnvizError: The network cannot be traced, or has a layer without a rule; a probability is asked for; the
-            epsilon rule without biases overflows.
+            epsilon rule without biases overflows; the layer has no such channel.
     """
     if target.unit in ("probability", "log-probability"):
         raise CnnvizError("LRP hands back the logit of a class, not its probability.", "Leave --score out.")
@@ -77,7 +87,48 @@ def lrp(run: ForwardPass, target: Target, params: LRPOptions) -> Heatmap:
     gap = score.detach().double() - values.double().sum((1, 2, 3))
     facts = {"rule": params.rule, "layers": dict(propagation.used), "reduction": "sum over channels"}
     scores = {"conservation_gap": gap.float(), "gap_share": gap_share(gap, score)}
+    if params.through:
+        values, figures = _through(propagation, score, params.through)
+        scores |= figures
+        facts["through"] = params.through
     return Heatmap(values, values.sum(1), facts=facts, scores=scores)
+
+
+def _through(propagation: Propagation, score: Tensor, through: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """R [N, C, H, W] through channels of the layer, and what the channels have there."""
+    layer = propagation.layer
+    if layer is None or not layer.requires_grad or layer.dim() != 4:
+        raise CnnvizError(
+            "No relevance is known of this layer: it is no map of channels, or a normalisation that follows is merged "
+            "into it.",
+            "Name what follows it with --layer, such as the activation.",
+        )
+    c = torch.autograd.grad(score.sum(), layer, retain_graph=True)[0]
+    each = (layer.detach() * c).double().sum((2, 3))
+    channels = _channels(through, each.shape[1])
+    kept = torch.zeros_like(c)
+    kept[:, channels] = c[:, channels]
+    top = each.topk(min(_RANKED, each.shape[1]), dim=1)
+    figures = {
+        "through_relevance": each[:, channels].sum(1).float(),
+        "top_channels": top.indices,
+        "top_channel_relevance": top.values.float(),
+    }
+    return propagation.relevance(layer, kept), figures
+
+
+def _channels(text: str, count: int) -> list[int]:
+    """The channels that ``5,17`` or ``all`` names, each once."""
+    if text == "all":
+        return list(range(count))
+    parts = [part.strip() for part in text.split(",")]
+    bad = [part for part in parts if not part.isdecimal() or int(part) >= count]
+    if bad:
+        raise CnnvizError(
+            f"--through {text}: {bad[0]!r} is no channel of the layer, which has {count}.",
+            f"Use numbers from 0 to {count - 1}, such as 0,{count - 1}, or all.",
+        )
+    return sorted({int(part) for part in parts})
 
 
 def _check_finite(values: Tensor, score: Tensor, params: LRPOptions) -> None:

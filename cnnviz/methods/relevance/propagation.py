@@ -82,17 +82,20 @@ class Propagation:
         at: The tensor that relevance is asked of; a leaf.
         extra: Further leaves (ones in the place of the image) whose relevance is added to that of ``at``.
         used: How often each rule was used.
+        layer: The tensor of a layer that the session looks at beside the image.
     """
 
     at: Tensor
     output: Any = None
     extra: list[Tensor] = field(default_factory=list)
     used: Counter[str] = field(default_factory=Counter)
+    layer: Tensor | None = None
 
-    def relevance(self, scores: Tensor) -> Tensor:
-        """R at ``at`` for scores [N]: value times c, in the score's units."""
+    def relevance(self, above: Tensor, c: Tensor | None = None) -> Tensor:
+        """R at ``at``, value times c, of scores [N], in their units; or of a tensor on the way with this c there."""
         leaves = [self.at, *self.extra]
-        found = torch.autograd.grad(scores.sum(), leaves, retain_graph=True, materialize_grads=True)
+        start = above.sum() if c is None else above
+        found = torch.autograd.grad(start, leaves, c, retain_graph=True, materialize_grads=True)
         return torch.stack([leaf.detach() * c for leaf, c in zip(leaves, found, strict=True)]).sum(0)
 
 
@@ -125,6 +128,8 @@ def propagate(run: ForwardPass, rules: Rules, name: str) -> Propagation:
     results = _Interpreter(head, rules, propagation, name).run(at, *others)
     read = run.session.marked(split.read(results))
     propagation.output = read if split.everything else as_rows(read)
+    if len(split.order) > 1:
+        propagation.layer = (*values, *results[1:])[split.order[1]]
     return propagation
 
 
