@@ -34,6 +34,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "sobol": {"designs": 4, "cells": 3},
     "hsic": {"masks": 30, "cells": 3},
     "conductance": {"steps": 4},
+    "opticam": {"iterations": 3},
     "neuron_conductance": {"steps": 4},
     "gradient_shap": {"samples": 3},
     "extremal": {"areas": "0.1,0.3", "steps": 2, "cells": 3},

@@ -26,6 +26,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "iscam": {"channels": 2, "steps": 1},
     "ablationcam": {"channels": 16},
     "conductance": {"steps": 2},
+    "opticam": {"iterations": 2},
     "neuron_conductance": {"steps": 2},
     "gradient_shap": {"samples": 2},
     "sobol": {"designs": 2, "cells": 3},

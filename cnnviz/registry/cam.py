@@ -79,6 +79,13 @@ class ConductanceOptions(Options):
     seed: int = option(0, "Seeds random baselines.", minimum=0)
 
 
+class OptiCAMOptions(Options):
+    """Options of Opti-CAM."""
+
+    iterations: int = option(100, "Steps of the search for the weights.", minimum=1)
+    rate: float = option(0.1, "Learning rate of Adam.", minimum=0)
+
+
 class ScoreCAMOptions(Options):
     """Options of Score-CAM."""
 
@@ -336,6 +343,21 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         options=ISCAMOptions,
         forward="1 + steps × channels",
         dry_run_params={"steps": 1, "channels": 2},
+    ),
+    MethodSpec(
+        name="opticam",
+        command="gradcam",
+        family="class activation maps",
+        entry="cnnviz.methods.cam.opticam:opticam",
+        title="Opti-CAM",
+        summary="Feature maps with the weights through whose sum the image scores highest, found by climbing.",
+        paper="Zhang et al., Opti-CAM: Optimizing saliency maps for interpretability, CVIU 2024",
+        options=OptiCAMOptions,
+        needs=("layer",),
+        space="input",
+        forward="2 + iterations",
+        backward="1 + iterations",
+        dry_run_params={"iterations": 1},
     ),
     MethodSpec(
         name="ablationcam",

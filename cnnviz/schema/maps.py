@@ -119,8 +119,8 @@ class Scores(MapScores, FaithfulnessScores):
     fit: NotRequired[float | None]
     """Of kernelshap and lime: the weighted share of the scores' variance that the values explain, at most 1."""
     floor: NotRequired[float | None]
-    """Of rise, drise, hsic and reciprocam: the smallest value, which is taken off where the map is drawn and measured
-    (of reciprocam also in the raw map)."""
+    """Of rise, drise, hsic, opticam and reciprocam: the smallest value, which is taken off where the map is drawn and
+    measured (of reciprocam also in the raw map)."""
     gap_share: NotRequired[float | None]
     """What the values lack of the score, as a share of it; 0 where the score is 0."""
     grid: NotRequired[list[Count]]
@@ -131,6 +131,10 @@ class Scores(MapScores, FaithfulnessScores):
     """Of classmap: ``[height, width]`` of the network's input, for each scale."""
     masks: NotRequired[Count]
     """Of rise, drise, hsic, scorecam, sscam and iscam: how many masked images were run."""
+    masked_score: NotRequired[float | None]
+    """Of opticam: the score of the image seen through the map, scaled to 0 to 1, in its unit."""
+    masked_score_before: NotRequired[float | None]
+    """Of opticam: the same where all channels weigh alike, from where the search starts."""
     negative_score: NotRequired[bool]
     """Of ablationcam: whether the score is negative, so that the map shows what speaks against the class."""
     perturbed_scores: NotRequired[list[float | None]]
