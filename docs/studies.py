@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cnnviz.cli.app import main as cnnviz
@@ -45,16 +46,39 @@ SHOWN = (
     Shown("embed .", ("grid.png",)),
     Shown("factors .", ("factors.png",)),
     Shown("concepts . --of tabby --images all", ("concepts.png",)),
+    Shown("tcav cat.jpg -c tabby --concept striped --random others --layer -2", ("tcav.png",)),
 )
+
+
+def textures(folder: Path) -> dict[str, str]:
+    """Folders that the commands name and the sample images do not have: drawn stripes, and crops of the samples."""
+    rng = np.random.default_rng(0)
+    made = {name: folder / name for name in ("striped", "others")}
+    for path in made.values():
+        path.mkdir(exist_ok=True)
+    y, x = np.mgrid[:224, :224]
+    for number in range(20):
+        angle, period = rng.uniform(0, np.pi), rng.uniform(14, 44)
+        wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period)[..., None]
+        grey = np.clip(128 + 100 * wave * rng.uniform(0.6, 1, 3), 0, 255).astype(np.uint8)
+        Image.fromarray(grey).save(made["striped"] / f"{number}.png")
+    samples = sorted((ROOT / "sample_images").glob("*.jpg"))
+    for number in range(48):
+        with Image.open(samples[number % len(samples)]) as image:
+            side = int(min(image.size) * rng.uniform(0.3, 0.7))
+            left, top = (int(rng.integers(0, length - side)) for length in image.size)
+            image.convert("RGB").crop((left, top, left + side, top + side)).save(made["others"] / f"{number}.png")
+    return {name: str(path) for name, path in made.items()}
 
 
 def run(shown: Shown, folder: Path) -> list[Image.Image]:
     """The pictures of one command, run among the sample images."""
     out = folder / shown.command.split()[0]
-    here = Path.cwd()
+    here, made = Path.cwd(), textures(folder)
+    words = [made.get(word, word) for word in shlex.split(shown.command)]
     os.chdir(ROOT / "sample_images")
     try:
-        if cnnviz([*shlex.split(shown.command), "--out", str(out), "--quiet"]):
+        if cnnviz([*words, "--out", str(out), "--quiet"]):
             raise SystemExit(f"cnnviz {shown.command} failed")
     finally:
         os.chdir(here)

@@ -33,6 +33,7 @@ STUDIES: dict[str, list[str]] = {
     "embed": ["--perplexity", "2"],
     "factors": ["--components", "2"],
     "synthesize": ["--steps", "2"],
+    "tcav": ["-c", "0", "--concept", "sample_images", "--random", "sample_images", "--partitions", "2"],
     "top-patches": ["--units", "0,3"],
 }
 

@@ -143,6 +143,18 @@ class ConceptsOptions(Options):
     iterations: int = option(200, "Iterations of the factorisation, at most.", minimum=1)
 
 
+class TcavOptions(Options):
+    """Options of TCAV."""
+
+    concept: tuple[str, ...] = option((), "Folder of pictures of a concept; repeatable.")
+    random: FilePath | None = option(None, "Folder of random pictures, at least twice as many.")
+    pool: Literal["none", "mean"] = option(
+        "none", "none: every activation counts, as in the paper; mean: their means over positions."
+    )
+    partitions: int = option(10, "Random partitions: vectors of each concept, and of chance.", minimum=2, maximum=500)
+    level: float = option(0.05, "Level of the test, over all concepts.", minimum=1e-6, maximum=0.5)
+
+
 class FactorsOptions(Options):
     """Options of Factors."""
 
@@ -322,6 +334,28 @@ STUDIES: tuple[StudySpec, ...] = (
         shared_options=("layer",),
         help_overrides={"layer": _ONE_LAYER.format("the last convolutional stage")},
         options=FactorsOptions,
+        packages=(
+            Package("sklearn", "scikit-learn", "embed"),
+            Package("scipy", "scipy", "embed"),
+        ),
+    ),
+    StudySpec(
+        name="tcav",
+        command="tcav",
+        family="studies",
+        entry="cnnviz.studies.tcav.study:Tcav",
+        title="TCAV",
+        summary="Whether a concept, given by pictures, moves a class's logit: a score, tested against chance.",
+        paper="Kim et al., Interpretability Beyond Feature Attribution: Quantitative Testing with Concept Activation "
+        "Vectors (TCAV), ICML 2018",
+        views=_ONE_SIZE,
+        why_views="compares activations of inputs of one size",
+        shared_options=("layer", "class_"),
+        help_overrides={
+            "layer": _ONE_LAYER.format("the last convolutional stage"),
+            "class_": "Class whose logit is asked about: an index or a label. Give images of this class.",
+        },
+        options=TcavOptions,
         packages=(
             Package("sklearn", "scikit-learn", "embed"),
             Package("scipy", "scipy", "embed"),

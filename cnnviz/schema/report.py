@@ -26,6 +26,7 @@ from cnnviz.schema.studies.filters import FiltersReport
 from cnnviz.schema.studies.grid import GridReport
 from cnnviz.schema.studies.localize import LocalizeReport
 from cnnviz.schema.studies.synthesize import SynthesizeReport
+from cnnviz.schema.studies.tcav import TcavReport
 from cnnviz.schema.studies.top_patches import TopPatchesReport
 from cnnviz.schema.studies.train import TrainReport
 from cnnviz.schema.summary import Begun, MapSummary
@@ -81,6 +82,7 @@ EndedReport = Annotated[
     | GridReport
     | LocalizeReport
     | SynthesizeReport
+    | TcavReport
     | TopPatchesReport
     | TrainReport
     | OtherStudyReport

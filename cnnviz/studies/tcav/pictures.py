@@ -1,0 +1,71 @@
+"""Activations of the pictures of a folder, which a concept is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnviz.engine import runtime as rt
+from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.io.decode import open_image
+from cnnviz.io.sources import ImageRef, find_images, open_file
+from cnnviz.models.preprocess import normalize, prepare
+from cnnviz.run.prepared_model import PreparedModel
+
+MOST_VALUES = 1 << 28
+"""Activations of one folder at most: 1 GiB of float32."""
+
+
+def vectors(maps: Tensor, pool: str) -> Tensor:
+    """Maps [N, C, h, w] as rows: their C h w values (``none``), or the C means over positions (``mean``)."""
+    return maps.mean(dim=(2, 3)) if pool == "mean" else maps.flatten(1)
+
+
+def activations_of(prepared: PreparedModel, flag: str, folder: str, pool: str) -> NDArray[np.float32]:
+    """The activations [n, D] of all pictures of a folder at the session's layer, in their order.
+
+    A picture that cannot be read is told and left out.
+
+    Args:
+        flag: What named the folder, for messages.
+
+    Raises:
+        CnnvizError: There is no picture, or there are too many values to keep.
+    """
+    try:
+        refs = list(find_images([folder]))
+    except CnnvizError as error:
+        raise CnnvizError(f"{flag} {folder}: {error.message}", "Name a folder of pictures.") from error
+    found: list[NDArray[np.float32]] = []
+    for batch in _batches(prepared, flag, refs):
+        with rt.scope():
+            run = prepared.session.forward(normalize(batch.to(prepared.session.device), prepared.preprocess))
+            rows = vectors(run.activations[0].detach().float(), pool).cpu().numpy()
+        if len(refs) * rows.shape[1] > MOST_VALUES:
+            raise CnnvizError(
+                f"{flag} {folder}: {len(refs)} pictures of {rows.shape[1]} activations each are too many to keep.",
+                "Use --pool mean, a later --layer or fewer pictures.",
+            )
+        found.append(rows[np.isfinite(rows).all(axis=1)])
+    if not found or not sum(map(len, found)):
+        raise CnnvizError(f"{flag} {folder}: no picture in it can be used.", "Name a folder of pictures.")
+    return np.concatenate(found)
+
+
+def _batches(prepared: PreparedModel, flag: str, refs: Sequence[ImageRef]) -> Iterator[Tensor]:
+    waiting: list[Tensor] = []
+    for ref in refs:
+        try:
+            with open_file(ref) as stream:
+                waiting.append(prepare(open_image(stream).decode().rgb, prepared.preprocess)[0])
+        except ImageError as error:
+            prepared.note(f"{flag}: {ref.uri} is left out: {error.message}")
+        if len(waiting) == prepared.batch_size:
+            yield torch.stack(waiting)
+            waiting = []
+    if waiting:
+        yield torch.stack(waiting)

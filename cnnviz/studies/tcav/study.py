@@ -1,0 +1,204 @@
+"""``cnnviz tcav``: whether a concept that is given by pictures moves a class's logit, tested against chance."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnviz.engine.cut import Cut
+from cnnviz.engine.session import ForwardPass
+from cnnviz.engine.targets import class_logits
+from cnnviz.errors import CnnvizError
+from cnnviz.io.encode import ImageFormat, encode, encode_npz
+from cnnviz.io.store import Store
+from cnnviz.models.graph.outputs import two_dim
+from cnnviz.registry.studies import TcavOptions
+from cnnviz.render.tcav import Bars, derivative_figure, score_chart
+from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.prepared_model import PreparedModel
+from cnnviz.schema.images import Figure
+from cnnviz.schema.studies import tcav as schema
+from cnnviz.settings import RunSettings
+from cnnviz.studies.base import Findings, Observed, Study
+from cnnviz.studies.tcav.directions import FEWEST, Cavs, compared, of_chance, of_concept, pictures_of_side
+from cnnviz.studies.tcav.pictures import activations_of
+from cnnviz.tasks.classification import Classification
+
+_PNG = ImageFormat("png")
+
+
+def names_of(folders: Sequence[str]) -> list[str]:
+    """The last part of each path; the whole path where two have the same."""
+    short = [os.path.basename(os.path.normpath(folder)) for folder in folders]
+    count = Counter(short)
+    return [name if count[name] == 1 else folder for name, folder in zip(short, folders, strict=True)]
+
+
+class Tcav(Study[TcavOptions]):
+    """Testing with concept activation vectors (Kim et al., ICML 2018)."""
+
+    def __init__(self, prepared: PreparedModel, params: TcavOptions, store: Store) -> None:
+        super().__init__(prepared, params, store)
+        classes = prepared.settings.target.classes
+        if len(classes) != 1 or classes == ("pred",):
+            raise CnnvizError("tcav asks about one class: name it.", "For example --class zebra.")
+        if not params.concept or params.random is None:
+            raise CnnvizError(
+                "tcav compares pictures of a concept with random pictures: name a folder of each.",
+                "For example --concept striped/ --random others/.",
+            )
+        if not isinstance(prepared.task, Classification):
+            raise CnnvizError("tcav asks about a class of a network with class scores.", "Use factors.")
+        if double := [name for name, count in Counter(params.concept).items() if count > 1]:
+            raise CnnvizError(f"--concept {double[0]} is given twice.", "Name each folder once.")
+        self.index = prepared.classes.resolve(classes[0])
+        self.label = prepared.classes.labels[self.index]
+        self.layer = prepared.session.layers[0]
+        self.names = names_of(params.concept)
+        self.pictures: list[int] = []
+        self.cavs: list[tuple[Cavs, Cavs]] = []
+        self._learn(params.random)
+        stacked = np.stack([np.stack([each.directions for each in pair]) for pair in self.cavs])
+        self._directions = torch.from_numpy(stacked.reshape(-1, stacked.shape[-1]).T.copy())
+        self._rows: list[NDArray[np.float64]] = []
+
+    @classmethod
+    def cut(cls, settings: RunSettings, params: TcavOptions) -> Cut:
+        layers = settings.target.layers
+        if len(layers) > 1:
+            raise CnnvizError(f"tcav takes one layer, not {len(layers)}.", "Run it once a layer, each with its --out.")
+        return Cut.at_layers(*layers)
+
+    def _learn(self, folder: str) -> None:
+        params, seed = self.params, self.prepared.settings.runtime.seed
+        random = activations_of(self.prepared, "--random", folder, params.pool)
+        self.random_pictures, self.features = random.shape
+        chance: dict[int, Cavs] = {}
+        for concept in params.concept:
+            own = activations_of(self.prepared, "--concept", concept, params.pool)
+            side = pictures_of_side(len(own), len(random))
+            if side < FEWEST:
+                raise CnnvizError(
+                    f"--concept {concept} has {len(own)} pictures, --random {folder} {len(random)}: too few.",
+                    f"Give at least {FEWEST} and {2 * FEWEST}; tens of each are usual.",
+                )
+            self.pictures.append(len(own))
+            if side not in chance:
+                chance[side] = of_chance(random, side, params.partitions, seed)
+            self.cavs.append((of_concept(own, random, params.partitions, seed), chance[side]))
+
+    def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
+        scores = class_logits(two_dim(run.chosen).float())[:, self.index]
+        rows = self._derivatives(run.gradients(scores)[0])
+        finite = np.asarray(np.isfinite(rows).all(axis=(1, 2, 3)))
+        return [
+            row if usable else failed(item, "not-finite", "the gradient of its logit is not finite")
+            for item, row, usable in zip(items, rows, finite.tolist(), strict=True)
+        ]
+
+    def _derivatives(self, gradient: Tensor) -> NDArray[np.float64]:
+        """Of the logit along each vector: [N, concepts, 2, P], of the concept and of chance.
+
+        A step of the mean over positions is the same step at all of them: gradients are added up.
+        """
+        gradient = gradient.detach().cpu().double()
+        flat = gradient.sum(dim=(2, 3)) if self.params.pool == "mean" else gradient.flatten(1)
+        shape = (len(flat), len(self.names), 2, self.params.partitions)
+        found: NDArray[np.float64] = (flat @ self._directions).reshape(shape).numpy()
+        return found
+
+    def draw(self, done: Observed) -> Mapping[str, Any]:
+        derivatives: list[schema.Derivative] = [
+            {"concept": name, "mean": float(own[0].mean()), "positive": float((own[0] > 0).mean())}
+            for name, own in zip(self.names, done.seen, strict=True)
+        ]
+        name = f"images/{done.ref.name}.tcav.png"
+        rows = [(each["concept"], each["mean"], each["positive"]) for each in derivatives]
+        self.store.write(name, encode(derivative_figure(done.rgb, rows), _PNG))
+        figure = {"file": name, "caption": f"derivatives of {self.label} along the concepts"}
+        return {"derivatives": derivatives, "figures": [figure]}
+
+    def fold(self, done: Observed) -> None:
+        self._rows.append(done.seen)
+
+    def writes(self) -> Sequence[str]:
+        return ["tcav.png", "cavs.npz"]
+
+    def finish(self) -> Findings:
+        if not self._rows:
+            self.prepared.note("no image could be used: there are no scores")
+            return Findings({"tcav": None})
+        derivatives = np.stack(self._rows)
+        scores = (derivatives > 0).mean(axis=0)
+        if len(derivatives) > 1 and np.isin(scores, (0, 1)).all():
+            self.prepared.note(
+                f"along every vector all images have derivatives of one sign: between {self.layer.name} and the class "
+                "the network is nearly linear, and scores say no more than that; --layer -2 may tell more"
+            )
+        report = [self._concept(place, scores[place]) for place in range(len(self.names))]
+        bars = [
+            Bars(each["concept"], each["significant"], *((s["score"], s["interval"]) for s in (each, each["random"])))
+            for each in report
+        ]
+        title = f"{self.label}, {len(derivatives)} images, {self.layer.name}"
+        self.store.write("tcav.png", encode(score_chart(title, bars), _PNG))
+        arrays = {
+            "cavs": np.stack([pair[0].directions for pair in self.cavs]),
+            "random_cavs": np.stack([pair[1].directions for pair in self.cavs]),
+            "derivatives": derivatives[:, :, 0],
+            "random_derivatives": derivatives[:, :, 1],
+        }
+        self.store.write("cavs.npz", encode_npz(arrays))
+        summary: schema.TcavFigures = {
+            "layer": self.layer.name,
+            "class_index": self.index,
+            "label": self.label,
+            "images": len(derivatives),
+            "features": self.features,
+            "random_pictures": self.random_pictures,
+            "level": self.params.level,
+        }
+        caption = "share of the images whose logit a step towards the concept raises, and the same of random vectors"
+        figures: list[Figure] = [{"file": "tcav.png", "caption": caption}]
+        return Findings({"tcav": summary}, {"concepts": report}, figures, sentences=[title, *map(_said, report)])
+
+    def _concept(self, place: int, scores: NDArray[np.float64]) -> schema.TestedConcept:
+        towards, nothing = self.cavs[place]
+        found = compared(scores[0], scores[1])
+        adjusted = min(1.0, found.p * len(self.names))
+        return {
+            "concept": self.names[place],
+            "folder": self.params.concept[place],
+            "pictures": self.pictures[place],
+            "side": pictures_of_side(self.pictures[place], self.random_pictures),
+            "score": found.mean,
+            "interval": list(found.interval),
+            "scores": scores[0].tolist(),
+            "accuracy": float(towards.accuracies.mean()),
+            "accuracies": towards.accuracies.tolist(),
+            "random": {
+                "score": found.random_mean,
+                "interval": list(found.random_interval),
+                "scores": scores[1].tolist(),
+                "accuracy": float(nothing.accuracies.mean()),
+                "accuracies": nothing.accuracies.tolist(),
+            },
+            "p": found.p,
+            "p_adjusted": adjusted,
+            "significant": adjusted < self.params.level,
+        }
+
+
+def _said(row: schema.TestedConcept) -> str:
+    verdict = "significant" if row["significant"] else "not significant"
+    return (
+        f"{row['concept']}: score {row['score']:.2f}, of random vectors {row['random']['score']:.2f}, "
+        f"{verdict} (p = {row['p_adjusted']:.2g}); accuracy {row['accuracy']:.2f}"
+    )
