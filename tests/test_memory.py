@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from cnnviz.cli.app import main
 from cnnviz.engine.memory import in_chunks, in_halves
+from cnnviz.engine.session import ForwardPass
 
 CPU = torch.device("cpu")
 
@@ -62,3 +67,24 @@ def test_chunks_stay_small_once_memory_ran_out() -> None:
     found = list(in_chunks(work, 10, 8, CPU))
     assert [position for part in found for position in part] == list(range(10))
     assert tried == [8, 4, 2, 2, 2, 2, 2]
+
+
+def test_passes_are_let_go_before_python_looks_for_cycles(tmp_path: Path) -> None:
+    """What a batch's maps remember holds its pass, and the pass the maps: autograd's memory grew with the images."""
+    alive = []
+    for count in (2, 7):
+        photos = tmp_path / f"photos-{count}"
+        photos.mkdir()
+        for number in range(count):
+            Image.new("RGB", (40, 40), (9 * number, 60, 90)).save(photos / f"{number}.png")
+        gc.collect()
+        gc.disable()
+        try:
+            before = sum(isinstance(each, ForwardPass) for each in gc.get_objects())
+            out = ["-o", str(tmp_path / f"out-{count}"), "-q", "--batch-size", "1", "--weights", "none"]
+            network = ["-m", "squeezenet1_1", "--input-size", "3,64,64"]
+            assert main(["lrp", str(photos), *network, *out, "--save", "none"]) == 0
+            alive.append(sum(isinstance(each, ForwardPass) for each in gc.get_objects()) - before)
+        finally:
+            gc.enable()
+    assert alive[0] == alive[1]

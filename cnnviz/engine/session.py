@@ -133,6 +133,13 @@ class ForwardPass:
         value: T = self._memory[key]
         return value
 
+    def forget(self) -> None:
+        """Let go of what was remembered: it may hold this pass, and Python finds such cycles late."""
+        kept, self._memory = self._memory, {}
+        for value in kept.values():
+            if isinstance(value, ForwardPass):
+                value.forget()
+
     def gradients(self, scores: Tensor, places: Sequence[int] | None = None) -> tuple[Tensor, ...]:
         """d(sum of scores)/dA for each target layer (or for those at ``places``), float32.
 

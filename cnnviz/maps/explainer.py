@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -150,10 +151,16 @@ class Explainer:
         return self.prepared.guarded(items, self._explain_tiled if tiled else self._explain)
 
     def _explain(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
+        runs: dict[Session, ForwardPass] = {}
+        with _forgotten(runs):
+            return self._explain_by(runs, items)
+
+    def _explain_by(self, runs: dict[Session, ForwardPass], items: Sequence[DecodedImage]) -> list[ImageOutcome]:
+        """The same; the passes that are made on the way are put into ``runs``."""
         prepared = self.prepared
         with rt.scope():
             pixels = normalize(prepared.batch(items), prepared.preprocess)
-            runs = {self.methods[0].session: prepared.forward(self.methods[0].session, pixels)}
+            runs[self.methods[0].session] = prepared.forward(self.methods[0].session, pixels)
             predictions = prepared.predict(runs[self.methods[0].session].chosen.detach())
             asked = [prepared.requests(item, predictions, i) for i, item in enumerate(items)]
             if self.settings.target.only is not None and any(isinstance(each, Record) for each in asked):
@@ -228,7 +235,8 @@ class Explainer:
         maps: list[list[ComputedMap]] = []
         for start in range(0, len(pixels), most):
             run = first or method.session.forward(pixels[start : start + most])
-            maps += method.maps(run, wanted[start : start + most])
+            with _forgotten({method.session: run}):
+                maps += method.maps(run, wanted[start : start + most])
         rows: list[ImageOutcome] = []
         for mosaic, row, classes in zip(mosaics, best, asked, strict=True):
             if isinstance(classes, Record):
@@ -375,3 +383,13 @@ class Explainer:
             times = {each.spec.name: round(each.seconds / each.count, 6) for each in self.methods if each.count}
             return {"study": self.spec.name, "methods": names, "seconds_per_map": times, **found}
         return {"method": spec.name, "class_specific": spec.class_specific, **found}
+
+
+@contextlib.contextmanager
+def _forgotten(runs: Mapping[Session, ForwardPass]) -> Iterator[None]:
+    """At the end passes let go of the maps that were made from them, which hold the passes again."""
+    try:
+        yield
+    finally:
+        for run in runs.values():
+            run.forget()
