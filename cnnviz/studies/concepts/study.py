@@ -87,13 +87,9 @@ class Concepts(Study[ConceptsOptions]):
 
     def __init__(self, prepared: PreparedModel, params: ConceptsOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
-        if params.of is None:
-            raise CnnvizError("concepts explains one class: name it.", "For example --of 'golden retriever'.")
-        if "-" in prepared.settings.inputs:
-            raise CnnvizError("concepts goes through the images twice: not from standard input.", "Name a list.")
         if not isinstance(prepared.task, Classification):
             raise CnnvizError("concepts explains a class of a network with class scores.", "Use factors.")
-        self.index = prepared.classes.resolve(params.of)
+        self.index = prepared.classes.resolve(str(params.of))
         self.label = prepared.classes.labels[self.index]
         self.layer = prepared.session.layers[0]
         height, width = prepared.preprocess.input_size[1:]
@@ -104,6 +100,11 @@ class Concepts(Study[ConceptsOptions]):
     @classmethod
     def cut(cls, settings: RunSettings, params: ConceptsOptions) -> Cut:
         layers = settings.target.layers
+        # Here, since it is asked before the network is loaded.
+        if params.of is None:
+            raise CnnvizError("concepts explains one class: name it.", "For example --of 'golden retriever'.")
+        if "-" in settings.inputs:
+            raise CnnvizError("concepts goes through the images twice: not from standard input.", "Name a list.")
         if len(layers) > 1:
             raise CnnvizError(
                 f"concepts takes one layer, not {len(layers)}.", "Run it once a layer, each with its --out."
@@ -263,7 +264,7 @@ class Concepts(Study[ConceptsOptions]):
             )
             said = [f"importance {mean[concept]:.2f}"]
             legend.append(FactorRow(f"concept {concept + 1}", said, [picture for _, picture in found]))
-        title = f"{self.label}: {len(report)} concepts of {len(gathered.facts)} images, {self.layer.name}"
+        title = f"{self.label}: {len(report)} concepts of {_images(len(gathered.facts))}, {self.layer.name}"
         self.store.write("concepts.png", encode(factor_legend(title, legend), _PNG))
         self.store.write("importance.png", encode(importance_chart(title, mean.tolist()), _PNG))
         self.store.write("concepts.npz", encode_npz({"concepts": self.directions}))
@@ -286,3 +287,7 @@ class Concepts(Study[ConceptsOptions]):
         told = [title, *(f"concept {row['concept']}: importance {row['importance']:.2f}" for row in best)]
         extras = cast("dict[str, Any]", {"concepts": report, "maps": gathered.facts})
         return Findings({"concepts": summary}, extras, figures, sentences=told)
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"

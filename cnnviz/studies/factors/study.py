@@ -247,7 +247,8 @@ class DeepFeatureFactors(Study[FactorsOptions]):
             said = [f"{each['label']} ({each['drop']:+.2f})" for each in classes]
             title = f"factor {factor + 1}: {percent(area)} of the area"
             legend.append(FactorRow(title, said, [crop for _, crop in patches]))
-        title = f"{self.layer.name}: {len(report)} factors of {len(gathered.maps)} images"
+        many = len(gathered.maps)
+        title = f"{self.layer.name}: {len(report)} factors of {many} image{'s' * (many != 1)}"
         self.store.write("factors.png", encode(factor_legend(title, legend), _PNG))
         self.store.write("factors.npz", encode_npz({"factors": found.directions}))
         figures: list[Figure] = [{"file": "factors.png", "caption": title}]

@@ -147,7 +147,8 @@ class Tcav(Study[TcavOptions]):
             Bars(each["concept"], each["significant"], *((s["score"], s["interval"]) for s in (each, each["random"])))
             for each in report
         ]
-        title = f"{self.label}, {len(derivatives)} images, {self.layer.name}"
+        many = len(derivatives)
+        title = f"{self.label}, {many} image{'s' * (many != 1)}, {self.layer.name}"
         self.store.write("tcav.png", encode(score_chart(title, bars), _PNG))
         arrays = {
             "cavs": np.stack([pair[0].directions for pair in self.cavs]),
