@@ -45,7 +45,8 @@ class Shared:
 
     inputs: list[str] | None = positional(
         None,
-        "Image, folder, glob, list (.txt, .csv, .tsv), URL (s3://, https://, …), or - for paths on standard input.",
+        "Image, folder, glob, archive (.tar, .zip), list (.txt, .csv, .tsv), URL (s3://, https://, …), or - for "
+        "paths on standard input.",
         "INPUT...",
         panel=_INPUT,
     )

@@ -1,7 +1,7 @@
 """INPUT arguments to an ordered stream of images, and the bytes of one image.
 
-An INPUT is a file, a folder, a glob, ``-`` (standard input), a ``.txt``, ``.csv`` or ``.tsv`` list, or a URL that
-fsspec understands. Nothing is opened while listing, and no more than one directory's names are held, so
+An INPUT is a file, an archive, a folder, a glob, ``-`` (standard input), a list (``.txt``, ``.csv``, ``.tsv``), or a
+URL that fsspec understands. No image is opened while listing, and no more than one directory's names are held, so
 that a folder of a million files starts at once and costs no memory.
 """
 
@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import errno
 import glob
-import importlib
 import itertools
 import os
 import posixpath
@@ -20,17 +19,17 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from cnnviz.errors import CnnvizError, ImageError, nearest
+from cnnviz.io import archives
 from cnnviz.io.decode import SNIFF_BYTES, sniff
-from cnnviz.io.downloads import stored
-from cnnviz.io.faults import BrokenOffError, persistently
+from cnnviz.io.faults import persistently
+from cnnviz.io.fetch import MAX_FILE_BYTES, chunks, download, too_large
 from cnnviz.io.label_tables import is_label_table, read_image_rows
 from cnnviz.io.names import Names, safe_name
-from cnnviz.io.patience import Clock, patiently, stalled
+from cnnviz.io.patience import patiently
 from cnnviz.io.walk import (
     Found,
     LocalFiles,
@@ -41,16 +40,13 @@ from cnnviz.io.walk import (
     matching,
     open_remote,
     said,
+    url_path,
     walk,
 )
+from cnnviz.io.walk import is_url as is_url  # which other modules find here
 
-MAX_FILE_BYTES = 1 << 30
-"""Larger image files are refused before they are read."""
-
-_CHUNK = 1 << 18
 # Characters of a name in a message.
 _SHOWN = 200
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(?:://|::)")
 _LOCAL_URL = re.compile(r"^(?:file|local)://(?!.*::)")
 
 
@@ -124,15 +120,29 @@ def find_images(
         CnnvizError: At once, when an INPUT does not exist or matches nothing; later, when a list or a
             remote folder cannot be read.
     """
-    inputs = [_LOCAL_URL.sub("", text) for text in inputs]
+    inputs = [each for text in inputs for each in archives.expand(_LOCAL_URL.sub("", text))]
     finders = [_finder(text, options, stdin) for text in inputs]
-    found = itertools.chain.from_iterable(finder() for finder in finders)
+    found = _with_members(itertools.chain.from_iterable(finder() for finder in finders))
     if options.left_out is not None:
         left_out = options.left_out
-        found = (each for each in found if not left_out(each.uri))  # type: ignore[assignment]
+        found = (each for each in found if not left_out(each.uri))
     # The names of one walk are unique already: nothing need be remembered for a folder of a million files.
     walked = len(inputs) == 1 and inputs[0] != "-" and not os.path.isfile(inputs[0])
+    walked = walked and not archives.is_archive(inputs[0])
     return itertools.islice(_number(found, None if walked else Names()), options.limit)
+
+
+def _with_members(found: Iterable[_Found]) -> Iterator[_Found]:
+    """Files of an archive that was named in its place; the archive too, where it cannot be read to its end."""
+    for item in found:
+        if not item.explicit or not archives.is_archive(item.uri) or archives.is_member(item.uri):
+            yield item
+            continue
+        above = archives.stem(item.name)
+        for name in archives.members(item.uri):
+            yield _Found(archives.uri_of(name, item.uri), f"{above}/{name}")
+        if archives.problem(item.uri) is not None:
+            yield item
 
 
 def _number(found: Iterable[_Found], names: Names | None) -> Iterator[ImageRef]:
@@ -144,13 +154,8 @@ def _number(found: Iterable[_Found], names: Names | None) -> Iterator[ImageRef]:
 
 
 def _folder(uri: str) -> str | None:
-    path = "/" + _url_path(uri) if is_url(uri) else os.path.abspath(uri)
+    path = "/" + url_path(uri) if is_url(uri) else os.path.abspath(uri)
     return os.path.basename(os.path.dirname(path)) or None
-
-
-def is_url(uri: str) -> bool:
-    """Whether this is for fsspec, not a path. A path that exists is a path, whatever it looks like."""
-    return bool(_URL.match(uri)) and not os.path.lexists(uri)
 
 
 def _finder(text: str, options: SourceOptions, stdin: BinaryIO | None) -> Finder:
@@ -168,7 +173,7 @@ def _finder(text: str, options: SourceOptions, stdin: BinaryIO | None) -> Finder
         return lambda: iter([_Found(text, os.path.basename(text), explicit=True)])
     if glob.has_magic(text):
         found = matching(lambda: LocalFiles(options.told), text, text)
-        return lambda: _walked(found())
+        return lambda: _walked(found(), archives.is_archive(text))
     raise _missing(text)
 
 
@@ -188,7 +193,7 @@ def _missing(text: str) -> CnnvizError:
 def _remote(url: str, told: Told | None) -> Finder:
     web = is_web(url)  # asking what a page is would fetch it
     if web and "*" not in url and not url.endswith("/"):
-        return lambda: iter([_Found(url, posixpath.basename(_url_path(url)), explicit=True)])
+        return lambda: iter([_Found(url, posixpath.basename(url_path(url)), explicit=True)])
     files, path = open_remote(url)
     files.told = told
     magic = "*" in path if web else glob.has_magic(path)
@@ -200,8 +205,8 @@ def _remote(url: str, told: Told | None) -> Finder:
         return lambda: _walked(walk(files, path))
     if kind == "":
         found = matching(lambda: files, path, url)
-        return lambda: _walked(found())
-    return lambda: iter([_Found(url, posixpath.basename(_url_path(url)), explicit=True)])
+        return lambda: _walked(found(), archives.is_archive(path))
+    return lambda: iter([_Found(url, posixpath.basename(url_path(url)), explicit=True)])
 
 
 def _remote_kind(files: RemoteFiles, path: str, url: str, magic: bool) -> str:
@@ -216,15 +221,8 @@ def _remote_kind(files: RemoteFiles, path: str, url: str, magic: bool) -> str:
         raise CnnvizError(f"INPUT {url!r} cannot be read: {said(error)}", "Check the URL.") from error
 
 
-def _url_path(url: str) -> str:
-    """The path of a URL, without its scheme, query and outer archives."""
-    first = next((segment for segment in url.split("::") if "://" in segment), url)
-    path = first.split("://", 1)[-1]
-    return re.split(r"[?#]", path)[0] if first.startswith("http") else path
-
-
-def _walked(found: Found) -> Iterator[_Found]:
-    return (_Found(uri, name) for uri, name in found)
+def _walked(found: Found, explicit: bool = False) -> Iterator[_Found]:
+    return (_Found(uri, name, explicit=explicit) for uri, name in found)
 
 
 # Lists.
@@ -254,7 +252,7 @@ def _listed(entry: str, root: str, label: str | None) -> _Found:
     if is_url(entry):
         if not is_web(entry):
             check_protocols(entry)
-        return _Found(entry, posixpath.basename(_url_path(entry)), label, explicit=True)
+        return _Found(entry, posixpath.basename(url_path(entry)), label, explicit=True)
     path = entry if os.path.isabs(entry) else os.path.join(root, entry)
     inside = os.path.relpath(path, root or ".") if "\0" not in path else entry
     outside = inside.split(os.sep, 1)[0] == os.pardir
@@ -291,7 +289,7 @@ def read_bytes(ref: ImageRef) -> bytes:
         ImageError: Of kind ``missing``, ``broken-symlink``, ``unreadable`` or ``too-large``.
     """
     with open_file(ref) as stream:
-        return b"".join(_chunks(stream))
+        return b"".join(chunks(stream))
 
 
 @contextlib.contextmanager
@@ -306,8 +304,10 @@ def open_file(ref: ImageRef, cancelled: threading.Event | None = None) -> Iterat
         ImageError: As :func:`read_bytes`, also for errors of reading within the block.
         CancelledError: When it was cancelled.
     """
+    if ref.explicit and archives.is_archive(ref.uri) and not archives.is_member(ref.uri):
+        raise archives.problem(ref.uri) or ImageError("unreadable", "the archive could not be read to its end")
     if is_url(ref.uri):
-        with _download(ref.uri, cancelled) as stream:
+        with archives.read_member(ref.uri) if archives.is_member(ref.uri) else download(ref.uri, cancelled) as stream:
             yield stream
         return
     try:
@@ -319,7 +319,7 @@ def open_file(ref: ImageRef, cancelled: threading.Event | None = None) -> Iterat
             raise ImageError("unreadable", "not a regular file (a pipe, a socket or a device)")
         with open(ref.uri, "rb") as stream:
             if os.fstat(stream.fileno()).st_size > MAX_FILE_BYTES and sniff(stream.read(SNIFF_BYTES)) is not None:
-                raise _too_large()
+                raise too_large()
             stream.seek(0)
             yield stream
     except ValueError:
@@ -335,64 +335,3 @@ def _unreadable(path: str, error: OSError) -> ImageError:
         why = "" if error.errno == errno.ENOENT else f": {error.strerror}"
         return ImageError("missing", f"there is no such file{why}")
     return ImageError("unreadable", f"cannot be read: {error.strerror or said(error)}")
-
-
-def _chunks(stream: BinaryIO, clock: Clock | None = None) -> Iterator[bytes]:
-    """A file piece by piece, as far as :func:`read_bytes` reads it."""
-    read = getattr(stream, "read1", stream.read)  # what has come, where this waits for more
-    head, size = b"", 0
-    while chunk := read(_CHUNK if size >= SNIFF_BYTES else SNIFF_BYTES - size):
-        size += len(chunk)
-        yield chunk
-        if clock is not None:
-            clock.advance(len(chunk))
-        if len(head) < SNIFF_BYTES:
-            head += chunk
-            if len(head) >= SNIFF_BYTES and sniff(head) is None:
-                return
-        if size > MAX_FILE_BYTES:
-            raise _too_large()
-    if getattr(stream, "length", None):  # of what an HTTP server announced
-        raise BrokenOffError(f"the server broke off the connection after {size} bytes")
-
-
-def _too_large() -> ImageError:
-    return ImageError("too-large", f"the file has more than {MAX_FILE_BYTES} bytes")
-
-
-def _download(url: str, cancelled: threading.Event | None) -> BinaryIO:
-    def read(clock: Clock) -> BinaryIO:
-        if is_web(url):
-            with _web().open_web(url, clock) as stream:
-                return stored(_chunks(stream, clock))
-        files, path = open_remote(url)
-        with files.fs.open(path, "rb") as stream:
-            return stored(_chunks(stream, clock))
-
-    try:
-        return persistently(lambda: patiently(read, cancelled), cancelled)
-    except (ImageError, CancelledError):
-        raise
-    except TimeoutError as error:
-        raise ImageError("timed-out", stalled()) from error
-    except CnnvizError as error:
-        raise ImageError("unreadable", error.message) from error
-    except Exception as error:  # each backend has errors of its own
-        raise (_web().web_error(error) if is_web(url) else _unreachable(error)) from error
-
-
-def _web() -> Any:
-    """Imported for URLs only: it takes a while."""
-    return importlib.import_module("cnnviz.io.web")
-
-
-def _unreachable(error: Exception) -> ImageError:
-    """What a backend of fsspec says. Some call every failure a missing file, and keep the reason as its cause."""
-    cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and getattr(cause, "status", 404) == 404 and not isinstance(cause, OSError):
-        return ImageError("missing", "there is no such file")
-    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception):
-        return ImageError("unreadable", f"cannot be read: {said(cause)}")
-    if isinstance(error, PermissionError):
-        return ImageError("unreadable", f"access is refused: {said(error)}")
-    return ImageError("unreadable", f"cannot be read: {said(error)}")

@@ -26,6 +26,8 @@ _EXTRA_PROTOCOLS = frozenset({"http", "https", "s3", "s3a", "gs", "gcs"})
 # An address of IPv6 in brackets has the colons of a chain of file systems.
 _IPV6 = re.compile(r"//[^/@]*@?\[[^/]*")
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(?:://|::)")
+
 State = frozenset[int] | None
 """How far a glob has matched: the set of positions in the pattern at which the path so far may stand (``**``
 stands for any number of folders). None: the pattern is used up, and everything below is asked for."""
@@ -135,6 +137,18 @@ class RemoteFiles:
 Files = LocalFiles | RemoteFiles
 Found = Iterator[tuple[str, str]]
 """(uri, name) of each file, in order."""
+
+
+def is_url(uri: str) -> bool:
+    """Whether this is for fsspec, not a path. A path that exists is a path, whatever it looks like."""
+    return bool(_URL.match(uri)) and not os.path.lexists(uri)
+
+
+def url_path(url: str) -> str:
+    """The path of a URL, without its scheme, query and outer archives."""
+    first = next((segment for segment in url.split("::") if "://" in segment), url)
+    path = first.split("://", 1)[-1]
+    return re.split(r"[?#]", path)[0] if first.startswith("http") else path
 
 
 def is_web(url: str) -> bool:

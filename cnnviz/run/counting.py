@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError
+from cnnviz.io.archives import is_fetched
 from cnnviz.io.exclusions import Exclusions
 from cnnviz.io.shards import parse_shard
 from cnnviz.io.sources import SourceOptions, find_images
@@ -254,12 +255,12 @@ def outside(record: AnyImage) -> float:
 
 
 def count_inputs(settings: RunSettings) -> int | None:
-    """Number of files to look at; None when they come from standard input.
+    """Number of files to look at; None when they come from standard input, or of archives that would be fetched.
 
     Raises:
         CnnvizError: There are none, which is better known before a network is loaded.
     """
-    if "-" in settings.inputs:
+    if "-" in settings.inputs or any(is_fetched(text) for text in settings.inputs):
         return None
     counts = Counts()
     options = SourceOptions(told=counts.run_folders.append, left_out=counts.leave_out(settings))

@@ -228,7 +228,7 @@ class Loop:
             memory.free()
             if not isinstance(error, ImageError):  # what was asked for cannot be had, of whatever image
                 raise
-            named = os.path.splitext(ref.uri)[1].lower() in IMAGE_SUFFIXES
+            named = os.path.splitext(ref.name)[1].lower() in IMAGE_SUFFIXES
             no_image = error.kind in {"not-an-image", "empty"} and not ref.explicit and not named
             return _Waiting(ref, memory, None, failed(ref, error.kind, error.message), passed_over=no_image)
         except Exception as error:

@@ -159,7 +159,7 @@ class Decoder:
                 pixels = self._shapes.of(rgb, picture)
             return Looked(picture, pixels, Record(ref.uri, width, height, picture.label), source)
         except ImageError as error:
-            named = os.path.splitext(ref.uri)[1].lower() in IMAGE_SUFFIXES
+            named = os.path.splitext(ref.name)[1].lower() in IMAGE_SUFFIXES
             no_picture = error.kind in {"not-an-image", "empty"} and not named
             return self._failed(picture, error.kind, error.message, no_picture)
         except (OSError, RuntimeError, ValueError) as error:
