@@ -23,7 +23,7 @@ class ConceptCrop(TypedDict):
     """Where it lies."""
 
 
-class Concept(TypedDict):
+class ImportantConcept(TypedDict):
     """A concept of the class."""
 
     concept: Count
@@ -82,7 +82,7 @@ class ConceptsReport(StudyHeader):
 
     summary: ConceptsSummary
     """What the run came to."""
-    concepts: NotRequired[list[Concept]]
+    concepts: NotRequired[list[ImportantConcept]]
     """The concepts; not there after Ctrl-C, or where no image is of the class."""
     maps: NotRequired[list[ConceptMap]]
     """The concepts in each image of the class, in input order; likewise."""

@@ -255,7 +255,7 @@ class Concepts(Study[ConceptsOptions]):
         gathered = self.gathered
         table = np.array([each["indices"] for each in gathered.facts])
         mean = table.mean(axis=0) if len(table) else np.zeros(len(self.directions))
-        report: list[schema.Concept] = []
+        report: list[schema.ImportantConcept] = []
         legend: list[FactorRow] = []
         for concept in range(len(self.directions)):
             found = [gathered.crops[key] for key in sorted(gathered.crops) if key[0] == concept]
