@@ -25,6 +25,11 @@ def test_every_key_of_the_schema_is_explained() -> None:
         assert set(definition["properties"]) <= last, name
 
 
+def test_every_kind_of_report_has_a_table() -> None:
+    kinds = {name for name in cnnviz.report_schema()["$defs"] if name.endswith("Report")} - {"OtherStudyReport"}
+    assert kinds <= set(re.findall(r"\w+", " ".join(re.findall(r"<!-- keys of ([\w, ]+) \(", PAGE))))
+
+
 def test_no_table_has_a_key_twice() -> None:
     for table in re.findall(r"<!-- keys of .*?<!-- end of keys -->", PAGE, re.DOTALL):
         rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", table, re.MULTILINE)
