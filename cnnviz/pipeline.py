@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from cnnviz.errors import EXIT_DONE, EXIT_POLICY_VIOLATED, CnnvizError
 from cnnviz.io.cache import ContentCache, cache_limit
-from cnnviz.io.digests import running_code
+from cnnviz.io.digests import own_code
 from cnnviz.io.encode import ImageFormat
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
@@ -81,6 +81,8 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
         loop = _loop(explainer, drawn, told, None if remembered is None else remembered.recall)
         loop.counts.total = total
         result, concluded = _through(loop, explainer, run_folder, told, stdin)
+        if (once := _once(explainer, result)) is not None or remembered is None:
+            return replace(result, once=once)
         return replace(
             result, again=_again(explainer, header, {**concluded, "exit_code": result.exit_code}, told.notes)
         )
@@ -171,17 +173,23 @@ def _through(
     return RunResult(summary, report, code, sentences=tuple(sentences), annotations=annotations), concluded
 
 
+def _once(explainer: Explainer, result: RunResult) -> str | None:
+    """Why a run cannot be repeated without its network: it did not end well, or also depends on what is not known."""
+    if (failed := result.summary["failed"]) or result.exit_code not in (EXIT_DONE, EXIT_POLICY_VIOLATED):
+        return f"{failed} of its images failed" if failed else "it did not end"
+    if explainer.prepared.loaded.files is None:
+        return f"the files of {explainer.prepared.loaded.name} are not known"
+    code = own_code()
+    more = f" and {len(code) - 1} more are" if len(code) > 1 else " is"
+    return f"{code[0]}{more} code of no installed package" if code else None
+
+
 def _again(
     explainer: Explainer, header: RunHeader, concluded: Mapping[str, Any], notes: Sequence[str]
-) -> Mapping[str, Any] | None:
-    """What a repeat of the run needs beside its records; None where it was not finished, not all of it was kept, or it
-    also depends on what is not known.
-    """
+) -> Mapping[str, Any]:
+    """What a repeat of the run needs beside its records."""
     remembered, files = explainer.remembered, explainer.prepared.loaded.files
-    if remembered is None or concluded["exit_code"] not in (EXIT_DONE, EXIT_POLICY_VIOLATED):
-        return None
-    if concluded["summary"]["failed"] or files is None or running_code([])["files"]:
-        return None
+    assert remembered is not None and files is not None
     return {
         **concluded,
         "header": {"model": header.model, "environment": header.environment, "extra": header.extra},

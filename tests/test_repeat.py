@@ -67,7 +67,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "labels.txt").write_text("a\nb")
     (tmp_path / "policy.yaml").write_text(POLICY.format(model=NETWORK.replace("}", ", labels: labels.txt}")))
     monkeypatch.setenv("CNNVIZ_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(pipeline, "running_code", lambda modules: {"files": []})
+    monkeypatch.setattr(pipeline, "own_code", list)
     return tmp_path
 
 
@@ -285,6 +285,23 @@ def test_files_that_change_while_it_runs_are_not_kept(work: Path, monkeypatch: p
         _run(work)
     assert not _taken(_run(work))
     assert _taken(_run(work))
+
+
+def test_it_is_told_why_a_network_is_loaded_for_nothing(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _run(work, "--limit", "9", command="gradcam")
+    assert "all the same" not in capfd.readouterr().err
+    _run(work, "--limit", "9", command="gradcam")
+    assert "the network was loaded all the same: --limit may leave images out" in capfd.readouterr().err
+    monkeypatch.setattr(pipeline, "own_code", lambda: ["a/mine.py", "b.py"])
+    _run(work, command="gradcam")
+    said = "the network was loaded all the same: a/mine.py and 1 more are code of no installed package"
+    assert said in capfd.readouterr().err
+    monkeypatch.setattr(pipeline, "own_code", list)
+    assert not _taken(_run(work, command="gradcam"))
+    assert _taken(_run(work, command="gradcam"))
+    assert "all the same" not in capfd.readouterr().err
 
 
 def test_what_cannot_be_known_is_run(work: Path) -> None:

@@ -93,8 +93,7 @@ def _result(settings: RunSettings, spec: CommandSpec, console: Console) -> RunRe
     from cnnviz.pipeline import run
 
     result = run(settings, console, sys.stdin.buffer if "-" in settings.inputs else None)
-    repeat.keep(result)
-    return result
+    return repeat.keep(result)
 
 
 def _shared(spec: CommandSpec) -> dict[str, Option]:

@@ -106,12 +106,19 @@ def running_code(modules: Iterable[str]) -> dict[str, Any]:
     """
     named = {name for name in modules if name.partition(".")[0] != "cnnviz" and name in sys.modules}
     files = {getattr(sys.modules[name], "__file__", None) for name in named}
-    files |= {path for module in list(sys.modules.values()) if _is_own(path := getattr(module, "__file__", None))}
+    files |= set(own_code())
     versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in _COMPUTING}
     tops = {name.partition(".")[0] for name in named}
     versions |= {top: [getattr(sys.modules.get(top), "__version__", None), *_distributions(top)] for top in tops}
     # Paths differ from machine to machine.
     return {"versions": versions, "files": sorted(filter(None, {file_sha256(str(path)) for path in files if path}))}
+
+
+def own_code() -> list[str]:
+    """The Python files, among those that have been imported, that belong to no installed package."""
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    # torch.ops calls itself a file that is none.
+    return sorted(str(path) for path in files if _is_own(path) and os.path.isfile(str(path)))
 
 
 def _distributions(top: str) -> list[str]:

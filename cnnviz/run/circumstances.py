@@ -34,16 +34,15 @@ _CARDS = "/proc/driver/nvidia"
 def circumstances(settings: RunSettings, spec: CommandSpec, environment: Mapping[str, str]) -> str | None:
     """The digest of options and the files that they name, code, packages, machine and environment.
 
-    None where not all of it can be known without running what was asked for: inputs or files behind URLs or on standard
-    input, networks that are made by code or run from ONNX files, runs that go on, are shares, or do more than write
-    their folder.
+    None where not all of it can be known without running what was asked for (:func:`unknown`), or a file that an
+    option names is out of reach.
 
     Args:
         settings: What was asked for.
         spec: The entry that runs.
         environment: The variables with which the program was started: libraries set some themselves.
     """
-    if not isinstance(spec, (MethodSpec, ComparisonSpec)) or not _can_be_known(settings):
+    if not isinstance(spec, (MethodSpec, ComparisonSpec)) or unknown(settings) is not None:
         return None
     options, further = settings.options(), list[str]()
     if isinstance(spec, ComparisonSpec) and spec.reads:
@@ -73,11 +72,23 @@ def circumstances(settings: RunSettings, spec: CommandSpec, environment: Mapping
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _can_be_known(settings: RunSettings) -> bool:
+def unknown(settings: RunSettings) -> str | None:
+    """What of a run cannot be known before it is made, in words: inputs behind URLs or on standard input, networks that
+    are made by code or run from ONNX files, runs that go on, are shares, or do more than write their folder.
+    """
     model, output = settings.model, settings.output
-    made_by_code = ":" in model.model or model.model.lower().endswith(".onnx") or model.trust_checkpoint
-    partial = output.resume or settings.shard is not None or settings.limit is not None or output.out == "-"
-    return not (made_by_code or partial or "-" in settings.inputs or any(map(is_url, settings.inputs)))
+    reasons = {
+        f"{model.model} is made by code": ":" in model.model,
+        f"{model.model} is an ONNX file": model.model.lower().endswith(".onnx"),
+        "--trust-checkpoint runs what the file brings": model.trust_checkpoint,
+        "--resume goes on with what is there": output.resume,
+        "--shard makes a share of it": settings.shard is not None,
+        "--limit may leave images out": settings.limit is not None,
+        "the picture goes to standard output": output.out == "-",
+        "an image comes on standard input": "-" in settings.inputs,
+        "images behind URLs may have changed": any(map(is_url, settings.inputs)),
+    }
+    return next((text for text, applies in reasons.items() if applies), None)
 
 
 def _files(texts: Iterable[str]) -> dict[str, str | None] | None:

@@ -66,7 +66,7 @@ class RunResult:
     """What a run came to: its summary, where the report is, the exit code; ``picture`` for ``-o -``.
 
     ``sentences`` tell a person what was found, ``annotations`` a CI system. ``again`` is what of a run of maps its
-    records do not say, as plain JSON, where it may be kept whole (:mod:`cnnviz.run.repeat`).
+    records do not say, as plain JSON, where it may be kept whole (:mod:`cnnviz.run.repeat`); ``once`` says why not.
     """
 
     summary: Mapping[str, Any]
@@ -76,6 +76,7 @@ class RunResult:
     sentences: tuple[str, ...] = ()
     annotations: tuple[str, ...] = ()
     again: Mapping[str, Any] | None = None
+    once: str | None = None
 
 
 @dataclass

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import cnnviz
@@ -26,7 +26,7 @@ from cnnviz.io.store import LOCK, Store
 from cnnviz.records import RunHeader, parse_line
 from cnnviz.registry.specs import CommandSpec
 from cnnviz.report.gallery import FOLDER
-from cnnviz.run.circumstances import circumstances
+from cnnviz.run.circumstances import circumstances, unknown
 from cnnviz.run.counting import Counts, Reporter, RunResult
 from cnnviz.run.earlier import INDEX, RECORDS, REPORT
 from cnnviz.run.folder import Extras, RunFolder
@@ -186,8 +186,19 @@ class Repeat:
 
     # Keeping ----------------------------------------------------------------------------------------------------------
 
-    def keep(self, result: RunResult) -> None:
-        """Keep a run that has just ended, where all that it depends on is known, and is as it was when it began."""
+    def keep(self, result: RunResult) -> RunResult:
+        """Keep a run that has just ended, where all that it depends on is known, and is as it was when it began.
+
+        Returns the result; one that took all of its images from the cache tells why the network was loaded all the
+        same, where the next one will do so too.
+        """
+        self._keep(result)
+        found, why = result.summary.get("cache"), unknown(self._settings) or result.once
+        if why is None or not found or not found["of_images"] or found["images"] < found["of_images"]:
+            return result
+        return replace(result, sentences=(*result.sentences, f"the network was loaded all the same: {why}"))
+
+    def _keep(self, result: RunResult) -> None:
         if self._cache is None or self._key is None or (again := result.again) is None:
             return
         images, told = [], list[str]()
