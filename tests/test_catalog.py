@@ -104,6 +104,9 @@ def test_an_unknown_method() -> None:
     with pytest.raises(CnnvizError) as raised:
         lookup.find_method("zzzzz")
     assert "Available: cam, gradcam" in raised.value.hint
+    with pytest.raises(CnnvizError, match="'attention' is a command with 4 methods") as raised:
+        lookup.find_method("attention")
+    assert "chefer, gradient_rollout, legrad, rollout" in raised.value.hint
 
 
 def test_names_and_commands() -> None:

@@ -61,6 +61,28 @@ def test_the_page_shows_the_command_that_made_it(typed: list[str], told: list[st
     assert options_of[0] == options_of[1]
 
 
+def test_that_of_an_audit_has_its_policy_first(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(photograph(0)).save(tmp_path / "a.png")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "version: 1\nmodel: {name: 'tests.support.tiny_model:make', input_size: 64}\nimages: a.png\nonly: all\n"
+        "min_images: 1\nchecks:\n  - {kind: stable, min_similarity: 0}\n"
+    )
+    told: list[dict[str, Any]] = []
+    words = ["audit", str(policy)]
+    for _ in range(2):
+        assert main([*words, "-o", str(tmp_path / "o"), "--overwrite", "--no-cache"]) in (0, 1)
+        told.append(json.loads((tmp_path / "o" / "report.json").read_text())["options"])
+        page = (tmp_path / "o" / "index.html").read_text()
+        line = page.partition('<p><code class="command">')[2].partition("</code>")[0]
+        words = shlex.split(html.unescape(line))[1:]
+        assert words[:3] == ["audit", str(policy), str(tmp_path / "a.png")]
+        assert "--policy" not in words
+    assert told[0] == told[1]
+
+
 def test_thousands_of_inputs_are_counted() -> None:
     inputs = tuple(f"{number}.jpg" for number in range(5000))
     line = command_line(RunSettings("cam", inputs, ModelSpec(mean=(0.5, 0.5, 1.0)), TargetSettings("cam")))

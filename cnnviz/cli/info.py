@@ -43,7 +43,8 @@ def metrics(
     for spec in lookup.all_metrics():
         better = "" if spec.direction == "neither" else f" Better: {spec.direction}."
         needs = "" if spec.truth == "nothing" else f" Needs {spec.truth}."
-        lines += [f"{spec.name}: {spec.summary}{better}{needs} {spec.paper}."]
+        source = "" if spec.paper == "none" else f" {spec.paper}."
+        lines += [f"{spec.name}: {spec.summary}{better}{needs}{source}"]
         lines += [f"    {figure.name}  {figure.meaning}" for figure in spec.figures]
         lines += [f"    :{param.name}=  {_option(param)}" for param in spec.params]
     console.text("\n".join(lines))
@@ -79,7 +80,7 @@ def version(ctx: typer.Context, given: bool) -> None:
 def help_of(specs: tuple[CommandSpec, ...]) -> str:
     """Text of a command's help page: one line first, which is also what ``cnnviz --help`` shows."""
     spec = lookup.default_variant(specs)
-    return f"{spec.summary}\n\n{spec.paper}."
+    return spec.summary if spec.paper == "none" else f"{spec.summary}\n\n{spec.paper}."
 
 
 def _plain(spec: MethodSpec) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import yaml
 
 from cnnviz.errors import CnnvizError
 from cnnviz.io.structured import load_yaml
+
+_BEGIN = "cnnviz audit --init writes one to begin with."
 
 
 def read_policy(path: str) -> tuple[dict[str, Any], list[int], dict[str, int]]:
@@ -22,13 +25,12 @@ def read_policy(path: str) -> tuple[dict[str, Any], list[int], dict[str, int]]:
         data = load_yaml(text)
     except OSError as error:
         reason = error.strerror or error
-        raise CnnvizError(
-            f"policy {path}: cannot be read ({reason}).", "cnnviz audit --init writes one to begin with."
-        ) from error
+        hint = _BEGIN if not os.path.isdir(path) else f"The first word is a YAML file, images come after it. {_BEGIN}"
+        raise CnnvizError(f"policy {path}: cannot be read ({reason}).", hint) from error
     except ValueError as error:
         raise CnnvizError(f"policy {path}: not valid YAML: {getattr(error, 'reason', error)}.") from error
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise CnnvizError(f"policy {path}: expected keys with values.", "cnnviz audit --init writes one to begin with.")
+        raise CnnvizError(f"policy {path}: expected keys with values.", _BEGIN)
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     return data, _lines(root), _keys(root)
 

@@ -271,6 +271,10 @@ def _find(name: str, specs: tuple[_Spec, ...], what: str) -> _Spec:
     by_name = {spec.name: spec for spec in specs}
     if name in by_name:
         return by_name[name]
+    of_command = [spec.name for spec in specs if getattr(spec, "command", None) == name]
+    if of_command:
+        said = f"{name!r} is a command with {len(of_command)} methods, and none of them."
+        raise CnnvizError(said, f"Name one or several: {', '.join(of_command)}.")
     hint = nearest(name, by_name) or f"Available: {', '.join(by_name)}."
     raise CnnvizError(f"Unknown {what} {name!r}.", hint)
 

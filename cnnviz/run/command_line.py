@@ -35,12 +35,18 @@ def command_line(settings: RunSettings, most: int | None = MOST_INPUTS) -> str:
         settings: What was asked for.
         most: Inputs that are written out; None for all.
     """
-    words = ["cnnviz", settings.command, *settings.inputs[:most]]
+    # A policy stands before the images.
+    before = [str(settings.target.params["policy"])] if _takes_policy(settings) else []
+    words = ["cnnviz", settings.command, *before, *settings.inputs[:most]]
     line = shlex.join(words)
     if most is not None and len(settings.inputs) > most:
         line += f" … ({len(settings.inputs) - most} more)"
     options = [word for flag, value in _chosen(settings) for word in _words(flag, value)]
     return f"{line} {shlex.join(options)}" if options else line
+
+
+def _takes_policy(settings: RunSettings) -> bool:
+    return lookup.find_entry(settings.target.method).takes() == "policy" and "policy" in settings.target.params
 
 
 def _chosen(settings: RunSettings) -> Iterator[tuple[str, Any]]:
@@ -52,7 +58,8 @@ def _chosen(settings: RunSettings) -> Iterator[tuple[str, Any]]:
         told["variant"] = spec.name
     for param in spec.params:
         value = settings.target.params.get(param.name, param.default)
-        if _plain(value) != _plain(param.default):
+        stands_before = param.name == "policy" and _takes_policy(settings)
+        if _plain(value) != _plain(param.default) and not stands_before:
             told[param.name] = value
     usual = TargetSettings(classes=spec.usual_classes(settings.target.truth))
     draw = DrawSettings(save=spec.default_save)
