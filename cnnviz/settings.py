@@ -333,7 +333,7 @@ _EXAMPLES = {"--input-size": "224", "--mean": "0.485,0.456,0.406", "--std": "0.2
 
 def parse_numbers(text: str, flag: str, counts: tuple[int, ...]) -> tuple[float, ...]:
     """``a,b,c`` as numbers; ``counts`` are the accepted lengths."""
-    example = _EXAMPLES[flag]
+    example = _EXAMPLES[flag.removesuffix("-b")]
     values = _numbers(_BETWEEN.split(text), f"{flag} {text}", f"{flag} {example}")
     if len(values) not in counts:
         raise CnnvizError(
@@ -343,11 +343,11 @@ def parse_numbers(text: str, flag: str, counts: tuple[int, ...]) -> tuple[float,
     return values
 
 
-def parse_input_size(text: str) -> tuple[int, ...]:
+def parse_input_size(text: str, flag: str = "--input-size") -> tuple[int, ...]:
     """``224``, ``224,320`` (height, width) or ``3,224,224`` as (channels, height, width) or (height, width)."""
-    values = parse_numbers(text, "--input-size", (1, 2, 3))
+    values = parse_numbers(text, flag, (1, 2, 3))
     if any(v < 1 or not v.is_integer() for v in values):
-        raise CnnvizError(f"--input-size {text}: sizes are whole numbers above 0.", "For example --input-size 224")
+        raise CnnvizError(f"{flag} {text}: sizes are whole numbers above 0.", f"For example {flag} 224")
     sizes = tuple(int(v) for v in values)
     return (sizes[0], sizes[0]) if len(sizes) == 1 else sizes
 

@@ -161,6 +161,21 @@ def test_what_is_allowed_decides_the_exit_code(folder: Path, capsys: pytest.Capt
     assert figures(folder, "gate")["similarity"] == measured["similarity"]
 
 
+def test_preprocessing_of_b(folder: Path) -> None:
+    """That of B alone is what its own run would have; the network is the same."""
+    own = ["--mean-b", "0.2,0.3,0.4", "--std-b", "0.5", "--resize-b", "80", "--channel-order-b", "bgr"]
+    assert compared(folder, "shown", *own, "--panels", "0") == 0
+    plain = explained(folder, "shown-a", "--save", "raw")
+    options = ["--mean", "0.2,0.3,0.4", "--std", "0.5", "--resize", "80", "--channel-order", "bgr"]
+    other = explained(folder, "shown-b", "--save", "raw", "-c", f"run:{plain}", *options)
+    for side, alone in (("a", plain), ("b", other)):
+        found, expected = report(folder / "shown" / side), report(alone)
+        assert found["model"] == expected["model"]
+        assert [each["predictions"] for each in found["images"]] == [each["predictions"] for each in expected["images"]]
+    assert figures(folder, "shown")["same_network"]
+    assert report(plain)["model"] != report(other)["model"]
+
+
 def test_images_that_one_run_lacks(folder: Path) -> None:
     photos = folder / "some"
     shutil.copytree(folder / "photos", photos)
@@ -322,7 +337,7 @@ def test_two_methods_and_a_resumed_comparison(folder: Path) -> None:
     ("words", "said"),
     [
         (["photos"], "compare needs a second side"),
-        (["photos"], "--checkpoint-b, --labels-b, --layer-b, --method-b, --model-b, --weights-b or --against RUN"),
+        (["photos"], "--method-b, --model-b, --checkpoint-b or another option that ends in -b, or --against RUN"),
         (["out/a"], "got one finished run and needs two"),
         (["out/a", "out/b", "--method-b", "cam"], "--method-b: both sides are named already"),
         (["out/a", "photos"], "is a finished run, and others are images"),
@@ -332,6 +347,9 @@ def test_two_methods_and_a_resumed_comparison(folder: Path) -> None:
         (["photos", "--method-b", "cam", "-o", "-"], "-o - "),
         (["-", "--method-b", "cam"], "reads its inputs twice"),
         (["out/a", "out/b", "--overwrite", "-o", "out/b"], "is a run"),
+        (["photos", "--mean-b", "0.5,no,0.5"], "--mean-b 0.5,no,0.5: 'no' is not a number"),
+        (["photos", "--input-size-b", "1.5"], "--input-size-b 1.5: sizes are whole numbers"),
+        (["photos", "--view-b", "wholly"], "expected one of crop, tiles, whole, squash"),
         (["photos", "--min-similarity", "2", "--method-b", "cam"], "out of range"),
     ],
 )

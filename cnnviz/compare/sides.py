@@ -11,12 +11,13 @@ from cnnviz.io.finished_runs import run_folder_of
 from cnnviz.io.sources import is_url
 from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import CompareOptions
-from cnnviz.settings import ModelSpec, RunSettings
+from cnnviz.settings import ModelSpec, RunSettings, parse_input_size, parse_numbers
 
 A, B = "a", "b"
 _METHOD = "gradcam"
 _ANY_NETWORK = ("DEFAULT", "none")
 _USUAL = ("pred",)
+_MOST_USED = ("method_b", "model_b", "checkpoint_b")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _check(settings: RunSettings, params: CompareOptions, finished: Sequence[str
     if not asked and not finished and params.against is None:
         raise CnnvizError(
             "compare needs a second side.",
-            f"Give {_listed(sorted(own))} or --against RUN, or name two finished runs.",
+            f"Give {_listed(_MOST_USED)} or another option that ends in -b, or --against RUN, or two finished runs.",
         )
 
 
@@ -119,7 +120,11 @@ def _run_of(settings: RunSettings, params: CompareOptions, side: str) -> RunSett
 
 
 def _model_of(model: ModelSpec, params: CompareOptions) -> ModelSpec:
-    """The network of B: what of it is not named is that of A, but for weights, which fit one architecture."""
+    """The network of B: what of it is not named is that of A, but for weights, which fit one architecture.
+
+    Raises:
+        CnnvizError: Numbers that are none, or not as many as there must be.
+    """
     if params.model_b is not None:
         weights = model.weights if model.weights in _ANY_NETWORK else _ANY_NETWORK[0]
         model = replace(model, model=params.model_b, weights=weights, checkpoint=None)
@@ -127,7 +132,18 @@ def _model_of(model: ModelSpec, params: CompareOptions) -> ModelSpec:
         model = replace(model, weights=params.weights_b, checkpoint=None)
     if params.checkpoint_b is not None:
         model = replace(model, checkpoint=params.checkpoint_b)
-    return model if params.labels_b is None else replace(model, labels=params.labels_b)
+    size, mean, std = params.input_size_b, params.mean_b, params.std_b
+    own = {
+        "labels": params.labels_b,
+        "num_classes": params.num_classes_b,
+        "input_size": None if size is None else parse_input_size(size, "--input-size-b"),
+        "mean": None if mean is None else parse_numbers(mean, "--mean-b", (1, 3)),
+        "std": None if std is None else parse_numbers(std, "--std-b", (1, 3)),
+        "channel_order": params.channel_order_b,
+        "resize": params.resize_b,
+        "view": params.view_b,
+    }
+    return replace(model, **{name: value for name, value in own.items() if value is not None})
 
 
 def explaining(settings: RunSettings, params: CompareOptions, before: Side, report: object) -> RunSettings:

@@ -83,6 +83,13 @@ class CompareOptions(Options):
     weights_b: str | None = option(None, "Weights of B, as --weights names them.")
     checkpoint_b: FilePath | None = option(None, "State dict of B.")
     labels_b: FilePath | None = option(None, "Class names of B. [default: those of --labels]")
+    num_classes_b: int | None = option(None, "Number of classes of B.", minimum=1)
+    input_size_b: str | None = option(None, "Input size of B, as --input-size has it.")
+    mean_b: str | None = option(None, "Mean of B's input, as --mean has it.")
+    std_b: str | None = option(None, "Deviation of B's input.")
+    channel_order_b: Literal["rgb", "bgr"] | None = option(None, "Channel order of B's input.")
+    resize_b: int | None = option(None, "Shorter side of B's pictures before the crop.", minimum=1, unit="pixels")
+    view_b: Literal["crop", "tiles", "whole", "squash"] | None = option(None, "What B is shown, as --view has it.")
     layer_b: tuple[str, ...] = option((), "Target layer of B; repeatable. [default: that of --layer]")
     explained: Literal["a", "each"] = option(
         "a",
