@@ -189,7 +189,8 @@ def _again(
 ) -> Mapping[str, Any]:
     """What a repeat of the run needs beside its records."""
     remembered, files = explainer.remembered, explainer.prepared.loaded.files
-    assert remembered is not None and files is not None
+    assert remembered is not None
+    assert files is not None
     return {
         **concluded,
         "header": {"model": header.model, "environment": header.environment, "extra": header.extra},
