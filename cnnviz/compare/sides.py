@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cnnviz.errors import CnnvizError, shown
 from cnnviz.io.finished_runs import run_folder_of
@@ -133,7 +134,7 @@ def _model_of(model: ModelSpec, params: CompareOptions) -> ModelSpec:
     if params.checkpoint_b is not None:
         model = replace(model, checkpoint=params.checkpoint_b)
     size, mean, std = params.input_size_b, params.mean_b, params.std_b
-    own = {
+    own: dict[str, Any] = {
         "labels": params.labels_b,
         "num_classes": params.num_classes_b,
         "input_size": None if size is None else parse_input_size(size, "--input-size-b"),
