@@ -121,7 +121,7 @@ def test_what_is_no_file_is_passed_over_and_names_stay_within(tmp_path: Path) ->
     assert unusual.uri == f"tar://50%25 of%3A%3Aall.png::{path}"
 
 
-@pytest.mark.parametrize("at", ["header", "data", "flipped", "no end"])
+@pytest.mark.parametrize("at", ["header", "data", "flipped", "no end", "joined"])
 def test_an_archive_that_is_broken_is_read_as_far_as_it_goes(at: str, tmp_path: Path) -> None:
     whole = tar(PICTURES)
     with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
@@ -134,10 +134,12 @@ def test_an_archive_that_is_broken_is_read_as_far_as_it_goes(at: str, tmp_path: 
         whole = whole[: third.offset_data + 100]
     elif at == "flipped":
         whole = whole[: third.offset] + b"\xff" * 512 + whole[third.offset + 512 :]
+    elif at == "joined":
+        whole += tar({"more.png": PICTURES["dog/0.png"]})
     else:
         whole = whole[: -(-end // 512) * 512]
     path.write_bytes(whole)
-    there = {"header": 2, "data": 2, "flipped": 2, "no end": 5}[at]
+    there = {"header": 2, "data": 2, "flipped": 2, "no end": 5, "joined": 5}[at]
     found = read(path)
     cut = ["unreadable"] if at == "data" else []
     assert found == [*list(PICTURES.values())[:there], *cut, "unreadable"]
@@ -145,6 +147,27 @@ def test_an_archive_that_is_broken_is_read_as_far_as_it_goes(at: str, tmp_path: 
     assert last.name == "x.tar"
     with pytest.raises(ImageError, match=f"the archive is broken after {there + len(cut)} files: "), open_file(last):
         pass
+
+
+def test_an_archive_is_known_to_be_broken_when_others_were_read_meanwhile(tmp_path: Path) -> None:
+    whole = tar(PICTURES)
+    (tmp_path / "broken.tar").write_bytes(whole[: len(whole) // 2])
+    for index in range(archives.OPEN):
+        (tmp_path / f"{index}.tar").write_bytes(tar({"a.png": PICTURES["dog/0.png"]}))
+    found = []
+    for ref in find_images([str(tmp_path / "broken.tar")]):
+        found.append(ref.name)
+        for index in range(archives.OPEN):
+            archives.read_member(f"tar://a.png::{tmp_path / f'{index}.tar'}").close()
+    assert found[-1] == "broken.tar"
+
+
+def test_names_that_look_as_others_are_written(tmp_path: Path) -> None:
+    files = {"a%20b.png": picture(1), "a%2520b.png": picture(2), "a%3A%3Ab.png": picture(3), "a::b.png": picture(4)}
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar(files))
+    assert read(path) == list(files.values())
+    assert read(f"tar://a%20b.png::{path}") == [picture(1)], "as somebody types it"
 
 
 @pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.zip"])
@@ -172,6 +195,8 @@ def test_ranges_and_patterns_name_archives_and_folders_do_not(tmp_path: Path) ->
     with pytest.raises(CnnvizError, match=r"s-003\.tar' does not exist"):
         names(tmp_path / "s-{000..003}.tar")
     assert names(tmp_path) == ["s-000.tar", "s-001.tar", "s-002.tar"]  # files that are no images
+    (tmp_path / "list.csv").write_text("path,label\ns-001.tar,cat\n")
+    assert [(ref.name, ref.label) for ref in find_images([str(tmp_path / "list.csv")])] == [("s-001/1.png", "cat")]
     (tmp_path / "list.txt").write_text("s-001.tar\ns-000.tar\n")
     assert names(tmp_path / "list.txt") == [expected[1], expected[0]]
     # Two archives of one name.

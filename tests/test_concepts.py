@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from cnnviz.errors import CnnvizError
+from cnnviz.io.budget import Budget
+from cnnviz.run import loop
 from cnnviz.settings import ModelSpec
 from cnnviz.studies.concepts.importance import total_indices
 from cnnviz.studies.concepts.study import crop_starts
@@ -98,6 +100,22 @@ def test_every_image_or_those_of_the_class(model: ModelSpec, photos: Path, tmp_p
     assert report["summary"]["concepts"] is None
     assert result.exit_code == 0
     assert any("no image is predicted as class 0" in note for note in told.notes)
+
+
+def test_images_of_other_classes_give_their_memory_back(
+    model: ModelSpec, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a second pass waits for ever for room that nobody holds."""
+    budgets: list[Budget] = []
+
+    def small(_size: int) -> Budget:
+        budgets.append(Budget(1 << 30))
+        return budgets[-1]
+
+    monkeypatch.setattr(loop, "Budget", small)
+    report, _, _ = ran("concepts", [photos], tmp_path / "out", model=model, params={"of": "0", "components": 2})
+    assert report["summary"]["concepts"]["images"] == 5
+    assert [budget.used for budget in budgets] == [0] * 4
 
 
 def test_indices_are_those_of_known_functions() -> None:

@@ -133,6 +133,10 @@ def test_a_layer_that_is_never_active(tmp_path: Path) -> None:
     assert report["summary"]["factors"] is None
     assert result.exit_code == 0
     assert any("above zero nowhere" in note for note in told.notes)
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    report, _, told = ran("factors", [tmp_path / "no.png"], tmp_path / "none")
+    assert report["summary"]["factors"] is None
+    assert any("no image could be used" in note for note in told.notes), "the layer is not to blame"
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ OPEN = 4
 _MEMBER = re.compile(r"(?:tar|zip)://(.*?)::(?!.*::)(.+)", re.DOTALL | re.IGNORECASE)
 _RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 _MOST_OF_RANGE = 100_000
+_PADDING = 1 << 20
+"""Bytes behind the end of a tar archive that are looked at: programs fill up their blocks with zeros."""
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
 
 
@@ -81,12 +83,20 @@ def is_fetched(text: str) -> bool:
 
 
 def members(archive: str) -> Iterator[str]:
-    """Names of the regular files of an archive, in its order, hidden ones left out."""
-    return _open(archive).names()
+    """Names of the regular files of an archive, in its order, hidden ones left out; of equal names the first counts.
+
+    Raises:
+        ImageError: Behind the last of them: the archive could not be read to its end.
+    """
+    opened = _open(archive)
+    yield from opened.names()
+    # Of this very object: others may have taken its place since.
+    if opened.problem is not None:
+        raise opened.problem
 
 
 def problem(archive: str) -> ImageError | None:
-    """Why an archive could not be read to its end; None where it could. Known when all members are listed."""
+    """Why an archive could not be read to its end; None where it could, or where nobody listed all members lately."""
     return _open(archive).problem
 
 
@@ -140,6 +150,8 @@ class _Tar:
             raise tarfile.ReadError("it was cut off")
         if block.strip(b"\0"):
             raise tarfile.ReadError("a header cannot be read")
+        if self._file.read(_PADDING).strip(b"\0"):
+            raise tarfile.ReadError("more follows behind its end, as in archives that were joined")
 
     def stream(self, place: Any) -> BinaryIO:
         return io.BufferedReader(_Piece(self._file, self._lock, *place))
@@ -246,7 +258,8 @@ class _Archive:
 
     def _find(self, name: str) -> Any:
         with self._lock:
-            for key in (name, urllib.parse.unquote(name, errors="surrogateescape")):
+            # As :func:`uri_of` writes it; or as somebody typed it.
+            for key in (urllib.parse.unquote(name, errors="surrogateescape"), name):
                 while key not in self._places and not self._ended:
                     self._advance()
                 if key in self._places:

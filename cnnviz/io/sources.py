@@ -139,9 +139,11 @@ def _with_members(found: Iterable[_Found]) -> Iterator[_Found]:
             yield item
             continue
         above = archives.stem(item.name)
-        for name in archives.members(item.uri):
-            yield _Found(archives.uri_of(name, item.uri), f"{above}/{name}")
-        if archives.problem(item.uri) is not None:
+        try:
+            for name in archives.members(item.uri):
+                uri = archives.uri_of(name, item.uri)
+                yield _Found(uri, f"{above}/{name}", item.label, label_index=item.label_index)
+        except ImageError:  # said where the archive itself is opened
             yield item
 
 

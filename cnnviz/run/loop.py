@@ -298,6 +298,8 @@ class Loop:
                 elif result is not None:
                     seen = result if self._gathering is not None else None
                     self._finished.append(_Result(item, self._drawn(result, item, writers), seen))
+                else:  # an image that a second pass has no use for
+                    item.memory.free()
 
     def _drawn(self, done: Any, item: _Waiting, writers: ThreadPoolExecutor) -> Future[Record]:
         """The record of a result that is being drawn; also when that is cancelled, its memory is given back."""

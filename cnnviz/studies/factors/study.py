@@ -125,7 +125,8 @@ class DeepFeatureFactors(Study[FactorsOptions]):
     def finish(self) -> Findings:
         rows = self.positions.rows() if self.images else np.zeros((0, 1), dtype=np.float32)
         if not rows.any():
-            self.prepared.note(f"{self.layer.name} is above zero nowhere: there is nothing to factorise")
+            why = f"{self.layer.name} is above zero nowhere" if self.images else "no image could be used"
+            self.prepared.note(f"{why}: there is nothing to factorise")
             return Findings({"factors": None})
         self._tell(rows)
         components = min(self.params.components, len(rows))
