@@ -97,7 +97,7 @@ def stages(folder: Path, settings: RunSettings, out: Path) -> dict[str, float]:
     batches = [loaded[i : i + 16] for i in range(0, len(loaded), 16)]
     explained = [row for batch in batches for row in explainer.explain(batch)]
     store = Store(str(out))
-    how = pipeline._drawn(settings, explainer, store, None)
+    how = pipeline.output_style(settings, explainer, store, None)
     nothing = dataclasses.replace(how, save=frozenset())
     drawn = per_image(lambda row: draw(row, nothing), explained)
     return {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cnnviz.engine import open_session as opening
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.prepare.pack import PackedConv
+from cnnviz.engine.prepare.pack import PackedConv, _tells_orders
 from cnnviz.engine.prepare.split import Split, cut
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layers import resolve
@@ -72,6 +72,36 @@ def test_normalisations_are_folded_into_convolutions() -> None:
     assert [len(_parts(s, nn.Conv2d)) for s in (plain, folded, packed)] == [3, 3, 0]
     assert len(_parts(packed, PackedConv)) == 3
     assert len(_parts(packed, nn.ReLU)) == 0
+
+
+@pytest.mark.skipif(
+    not rt.packable(torch.device("cpu")) or not _tells_orders(), reason="no packed convolutions, or orders are not told"
+)
+def test_weights_are_in_the_order_of_the_input_and_of_the_threads() -> None:
+    """Packed for one image and one number of threads, run with others: as if packed for those, and no copy more."""
+    conv = nn.Conv2d(64, 192, 1).requires_grad_(False)
+    order: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+    with rt.threads(2):
+        packed = PackedConv(conv, torch.float32, (1, 64, 7, 7))
+    held = set()
+    for threads in (1, 2):
+        for shape in ((1, 64, 7, 7), (8, 64, 7, 7), (8, 64, 7, 9), (1, 64, 30, 40)):
+            x = nets.images(shape[0], shape[2:]).mean(1, keepdim=True).repeat(1, 64, 1, 1)
+            with rt.threads(threads):
+                found = packed(x)
+                wanted = order(conv.weight.to_mkldnn(), *packed.geometry, list(shape))
+                used = packed._weight_for(shape)
+                assert packed._weight_for(shape) is used
+            torch.testing.assert_close(found.double(), conv.double()(x.double()), rtol=0, atol=1e-5)
+            conv.float()
+            assert pack_orders(used) == pack_orders(wanted)
+            held.add(id(used))
+    assert len(held) == len({pack_orders(weight) for weight in packed._fitting.values()})
+
+
+def pack_orders(weight: Tensor) -> bytes:
+    """How oneDNN describes a weight."""
+    return bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(weight).numpy())
 
 
 def test_nothing_is_folded_across_the_target() -> None:

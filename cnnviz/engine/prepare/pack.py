@@ -8,6 +8,7 @@ operators that inductor emits when it freezes a graph; called here without a com
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection
 from typing import Any
@@ -30,6 +31,22 @@ _FUSED: dict[str, tuple[str, list[Any], str]] = {
 }
 
 
+# Shapes of inputs and numbers of threads for which a convolution remembers its weight.
+_REMEMBERED = 64
+
+
+@functools.cache
+def _tells_orders() -> bool:
+    """Whether this torch says in which order a weight is held: weights for each shape would else fill the memory."""
+    return hasattr(torch.ops.mkldnn, "_get_mkldnn_serialized_md")
+
+
+def _order_of(packed: Tensor) -> bytes:
+    """What tells apart the orders in which oneDNN holds a weight."""
+    described: Tensor = torch.ops.mkldnn._get_mkldnn_serialized_md(packed)
+    return bytes(described.numpy())
+
+
 class PackedConv(nn.Module):
     """``activation(conv(x))`` or ``activation(conv(x) + other)`` with a packed weight. No gradients."""
 
@@ -43,9 +60,11 @@ class PackedConv(nn.Module):
         self.macs = float(conv.weight.numel())  # multiplications for one output position
         weight = conv.weight.detach().to(dtype)
         pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-        # oneDNN orders the weight for the input's size: ordered blindly, it would be re-ordered at every call.
+        # Ordered blindly, it would be re-ordered at every call.
         sized = None if source is None or self.same else list(source)
         self.weight: Tensor = pack(weight.to_mkldnn(), *self.geometry, sized)
+        self._sized = sized
+        self._fitting: dict[tuple[int, tuple[int, ...] | None], Tensor] = {(torch.get_num_threads(), None): self.weight}
         self.wider = self._widened(weight, pack) if self.same and conv.groups > 1 else None
         self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
         self.activation: tuple[str, list[Any], str] = ("none", [], "")
@@ -58,7 +77,31 @@ class PackedConv(nn.Module):
         ):
             weight, padding = self.wider
             return self._run(x, other, (weight, padding), self.in_place)
-        return self.convolve(self.pad(x) if self.same else x, other, self.geometry[0], self.in_place)
+        x = self.pad(x) if self.same else x
+        return self._run(x, other, (self._weight_for(tuple(x.shape)), self.geometry[0]), self.in_place)
+
+    def _weight_for(self, shape: tuple[int, ...] | None) -> Tensor:
+        """The weight in the order that oneDNN wants for an input of this shape (None: that of the probe) and the
+        threads that work on it; in another it is re-ordered at every call, which may take longer than the convolution.
+        """
+        key = (torch.get_num_threads(), shape if _tells_orders() else None)
+        found = self._fitting.get(key)
+        if found is None:
+            found = self._ordered_for(key[1])
+            if len(self._fitting) >= _REMEMBERED:
+                self._fitting = {}
+            self._fitting[key] = found
+        return found
+
+    def _ordered_for(self, shape: tuple[int, ...] | None) -> Tensor:
+        pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+        sized = self._sized if shape is None else list(shape)
+        fresh: Tensor = pack(self.weight.to_dense().to_mkldnn(), *self.geometry, sized)
+        if not _tells_orders():
+            return fresh
+        # Few orders serve all shapes: those that are equal share their memory.
+        order = _order_of(fresh)
+        return next((known for known in [self.weight, *self._fitting.values()] if _order_of(known) == order), fresh)
 
     def _widened(self, weight: Tensor, pack: Any) -> tuple[Tensor, list[int]] | None:
         """The kernel with a row and a column of zeros in front: it does with symmetric padding p + 1 what the kernel
@@ -71,7 +114,7 @@ class PackedConv(nn.Module):
 
     def convolve(self, x: Tensor, other: Tensor | None, padding: list[int], in_place: bool = False) -> Tensor:
         """The fused operation with another padding; with ``in_place`` the result overwrites ``other``."""
-        return self._run(x, other, (self.weight, padding), in_place)
+        return self._run(x, other, (self._weight_for(None), padding), in_place)
 
     def _run(self, x: Tensor, other: Tensor | None, kernel: tuple[Tensor, list[int]], in_place: bool) -> Tensor:
         weight, padding = kernel
