@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,10 @@ def test_names_of_folders() -> None:
 def test_what_is_refused(model: ModelSpec, folders: dict[str, Path], tmp_path: Path) -> None:
     red, random = str(folders["red"]), str(folders["random"])
     both = {"concept": (red,), "random": random}
+    same = folders["random"].parent / "same"
+    same.mkdir()
+    for number in range(6):
+        shutil.copy(folders["random"] / "0.png", same / f"{number}.png")
     for number, (params, classes, words) in enumerate(
         [
             (both, ("pred",), "asks about one class"),
@@ -145,6 +150,7 @@ def test_what_is_refused(model: ModelSpec, folders: dict[str, Path], tmp_path: P
             ({"concept": (red, red), "random": random}, ("0",), "given twice"),
             ({"concept": (red,), "random": str(folders["in"])}, ("0",), "too few"),
             ({"concept": (f"{red}x",), "random": random}, ("0",), "--concept"),
+            ({"concept": (red,), "random": str(same)}, ("0",), "in 10 of 10 partitions nothing at features tells"),
         ]
     ):
         with pytest.raises(CnnvizError, match=words):

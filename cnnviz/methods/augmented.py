@@ -25,6 +25,7 @@ from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.heatmap import Heatmap
+from cnnviz.registry.params import Options
 from cnnviz.settings import AUGMENTATIONS
 
 _GEOMETRIC = ("flip", "zoom")
@@ -109,7 +110,11 @@ def copies(kinds: Sequence[str]) -> Iterator[Copy]:
 
 
 def averaged(
-    method: Callable[[ForwardPass, Target], Heatmap], run: ForwardPass, target: Target, kinds: Sequence[str]
+    method: Callable[[ForwardPass, Target], Heatmap],
+    run: ForwardPass,
+    target: Target,
+    params: Options,
+    kinds: Sequence[str],
 ) -> Heatmap:
     """The mean of a method's maps over copies of the images.
 
@@ -122,6 +127,7 @@ def averaged(
         method: Makes the map of a pass.
         run: The pass over the unchanged images.
         target: What is explained of them.
+        params: The method's own.
         kinds: Of :data:`cnnviz.settings.AUGMENTATIONS`.
 
     Returns:
@@ -130,14 +136,14 @@ def averaged(
         need not lie evenly in the image, its maps at the input's resolution are averaged, and are its values too.
 
     Raises:
-        CnnvizError: The target names a place in the image, which flips and zooms move.
+        CnnvizError: The target or an option names a place in the image, which flips and zooms move; or the method
+            chooses for each copy anew what it explains.
     """
     moving = [kind for kind in kinds if kind in _GEOMETRIC]
-    if target.placed and moving:
-        raise CnnvizError(
-            f"--augment {moving[0]}: the target names a place in the image, which this moves.",
-            "Use --augment contrast, or leave it out.",
-        )
+    why = "the target names a place in the image, which this moves" if target.placed and moving else ""
+    if why := why or params.not_over_copies(bool(moving)):
+        hint = "Use --augment contrast, or leave it out." if moving else "Leave it out."
+        raise CnnvizError(f"--augment {(moving or kinds)[0]}: {why}.", hint)
     size = int(run.pixels.shape[2]), int(run.pixels.shape[3])
     first: Heatmap | None = None
     values: list[tuple[Tensor, Tensor]] = []

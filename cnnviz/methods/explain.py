@@ -33,7 +33,7 @@ def explain_batch(
     if target.readout != run.session.readout:
         raise TypeError(f"the session reads {run.session.readout}, the target {target.readout}")
     if augment:
-        return averaged(lambda run, target: explain_batch(spec, run, target, params), run, target, augment)
+        return averaged(lambda run, target: explain_batch(spec, run, target, params), run, target, params, augment)
     with rt.scope():
         # Methods that take no gradient compare scores of changed images.
         heatmap = spec.load()(run, target if spec.backward != "0" else target.watched, params)

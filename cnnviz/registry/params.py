@@ -226,6 +226,14 @@ class Options:
         """Values by the names that scripts, files and reports use."""
         return {param.name: getattr(self, param.attribute) for param in params_of(type(self))}
 
+    def not_over_copies(self, moved: bool) -> str:
+        """Why maps of changed copies of an image cannot be averaged; empty where they can.
+
+        Args:
+            moved: Whether copies are mirrored or enlarged.
+        """
+        return ""
+
     def with_classes(self: _AnyOptions, find: Callable[[str], int]) -> _AnyOptions:
         """The same with classes that are named replaced by their indices, as digits.
 

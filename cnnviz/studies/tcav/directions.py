@@ -27,6 +27,11 @@ class Cavs:
     directions: NDArray[np.float64]
     accuracies: NDArray[np.float64]
 
+    @property
+    def nothing(self) -> int:
+        """How many of the vectors are zeros: no step along them says anything."""
+        return int((~self.directions.any(axis=1)).sum())
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -106,7 +111,10 @@ def cav(ones: Floats, others: Floats) -> tuple[NDArray[np.float64], float]:
     is_one = np.repeat([1, 0], [len(ones) - held, len(others) - held])
     solver = LogisticRegression(solver="newton-cholesky", tol=1e-8).fit(basis[:, kept] * length, is_one)
     normal = (solver.coef_[0] / length) @ basis[:, kept].T @ rows
-    normal /= np.linalg.norm(normal)
+    size = float(np.linalg.norm(normal))
+    if size == 0:
+        return normal, 0.5
+    normal /= size
     aside = (np.concatenate([ones[:held], others[:held]]) - centre) / scale
     said = solver.predict(aside @ rows.T @ basis[:, kept] / length)
     return normal, float((said == np.repeat([1, 0], held)).mean())

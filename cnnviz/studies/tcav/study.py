@@ -92,7 +92,19 @@ class Tcav(Study[TcavOptions]):
             self.pictures.append(len(own))
             if side not in chance:
                 chance[side] = of_chance(random, side, params.partitions, seed)
-            self.cavs.append((of_concept(own, random, params.partitions, seed), chance[side]))
+                self._check(f"--random {folder}", "pictures", chance[side])
+            towards = of_concept(own, random, params.partitions, seed)
+            self._check(f"--concept {concept}", "them from those of --random", towards)
+            self.cavs.append((towards, chance[side]))
+
+    def _check(self, flag: str, what: str, found: Cavs) -> None:
+        """A vector of zeros raises no logit, which is no score of 0: refuse where one is among them."""
+        if found.nothing:
+            raise CnnvizError(
+                f"{flag}: in {found.nothing} of {len(found.directions)} partitions nothing at {self.layer.name} tells "
+                f"{what} apart: they are active alike.",
+                "Give other pictures, or another --layer.",
+            )
 
     def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
         scores = class_logits(two_dim(run.chosen).float())[:, self.index]
