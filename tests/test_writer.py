@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -56,6 +57,32 @@ def test_png_gives_the_pixels_back(level: int) -> None:
     assert Image.open(io.BytesIO(data)).mode == "L"
     np.testing.assert_array_equal(opened(data), grey)
     np.testing.assert_array_equal(opened(encode(picture()[::2, ::-1], fmt)), picture()[::2, ::-1])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (30, 50), (700, 900)])
+def test_png_of_any_number_of_channels(size: tuple[int, int], channels: int) -> None:
+    """Also of several strips, read back by two other libraries."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (*size, channels), dtype=np.uint8)
+    image[: size[0] // 2] = 7
+    data = encode(image if channels > 1 else image[..., 0], ImageFormat())
+    with Image.open(io.BytesIO(data)) as opened_by_pillow:
+        opened_by_pillow.verify()  # the sums of all chunks
+    back = Image.open(io.BytesIO(data))
+    assert back.mode == {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    np.testing.assert_array_equal(np.asarray(back).reshape(image.shape), image)
+    by_opencv = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert by_opencv is not None
+    assert by_opencv.shape[:2] == size
+
+
+def test_png_without_igzip_has_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = encode(picture(), ImageFormat())
+    monkeypatch.setattr("cnnviz.io.encode.igzip", lambda: None)
+    slow = encode(picture(), ImageFormat())
+    np.testing.assert_array_equal(opened(slow), opened(fast))
+    assert slow != fast
 
 
 def test_png_level_one_uses_the_filter_sub_and_higher_levels_are_smaller() -> None:
