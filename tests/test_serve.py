@@ -5,17 +5,19 @@ from __future__ import annotations
 import io
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from cnnviz.engine.stopping import go_on
 from cnnviz.serve.network import Latest
 from cnnviz.serve.questions import check_target
 from cnnviz.serve.security import Door
 from cnnviz.serve.server import Listening, door_of
-from cnnviz.serve.worker import CancelledJobError, Job, Jobs, SupersededError, Worker
+from cnnviz.serve.worker import CancelledError, Job, Jobs, SupersededError, Worker
 from tests.support.runs import TINY
 from tests.support.serving import Served, photo, served, write_photos
 
@@ -278,6 +280,51 @@ def test_a_request_that_waits_is_superseded_by_a_newer_one_of_its_view() -> None
     assert (running.result(20), other.result(20), new.result(20)) == (True, "other", "new")
 
 
+def _until_it_is_not_wanted(begun: threading.Event) -> None:
+    begun.set()
+    ended = time.monotonic() + 20
+    while time.monotonic() < ended:
+        go_on()
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("how", [CancelledError, SupersededError])
+def test_a_request_that_runs_is_given_up(how: type[Exception]) -> None:
+    worker, begun = Worker(), threading.Event()
+    running = worker.submit(lambda: _until_it_is_not_wanted(begun), "map")
+    assert begun.wait(20)
+    worker.cancel("layer")
+    if how is CancelledError:
+        worker.cancel("map")
+    newer = worker.submit(lambda: (go_on(), "newer")[1], "map")
+    with pytest.raises(how):
+        running.result(20)
+    assert newer.result(20) == "newer"
+    go_on()
+
+
+def test_of_a_job_and_a_request_that_it_lets_pass_the_request_is_given_up() -> None:
+    worker, begun, passing, go = Worker(), threading.Event(), threading.Event(), threading.Event()
+
+    def work(job: Job) -> dict[str, Any]:
+        begun.set()
+        go.wait(20)
+        job.tell("half", 0.5)
+        go_on()
+        return {"made": True}
+
+    job = Jobs(worker).start("long", work)
+    assert begun.wait(20)
+    request = worker.submit(lambda: _until_it_is_not_wanted(passing), "map")
+    go.set()
+    assert passing.wait(20)
+    worker.cancel("map")
+    with pytest.raises(CancelledError):
+        request.result(20)
+    worker.submit(lambda: None).result(20)
+    assert (job.state, job.result) == ("done", {"made": True})
+
+
 def test_what_fails_fails_alone() -> None:
     worker = Worker()
 
@@ -310,7 +357,7 @@ def test_a_job_lets_requests_pass_between_its_steps() -> None:
     assert order == ["request", "job"]
     assert (job.state, job.text, job.share) == ("done", "half", 0.5)
     job.cancel()
-    with pytest.raises(CancelledJobError):
+    with pytest.raises(CancelledError):
         job.tell("more")
 
 

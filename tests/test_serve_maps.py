@@ -51,6 +51,18 @@ def test_names_of_any_bytes(tmp_path: Path) -> None:
         assert answer.json["record"]["path"].endswith(name)
 
 
+def test_a_refusal_is_remembered(site: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"image": "sample-0", "method": "chefer"}
+    first = site.ask("/api/explain", asked)
+    assert first.status == 400
+    with monkeypatch.context() as patched:
+        patched.setattr(site.explorer, "_explained", None)
+        again = site.ask("/api/explain", asked)
+        assert (again.status, again.json) == (400, first.json)
+        assert site.ask("/api/explain", {**asked, "image": "no-such"}).json != first.json
+    assert site.ask("/api/explain", {**asked, "method": "gradcam"}).status == 200
+
+
 # Maps are those of a run.
 
 

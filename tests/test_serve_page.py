@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnnviz.engine.stopping import go_on
 from cnnviz.settings import ModelSpec
 from tests.support import box_network, segment_network, tiny_writers
 from tests.support.runs import TINY
@@ -194,6 +196,27 @@ def test_class_method_layer_and_options_change_the_map_as_they_change_the_comman
          "options": {"window": 20, "stride": 9}},
     )  # fmt: skip
     assert shown.split()[3:] == answer.json["command"].split()[3:]
+
+
+def test_a_map_that_takes_long_is_stopped_and_asked_for_again(
+    page: Any, site: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def for_ever(question: Any) -> None:
+        while True:
+            go_on()
+            time.sleep(0.001)
+
+    find = opened(page, site)
+    command(page, ".png")
+    with monkeypatch.context() as patched:
+        patched.setattr(site.explorer, "explain", for_ever)
+        find("select[name=method]").select_option("saliency")
+        find(".waiting button", has_text="Stop").click()
+        find("[role=alert]", has_text="Stopped.").wait_for()
+    assert find(".waiting button").count() == 0
+    find("button", has_text="Ask again").click()
+    command(page, "cnnviz saliency")
+    assert find("[role=alert]").count() == 0
 
 
 def test_opacity_and_colours_change_the_picture_alone(page: Any, site: Served) -> None:

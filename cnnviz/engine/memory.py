@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.stopping import go_on
 
 T = TypeVar("T")
 
@@ -20,6 +21,7 @@ def in_halves(work: Callable[[Any], T], items: Any, device: torch.device) -> lis
         items: A sequence or a tensor with at least one row.
         device: Whose memory it is.
     """
+    go_on()
     try:
         return [work(items)]
     except Exception as error:
@@ -33,7 +35,6 @@ def in_halves(work: Callable[[Any], T], items: Any, device: torch.device) -> lis
 def in_chunks(work: Callable[[range], T], count: int, size: int, device: torch.device) -> Iterator[T]:
     """What ``work`` returns for chunks of at most ``size`` of ``range(count)``, smaller ones once memory ran out.
 
-
     Args:
         work: Is given the positions of a chunk.
         count: Number of positions.
@@ -43,6 +44,7 @@ def in_chunks(work: Callable[[range], T], count: int, size: int, device: torch.d
     start = 0
     while start < count:
         stop = min(start + size, count)
+        go_on()
         try:
             found = work(range(start, stop))
         except Exception as error:

@@ -24,6 +24,7 @@ from cnnviz.engine.hooks import passing
 from cnnviz.engine.prepare.split import Split
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.seeding import same_noise
+from cnnviz.engine.stopping import go_on
 from cnnviz.errors import CnnvizError, foreign_code
 from cnnviz.models.graph.layers import LayerRef
 from cnnviz.models.graph.outputs import OutputChoice, as_rows, two_dim
@@ -351,6 +352,7 @@ class Session:
         return found
 
     def _pass(self, pixels: Tensor) -> ForwardPass:
+        go_on()
         if self.one_by_one and len(pixels) > 1:
             run = ForwardPass.joined([self._pass(image) for image in pixels.split(1)])
         else:

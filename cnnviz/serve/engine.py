@@ -114,6 +114,7 @@ class Explorer:
         )
         self.shelf = ImageShelf(base.inputs, base.limit, self.prepared)
         self._results: Latest[Result] = Latest(_RESULTS, _ROOM)
+        self._refusals: Latest[CnnvizError] = Latest(_RESULTS)
         self._looks: Latest[TargetList] = Latest(_RESULTS)
         self._rows: Latest[Sequence[LayerRow]] = Latest(1)
         self.store = Store(f"memory://cnnviz-serve-{secrets.token_hex(8)}")
@@ -191,6 +192,18 @@ class Explorer:
         if known is not None:
             return known
         image = self.shelf.find(question.image)
+        refused = self._refusals.get(question.key)
+        if refused is not None:
+            raise CnnvizError(refused.message, refused.hint)
+        try:
+            return self._explained(question, image)
+        except ImageError:
+            raise
+        except CnnvizError as error:
+            # The network was cut and tried to find it out: not again for the same question.
+            raise self._refusals.put(question.key, CnnvizError(error.message, error.hint)) from error
+
+    def _explained(self, question: Question, image: KeptImage) -> Result:
         if question.target is not None:
             check_target(question.target, [each.spec for each in self.look(image).asked])
         settings = settings_of(question, self.base, image.item.ref.uri, self.prepared.task_spec)

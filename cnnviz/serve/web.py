@@ -24,7 +24,7 @@ from cnnviz.serve.network import Latest
 from cnnviz.serve.pages import page_file
 from cnnviz.serve.questions import Drawing, fields_of, read_question, text_of
 from cnnviz.serve.security import MOST_BYTES, TooLargeError
-from cnnviz.serve.worker import Job, Jobs, SupersededError, Worker
+from cnnviz.serve.worker import CancelledError, Job, Jobs, SupersededError, Worker
 
 T = TypeVar("T")
 
@@ -74,6 +74,7 @@ class Site:
             ("/api/images/{image}/layer/channels.png", self.channels, get),
             ("/api/images/{image}/layer/{channel:int}.png", self.channel, get),
             ("/api/explain", self.explain, post),
+            ("/api/explain", self.give_up, ["DELETE"]),
             ("/api/results/{result}/layer.png", self.map_layer, get),
             ("/api/results/{result}/shown.jpg", self.shown, get),
             ("/api/results/{result}/outline.png", self.outline, get),
@@ -87,15 +88,14 @@ class Site:
         return Starlette(routes=routes)
 
     async def computed(self, work: Callable[[], T], request: Request | None = None) -> T:
-        """What the worker's thread makes of it. Where a request is given, a newer one of the same path supersedes it
-        while it waits, if both come from the same tab."""
+        """What the worker's thread makes of it. Where a request is given, a newer one of the same path supersedes it,
+        if both come from the same tab."""
 
         def alone() -> T:
             with self.explorer.threads():
                 return work()
 
-        tab = None if request is None else request.headers.get("x-cnnviz-tab")
-        view = None if request is None or tab is None else f"{tab[:_MOST_TAB]} {request.scope['endpoint'].__name__}"
+        view = None if request is None else _view(request, request.scope["endpoint"].__name__)
         return await asyncio.wrap_future(self.worker.submit(alone, view))
 
     # The page and the network.
@@ -187,6 +187,12 @@ class Site:
         result = await self.computed(lambda: self.explorer.explain(question), request)
         return _Json(result.to_dict())
 
+    async def give_up(self, request: Request) -> Response:
+        view = _view(request, self.explain.__name__)
+        if view is not None:
+            self.worker.cancel(view)
+        return _Json({})
+
     async def map_layer(self, request: Request) -> Response:
         result, how = self.explorer.result(request.path_params["result"]), _drawing(request.query_params)
         return _file(await asyncio.to_thread(self.explorer.layer_png, result, how), "png")
@@ -258,6 +264,8 @@ def _answering(endpoint: Endpoint, note: Callable[[str], None]) -> Endpoint:
             return await endpoint(request)
         except SupersededError:
             return _Json({"superseded": True}, 409)
+        except CancelledError:
+            return _Json({"cancelled": True, "error": "Stopped.", "hint": ""}, 409)
         except TooLargeError:
             most = f"At most {MOST_BYTES >> 20} MiB are taken."
             return _Json({"error": most, "hint": "Make the file smaller.", "type": "too-large"}, 413)
@@ -273,6 +281,12 @@ def _answering(endpoint: Endpoint, note: Callable[[str], None]) -> Endpoint:
             return _Json({"error": said or type(error).__name__, "hint": "", "type": type(error).__name__}, 500)
 
     return answered
+
+
+def _view(request: Request, name: str) -> str | None:
+    """Which part of which tab asks; None of a script that does not say."""
+    tab = request.headers.get("x-cnnviz-tab")
+    return None if tab is None else f"{tab[:_MOST_TAB]} {name}"
 
 
 def _file(data: bytes, suffix: str, name: str | None = None) -> Response:

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from cnnviz.engine.stopping import GivenUpError, while_wanted
 from cnnviz.errors import CnnvizError
 
 T = TypeVar("T")
@@ -22,8 +23,8 @@ class SupersededError(Exception):
     """A newer request of the same view came before this one began."""
 
 
-class CancelledJobError(Exception):
-    """Somebody cancelled the job."""
+class CancelledError(Exception):
+    """Somebody cancelled what was being computed."""
 
 
 @dataclass(eq=False)
@@ -31,12 +32,16 @@ class _Task:
     work: Callable[[], Any]
     view: str | None
     future: Future[Any] = field(default_factory=Future)
+    unwanted: Exception | None = None
 
     def run(self) -> None:
         if not self.future.set_running_or_notify_cancel():
             return
         try:
-            self.future.set_result(self.work())
+            with while_wanted(lambda: self.unwanted is not None):
+                self.future.set_result(self.work())
+        except GivenUpError:
+            self.future.set_exception(self.unwanted)
         except BaseException as error:
             self.future.set_exception(error)
 
@@ -44,14 +49,16 @@ class _Task:
 class Worker:
     """A thread in which everything is computed, in the order in which it was asked for.
 
-    A request that waits is dropped when a newer one of its view comes. A job lets requests that came meanwhile pass
-    whenever it tells of its progress: they run in the same thread, between two of its steps.
+    A request is dropped when a newer one of its view comes; one that runs, between two of its passes. A job lets
+    requests that came meanwhile pass whenever it tells of its progress: they run in the same thread, between two of
+    its steps.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: list[_Task] = []
         self._jobs: list[_Task] = []
+        self._running: list[_Task] = []
         self._busy = False
         # A daemon: Ctrl-C waits for no network.
         self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
@@ -74,22 +81,34 @@ class Worker:
 
         Args:
             work: What is to be done.
-            view: Which part of a page waits for it; a request of it that waits still gets a :class:`SupersededError`.
+            view: Which part of a page waits for it; older requests of it get a :class:`SupersededError`.
 
         Raises:
             CnnvizError: Very many wait already.
         """
         task = _Task(work, view)
         with self._changed:
-            if view is not None:
-                for older in [each for each in self._waiting if each.view == view]:
-                    self._waiting.remove(older)
-                    older.future.set_exception(SupersededError())
+            self._drop(view, SupersededError())
             if len(self._waiting) >= MOST_WAITING:
                 raise CnnvizError(f"{MOST_WAITING} requests wait already.", "Wait until some are done.")
             self._waiting.append(task)
             self._changed.notify()
         return task.future
+
+    def cancel(self, view: str) -> None:
+        """Give up the requests of a view; they get a :class:`CancelledError`."""
+        with self._changed:
+            self._drop(view, CancelledError())
+
+    def _drop(self, view: str | None, why: Exception) -> None:
+        if view is None:
+            return
+        for older in [each for each in self._waiting if each.view == view]:
+            self._waiting.remove(older)
+            older.future.set_exception(why)
+        for running in self._running:
+            if running.view == view:
+                running.unwanted = running.unwanted or why
 
     def submit_job(self, work: Callable[[], Any]) -> None:
         """Compute something long, when no request waits."""
@@ -100,13 +119,22 @@ class Worker:
     def let_pass(self) -> None:
         """From within a job: answer the requests that came meanwhile."""
         while (task := self._next(jobs=False)) is not None:
+            self._run(task)
+
+    def _run(self, task: _Task) -> None:
+        try:
             task.run()
+        finally:
+            with self._changed:
+                self._running.remove(task)
 
     def _next(self, *, jobs: bool) -> _Task | None:
         with self._changed:
-            if self._waiting:
-                return self._waiting.pop(0)
-            return self._jobs.pop(0) if jobs and self._jobs else None
+            first = self._waiting or (self._jobs if jobs else [])
+            if not first:
+                return None
+            self._running.append(first[0])
+            return first.pop(0)
 
     def _work(self) -> None:
         while True:
@@ -116,7 +144,7 @@ class Worker:
                 self._busy = True
             task = self._next(jobs=True)
             if task is not None:
-                task.run()
+                self._run(task)
 
 
 @dataclass(eq=False)
@@ -152,14 +180,14 @@ class Job:
         """From within: say how far it is, and let other requests pass.
 
         Raises:
-            CancelledJobError: Somebody cancelled it.
+            CancelledError: Somebody cancelled it.
         """
         if self._cancelled.is_set():
-            raise CancelledJobError
+            raise CancelledError
         self.text, self.share = text, share
         self._pass()
         if self._cancelled.is_set():
-            raise CancelledJobError
+            raise CancelledError
 
     def cancel(self) -> None:
         """End it at its next step."""
@@ -205,7 +233,7 @@ class Jobs:
     def _run(job: Job, work: Callable[[Job], Mapping[str, Any]]) -> None:
         job.state = "running"
         try:
-            with contextlib.suppress(CancelledJobError):
+            with contextlib.suppress(CancelledError):
                 job.tell("")
                 job.result = dict(work(job))
                 job.state = "done"

@@ -24,8 +24,10 @@
     return body;
   }
 
-  function post(path, body) {
-    return ask(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+  function post(path, body, signal) {
+    return ask(path, {
+      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal: signal
+    });
   }
 
   /** A query of what is given and not empty. */

@@ -2,7 +2,7 @@
 (function () {
   "use strict";
   const { html, render, useState, useEffect, useRef } = htmPreact;
-  const { get, post, upload, query, wrong } = cnnviz.asking;
+  const { get, post, upload, cancel, query, wrong } = cnnviz.asking;
   const { Stage, Methods, Options, Layers, ClassSearch, Predictions, Slider, Tabs, Command, Dossier } = cnnviz.components;
   const WAIT = 120;
 
@@ -21,7 +21,8 @@
       return function () { clearInterval(timer); };
     }, [props.since]);
     const text = !props.since ? "" : seconds < 2 ? "Computing …" : "Computing for " + seconds + " s …";
-    return html`<p class="waiting" role="status">${text}</p>`;
+    return html`<p class="waiting" role="status">${text}
+      ${props.since && props.onStop && html`${" "}<button type="button" onClick=${props.onStop}>Stop</button>`}</p>`;
   }
 
   function Samples(props) {
@@ -129,25 +130,33 @@
       <input type="file" accept="image/*" ref=${input} onChange=${chosen} hidden /></p>`;
   }
 
-  /** The latest answer to what is asked last: [answer, error, since when it is being computed]. */
+  /** The latest answer to what is asked last: [answer, error, since when it is being computed, stops it, asks it again]. */
   function useLatest(ask, parts) {
     const [state, setState] = useState([null, null, null]);
+    const [turn, setTurn] = useState(0);
+    const stop = useRef(function () {});
     useEffect(function () {
       const asked = ask();
       if (!asked) { return undefined; }
       let current = true;
+      const ended = new AbortController();
       setState(function (old) { return [old[0], old[1], Date.now()]; });
       const timer = setTimeout(function () {
-        asked().then(function (answer) {
+        asked(ended.signal).then(function (answer) {
           if (current) { setState([answer, null, null]); }
         }, function (error) {
           const said = wrong(error);
           if (current && !said.superseded) { setState(function (old) { return [old[0], said, null]; }); }
         });
       }, WAIT);
-      return function () { current = false; clearTimeout(timer); };
-    }, parts);
-    return state;
+      const end = function () { current = false; clearTimeout(timer); ended.abort(); };
+      stop.current = function () {
+        end();
+        setState(function (old) { return [old[0], { error: "Stopped.", hint: "", stopped: true }, null]; });
+      };
+      return end;
+    }, parts.concat([turn]));
+    return state.concat([function () { stop.current(); }, function () { setTurn(function (old) { return old + 1; }); }]);
   }
 
   function Explorer(props) {
@@ -213,8 +222,8 @@
     }, []);
 
     const asked = image && { image: image.image, method: name, options: options, layer: usedLayer, target: target, score: score };
-    const [map, problem, since] = useLatest(function () {
-      return asked && function () { return post("api/explain", asked); };
+    const [map, problem, since, stopAsking, askAgain] = useLatest(function () {
+      return asked && function (signal) { return post("api/explain", asked, signal); };
     }, [JSON.stringify(asked)]);
 
     useEffect(function () {
@@ -223,6 +232,7 @@
       history.replaceState(null, "", location.pathname + query(view).replace("?", "#"));
     }, [image && image.image, name, usedLayer, target]);
 
+    const stop = function () { stopAsking(); cancel("api/explain").catch(function () {}); };
     const choose = function (spec) { setNear([]); setError(null); setTarget(spec); };
     const place = function (x, y) {
       get("api/images/" + image.image + "/at" + query({ x: x.toFixed(2), y: y.toFixed(2), layer: units }))
@@ -251,7 +261,7 @@
           <${Drop} onFile=${take} />
           <${Samples} samples=${strip} chosen=${image && image.image} onChoose=${open} />
           <${Problem} error=${error} />
-          <${Busy} since=${loading || since} />
+          <${Busy} since=${loading || since} onStop=${since && !loading ? stop : null} />
           ${image && html`<${Stage} key=${image.image} image=${image} map=${own} alpha=${alpha} colormap=${colormap} mode=${mode}
             boxes=${boxes} chosen=${chosen} busy=${Boolean(since)} onPlace=${place} />
             <div class="row">
@@ -266,6 +276,7 @@
                 })}</select></label>
             </div>
             <${Problem} error=${problem} />
+            ${problem && problem.stopped && html`<button type="button" onClick=${askAgain}>Ask again</button>`}
             ${own && html`<${Facts} map=${own} /><${Downloads} map=${own} colormap=${colormap} alpha=${alpha} />
               <${Command} text=${own.command + drawing(alpha, colormap)} />`}`}
         </section>

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from cnnviz.engine.prepare.pack import PackedConv
+from cnnviz.engine.stopping import go_on
 from cnnviz.methods.perturbation.incremental.ops import Op, describe
 from cnnviz.methods.perturbation.incremental.plan import Group, Region
 from cnnviz.models.graph.operations import attribute, operation_of
@@ -124,6 +125,7 @@ class Runner:
         values: dict[fx.Node, Any] = {self.source: Value(patch, group.regions[self.source])}
         step = _Step(self, clean, group, values)
         for node in self.order[1:]:
+            go_on()
             values[node] = step.value(node)
             for used in node.all_input_nodes:
                 if self._last_use[used] is node and used is not self.result:
