@@ -334,8 +334,7 @@ class Session:
     def chosen(self, pixels: Tensor) -> Tensor:
         """The explained output of a normalised batch on the session's device, without gradients."""
         with torch.no_grad():
-            found: Tensor = self._pass(pixels).chosen
-        return found.detach()
+            return cast(Tensor, self._pass(pixels).chosen.detach())
 
     def logits(self, pixels: Tensor) -> Tensor:
         """[N, K] of a normalised batch on the session's device, without gradients."""
