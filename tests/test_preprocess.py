@@ -312,6 +312,7 @@ def test_what_is_no_image_or_no_preset_is_said() -> None:
         {}, {"interpolation": "bicubic"}, {"interpolation": "lanczos"}, {"resize": 65}, {"resize": None},
         {"resize": (60, 70)}, {"resize": (60, 70), "fit": "cover"}, {"resize": (60, 70), "fit": "contain"},
         {"view": "whole", "stride": 16}, {"view": "squash", "resize": (56, 48)}, {"channel_order": "bgr"},
+        {"view": "whole", "stride": 32, "resize": 42},
     ],
 )  # fmt: skip
 def test_of_a_resized_image_the_same_is_shown(size: tuple[int, int], options: dict[str, Any]) -> None:

@@ -182,10 +182,11 @@ def prepare(rgb: NDArray[np.uint8], spec: Preprocess) -> tuple[torch.Tensor, Geo
 def resized(rgb: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:
     """The whole image at the size at which a part of it is shown: :func:`prepare` of it cuts out the same pixels.
 
-    As it is where :func:`prepare` does not make that: of networks that see grey, of strips that would be very large.
+    As it is where :func:`prepare` does not make that: of networks that see grey, of strips that would be very large,
+    and of those of which a whole view in steps of the stride would resize the result again.
     """
     size = _resized_size(rgb.shape[0], rgb.shape[1], spec)
-    if spec.input_size[0] == 1 or size[0] * size[1] > _LARGEST_RESIZED:
+    if spec.input_size[0] == 1 or size[0] * size[1] > _LARGEST_RESIZED or _resized_size(*size, spec) != size:
         return rgb
     return np.ascontiguousarray(_resample(rgb, size, (0, 0, *size), spec).permute(1, 2, 0).numpy())
 
