@@ -97,6 +97,21 @@ def test_methods_that_the_network_refuses_are_left_out(rectangles: Path, tmp_pat
         assert shapes[0][0] > shapes[1][0]  # two cells more
 
 
+def test_a_method_that_fails_is_left_out(
+    rectangles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def failing(run: Any, target: Any, params: Any) -> Any:
+        raise RuntimeError("one and two are three\nand so on")
+
+    monkeypatch.setattr("cnnviz.methods.gradient.gradients.saliency", failing)
+    report = run("grid", rectangles, tmp_path / "out", "--method", "gradcam,saliency")
+    assert report["summary"]["refused"] == {"saliency": "it fails (RuntimeError: one and two are three)"}
+    assert all([each["method"] for each in image["explanations"]] == ["gradcam"] for image in report["images"])
+    labels = ["--labels", str(tmp_path / "labels.txt")]
+    assert main(["grid", str(rectangles), *MODEL, *labels, "--method", "saliency", "-o", str(tmp_path / "one")]) == 2
+    assert "internal error: RuntimeError: one and two" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

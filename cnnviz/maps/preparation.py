@@ -10,6 +10,7 @@ from cnnviz.engine.cut import Cut, cut_for
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.errors import CnnvizError
+from cnnviz.io.walk import said
 from cnnviz.maps.comparison import Comparison
 from cnnviz.maps.prepared_method import PreparedMethod, probing
 from cnnviz.metrics.chosen import requested
@@ -38,17 +39,26 @@ def passed_over(comparison: Comparison[Any] | None, note: Callable[[str], None])
 def each_that_can(
     items: Iterable[Item], spec_of: Callable[[Item], MethodSpec], make: Callable[[Item], Made], refuse: Refuse
 ) -> list[tuple[Item, Made]]:
-    """What is made for each, without those that are refused.
+    """What is made for each, without those that are refused, or fail.
 
     Raises:
         CnnvizError: None can: what the first was refused for.
+        Exception: One fails, and the others are not to go on without it.
     """
-    found, first = [], None
+    found: list[tuple[Item, Made]] = []
+    first: Exception | None = None
     for item in items:
         try:
             found.append((item, make(item)))
         except CnnvizError as error:
             refuse(spec_of(item), error)
+            first = first or error
+        except Exception as error:  # of a method of another package, or of ours
+            failure = CnnvizError(f"it fails ({type(error).__name__}: {said(error)})", "Leave it out.")
+            try:
+                refuse(spec_of(item), failure)
+            except CnnvizError:
+                raise error from None
             first = first or error
     if first is not None and not found:
         raise first
