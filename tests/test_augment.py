@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import cnnviz
 from cnnviz.cli.app import main
@@ -52,6 +53,13 @@ def test_what_zoom_puts_back_is_the_area_of_cells(cells: int, pixels: int) -> No
     np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-12)
     np.testing.assert_allclose(share.numpy(), seen, atol=1e-12)
     assert float(overlaps(cells, 0.0, 1.0).sub(torch.eye(cells)).abs().max()) < 1e-12
+
+
+def test_what_is_put_back_stays_on_its_device() -> None:
+    """Of a device that need not be here: nothing is computed."""
+    with FakeTensorMode():
+        found, share = Copy(flip=True, zoom=True).put_back(torch.empty(2, 7, 7, device="cuda"), (64, 64))
+    assert (found.device.type, share.device.type) == ("cuda", "cuda")
 
 
 class _Mirrored(nn.Module):

@@ -83,7 +83,7 @@ class Copy:
         if not self.zoom:
             return values, torch.ones_like(values[(0,) * (values.dim() - 2)])
         rows, columns = (
-            overlaps(count, first / pixels, last / pixels)
+            overlaps(count, first / pixels, last / pixels).to(values.device)
             for count, pixels in zip(values.shape[-2:], size, strict=True)
             for first, last in [self.part(pixels)]
         )
