@@ -112,12 +112,15 @@ def test_what_is_no_file_is_passed_over_and_names_stay_within(tmp_path: Path) ->
         add("50% of::all.png")
         add("caf\udce9.png")
     assert names(path) == [
-        "odd/a/one.png", "odd/etc/two.png", "odd/abs/three.png", "odd/second.png", "odd/50% of::all.png",
-        "odd/caf_.png",
+        "odd/a/one.png", "odd/etc/two.png", "odd/abs/three.png", "odd/link.png", "odd/second.png", "odd/outside.png",
+        "odd/50% of::all.png", "odd/caf_.png",
     ]  # fmt: skip
-    assert read(path) == [data] * 6
+    assert read(path) == [data] * 3 + ["unreadable", data, "unreadable", data, data]
+    link = list(find_images([str(path)]))[3]
+    with pytest.raises(ImageError, match="the archive has a link to '/etc/passwd' here, and not the file"):
+        read_bytes(link)
     assert sorted(os.listdir(tmp_path)) == ["odd.tar"]
-    unusual = list(find_images([str(path)]))[4]
+    unusual = list(find_images([str(path)]))[6]
     assert unusual.uri == f"tar://50%25 of%3A%3Aall.png::{path}"
 
 

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol
 
-from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.errors import CnnvizError, ImageError, shown
 from cnnviz.io.downloads import stored
 from cnnviz.io.fetch import chunks
 from cnnviz.io.spool import Spool, fetched, unpacked
@@ -83,7 +83,8 @@ def is_fetched(text: str) -> bool:
 
 
 def members(archive: str) -> Iterator[str]:
-    """Names of the regular files of an archive, in its order, hidden ones left out; of equal names the first counts.
+    """Names of the files of an archive, in its order, hidden ones left out; of equal names the first counts. Of a link to
+    what is not in the archive the name alone is there.
 
     Raises:
         ImageError: Behind the last of them: the archive could not be read to its end.
@@ -133,8 +134,11 @@ class _Tar:
             self._check_end()
             return None
         self._tar.members.clear()  # type: ignore[attr-defined]  # a million of them take a gigabyte
+        place: tuple[int, int] | str
         if info.islnk() and info.linkname in self._places:  # a second name of a file before
             place = self._places[info.linkname]
+        elif info.islnk() or info.issym():
+            return [(info.name, info.linkname)]
         elif info.isreg() and not info.issparse():
             place = (info.offset_data, info.size)
         else:
@@ -154,6 +158,8 @@ class _Tar:
             raise tarfile.ReadError("more follows behind its end, as in archives that were joined")
 
     def stream(self, place: Any) -> BinaryIO:
+        if isinstance(place, str):
+            raise ImageError("unreadable", f"the archive has a link to {shown(place)} here, and not the file")
         return io.BufferedReader(_Piece(self._file, self._lock, *place))
 
 
