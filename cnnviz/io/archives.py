@@ -83,8 +83,8 @@ def is_fetched(text: str) -> bool:
 
 
 def members(archive: str) -> Iterator[str]:
-    """Names of the files of an archive, in its order, hidden ones left out; of equal names the first counts. Of a link to
-    what is not in the archive the name alone is there.
+    """Names of the files of an archive, in its order, hidden ones left out; of equal names the first counts. Of a link
+    to what is not in the archive the name alone is there.
 
     Raises:
         ImageError: Behind the last of them: the archive could not be read to its end.
