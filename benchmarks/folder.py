@@ -113,6 +113,8 @@ CHILD = """
 import json, resource, sys, time
 from benchmarks.folder import Silent, run_settings
 from cnnviz import pipeline
+from cnnviz.io.freed_memory import keep_freed_memory
+keep_freed_memory()  # as the command does
 result = pipeline.run(run_settings(sys.argv[1], sys.argv[2], int(sys.argv[3]) or None), Silent())
 print(json.dumps({"rate": result.summary["images_per_second"], "seconds": result.summary["seconds"],
                   "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))

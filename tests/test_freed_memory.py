@@ -17,9 +17,10 @@ import numpy as np
 from cnnviz.io.freed_memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory({})
+sizes = [int(size) for size in sys.argv[2].split(",")]
 def work():
-    for _ in range(100):
-        some = [np.ones(size << 20, dtype=np.uint8) for size in (1, 2, 4, 8)]
+    for _ in range(40):
+        some = [np.ones(size << 20, dtype=np.uint8) for size in sizes]
         del some
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 thread = threading.Thread(target=work)
@@ -30,11 +31,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
-def test_arrays_that_come_and_go_ask_the_system_less_often() -> None:
+@pytest.mark.parametrize("sizes", ["1,2,4,8", "38,38"])  # MiB; of 38 only one lies in a heap of a thread
+def test_arrays_that_come_and_go_ask_the_system_less_often(sizes: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
 
     def faults(how: str) -> int:
-        line = [sys.executable, "-c", FAULTS, how]
+        line = [sys.executable, "-c", FAULTS, how, sizes]
         done = subprocess.run(line, capture_output=True, text=True, check=True, env=environment)
         return int(done.stdout)
 

@@ -13,8 +13,10 @@ import os
 import sys
 from collections.abc import Mapping
 
-# Numbers of mallopt(3), and bytes: larger arrays still come from the system, and go back to it.
-_TRIM, _TOP_PAD, _MMAP = (-1, 256 << 20), (-2, 16 << 20), (-3, 64 << 20)
+# Numbers of mallopt(3), and bytes: larger arrays still come from the system, and go back to it. Threads other than the
+# first have heaps of 64 MiB; one that is empty is given back whole, whatever the other limits say, unless less than the
+# padding is free in it and in the heap before it. So the padding is that of two heaps: addresses, no memory.
+_TRIM, _TOP_PAD, _MMAP = (-1, 256 << 20), (-2, 128 << 20), (-3, 64 << 20)
 
 
 def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
