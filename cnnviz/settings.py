@@ -226,13 +226,15 @@ _RECORDS = "records.jsonl"
 
 
 def files_named(text: str) -> list[str]:
-    """Files that an option names: itself, the records of a run, or within a target a picture, a mask, a file of code.
+    """Files that an option names: itself, the records of a run, within a target a picture, a mask, a file of code, or
+    within ``NAME:OPTION=VALUE,...`` a value.
 
     Paths stand as they do in the text, but for records and for modules of dotted names.
     """
     sides = text.removeprefix("diff:").split(",") if text.startswith("diff:") else []
+    values = [piece.partition("=")[2] for piece in text.split(",") if "=" in piece]
     found = []
-    for part in (text, *map(str.strip, sides)):
+    for part in (text, *map(str.strip, [*sides, *values])):
         place = part.rpartition(":")[0]
         module = getattr(sys.modules.get(place), "__file__", None)
         mask = part.partition("@mask:")[2]

@@ -22,7 +22,9 @@ from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.maps.remembered import Remembered, run_key
 from cnnviz.records import Record
-from cnnviz.settings import OutputSettings, RunSettings, TargetSettings
+from cnnviz.registry import lookup
+from cnnviz.run.circumstances import circumstances
+from cnnviz.settings import OutputSettings, RunSettings, TargetSettings, files_named
 from cnnviz.tasks.functions import parse_function
 from tests.support import tiny_model
 from tests.test_remembered import HEADER, SETTINGS
@@ -219,3 +221,25 @@ def test_labels_of_other_images_count(tmp_path: Path, command: str) -> None:
     assert hits == [0, 1, 0, 0]
     if command == "localize":
         assert records[0] != records[2]  # of b something is known, once that there is such a label
+
+
+def test_files_within_names_with_options(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("1")
+    assert files_named(f"some_metric:share=0.5,file={tmp_path}/a.json") == [f"{tmp_path}/a.json"]
+    assert files_named("gradcam:smooth=3,share=a.json") == []
+
+
+def test_folders_that_are_called_as_words_of_an_option_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Least of all that of a run's results, which differs when the run has ended."""
+    monkeypatch.chdir(tmp_path)
+    settings = RunSettings("gradcam", ("photos",), target=TargetSettings(truth="masks"))
+    keys = []
+    for folder in ("gradcam", "image", "pred", "masks"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text("a")
+        keys.append(circumstances(settings, lookup.find_method("gradcam"), {}))
+    assert keys[0] is not None
+    assert keys[1:3] == [keys[0]] * 2
+    assert keys[3] != keys[0], "which --truth names"

@@ -325,7 +325,8 @@ def read_by(params: AuditOptions) -> list[str] | None:
     if params.accept is not None or params.policy is None:
         return None
     policy = load_policy(params.policy)
-    found = [policy.labels, policy.groups, policy.truth, policy.truth_classes]
+    labels = None if policy.labels == "folder" else policy.labels
+    found = [labels, policy.groups, policy.truth, policy.truth_classes]
     folders = [str(name) for check in policy.checks if (name := getattr(check.params, "baseline", None)) is not None]
     found += [os.path.join(policy.folder, name) for name in folders]
     return [*filter(None, found), *([datetime.date.today().isoformat()] if folders else [])]

@@ -25,6 +25,9 @@ _VARIABLES = (
     "NVIDIA", "OMP", "ONEDNN", "ONNX", "PYTHON", "PYTORCH", "ROCR", "TIMM", "TORCH", "TRANSFORMERS", "XDG",
 )  # fmt: skip
 _NOT_OF_RESULTS = frozenset((FOLDER, SIZE))
+# Options that may name a folder, beside those of entries that say so. Of words such as a method's a folder that is
+# called like it, as that of the run's results may be, is another thing.
+_PATHS = frozenset(("truth", "truth_classes", "checkpoint", "labels", "exclude"))
 # Files of a folder that an option names, such as masks; beyond that a network is faster loaded than all are read.
 _MOST_FILES = 20_000
 _PROCESSORS = "/proc/cpuinfo"
@@ -50,8 +53,10 @@ def circumstances(settings: RunSettings, spec: CommandSpec, environment: Mapping
         if read is None:
             return None
         further = list(read)
-    texts = [text for name, value in options.items() if name not in _FREE for text in _texts(value)]
-    files = _files([*texts, *further])
+    given = {name: list(_texts(value)) for name, value in options.items() if name not in _FREE}
+    paths = _PATHS | {param.name for param in spec.params if param.type == "file"}
+    folders = [text for name, texts in given.items() for text in texts if name in paths or os.sep in text]
+    files = _files([text for texts in given.values() for text in texts] + further, [*folders, *further])
     if files is None:
         return None
     code = folder_sha256(str(Path(__file__).parents[1]), _MOST_FILES)
@@ -91,13 +96,16 @@ def unknown(settings: RunSettings) -> str | None:
     return next((text for text, applies in reasons.items() if applies), None)
 
 
-def _files(texts: Iterable[str]) -> dict[str, str | None] | None:
-    """Digests of the files and folders among texts, by path; None where one is out of reach."""
+def _files(texts: Iterable[str], folders: Iterable[str]) -> dict[str, str | None] | None:
+    """Digests of the files among texts, and of the folders among some of them, by path; None where one is out of
+    reach.
+    """
     found: dict[str, str | None] = {}
     for text in dict.fromkeys(texts):
         if is_url(text):
             return None
         found |= {path: file_sha256(path) for path in files_named(text)}
+    for text in dict.fromkeys(folders):
         if os.path.isdir(text):
             found[text] = folder_sha256(text, _MOST_FILES)
     return None if None in found.values() else found
