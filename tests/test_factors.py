@@ -139,6 +139,21 @@ def test_a_layer_that_is_never_active(tmp_path: Path) -> None:
     assert any("no image could be used" in note for note in told.notes), "the layer is not to blame"
 
 
+def test_images_that_fail_the_second_time_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = photographs_in(tmp_path / "in", 3)
+    known, calls = module.weights_of, iter(range(3))
+
+    def failing(activations: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        if next(calls) == 1:
+            raise RuntimeError("no solution")
+        return known(activations, directions)
+
+    monkeypatch.setattr(module, "weights_of", failing)
+    report, _, told = ran("factors", [photos], tmp_path / "out", params={"components": 2}, batch_size=1)
+    assert len(report["maps"]) == 2
+    assert any("1 of 3 images failed when they were gone through again" in note for note in told.notes)
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     photos = photographs_in(tmp_path / "in", 2)
     with pytest.raises(CnnvizError, match="has 8 channels"):

@@ -146,3 +146,15 @@ class Study(Generic[_Options]):
     def interrupted(self) -> Findings:
         """What there is after Ctrl-C: before the last image, or in :meth:`finish`."""
         return Findings()
+
+
+def tell_of_lost(prepared: PreparedModel, seen: int, again: int) -> None:
+    """Say that images failed when a study went through them for the second time: no record does.
+
+    Args:
+        prepared: Who is told.
+        seen: Images of the first time.
+        again: Those of the second.
+    """
+    if again < seen:
+        prepared.note(f"{seen - again} of {seen} images failed when they were gone through again: they are left out")

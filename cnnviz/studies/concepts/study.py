@@ -32,7 +32,7 @@ from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import Figure
 from cnnviz.schema.studies import concepts as schema
 from cnnviz.settings import RunSettings
-from cnnviz.studies.base import Findings, Observed, Study
+from cnnviz.studies.base import Findings, Observed, Study, tell_of_lost
 from cnnviz.studies.concepts.importance import total_indices
 from cnnviz.studies.nonnegative import factorize, weights_of
 from cnnviz.tasks.classification import Classification
@@ -170,6 +170,7 @@ class Concepts(Study[ConceptsOptions]):
         loop = Loop(self.prepared, self._explain, self._draw, gathering=Fold(self._gather))
         if loop.run(None, None):
             raise KeyboardInterrupt
+        tell_of_lost(self.prepared, len(gathered.images) + gathered.left_out, len(gathered.facts))
         return self._findings(found.error, len(rows))
 
     def _winners(self, weights: NDArray[np.float32]) -> dict[int, list[tuple[int, int, int, float]]]:

@@ -31,7 +31,7 @@ from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import Figure
 from cnnviz.schema.studies import factors as schema
 from cnnviz.settings import RunSettings
-from cnnviz.studies.base import Findings, Observed, Study
+from cnnviz.studies.base import Findings, Observed, Study, tell_of_lost
 from cnnviz.studies.nonnegative import Factors, Positions, factorize, weights_of
 from cnnviz.tasks.classification import Classification
 
@@ -140,6 +140,7 @@ class DeepFeatureFactors(Study[FactorsOptions]):
         loop = Loop(self.prepared, self._explain, self._draw, gathering=Fold(self._gather))
         if loop.run(None, None):
             raise KeyboardInterrupt
+        tell_of_lost(self.prepared, self.images, len(self.gathered.maps))
         return self._findings(found, len(rows))
 
     def _tell(self, rows: NDArray[np.float32]) -> None:
