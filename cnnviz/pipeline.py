@@ -60,7 +60,7 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
         return _picture(settings, Explainer(settings, total, reporter.note), stdin)
     store = Store(settings.output.out)
     with RunFolder(store, settings, reporter.note) as run_folder:
-        told = Told(reporter)
+        told, settings = Told(reporter), run_folder.computed
         explainer = Explainer(settings, total, told.note)
         limits, extra = settings.draw.limits, {}
         if settings.draw.scale == "run":

@@ -113,6 +113,10 @@ class TargetSettings:
             check_choice(self.only, OUTCOMES, "--only")
 
 
+AUTO_PRECISION = "auto"
+"""``--precision``: what is faster, found out when a run begins."""
+
+
 @dataclass(frozen=True)
 class RuntimeSettings:
     """Where and how fast.

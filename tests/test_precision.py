@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from cnnviz.cli.app import main
 from cnnviz.engine import precision
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.precision import correlation, smooth_probe
+from cnnviz.run import precision_choice
 from tests.support import tiny_model
 
 SIZE = ["--input-size", "64", "--mean", "0.5", "--std", "0.25", "--save", "raw"]
@@ -89,20 +92,112 @@ def test_a_network_whose_scores_need_float32_runs_in_it(
     np.testing.assert_allclose(map_, exact, rtol=1e-5)
 
 
-@pytest.mark.parametrize("is_faster", [False, True])
+class Clock:
+    """A clock that only moves when somebody works."""
+
+    def __init__(self) -> None:
+        self.now, self.order = 0.0, list[str]()
+
+    def works(self, name: str, durations: list[float]) -> Any:
+        left = iter(durations)
+
+        def forward(batch: torch.Tensor) -> None:
+            self.order.append(name)
+            self.now += next(left)
+
+        return SimpleNamespace(forward=forward, device=torch.device("cpu"))
+
+
+def test_a_race_is_the_best_of_three_turns_after_a_warm_up() -> None:
+    clock = Clock()
+    sessions = {"a": clock.works("a", [0.5, 8, 4, 6]), "b": clock.works("b", [90, 5, 7, 9])}
+    assert precision.race(sessions, torch.zeros(1), lambda: clock.now) == {"a": 4.0, "b": 5.0}
+    assert "".join(clock.order) == "abababab"
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Seconds of a batch in each precision, on a machine with fast bf16; without an entry nothing may be timed."""
+    seconds: dict[str, float] = {}
+
+    def one(session: Any, batch: torch.Tensor) -> float:
+        return seconds[session.runtime.precision]
+
+    monkeypatch.setattr(rt, "_fast_bf16", lambda device: True)
+    monkeypatch.setattr(precision_choice, "seconds_a_batch", one)
+    monkeypatch.setattr(precision_choice, "race", lambda some, batch: {n: one(s, batch) for n, s in some.items()})
+    return seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen", "why"),
+    [
+        ({"fp32": 20.0, "bf16": 10.0}, "bf16", "it is faster"),
+        ({"fp32": 20.0, "bf16": 19.5}, "fp32", "bf16 is not faster"),
+        ({"fp32": 2.0}, "fp32", "the run is short"),
+    ],
+)
 def test_auto_takes_what_is_faster(
-    is_faster: bool,
+    seconds: dict[str, float],
+    chosen: str,
+    why: str,
+    timed: dict[str, float],
     photograph: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    seconds = {"bf16": 1.0, "fp32": 1.5 if is_faster else 0.5}
-    monkeypatch.setattr(rt, "_fast_bf16", lambda device: True)
-    monkeypatch.setattr(precision, "seconds_a_batch", lambda session, batch: seconds[session.runtime.precision])
+    timed.update(seconds)
     report, _ = run("gradcam", photograph, tmp_path / "o", "--precision", "auto")
-    assert report["environment"]["precision"] == ("bf16" if is_faster else "fp32")
-    assert ("is not faster than float32 here" in capsys.readouterr().err) is not is_faster
+    assert report["environment"]["precision"] == chosen
+    assert report["options"]["precision"] == "auto"
+    milliseconds = {name: 1000 * value for name, value in seconds.items()}
+    assert report["precision_choice"] == {"chosen": chosen, "why": why, "milliseconds": milliseconds}
+    assert f"--precision auto: {chosen}, because {why}" in capsys.readouterr().err
+
+
+def test_auto_of_maps_that_need_float32(timed: dict[str, float], photograph: Path, tmp_path: Path) -> None:
+    timed.update(fp32=20.0, bf16=10.0)
+    report, _ = run("saliency", photograph, tmp_path / "o", "--precision", "auto", model="make_cancelling")
+    assert report["precision_choice"]["chosen"] == report["environment"]["precision"] == "fp32"
+    assert report["precision_choice"]["why"] == "its maps are others in bf16"
+    report, _ = run("gradcam", photograph, tmp_path / "o", "--precision", "auto", model="make_scores_that_cancel")
+    assert report["precision_choice"]["chosen"] == report["environment"]["precision"] == "fp32"
+    assert report["precision_choice"]["why"] == "the scores in bf16 are others"
+
+
+def test_a_run_that_is_continued_keeps_its_precision(timed: dict[str, float], photograph: Path, tmp_path: Path) -> None:
+    timed.update(fp32=20.0, bf16=10.0)
+    (tmp_path / "in").mkdir()
+    shutil.copy(photograph, tmp_path / "in" / "a.png")
+    begun, _ = run("gradcam", tmp_path / "in", tmp_path / "o", "--precision", "auto")
+    timed.clear()
+    shutil.copy(photograph, tmp_path / "in" / "b.png")
+    words = ["-m", "tests.support.tiny_model:make", *SIZE, "-c", "1", "--precision", "auto", "--resume"]
+    assert main(["gradcam", str(tmp_path / "in"), "-o", str(tmp_path / "o"), *words]) == 0
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert [len(each["images"]) for each in (begun, report)] == [1, 2]
+    for key in ("environment", "precision_choice"):
+        assert report[key] == begun[key]
+    assert report["options"]["precision"] == "auto"
+    assert report["environment"]["precision"] == "bf16"
+
+
+def test_shares_of_one_run_are_of_one_precision(
+    photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["gradcam", str(photograph), "-m", "tests.support.tiny_model:make", *SIZE, "-c", "1"]
+    assert main([*words, "-o", str(tmp_path / "x"), "--shard", "1/2", "--precision", "auto"]) == 2
+    assert "--precision auto and --shard 1/2 exclude each other" in capsys.readouterr().err
+    for number in (1, 2):
+        assert main([*words, "-o", str(tmp_path / "o"), "--shard", f"{number}/2", "--precision", "bf16"]) == 0
+    path = tmp_path / "o" / "shard-2-of-2" / "report.json"
+    report = json.loads(path.read_text())
+    assert report["environment"]["precision"] == "bf16"
+    report["environment"]["precision"] = "fp32"  # as on a machine where the scores in bf16 are others
+    path.write_text(json.dumps(report))
+    capsys.readouterr()
+    assert main(["merge", str(tmp_path / "o"), "-o", str(tmp_path / "whole")]) == 2
+    assert "were computed in bf16 and fp32: maps of one run are of one precision" in capsys.readouterr().err
 
 
 def test_from_python() -> None:

@@ -207,7 +207,7 @@ class Shared:
     seed: int = flag(0, "Seeds every random choice, 0 or more.", "N", panel=_WHAT)
 
     device: str = flag("auto", "auto, cpu, cuda, cuda:N or mps.", "DEV", panel=_SPEED, short="-d")
-    precision: str = flag("fp32", "fp32, bf16, fp16 or auto.", "P", panel=_SPEED)
+    precision: str = flag("fp32", "fp32, bf16, fp16, or auto: what is faster for this run.", "P", panel=_SPEED)
     compile: str = flag("auto", "Compile the part below the target layer.", "|".join(COMPILE_MODES), panel=_SPEED)
 
     batch_size: str = flag("auto", "Images in a batch.", "N|auto", panel=_SPEED, short="-b")

@@ -29,10 +29,10 @@ from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import CompareOptions
 from cnnviz.render.overlay import Style
 from cnnviz.run.counting import Reporter, RunResult
-from cnnviz.run.earlier import EarlierRun
+from cnnviz.run.earlier import EarlierRun, precision_in
 from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.schema.images import AnyImage
-from cnnviz.settings import RunSettings
+from cnnviz.settings import AUTO_PRECISION, RunSettings
 
 Run = Callable[[RunSettings, Reporter, "BinaryIO | None"], RunResult]
 
@@ -59,6 +59,8 @@ def compare(settings: RunSettings, params: CompareOptions, reporter: Reporter, r
         if number:
             with FinishedRun(sides[0].folder, "--against") as before:
                 own = explaining(own, params, sides[0], before.report)
+                if own.runtime.precision == AUTO_PRECISION:  # or the two would differ by their precision
+                    own = replace(own, runtime=replace(own.runtime, precision=precision_in(before.report)))
         reporter.note(f"{'AB'[number]}: {own.target.method} of {own.model.checkpoint or own.model.model}")
         made = run(own, reporter, None)
         if made.exit_code == EXIT_INTERRUPTED:

@@ -7,7 +7,7 @@ with that in float32. So the map itself is compared, and what needs float32 is k
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,9 +21,9 @@ from cnnviz.engine.session import Session
 AGREEMENT = 0.99
 """Correlation of a map with that in float32 from which on they are taken for the same."""
 _SCALES = (4, 8, 16, 32, 64)
-# What a lower precision must save to be chosen by itself.
-_WORTHWHILE = 0.95
+_TURNS = 3
 
+Clock = Callable[[], float]
 Opens = Callable[[rt.Runtime], Session]
 Maps = Callable[[Session], Tensor]
 
@@ -108,20 +108,25 @@ def _has_convolutions_below(session: Session) -> bool:
     return sum(1 for module in split.trunk.modules() if not list(module.children())) > 1
 
 
-def faster(session: Session, exact: Session, batch: Tensor) -> bool:
-    """Whether a session is worth its precision: its time for a batch is clearly below that of float32."""
-    return seconds_a_batch(session, batch) < _WORTHWHILE * seconds_a_batch(exact, batch)
+def race(sessions: Mapping[str, Session], batch: Tensor, clock: Clock = time.perf_counter) -> dict[str, float]:
+    """Seconds of a forward pass over a batch by each session: the best of three, in turns, after a warm-up.
+
+    Taking turns spreads what else the machine does over all of them.
+    """
+    best = dict.fromkeys(sessions, float("inf"))
+    for turn in range(_TURNS + 1):
+        for name, session in sessions.items():
+            began = clock()
+            session.forward(batch)
+            rt.wait(session.device)
+            if turn:
+                best[name] = min(best[name], clock() - began)
+    return best
 
 
 def seconds_a_batch(session: Session, batch: Tensor) -> float:
-    """Time of a forward pass: the better of two after a warm-up."""
-    best = float("inf")
-    for _ in range(3):
-        began = time.perf_counter()
-        session.forward(batch)
-        rt.wait(session.device)
-        best = min(best, time.perf_counter() - began)
-    return best
+    """Time of a forward pass: the best of three after a warm-up."""
+    return race({"": session}, batch)[""]
 
 
 def correlation(a: Tensor, b: Tensor) -> float:

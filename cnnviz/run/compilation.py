@@ -1,4 +1,4 @@
-"""Whether compiling a network, or a lower precision, pays for a run, found out by timing it."""
+"""Whether compiling a network pays for a run, found out by timing it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
-from cnnviz.engine.precision import faster, seconds_a_batch
+from cnnviz.engine.precision import seconds_a_batch
 from cnnviz.engine.session import Session
 
 if TYPE_CHECKING:
@@ -49,24 +49,3 @@ def compiled_if_faster(prepared: PreparedModel, cut: Cut, total: int | None) -> 
         return compiled
     prepared.note("the compiled network is not faster here: the packed one is used")
     return session
-
-
-def choose_precision(prepared: PreparedModel, cut: Cut) -> None:
-    """``--precision auto``: what is faster here, found out by running both.
-
-    Args:
-        prepared: The network of the run, opened in the lower precision, if there is one.
-        cut: Where it is cut.
-    """
-    if prepared.runtime.precision == "fp32":
-        return
-    lower, asked = prepared.session, prepared.runtime
-    prepared.runtime = rt.Runtime(asked.device, "fp32")
-    exact = prepared.open(cut)
-    with rt.threads(prepared.lanes.threads):
-        worth = faster(lower, exact, prepared.probe(prepared.batch_size))
-    if worth:
-        prepared.runtime = asked
-    else:
-        prepared.session = exact
-        prepared.note(f"--precision auto: {asked.precision} is not faster than float32 here, so float32 is used")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from cnnviz.errors import CnnvizError
@@ -14,7 +14,7 @@ from cnnviz.io.store import LOCK, Store
 from cnnviz.io.temporaries import is_temporary
 from cnnviz.records import SCHEMA, RunHeader, files_of, parse_line, to_json
 from cnnviz.report.gallery import FOLDER
-from cnnviz.settings import FREE_OPTIONS
+from cnnviz.settings import AUTO_PRECISION, FREE_OPTIONS, RunSettings
 
 if TYPE_CHECKING:
     from cnnviz.schema.images import AnyImage
@@ -147,6 +147,21 @@ class EarlierRun:
                 f"--resume: with these inputs --scale run makes a scale that the pictures in {root} do not have.", _ELSE
             )
 
+    def in_its_precision(self, settings: RunSettings) -> RunSettings:
+        """The settings of a run that continues this one: what ``--precision auto`` chose for it stands."""
+        begun = precision_in(self.report) if settings.output.resume and not self.is_nothing else ""
+        if settings.runtime.precision != AUTO_PRECISION or not begun:
+            return settings
+        return replace(settings, runtime=replace(settings.runtime, precision=begun))
+
+    def with_its_choice(self, header: RunHeader, settings: RunSettings) -> RunHeader:
+        """The header of a run with these settings that continues this one in its precision, as it began."""
+        known = cast("Mapping[str, Any]", self.report or {}).get("precision_choice")
+        if settings.runtime.precision != AUTO_PRECISION or known is None or "precision_choice" in header.extra:
+            return header
+        options = {**header.options, "precision": AUTO_PRECISION}
+        return replace(header, options=options, extra={**header.extra, "precision_choice": known})
+
     def differing_environment(self, header: RunHeader) -> str:
         """``torch 2.5 then, 2.6 now``, of what may change the last digits of results; empty where nothing differs."""
         known = None if self.report is None else self.report.get("environment")
@@ -154,7 +169,7 @@ class EarlierRun:
             return ""
         old: Mapping[str, object] = known
         new: Mapping[str, object] = header.environment
-        names = ("torch", "torchvision", "timm", "device", "preparation")
+        names = ("torch", "torchvision", "timm", "device", "precision", "preparation")
         return "; ".join(f"{n} {old[n]} then, {new.get(n)} now" for n in names if n in old and old[n] != new.get(n))
 
     # Its records.
@@ -226,6 +241,12 @@ class EarlierRun:
         for name in names if isinstance(names, list) else []:
             if isinstance(name, str):
                 remove(name)
+
+
+def precision_in(report: Any) -> str:
+    """The precision of a run by its report, without what of it was computed in float32; empty where it has none."""
+    known = (report or {}).get("environment")
+    return str(known.get("precision", "")).partition(" ")[0] if isinstance(known, dict) else ""
 
 
 def _json(data: bytes | None) -> Any:

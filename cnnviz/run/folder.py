@@ -99,6 +99,7 @@ class RunFolder:
         except BaseException:
             self._lock.release()
             raise
+        self.computed = self._earlier.in_its_precision(settings)  # which --precision auto chose when it began
         if not self._lock.by_system:
             note(f"{store.root} cannot be locked: start no second run there while this one goes on")
 
@@ -130,7 +131,7 @@ class RunFolder:
         if earlier.merged:
             options = {**header.options, "resume": False}
             header = dataclasses.replace(header, environment=earlier.merged["environment"], options=options)
-        self._header = header
+        self._header = header = earlier.with_its_choice(header, self.settings)
         self.store.sweep()
         self.store.remove(SHARD)
         self._continues = output.resume and not earlier.is_nothing

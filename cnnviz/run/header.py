@@ -14,6 +14,7 @@ from cnnviz.io.digests import file_sha256
 from cnnviz.models.loading.digests import source_sha256
 from cnnviz.models.loading.load import LoadedModel
 from cnnviz.records import RunHeader
+from cnnviz.schema.header import PrecisionChoice
 from cnnviz.settings import RunSettings
 
 
@@ -26,7 +27,7 @@ def run_header(
         settings: What was asked for.
         loaded: The network.
         model: What only the prepared network knows: digests, layers, notes, checks.
-        environment: Device, precision and preparation.
+        environment: Device, precision and preparation; ``choice`` of the precision, where it was left to us.
     """
     import timm
     import torchvision
@@ -69,11 +70,22 @@ def run_header(
             "preparation": environment["preparation"],
         },
         summary={"inputs": 0, "explained": 0, "failed": 0, "finished": False},
-        extra={"option_files_sha256": settings.option_files(file_sha256)},
+        extra={"option_files_sha256": settings.option_files(file_sha256), **_choice(environment)},
     )
     if model.get("boxes") is not None:
         made.model["boxes"] = model["boxes"]
     return made
+
+
+def _choice(environment: Mapping[str, Any]) -> dict[str, PrecisionChoice]:
+    """What ``--precision auto`` chose; maps that differ from those in float32 may have decided otherwise since."""
+    choice: PrecisionChoice | None = environment.get("choice")
+    if choice is None:
+        return {}
+    if not environment["precision"].startswith(choice["chosen"]):
+        why = f"its maps are others in {choice['chosen']}"
+        choice = {**choice, "chosen": environment["precision"], "why": why}
+    return {"precision_choice": choice}
 
 
 def precision_of(runtime: Runtime, elsewhere: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from cnnviz.io.store import Store
 from cnnviz.records import files_of, parse_line, to_json
 from cnnviz.registry import lookup
 from cnnviz.run.counting import Reporter, RunResult
-from cnnviz.run.earlier import DIGESTS, RECORDS, REPORT, EarlierRun
+from cnnviz.run.earlier import DIGESTS, RECORDS, REPORT, EarlierRun, precision_in
 from cnnviz.run.gallery import remove_gallery
 from cnnviz.run.share import FILE, SCHEMA, STATE, listing_of, settings_from
 from cnnviz.settings import FREE_OPTIONS, RunSettings
@@ -174,6 +174,12 @@ def _check_alike(first: SharedRun, other: SharedRun) -> None:
             raise CnnvizError(f"{both}: {name} is {a.get(name)!r} and {b.get(name)!r}.", "Name the shares of one run.")
     if a["inputs"] != b["inputs"]:
         raise CnnvizError(f"{both}: inputs are {a['inputs']!r} and {b['inputs']!r}.", "Name the shares of one run.")
+    precisions = [precision_in(each.report) for each in (first, other)]
+    if precisions[0] != precisions[1]:
+        raise CnnvizError(
+            f"{both} were computed in {' and '.join(precisions)}: maps of one run are of one precision.",
+            "Run the shares again with --overwrite and --precision fp32.",
+        )
     for key, said in DIGESTS.items():
         if first.report["model"].get(key) != other.report["model"].get(key):
             raise CnnvizError(f"{both}: {said} differ.", "Name the shares of one run.")

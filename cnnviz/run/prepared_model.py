@@ -24,12 +24,13 @@ from cnnviz.models.loading.load import LoadedModel, load
 from cnnviz.records import ClassScore, PredictionScore, Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec, StudySpec
-from cnnviz.run.compilation import choose_precision, compiled_if_faster
+from cnnviz.run.compilation import compiled_if_faster
 from cnnviz.run.header import precision_of, run_header
 from cnnviz.run.images import DecodedImage, failed, view_facts
 from cnnviz.run.other_size import check_other_size
 from cnnviz.run.outcomes import Verdict, skipped, verdict_of
 from cnnviz.run.picture_vectors import PictureVectors
+from cnnviz.run.precision_choice import opened_as_asked
 from cnnviz.run.task_choice import boxes_of, class_count, labels_of, made_task, task_of, told
 from cnnviz.run.truth_classes import annotations_of, truth_classes_of
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
@@ -81,9 +82,7 @@ class PreparedModel:
         for text in self.loaded.notes:
             note(text)
         self.preprocess = self.loaded.preprocess
-        self.session = self.open(cut)
-        if settings.runtime.precision == "auto":
-            choose_precision(self, cut)
+        self.session, self._choice = opened_as_asked(self, cut, total)
         if self.asked_task.writes:
             self.batch_size = 1  # each image has a text of its own
         self.examination = self.examined()
@@ -396,5 +395,6 @@ class PreparedModel:
                 "device": str(self.runtime.device),
                 "precision": precision_of(self.runtime, self._elsewhere),
                 "preparation": self.session.preparation,
+                "choice": self._choice,
             },
         )

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnviz.errors import CnnvizError
 from cnnviz.io.shards import Shard, parse_shard
 from cnnviz.io.sources import ImageRef, SourceOptions, find_images
 from cnnviz.io.store import Store
 from cnnviz.settings import (
+    AUTO_PRECISION,
     DrawSettings,
     ModelSpec,
     OutputSettings,
@@ -74,8 +76,20 @@ class Share:
 
 
 def share_of(settings: RunSettings) -> Share | None:
-    """The share that a run is to explain; None for all inputs."""
-    return None if settings.shard is None else Share(parse_shard(settings.shard), settings)
+    """The share that a run is to explain; None for all inputs.
+
+    Raises:
+        CnnvizError: Its precision would be chosen for this share alone.
+    """
+    if settings.shard is None:
+        return None
+    if settings.runtime.precision == AUTO_PRECISION:
+        raise CnnvizError(
+            f"--precision auto and --shard {settings.shard} exclude each other: every share would choose for itself, "
+            "and the maps of one run be in two precisions.",
+            "Name one for all shares: --precision bf16, or --precision fp32.",
+        )
+    return Share(parse_shard(settings.shard), settings)
 
 
 def listing_of(settings: RunSettings, left_out: Any) -> Listing:

@@ -139,6 +139,17 @@ class Environment(TypedDict):
     (the network as it is), ``hooks`` (a network that could not be traced)."""
 
 
+class PrecisionChoice(TypedDict):
+    """What ``--precision auto`` chose."""
+
+    chosen: str
+    """The precision of the run."""
+    why: str
+    """Why, in words."""
+    milliseconds: dict[str, float]
+    """Of a forward pass over one image in a batch, by precision; of those that were timed."""
+
+
 class Header(TypedDict):
     """What every report has."""
 
@@ -161,3 +172,5 @@ class Header(TypedDict):
     """The network."""
     environment: Environment
     """Where and how it was computed."""
+    precision_choice: NotRequired[PrecisionChoice]
+    """Of ``--precision auto``: what was chosen when the run began, and why. A run that is continued keeps it."""

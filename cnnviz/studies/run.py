@@ -54,6 +54,7 @@ def run_study(
     resumes = "resume" not in spec.unavailable_options()
     store = _Noting(settings.output.out, "--resume" if resumes else "--overwrite")
     with RunFolder(store, settings, reporter.note, resumes=resumes) as run_folder:
+        settings = run_folder.computed
         prepared = prepares(
             settings,
             kind.cut(settings, params),
