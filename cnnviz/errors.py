@@ -48,10 +48,12 @@ class ImageError(CnnvizError):
 
     Args:
         kind: A short stable word for ``error.type`` of the record, such as ``"truncated"``.
+        message: What the record says.
+        hint: What to type next, where this is said before a run.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message, exit_code=3)
+    def __init__(self, kind: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint, exit_code=3)
         self.kind = kind
 
 

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from cnnviz.cli.app import main
+from cnnviz.errors import ImageError
 from cnnviz.geometry.placement import PlacedMap
+from cnnviz.methods.gradient import gradients
 from cnnviz.render.method_panel import Cell, CellRow, method_panel
 from cnnviz.render.overlay import Style
 from cnnviz.render.panel import PanelRow, drawn
@@ -110,6 +112,32 @@ def test_a_method_that_fails_is_left_out(
     labels = ["--labels", str(tmp_path / "labels.txt")]
     assert main(["grid", str(rectangles), *MODEL, *labels, "--method", "saliency", "-o", str(tmp_path / "one")]) == 2
     assert "internal error: RuntimeError: one and two" in capsys.readouterr().err
+
+
+def test_an_image_that_a_method_cannot_explain_is_a_row(
+    rectangles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Whatever else is in its batch. A probe that it cannot explain is no image: the method is left out, or refuses."""
+    known, bound = gradients.saliency, [0.9]
+
+    def failing(run: Any, target: Any, params: Any) -> Any:
+        if float(run.pixels.flatten(1).mean(1).max()) > bound[0]:
+            raise ImageError("not-finite", "it overflows", "Use another.")
+        return known(run, target, params)
+
+    monkeypatch.setattr(gradients, "saliency", failing)
+    Image.fromarray(np.full((200, 200, 3), 255, np.uint8)).save(rectangles / "b-white.png")
+    words = [str(rectangles), *MODEL, "--labels", str(tmp_path / "labels.txt")]
+    assert main(["grid", *words, "-o", str(tmp_path / "out"), "--method", "gradcam,saliency", "-b", "8"]) == 3
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    errors = {Path(image["path"]).name: image["error"] for image in report["images"]}
+    assert len(errors) > 2
+    assert errors.pop("b-white.png") == {"type": "not-finite", "message": "it overflows"}
+    assert set(errors.values()) == {None}
+    bound[0] = -10.0
+    capsys.readouterr()
+    assert main(["saliency", *words, "-o", str(tmp_path / "one")]) == 2
+    assert "it overflows Use another." in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -258,8 +258,10 @@ class Explainer:
     def _row(self, item: DecodedImage, asked: Asked, maps: Sequence[Sequence[ComputedMap]]) -> ImageOutcome:
         """What is written of an image; ``maps`` are those of each method, for each request."""
         prepared = self.prepared
-        if not all(np.isfinite(made.drawn).all() for own in maps for made in own):
-            return failed(item, "not-finite", f"the map is not finite in {prepared.runtime.precision}")
+        for method, own in zip(self.makers, maps, strict=True):
+            if not all(np.isfinite(made.drawn).all() for made in own):
+                of = f" of {method.spec.name}" if len(self.makers) > 1 else ""
+                return failed(item, "not-finite", f"the map{of} is not finite in {prepared.runtime.precision}")
         labels = truth_labels(prepared.truth_classes, asked.targets)
         rows = [
             self._target_map(method, request, target, own[place], labels[place])

@@ -9,7 +9,7 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut, cut_for
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.walk import said
 from cnnviz.maps.comparison import Comparison
 from cnnviz.maps.prepared_method import PreparedMethod, probing
@@ -144,7 +144,10 @@ def rehearsed(prepared: PreparedModel, methods: Sequence[PreparedMethod], refuse
             runs[method.session] = prepared.forward(method.session, probe)
         run = runs[method.session]
         requests = prepared.target_selector.rehearsal(run.chosen)
-        notes = [*probing(method, requests, run), *filter(None, [method.spec.caveat_with(method.params)])]
+        try:
+            notes = [*probing(method, requests, run), *filter(None, [method.spec.caveat_with(method.params)])]
+        except ImageError as error:  # a probe is no image of the run: it would not end with a record
+            raise CnnvizError(error.message, error.hint) from error
         told.update(dict.fromkeys(notes))
 
     with rt.scope():

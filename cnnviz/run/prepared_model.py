@@ -293,14 +293,14 @@ class PreparedModel:
     ) -> list[R | Record]:
         try:
             return list(work(items))
-        except CnnvizError:
-            raise
         except Exception as error:
+            if isinstance(error, CnnvizError) and not isinstance(error, ImageError):
+                raise
             memory = rt.is_out_of_memory(error)
             # The tiles of one image are a batch of their own.
             tiled = memory and self.preprocess.view == "tiles" and self.batch_size > 1
             if len(items) == 1 and not tiled:
-                kind = "out-of-memory" if memory else "model"
+                kind = error.kind if isinstance(error, ImageError) else "out-of-memory" if memory else "model"
                 return [failed(items[0], kind, (str(error).strip().splitlines() or [type(error).__name__])[0])]
         if memory:
             rt.release_memory(self.runtime.device)

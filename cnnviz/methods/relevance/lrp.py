@@ -39,7 +39,7 @@ from torch import Tensor
 
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.relevance.propagation import Propagation, Rules, Weighted, propagate, scaled
 from cnnviz.registry.relevance import LRPOptions
@@ -74,8 +74,9 @@ def lrp(run: ForwardPass, target: Target, params: LRPOptions) -> Heatmap:
         channels with the most, and ``top_channel_relevance`` [N, 5].
 
     Raises:
-        CnnvizError: The network cannot be traced, or has a layer without a rule; a probability is asked for; the
-            epsilon rule without biases overflows; the layer has no such channel.
+        CnnvizError: The network cannot be traced, or has a layer without a rule; a probability is asked for; the layer
+            has no such channel.
+        ImageError: The epsilon rule without biases overflows.
     """
     if target.unit in ("probability", "log-probability"):
         raise CnnvizError("LRP hands back the logit of a class, not its probability.", "Leave --score out.")
@@ -132,11 +133,12 @@ def _channels(text: str, count: int) -> list[int]:
 
 
 def _check_finite(values: Tensor, score: Tensor, params: LRPOptions) -> None:
-    """Raises a CnnvizError where the relevance of a finite score grew beyond all bounds on its way to the pixels."""
+    """Raises an ImageError where the relevance of a finite score grew beyond all bounds on its way to the pixels."""
     finite = values.flatten(1).isfinite().all(1) | ~score.detach().isfinite()
     if bool(finite.all()) or params.rule != "epsilon" or params.bias != "ignore":
         return
-    raise CnnvizError(
+    raise ImageError(
+        "not-finite",
         "LRP overflows: without biases the epsilon rule divides by the sum of a neuron's inputs, which nearly cancel "
         "at some neurons, and in a deep network the quotients multiply.",
         "Use --rule composite or alpha-beta with --bias ignore, or --rule epsilon with --bias absorb.",
