@@ -21,7 +21,7 @@ from PIL import Image
 
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError, ImageError
-from cnnviz.io import archives, faults, spool
+from cnnviz.io import archives, faults, patience, spool, web
 from cnnviz.io.annotation_formats import load_truth
 from cnnviz.io.digests import is_unchanged
 from cnnviz.io.sources import ImageRef, SourceOptions, find_images, open_file, read_bytes
@@ -230,6 +230,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         files: ClassVar[dict[str, bytes]] = {}
         cuts = 0
         asked = 0
+        ranges = False
+        sent = 0
 
         def log_message(self, *_: object) -> None: ...
 
@@ -240,12 +242,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             if data is None:
                 self.send_error(404)
                 return
-            self.send_response(200)
+            start = self.headers.get("Range", "")
+            if kind.ranges and start:
+                data = data[int(start.removeprefix("bytes=").rstrip("-")) :]
+            self.send_response(206 if kind.ranges and start else 200)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             if kind.cuts:
                 kind.cuts -= 1
                 data = data[: len(data) // 2]
+            kind.sent += len(data)
             self.wfile.write(data)
 
     web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -267,6 +273,43 @@ def test_an_archive_of_a_server_is_fetched_once_and_goes_on_where_it_broke_off(n
     assert server.asked == 3
     assert names(server.url + name) == [f"s/{each}" for each in PICTURES]
     assert server.asked == 3
+
+
+@pytest.mark.parametrize("ranges", [False, True])
+def test_a_server_that_breaks_off_is_asked_for_the_rest(ranges: bool, server: Any) -> None:
+    server.files = {"/s.tar": tar(PICTURES)}
+    server.cuts, server.ranges = 2, ranges
+    assert read(f"{server.url}/s.tar") == list(PICTURES.values())
+    size = len(server.files["/s.tar"])
+    assert server.sent == (size if ranges else 2 * (size // 2) + size)
+
+
+def test_a_server_that_is_slow_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has come is taken, not waited for until there is more; and what is there already keeps the clock going."""
+
+    class Slow(io.BytesIO):
+        status = 200
+
+        @property
+        def length(self) -> int:
+            return 95 - self.tell()
+
+        def read(self, size: int | None = -1) -> bytes:
+            raise AssertionError("it waits for all that it asked for")
+
+        def read1(self, size: int | None = -1) -> bytes:
+            return super().read(min(10, size or 0))
+
+    class Counted(patience.Clock):
+        received = 0
+
+        def advance(self, received: int) -> None:
+            self.received += received
+
+    clock = Counted()
+    monkeypatch.setattr(web, "open_web", lambda url, clock, start=0: Slow(bytes(range(95))))
+    assert list(spool._from("http://a/s.tar", 45, clock))[:2] == [bytes(range(45, 55)), bytes(range(55, 65))]
+    assert clock.received == 45
 
 
 def test_an_archive_that_a_server_does_not_give_is_a_row(server: Any) -> None:

@@ -9,7 +9,7 @@ import lzma
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import Any
 
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.faults import BrokenOffError, may_pass, persistently
@@ -20,6 +20,7 @@ MOST_BYTES = 256 << 30
 """What is larger unpacked is refused: a small file may unpack to any size."""
 _CHUNK = 1 << 20
 _BLOCK = 4 << 20
+_PARTIAL = 206  # what a server answers that begins where it was asked to
 
 
 class Spool(io.RawIOBase):
@@ -139,23 +140,29 @@ def _from(url: str, start: int, clock: Clock) -> Iterator[bytes]:
         # Not at the top: for URLs of the web only, as it takes a while.
         from cnnviz.io.web import open_web
 
-        stream: Any = open_web(url, clock)
-        announced = (stream.length or 0) if hasattr(stream, "length") else 0
-        _skip(stream, start)
+        stream: Any = open_web(url, clock, start)
+        announced = getattr(stream, "length", None) or 0
+        if start and stream.status == _PARTIAL:
+            announced += start
+        else:
+            _skip(stream, start, clock)
     else:
         files, path = open_remote(url)
         stream = files.fs.open(path, "rb", block_size=_BLOCK)
         announced = int(getattr(stream, "size", None) or 0)
         stream.seek(start)
+    # What has come, where more would have to be waited for: each piece has a time of its own.
+    read = getattr(stream, "read1", stream.read)
     with stream:
-        while piece := stream.read(_CHUNK):
+        while (start < announced or not announced) and (piece := read(_CHUNK)):
             start += len(piece)
             yield piece
         if start < announced:
             raise BrokenOffError(f"the server broke off the connection after {start} bytes")
 
 
-def _skip(stream: BinaryIO, count: int) -> None:
+def _skip(stream: Any, count: int, clock: Clock) -> None:
     with suppress(EOFError):
-        while count > 0 and (data := stream.read(min(count, _CHUNK))):
+        while count > 0 and (data := stream.read1(min(count, _CHUNK))):
             count -= len(data)
+            clock.advance(len(data))

@@ -23,15 +23,24 @@ from cnnviz.io.walk import said
 _PLAIN = "!#$%&'()*+,/:;=?@[]~"
 
 
-def open_web(url: str, clock: patience.Clock) -> BinaryIO:
+def open_web(url: str, clock: patience.Clock, start: int = 0) -> BinaryIO:
     """The answer to a GET request, to read from; its connections are shut when the clock's owner gives up.
+
+    Args:
+        url: The address.
+        clock: Of who waits.
+        start: The byte that is asked for first. A server that can begin there answers with status 206, another with
+            the whole.
 
     Raises:
         ImageError: Of kind ``missing``, ``unreadable`` or ``timed-out``; the message says what the server did.
     """
     try:
         opener = urllib.request.build_opener(_Plain(clock), _Secure(clock))
-        response: BinaryIO = opener.open(_request(url), timeout=patience.STALL_SECONDS)
+        request = _request(url)
+        if start:
+            request.add_header("Range", f"bytes={start}-")
+        response: BinaryIO = opener.open(request, timeout=patience.STALL_SECONDS)
     except Exception as error:
         raise web_error(error) from error
     return response
