@@ -170,9 +170,9 @@ def test_a_target_that_names_a_place_cannot_be_moved() -> None:
     cnnviz.explain(network, batch, method="saliency", target=f"neuron:{layer}:0:1:1", augment="contrast")
     cnnviz.explain(network, batch, method="saliency", target=f"unit:{layer}:0", augment="flip")
     asked: dict[str, Any] = {"method": "neuron_conductance", "layer": layer, "steps": 2}
-    with pytest.raises(CnnvizError, match="--row and --column name a place"):
+    with pytest.raises(CnnvizError, match="--row and --column name one place"):
         cnnviz.explain(network, batch, **asked, unit=1, row=1, column=1, augment="flip")
-    with pytest.raises(CnnvizError, match="may be another in each copy"):
+    with pytest.raises(CnnvizError, match="may be another in each picture"):
         cnnviz.explain(network, batch, **asked, augment="contrast")
     cnnviz.explain(network, batch, **asked, unit=1, row=1, column=1, augment="contrast")
     cnnviz.explain(network, batch, **asked, unit=1, augment="flip")

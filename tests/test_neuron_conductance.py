@@ -8,6 +8,7 @@ import torch
 
 import cnnviz
 from cnnviz.errors import CnnvizError
+from cnnviz.registry import lookup
 from tests.oracles import gradients as oracle
 from tests.support import networks as nets
 from tests.support.comparisons import closeness
@@ -86,6 +87,16 @@ def test_the_unit_that_counts_most_is_taken_where_none_is_named() -> None:
 def test_what_does_not_exist_is_refused(options: dict[str, int], words: str) -> None:
     with pytest.raises(CnnvizError, match=words):
         explained("plain", "neuron_conductance", **options)
+
+
+def test_tiles_show_one_unit() -> None:
+    """Each tile has its own strongest unit, and its own cell of a row and a column."""
+    spec = lookup.find_method("neuron_conductance")
+    spec.check_view("tiles", spec.resolve_params({"unit": 3}))
+    spec.check_view("whole", spec.resolve_params({}))
+    for options in ({}, {"unit": 3, "row": 0, "column": 0}):
+        with pytest.raises(CnnvizError, match=r"--view tiles: .* another in each picture"):
+            spec.check_view("tiles", spec.resolve_params(options))
 
 
 @pytest.mark.peers

@@ -141,7 +141,7 @@ def averaged(
     """
     moving = [kind for kind in kinds if kind in _GEOMETRIC]
     why = "the target names a place in the image, which this moves" if target.placed and moving else ""
-    if why := why or params.not_over_copies(bool(moving)):
+    if why := why or params.not_of_one_thing(moved=bool(moving)):
         hint = "Use --augment contrast, or leave it out." if moving else "Leave it out."
         raise CnnvizError(f"--augment {(moving or kinds)[0]}: {why}.", hint)
     size = int(run.pixels.shape[2]), int(run.pixels.shape[3])

@@ -70,10 +70,11 @@ class NeuronConductanceOptions(Options):
     )
     seed: int = option(0, "Seeds random baselines.", minimum=0)
 
-    def not_over_copies(self, moved: bool) -> str:
+    def not_of_one_thing(self, *, moved: bool) -> str:
         if self.unit < 0:
-            return "the unit with the largest gradient times activation may be another in each copy; name one: --unit"
-        return "--row and --column name a place in the image, which this moves" if moved and self.row >= 0 else ""
+            return "the unit with the largest gradient times activation may be another in each picture: name --unit"
+        one = moved and self.row >= 0
+        return "--row and --column name one place, which is another in each picture" if one else ""
 
 
 class GuidedOptions(Options):

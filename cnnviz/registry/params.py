@@ -226,11 +226,12 @@ class Options:
         """Values by the names that scripts, files and reports use."""
         return {param.name: getattr(self, param.attribute) for param in params_of(type(self))}
 
-    def not_over_copies(self, moved: bool) -> str:
-        """Why maps of changed copies of an image cannot be averaged; empty where they can.
+    def not_of_one_thing(self, *, moved: bool) -> str:
+        """Why maps of several pictures made of one image, as copies and tiles are, do not show one thing; empty where
+        they do.
 
         Args:
-            moved: Whether copies are mirrored or enlarged.
+            moved: Whether a place of the image is another place in them.
         """
         return ""
 

@@ -220,6 +220,8 @@ class CommandSpec(EntrySpec):
                 f"--view tiles: what --{flag} draws cannot be joined from tiles.",
                 f"Use --view whole, or leave --{flag} out.",
             )
+        if view == "tiles" and (why := params.not_of_one_thing(moved=True)):
+            raise CnnvizError(f"--view tiles: {why}.", "Use --view whole.")
 
     def _demanding(self, what: str, params: Options) -> list[str]:
         """Names of the options that demand this by not being at their defaults."""
