@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import cnnviz
 from cnnviz.cli.app import main
 from cnnviz.geometry.mosaic import join
 from cnnviz.models.tiles import corners
+from cnnviz.run.images import alike
 from tests.support import tiny_model
 from tests.support.runs import tiny_options
 
@@ -144,6 +146,12 @@ def test_whole_pictures_of_several_shapes_are_what_they_are_alone_and_stay_in_or
         ]
         np.testing.assert_allclose(maps[0], maps[1], rtol=1e-5, atol=1e-7)
         assert maps[0].shape == (sizes[number][1] // 8, record["input_size"][2] // 8)
+
+
+def test_images_of_one_shape_make_batches_in_order() -> None:
+    shapes = [(3, 8, 8), (3, 8, 16), (3, 8, 8), (3, 8, 8), (3, 16, 8), (3, 8, 16), (3, 8, 8)]
+    items: list[Any] = [SimpleNamespace(pixels=np.zeros(shape)) for shape in shapes]
+    assert list(alike(items, 3)) == [[0, 2, 3], [6], [1, 5], [4]]
 
 
 def test_whole_equals_the_network_on_that_picture(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -49,6 +51,15 @@ def shown(
     pixels, geometry = prepare(rgb, preprocess)
     truth = None if annotations is None else annotations.truth(ref, geometry.image_size)
     return DecodedImage(ref, rgb, pixels, geometry, truth=truth)
+
+
+def alike(items: Sequence[DecodedImage], most: int) -> Iterator[list[int]]:
+    """The places of images that the network is shown in one shape, up to ``most`` together."""
+    places = defaultdict[tuple[int, ...], list[int]](list)
+    for place, item in enumerate(items):
+        places[tuple(item.pixels.shape)].append(place)
+    for own in places.values():
+        yield from (own[first : first + most] for first in range(0, len(own), most))
 
 
 class Decoded(Protocol):

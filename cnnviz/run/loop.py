@@ -33,6 +33,8 @@ _DECODED_BYTES = 384 << 20
 # Bytes that drawing takes beside them, and for each pixel unless the result says how many.
 _DRAWING_BYTES = 448 << 20
 _DRAWING_PIXEL = 16
+# Images of which batches of one shape are made.
+_GATHERED = 32
 # Folders of earlier runs that are told one by one; the summary lists all.
 _TOLD = 3
 
@@ -142,7 +144,7 @@ class Loop:
                     if batch:
                         self._start(batch, models)
                     self._hand_over(writers, keep=lanes.count if batch else 0)
-                    self._drain(run_folder, keep=2 * self._prepared.batch_size if batch else 0)
+                    self._drain(run_folder, keep=2 * self._gathered if batch else 0)
                     if self._stop:
                         break
                 self._hand_over(writers, keep=0)
@@ -184,7 +186,7 @@ class Loop:
     ) -> Iterator[_Waiting | None]:
         """Decoded images in input order, a bounded number ahead of the model; None where the next has no room."""
         ahead: deque[tuple[Future[_Waiting], Ticket]] = deque()
-        room = max(2, (1 + self._prepared.lanes.count) * self._prepared.batch_size)
+        room = max(2, (1 + self._prepared.lanes.count) * self._gathered)
         again = self._gathering is not None and self._gathering.sees_again
         for ref, earlier in refs:
             ticket = self._decoding.ticket()
@@ -269,13 +271,22 @@ class Loop:
                 run_folder.forget(item.replaced)
             batch.append(item)
             ready += item.loaded is not None
-            if ready >= self._prepared.batch_size or len(batch) > 4 * self._prepared.batch_size:
+            if ready >= self._gathered or len(batch) > 4 * self._gathered:
                 yield batch
                 batch, ready = [], 0
             if item.failure is not None and self.settings.output.fail_fast:
                 break
         if batch:
             yield batch
+
+    @property
+    def _gathered(self) -> int:
+        """Images that are explained together. With ``--view whole`` batches of one shape are made of them: of no more
+        images than a batch there would be one or two of each shape."""
+        size, total = self._prepared.batch_size, self._prepared.total
+        if self._prepared.preprocess.view != "whole":
+            return size
+        return max(size, _GATHERED if total is None else min(_GATHERED, -(-total // self._prepared.lanes.count)))
 
     def _start(self, batch: list[_Waiting], models: ThreadPoolExecutor) -> None:
         loaded = [item.loaded for item in batch if item.loaded is not None]

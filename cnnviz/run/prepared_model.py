@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -26,7 +25,7 @@ from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec, StudySpec
 from cnnviz.run.compilation import compiled_if_faster
 from cnnviz.run.header import precision_of, run_header
-from cnnviz.run.images import DecodedImage, failed, view_facts
+from cnnviz.run.images import DecodedImage, alike, failed, view_facts
 from cnnviz.run.other_size import check_other_size
 from cnnviz.run.outcomes import Verdict, skipped, verdict_of
 from cnnviz.run.picture_vectors import PictureVectors
@@ -68,7 +67,7 @@ class PreparedModel:
         adapt: Callable[[LoadedModel], LoadedModel] = lambda loaded: loaded,
         spec: CommandSpec | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings, self.total = settings, total
         self._spec = spec or lookup.find_entry(settings.target.method)
         self.note = note
         self.annotations = annotations_of(settings.target)
@@ -275,15 +274,12 @@ class PreparedModel:
     ) -> list[R | Record]:
         """``work`` on a batch, one result an image. Out of memory halves the batch; images that fail become records.
 
-        With ``--view whole`` images of one shape share a batch, and results keep the order of ``items``.
+        With ``--view whole`` images of one shape share batches, and results keep the order of ``items``.
         """
         if self.preprocess.view != "whole":
             return self._guarded(items, work)
-        alike = defaultdict[tuple[int, ...], list[int]](list)
-        for number, item in enumerate(items):
-            alike[tuple(item.pixels.shape)].append(number)
         found: dict[int, R | Record] = {}
-        for numbers in alike.values():
+        for numbers in alike(items, self.batch_size):
             results = self._guarded([items[number] for number in numbers], work)
             found.update(zip(numbers, results, strict=True))
         return [found[number] for number in range(len(items))]
