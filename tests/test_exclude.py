@@ -34,6 +34,11 @@ def listed(path: Path, *lines: str) -> str:
         ("3", "val/ILSVRC2012_val_00000036.JPEG", False),
         ("36", "photos/cat_36.jpg", False),
         ("a.jpg", "s3://bucket/photos/a.jpg", True),
+        ("a", "https://host/photos/a.jpg?size=3", True),
+        ("36", "tar://val/ILSVRC2012_val_00000036.JPEG::/data/val.tar", True),
+        ("val/a.jpg", "zip://val/a.jpg::s3://bucket/val.zip", True),
+        ("100% a.jpg", "tar://100%25 a.jpg::val.tar", True),
+        ("val", "tar://a.jpg::/data/val.tar", False),
     ],
 )
 def test_what_a_line_names(tmp_path: Path, line: str, uri: str, out: bool) -> None:

@@ -22,6 +22,7 @@ from cnnviz.audit.results import CheckResult, audit_table, row_of
 from cnnviz.audit.trust import is_for_trust
 from cnnviz.audit.verdict import Result, Statement, decide
 from cnnviz.errors import CnnvizError, shown
+from cnnviz.io.archives import path_of
 from cnnviz.io.baselines import write_baseline
 from cnnviz.io.groups import read_groups
 from cnnviz.io.store import Store
@@ -159,11 +160,13 @@ class Audit(Comparison[AuditOptions]):
             true = record.get("true_classes") or ()
             return str(true[0]["label"]) if true else str(record.get("label") or "")
         if scope == "group":
+            path = path_of(record["path"])
             for key in (
                 record["path"],
                 os.path.abspath(record["path"]),
                 record["name"],
-                os.path.basename(record["path"]),
+                path,
+                os.path.basename(path),
             ):
                 if key in self._groups:
                     return self._groups[key]

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.truth import TrueObject, Truth
+from cnnviz.io.archives import path_of
 from cnnviz.io.coco_masks import Segmentation
 from cnnviz.io.decode import IMAGE_SUFFIXES, decode
 from cnnviz.io.digests import file_sha256
 from cnnviz.io.sources import ImageRef, read_bytes
-from cnnviz.io.walk import is_url, url_path
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Annotations:
         return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     def _find(self, uri: str) -> Annotation | None:
-        parts = _parts(url_path(uri) if is_url(uri) else uri)
+        parts = _parts(path_of(uri))
         stem, suffix = os.path.splitext(parts[-1])
         named = self._by_key.get(parts[-1], [])
         if not named and suffix.lower() in IMAGE_SUFFIXES:

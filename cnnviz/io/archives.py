@@ -23,7 +23,7 @@ from cnnviz.errors import CnnvizError, ImageError, shown
 from cnnviz.io.downloads import stored
 from cnnviz.io.fetch import chunks
 from cnnviz.io.spool import Spool, fetched, unpacked
-from cnnviz.io.walk import is_url, said
+from cnnviz.io.walk import is_url, said, url_path
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
 OPEN = 4
@@ -75,6 +75,14 @@ def is_member(uri: str) -> bool:
     """Whether this is a member of an archive that is read here; others are fsspec's."""
     found = _MEMBER.fullmatch(uri)
     return found is not None and is_archive(found[2])
+
+
+def path_of(uri: str) -> str:
+    """Where an image lies, without what stands around that: a path, that of a URL, or that within an archive."""
+    found = _MEMBER.fullmatch(uri) if is_member(uri) else None
+    if found is not None:
+        return urllib.parse.unquote(found[1], errors="surrogateescape")
+    return url_path(uri) if is_url(uri) else uri
 
 
 def is_fetched(text: str) -> bool:

@@ -6,13 +6,15 @@ import os
 import re
 
 from cnnviz.errors import CnnvizError, shown
+from cnnviz.io.archives import path_of
 
 _VALIDATION = re.compile(r"ILSVRC\d*_val_0*(\d+)")
 
 
 class Exclusions:
     """Names of images, one a line: a path, a file's name with or without its suffix, or the number of an image of
-    ImageNet's validation set (``36`` is ``ILSVRC2012_val_00000036``), as its development kit lists them.
+    ImageNet's validation set (``36`` is ``ILSVRC2012_val_00000036``), as its development kit lists them. Within an
+    archive an image is named by its path there.
 
     Args:
         path: The file. Paths in it are relative to its folder, or to the one in which the program runs.
@@ -45,10 +47,11 @@ class Exclusions:
 
     def leaves_out(self, uri: str) -> bool:
         """Whether the file names this image."""
-        base = os.path.basename(uri)
+        path = path_of(uri)
+        base = os.path.basename(path)
         stem = os.path.splitext(base)[0]
         number = _VALIDATION.fullmatch(stem)
-        keys = [uri, os.path.abspath(uri), base, stem, *([number[1]] if number else [])]
+        keys = [uri, os.path.abspath(uri), path, base, stem, *([number[1]] if number else [])]
         found = [self._keys[key] for key in keys if key in self._keys]
         self._used.update(found)
         return bool(found)
