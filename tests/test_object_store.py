@@ -3,6 +3,7 @@ and that runs there write what runs on a disk write."""
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import re
@@ -16,8 +17,9 @@ from PIL import Image
 
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError, ImageError
-from cnnviz.io import faults, patience, sender
+from cnnviz.io import faults, patience, remote_folder, sender
 from cnnviz.io.line_log import LineLog
+from cnnviz.io.remote_folder import RemoteFolder
 from cnnviz.io.sender import Sender
 from cnnviz.io.sources import ImageRef, find_images, read_bytes
 from cnnviz.io.store import Store
@@ -312,6 +314,24 @@ def test_what_could_not_be_sent_is_told_to_who_asks(s3: ObjectStore) -> None:
         store.write("x/" * 600 + "x", b"")
     with pytest.raises(CnnvizError, match="does not lie within"), store.sending():
         store.write("../x", b"")
+
+
+def test_half_a_file_never_takes_the_place_of_a_whole_one(s3: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Ctrl-C comes while records are put."""
+    folder = RemoteFolder(f"s3://{BUCKET}/half")
+    folder.put("records.jsonl", io.BytesIO(b"whole"))
+    monkeypatch.setattr(remote_folder, "_CHUNK", 2)
+
+    class Interrupted(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell():
+                raise KeyboardInterrupt
+            return super().read(size)
+
+    with pytest.raises(KeyboardInterrupt):
+        folder.put("records.jsonl", Interrupted(b"other"))
+    gc.collect()
+    assert folder.read("records.jsonl") == b"whole"
 
 
 def test_a_server_that_is_silent_is_asked_again(s3: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

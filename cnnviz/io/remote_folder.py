@@ -66,8 +66,13 @@ class RemoteFolder:
             parent = path.rsplit("/", 1)[0]
             self.fs.makedirs(parent, exist_ok=True)
             target = f"{parent}/{temporary()}"
-        with self.fs.open(target, "wb") as copy:
+        copy = self.fs.open(target, "wb")
+        try:
             shutil.copyfileobj(stream, copy, _CHUNK)
+        except BaseException:
+            _give_up(copy)
+            raise
+        copy.close()
         if target != path:
             self.fs.mv(target, path)
 
@@ -207,6 +212,14 @@ class RemoteFolder:
             if end > before:
                 self.put(name, whole)
         self._remove_parts(name)
+
+
+def _give_up(copy: Any) -> None:
+    """Leave a file that is only half there: to close it would put that half in the place of what stood there."""
+    with contextlib.suppress(Exception):  # each backend has errors of its own
+        copy.discard()
+    with contextlib.suppress(AttributeError):  # one that closes itself when it is forgotten
+        copy.closed = True
 
 
 def _parts(name: str) -> str:
