@@ -38,6 +38,7 @@ class Shown:
 SHOWN = (
     Shown("synthesize -c goldfish -c lorikeet --each", ("goldfish.png", "lorikeet.png")),
     Shown("dream cat.jpg", ("images/cat.jpg.dream.png",)),
+    Shown("invert cat.jpg --layer blocks.1 --layer blocks.3 --layer -1", ("images/cat.jpg.inverted.png",)),
     Shown("adversarial cat.jpg --target-class toaster --explain gradcam", ("images/cat.jpg.figure.png",)),
     Shown("top-patches . --layer blocks.2 --units top:4 --per-image 3", ("sheet.png",)),
     Shown("activations cat.jpg --layer conv_stem", ("images/cat.jpg.activations.png",)),

@@ -40,6 +40,7 @@ SKIPPED = {
 SHORTENED = {
     "cnnviz synthesize": "--steps 2",
     "cnnviz dream": "--octaves 1 --steps 1",
+    "cnnviz invert": "--steps 1 --layer -1",
     "cnnviz top-patches photos/ --units all": "--layer blocks.1 --limit 1 --input-size 64",
     "cnnviz evaluate": "--limit 1 --input-size 64",
     "cnnviz compare photos/ --method gradcam": "--limit 1 --input-size 64",

@@ -32,6 +32,7 @@ STUDIES: dict[str, list[str]] = {
     "dream": ["--steps", "2", "--octaves", "2"],
     "embed": ["--perplexity", "2"],
     "factors": ["--components", "2"],
+    "invert": ["--steps", "2", "--starts", "2"],
     "synthesize": ["--steps", "2"],
     "tcav": ["-c", "0", "--concept", "sample_images", "--random", "sample_images", "--partitions", "2"],
     "top-patches": ["--units", "0,3"],

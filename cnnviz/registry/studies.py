@@ -129,6 +129,19 @@ class DeepDreamOptions(Options):
     overlap: int = option(64, "Surroundings that go through with a tile.", minimum=0, unit="pixels")
 
 
+class InvertOptions(Options):
+    """Options of Feature inversion."""
+
+    steps: int = option(256, "Steps for each layer.", minimum=1)
+    starts: int = option(1, "Images of each layer, from different noise.", minimum=1, maximum=16)
+    param: Literal["fourier", "pixel"] = option(
+        "fourier", "What changes: Fourier coefficients of decorrelated colours, or pixels."
+    )
+    tv: float = option(3.0, "Weight of the total variation beside the error.", minimum=0)
+    rate: float | None = option(None, "Size of a step; fourier 0.05, pixel 0.03 by default.", minimum=0)
+    jitter: int = option(0, "Largest shift of the view in a step.", minimum=0, unit="pixels")
+
+
 class ConceptsOptions(Options):
     """Options of Concepts."""
 
@@ -302,6 +315,25 @@ STUDIES: tuple[StudySpec, ...] = (
         help_overrides={"layer": _ONE_LAYER.format("the stage before the last")},
         hidden_options=("top", "activation", "batch_size"),
         options=DeepDreamOptions,
+    ),
+    StudySpec(
+        name="invert",
+        command="invert",
+        family="studies",
+        entry="cnnviz.studies.invert:Invert",
+        title="Feature inversion",
+        summary="What layers keep of an image: images that are made from their values alone.",
+        paper="Mahendran & Vedaldi, Understanding Deep Image Representations by Inverting Them, CVPR 2015; Visualizing "
+        "Deep Convolutional Neural Networks Using Natural Pre-images, IJCV 2016",
+        views=_ONE_SIZE,
+        why_views="makes images of the network's own input size",
+        shared_options=("layer", "resume"),
+        help_overrides={
+            "layer": "Layer by module path, or -1, -2, … for stages from the end; repeatable. [default: up to four "
+            "stages, from the first to the last]"
+        },
+        hidden_options=("activation", "batch_size"),
+        options=InvertOptions,
     ),
     StudySpec(
         name="concepts",

@@ -24,6 +24,7 @@ from cnnviz.schema.studies.evaluate import EvaluateReport
 from cnnviz.schema.studies.factors import FactorsReport
 from cnnviz.schema.studies.filters import FiltersReport
 from cnnviz.schema.studies.grid import GridReport
+from cnnviz.schema.studies.invert import InvertReport
 from cnnviz.schema.studies.localize import LocalizeReport
 from cnnviz.schema.studies.synthesize import SynthesizeReport
 from cnnviz.schema.studies.tcav import TcavReport
@@ -80,6 +81,7 @@ EndedReport = Annotated[
     | FactorsReport
     | FiltersReport
     | GridReport
+    | InvertReport
     | LocalizeReport
     | SynthesizeReport
     | TcavReport

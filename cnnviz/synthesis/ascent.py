@@ -13,8 +13,8 @@ from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError
 from cnnviz.synthesis.augmentation import Augmentation, Views, l2, total_variation
 from cnnviz.synthesis.canvas import Canvas, Fourier, Pixels
-from cnnviz.synthesis.objectives import Objective, likeness
-from cnnviz.synthesis.reader import GradientReader, Normalisation
+from cnnviz.synthesis.objectives import likeness
+from cnnviz.synthesis.reader import GradientReader, Normalisation, Reading
 
 PARAMETRISATIONS = ("fourier", "pixel")
 OPTIMISERS = ("adam", "gradient")
@@ -62,6 +62,9 @@ class AscentResult:
     scores: Tensor
 
 
+Goal = Callable[[Reading, Callable[[Tensor], Tensor]], Tensor]
+"""What is maximised [N], of a reading; a mask of the images becomes one of this step's views by the function beside it:
+an :class:`~cnnviz.synthesis.objectives.Objective`, or another."""
 Watch = Callable[[int, Callable[[], Tensor], Callable[[], Tensor]], None]
 """Called after each step with its number, a function for the scores [N], and one for the images (uint8, on the host):
 what is not asked for costs nothing, and makes no accelerator wait."""
@@ -86,7 +89,7 @@ class Maker:
     diversity_layer: int = -1
 
     def make(
-        self, objective: Objective, seeds: Sequence[int], start: Tensor | None = None, watch: Watch | None = None
+        self, objective: Goal, seeds: Sequence[int], start: Tensor | None = None, watch: Watch | None = None
     ) -> AscentResult:
         """Climb from noise, or from images, all at once.
 
@@ -137,7 +140,7 @@ class Maker:
         size = (channels, height + 2 * views.margin, width + 2 * views.margin)
         return (Fourier if fourier else Pixels).of_noise(size, seeds, self.reader.device)
 
-    def _gradient(self, canvas: Canvas, views: Views, objective: Objective, step: int) -> tuple[Tensor, Tensor]:
+    def _gradient(self, canvas: Canvas, views: Views, objective: Goal, step: int) -> tuple[Tensor, Tensor]:
         """Scores [N] of this step's views, and d(sum of scores - penalties)/d(leaf)."""
         options = self.options
         image = canvas.image()
