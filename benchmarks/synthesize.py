@@ -29,7 +29,7 @@ from cnnviz.io.store import Store
 from cnnviz.models.loading.load import load as load_model
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.registry import lookup
-from cnnviz.registry.studies import SynthesizeOptions
+from cnnviz.registry.image_makers import SynthesizeOptions
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from cnnviz.studies.synthesize.study import Synthesize

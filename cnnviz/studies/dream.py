@@ -22,7 +22,7 @@ from cnnviz.io.store import Store
 from cnnviz.models.graph.layers import stages
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.records import ClassScore
-from cnnviz.registry.studies import DeepDreamOptions
+from cnnviz.registry.image_makers import DeepDreamOptions
 from cnnviz.render.text import percent
 from cnnviz.run.images import DecodedImage
 from cnnviz.run.prepared_model import PreparedModel

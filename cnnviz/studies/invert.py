@@ -19,7 +19,7 @@ from cnnviz.io.store import Store
 from cnnviz.models.graph.layers import stages
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import ClassScore, Record
-from cnnviz.registry.studies import InvertOptions
+from cnnviz.registry.image_makers import InvertOptions
 from cnnviz.render.comparison import Cell, comparison
 from cnnviz.render.text import percent
 from cnnviz.run.images import DecodedImage, failed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.movies import encode_gif, encode_mp4
 from cnnviz.io.store import Store
-from cnnviz.registry.studies import SynthesizeOptions
+from cnnviz.registry.image_makers import SynthesizeOptions
 from cnnviz.render.text import percent
 from cnnviz.schema.studies.synthesize import SynthesizedFacts, SynthesizedRegion
 from cnnviz.studies.synthesize import regions

@@ -23,7 +23,7 @@ from cnnviz.io.store import Store
 from cnnviz.models.graph.layers import resolve, stages
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record
-from cnnviz.registry.studies import SynthesizeOptions
+from cnnviz.registry.image_makers import SynthesizeOptions
 from cnnviz.render.text import percent
 from cnnviz.run.images import DecodedImage
 from cnnviz.run.prepared_model import PreparedModel
