@@ -34,6 +34,7 @@ from cnnviz.models.loading.load import LoadedModel, load, unwrap
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import Options
 from cnnviz.registry.tasks import TaskRequest
+from cnnviz.run.background import handed_over, read_background
 from cnnviz.run.picture_vectors import PictureVectors
 from cnnviz.settings import (
     ACTIVATIONS,
@@ -167,7 +168,7 @@ def explain(
     spec = lookup.find_method(method)
     general = {key: method_options.pop(key) for key in _GENERAL if key in method_options}
     activation = check_choice(general.get("activation") or "auto", ACTIVATIONS, "activation")
-    params = spec.resolve_params(method_options)
+    params = spec.resolve_params(handed_over(method_options))
     augment = parse_augment(general.get("augment", ()))
     _check_batch(batch)
     asked = cut_for(spec, params, _layers(layer))
@@ -183,6 +184,7 @@ def explain(
         found = _checks(session, exact, (spec, params), general.get("skip_check", ()))
         if isinstance(model, Model):
             params = params.with_classes(_class_finder(model))
+            params = params.with_pictures(partial(read_background, preprocess=model.loaded.preprocess))
         activation = session.final_activation or "softmax" if activation == "auto" else activation
         make = partial(explain_batch, spec, params=params, augment=augment)
         made = partial(_target, model, (general.get("score", "logit"), activation), task)

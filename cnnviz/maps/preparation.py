@@ -16,6 +16,7 @@ from cnnviz.maps.prepared_method import PreparedMethod, probing
 from cnnviz.metrics.chosen import requested
 from cnnviz.registry.metrics import MetricRequest
 from cnnviz.registry.specs import MethodSpec, Options
+from cnnviz.run.background import read_background
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.settings import TargetSettings
 
@@ -126,6 +127,7 @@ def prepare_methods(
             others[readout] = sessions.get((cut, readout)) or prepared.open_elsewhere(cut, readout)
             sessions[cut, readout] = others[readout]
         params = params.with_classes(prepared.classes.resolve)
+        params = params.with_pictures(lambda path: read_background(path, prepared.preprocess, prepared.note))
         augment = prepared.settings.target.augment
         return PreparedMethod(spec, params, cut, sessions[cut, Readout.scores()], others, augment)
 

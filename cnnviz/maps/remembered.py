@@ -25,6 +25,7 @@ from cnnviz.io.cache import ContentCache
 from cnnviz.io.digests import file_sha256, package_sha256, running_code
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
+from cnnviz.models.background import Background
 from cnnviz.records import Record, RunHeader, files_of, to_json
 from cnnviz.registry.specs import EntrySpec
 from cnnviz.run.kept_records import RestoredRecord, packed, record_of, restored
@@ -211,6 +212,8 @@ def _content(value: Any) -> Any:
     """An option; of the files that it names the content, not the path."""
     if isinstance(value, (list, tuple)):
         return [_content(each) for each in value]
+    if isinstance(value, Background):
+        return value.digest
     if not isinstance(value, str):
         return value
     written, apart = {}, []

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
 from PIL import ImageColor
 from torch import Tensor
 
 from cnnviz.engine.seeding import generator_for
 from cnnviz.errors import CnnvizError, nearest
+from cnnviz.models.background import Background
 from cnnviz.models.blur import blurred
 from cnnviz.models.preprocess import Preprocess, in_order
 
 BASELINES = ("zero", "mean", "blur", "noise", "black", "gray")
+_PHOTOGRAPHS = 16
 
 
 def baseline(pixels: Tensor, kind: str, window: tuple[int, int], seed: int, preprocess: Preprocess | None) -> Tensor:
@@ -50,6 +54,62 @@ def path_start(pixels: Tensor, kind: str, seed: int, preprocess: Preprocess | No
     height, width = pixels.shape[2:]
     side = max(1, min(height, width) // 5)  # the blur's sigma is half of it
     return baseline(pixels, kind, (side, side), seed, preprocess)
+
+
+class Start(Protocol):
+    """Options that say where a way to the image begins."""
+
+    @property
+    def baseline(self) -> str: ...
+
+    @property
+    def background(self) -> str | None: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+def start_of(pixels: Tensor, options: Start, number: int, preprocess: Preprocess | None) -> Tensor:
+    """The start of this number: of ``--background`` its photographs one after the other, else a baseline.
+
+    Raises:
+        CnnvizError: The photographs have another size than the images.
+    """
+    background = options.background
+    if background is None:
+        return path_start(pixels, options.baseline, options.seed + number, preprocess)
+    if not isinstance(background, Background):
+        raise CnnvizError(
+            f"background={background!r}: nobody knows how files become inputs of this network.",
+            "Load it with cnnviz.load_model(...), or give a tensor [B, C, H, W].",
+        )
+    photograph = background.pixels[number % len(background.pixels)]
+    if photograph.shape != pixels.shape[1:]:
+        raise CnnvizError(
+            f"--background {background}: its photographs are {list(photograph.shape)}, the images "
+            f"{list(pixels.shape[1:])}.",
+            "Use --view crop or --view squash.",
+        )
+    return photograph.to(pixels).expand_as(pixels)
+
+
+def starts(options: Start, trials: int | None) -> int:
+    """How many starts are averaged: as many as are asked for, and as there are photographs."""
+    background = options.background
+    if not isinstance(background, Background):
+        return trials or 1
+    return min(trials or _PHOTOGRAPHS, len(background.pixels))
+
+
+def start_name(options: Start) -> str:
+    """What a record calls the start."""
+    return options.baseline if options.background is None else "photographs"
+
+
+def start_facts(options: Start, used: int) -> dict[str, Any]:
+    """What a record says of the photographs, where there are any."""
+    background = options.background
+    return {"background": background.facts(used)} if isinstance(background, Background) else {}
 
 
 def _noise(image: Tensor, seed: int) -> Tensor:

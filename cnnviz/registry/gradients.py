@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from cnnviz.registry.specs import MethodSpec, Options, option
+from cnnviz.registry.specs import FilePath, MethodSpec, Options, option
 
 Reduction = Literal["max", "sum", "l2"]
 
@@ -41,7 +41,14 @@ class IntegratedGradientsOptions(Options):
     quadrature: Literal["gauss", "midpoint", "right"] = option(
         "gauss", "Which points: Gauss-Legendre, midpoints, or the right ends of the paper."
     )
-    trials: int = option(1, "Baselines to average, of use for noise and random.", minimum=1)
+    background: FilePath | None = option(
+        None,
+        "Photographs in the place of --baseline: a folder, or what else an INPUT may be.",
+        demands="pictures",
+    )
+    trials: int | None = option(
+        None, "Baselines to average, of use for noise and random. [default: 1; of --background at most 16]", minimum=1
+    )
     seed: int = option(0, "Seeds random baselines.", minimum=0)
 
 
@@ -51,6 +58,11 @@ class GradientSHAPOptions(Options):
     samples: int = option(50, "Points, each on the way from a baseline of its own.", minimum=1)
     baseline: str = option(
         "random", "Where ways start: random (values within the image's range), noise, zero, blur, mean, or a colour."
+    )
+    background: FilePath | None = option(
+        None,
+        "Photographs in the place of --baseline: a folder, or what else an INPUT may be.",
+        demands="pictures",
     )
     noise: float = option(0.0, "Deviation of noise on the image, as a share of its range.", minimum=0)
     seed: int = option(0, "Seeds baselines, points and noise.", minimum=0)

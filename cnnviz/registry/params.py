@@ -33,7 +33,8 @@ else:  # typing has it from Python 3.11 on
 ParamType = Literal["int", "float", "bool", "choice", "size", "text", "texts", "file", "class"]
 # What another value than the default demands of the run: that a method in input space looks at a layer too, or that the
 # network is shown the image in one view, because what is made cannot be joined from tiles (--view tiles).
-Demand = Literal["", "layer", "one view"]
+# Of a path "pictures": that what runs is handed the pictures themselves.
+Demand = Literal["", "layer", "one view", "pictures"]
 FilePath = Annotated[str, "file"]
 """The path or the URL of something that exists."""
 ClassName = Annotated[str, "class"]
@@ -134,7 +135,7 @@ class Param:
         if isinstance(value, (tuple, list)) and value and all(isinstance(v, (int, float)) for v in value):
             return ",".join(f"{v:g}" for v in value)
         if isinstance(value, str) and value.strip():
-            return value.strip()
+            return value if value == value.strip() else value.strip()
         raise CnnvizError(f"{self.name}={value!r}: expected a word.")
 
     def _number(self, value: Any) -> int | float:
@@ -244,6 +245,17 @@ class Options:
         named = [param for param in params_of(type(self)) if param.type == "class"]
         words = {param.name: getattr(self, param.attribute) for param in named}
         return self.with_values({name: str(find(word)) for name, word in words.items() if word is not None})
+
+    def with_pictures(self: _AnyOptions, read: Callable[[str], str]) -> _AnyOptions:
+        """The same with the pictures that are named, read, in the place of their paths.
+
+        Args:
+            read: Makes of a path a text that has the pictures.
+        """
+        named = [param for param in params_of(type(self)) if param.demands == "pictures"]
+        paths = {param.name: getattr(self, param.attribute) for param in named}
+        # Those that somebody handed over are read already.
+        return self.with_values({name: read(path) for name, path in paths.items() if type(path) is str})
 
     def with_values(self: _AnyOptions, values: Mapping[str, Any]) -> _AnyOptions:
         """The same with other values of the options that are named; they are not checked."""

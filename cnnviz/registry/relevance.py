@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from cnnviz.registry.specs import MethodSpec, Options, option
+from cnnviz.registry.specs import FilePath, MethodSpec, Options, option
 
 
 class ExcitationBackpropOptions(Options):
@@ -39,7 +39,14 @@ class DeepLIFTOptions(Options):
     baseline: str = option(
         "zero", "What the image is compared with: zero (mean colour), black, gray, mean, blur, noise, random, a colour."
     )
-    trials: int = option(1, "Baselines to average (DeepSHAP), of use for noise and random.", minimum=1)
+    background: FilePath | None = option(
+        None,
+        "Photographs in the place of --baseline: a folder, or what else an INPUT may be.",
+        demands="pictures",
+    )
+    trials: int | None = option(
+        None, "Baselines to average (DeepSHAP). [default: 1; of --background at most 16]", minimum=1
+    )
     seed: int = option(0, "Seeds random baselines.", minimum=0)
 
 

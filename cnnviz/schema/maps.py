@@ -238,9 +238,22 @@ class MethodFacts(TypedDict, total=False):
     """Of guided: there where the map is multiplied by that of Grad-CAM."""
 
 
+class Photographs(TypedDict):
+    """Photographs with which an image is compared."""
+
+    photographs: Count
+    """How many had a part in the map."""
+    of: Count
+    """How many there were to choose from."""
+    sha256: str
+    """Digest of those that were read, as the network takes them."""
+
+
 class MapFacts(MethodFacts, total=False):
     """What is said of a map beside the method's own facts."""
 
+    background: Photographs
+    """Of ``--background``: the photographs that stand in the place of a baseline."""
     augmentation: list[str]
     """Of ``--augment``: the copies of the image over which the map is averaged. Scores of the method itself are those
     of the unchanged image."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from cnnviz.engine.seeding import generator_for
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
-from cnnviz.methods.baselines import path_start
+from cnnviz.methods.baselines import start_facts, start_name, start_of, starts
 from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.nearby_images import gradients_at, noisy_copies
 from cnnviz.registry.gradients import GradientSHAPOptions
@@ -36,7 +36,7 @@ def gradient_shap(run: ForwardPass, target: Target, params: GradientSHAPOptions)
         run: A forward pass that starts at the image.
         target: Score z [N] of the logits.
         params: ``samples``, ``baseline`` (those of integrated gradients; ``random`` and ``noise`` differ from sample
-            to sample), ``noise``, ``seed``.
+            to sample), ``background``: photographs in its place, one after the other; ``noise``, ``seed``.
 
     Returns:
         Heatmap with values [N, C, H, W] and maps [N, H, W], signed, in units of the score; scores
@@ -45,29 +45,31 @@ def gradient_shap(run: ForwardPass, target: Target, params: GradientSHAPOptions)
     pixels, samples = run.pixels.detach().float(), params.samples
     places = torch.stack([_stratified(image, samples, params.seed) for image in pixels]).to(pixels)
     ways: deque[Tensor] = deque()
-    ends, starts = _Mean(run, target, params.noise > 0), _Mean(run, target, params.baseline in _DRAWN)
+    differ = params.baseline in _DRAWN or params.background is not None
+    ends, begins = _Mean(run, target, params.noise > 0), _Mean(run, target, differ)
 
     def points() -> Iterator[Tensor]:
         for sample, noisy in enumerate(noisy_copies(pixels, params.noise, samples, params.seed)):
-            start = path_start(pixels, params.baseline, params.seed + sample, run.session.preprocess)
+            start = start_of(pixels, params, sample, run.session.preprocess)
             ways.append(noisy - start)
             ends.add(noisy)
-            starts.add(start)
+            begins.add(start)
             yield start + places[:, sample, None, None, None] * ways[-1]
 
     values = torch.zeros_like(pixels)
     for _, gradient in gradients_at(run, target, points()):
         values += ways.popleft() * gradient / samples
-    difference = ends.value - starts.value
+    difference = ends.value - begins.value
     gap = difference - values.double().sum((1, 2, 3)).float()
     figures = {
         "completeness_gap": gap,
         "gap_share": gap_share(gap, difference),
         "score_difference": difference,
-        "baseline": params.baseline,
+        "baseline": start_name(params),
         "samples": samples,
     }
-    return Heatmap(values, values.sum(1), facts={"reduction": "sum over channels"}, scores=figures)
+    facts = {"reduction": "sum over channels", **start_facts(params, starts(params, samples))}
+    return Heatmap(values, values.sum(1), facts=facts, scores=figures)
 
 
 class _Mean:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
-from cnnviz.methods.baselines import path_start
+from cnnviz.methods.baselines import start_facts, start_name, start_of, starts
 from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.nearby_images import gradients_at, noisy_copies
 from cnnviz.registry.gradients import IntegratedGradientsOptions, SaliencyOptions, SmoothGradOptions
@@ -122,8 +122,9 @@ def integrated_gradients(run: ForwardPass, target: Target, params: IntegratedGra
         target: Score [N] of the logits.
         params: ``steps`` m; ``baseline`` x': ``zero`` of the network's input, ``black``, ``gray``, the image's ``mean``
             colour or its ``blur`` (sigma a tenth of the shorter side), seeded ``noise`` (normal) or ``random``
-            (uniform over the image's range in each channel), or a colour; ``quadrature``; ``trials``: how many
-            baselines are averaged (of use for ``noise`` and ``random``); ``seed``.
+            (uniform over the image's range in each channel), or a colour; ``background``: photographs in its place
+            (expected gradients); ``quadrature``; ``trials``: how many baselines are averaged (of use for ``noise``
+            and ``random``); ``seed``.
 
     Returns:
         Heatmap with values [N, C, H, W] and maps [N, H, W] (sum over channels), signed, in units of the score; scores
@@ -134,24 +135,25 @@ def integrated_gradients(run: ForwardPass, target: Target, params: IntegratedGra
     score = target(run.output).detach().float()
     nodes, weights = quadrature(params.quadrature, params.steps)
     values, difference = torch.zeros_like(pixels), torch.zeros_like(score)
-    for trial in range(params.trials):
-        start = path_start(pixels, params.baseline, params.seed + trial, run.session.preprocess)
+    count = starts(params, params.trials)
+    for trial in range(count):
+        start = start_of(pixels, params, trial, run.session.preprocess)
         line = (start + a * (pixels - start) for a in nodes)
         total = torch.zeros_like(pixels)
         for weight, (_, gradient) in zip(weights, gradients_at(run, target, line), strict=True):
             total += weight * gradient
-        values += (pixels - start) * total / params.trials
+        values += (pixels - start) * total / count
         there = target(run.session.output_of(start)).detach().float()
-        difference += (score - there) / params.trials
+        difference += (score - there) / count
     gap = difference - values.double().sum((1, 2, 3)).float()
     figures = {
         "completeness_gap": gap,
         "gap_share": gap_share(gap, difference),
         "score_difference": difference,
-        "baseline": params.baseline,
+        "baseline": start_name(params),
         "steps": params.steps,
     }
-    facts = {"reduction": _SUMMED, "quadrature": params.quadrature}
+    facts = {"reduction": _SUMMED, "quadrature": params.quadrature, **start_facts(params, count)}
     return Heatmap(values, values.sum(1), facts=facts, scores=figures)
 
 

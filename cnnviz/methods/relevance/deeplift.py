@@ -26,7 +26,7 @@ from torch import Tensor, fx
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
-from cnnviz.methods.baselines import path_start
+from cnnviz.methods.baselines import start_facts, start_name, start_of, starts
 from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.relevance.deeplift_rules import RULES, linear_kind
 from cnnviz.methods.relevance.propagation import canonical
@@ -51,7 +51,7 @@ def deeplift(run: ForwardPass, target: Target, params: DeepLIFTOptions) -> Heatm
     Args:
         run: A forward pass that starts at the image.
         target: The logit of a class, a unit, or a function linear in the output.
-        params: ``baseline`` and ``trials`` as for integrated gradients, ``seed``.
+        params: ``baseline``, ``background`` and ``trials`` as for integrated gradients, ``seed``.
 
     Returns:
         Heatmap with values [N, C, H, W] and maps [N, H, W], signed, in units of the score; scores
@@ -64,24 +64,26 @@ def deeplift(run: ForwardPass, target: Target, params: DeepLIFTOptions) -> Heatm
         raise CnnvizError("DeepLIFT hands back the logit of a class, not its probability.", "Leave --score out.")
     pixels = run.activations[0].detach().float()
     values, difference = torch.zeros_like(pixels), torch.zeros(len(pixels), device=pixels.device)
-    for trial in range(params.trials):
-        start = path_start(pixels, params.baseline, params.seed + trial, run.session.preprocess)
+    count = starts(params, params.trials)
+    for trial in range(count):
+        start = start_of(pixels, params, trial, run.session.preprocess)
         made = partial(_pass, run, pixels, start)
-        both, output = run.remember(("deeplift", params.baseline, params.seed + trial), made)
+        both, output = run.remember(("deeplift", params.baseline, params.background, params.seed, trial), made)
         scores = target.repeated(output, 2)
         multipliers = torch.autograd.grad(scores[: len(pixels)].sum(), both, retain_graph=True)[0]
-        values += (pixels - start) * multipliers[: len(pixels)].float() / params.trials
+        values += (pixels - start) * multipliers[: len(pixels)].float() / count
         ours, theirs = scores.detach().float().chunk(2)
-        difference = difference + (ours - theirs) / params.trials
+        difference = difference + (ours - theirs) / count
     gap = difference - values.double().sum((1, 2, 3)).float()
     figures = {
         "completeness_gap": gap,
         "gap_share": gap_share(gap, difference),
         "score_difference": difference,
-        "baseline": params.baseline,
-        "trials": params.trials,
+        "baseline": start_name(params),
+        "trials": count,
     }
-    return Heatmap(values, values.sum(1), facts={"reduction": "sum over channels"}, scores=figures)
+    facts = {"reduction": "sum over channels", **start_facts(params, count)}
+    return Heatmap(values, values.sum(1), facts=facts, scores=figures)
 
 
 def _pass(run: ForwardPass, pixels: Tensor, start: Tensor) -> tuple[Tensor, Any]:
