@@ -64,7 +64,8 @@ def test_deepshap_is_captums() -> None:
     network, images = nets.seeded(_convolutions)(), nets.images()
     pictures = several(4, images)
     found = cnnviz.explain(network, images, method="deeplift", target=[1, 3, 0], background=pictures)
-    theirs = captum.DeepLiftShap(network.requires_grad_(True)).attribute(images, pictures, target=torch.tensor([1, 3, 0]))
+    peer = captum.DeepLiftShap(network.requires_grad_(True))
+    theirs = peer.attribute(images, pictures, target=torch.tensor([1, 3, 0]))
     torch.testing.assert_close(found.raw, theirs.detach(), atol=1e-5, rtol=1e-3)
 
 
