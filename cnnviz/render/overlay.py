@@ -126,16 +126,36 @@ def overlay(rgb: NDArray[np.uint8], placed: PlacedMap, style: Style) -> NDArray[
     rgb = np.ascontiguousarray(rgb)
     x0, y0, x1, y1 = placed.seen
     out = np.empty_like(rgb)
-    if (x0, y0, x1, y1) != (0, 0, rgb.shape[1], rgb.shape[0]):
-        for rows in _strips(0, rgb.shape[0], rgb.shape[1]):
-            out[rows] = _grey(rgb[rows], _UNSEEN_CONTRAST, _UNSEEN_LIGHT)
-        line = max(1, round(max(rgb.shape) / 600))
-        # The frame lies in the unseen part, so that it covers nothing that was explained.
-        out[max(0, y0 - line) : y1 + line, max(0, x0 - line) : x1 + line] = _UNSEEN_FRAME
+    _draw_unseen(rgb, placed.seen, out)
     paint = _painter(placed, style)
     for rows in _strips(y0, y1, x1 - x0):
         out[rows, x0:x1] = paint(rgb[rows, x0:x1], placed.values[rows, x0:x1])
     return out
+
+
+def _draw_unseen(rgb: NDArray[np.uint8], seen: tuple[int, int, int, int], out: NDArray[np.uint8]) -> None:
+    """What the network did not see, in light grey, and the frame, which covers nothing that was explained."""
+    height, width = rgb.shape[:2]
+    line = max(1, round(max(rgb.shape) / 600))
+    x0, y0, x1, y1 = seen
+    left, top, right, bottom = max(0, x0 - line), max(0, y0 - line), min(width, x1 + line), min(height, y1 + line)
+    # Around the frame, then the frame around what was seen.
+    for part in _around((left, top, right, bottom), (0, 0, width, height)):
+        for rows in _strips(part[0].start, part[0].stop, part[1].stop - part[1].start):
+            out[rows, part[1]] = _grey(rgb[rows, part[1]], _UNSEEN_CONTRAST, _UNSEEN_LIGHT)
+    for part in _around(seen, (left, top, right, bottom)):
+        out[part] = _UNSEEN_FRAME
+
+
+def _around(inner: tuple[int, int, int, int], outer: tuple[int, int, int, int]) -> Iterator[tuple[slice, slice]]:
+    """The parts of a rectangle (x0, y0, x1, y1) that lie around one within it: rows and columns of each."""
+    (x0, y0, x1, y1), (left, top, right, bottom) = inner, outer
+    middle, across = slice(y0, y1), slice(left, right)
+    for rows, columns in (
+        (slice(top, y0), across), (middle, slice(left, x0)), (middle, slice(x1, right)), (slice(y1, bottom), across),
+    ):  # fmt: skip
+        if rows.start < rows.stop and columns.start < columns.stop:
+            yield rows, columns
 
 
 def layer(placed: PlacedMap, style: Style) -> NDArray[np.uint8]:
