@@ -3,7 +3,9 @@
     python -m benchmarks.folder --source PHOTOS --json benchmarks/results/folder.json
     python -m benchmarks.folder --large --json benchmarks/results/folder.json   # memory of large photographs
 
-Stages are measured alone, single-threaded. With t = the sum of their seconds an image, the bound is cores / t.
+Stages are measured alone, single-threaded, by the time of the processor, which other jobs of the machine lengthen less
+than the clock's. With t = the sum of their seconds an image, the bound is cores / t; the rate of a quiet machine is
+estimated as cores / (the processor's seconds an image of the whole run), beside what the clock said.
 Memory of large photographs: the peak of a run above that of the same run over one picture of 64 x 64 pixels.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -27,6 +30,7 @@ import torch
 from benchmarks.timing import load, machine, save
 from cnnviz import pipeline
 from cnnviz.io.decode import decode
+from cnnviz.io.freed_memory import keep_freed_memory
 from cnnviz.io.sources import find_images, read_bytes
 from cnnviz.io.store import Store
 from cnnviz.maps.explainer import Explainer
@@ -36,22 +40,28 @@ from cnnviz.run.images import DecodedImage
 from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings
 
 SIZE = (500, 375)
+PRECISIONS = ("fp32", "bf16")
 # Number, width, height, format, and how many MiB above idle a run of them may take.
 LARGE = ((96, 4000, 3000, "jpg", 1536), (24, 12000, 9000, "jpg", 2560), (8, 7000, 7000, "png", 1536))
 LARGE_WORKERS = 16
 
 
 class Silent:
-    """A reporter that says nothing."""
+    """A reporter that says nothing, and knows what the processor did between the first image and the last."""
 
-    def start(self, total: int | None) -> None: ...
+    def __init__(self) -> None:
+        self.processor_seconds = 0.0
+
+    def start(self, total: int | None) -> None:
+        self.processor_seconds = -time.process_time()
 
     def advance(self, record: Mapping[str, Any]) -> None: ...
 
     def note(self, text: str) -> None:
         print(f"note: {text}")
 
-    def finish(self) -> None: ...
+    def finish(self) -> None:
+        self.processor_seconds += time.process_time()
 
 
 def make_folder(source: Path, folder: Path, count: int) -> None:
@@ -74,13 +84,13 @@ def make_folder(source: Path, folder: Path, count: int) -> None:
 
 
 def per_image(run: Callable[[Any], Any], items: list[Any], size: int = 1) -> float:
-    """Best seconds an image of three passes."""
+    """Best seconds of the processor an image of three passes."""
     best = float("inf")
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.process_time()
         for item in items:
             run(item)
-        best = min(best, (time.perf_counter() - began) / (len(items) * size))
+        best = min(best, (time.process_time() - began) / (len(items) * size))
     return best
 
 
@@ -94,7 +104,8 @@ def stages(folder: Path, settings: RunSettings, out: Path) -> dict[str, float]:
     images = [decode(item).rgb for item in data]
     ready = [prepare(rgb, explainer.prepared.preprocess) for rgb in images]
     loaded = [DecodedImage(*parts, *done) for *parts, done in zip(refs, images, ready, strict=True)]
-    batches = [loaded[i : i + 16] for i in range(0, len(loaded), 16)]
+    size = explainer.prepared.batch_size
+    batches = [loaded[i : i + size] for i in range(0, len(loaded), size)]
     explained = [row for batch in batches for row in explainer.explain(batch)]
     store = Store(str(out))
     how = pipeline.output_style(settings, explainer, store, None)
@@ -103,7 +114,7 @@ def stages(folder: Path, settings: RunSettings, out: Path) -> dict[str, float]:
     return {
         "read and decode": per_image(lambda ref: decode(read_bytes(ref)), refs),
         "preprocess": per_image(lambda rgb: prepare(rgb, explainer.prepared.preprocess), images),
-        "model": per_image(explainer.explain, batches, 16),
+        "model": per_image(explainer.explain, batches, size),
         "place and measure": drawn,
         "draw, encode, write": per_image(lambda row: draw(row, how), explained) - drawn,
     }
@@ -115,14 +126,18 @@ from benchmarks.folder import Silent, run_settings
 from cnnviz import pipeline
 from cnnviz.io.freed_memory import keep_freed_memory
 keep_freed_memory()  # as the command does
-result = pipeline.run(run_settings(sys.argv[1], sys.argv[2], int(sys.argv[3]) or None), Silent())
+reporter = Silent()
+result = pipeline.run(run_settings(sys.argv[1], sys.argv[2], int(sys.argv[3]) or None, sys.argv[4]), reporter)
 print(json.dumps({"rate": result.summary["images_per_second"], "seconds": result.summary["seconds"],
+                  "processor": reporter.processor_seconds / result.summary["inputs"],
                   "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 """
 
 
-def run_settings(folder: str | Path, out: str | Path, workers: int | None = None) -> RunSettings:
-    runtime = RuntimeSettings(workers=workers)
+def run_settings(
+    folder: str | Path, out: str | Path, workers: int | None = None, precision: str = "fp32"
+) -> RunSettings:
+    runtime = RuntimeSettings(workers=workers, precision=precision)
     return RunSettings("gradcam", (str(folder),), runtime=runtime, output=OutputSettings(str(out)))
 
 
@@ -167,13 +182,16 @@ def large(place: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def child(folder: Path, out: Path, workers: int = 0) -> dict[str, float]:
+def child(folder: Path, out: Path, workers: int = 0, precision: str = "fp32") -> dict[str, float]:
     """One run in a process of its own."""
     import json
 
     shutil.rmtree(out, ignore_errors=True)
     printed = subprocess.run(
-        [sys.executable, "-c", CHILD, str(folder), str(out), str(workers)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", CHILD, str(folder), str(out), str(workers), precision],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     found: dict[str, float] = json.loads(printed.splitlines()[-1])
     return found
@@ -188,36 +206,53 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="only the memory of large photographs")
     parser.add_argument("--json")
     given = parser.parse_args()
+    keep_freed_memory()  # as the command does
     if given.large:
         with tempfile.TemporaryDirectory() as place:
             kept = [row for row in load(given.json) if "above_idle_mib" not in row]
             save(given.json, [*kept, *({**row, "machine": machine()} for row in large(Path(place)))])
         return
-    cores = machine()["cores"]
     with tempfile.TemporaryDirectory() as place:
-        few, many, out = Path(place) / "few", Path(place) / "many", Path(place) / "out"
-        make_folder(Path(given.source), few, given.count)
-        runs = [child(few, out) for _ in range(given.runs)]
-        times = stages(few, run_settings(few, out), Path(place) / "alone")
+        rows = measured(Path(place), given)
+    kept = [old for old in load(given.json) if "above_idle_mib" in old]
+    save(given.json, [*rows, *kept])
+
+
+def measured(place: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each precision; their runs take turns."""
+    cores = machine()["cores"]
+    few, many, out = place / "few", place / "many", place / "out"
+    make_folder(Path(given.source), few, given.count)
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in PRECISIONS}
+    for _ in range(given.runs):
+        for name, own in runs.items():
+            own.append(child(few, out, precision=name))
+    rows = []
+    for name, own in runs.items():
+        times = stages(few, run_settings(few, out, precision=name), place / "alone")
         bound = cores / sum(times.values())
-        best = max(runs, key=lambda run: run["rate"])
+        processor = min(run["processor"] for run in own)
         row: dict[str, Any] = {
+            "precision": name,
             "images": given.count,
-            "milliseconds_an_image_alone": {name: round(seconds * 1000, 2) for name, seconds in times.items()},
+            "processor_milliseconds_an_image_alone": {key: round(value * 1000, 2) for key, value in times.items()},
             "bound_images_per_second": round(bound, 1),
-            "reached_images_per_second": best["rate"],
-            "share_of_bound": round(best["rate"] / bound, 3),
-            "peak_mib": round(best["peak_mib"], 1),
+            "processor_milliseconds_an_image": round(1000 * processor, 2),
+            "quiet_images_per_second": round(cores / processor, 1),
+            "share_of_bound": round(cores / processor / bound, 3),
+            "reached_images_per_second": max(run["rate"] for run in own),
+            "load_average": round(os.getloadavg()[1], 1),
+            "peak_mib": round(max(run["peak_mib"] for run in own), 1),
         }
-        if given.many:
+        if given.many and name == PRECISIONS[0]:
             make_folder(Path(given.source), many, given.many)
             larger = child(many, out)
             row[f"peak_mib_{given.many}"] = round(larger["peak_mib"], 1)
-            row["peak_ratio"] = round(larger["peak_mib"] / best["peak_mib"], 4)
-        for name, value in row.items():
-            print(f"{name:32s} {value}")
-        kept = [old for old in load(given.json) if "above_idle_mib" in old]
-        save(given.json, [row, *kept])
+            row["peak_ratio"] = round(larger["peak_mib"] / row["peak_mib"], 4)
+        for key, value in row.items():
+            print(f"{key:32s} {value}", flush=True)
+        rows.append(row)
+    return rows
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def opened_as_asked(prepared: PreparedModel, cut: Cut, total: int | None) -> tup
     prepared.runtime = rt.Runtime(asked.device, EXACT)
     exact = prepared.open(cut)
     with rt.threads(prepared.lanes.threads):
-        batch = prepared.probe(prepared.batch_size)
+        batch = prepared.probe(min(prepared.batch_size, rt.default_batch_size(asked.device)))
         if total is not None:
             seconds = seconds_a_batch(exact, batch) / len(batch)
             if seconds * total < _WORTH_TRYING_SECONDS:

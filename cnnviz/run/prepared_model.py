@@ -82,6 +82,7 @@ class PreparedModel:
             note(text)
         self.preprocess = self.loaded.preprocess
         self.session, self._choice = opened_as_asked(self, cut, total)
+        self.batch_size = settings.runtime.batch_size or self._default_batch_size(total)
         if self.asked_task.writes:
             self.batch_size = 1  # each image has a text of its own
         self.examination = self.examined()
@@ -163,7 +164,7 @@ class PreparedModel:
 
     def _default_batch_size(self, total: int | None) -> int:
         """Few inputs are shared out over the lanes."""
-        size = rt.default_batch_size(self.runtime.device)
+        size = rt.default_batch_size(self.runtime.device, self.runtime.precision)
         return size if total is None else max(1, min(size, -(-total // self.lanes.count)))
 
     def _guessed(self, text: str) -> None:
