@@ -13,7 +13,7 @@ from cnnviz.cli.console import Console, refuse_terminal
 from cnnviz.cli.help_pages import MadeCommand
 from cnnviz.cli.info import help_of
 from cnnviz.cli.options import Option
-from cnnviz.cli.places import output_of, share_of
+from cnnviz.cli.places import executor_parts, output_of, share_of
 from cnnviz.cli.shared import Shared, shared_options
 from cnnviz.cli.values import from_config, given_values, long_name
 from cnnviz.cli.variants import named_variant, option_help, page_of, refuse_foreign_options
@@ -21,7 +21,7 @@ from cnnviz.errors import EXIT_DONE, CnnvizError
 from cnnviz.io.config_file import read_config
 from cnnviz.io.freed_memory import keep_freed_memory
 from cnnviz.registry import lookup
-from cnnviz.registry.specs import CommandSpec, MethodSpec, Param
+from cnnviz.registry.specs import CommandSpec, MethodSpec, Param, StudySpec
 from cnnviz.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -77,12 +77,17 @@ def _run(ctx: Any, specs: Specs, options: Mapping[str, Option]) -> int:
 
     preflight.check(run_settings, spec)
     with streams.reserved():
-        result = _result(run_settings, spec, console)
+        result = _result(run_settings, spec, console, executor_parts(shared))
     return console.outcome(result)
 
 
-def _result(settings: RunSettings, spec: CommandSpec, console: Console) -> RunResult:
-    """What comes of the run; where the cache has all of it, nothing is run."""
+def _result(settings: RunSettings, spec: CommandSpec, console: Console, parts: int | None) -> RunResult:
+    """What comes of the run, on a cluster where it has ``parts``; where the cache has all of it, nothing is run."""
+    if parts is not None:
+        console.starting("starting: Ray")
+        from cnnviz.on_ray import run as run_on_ray
+
+        return run_on_ray(settings, parts, console)
     from cnnviz.run.repeat import Repeat
 
     repeat = Repeat(settings, spec)
@@ -101,6 +106,8 @@ def _shared(spec: CommandSpec) -> dict[str, Option]:
     found = {name: option for name, option in shared_options().items() if name not in spec.unavailable_options()}
     if not spec.takes_shares():
         found.pop("shard", None)
+    if isinstance(spec, StudySpec) or not spec.takes_shares():
+        found.pop("executor", None)
     if "save" in found:
         save = found["save"]
         found["save"] = replace(save, help=save.help.format(",".join(spec.default_save)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from cnnviz.cli.shared import Shared
 from cnnviz.errors import CnnvizError
@@ -20,6 +21,28 @@ def share_of(shared: Shared) -> tuple[Shard | None, str]:
     """
     if shared.shard is None:
         return None, ""
+    _check_shares(shared, "--shard")
+    return assigned_shard(os.environ) if shared.shard == AUTO else (parse_shard(shared.shard), "")
+
+
+def executor_parts(shared: Shared) -> int | None:
+    """Of how many shares ``--executor`` makes tasks, 0 where it chooses; None without it.
+
+    Raises:
+        CnnvizError: There is no such executor, or what cannot be told of a share alone is asked for.
+    """
+    if shared.executor is None:
+        return None
+    written = re.fullmatch(r"ray(?::([1-9][0-9]{0,5}))?", shared.executor)
+    if written is None:
+        raise CnnvizError(f"--executor {shared.executor}: expected ray or ray:N.", "For example --executor ray:8")
+    if shared.shard is not None:
+        raise CnnvizError("--executor and --shard exclude each other.", "--executor ray:N makes N shares itself.")
+    _check_shares(shared, "--executor")
+    return int(written[1] or 0)
+
+
+def _check_shares(shared: Shared, asked: str) -> None:
     for said, flag, hint in (
         ("-" in (shared.inputs or ()), "INPUT -", "Use a list file, which cnnviz merge can read again."),
         (shared.limit is not None, f"--limit {shared.limit}", "Name a list of these images."),
@@ -27,8 +50,7 @@ def share_of(shared: Shared) -> tuple[Shard | None, str]:
         (shared.out == "-", "-o -", "Give -o a folder."),
     ):
         if said:
-            raise CnnvizError(f"--shard and {flag}: a share does not know what all inputs are.", hint)
-    return assigned_shard(os.environ) if shared.shard == AUTO else (parse_shard(shared.shard), "")
+            raise CnnvizError(f"{asked} and {flag}: a share does not know what all inputs are.", hint)
 
 
 def output_of(shared: Shared, spec: CommandSpec, shard: Shard | None) -> OutputSettings:

@@ -120,7 +120,7 @@ PAIRS: tuple[PairSpec, ...] = (
         command="compare",
         family="is the map right",
         options=CompareOptions,
-        hidden_options=("only", "shard"),
+        hidden_options=("only", "shard", "executor"),
         help_overrides={
             "inputs": "Images, as of other commands; or the folders of two finished runs, or of one with --against.",
             "class_": "Index, label, pred, top:K, folder, FILE.csv (.tsv), truth (what --truth marks) or all, in both; "

@@ -36,7 +36,7 @@ HIDDEN_WITHOUT_INPUT = tuple(
 # exists already is like.
 HIDDEN_FROM_TRAINING = (
     *HIDDEN_FROM_STUDIES,
-    *"null limit exclude shard fail_fast model num_classes labels no_crop logits_key activation".split(),
+    *"null limit exclude shard executor fail_fast model num_classes labels no_crop logits_key activation".split(),
     *"skip_check tracing top compile task".split(),
 )
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RECORDS, REPORT, INDEX = "records.jsonl", "report.json", "index.html"
 LINES = "synthesized.jsonl"
+KILLED = "killed-worker"
+"""The kind of error of an image that is not tried again: it ended the process that explained it, twice."""
 """The images that ``synthesize`` makes from noise, which are no inputs."""
 DIGESTS = {
     "weights_sha256": "the weights of the network",
@@ -184,8 +186,9 @@ class EarlierRun:
                 self.unreadable += 1
                 continue
             name = record.get("name", record["path"])
+            error = record.get("error")
             # A later line of one name tells of the same input again.
-            last[hash(name)] = (hash(record["path"]), offset, bool(record.get("error")))
+            last[hash(name)] = (hash(record["path"]), offset, bool(error) and error["type"] != KILLED)
             self._names.reserve(name)
         for path, offset, failed in last.values():
             self._offsets.setdefault(path, []).append(~offset if failed else offset)

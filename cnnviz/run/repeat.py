@@ -193,8 +193,11 @@ class Repeat:
         same, where the next one will do so too.
         """
         self._keep(result)
-        found, why = result.summary.get("cache"), unknown(self._settings) or result.once
-        if why is None or not found or not found["of_images"] or found["images"] < found["of_images"]:
+        found = result.summary.get("cache")
+        if not found or not found["of_images"] or found["images"] < found["of_images"]:
+            return result
+        why = unknown(self._settings) or result.once
+        if why is None:
             return result
         return replace(result, sentences=(*result.sentences, f"the network was loaded all the same: {why}"))
 
