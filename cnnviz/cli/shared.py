@@ -67,11 +67,7 @@ class Shared:
         panel=_INPUT,
     )
     executor: str | None = flag(
-        None,
-        "Explain N shares of the inputs as tasks of a Ray cluster, and join them; without N one for each machine, or "
-        "graphics card with --device cuda.",
-        "ray[:N]",
-        panel=_INPUT,
+        None, "Explain N shares by Ray, and join them. [default N: machines, or cards]", "ray[:N]", panel=_INPUT
     )
     config: str | None = flag(
         None, "YAML file with any of these options by their long names; the command line wins.", "FILE", panel=_INPUT
