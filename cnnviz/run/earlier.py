@@ -188,7 +188,7 @@ class EarlierRun:
             name = record.get("name", record["path"])
             error = record.get("error")
             # A later line of one name tells of the same input again.
-            last[hash(name)] = (hash(record["path"]), offset, bool(error) and error["type"] != KILLED)
+            last[hash(name)] = (hash(record["path"]), offset, error is not None and error["type"] != KILLED)
             self._names.reserve(name)
         for path, offset, failed in last.values():
             self._offsets.setdefault(path, []).append(~offset if failed else offset)
