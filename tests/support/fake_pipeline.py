@@ -21,6 +21,7 @@ class FakePipeline:
     sentences: tuple[str, ...] = ()
     annotations: tuple[str, ...] = ()
     again: None = None
+    once: None = None
     records: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: BaseException | None = None
