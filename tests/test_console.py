@@ -80,7 +80,7 @@ def test_the_closing_line_counts_in_english() -> None:
 
 def test_the_closing_line_of_a_training() -> None:
     facts = {"inputs": 9, "explained": 8, "failed": 1, "seconds": 61.25, "images_per_second": None, "study": "train"}
-    result = SimpleNamespace(summary=facts, report=None, exit_code=3, picture=None, sentences=(), again=None)
+    result = SimpleNamespace(summary=facts, report=None, exit_code=3, picture=None, sentences=(), again=None, once=None)
     assert closing_line(result) == "went through 8 of 9 images in 61.2 s, 1 failed"
 
 
@@ -97,7 +97,7 @@ def test_a_training_says_how_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_closing_line_tells_what_was_done_before() -> None:
     facts = {"inputs": 9, "explained": 8, "failed": 1, "resumed": 5, "seconds": 2.0, "images_per_second": 2.0}
-    result = SimpleNamespace(summary=facts, report=None, exit_code=3, picture=None, sentences=(), again=None)
+    result = SimpleNamespace(summary=facts, report=None, exit_code=3, picture=None, sentences=(), again=None, once=None)
     assert closing_line(result) == "explained 3 of 9 images in 2.0 s (2.0/s), 5 were done before, 1 failed"
     facts.update(inputs=5, explained=5, failed=0)
     assert closing_line(result) == "nothing was left to do: 5 of 5 images were done before"
@@ -203,7 +203,7 @@ def run(settings, reporter, stdin=None):
     time.sleep(0.15)
     reporter.finish()
     return SimpleNamespace(summary=dict(inputs=len(rows), explained=len(rows) - 1, failed=1), report="r.json",
-                           exit_code=3, picture=None, sentences=(), again=None)
+                           exit_code=3, picture=None, sentences=(), again=None, once=None)
 sys.modules["cnnviz.pipeline"] = SimpleNamespace(run=run)
 sys.exit(main(["gradcam", sys.executable, *sys.argv[2:]]))
 """
