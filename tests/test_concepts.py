@@ -93,9 +93,11 @@ def test_the_concept_that_the_class_depends_on_is_the_important_one(
 
 
 def test_every_image_or_those_of_the_class(model: ModelSpec, photos: Path, tmp_path: Path) -> None:
-    params = {"of": "0", "components": 2}
-    report, _, _ = ran("concepts", [photos], tmp_path / "a", model=model, params={**params, "images": "all"})
+    params = {"of": "0", "components": 2, "iterations": 2}
+    report, _, told = ran("concepts", [photos], tmp_path / "a", model=model, params={**params, "images": "all"})
     assert report["summary"]["concepts"]["images"] == 6
+    assert any("are parts of 6 images alone" in note for note in told.notes)
+    assert any("did not settle in 2 iterations" in note for note in told.notes)
     report, result, told = ran("concepts", [photos / "5.png"], tmp_path / "b", model=model, params=params)
     assert report["summary"]["concepts"] is None
     assert result.exit_code == 0

@@ -42,6 +42,8 @@ MOST_VALUES = 1 << 25
 _MOST_ON_PAGE = 200
 _CROP = 112
 _STRIDE = 0.8
+# The paper takes hundreds of images of a class.
+_FEW = 10
 _PNG = ImageFormat("png")
 
 
@@ -165,6 +167,11 @@ class Concepts(Study[ConceptsOptions]):
             self.prepared.note(f"the concepts are made of the first {len(gathered.images)} images of the class")
         count = min(params.components, *rows.shape)
         found = factorize(rows, count, params.iterations, self.prepared.settings.runtime.seed)
+        if not found.converged:
+            self.prepared.note(f"the concepts did not settle in {found.iterations} iterations; more with --iterations")
+        if (images := len(gathered.images)) < _FEW:
+            told = f"{images} image{'' if images == 1 else 's'}"
+            self.prepared.note(f"the concepts are parts of {told} alone: with more images they are parts of the class")
         self.directions = found.directions
         self.winners = self._winners(found.weights)
         loop = Loop(self.prepared, self._explain, self._draw, gathering=Fold(self._gather))
