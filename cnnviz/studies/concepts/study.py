@@ -39,6 +39,7 @@ from cnnviz.tasks.classification import Classification
 
 MOST_VALUES = 1 << 25
 """Values of crops that the concepts are made of at most: 128 MiB of float32; further images are mapped only."""
+_PER_CENT = "per cent: share of the area where a concept is the strongest"
 _MOST_ON_PAGE = 200
 _CROP = 112
 _STRIDE = 0.8
@@ -281,7 +282,7 @@ class Concepts(Study[ConceptsOptions]):
             {"file": "concepts.png", "caption": title},
         ]
         for each in gathered.facts[:_MOST_ON_PAGE]:
-            figures.append({"file": each["file"], "caption": each["path"]})
+            figures.append({"file": each["file"], "caption": f"{each['path']}: {_PER_CENT}"})
         summary: schema.ConceptsFigures = {
             "layer": self.layer.name,
             "class_index": self.index,

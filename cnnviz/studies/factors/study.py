@@ -37,6 +37,7 @@ from cnnviz.tasks.classification import Classification
 
 MOST_VALUES = 1 << 25
 """Values that are factorised at most: 128 MiB of float32; of more, a sample of positions."""
+_PER_CENT = "per cent: share of the area where a factor is the strongest"
 _MOST_ON_PAGE = 200
 _CLASSES, _CROP = 3, 112
 # Share of the shorter side of the image that a patch shows around its position.
@@ -246,7 +247,7 @@ class DeepFeatureFactors(Study[FactorsOptions]):
                     "patches": [facts for facts, _ in patches],
                 }
             )
-            said = [f"{each['label']} ({each['drop']:+.2f})" for each in classes]
+            said = [f"{each['label']} (logit {each['drop']:+.2f})" for each in classes]
             title = f"factor {factor + 1}: {percent(area)} of the area"
             legend.append(FactorRow(title, said, [crop for _, crop in patches]))
         many = len(gathered.maps)
@@ -255,7 +256,7 @@ class DeepFeatureFactors(Study[FactorsOptions]):
         self.store.write("factors.npz", encode_npz({"factors": found.directions}))
         figures: list[Figure] = [{"file": "factors.png", "caption": title}]
         for each in gathered.maps[:_MOST_ON_PAGE]:
-            figures.append({"file": each["file"], "caption": each["path"]})
+            figures.append({"file": each["file"], "caption": f"{each['path']}: {_PER_CENT}"})
         summary: schema.FactorsFigures = {
             "layer": self.layer.name,
             "components": len(report),
