@@ -221,3 +221,41 @@ def test_a_large_noisy_map_has_room_for_all_its_regions() -> None:
     raw[::2, ::2] = 1.0
     raw[500, 500:503] = 1.0
     assert map_scores(raw, whole(raw))["box_xywh"] == [500, 500, 3, 1]
+
+
+def peak_by_definition(placed: PlacedMap) -> list[int]:
+    """The middle of the largest region of all pixels that tie with the maximum, looked for on the whole photograph."""
+    x0, y0, x1, y1 = placed.seen
+    seen = placed.values[y0:y1, x0:x1]
+    region = max(flood_fill((seen >= seen.max() * np.float32(1.0 - 1e-6)).tolist()), key=len)
+    middle_y, middle_x = (sum(each) / len(region) for each in zip(*region, strict=True))
+    y, x = min(region, key=lambda at: ((at[0] - middle_y) ** 2 + (at[1] - middle_x) ** 2, at))
+    return [x0 + x, y0 + y]
+
+
+CELLS = {
+    "noise": np.random.default_rng(5).normal(size=(4, 5)),
+    "positive": np.random.default_rng(6).random((4, 5)),
+    "tied corners": [[3, 0, 0, 3], [0, 1, 2, 0], [3, 0, 0, 0]],
+    "tied middle": [[0, 0, 0, 0], [0, 2, 2, 0], [0, 0, 0, 2], [0, 0, 0, 0]],
+    "tied row": [[1, 2, 2, 2, 1], [0, -4, 1, 0, 0], [2, 0, 0, 0, 1]],
+    "large negative": [[-5000, 1, 1], [1, -5000, 1], [0.5, 1, 1]],
+    "one column": [[0], [2], [2], [1]],
+    "one peak": [[0, 0, 0], [0, 0, 7]],
+}
+
+
+@pytest.mark.parametrize("rect", [(0.0, 0.0, 160.0, 120.0), (35.5, 7.5, 122.5, 111.5), (-20.0, 13.0, 140.0, 133.0)])
+@pytest.mark.parametrize("cells", CELLS)
+def test_the_peak_of_large_cells_is_that_of_all_pixels(cells: str, rect: tuple[float, float, float, float]) -> None:
+    raw = np.array(CELLS[cells], dtype=np.float32)
+    placed = place(raw, rect, (160, 120), signed=True)
+    assert placed.strips is not None
+    scores = map_scores(raw, placed)
+    assert scores["peak"] == peak_by_definition(placed)
+    share = np.maximum(placed.values, 0).astype(np.float64) / placed.values.max()
+    x0, y0, x1, y1 = placed.seen
+    p = share[y0:y1, x0:x1] / share.sum()
+    weighted = (p[p > 0] * np.log(p[p > 0])).sum()
+    assert scores["entropy"] == pytest.approx(-weighted / math.log(p.size), rel=1e-5)
+    assert scores["area_above_half"] == pytest.approx((share[y0:y1, x0:x1] >= 0.5).mean(), abs=1e-4)

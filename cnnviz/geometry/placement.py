@@ -70,11 +70,15 @@ def place(raw: NDArray[np.float32], rect: Rect, size: tuple[int, int], *, signed
     left, top, right, bottom = seen_part(rect, size)
     rows = _weights(raw.shape[0], float(y0), float(y1), top, bottom)
     columns = _weights(raw.shape[1], float(x0), float(x1), left, right)
-    values = np.zeros((height, width), dtype=np.float32)
     across = np.asarray(raw, dtype=np.float32) @ columns.T
+    whole = (left, top, right, bottom) == (0, 0, width, height)
+    values = np.empty((height, width), dtype=np.float32) if whole else np.zeros((height, width), dtype=np.float32)
     for first in range(top, bottom, _ROWS):  # in strips: a copy of the whole would be as large as the image
         last = min(first + _ROWS, bottom)
-        values[first:last, left:right] = rows[first - top : last - top] @ across
+        if whole:
+            np.matmul(rows[first:last], across, out=values[first:last])
+        else:
+            values[first:last, left:right] = rows[first - top : last - top] @ across
     of_rows = _strips(raw.shape[0], float(y0), float(y1), (top, bottom, height))
     of_columns = _strips(raw.shape[1], float(x0), float(x1), (left, right, width))
     strips = None if of_rows is None or of_columns is None else (of_rows, of_columns)

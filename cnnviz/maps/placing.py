@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnnviz.geometry.placement import PlacedMap, place
-from cnnviz.metrics.derived import is_even
+from cnnviz.metrics.derived import is_flat
 from cnnviz.render.gradient import magnitude_limit
 from cnnviz.render.overlay import Style
 
@@ -60,8 +60,7 @@ def on_photograph(done: ImageResult, item: TargetMap, style: Style) -> tuple[Pla
     height, width = done.rgb.shape[:2]
     placed = place(item.values, done.geometry.rect, (width, height), signed=item.method.signed)
     shown = without_outliers(placed) if item.raw.ndim == 3 and style.limits is None else placed
-    x0, y0, x1, y1 = shown.seen
-    if style.limits is None and is_even(shown.values[y0:y1, x0:x1]):
+    if style.limits is None and is_flat(shown):
         # The same everywhere is nowhere in particular: drawn as such, not as hot all over.
         shown = replace(shown, values=np.zeros_like(shown.values))
     return placed, shown

@@ -18,8 +18,8 @@ Edges = NDArray[np.float64]
 
 # A plateau comes out of interpolation with weights that sum to 1 only to the last bits of float32.
 EVEN = 1e-6
-# With a longer border, for the size of the mask, labels are faster than contours.
-_LONG = 8
+# With a longer border, for the size of the mask, labels are faster than contours; every so many rows tell its length.
+_LONG, _EVERY = 8, 4
 
 _T = TypeVar("_T")
 
@@ -59,14 +59,28 @@ derived = _Derived()
 
 def is_even(values: NDArray[np.float32]) -> bool:
     """Whether a map is the same everywhere, zero or not: it tells no place from another."""
-    low, high = float(values.min()), float(values.max())
+    return _are_even(float(values.min()), float(values.max()))
+
+
+def _are_even(low: float, high: float) -> bool:
     return high - low <= EVEN * max(abs(low), abs(high))
+
+
+def limits(placed: PlacedMap) -> tuple[np.float32, np.float32]:
+    """The smallest and the largest value of a map on what the network saw."""
+    x0, y0, x1, y1 = placed.seen
+
+    def make() -> tuple[np.float32, np.float32]:
+        seen = placed.values[y0:y1, x0:x1]
+        return seen.min(), seen.max()
+
+    return derived.of(placed.values, ("limits", placed.seen), make)
 
 
 def is_flat(placed: PlacedMap) -> bool:
     """Whether a map is the same everywhere on what the network saw."""
-    x0, y0, x1, y1 = placed.seen
-    return derived.of(placed.values, ("flat", placed.seen), lambda: is_even(placed.values[y0:y1, x0:x1]))
+    low, high = limits(placed)
+    return _are_even(float(low), float(high))
 
 
 def total_of(values: NDArray[np.float32]) -> float:
@@ -79,12 +93,15 @@ def shares(placed: PlacedMap) -> NDArray[np.float32]:
 
     def make() -> NDArray[np.float32]:
         x0, y0, x1, y1 = placed.seen
-        seen = placed.values[y0:y1, x0:x1]
-        highest = seen.max()
-        found = np.zeros_like(placed.values)
-        if highest > 0 and np.isfinite(highest):
-            part = found[y0:y1, x0:x1]
-            np.divide(seen, highest, out=part)
+        lowest, highest = limits(placed)
+        if not (highest > 0 and np.isfinite(highest)):
+            return np.zeros_like(placed.values)
+        height, width = placed.values.shape
+        whole = placed.seen == (0, 0, width, height)
+        found = np.empty_like(placed.values) if whole else np.zeros_like(placed.values)
+        part = found[y0:y1, x0:x1]
+        np.divide(placed.values[y0:y1, x0:x1], highest, out=part)
+        if lowest < 0:  # no share of a map without negative values is beyond 0 or 1
             np.clip(part, 0.0, 1.0, out=part)
         return found
 
@@ -124,7 +141,8 @@ def mask_regions(mask: NDArray[np.bool_]) -> MaskRegions:
     Of masks with short borders by their contours, which is ten times as fast as labelling all pixels.
     """
     plain = mask.view(np.uint8)
-    if np.count_nonzero(mask[:, 1:] != mask[:, :-1]) > _LONG * sum(mask.shape):
+    some = mask[::_EVERY]
+    if _EVERY * np.count_nonzero(some[:, 1:] != some[:, :-1]) > _LONG * sum(mask.shape):
         return _labelled(plain)
     found, tree = cv2.findContours(plain, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not found:

@@ -28,13 +28,16 @@ from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage
-from cnnviz.metrics.derived import EVEN, derived, is_flat, regions_above, shares, total_of
+from cnnviz.metrics.derived import EVEN, derived, is_flat, limits, regions_above, shares, total_of
 from cnnviz.registry.params import Options
 
 _BOX_SHARE = 0.2
 _TIE = 1.0 - EVEN
-# Larger maps are gone through in strips.
-_STRIP_PIXELS = 1 << 20
+# Of what rounding may lift to a tie. Grids with more corners than one in so many pixels are not worth the while.
+_NEARLY, _SPARSE = 1.0 - 4 * EVEN, 64
+_TINY = np.finfo(np.float32).tiny
+# Maps are gone through in strips, which stay in the processor's cache.
+_STRIP_PIXELS = 1 << 16
 
 
 def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params: Options) -> dict[str, object]:
@@ -57,8 +60,7 @@ def _of_placed(placed: PlacedMap) -> dict[str, object]:
     """What does not depend on the map's own cells."""
     scores: dict[str, object] = {}
     x0, y0, x1, y1 = placed.seen
-    values = placed.values[y0:y1, x0:x1]
-    highest = float(values.max())
+    highest = float(limits(placed)[1])
     if is_flat(placed) or not (math.isfinite(highest) and highest > 0.0):
         undefined = ("peak", "box_xywh", "energy_in_box", "entropy", "area_above_half")
         scores.update(dict.fromkeys(undefined))
@@ -72,7 +74,7 @@ def _of_placed(placed: PlacedMap) -> dict[str, object]:
     regions = regions_above(placed, _BOX_SHARE)
     left, top, right, bottom = regions.edges[regions.largest()].astype(int).tolist()
     inside = total_of(whole[top:bottom, left:right])
-    column, row = _peak(share)
+    column, row = _peak_of(placed, share)
     scores["peak"] = [x0 + column, y0 + row]
     scores["box_xywh"] = Box.from_edges(left, top, right, bottom).xywh
     scores["energy_in_box"] = min(1.0, inside / total)
@@ -104,6 +106,30 @@ def _largest_region(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(labels == label, dtype=np.bool_)
 
 
+def _peak_of(placed: PlacedMap, share: NDArray[np.float32]) -> tuple[int, int]:
+    """x, y of the maximum on what the network saw.
+
+    Between its strips a map is linear along both axes: what ties with the maximum lies in blocks with a corner that
+    does. Only they are looked at, where the other values are not so large that interpolation could lose a tie.
+    """
+    low, high = limits(placed)
+    if placed.strips is None or len(placed.strips[0]) * len(placed.strips[1]) * _SPARSE > share.size:
+        return _peak(share)
+    if -low > high:
+        return _peak(share)
+    x0, y0, x1, y1 = placed.seen
+    rows, columns = (
+        each[(each >= first) & (each <= last)] - first
+        for each, first, last in zip(placed.strips, (y0, x0), (y1, x1), strict=True)
+    )
+    down, across = (np.column_stack([each[:-1], each[1:] - 1]).ravel() for each in (rows, columns))
+    places, beside = np.nonzero(share[np.ix_(down, across)] >= np.float32(_NEARLY))
+    top, bottom = rows[places.min() // 2], rows[places.max() // 2 + 1]
+    left, right = columns[beside.min() // 2], columns[beside.max() // 2 + 1]
+    column, row = _peak(share[top:bottom, left:right])
+    return int(left) + column, int(top) + row
+
+
 def _peak(share: NDArray[np.float32]) -> tuple[int, int]:
     """x, y of the maximum, of a map divided by it."""
     ties = np.flatnonzero(share >= np.float32(_TIE))
@@ -130,5 +156,6 @@ def _entropy(share: NDArray[np.float32], total: float) -> float:
 
 def _weighted(share: NDArray[np.float32]) -> float:
     # OpenCV's logarithm takes a sixth of the time of NumPy's.
-    logarithms = np.asarray(cv2.log(np.maximum(share, np.finfo(np.float32).tiny)), dtype=np.float32)
+    logarithms = np.maximum(share, _TINY)
+    cv2.log(logarithms, logarithms)
     return total_of(np.multiply(share, logarithms, out=logarithms))
