@@ -366,6 +366,14 @@ def test_the_files_of_an_earlier_run(folder: Path, records: bytes, report: bytes
     _run_again(out, OutputSettings(str(out), resume=resume, overwrite=not resume))
 
 
+@pytest.mark.parametrize("records", RECORDS)
+def test_records_as_they_are(tmp_path: Path, records: bytes) -> None:
+    """None of those that are changed above ends with a crash as it is."""
+    (tmp_path / "records.jsonl").write_bytes(records)
+    (tmp_path / "report.json").write_bytes(REPORTS[0])
+    _run_again(tmp_path, OutputSettings(str(tmp_path), resume=True))
+
+
 def _run_again(out: Path, output: OutputSettings) -> None:
     settings = RunSettings("gradcam", ("a.png",), output=output)
     with a_sentence_or_nothing(), RunFolder(Store(str(out)), settings, lambda text: None) as run_folder:

@@ -188,7 +188,8 @@ class EarlierRun:
             name = record.get("name", record["path"])
             error = record.get("error")
             # A later line of one name tells of the same input again.
-            last[hash(name)] = (hash(record["path"]), offset, error is not None and error["type"] != KILLED)
+            given_up = isinstance(error, dict) and error.get("type") == KILLED
+            last[hash(name)] = (hash(record["path"]), offset, error is not None and not given_up)
             self._names.reserve(name)
         for path, offset, failed in last.values():
             self._offsets.setdefault(path, []).append(~offset if failed else offset)
