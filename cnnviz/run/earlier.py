@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 RECORDS, REPORT, INDEX = "records.jsonl", "report.json", "index.html"
 LINES = "synthesized.jsonl"
+"""The images that ``synthesize`` makes from noise, which are no inputs."""
 KILLED = "killed-worker"
 """The kind of error of an image that is not tried again: it ended the process that explained it, twice."""
-"""The images that ``synthesize`` makes from noise, which are no inputs."""
 DIGESTS = {
     "weights_sha256": "the weights of the network",
     "source_sha256": "the source code of the network",
