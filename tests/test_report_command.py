@@ -87,12 +87,12 @@ def test_relative_photographs_are_found_from_elsewhere(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run was made in one folder, with relative paths, and the gallery is made in another."""
-    run = _run(tmp_path / "work" / "out" / "run", 1, options={"out": "out/run"})
+    run = _run(tmp_path / "first" / "out" / "run", 1, options={"out": "out/run"})
     line = json.loads((run / "records.jsonl").read_text().splitlines()[0])
     (run / "records.jsonl").write_text(json.dumps({**line, "path": "out/run-photos/00000.png"}) + "\n")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert said(capsys, "../work/out/run", "-o", "o") == (0, "1 image of 1 run; open o/index.html\n", "")
+    assert said(capsys, "../first/out/run", "-o", "o") == (0, "1 image of 1 run; open o/index.html\n", "")
 
 
 def test_pictures_take_no_room_on_the_same_disk(tmp_path: Path, capsys: Any) -> None:
@@ -146,8 +146,8 @@ def test_overwrite_replaces_a_gallery_and_nothing_else(tmp_path: Path, capsys: A
     ("argv", "message"),
     [
         ([], "No DIR was given."),
-        (["nowhere"], "DIR 'nowhere' is no folder."),
-        (["s3://bucket/run"], "is no folder of this machine"),
+        (["nowhere"], "DIR 'nowhere' is not a folder."),
+        (["s3://bucket/run"], "is not a folder on this machine"),
         (["empty"], "no report.json can be read there"),
         (["other"], "its report.json is none of cnnviz"),
         (["run", "-o", "run"], "is also a DIR"),

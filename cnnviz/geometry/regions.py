@@ -100,7 +100,7 @@ def segments(labels: NDArray[np.int64], leave_out: Sequence[int], most: int) -> 
     """The connected parts of a map of classes, largest first; cells touch also at corners.
 
     Args:
-        labels: [h, w]; negative where there is no class.
+        labels: [h, w] class indices; a negative value marks a cell without a class.
         leave_out: Classes without parts: the background.
         most: How many are wanted.
     """

@@ -65,7 +65,7 @@ class FinishedRun:
         report: Its report without the records.
 
     Raises:
-        CnnvizError: It is no folder of a run, or the run has not ended.
+        CnnvizError: The path does not lead to a run, or the run has not ended.
     """
 
     def __init__(self, path: str, flag: str) -> None:

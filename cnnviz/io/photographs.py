@@ -27,8 +27,8 @@ def beside(path: str, folder: str) -> str | None:
         folder: Where the page lies.
 
     Returns:
-        None where a page in that folder cannot show it: it is no file of this machine, or of a kind that browsers do
-        not show.
+        None where a page in that folder cannot show it: the file is not on this machine, or browsers do not display
+        its format.
     """
     if is_url(path) or is_url(folder) or os.path.splitext(path)[1].lower() not in _SHOWN or not os.path.isfile(path):
         return None

@@ -21,15 +21,15 @@ class RunFolderReader:
         folder: Its path.
 
     Raises:
-        CnnvizError: It is no folder of a run, or behind a URL.
+        CnnvizError: The path is a URL, or does not lead to the output folder of a run.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         if is_url(folder):
-            raise CnnvizError(f"DIR {shown(folder)} is no folder of this machine.", "Copy it here first.")
+            raise CnnvizError(f"DIR {shown(folder)} is not a folder on this machine.", "Copy it here first.")
         if not os.path.isdir(folder):
-            raise CnnvizError(f"DIR {shown(folder)} is no folder.", _HINT)
+            raise CnnvizError(f"DIR {shown(folder)} is not a folder.", _HINT)
         self.report = self._head()
 
     def _head(self) -> Mapping[str, Any]:

@@ -60,7 +60,7 @@ def read_folder(root: str, fraction: float, seed: int, told: Callable[[str], Non
         told: Told of output folders of runs that lie among the pictures and are passed over.
 
     Raises:
-        CnnvizError: It is no folder, has no class folders, or fewer than two classes.
+        CnnvizError: The path is not a folder, or it has fewer than two class folders.
     """
     if is_url(root) or not os.path.isdir(root):
         raise CnnvizError(f"{root} is no local folder.", "Give a folder that has a folder of pictures for each class.")
