@@ -81,7 +81,9 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
         loop = _loop(explainer, drawn, told, None if remembered is None else remembered.recall)
         loop.counts.total = total
         result, concluded = _through(loop, explainer, run_folder, told, stdin)
-        if (once := _once(explainer, result)) is not None or remembered is None:
+        if remembered is None:
+            return result
+        if (once := _once(explainer, result)) is not None:
             return replace(result, once=once)
         return replace(
             result, again=_again(explainer, header, {**concluded, "exit_code": result.exit_code}, told.notes)

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from cnnviz.registry import lookup
+from cnnviz.registry.specs import CommandSpec
 from cnnviz.settings import (
     LONG_NAMES,
     DrawSettings,
@@ -22,6 +23,7 @@ MOST_INPUTS = 4
 """Inputs that are written out; a shell's ``*.jpg`` may have been thousands."""
 # Where the run lies, how often it was begun, and where results are looked up say nothing about what is in it.
 _UNTOLD = frozenset(("out", "resume", "overwrite", "cache"))
+_POLICY = "policy"
 _REPEATED = frozenset(("layer", "class", "target", "metric", "skip-check"))
 
 
@@ -35,9 +37,8 @@ def command_line(settings: RunSettings, most: int | None = MOST_INPUTS) -> str:
         settings: What was asked for.
         most: Inputs that are written out; None for all.
     """
-    # A policy stands before the images.
-    before = [str(settings.target.params["policy"])] if _takes_policy(settings) else []
-    words = ["cnnviz", settings.command, *before, *settings.inputs[:most]]
+    policy = settings.target.params.get(_POLICY) if _takes_policy(lookup.find_entry(settings.target.method)) else None
+    words = ["cnnviz", settings.command, *([] if policy is None else [str(policy)]), *settings.inputs[:most]]
     line = shlex.join(words)
     if most is not None and len(settings.inputs) > most:
         line += f" … ({len(settings.inputs) - most} more)"
@@ -45,8 +46,9 @@ def command_line(settings: RunSettings, most: int | None = MOST_INPUTS) -> str:
     return f"{line} {shlex.join(options)}" if options else line
 
 
-def _takes_policy(settings: RunSettings) -> bool:
-    return lookup.find_entry(settings.target.method).takes() == "policy" and "policy" in settings.target.params
+def _takes_policy(spec: CommandSpec) -> bool:
+    """Whether a policy stands before the images, and not behind a flag."""
+    return spec.takes() == "policy"
 
 
 def _chosen(settings: RunSettings) -> Iterator[tuple[str, Any]]:
@@ -58,7 +60,7 @@ def _chosen(settings: RunSettings) -> Iterator[tuple[str, Any]]:
         told["variant"] = spec.name
     for param in spec.params:
         value = settings.target.params.get(param.name, param.default)
-        stands_before = param.name == "policy" and _takes_policy(settings)
+        stands_before = param.name == _POLICY and _takes_policy(spec)
         if _plain(value) != _plain(param.default) and not stands_before:
             told[param.name] = value
     usual = TargetSettings(classes=spec.usual_classes(settings.target.truth))
