@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from cnnviz.engine import runtime as rt
@@ -117,6 +118,8 @@ def prepare_methods(
         refuse: Told of those that cannot.
     """
     sessions: dict[tuple[Cut, Readout], Session] = {(opened_at, Readout.scores()): prepared.session}
+    # Several methods may be compared with the same photographs.
+    background = cache(partial(read_background, preprocess=prepared.preprocess, note=prepared.note))
 
     def make(item: tuple[tuple[MethodSpec, Options], Cut]) -> PreparedMethod:
         (spec, params), cut = item
@@ -127,7 +130,7 @@ def prepare_methods(
             others[readout] = sessions.get((cut, readout)) or prepared.open_elsewhere(cut, readout)
             sessions[cut, readout] = others[readout]
         params = params.with_classes(prepared.classes.resolve)
-        params = params.with_pictures(lambda path: read_background(path, prepared.preprocess, prepared.note))
+        params = params.with_pictures(background)
         augment = prepared.settings.target.augment
         return PreparedMethod(spec, params, cut, sessions[cut, Readout.scores()], others, augment)
 
