@@ -134,6 +134,7 @@ def test_photographs_are_read_as_the_network_is_shown_images(tmp_path: Path, mon
     folder, told = _folder(tmp_path / "b"), list[str]()
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (folder / "labels.csv").write_text("path,label")
+    (folder / "empty").write_bytes(b"")
     found = read_background(str(folder), SPEC, told.append)
     assert (str(found), found.found, len(found.pixels)) == (str(folder), 6, 5)
     assert any("broken.png" in text and "left out" in text for text in told)

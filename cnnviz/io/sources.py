@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 from cnnviz.errors import CnnvizError, ImageError, nearest
 from cnnviz.io import archives
-from cnnviz.io.decode import SNIFF_BYTES, sniff
+from cnnviz.io.decode import IMAGE_SUFFIXES, SNIFF_BYTES, sniff
 from cnnviz.io.faults import persistently
 from cnnviz.io.fetch import MAX_FILE_BYTES, chunks, download, too_large
 from cnnviz.io.label_tables import is_label_table, read_image_rows
@@ -279,6 +279,13 @@ def _from_csv(path: str) -> Iterator[_Found]:
 
 def _unreadable_list(path: str, error: OSError) -> CnnvizError:
     return CnnvizError(f"the list {path!r} cannot be read: {error.strerror}", "Check its permissions.")
+
+
+def is_passed_over(ref: ImageRef, error: ImageError) -> bool:
+    """Whether a file that cannot be decoded is one that merely lies among images: nobody named it, and its own name
+    promises no image."""
+    promises = os.path.splitext(ref.name)[1].lower() in IMAGE_SUFFIXES
+    return error.kind in {"not-an-image", "empty"} and not ref.explicit and not promises
 
 
 def read_bytes(ref: ImageRef) -> bytes:

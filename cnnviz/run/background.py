@@ -12,7 +12,7 @@ from torch import Tensor
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.decode import open_image
-from cnnviz.io.sources import find_images, open_file
+from cnnviz.io.sources import find_images, is_passed_over, open_file
 from cnnviz.models.background import Background
 from cnnviz.models.preprocess import Preprocess, normalize, prepare
 
@@ -54,7 +54,7 @@ def read_background(path: str, preprocess: Preprocess, note: Callable[[str], Non
             with open_file(ref) as stream:
                 made.append(prepare(open_image(stream).decode().rgb, preprocess)[0])
         except ImageError as error:
-            if error.kind == "not-an-image" and not ref.explicit:  # passed over, as in every folder
+            if is_passed_over(ref, error):
                 others += 1
             else:
                 problems.append(f"{ref.name}: {error.message}")

@@ -18,9 +18,9 @@ from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.annotations import Annotations
 from cnnviz.io.budget import Budget, Ticket
-from cnnviz.io.decode import IMAGE_SUFFIXES, open_image
+from cnnviz.io.decode import open_image
 from cnnviz.io.digests import fingerprint, is_unchanged
-from cnnviz.io.sources import ImageRef, SourceOptions, find_images, open_file
+from cnnviz.io.sources import ImageRef, SourceOptions, find_images, is_passed_over, open_file
 from cnnviz.records import Record
 from cnnviz.run.counting import Counts, Reporter
 from cnnviz.run.folder import FinishedRecord, RunFolder
@@ -230,9 +230,8 @@ class Loop:
             memory.free()
             if not isinstance(error, ImageError):  # what was asked for cannot be had, of whatever image
                 raise
-            named = os.path.splitext(ref.name)[1].lower() in IMAGE_SUFFIXES
-            no_image = error.kind in {"not-an-image", "empty"} and not ref.explicit and not named
-            return _Waiting(ref, memory, None, failed(ref, error.kind, error.message), passed_over=no_image)
+            row = failed(ref, error.kind, error.message)
+            return _Waiting(ref, memory, None, row, passed_over=is_passed_over(ref, error))
         except Exception as error:
             memory.free()
             return _Waiting(ref, memory, None, failed(ref, "unreadable", f"{type(error).__name__}: {error}"))

@@ -18,9 +18,9 @@ from torchvision.transforms import InterpolationMode, v2
 
 from cnnviz.errors import ImageError
 from cnnviz.io.budget import Budget, Ticket
-from cnnviz.io.decode import IMAGE_SUFFIXES, open_image
+from cnnviz.io.decode import open_image
 from cnnviz.io.digests import fingerprint
-from cnnviz.io.sources import open_file
+from cnnviz.io.sources import is_passed_over, open_file
 from cnnviz.models.preprocess import Preprocess, prepare
 from cnnviz.records import Record
 from cnnviz.registry.training import TrainOptions
@@ -159,9 +159,7 @@ class Decoder:
                 pixels = self._shapes.of(rgb, picture)
             return Looked(picture, pixels, Record(ref.uri, width, height, picture.label), source)
         except ImageError as error:
-            named = os.path.splitext(ref.name)[1].lower() in IMAGE_SUFFIXES
-            no_picture = error.kind in {"not-an-image", "empty"} and not named
-            return self._failed(picture, error.kind, error.message, no_picture)
+            return self._failed(picture, error.kind, error.message, is_passed_over(ref, error))
         except (OSError, RuntimeError, ValueError) as error:
             return self._failed(picture, "unreadable", f"{type(error).__name__}: {error}")
         finally:
