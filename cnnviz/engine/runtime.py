@@ -178,6 +178,11 @@ class Lanes:
     count: int
     threads: int
 
+    @property
+    def one(self) -> Lanes:
+        """All threads of all lanes, for one batch at a time."""
+        return Lanes(1, self.count * self.threads)
+
 
 def lanes(device: torch.device) -> Lanes:
     """Batches that run side by side.

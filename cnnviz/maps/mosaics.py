@@ -136,8 +136,7 @@ def play(
     energy = _Energies(prepared, makers, size)
     kept: list[Mosaic] = []
     most = max(1, prepared.batch_size // CELLS)
-    lanes = prepared.lanes
-    with rt.threads(lanes.count * lanes.threads):
+    with rt.threads(prepared.lanes.one.threads):
         for start in range(0, len(mosaics), most):
             some = [each for each in mosaics[start : start + most] if tiles.has(each)]
             if some:

@@ -88,7 +88,7 @@ class PreparedModel:
         self.examination = self.examined()
         if self.session.graph is None:
             # Hooks sit on the one module: batches must take turns.
-            self.lanes = rt.Lanes(1, self.lanes.count * self.lanes.threads)
+            self.lanes = self.lanes.one
         with rt.threads(self.lanes.threads):
             self.session = compiled_if_faster(self, cut, total)
         for text in (*self.session.notes, *self.examination.notes):

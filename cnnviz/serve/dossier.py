@@ -104,7 +104,7 @@ def synthesize(
     prepared = prepares(settings, kind.cut(settings, options), None, lambda text: None)
     prepared.note = note
     study = kind.of_task(prepared.task)(prepared, options, store)
-    with rt.threads(prepared.lanes.count * prepared.lanes.threads):
+    with rt.threads(prepared.lanes.one.threads):
         found = study.finish()
     for figure in found.figures:
         job.files[os.path.basename(figure["file"])] = store.read(figure["file"]) or b""

@@ -121,8 +121,7 @@ class Explorer:
 
     def threads(self) -> Any:
         """All threads of the machine, for the one request that runs."""
-        lanes = self.prepared.lanes
-        return rt.threads(lanes.count * lanes.threads)
+        return rt.threads(self.prepared.lanes.one.threads)
 
     # What there is.
 

@@ -61,7 +61,7 @@ class Dream(Study[DeepDreamOptions]):
     def __init__(self, prepared: PreparedModel, params: DeepDreamOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
         # A dream is a loop of small steps: all threads work on one image.
-        prepared.lanes = rt.Lanes(1, prepared.lanes.count * prepared.lanes.threads)
+        prepared.lanes = prepared.lanes.one
         self.reader = open_reader(prepared.session, (self._layer(),), prepared.open, logits=False)
         self.layer = self.reader.layers[0].name
         if not prepared.settings.target.layers:

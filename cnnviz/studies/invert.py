@@ -69,7 +69,7 @@ class Invert(Study[InvertOptions]):
     def __init__(self, prepared: PreparedModel, params: InvertOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
         # A loop of small steps: all threads work on one image.
-        prepared.lanes = rt.Lanes(1, prepared.lanes.count * prepared.lanes.threads)
+        prepared.lanes = prepared.lanes.one
         session, spec = prepared.session, prepared.preprocess
         options = AscentOptions(
             steps=params.steps,

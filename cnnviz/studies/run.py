@@ -126,9 +126,8 @@ def _recalling(study: Study[Any]) -> Callable[[AnyImage], None]:
 
 def _findings(study: Study[Any], interrupted: bool) -> tuple[Findings, bool]:
     """What it found, or, after Ctrl-C, what it has; and whether there was one."""
-    lanes = study.prepared.lanes
     # Alone with the machine: all threads of all lanes are its own.
-    with rt.threads(lanes.count * lanes.threads):
+    with rt.threads(study.prepared.lanes.one.threads):
         if not interrupted:
             try:
                 return study.finish(), False

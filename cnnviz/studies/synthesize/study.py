@@ -74,7 +74,7 @@ class Synthesize(Study[SynthesizeOptions]):
         super().__init__(prepared, params, store)
         settings = prepared.settings
         # An ascent is a loop of small steps: all threads work on one batch.
-        prepared.lanes = rt.Lanes(1, prepared.lanes.count * prepared.lanes.threads)
+        prepared.lanes = prepared.lanes.one
         self.from_images = bool(settings.inputs)
         regions.refuse_inputs(prepared.task_spec, settings.inputs)
         self.fixed = self._fixed_terms()
