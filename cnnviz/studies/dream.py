@@ -29,7 +29,7 @@ from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.studies.dream import DreamFacts, Octave
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Observed, Study
-from cnnviz.synthesis.ascent import as_levels, seed_of
+from cnnviz.synthesis.ascent import as_levels, as_picture, seed_of
 from cnnviz.synthesis.deepdream import DreamOptions, dream, guided_by
 from cnnviz.synthesis.objectives import leaky_square
 from cnnviz.synthesis.reader import normalisation, open_reader
@@ -129,7 +129,7 @@ class Dream(Study[DeepDreamOptions]):
         made = found.image.cpu()
         # A grey network changes brightness; the picture keeps its colours.
         levels = as_levels(rgb + (made - image) if grey else made)[0]
-        picture = np.ascontiguousarray(levels.permute(1, 2, 0).numpy())
+        picture = as_picture(levels)
         pixels, _ = prepare(picture, prepared.preprocess)
         batch = normalize(pixels[None].to(prepared.session.device), prepared.preprocess)
         predictions = prepared.top_classes(prepared.predict(prepared.session.logits(batch)), 0)

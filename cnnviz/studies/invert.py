@@ -15,6 +15,7 @@ from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError
 from cnnviz.io.encode import ImageFormat, encode
+from cnnviz.io.names import safe_component
 from cnnviz.io.store import Store
 from cnnviz.models.graph.layers import stages
 from cnnviz.models.preprocess import normalize
@@ -27,7 +28,7 @@ from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.studies.invert import Inversion, InvertFacts
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Observed, Study
-from cnnviz.synthesis.ascent import AscentOptions, Maker, seed_of
+from cnnviz.synthesis.ascent import AscentOptions, Maker, as_picture, seed_of
 from cnnviz.synthesis.augmentation import Augmentation
 from cnnviz.synthesis.inversion import likeness_to, normalised_error
 from cnnviz.synthesis.reader import normalisation, open_reader
@@ -107,16 +108,13 @@ class Invert(Study[InvertOptions]):
         return [self._inverted(item) for item in items]
 
     def _inverted(self, item: DecodedImage) -> _Observation | Record:
-        prepared = self.prepared
-        pixels = item.pixels[None]
         made = []
         try:
             for maker in self.makers:
-                wanted = self._values(maker, pixels)
-                made.append(self._made(maker, wanted, item))
+                made.append(self._made(maker, self._values(maker, item.pixels[None]), item))
         except CnnvizError as error:
             return failed(item, "not-inverted", error.message)
-        return _Observation(_picture(prepared.batch([item])[0]), tuple(made))
+        return _Observation(as_picture(item.pixels), tuple(made))
 
     def _values(self, maker: Maker, pixels: Tensor) -> Tensor:
         """What a layer says of pictures as the network is shown them, [N, C, h, w]."""
@@ -136,7 +134,7 @@ class Invert(Study[InvertOptions]):
         return tuple(
             _Inverted(
                 layer,
-                _picture(found.images[start]),
+                as_picture(found.images[start]),
                 errors[start],
                 tuple((-found.scores[:, start]).tolist()),
                 prepared.top_classes(said, start),
@@ -159,7 +157,7 @@ class Invert(Study[InvertOptions]):
                 inverted = made[start]
                 best = inverted.predictions[0]
                 number = f".{start + 1}" if self.params.starts > 1 else ""
-                file = f"{stem}.{_slug(inverted.layer)}{number}.inverted.png"
+                file = f"{stem}.{safe_component(inverted.layer)}{number}.inverted.png"
                 self.store.write(file, encode(inverted.rgb, _PNG))
                 seen_as = f"{best.label} {percent(best.probability)}"
                 own.append(Cell(inverted.layer, inverted.rgb, f"error {inverted.error:.2g}", f"seen as {seen_as}"))
@@ -178,13 +176,3 @@ class Invert(Study[InvertOptions]):
         self.store.write(name, encode(comparison(grid, done.ref.name), _PNG))
         caption = "made from the values of layers alone; error: share of the layer's energy that is missed"
         return {"inversions": rows, "files": {"inverted": name}, "figures": [{"file": name, "caption": caption}]}
-
-
-def _picture(pixels: Tensor) -> NDArray[np.uint8]:
-    """uint8 [C, h, w] as a picture in colours."""
-    rows = pixels.cpu().permute(1, 2, 0).numpy()
-    return np.ascontiguousarray(np.repeat(rows, 3, axis=2) if rows.shape[2] == 1 else rows)
-
-
-def _slug(layer: str) -> str:
-    return "".join(each if each.isalnum() or each in "._-" else "_" for each in layer)

@@ -6,7 +6,9 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
@@ -170,6 +172,11 @@ def _normalised_step(leaf: Tensor, gradient: Tensor, rate: float) -> None:
 def as_levels(images: Tensor) -> Tensor:
     """Images in 0–1 as uint8, rounded."""
     return images.detach().clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
+
+
+def as_picture(levels: Tensor) -> NDArray[np.uint8]:
+    """uint8 [C, h, w] on the host, of one or three channels, as [h, w, 3]."""
+    return np.ascontiguousarray(levels.expand(3, -1, -1).permute(1, 2, 0).numpy())
 
 
 def seed_of(seed: int, what: int | bytes) -> int:

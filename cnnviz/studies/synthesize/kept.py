@@ -20,6 +20,7 @@ from cnnviz.render.grid import grid
 from cnnviz.run.earlier import LINES
 from cnnviz.schema.images import Figure
 from cnnviz.schema.studies import synthesize as schema
+from cnnviz.synthesis.ascent import as_picture
 from cnnviz.synthesis.objectives import Term, objective_text
 
 _CELL = (224, 224)
@@ -52,7 +53,7 @@ class MadeImage:
 
     @property
     def rgb(self) -> Picture:
-        return picture(self.pixels)
+        return as_picture(self.pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +128,3 @@ class Synthesized:
 def key_of(row: Request) -> str:
     """What an image is found again by."""
     return f"{row.seed} {objective_text(row.terms)}"
-
-
-def picture(pixels: Tensor) -> Picture:
-    """uint8 [C, h, w] of one or three channels as [h, w, 3]."""
-    return np.ascontiguousarray(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())

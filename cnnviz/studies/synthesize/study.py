@@ -32,9 +32,9 @@ from cnnviz.schema.studies.synthesize import SynthesizeFigures
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.synthesize import regions
-from cnnviz.studies.synthesize.kept import MadeImage, Request, Synthesized, key_of, picture
+from cnnviz.studies.synthesize.kept import MadeImage, Request, Synthesized, key_of
 from cnnviz.studies.synthesize.output import MadeOutput
-from cnnviz.synthesis.ascent import AscentOptions, AscentResult, Maker, seed_of
+from cnnviz.synthesis.ascent import AscentOptions, AscentResult, Maker, as_picture, seed_of
 from cnnviz.synthesis.augmentation import Augmentation
 from cnnviz.synthesis.objectives import (
     Objective,
@@ -231,7 +231,7 @@ class Synthesize(Study[SynthesizeOptions]):
                 final[place],
                 tuple(made.scores[:, place].tolist()),
                 self.prepared.top_predictions(told, place),
-                tuple(enlarged(picture(frame[place])) for frame in frames),
+                tuple(enlarged(as_picture(frame[place])) for frame in frames),
                 self.prepared.task.shown(told, place),
             )
             for place, row in enumerate(rows)
