@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from cnnviz.registry.specs import FilePath, MethodSpec, Options, option
+from cnnviz.registry.specs import FilePath, MethodSpec, Options, background_option, option
 
 Reduction = Literal["max", "sum", "l2"]
 
@@ -41,11 +41,7 @@ class IntegratedGradientsOptions(Options):
     quadrature: Literal["gauss", "midpoint", "right"] = option(
         "gauss", "Which points: Gauss-Legendre, midpoints, or the right ends of the paper."
     )
-    background: FilePath | None = option(
-        None,
-        "Photographs in the place of --baseline: a folder, or what else an INPUT may be.",
-        demands="pictures",
-    )
+    background: FilePath | None = background_option()
     trials: int | None = option(
         None, "Baselines to average, of use for noise and random. [default: 1; of --background at most 16]", minimum=1
     )
@@ -59,11 +55,7 @@ class GradientSHAPOptions(Options):
     baseline: str = option(
         "random", "Where ways start: random (values within the image's range), noise, zero, blur, mean, or a colour."
     )
-    background: FilePath | None = option(
-        None,
-        "Photographs in the place of --baseline: a folder, or what else an INPUT may be.",
-        demands="pictures",
-    )
+    background: FilePath | None = background_option()
     noise: float = option(0.0, "Deviation of noise on the image, as a share of its range.", minimum=0)
     seed: int = option(0, "Seeds baselines, points and noise.", minimum=0)
 

@@ -201,6 +201,12 @@ def option(
     return declared  # type: ignore[no-any-return]
 
 
+def background_option() -> str | None:
+    """The option of methods that may compare an image with photographs; what runs is handed the photographs."""
+    said = "Photographs in the place of --baseline: a folder, or what else an INPUT may be."
+    return option(None, said, demands="pictures")
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Options:
     """The options of one entry of the register, checked; itself those of an entry that takes none.

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from cnnviz.registry.specs import FilePath, MethodSpec, Options, option
+from cnnviz.registry.specs import FilePath, MethodSpec, Options, background_option, option
 
 
 class ExcitationBackpropOptions(Options):
@@ -39,11 +39,7 @@ class DeepLIFTOptions(Options):
     baseline: str = option(
         "zero", "What the image is compared with: zero (mean colour), black, gray, mean, blur, noise, random, a colour."
     )
-    background: FilePath | None = option(
-        None,
-        "Photographs in the place of --baseline: a folder, or what else an INPUT may be.",
-        demands="pictures",
-    )
+    background: FilePath | None = background_option()
     trials: int | None = option(
         None, "Baselines to average (DeepSHAP). [default: 1; of --background at most 16]", minimum=1
     )

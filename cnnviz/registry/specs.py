@@ -13,7 +13,17 @@ from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from cnnviz.errors import CnnvizError, nearest, shown
-from cnnviz.registry.params import ClassName, FilePath, Options, Param, option, options_of, params_of, typed
+from cnnviz.registry.params import (
+    ClassName,
+    FilePath,
+    Options,
+    Param,
+    background_option,
+    option,
+    options_of,
+    params_of,
+    typed,
+)
 from cnnviz.settings import VIEWS, View
 
 Space = Literal["layer", "input", "grid"]
@@ -385,5 +395,5 @@ def _imported(reference: str) -> Callable[..., Any]:
 __all__ = [
     "HIDDEN_FROM_STUDIES", "HIDDEN_WITHOUT_INPUT", "ClassName", "CommandSpec", "ComparisonSpec", "EntrySpec",
     "FilePath", "Inputs", "MethodSpec", "Need", "Options", "Package", "PairSpec", "Param", "Space", "StudySpec",
-    "TrainingSpec", "check_words", "option",
+    "TrainingSpec", "background_option", "check_words", "option",
 ]  # fmt: skip
