@@ -19,12 +19,11 @@ from cnnviz.io.shards import Shard, parse_shard
 from cnnviz.io.sources import ImageRef, SourceOptions, find_images, open_file
 from cnnviz.io.store import Store
 from cnnviz.records import parse_line, to_json
-from cnnviz.run.counting import Reporter, RunResult
+from cnnviz.run.counting import Reporter, RunResult, Silent
 from cnnviz.run.earlier import KILLED, RECORDS, REPORT
 from cnnviz.run.images import failed
 from cnnviz.run.merge import merge
 from cnnviz.run.share import share_of
-from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
 
 _SUSPECTS = 256
@@ -34,24 +33,10 @@ _DEATHS = 5
 Told = tuple[str, str | None]
 
 
-class Silent:
-    """Tells nothing: what a share has to say stands in its report."""
-
-    def advance(self, row: AnyImage) -> None: ...
-
-    def start(self, total: int | None) -> None: ...
-
-    def work(self, count: int, text: str) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def finish(self) -> None: ...
-
-
 def explain_share(settings: RunSettings) -> Told | None:
     """In a worker: the run of a share. Returns why it could not be made, as errors with two arguments do not travel."""
     try:
-        pipeline.run(settings, Silent(), None)
+        pipeline.run(settings, Silent(), None)  # what it has to say stands in its report
     except CnnvizError as error:
         return error.message, error.hint
     return None

@@ -22,7 +22,7 @@ from cnnviz.records import Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import EntrySpec, PairSpec, StudySpec, TrainingSpec
 from cnnviz.render.overlay import Style
-from cnnviz.run.counting import Reporter, RunResult, Told, count_inputs
+from cnnviz.run.counting import Reporter, RunResult, Silent, Told, count_inputs
 from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.run.loop import Loop, Recall
 from cnnviz.schema.images import AnyImage
@@ -257,19 +257,11 @@ def _picture(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None
     store = Store(f"memory://cnnviz-{os.getpid()}")
     record: dict[str, Any] = {}
 
-    class Only:
+    class Only(Silent):
         def advance(self, row: AnyImage) -> None:
             if record:
                 raise CnnvizError("-o - takes one input.", "Give one image, or -o FOLDER.")
             record.update(row)
-
-        def start(self, total: int | None) -> None: ...
-
-        def work(self, count: int, text: str) -> None: ...
-
-        def note(self, text: str) -> None: ...
-
-        def finish(self) -> None: ...
 
     how = output_style(settings, explainer, store, settings.draw.limits)
     loop = _loop(explainer, lambda done: draw(done, how), Only())

@@ -31,6 +31,20 @@ class Reporter(Protocol):
     def finish(self) -> None: ...
 
 
+class Silent:
+    """A reporter that tells nothing."""
+
+    def start(self, total: int | None) -> None: ...
+
+    def advance(self, record: AnyImage) -> None: ...
+
+    def work(self, count: int, text: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def finish(self) -> None: ...
+
+
 class Told:
     """A reporter that remembers what was noted.
 
