@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
+from cnnviz.methods.relevance import deeplift
 from cnnviz.models.background import Background
 from cnnviz.models.preprocess import Preprocess
 from cnnviz.run.background import MOST, read_background
@@ -189,3 +191,47 @@ def test_it_stays_the_path_that_was_typed() -> None:
     assert json.dumps({"background": made}) == '{"background": "photos/"}'
     assert made.facts(2)["photographs"] == 2
     assert made.digest != Background("photos/", torch.ones(2, 3, 4, 4), 7).digest
+
+
+def test_a_run_goes_on_with_the_photographs_with_which_it_began(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, folder = _folder(tmp_path / "photos", 1), _folder(tmp_path / "b", 2)
+    words = ["deeplift", str(photos), *tiny_options(), "-o", str(tmp_path / "o"), "--background", str(folder)]
+    assert main(words) == 0
+    assert set(json.loads((tmp_path / "o" / "report.json").read_text())["option_files_sha256"]) == {str(folder)}
+    _folder(photos, 2)
+    assert main([*words, "--resume"]) == 0
+    _folder(folder, 3)
+    _folder(photos, 3)
+    assert main([*words, "--resume"]) == 2
+    assert f"{folder} changed since the run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_image_of_another_size_than_the_photographs_is_its_row(tmp_path: Path) -> None:
+    photos, folder = tmp_path / "photos", tmp_path / "b"
+    for place, name, size in ((photos, "0", (64, 64)), (photos, "1", (64, 96)), (folder, "0", (64, 64))):
+        place.mkdir(exist_ok=True)
+        Image.fromarray(photograph(3, size)).save(place / f"{name}.png")
+    words = [str(photos), *tiny_options(), "--resize", "64", "--view", "whole", "--background", str(folder)]
+    assert main(["deeplift", *words, "-o", str(tmp_path / "o")]) == 3
+    first, second = json.loads((tmp_path / "o" / "report.json").read_text())["images"]
+    assert first["explanations"]
+    assert second["error"]["type"] == "other-size"
+
+
+def test_passes_of_many_photographs_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds the activations of a batch and its baselines: as many as photographs would fill the memory."""
+    network, images, alive, most = nets.TOYS["plain"].build(), nets.images(), set[int](), [0]
+    made = deeplift._pass
+
+    def counted(*given: Any) -> tuple[Tensor, Any]:
+        both, output = made(*given)
+        alive.add(id(both))
+        weakref.finalize(both, alive.discard, id(both))
+        most[0] = max(most[0], len(alive))
+        return both, output
+
+    monkeypatch.setattr(deeplift, "_pass", counted)
+    cnnviz.explain(network, images, method="deeplift", target=[1, 3, 0], background=several(6, images))
+    assert 1 <= most[0] <= 2

@@ -16,7 +16,7 @@ import pytest
 
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io import sources
-from cnnviz.io.sources import ImageRef, SourceOptions, find_images, read_bytes
+from cnnviz.io.sources import ImageRef, SourceOptions, find_images, open_file, read_bytes
 from tests.support.inputs import JPEG, find, kind, make, names
 
 
@@ -371,3 +371,11 @@ def test_a_long_name_is_cut_where_it_is_said() -> None:
     with pytest.raises(CnnvizError) as caught:
         find("x" * 100_000)
     assert len(caught.value.message) < 300
+
+
+def test_an_error_of_who_reads_is_none_of_the_files_name(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match="of who reads"), open_file(ImageRef(str(tmp_path / "a.png"), "a.png", 0)):
+        raise ValueError("of who reads")
+    with pytest.raises(ImageError, match="NUL"), open_file(ImageRef("a\0.png", "a.png", 0)):
+        pass

@@ -332,6 +332,8 @@ def open_file(ref: ImageRef, cancelled: threading.Event | None = None) -> Iterat
             stream.seek(0)
             yield stream
     except ValueError:
+        if "\0" not in ref.uri:  # of who reads
+            raise
         raise ImageError("missing", "a file name cannot hold a NUL character") from None
     except OSError as error:
         raise _unreadable(ref.uri, error) from error

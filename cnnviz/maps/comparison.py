@@ -13,7 +13,7 @@ from cnnviz.registry.metrics import MetricRequest
 from cnnviz.registry.params import Options
 from cnnviz.registry.specs import CommandSpec, ComparisonSpec, MethodSpec
 from cnnviz.schema.images import Figure
-from cnnviz.settings import TargetSettings, listed
+from cnnviz.settings import TargetSettings
 
 if TYPE_CHECKING:
     from cnnviz.maps.second_look import SecondLook
@@ -71,14 +71,7 @@ class Comparison(Generic[_Options]):
         Raises:
             CnnvizError: An unknown method or option, or a method that is named twice.
         """
-        chosen: dict[str, tuple[MethodSpec, Options]] = {}
-        for text in listed(cast("tuple[str, ...]", getattr(self.params, "method", ()))):
-            name, _, given = text.partition(":")
-            spec = lookup.find_method(name.strip())
-            if spec.name in chosen:
-                raise CnnvizError(f"--method names {spec.name} twice.", "Name each method once.")
-            chosen[spec.name] = (spec, spec.read_params(given, f"--method {text}"))
-        return list(chosen.values())
+        return list(lookup.methods_in(cast("tuple[str, ...]", getattr(self.params, "method", ()))).values())
 
     def goes_on_without(self, spec: MethodSpec, error: CnnvizError) -> bool:
         """Whether the others are explained all the same when one method cannot do what is asked, for this reason."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, TypeVar
 
@@ -15,6 +16,8 @@ from cnnviz.io.walk import said
 from cnnviz.maps.comparison import Comparison
 from cnnviz.maps.prepared_method import PreparedMethod, probing
 from cnnviz.metrics.chosen import requested
+from cnnviz.models.background import sources_of
+from cnnviz.records import RunHeader
 from cnnviz.registry.metrics import MetricRequest
 from cnnviz.registry.specs import MethodSpec, Options
 from cnnviz.run.background import read_background
@@ -136,6 +139,12 @@ def prepare_methods(
 
     made = each_that_can(zip(chosen, cuts, strict=True), lambda item: item[0][0], make, refuse)
     return [method for _, method in made]
+
+
+def with_photographs(header: RunHeader, methods: Sequence[PreparedMethod]) -> RunHeader:
+    """The header, with digests of the photographs that methods compare images with among those of files."""
+    files = {**header.extra["option_files_sha256"], **sources_of(method.params.to_dict() for method in methods)}
+    return replace(header, extra={**header.extra, "option_files_sha256": files})
 
 
 def rehearsed(prepared: PreparedModel, methods: Sequence[PreparedMethod], refuse: Refuse) -> list[PreparedMethod]:

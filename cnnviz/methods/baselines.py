@@ -9,7 +9,7 @@ from PIL import ImageColor
 from torch import Tensor
 
 from cnnviz.engine.seeding import generator_for
-from cnnviz.errors import CnnvizError, nearest
+from cnnviz.errors import CnnvizError, ImageError, nearest
 from cnnviz.models.background import Background
 from cnnviz.models.blur import blurred
 from cnnviz.models.preprocess import Preprocess, in_order
@@ -73,7 +73,8 @@ def start_of(pixels: Tensor, options: Start, number: int, preprocess: Preprocess
     """The start of this number: of ``--background`` its photographs one after the other, else a baseline.
 
     Raises:
-        CnnvizError: The photographs have another size than the images.
+        CnnvizError: The photographs were not read.
+        ImageError: They have another size than the images.
     """
     background = options.background
     if background is None:
@@ -85,7 +86,8 @@ def start_of(pixels: Tensor, options: Start, number: int, preprocess: Preprocess
         )
     photograph = background.pixels[number % len(background.pixels)]
     if photograph.shape != pixels.shape[1:]:
-        raise CnnvizError(
+        raise ImageError(
+            "other-size",
             f"--background {background}: its photographs are {list(photograph.shape)}, the images "
             f"{list(pixels.shape[1:])}.",
             "Use --view crop or --view squash.",

@@ -8,7 +8,7 @@ it. A new method is its function, its entry here and its oracle; third parties a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from cnnviz.registry.specs import (
     ComparisonSpec,
     EntrySpec,
     MethodSpec,
+    Options,
     Param,
     StudySpec,
     check_words,
@@ -34,6 +35,7 @@ from cnnviz.registry.specs import (
 from cnnviz.registry.studies import STUDIES
 from cnnviz.registry.tasks import AUTO, TASKS, TaskRequest, TaskSpec
 from cnnviz.registry.training import TRAINING
+from cnnviz.settings import listed
 
 ENTRY_POINT_GROUP = "cnnviz.methods"
 TASK_GROUP = "cnnviz.tasks"
@@ -265,6 +267,34 @@ def find_task(asked: TaskRequest, shape: tuple[int, ...], boxes: bool = False) -
             "Use --task detect, or --logits-key for another output.",
         )
     return spec
+
+
+def methods_in(texts: Iterable[str]) -> dict[str, tuple[MethodSpec, Options]]:
+    """The methods that ``NAME`` or ``NAME:OPTION=VALUE,...`` name, with their options, by name.
+
+    Raises:
+        CnnvizError: An unknown method or option, or a method that is named twice.
+    """
+    chosen: dict[str, tuple[MethodSpec, Options]] = {}
+    for text in listed(texts):
+        name, _, given = text.partition(":")
+        spec = find_method(name.strip())
+        if spec.name in chosen:
+            raise CnnvizError(f"--method names {spec.name} twice.", "Name each method once.")
+        chosen[spec.name] = (spec, spec.read_params(given, f"--method {text}"))
+    return chosen
+
+
+def pictures_named(spec: CommandSpec, params: Options) -> list[str]:
+    """What the options of an entry, or of the methods that it compares, name photographs by.
+
+    Raises:
+        CnnvizError: As :func:`methods_in`.
+    """
+    compared = methods_in(getattr(params, "method", ())) if isinstance(spec, ComparisonSpec) else {}
+    every = [(spec, params), *compared.values()]
+    named = [(own, param) for entry, own in every for param in entry.params if param.demands == "pictures"]
+    return [str(value) for own, param in named if (value := getattr(own, param.attribute)) is not None]
 
 
 def _find(name: str, specs: tuple[_Spec, ...], what: str) -> _Spec:

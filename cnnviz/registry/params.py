@@ -203,7 +203,7 @@ def option(
 
 def background_option() -> str | None:
     """The option of methods that may compare an image with photographs; what runs is handed the photographs."""
-    said = "Photographs in the place of --baseline: a folder, or what else an INPUT may be."
+    said = "Photographs in the place of --baseline: a folder, an archive, a list or an image."
     return option(None, said, demands="pictures")
 
 

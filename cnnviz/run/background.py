@@ -12,6 +12,7 @@ from torch import Tensor
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.decode import open_image
+from cnnviz.io.digests import fingerprint
 from cnnviz.io.sources import find_images, is_passed_over, open_file
 from cnnviz.models.background import Background
 from cnnviz.models.preprocess import Preprocess, normalize, prepare
@@ -45,6 +46,7 @@ def read_background(path: str, preprocess: Preprocess, note: Callable[[str], Non
     """
     refs = sorted(find_images([path]), key=lambda ref: ref.uri)
     made: list[Tensor] = []
+    files: list[str] = []
     problems: list[str] = []
     others = 0
     for ref in random.Random(0).sample(refs, len(refs)):
@@ -52,12 +54,18 @@ def read_background(path: str, preprocess: Preprocess, note: Callable[[str], Non
             break
         try:
             with open_file(ref) as stream:
-                made.append(prepare(open_image(stream).decode().rgb, preprocess)[0])
+                image, place = open_image(stream), stream.tell()
+                digest = fingerprint(ref, stream)["sha256"]
+                stream.seek(place)
+                made.append(prepare(image.decode().rgb, preprocess)[0])
+                files.append(digest)
         except ImageError as error:
             if is_passed_over(ref, error):
                 others += 1
             else:
                 problems.append(f"{ref.name}: {error.message}")
+        except (OSError, RuntimeError, ValueError) as error:
+            problems.append(f"{ref.name}: {type(error).__name__}: {error}")
     if not made:
         why = problems[0] if problems else "no image is there"
         raise CnnvizError(f"--background {path}: {why}.", "Name a folder of photographs that can be read.")
@@ -72,4 +80,4 @@ def read_background(path: str, preprocess: Preprocess, note: Callable[[str], Non
     found = len(refs) - others
     note(f"--background {path}: {len(made)} of {found} photographs were read")
     with rt.scope():
-        return Background(path, normalize(torch.stack(made), preprocess), found)
+        return Background(path, normalize(torch.stack(made), preprocess), found, files)

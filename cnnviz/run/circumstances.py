@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,9 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cnnviz.errors import CnnvizError
+from cnnviz.io.archives import is_archive
 from cnnviz.io.cache import FOLDER, SIZE
 from cnnviz.io.digests import file_sha256, folder_sha256, installed_packages
-from cnnviz.io.sources import is_url
+from cnnviz.io.sources import find_images, is_url
+from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, ComparisonSpec, MethodSpec
 from cnnviz.settings import RunSettings, files_named
 
@@ -56,8 +60,11 @@ def circumstances(settings: RunSettings, spec: CommandSpec, environment: Mapping
     given = {name: list(_texts(value)) for name, value in options.items() if name not in _FREE}
     paths = _PATHS | {param.name for param in spec.params if param.type == "file"}
     folders = [text for name, texts in given.items() for text in texts if name in paths or os.sep in text]
-    files = _files([text for texts in given.values() for text in texts] + further, [*folders, *further])
-    if files is None:
+    pictures = lookup.pictures_named(spec, spec.resolve_params(settings.target.params))
+    texts = [text for own in given.values() for text in own]
+    files = _files([*texts, *further, *pictures], [*folders, *further, *pictures])
+    shown = [image for text in pictures if not os.path.isdir(text) and not is_archive(text) for image in _images(text)]
+    if files is None or None in shown:
         return None
     code = folder_sha256(str(Path(__file__).parents[1]), _MOST_FILES)
     found = {
@@ -66,6 +73,7 @@ def circumstances(settings: RunSettings, spec: CommandSpec, environment: Mapping
         "options": {name: value for name, value in options.items() if name not in _FREE},
         "inputs": list(settings.inputs),
         "files": files,
+        "pictures": shown,
         "further": further,
         "folder": os.getcwd(),
         "python": [sys.version, sys.prefix, list(sys.flags)],
@@ -109,6 +117,13 @@ def _files(texts: Iterable[str], folders: Iterable[str]) -> dict[str, str | None
         if os.path.isdir(text):
             found[text] = folder_sha256(text, _MOST_FILES)
     return None if None in found.values() else found
+
+
+def _images(text: str) -> Iterator[str | None]:
+    """Digests of the images that an INPUT names, such as the lines of a list; None for one that is no file here."""
+    with contextlib.suppress(CnnvizError):  # which the run itself will tell
+        for ref in find_images([text]):
+            yield None if is_url(ref.uri) else file_sha256(ref.uri)
 
 
 def _texts(value: Any) -> Iterator[str]:

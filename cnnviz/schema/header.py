@@ -167,7 +167,8 @@ class Header(TypedDict):
     """Every option by its long name, with the value that was used; null means that the default was found by other
     means, such as from the weights."""
     option_files_sha256: dict[str, Sha256]
-    """Digest of each file that an option names (such as ``--class FILE.csv``), by path."""
+    """Digest of each file that an option names (such as ``--class FILE.csv``), by path; of the photographs that
+    ``--background`` names one over their files."""
     model: Model
     """The network."""
     environment: Environment

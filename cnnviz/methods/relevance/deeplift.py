@@ -68,9 +68,11 @@ def deeplift(run: ForwardPass, target: Target, params: DeepLIFTOptions) -> Heatm
     for trial in range(count):
         start = start_of(pixels, params, trial, run.session.preprocess)
         made = partial(_pass, run, pixels, start)
-        both, output = run.remember(("deeplift", params.baseline, params.background, params.seed, trial), made)
+        # Several targets share a pass. Those of many baselines would fill the memory: they are made anew.
+        key = "deeplift", params.baseline, params.background, params.seed
+        both, output = run.remember(key, made) if count == 1 else made()
         scores = target.repeated(output, 2)
-        multipliers = torch.autograd.grad(scores[: len(pixels)].sum(), both, retain_graph=True)[0]
+        multipliers = torch.autograd.grad(scores[: len(pixels)].sum(), both, retain_graph=count == 1)[0]
         values += (pixels - start) * multipliers[: len(pixels)].float() / count
         ours, theirs = scores.detach().float().chunk(2)
         difference = difference + (ours - theirs) / count
