@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import cnnviz
+from cnnviz import pipeline
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.relevance import deeplift
@@ -235,3 +236,22 @@ def test_passes_of_many_photographs_are_not_kept(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(deeplift, "_pass", counted)
     cnnviz.explain(network, images, method="deeplift", target=[1, 3, 0], background=several(6, images))
     assert 1 <= most[0] <= 2
+
+
+@pytest.mark.parametrize("named", ["folder", "list"])
+def test_other_photographs_are_another_run(named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method of a comparison names them within its options, and a list is the same when its images are others."""
+    monkeypatch.setattr(pipeline, "own_code", list)
+    photos, folder = _folder(tmp_path / "photos", 1), _folder(tmp_path / "b", 1)
+    (tmp_path / "b.txt").write_text("b/0.png\n")
+    network = "timm/test_efficientnet --weights none --input-size 48 --num-classes 2".split()
+    words = ["grid", str(photos), "-m", *network, "-o", str(tmp_path / "o"), "--cache", str(tmp_path / "cache")]
+    words += ["--method", f"deeplift:background={folder if named == 'folder' else tmp_path / 'b.txt'}", "--overwrite"]
+
+    def taken() -> bool:
+        assert main(words) == 0
+        return bool(json.loads((tmp_path / "o" / "report.json").read_text())["summary"]["cache"]["run"])
+
+    assert [taken(), taken()] == [False, True]
+    Image.fromarray(photograph(99, (70, 60))).save(folder / "0.png")
+    assert not taken()

@@ -204,20 +204,6 @@ def test_what_differs_is_run(work: Path, what: str) -> None:
     assert _taken(_run(work))
 
 
-@pytest.mark.parametrize("named", ["folder", "list"])
-def test_other_photographs_to_compare_with_are_another_run(work: Path, named: str) -> None:
-    """A method of a comparison names them within its options, and a list is the same when its images are others."""
-    other = work / "others"
-    other.mkdir()
-    shutil.copy(work / "data" / "a" / "00.png", other / "0.png")
-    (work / "others.txt").write_text("others/0.png\n")
-    more = ["--method", f"deeplift:background={other if named == 'folder' else work / 'others.txt'}"]
-    assert not _taken(_run(work, *more, command="grid"))
-    assert _taken(_run(work, *more, command="grid"))
-    shutil.copy(work / "data" / "b" / "01.png", other / "0.png")
-    assert not _taken(_run(work, *more, command="grid"))
-
-
 @pytest.mark.parametrize("what", ["code", "packages", "machine", "variable", "folder", "option"])
 def test_so_is_what_runs_elsewhere_or_otherwise(work: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _run(work)
