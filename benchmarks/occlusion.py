@@ -97,8 +97,8 @@ def ours(
     module: nn.Module, name: str, image: Tensor, precision: str, how: str, clock: Callable[[], float]
 ) -> tuple[float, Tensor]:
     """Time of a second call (weights are packed and the windows planned), and the drops."""
-    runtime, options = Unchecked(torch.device("cpu"), precision), SessionOptions(Cut.before_classifier())
-    session = prepare(module, name, (3, SIZE, SIZE), runtime, options)
+    unchecked, options = Unchecked(torch.device("cpu"), precision), SessionOptions(Cut.before_classifier())
+    session = prepare(module, name, (3, SIZE, SIZE), unchecked, options)
     windows = place_windows((SIZE, SIZE), (WINDOW, WINDOW), (STRIDE, STRIDE))
 
     def run() -> Tensor:

@@ -15,7 +15,9 @@ from cnnviz.engine.cut import Cut
 from cnnviz.engine.open_session import SessionOptions, open_session
 from cnnviz.engine.session import Session
 from cnnviz.methods.perturbation.incremental import windows as incremental
+from cnnviz.methods.perturbation.incremental.assembly import Assembly, padded
 from cnnviz.methods.perturbation.incremental.ops import Axis
+from cnnviz.methods.perturbation.incremental.plan import Region
 from cnnviz.methods.perturbation.incremental.runner import Runner
 from cnnviz.methods.perturbation.occlusion import place_windows
 from tests.support.library import torchvision_network
@@ -297,3 +299,23 @@ def test_families_of_torchvision(name: str) -> None:
     options = SessionOptions(Cut.before_classifier())
     with open_session(network, name, (3, *size), runtime.resolve("cpu"), options) as session:
         assert difference(both_ways(session, image(size), (24, 24), (24, 26))) < 1e-4
+
+
+@pytest.mark.parametrize("starts", [(-2, 0, 2, 4), (0, 0, 1, 1, 2), (0, 3, 5, 5), (2,)])
+def test_parts_are_the_map_with_the_patch_laid_over(starts: tuple[int, ...]) -> None:
+    """Windows at regular, half and irregular distances; patches inside, beside and beyond the part on both sides."""
+    height, width, cols, pads = 9, 8, (-1, 1, 3), ((2, 1), (1, 0))
+    values = torch.randn(1, 5, height, width)
+    for size, shift in (((2, 3), 1), ((6, 7), -1), ((3, 2), 6)):
+        part, count = Region(starts, cols, 5, 4), len(starts) * len(cols)
+        patch = Region(tuple(s + shift for s in starts), tuple(c + shift for c in cols), *size)
+        laid = torch.randn(count, 5, *size)
+        made = Assembly((height, width), 5, part, patch, pads, (7, 1))
+        parts = torch.zeros(made.shape)
+        made.into(parts, padded(values, pads, 9.0), laid)
+        for i, (row, col) in enumerate((r, c) for r in starts for c in cols):
+            wide = F.pad(values[0], (20, 20, 20, 20), value=9.0)
+            wide[:, 20 + row + shift :, 20 + col + shift :][:, : size[0], : size[1]] = laid[i]
+            expected = wide[:, 20 + row : 25 + row, 20 + col : 24 + col].permute(1, 2, 0)
+            assert torch.equal(parts.flatten(0, 1)[i, :, :, 1:6], expected)
+        assert float(parts[..., 0].abs().max()) == float(parts[..., 6].abs().max()) == 0

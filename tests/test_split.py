@@ -99,6 +99,18 @@ def test_weights_are_in_the_order_of_the_input_and_of_the_threads() -> None:
     assert len(held) == len({pack_orders(weight) for weight in packed._fitting.values()})
 
 
+@pytest.mark.skipif(not rt.packable(torch.device("cpu")), reason="no packed convolutions")
+def test_a_part_that_comes_again_is_convolved_alike() -> None:
+    """With padding of its own, and in whatever order the weight is then held."""
+    conv = nn.Conv2d(16, 24, 3, 2, 1).requires_grad_(False)
+    packed = PackedConv(conv, torch.float32, (1, 16, 30, 30))
+    x = torch.randn(5, 16, 9, 7)
+    for padding in ([0, 0], [2, 1], [1, 1]):
+        expected = nn.functional.conv2d(x.double(), conv.weight.double(), conv.bias.double(), 2, padding)
+        for _ in range(3):
+            torch.testing.assert_close(packed.convolve(x, None, padding).double(), expected, rtol=0, atol=1e-5)
+
+
 def pack_orders(weight: Tensor) -> bytes:
     """How oneDNN describes a weight."""
     return bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(weight).numpy())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ _FUSED: dict[str, tuple[str, list[Any], str]] = {
 
 # Shapes of inputs and numbers of threads for which a convolution remembers its weight.
 _REMEMBERED = 64
+_MET = 1024
 
 
 @functools.cache
@@ -64,7 +65,8 @@ class PackedConv(nn.Module):
         sized = None if source is None or self.same else list(source)
         self.weight: Tensor = pack(weight.to_mkldnn(), *self.geometry, sized)
         self._sized = sized
-        self._fitting: dict[tuple[int, tuple[int, ...] | None], Tensor] = {(torch.get_num_threads(), None): self.weight}
+        self._fitting: dict[Any, Tensor] = {(torch.get_num_threads(), None, tuple(padding)): self.weight}
+        self._met: set[Any] = set()
         self.wider = self._widened(weight, pack) if self.same and conv.groups > 1 else None
         self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
         self.activation: tuple[str, list[Any], str] = ("none", [], "")
@@ -80,23 +82,24 @@ class PackedConv(nn.Module):
         x = self.pad(x) if self.same else x
         return self._run(x, other, (self._weight_for(tuple(x.shape)), self.geometry[0]), self.in_place)
 
-    def _weight_for(self, shape: tuple[int, ...] | None) -> Tensor:
+    def _weight_for(self, shape: tuple[int, ...] | None, padding: Sequence[int] | None = None) -> Tensor:
         """The weight in the order that oneDNN wants for an input of this shape (None: that of the probe) and the
         threads that work on it; in another it is re-ordered at every call, which may take longer than the convolution.
         """
-        key = (torch.get_num_threads(), shape if _tells_orders() else None)
+        padding = self.geometry[0] if padding is None else padding
+        key = (torch.get_num_threads(), shape if _tells_orders() else None, tuple(padding))
         found = self._fitting.get(key)
         if found is None:
-            found = self._ordered_for(key[1])
+            found = self._ordered_for(key[1], list(padding))
             if len(self._fitting) >= _REMEMBERED:
-                self._fitting = {}
+                self._fitting, self._met = {}, set()
             self._fitting[key] = found
         return found
 
-    def _ordered_for(self, shape: tuple[int, ...] | None) -> Tensor:
+    def _ordered_for(self, shape: tuple[int, ...] | None, padding: list[int]) -> Tensor:
         pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
         sized = self._sized if shape is None else list(shape)
-        fresh: Tensor = pack(self.weight.to_dense().to_mkldnn(), *self.geometry, sized)
+        fresh: Tensor = pack(self.weight.to_dense().to_mkldnn(), padding, *self.geometry[1:], sized)
         if not _tells_orders():
             return fresh
         # Few orders serve all shapes: those that are equal share their memory.
@@ -113,8 +116,18 @@ class PackedConv(nn.Module):
         return pack(wide.to_mkldnn(), padding, *self.geometry[1:]), padding
 
     def convolve(self, x: Tensor, other: Tensor | None, padding: list[int], in_place: bool = False) -> Tensor:
-        """The fused operation with another padding; with ``in_place`` the result overwrites ``other``."""
-        return self._run(x, other, (self._weight_for(None), padding), in_place)
+        """The fused operation with another padding; with ``in_place`` the result overwrites ``other``.
+
+        Many shapes come by here once, and finding the order of one costs about as much as a few calls in another: that
+        is done for shapes that come again.
+        """
+        met = (torch.get_num_threads(), tuple(x.shape), tuple(padding))
+        again = met in self._met
+        if len(self._met) >= _MET:
+            self._met = set()
+        self._met.add(met)
+        weight = self._weight_for(tuple(x.shape), padding) if again else self._weight_for(None)
+        return self._run(x, other, (weight, padding), in_place)
 
     def _run(self, x: Tensor, other: Tensor | None, kernel: tuple[Tensor, list[int]], in_place: bool) -> Tensor:
         weight, padding = kernel

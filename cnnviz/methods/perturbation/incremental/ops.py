@@ -51,6 +51,10 @@ class Axis:
         """Inputs that ``count`` outputs in a row see."""
         return (count - 1) * self.stride + self.reach + 1
 
+    def pads(self, length: int, count: int) -> tuple[int, int]:
+        """Inputs before and after the map's ``length`` that ``count`` outputs from the first on see."""
+        return self.padding, max(0, self.context(0) + self.extent(count) - length)
+
 
 Sweeping = Callable[[Tensor, Tensor | None, bool, bool], Tensor]
 

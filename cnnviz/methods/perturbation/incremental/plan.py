@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from torch import fx
 
@@ -43,11 +44,15 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Windows that run together: rows x cols of the grid (indices), and their region at every node."""
+    """Windows that run together: rows x cols of the grid (indices), and their region at every node.
+
+    What is worked out for a group (how its parts are put together) is remembered in ``memory``: all images share it.
+    """
 
     rows: tuple[int, ...]
     cols: tuple[int, ...]
     regions: Mapping[fx.Node, Region]
+    memory: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

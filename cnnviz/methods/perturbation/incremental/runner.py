@@ -6,8 +6,7 @@ columns around it are fetched from the clean pass and the patch is laid over the
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, fx
 
 from cnnviz.engine.prepare.pack import PackedConv
 from cnnviz.engine.stopping import go_on
+from cnnviz.methods.perturbation.incremental.assembly import NO_PADS, Assembly, Pads, padded
 from cnnviz.methods.perturbation.incremental.ops import Op, describe
 from cnnviz.methods.perturbation.incremental.plan import Group, Region
 from cnnviz.models.graph.operations import attribute, operation_of
@@ -34,16 +34,14 @@ class Clean:
     """The clean pass over one image: every value, and its maps as rows of channels."""
 
     values: dict[fx.Node, Any]
-    _rows: dict[fx.Node, Tensor] = field(default_factory=dict)
+    _rows: dict[Any, Tensor] = field(default_factory=dict)
 
-    def rows(self, node: fx.Node) -> Tensor:
-        """[h w + 2, C]: the channels of each position, then a row of zeros, then one of minus infinity."""
-        if node not in self._rows:
-            value = self.values[node]
-            flat = value[0].permute(1, 2, 0).reshape(-1, value.shape[1])
-            ends = flat.new_tensor([[0.0], [float("-inf")]]).expand(2, flat.shape[1])
-            self._rows[node] = torch.cat([flat, ends])
-        return self._rows[node]
+    def rows(self, node: fx.Node, pads: Pads = NO_PADS, outside: float = 0.0) -> Tensor:
+        """[H, W, C]: the channels of each position, with a border of ``outside``."""
+        key = (node, pads, outside)
+        if key not in self._rows:
+            self._rows[key] = padded(self.values[node], pads, outside)
+        return self._rows[key]
 
 
 class Runner:
@@ -86,7 +84,18 @@ class Runner:
         self.order = [n for n in self.nodes if n in moved]
         self.overwriting = {n for n in self.order[1:] if self._overwrites(n)}
         self.shapes = shapes
+        self.features = self._where_vectors_begin()
         return Clean(values)
+
+    def _where_vectors_begin(self) -> fx.Node:
+        """The first node with a vector for each image that all that follows is computed from."""
+        place = {node: i for i, node in enumerate(self.order)}
+        earliest, found = len(self.order), self.result
+        for node in reversed(self.order[1:]):
+            if earliest >= place[node] and len(self.shapes.get(node, ())) == 2:
+                found = node
+            earliest = min([earliest, *(place[n] for n in node.all_input_nodes if n in place)])
+        return found
 
     def _overwrites(self, node: fx.Node) -> bool:
         """Whether a ReLU may overwrite its input: a new tensor that nobody else reads."""
@@ -115,7 +124,7 @@ class Runner:
         return function(*args, **kwargs)
 
     def run(self, clean: Clean, group: Group, patch: Tensor) -> Tensor:
-        """The classifier's input for every window of a group.
+        """What :meth:`finish` takes, for every window of a group.
 
         Args:
             clean: The clean pass of the image.
@@ -127,11 +136,22 @@ class Runner:
         for node in self.order[1:]:
             go_on()
             values[node] = step.value(node)
+            if node is self.features:
+                break
             for used in node.all_input_nodes:
-                if self._last_use[used] is node and used is not self.result:
+                if self._last_use[used] is node:
                     values.pop(used, None)
-        final = values[self.result]
-        return step.whole(self.result) if isinstance(final, Value) else final
+        final = values[self.features]
+        return step.whole(self.features) if isinstance(final, Value) else final
+
+    def finish(self, clean: Clean, features: Tensor) -> Tensor:
+        """The classifier's input for all windows at once, from the vectors of all: weights are read once."""
+        values = dict(clean.values)
+        values[self.features] = features
+        for node in self.order[self.order.index(self.features) + 1 :]:
+            values[node] = self.call(node, values)
+        found: Tensor = values[self.result]
+        return found
 
 
 class _Step:
@@ -151,7 +171,7 @@ class _Step:
         if op.kind == "other" or region is None or not all(isinstance(self.values[n], Value) for n in op.inputs):
             return self._other(node)
         if op.kind == "sweep":
-            return Value(self._sweep(op, region), region)
+            return Value(self._sweep(node, op, region), region)
         if op.kind == "pointwise":
             inner = self.values[op.inputs[0]]
             if node in self.runner.overwriting:
@@ -160,26 +180,30 @@ class _Step:
             return Value(self._call(node, held), region)
         if op.kind == "cat":
             return Value(self._cat(node, op, region), region)
-        first, second = (self._part(n, region) for n in op.inputs)
+        first, second = (self._part(node, n, region) for n in op.inputs)
         return Value(first + second, region)
 
     def _cat(self, node: fx.Node, op: Op, region: Region) -> Tensor:
-        """Parts laid side by side over what the clean pass has of the whole concatenation: one copy each."""
+        """Parts laid side by side, one copy each."""
         inputs = [self.values[n] for n in op.inputs]
         if all(_same(value.region, region) for value in inputs):
             return torch.cat([value.tensor for value in inputs], dim=1)
-        blocks, first = self._fetch(node, region), 0
-        for value in inputs:
-            last = first + value.tensor.shape[1]
-            _paste(blocks[..., first:last], region, value)
-            first = last
-        return self._stacked(blocks)
+        total, first, parts = self.runner.shapes[node][1], 0, None
+        for n, value in zip(op.inputs, inputs, strict=True):
+            place = (total, first)
+            assembly = self._assembly((node, n, first), n, region, value.region, NO_PADS, place)
+            if parts is None:
+                parts = value.tensor.new_empty(assembly.shape)
+            assembly.into(parts, self.clean.rows(n), value.tensor)
+            first += value.tensor.shape[1]
+        assert parts is not None
+        return self._stacked(parts)
 
-    def _sweep(self, op: Op, region: Region) -> Tensor:
+    def _sweep(self, node: fx.Node, op: Op, region: Region) -> Tensor:
         assert op.axes is not None
         assert op.sweep is not None
         source = op.inputs[0]
-        summand = self._part(op.inputs[1], region) if len(op.inputs) > 1 else None
+        summand = self._part(node, op.inputs[1], region) if len(op.inputs) > 1 else None
         fetched = summand is not None and summand is not self.values[op.inputs[1]].tensor
         if region.whole:
             return op.sweep(self.whole(source), summand, True, fetched)
@@ -190,7 +214,9 @@ class _Step:
             down.extent(region.height),
             across.extent(region.width),
         )
-        return op.sweep(self._part(source, context, op.outside), summand, False, fetched)
+        (height, width), made = self.runner.shapes[source][2:], self.runner.shapes[node][2:]
+        pads = (down.pads(height, made[0]), across.pads(width, made[1]))
+        return op.sweep(self._part(node, source, context, pads, op.outside), summand, False, fetched)
 
     def whole(self, node: fx.Node) -> Tensor:
         """The whole value of a node for every window."""
@@ -199,24 +225,34 @@ class _Step:
             return value.tensor
         height, width = self.runner.shapes[node][2:]
         rows, cols = (0,) * len(value.region.rows), (0,) * len(value.region.cols)
-        return self._part(node, Region(rows, cols, height, width, True))
+        return self._part(None, node, Region(rows, cols, height, width, True))
 
-    def _part(self, node: fx.Node, region: Region, outside: float = 0.0) -> Tensor:
-        """A part of a value: its patch, laid over what the clean pass has around it."""
+    def _part(
+        self, user: fx.Node | None, node: fx.Node, region: Region, pads: Pads = NO_PADS, outside: float = 0.0
+    ) -> Tensor:
+        """A part of a value for its user: its patch, and around it what the clean pass has."""
         value: Value = self.values[node]
         assert value.region is not None
         if _same(value.region, region):
             return value.tensor
-        blocks = self._fetch(node, region, outside)
-        _paste(blocks, region, value)
-        return self._stacked(blocks)
+        assembly = self._assembly((user, node), node, region, value.region, pads)
+        return self._stacked(assembly.fetched(self.clean.rows(node, pads, outside), value.tensor))
 
-    def _fetch(self, node: fx.Node, region: Region, outside: float = 0.0) -> Tensor:
-        """A part of the clean map for every window: [rows, cols, h, w, C]."""
-        height, width = self.runner.shapes[node][2:]
-        rows = self.clean.rows(node)
-        found = rows.index_select(0, _rows_of(region, (height, width), outside).to(rows.device))
-        return found.view(len(region.rows), len(region.cols), region.height, region.width, -1)
+    def _assembly(
+        self,
+        key: Any,
+        node: fx.Node,
+        part: Region,
+        patch: Region | None,
+        pads: Pads = NO_PADS,
+        place: tuple[int, int] | None = None,
+    ) -> Assembly:
+        found = self.group.memory.get(key)
+        if found is None:
+            channels, *size = self.runner.shapes[node][1:]
+            found = self.group.memory[key] = Assembly((size[0], size[1]), channels, part, patch, pads, place)
+        made: Assembly = found
+        return made
 
     def _stacked(self, blocks: Tensor) -> Tensor:
         """[rows, cols, h, w, C] as [B, C, h, w] in the same memory."""
@@ -230,7 +266,8 @@ class _Step:
             whole: Tensor = self._call(node, held)
             return whole
         height, width = self.runner.shapes[source][2:]
-        before = self._stacked(self._fetch(source, value.region)).float().sum((2, 3))
+        assembly = self._assembly((node, source), source, value.region, None)
+        before = self._stacked(assembly.fetched(self.clean.rows(source), None)).float().sum((2, 3))
         difference = (value.tensor.float().sum((2, 3)) - before) / (height * width)
         mean: Tensor = clean.reshape(1, -1).float() + difference
         return mean.to(clean.dtype).reshape(self.count, *clean.shape[1:])
@@ -255,39 +292,3 @@ class _Step:
 
 def _same(a: Region | None, b: Region) -> bool:
     return a is not None and (a.rows, a.cols, a.height, a.width) == (b.rows, b.cols, b.height, b.width)
-
-
-def _rows_of(region: Region, size: tuple[int, int], outside: float) -> Tensor:
-    """Where each position of a region lies in the rows of the clean map; outside the map, the row for that."""
-    height, width = size
-    y = torch.tensor(region.rows)[:, None] + torch.arange(region.height)
-    x = torch.tensor(region.cols)[:, None] + torch.arange(region.width)
-    index = (y * width)[:, None, :, None] + x[None, :, None, :]
-    if min(region.rows) < 0 or min(region.cols) < 0 or int(y.max()) >= height or int(x.max()) >= width:
-        inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[None, :, None, :]
-        index = torch.where(inside, index, height * width + (1 if outside < 0 else 0))
-    return index.reshape(-1)
-
-
-def _paste(blocks: Tensor, region: Region, value: Value) -> None:
-    """Lay a patch over blocks [rows, cols, h, w, C], window by window where it belongs; what sticks out is dropped."""
-    patch, own = value.tensor, value.region
-    assert own is not None
-    source = patch.permute(0, 2, 3, 1).unflatten(0, (len(own.rows), len(own.cols)))
-    down = list(_runs(own.rows, region.rows, own.height, region.height))
-    for across in _runs(own.cols, region.cols, own.width, region.width):
-        for rows in down:
-            blocks[rows[0], across[0], rows[1], across[1]] = source[rows[0], across[0], rows[2], across[2]]
-
-
-def _runs(inner: Sequence[int], outer: Sequence[int], size: int, room: int) -> list[tuple[slice, slice, slice]]:
-    """Runs of windows whose patch lies at the same place of their context: (windows, target, source) slices."""
-    found = []
-    first = 0
-    for offset, run in itertools.groupby(i - o for i, o in zip(inner, outer, strict=True)):
-        count = len(list(run))
-        low, high = max(offset, 0), min(offset + size, room)
-        if low < high:
-            found.append((slice(first, first + count), slice(low, high), slice(low - offset, high - offset)))
-        first += count
-    return found

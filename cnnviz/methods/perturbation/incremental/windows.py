@@ -155,12 +155,13 @@ def _by_groups(
         )
         if plan.share > _WORTHWHILE and not always:
             return None
-        features = [clean.values[runner.result]]
+        features = [clean.values[runner.features]]
         places: list[int] = []
         for group in plan.groups:
             places += [r * len(windows.cols) + c for r in group.rows for c in group.cols]
             features.append(runner.run(clean, group, _patches(hidden, windows, group)))
-        logits = two_dim(split.head(torch.cat(features).to(split.head_dtype))[0])
+        final = runner.finish(clean, torch.cat(features))
+        logits = two_dim(split.head(final.to(split.head_dtype))[0])
     occluded = torch.empty_like(logits[1:])
     occluded[torch.tensor(places)] = logits[1:]
     return logits[:1], occluded
