@@ -16,6 +16,7 @@ from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.maps.explainer import Explainer
 from cnnviz.maps.remembered import Remembered, run_key
+from cnnviz.maps.unplaced import on_cells
 from cnnviz.maps.write_image import ImageResult, OutputStyle, draw
 from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.records import Record, RunHeader
@@ -66,10 +67,10 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
         if settings.draw.scale == "run":
             limits = _run_limits(settings, explainer, stdin)
             extra = {"scale_limits": limits}
+        how = output_style(settings, explainer, store, limits)
         header = explainer.header()
         header = replace(header, extra={**header.extra, **extra})
         run_folder.begin(header, explainer.writes())
-        how = output_style(settings, explainer, store, limits)
         explainer.remembered = remembered = _remembered(settings, explainer, store, header, limits)
 
         def drawn(done: ImageResult) -> Record:
@@ -216,14 +217,15 @@ def output_style(
     """
     draws = settings.draw
     usual = set(draws.save) == set(explainer.spec.default_save) and settings.output.out != "-"
-    task = explainer.prepared.task_spec
+    prepared, task = explainer.prepared, explainer.prepared.task_spec
     more = {kind for kind, there in _FIGURES.items() if getattr(task, there) and usual}
+    save = (frozenset(draws.save) | more) - (set() if task.boxes else {"detections"})
     return OutputStyle(
         store=store,
-        save=(frozenset(draws.save) | more) - (set() if task.boxes else {"detections"}),
+        save=save,
         style=Style(draws.colormap, draws.alpha, limits),
         picture=ImageFormat(draws.image_format, draws.png_level),
-        labels=explainer.prepared.classes.labels,
+        labels=prepared.classes.labels,
         metrics=MapMetrics(explainer.requests[0]),
         of_method={
             method.spec.name: MapMetrics(requests)
@@ -231,6 +233,7 @@ def output_style(
         },
         columns=explainer.columns(),
         marks=frozenset(mark for mark, asked in (("legend", draws.legend), ("box", draws.draw_box)) if asked),
+        on_cells=on_cells(prepared, explainer.requests, save),
     )
 
 

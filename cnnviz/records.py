@@ -283,10 +283,11 @@ class Explanation:
 
     def to_dict(self) -> maps.Explanation:
         """As the report has it: the facts stand among the other keys."""
+        target = self.target.to_dict() if type(self.target) is ClassScore else asdict(self.target)
         row: maps.Map = {
             "method": self.method,
             "layer": self.layer,
-            "target": cast("targets.Target", asdict(self.target)),
+            "target": cast("targets.Target", target),
             "files": dict(self.files),
             # Methods and metrics, those of other packages among them, add figures and facts of their own.
             "scores": cast("maps.Scores", dict(self.scores)),
@@ -394,7 +395,6 @@ def files_of(record: Any) -> Iterator[str]:
                 yield from (name for name in value.values() if isinstance(name, str))
             elif key in {"file", "thumbnail"} and isinstance(value, str):
                 yield value
-            # Below these stands what was asked for: a target may name a picture of the user's. Scores are many, and
-            # name no files.
+            # What was asked for may name a picture of the user's; scores are many, and name no files.
             elif key not in {"target", "options", "scores"} and isinstance(value, (dict, list, tuple)):
                 yield from files_of(value)

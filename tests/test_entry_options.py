@@ -161,5 +161,5 @@ def test_words_of_another_package_are_checked(
 
 def test_the_words_of_our_own_entries() -> None:
     """The same check that other packages get."""
-    code = "from cnnviz.registry import lookup, specs; [specs.check_words(each) for each in lookup.all_entries()]"
+    code = "from cnnviz.registry import lookup, spec_words as w; [w.check_words(each) for each in lookup.all_entries()]"
     subprocess.run([sys.executable, "-c", code], check=True)

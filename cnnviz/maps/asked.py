@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnviz.engine.readout import Readout
+from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError
 from cnnviz.io.annotations import Annotations
 from cnnviz.maps.write_image import TargetMap
+from cnnviz.models.graph.structures import map_tensors
 from cnnviz.records import BoxScore, ClassScore, PredictionScore, RegionScore, TargetScore
 from cnnviz.registry import lookup
 from cnnviz.registry.metrics import RANDOMIZATION, MetricRequest
@@ -21,7 +24,7 @@ from cnnviz.run.named_folders import check_folders
 from cnnviz.run.outcomes import Verdict
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.run.truth_classes import TruthClasses
-from cnnviz.tasks.base import Request
+from cnnviz.tasks.base import Predictions, Request
 from cnnviz.tasks.elsewhere import noun_of, plural
 
 
@@ -63,6 +66,24 @@ def truth_facts(annotations: Annotations | None, item: DecodedImage) -> dict[str
     if annotations is None:
         return {}
     return {"truth": None if item.truth is None else item.truth.to_dict()}
+
+
+def scored(
+    requests: Sequence[Request], said: Predictions, image: int, pass_for: Callable[[Request], ForwardPass]
+) -> list[TargetScore]:
+    """What the record of an image says of each thing that was asked for.
+
+    Args:
+        requests: What was asked for.
+        said: The predictions for its batch.
+        image: Its place there.
+        pass_for: The pass over the batch that a request reads.
+    """
+    outputs: dict[Readout, Any] = {}
+    for each in requests:
+        if each.readout not in outputs:
+            outputs[each.readout] = map_tensors(lambda t: t[image : image + 1].detach(), pass_for(each).output)
+    return [each.scored(said, image, outputs[each.readout]) for each in requests]
 
 
 def truth_labels(

@@ -20,7 +20,7 @@ from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
 from cnnviz.maps import mosaics, tiling
-from cnnviz.maps.asked import Asked, check_targets, for_task, truth_facts, truth_labels, with_role
+from cnnviz.maps.asked import Asked, check_targets, for_task, scored, truth_facts, truth_labels, with_role
 from cnnviz.maps.comparison import Conclusion, comparison_of, of_several
 from cnnviz.maps.preparation import cuts_of, opened, passed_over, prepare_methods, rehearsed, with_photographs
 from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod
@@ -30,7 +30,6 @@ from cnnviz.maps.tiling import ComputedMap, Tiles
 from cnnviz.maps.write_image import ImageResult, TargetMap
 from cnnviz.metrics.chosen import ModelMetrics, gathered, summed_up
 from cnnviz.metrics.contract import ExplainedNetwork
-from cnnviz.models.graph.structures import map_tensors
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record, RunHeader, TargetScore
 from cnnviz.registry import lookup
@@ -40,7 +39,7 @@ from cnnviz.run.images import DecodedImage, failed, view_facts
 from cnnviz.run.outcomes import WRONG
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.settings import SCORES, RunSettings, check_choice
-from cnnviz.tasks.base import Predictions, Request, Selected
+from cnnviz.tasks.base import Request, Selected
 
 ImageOutcome = ImageResult | Record
 
@@ -173,8 +172,8 @@ class Explainer:
                 if method.session not in runs:
                     runs[method.session] = prepared.forward(method.session, pixels)
                 maps.append(method.maps(runs[method.session], wanted))
-            run = runs[self.methods[0].session]
-            targets = [[self._scored(request, predictions, i, run) for request in own] for i, own in enumerate(wanted)]
+            run, pass_for = runs[self.methods[0].session], self.methods[0].pass_for
+            targets = [scored(own, predictions, i, lambda each: pass_for(each, run)) for i, own in enumerate(wanted)]
         rows: list[ImageOutcome] = []
         for i, (item, own) in enumerate(zip(items, asked, strict=True)):
             if isinstance(own, Record):
@@ -197,10 +196,6 @@ class Explainer:
         some = [item for item, own in zip(items, asked, strict=True) if not isinstance(own, Record)]
         made = iter(self._explain(some) if some else [])
         return [own if isinstance(own, Record) else next(made) for own in asked]
-
-    def _scored(self, request: Request, said: Predictions, image: int, run: ForwardPass) -> TargetScore:
-        read = self.methods[0].pass_for(request, run).output
-        return request.scored(said, image, map_tensors(lambda t: t[image : image + 1].detach(), read))
 
     def _explain_tiled(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
         rows: list[ImageOutcome] = []

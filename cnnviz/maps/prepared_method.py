@@ -16,7 +16,7 @@ from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import Target
 from cnnviz.maps.tiling import ComputedMap
-from cnnviz.methods.explain import explain_batch
+from cnnviz.methods.explain import explain_batch, explain_many
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.methods.levels import levels_of, on_level
 from cnnviz.metrics.chosen import ModelMetrics
@@ -31,6 +31,8 @@ from cnnviz.tasks.base import Request
 
 BLURRED = "blurred"
 """The baseline that is made of each method's own map."""
+# With more requests than these of an image its maps are made together, so many at a time.
+_FEW, _AT_ONCE = 16, 128
 _NAMES = {"centre_gaussian": "center"}
 """Baselines that are called otherwise in reports."""
 
@@ -125,6 +127,8 @@ class PreparedMethod:
         One forward pass is shared; place k of all images' lists is one backward pass for each kind of request there.
         """
         found: list[list[ComputedMap]] = [[] for _ in asked]
+        if self._at_once(run, asked, found):
+            return found
         for place in range(max(len(own) for own in asked)):
             there = [own[place] if place < len(own) else None for own in asked]
             levels = self._levels(run, there)
@@ -133,6 +137,30 @@ class PreparedMethod:
                 alike = [request if own == kind else None for request, own in zip(there, kinds, strict=True)]
                 self._add_maps(run, alike, kind[1], found)
         return found
+
+    def _at_once(
+        self, run: ForwardPass, asked: Sequence[Sequence[Request]], found: Sequence[list[ComputedMap]]
+    ) -> bool:
+        """Adds the maps of many requests, of which every image has as many and alike; whether they could be made so."""
+        kinds = {tuple(each.key for each in own) for own in asked}
+        alike = len(kinds) == 1 and len(set(next(iter(kinds)))) == 1
+        if not (self.spec.many and alike and len(asked[0]) > _FEW) or self.augment or run.session.has_levels:
+            return False
+        requests = list(zip(*asked, strict=True))
+        for first in range(0, len(requests), _AT_ONCE):
+            some = requests[first : first + _AT_ONCE]
+            targets = [own[0].target(own) for own in some]
+            own_run = self.pass_for(some[0][0], run)
+            heatmap = explain_many(self.spec, own_run, targets, self.params)
+            if heatmap is None:
+                return False
+            values = heatmap.values.detach().float().cpu()
+            for image, maps in enumerate(found):
+                read = map_tensors(lambda t, i=image: t[i : i + 1], own_run.output)
+                for own, of_target, raw in zip(some, values[:, image], values.numpy()[:, image], strict=True):
+                    facts = {**heatmap.facts, **own[image].facts(self.spec, of_target, read)}
+                    maps.append(ComputedMap(raw, raw, facts, {}, {}))
+        return True
 
     def _levels(self, run: ForwardPass, there: Sequence[Request | None]) -> list[int | None]:
         """Of a detector's pyramid the level that made what each image is asked for; None for others."""

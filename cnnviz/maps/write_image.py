@@ -22,6 +22,7 @@ from cnnviz.maps.method_picture import method_picture
 from cnnviz.maps.mistake_picture import by_method, common_limits
 from cnnviz.maps.placing import Placing, on_photograph
 from cnnviz.maps.segment_picture import Segmented, outlined
+from cnnviz.maps.unplaced import ON_CELLS, scores_of
 from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.metrics.contract import ExplainedImage
 from cnnviz.metrics.derived import is_even
@@ -60,6 +61,7 @@ class OutputStyle:
         of_method: The same by method, where it is not the same of all.
         columns: Of a run of several methods their names in the order of a picture, with title and, of those that the
             network refuses, why.
+        on_cells: Whether maps are measured on their cells; nothing is drawn then.
     """
 
     store: Store
@@ -71,6 +73,7 @@ class OutputStyle:
     metrics: MapMetrics = field(default_factory=lambda: MapMetrics([MAP_STATISTICS.request()]))
     of_method: Mapping[str, MapMetrics] = field(default_factory=dict)
     columns: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    on_cells: bool = False
 
     def within(self, limits: tuple[float, float] | None) -> OutputStyle:
         """The same with these values in the first and the last colour; None changes nothing."""
@@ -136,6 +139,8 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
     Raises:
         CnnvizError: The output folder cannot be written.
     """
+    if how.on_cells and (known := scores_of(done)) is not None:
+        return _record(done, [_undrawn(item, own) for item, own in zip(done.maps, known, strict=True)], ON_CELLS)
     rows: list[Explanation] = []
     panel_rows: list[PanelRow] = []
     tiles: list[BoxTile] = []
@@ -174,6 +179,16 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
         rows.append(Explanation(item.method.name, item.layer, item.target, files, scores, facts))
     figures = {"segments": segmented, "detections": detected, "words": written}
     _write_figures(done, how, rows, (panel_rows, tiles, figures))
+    return _record(done, rows, {})
+
+
+def _undrawn(item: TargetMap, measured: Mapping[str, Any]) -> Explanation:
+    scores = {**measured, **item.scores}
+    facts = {**item.facts, "flat_reason": _flat_reason(item)} if scores.get("flat") else item.facts
+    return Explanation(item.method.name, item.layer, item.target, {}, scores, facts)
+
+
+def _record(done: ImageResult, rows: Sequence[Explanation], facts: Mapping[str, Any]) -> Record:
     return Record(
         path=done.ref.uri,
         width=done.rgb.shape[1],
@@ -181,7 +196,7 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
         label=done.label,
         predictions=done.predictions,
         explanations=tuple(rows),
-        facts=done.of_image,
+        facts={**done.of_image, **facts},
     )
 
 

@@ -37,14 +37,35 @@ def explain_batch(
     with rt.scope():
         # Methods that take no gradient compare scores of changed images.
         heatmap = spec.load()(run, target if spec.backward != "0" else target.watched, params)
+    return _checked(spec, heatmap, "Return one map for each image, in order: [N, h, w].", (len(run.pixels),))
+
+
+def explain_many(spec: MethodSpec, run: ForwardPass, targets: Sequence[Target], params: Any) -> Heatmap | None:
+    """What a method says of a batch for many targets, values [K, N, h, w]; None where it takes them one by one.
+
+    Args:
+        spec, run, params: As :func:`explain_batch` has them.
+        targets: What is explained, each of all images.
+    """
+    if not spec.many or any(target.readout != run.session.readout for target in targets):
+        return None
+    with rt.scope():
+        heatmap = spec.load_many()(run, targets, params)
+    if heatmap is None:
+        return None
+    shape = len(targets), len(run.pixels)
+    return _checked(spec, heatmap, "Return a map for each target and image: [K, N, h, w].", shape)
+
+
+def _checked(spec: MethodSpec, heatmap: Any, hint: str, shape: tuple[int, ...]) -> Heatmap:
     if not isinstance(heatmap, Heatmap):
         raise CnnvizError(
             f"Method {spec.name} returned {type(heatmap).__name__}; expected a Heatmap.",
             "Return cnnviz.extend.Heatmap(values) with values [N, h, w].",
         )
-    if len(heatmap.values) != len(run.pixels):
+    if tuple(heatmap.values.shape[: len(shape)]) != shape:
+        of = " x ".join(map(str, shape))
         raise CnnvizError(
-            f"Method {spec.name} returned values of shape {list(heatmap.values.shape)} for {len(run.pixels)} images.",
-            "Return one map for each image, in order: [N, h, w].",
+            f"Method {spec.name} returned values of shape {list(heatmap.values.shape)} for {of} images.", hint
         )
     return heatmap

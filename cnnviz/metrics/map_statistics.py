@@ -19,6 +19,7 @@ zero or the same everywhere (else there is no ``flat``).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -29,9 +30,11 @@ from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage
 from cnnviz.metrics.derived import EVEN, derived, is_flat, limits, regions_above, shares, total_of
-from cnnviz.registry.params import Options
+from cnnviz.registry.metrics import MapStatisticsOptions
 
-_BOX_SHARE = 0.2
+BOX_SHARE = 0.2
+UNDEFINED: Mapping[str, None] = dict.fromkeys(("peak", "box_xywh", "energy_in_box", "entropy", "area_above_half"))
+"""What is said of maps that have no positive value, or are the same everywhere."""
 _TIE = 1.0 - EVEN
 # Of what rounding may lift to a tie. Grids with more corners than one in so many pixels are not worth the while.
 _NEARLY, _SPARSE = 1.0 - 4 * EVEN, 64
@@ -40,7 +43,9 @@ _TINY = np.finfo(np.float32).tiny
 _STRIP_PIXELS = 1 << 16
 
 
-def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params: Options) -> dict[str, object]:
+def score(
+    placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params: MapStatisticsOptions
+) -> dict[str, object]:
     """The metric: see the top of the module. Raw figures are those of ``placed.raw``, if it is known."""
     return map_scores(placed.values if placed.raw is None else placed.raw, placed)
 
@@ -62,8 +67,7 @@ def _of_placed(placed: PlacedMap) -> dict[str, object]:
     x0, y0, x1, y1 = placed.seen
     highest = float(limits(placed)[1])
     if is_flat(placed) or not (math.isfinite(highest) and highest > 0.0):
-        undefined = ("peak", "box_xywh", "energy_in_box", "entropy", "area_above_half")
-        scores.update(dict.fromkeys(undefined))
+        scores.update(UNDEFINED)
         if is_flat(placed):
             scores["flat"] = True
         return scores
@@ -71,7 +75,7 @@ def _of_placed(placed: PlacedMap) -> dict[str, object]:
     whole = shares(placed)
     share = whole[y0:y1, x0:x1]
     total = total_of(share)
-    regions = regions_above(placed, _BOX_SHARE)
+    regions = regions_above(placed, BOX_SHARE)
     left, top, right, bottom = regions.edges[regions.largest()].astype(int).tolist()
     inside = total_of(whole[top:bottom, left:right])
     column, row = _peak_of(placed, share)

@@ -126,6 +126,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         paper="Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016",
         needs=("gap-head",),
         signed=True,
+        many="cnnviz.methods.cam.cam:cams",
     ),
     MethodSpec(
         name="gradcam",
@@ -137,6 +138,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         paper="Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks, ICCV 2017",
         options=GradCAMOptions,
         backward="1 (head)",
+        many="cnnviz.methods.cam.gradcam:gradcams",
     ),
     MethodSpec(
         name="gradcam++",

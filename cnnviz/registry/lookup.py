@@ -22,6 +22,7 @@ from cnnviz.registry.gradients import INPUT_GRADIENTS
 from cnnviz.registry.metrics import METRICS, MetricRequest, MetricSpec
 from cnnviz.registry.perturbation import PERTURBATION
 from cnnviz.registry.relevance import RELEVANCE
+from cnnviz.registry.spec_words import check_words
 from cnnviz.registry.specs import (
     CommandSpec,
     ComparisonSpec,
@@ -30,7 +31,6 @@ from cnnviz.registry.specs import (
     Options,
     Param,
     StudySpec,
-    check_words,
 )
 from cnnviz.registry.studies import STUDIES
 from cnnviz.registry.tasks import AUTO, TASKS, TaskRequest, TaskSpec

@@ -16,9 +16,20 @@ __all__ = [
     "RANDOMIZATION",
     "ConservationOptions",
     "Figure",
+    "MapStatisticsOptions",
     "MetricRequest",
     "MetricSpec",
 ]
+
+
+class MapStatisticsOptions(Options):
+    """Options of the map statistics."""
+
+    on: Literal["auto", "pixels", "cells"] = option(
+        "auto",
+        "The photograph's pixels, or the map's own cells, for which nothing may be drawn or measured beside; "
+        "auto: cells for all classes of a network where nothing is.",
+    )
 
 
 class ConservationOptions(Options):
@@ -34,6 +45,7 @@ MAP_STATISTICS = MetricSpec(
     summary="Where a map is largest, the box of its largest region, and how far it is spread out.",
     paper="Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016 (the box)",
     measures="map",
+    options=MapStatisticsOptions,
     figures=(
         Figure("min", "smallest value of the raw map, in the method's own unit"),
         Figure("max", "largest value of the raw map"),

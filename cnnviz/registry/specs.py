@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal
 
-from cnnviz.errors import CnnvizError, nearest, shown
+from cnnviz.errors import CnnvizError, nearest
 from cnnviz.registry.params import (
     ClassName,
     FilePath,
@@ -256,6 +256,8 @@ class MethodSpec(CommandSpec):
         several_layers: Whether more than one ``--layer`` makes one map.
         gap: For maps that should sum to the score: why one may not, told with how many do not.
         dry_run_params: Options with which a run tries the method on a probe before it starts, where few passes will do.
+        many: ``module:function`` of ``(run, targets, params) -> Heatmap | None``, which makes the maps of many targets
+            of a pass at once, values [K, N, h, w]; None where it cannot for these.
     """
 
     needs: tuple[Need, ...] = ()
@@ -269,10 +271,15 @@ class MethodSpec(CommandSpec):
     several_layers: bool = False
     gap: str = ""
     dry_run_params: Mapping[str, Any] = field(default_factory=dict)
+    many: str = ""
 
     def wants_layer(self, params: Options) -> bool:
         """Whether these options make a method in input space look at a layer too."""
         return "layer" in self.needs or bool(self._demanding("layer", params))
+
+    def load_many(self) -> Callable[..., Any]:
+        """Import the function behind ``many``."""
+        return _imported(self.many)
 
     def load_nodes(self) -> Callable[..., Any]:
         """Import the function behind ``nodes``."""
@@ -355,37 +362,6 @@ class TrainingSpec(CommandSpec):
         return frozenset({*HIDDEN_FROM_TRAINING, *self.hidden_options} - set(self.shared_options))
 
 
-def check_words(spec: EntrySpec) -> None:
-    """Refuse an entry, or an option of it, with a word in a field that takes only certain ones.
-
-    Types hold this for the entries of cnnviz itself; those of other packages may never have been type-checked.
-
-    Raises:
-        CnnvizError: Names the field and the words that it takes, with near matches.
-    """
-    for what in (spec, *spec.params):
-        of = f" of option {what.name}" if isinstance(what, Param) else ""
-        for name, hint in get_type_hints(type(what)).items():
-            several = get_origin(hint) is tuple
-            words = _words(get_args(hint)[0] if several else hint)
-            value = getattr(what, name)
-            if words and several and not isinstance(value, tuple):
-                named = ", ".join(map(repr, words))
-                raise CnnvizError(f"{name}{of} is {shown(value)}: expected several of {named}.", "Give a tuple.")
-            for word in (value if several else (value,)) if words else ():
-                if word not in words:
-                    near = nearest(str(word), filter(None, map(str, words))) or "Use one of them."
-                    named = ", ".join(map(repr, words))
-                    raise CnnvizError(f"{name}{of} is {shown(word)}: expected one of {named}.", near)
-
-
-def _words(hint: Any) -> tuple[Any, ...]:
-    """The values that a type allows, where it allows only some."""
-    if hint is bool:
-        return (True, False)
-    return get_args(hint) if get_origin(hint) is Literal else ()
-
-
 def _imported(reference: str) -> Callable[..., Any]:
     module, _, function = reference.partition(":")
     loaded: Callable[..., Any] = getattr(import_module(module), function)
@@ -395,5 +371,5 @@ def _imported(reference: str) -> Callable[..., Any]:
 __all__ = [
     "HIDDEN_FROM_STUDIES", "HIDDEN_WITHOUT_INPUT", "ClassName", "CommandSpec", "ComparisonSpec", "EntrySpec",
     "FilePath", "Inputs", "MethodSpec", "Need", "Options", "Package", "PairSpec", "Param", "Space", "StudySpec",
-    "TrainingSpec", "background_option", "check_words", "option",
+    "TrainingSpec", "background_option", "option",
 ]  # fmt: skip

@@ -12,6 +12,8 @@ from cnnviz.report.markup import plain_percent
 
 FLAT = "the map is zero, or the same, everywhere"
 _TRUE = 5
+# Of an image with so many maps without pictures the page tells of so few.
+_MANY, _SHOWN = 100, 20
 _REGIONS = {"pred": "where it is found", "all": "everywhere", "truth": "in its true region"}
 _PLACED = {"mask": "in mask", "box": "in box", "point": "at", "segment": "in segment"}
 _SCORES = {
@@ -104,9 +106,24 @@ def facts(record: Mapping[str, object]) -> list[str]:
     truth = record.get("truth")
     if isinstance(truth, Mapping) and truth.get("labels"):
         found.append(f"marked {', '.join(map(str, truth['labels']))}")
+    if (shown := len(shown_maps(record))) < (every := len(mappings(record.get("explanations")))):
+        found.append(f"the likeliest {shown} of {every} maps; all are in the report")
     # Of a comparison: maps that have no similarity.
     found += dict.fromkeys(f"similarity - ({each['why']})" for each in mappings(record.get("pairs")) if each.get("why"))
     return found
+
+
+def shown_maps(record: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """The maps that the page tells of: all, or of hundreds that have no pictures those of the likeliest targets."""
+    maps = mappings(record.get("explanations"))
+    if len(maps) <= _MANY or any(files(each) for each in maps):
+        return maps
+
+    def likeliest(each: Mapping[str, object]) -> float:
+        target = each.get("target")
+        return -(number(target.get("probability")) or 0.0) if isinstance(target, Mapping) else 0.0
+
+    return sorted(maps, key=likeliest)[:_SHOWN]
 
 
 def truths(record: Mapping[str, object]) -> list[str]:

@@ -74,7 +74,7 @@ def row_of(record: Mapping[str, Any], checks: Checks, photo: str | None) -> dict
     """
     size = words.size(record)
     outcome = words.outcome(record)
-    maps = words.mappings(record.get("explanations"))
+    maps = words.shown_maps(record)
     row = {
         "name": printable(str(record.get("name", record.get("path", "")))),
         "path": printable(str(record.get("path", ""))),

@@ -123,6 +123,8 @@ class Shown(TypedDict):
     one piece (``whole``) or pressed into the input size (``squash``)."""
     seen_xywh: Box
     """The part of the image that the network was shown."""
+    figures_on: NotRequired[Literal["cells"]]
+    """There where the statistics of its maps are those of their cells, not of the photograph's pixels."""
     input_size: NotRequired[Shape]
     """Of ``--view whole``: ``[channels, height, width]`` at which the image was shown."""
     tiles: NotRequired[list[Tile]]

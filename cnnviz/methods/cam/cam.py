@@ -5,6 +5,7 @@ Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,20 +43,45 @@ def cam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     Raises:
         CnnvizError: The head is something else than global pooling and one linear layer.
     """
-    session = run.session
     if target.logit_index is None:
         raise CnnvizError(
             "CAM explains the logit of a class.", "Ask for a class, and leave --score out, or use `cnnviz gradcam`."
         )
+    head, activations, facts = read(run)
+    weights = _class_weights(head, target, activations)
+    n, channels, height, width = activations.shape
+    return Heatmap((weights[:, None] @ activations.reshape(n, channels, -1)).reshape(n, height, width), facts=facts)
+
+
+def cams(run: ForwardPass, targets: Sequence[Target], params: Options) -> Heatmap | None:
+    """The maps of many classes, as :func:`cam` has each: one product of weights and feature maps for each image.
+
+    Returns:
+        Heatmap with values [K, N, h, w]; None where :func:`cam` has to say why a target is refused.
+    """
+    if any(target.logit_index is None for target in targets):
+        return None
+    head, activations, facts = read(run)
+    # [K, N, C] as [N, K, C]
+    weights = torch.stack([_class_weights(head, target, activations) for target in targets], dim=1)
+    maps = (weights @ activations.flatten(2)).unflatten(2, activations.shape[2:])
+    return Heatmap(maps.transpose(0, 1), facts=facts)
+
+
+def read(run: ForwardPass) -> tuple[HeadReading, Tensor, Mapping[str, Any]]:
+    """The head of a network with global pooling and one linear layer, the feature maps, and what records say of it.
+
+    Raises:
+        CnnvizError: It is another head.
+    """
+    session = run.session
     head = session.remember("cam head", lambda: _reading(session))
     activations = run.activations[0].detach().float()
     # A head with convolutions runs in the precision of the run, and its logits are no more exact than that.
     exact = session.split is None or session.split.head_dtype == torch.float32
     tolerance = _IDENTITY_TOLERANCE if exact else session.runtime.tolerance
     facts = session.remember("cam facts", lambda: _verified(head, activations, run.logits.detach(), tolerance))
-    weights = _class_weights(head, target, activations)
-    n, channels, height, width = activations.shape
-    return Heatmap((weights[:, None] @ activations.reshape(n, channels, -1)).reshape(n, height, width), facts=facts)
+    return head, activations, facts
 
 
 def _reading(session: Session) -> HeadReading:
@@ -126,3 +152,16 @@ def _verified(head: HeadReading, activations: Tensor, logits: Tensor, tolerance:
             "Use `cnnviz gradcam`.",
         )
     return {"pooling": head.pooling, "linear": head.norm is None and not head.rectified, "identity_error": error}
+
+
+def is_linear(run: ForwardPass) -> bool:
+    """Whether the logits are the averaged feature maps of the only target layer through one linear layer."""
+
+    def linear() -> bool:
+        try:
+            facts = read(run)[2]
+        except CnnvizError:
+            return False
+        return bool(facts["linear"]) and facts["pooling"] == "average"
+
+    return len(run.activations) == 1 and run.session.remember("linear head", linear)
