@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,37 +17,75 @@ from cnnviz.io.digests import fingerprint
 from cnnviz.io.exclusions import Exclusions
 from cnnviz.io.shard_folders import folders_of_shares
 from cnnviz.io.shards import Shard, parse_shard
-from cnnviz.io.sources import ImageRef, SourceOptions, find_images, open_file
+from cnnviz.io.sources import ImageRef, SourceOptions, find_images, is_url, open_file
 from cnnviz.io.store import Store
+from cnnviz.io.walk import said as said_by
 from cnnviz.records import parse_line, to_json
 from cnnviz.run.counting import Reporter, RunResult, Silent
 from cnnviz.run.earlier import KILLED, RECORDS, REPORT
 from cnnviz.run.images import failed
 from cnnviz.run.merge import merge
 from cnnviz.run.share import share_of
+from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
 
 _SUSPECTS = 256
 """Images that may have been in flight when a worker died: decoded ahead, with the model, or being drawn."""
 _DEATHS = 5
 """Workers that one share may lose without a culprit among its images."""
-Told = tuple[str, str | None]
+Told = tuple[str, str, int]
 
 
-def explain_share(settings: RunSettings) -> Told | None:
-    """In a worker: the run of a share. Returns why it could not be made, as errors with two arguments do not travel."""
+class _FirstFailure(Silent):
+    """What a share has to say stands in its report; only what ends it early is told."""
+
+    row: AnyImage | None = None
+
+    def advance(self, record: AnyImage) -> None:
+        if self.row is None and record.get("error") is not None:
+            self.row = record
+
+
+def explain_share(settings: RunSettings, folder: str) -> Told | None:
+    """In a worker: the run of a share.
+
+    Args:
+        settings: Of the share.
+        folder: Where relative paths begin; workers of a cluster that runs already stand elsewhere.
+
+    Returns:
+        Why it was not made, or not to its end, as message, hint and exit code: errors with two arguments do not travel.
+    """
+    first = _FirstFailure()
     try:
-        pipeline.run(settings, Silent(), None)  # what it has to say stands in its report
+        _stand_in(folder, settings)
+        result = pipeline.run(settings, first, None)
     except CnnvizError as error:
-        return error.message, error.hint
+        return error.message, error.hint, error.exit_code
+    if settings.output.fail_fast and first.row is not None:
+        why: Any = first.row.get("error")
+        message = f"{first.row['path']}  {why['type']}: {why['message']}"
+        return message, "Go on with --resume, or leave --fail-fast out.", result.exit_code
     return None
+
+
+def _stand_in(folder: str, settings: RunSettings) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        out = settings.output.out
+        if is_url(out) or os.path.isabs(out):
+            return
+        said = f"{folder} is not there on {platform.node()}: {error.strerror}."
+        raise CnnvizError(said, "Give workers the same folders, or name inputs and -o by whole paths.") from None
 
 
 class Probe:
     """In a worker: explains one image after another, each in a run of its own that nobody keeps."""
 
-    def alone(self, settings: RunSettings, uri: str) -> None:
+    def alone(self, settings: RunSettings, uri: str, folder: str) -> None:
         """Whoever cannot be explained does no harm; whoever kills the worker is found."""
+        _stand_in(folder, settings)
         with tempfile.TemporaryDirectory() as out, contextlib.suppress(CnnvizError):
             output = replace(settings.output, out=out, cache=None, resume=False, overwrite=False)
             pipeline.run(replace(settings, inputs=(uri,), shard=None, output=output), Silent(), None)
@@ -67,7 +106,12 @@ def run(settings: RunSettings, parts: int, reporter: Reporter) -> RunResult:
     ours = not ray.is_initialized()
     if ours:
         local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level="error", **local)
+        try:
+            ray.init(log_to_driver=False, logging_level="error", **local)
+        except (OSError, RuntimeError) as error:  # a ConnectionError is an OSError
+            where = os.environ.get("RAY_ADDRESS")
+            said = f"the cluster RAY_ADDRESS={where} cannot be reached" if where else "Ray cannot be started here"
+            raise CnnvizError(f"--executor ray: {said}: {said_by(error)}.", "Look at it with: ray status") from error
     try:
         cluster = Cluster(ray, settings, parts, reporter)
         cluster.check_folder()
@@ -132,7 +176,8 @@ class Cluster:
 
     def explain(self) -> None:
         """Have all shares explained; those whose worker dies go on in another one."""
-        running = {self._task.remote(each): each for each in map(self._of, self._shards())}
+        here = os.getcwd()
+        running = {self._task.remote(each, here): each for each in map(self._of, self._shards())}
         without_culprit: Counter[str | None] = Counter()
         self._note(f"Ray: {len(running)} shares on {len(self._ray.nodes())} machines")
         while running:
@@ -150,10 +195,11 @@ class Cluster:
                         "Give the workers more memory, or use a smaller --batch-size.",
                     ) from error
                 output = replace(settings.output, resume=True, overwrite=False)
-                running[self._task.remote(replace(settings, output=output))] = replace(settings, output=output)
+                running[self._task.remote(replace(settings, output=output), here)] = replace(settings, output=output)
                 continue
             if told is not None:
-                raise CnnvizError(f"share {settings.shard}: {told[0]}", *told[1:])
+                message, hint, code = told
+                raise CnnvizError(f"share {settings.shard}: {message}", hint, exit_code=code)
 
     def _shards(self) -> Sequence[Shard]:
         return [Shard(index, self.parts) for index in range(1, self.parts + 1)]
@@ -174,7 +220,7 @@ class Cluster:
         for ref in list(self._in_flight(settings, store)):
             for death in (1, 2):
                 try:
-                    self._ray.get(probe.alone.remote(settings, ref.uri))
+                    self._ray.get(probe.alone.remote(settings, ref.uri, os.getcwd()))
                 except self._actor_deaths:
                     probe = self._probe.remote()
                     if death == 2:

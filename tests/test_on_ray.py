@@ -6,14 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnnviz.cli.app import main
+from cnnviz.on_ray import explain_share
 from tests.support import tiny_model
 from tests.support.pictures import photograph
+from tests.support.runs import settings
 from tests.test_shards import contents
 
 MODEL = ["--input-size", "32", "--resize", "32", "-b", "1", "--device", "cpu"]
@@ -21,6 +24,7 @@ MODEL = ["--input-size", "32", "--resize", "32", "-b", "1", "--device", "cpu"]
 FACTORY = """
 import os, signal
 from pathlib import Path
+from types import SimpleNamespace
 from tests.support import tiny_model
 
 HERE = Path(__file__).parent
@@ -101,3 +105,42 @@ def test_killed_workers_change_nothing(tmp_path: Path) -> None:
     assert records.pop("white")["error"]["type"] == "killed-worker"
     expected = json.loads((whole / "report.json").read_text())["images"]
     assert list(records.values()) == [each for each in expected if not each["path"].endswith("white.png")]
+
+
+def test_a_share_stands_where_its_paths_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of a cluster that runs already are started in another folder."""
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(photograph(0, (70, 60))).save(tmp_path / "photos" / "0.png")
+    monkeypatch.chdir("/")
+    assert explain_share(settings("photos", "out"), str(tmp_path)) is None
+    assert len(json.loads((tmp_path / "out" / "report.json").read_text())["images"]) == 1
+    told = explain_share(settings("photos", "out"), str(tmp_path / "nowhere"))
+    assert told is not None
+    assert (f"{tmp_path / 'nowhere'} is not there" in told[0], told[2]) == (True, 2)
+    whole = settings(tmp_path / "photos", tmp_path / "other")
+    assert explain_share(whole, str(tmp_path / "nowhere")) is None
+
+
+def test_an_image_that_fails_ends_a_share_and_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "0.png").write_bytes(b"no image")
+    assert explain_share(settings("photos", "a"), str(tmp_path)) is None
+    told = explain_share(settings("photos", "b", output={"fail_fast": True}), str(tmp_path))
+    assert told is not None
+    assert (told[0].startswith("photos/0.png  not-an-image: "), told[2]) == (True, 3)
+
+
+def test_a_cluster_that_cannot_be_reached_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379\nand more")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=bool, init=init, shutdown=None))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    Image.fromarray(photograph(0, (40, 40))).save(tmp_path / "a.png")
+    words = ["gradcam", str(tmp_path / "a.png"), "-m", f"{tiny_model.__file__}:make", *MODEL]
+    assert main([*words, "-o", str(tmp_path / "out"), "--executor", "ray"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the cluster RAY_ADDRESS=10.0.0.1:6379 cannot be reached: Failed to connect" in said
