@@ -131,6 +131,11 @@ def test_a_run(out: Path) -> None:
     assert alone["images"][0]["inversions"] == rows["1.png"]["inversions"]
 
 
+def test_a_layer_that_is_named_twice_is_inverted_once(out: Path) -> None:
+    row = run(out, "t", "--steps", "2", "--layer", "-1", "--layer", "4", "--layer", "0", inputs="0.png")["images"][0]
+    assert [each["layer"] for each in row["inversions"]] == ["4", "0"]
+
+
 def test_stages_from_the_first_to_the_last_are_the_default(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["invert", str(out / "0.png"), *tiny_options(), "-o", str(out / "d"), "--steps", "2"]) == 0
     assert "no --layer was named: 2, 4 are inverted" in capsys.readouterr().err

@@ -80,9 +80,11 @@ class Invert(Study[InvertOptions]):
             shaking=Augmentation(jitter=params.jitter, rotate=0.0, scale=0.0),
         )
         # A reader for each: what lies above its layer is not run.
-        readers = [open_reader(session, (layer,), prepared.open, logits=False) for layer in self._layers()]
+        opened = [open_reader(session, (layer,), prepared.open, logits=False) for layer in self._layers()]
+        # One layer may be named in several ways, such as -1.
+        readers = {reader.layers[0].name: reader for reader in opened}
         self.makers = [
-            Maker(reader, normalisation(spec, reader.device), spec.input_size, options) for reader in readers
+            Maker(reader, normalisation(spec, reader.device), spec.input_size, options) for reader in readers.values()
         ]
         if not prepared.settings.target.layers:
             named = ", ".join(maker.reader.layers[0].name for maker in self.makers)

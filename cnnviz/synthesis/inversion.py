@@ -13,8 +13,8 @@ def normalised_error(values: Tensor, wanted: Tensor) -> Tensor:
     """||F(x) - F(x0)||^2 / ||F(x0)||^2 [N], of values [N, C, h, w] and those of the photograph [1, C, h, w].
 
     0 where the layer cannot tell x from x0; 1 where it sees in x nothing of x0 (all values zero). Mahendran & Vedaldi,
-    "Understanding Deep Image Representations by Inverting Them", CVPR 2015, equations 1 and 2; their table gives the
-    root of it.
+    "Understanding Deep Image Representations by Inverting Them", CVPR 2015, equations 1 and 2; their tables give
+    another figure, the distance over the mean distance between the values of two photographs.
     """
     return (values - wanted).square().flatten(1).sum(dim=1) / wanted.square().sum()
 
