@@ -240,6 +240,13 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def moved(batch: Tensor, device: torch.device) -> Tensor:
+    """A batch on the device. To a graphics card from pinned memory, so that the copy runs beside what it computes."""
+    if device.type == "cuda" and batch.device.type == "cpu":
+        batch = batch.pin_memory()
+    return batch.to(device, non_blocking=True)
+
+
 def wait(device: torch.device) -> None:
     """Wait until the device has done what was asked: for timing."""
     if device.type == "cuda":

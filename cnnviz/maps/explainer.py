@@ -207,7 +207,7 @@ class Explainer:
     def _explain_tiles(self, mosaics: Sequence[Tiles]) -> list[ImageOutcome]:
         """Images whose tiles run together; where they are more than a batch, each runs twice: for classes, for maps."""
         prepared, most, method = self.prepared, self.prepared.batch_size, self.methods[0]
-        pixels = torch.cat([mosaic.cut() for mosaic in mosaics]).to(method.session.device, non_blocking=True)
+        pixels = rt.moved(torch.cat([mosaic.cut() for mosaic in mosaics]), method.session.device)
         pixels = normalize(pixels, prepared.preprocess)
         first = method.session.forward(pixels) if len(pixels) <= most else None
         if first is not None:

@@ -310,7 +310,7 @@ class PreparedModel:
 
     def batch(self, items: Sequence[DecodedImage]) -> Tensor:
         """The images as the network takes them before normalisation, uint8 [N, C, H, W] on its device."""
-        return torch.stack([item.pixels for item in items]).to(self.session.device, non_blocking=True)
+        return rt.moved(torch.stack([item.pixels for item in items]), self.session.device)
 
     def predict(self, logits: Tensor) -> Predictions:
         """Scores and probabilities of a batch."""

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.open_session import SessionOptions, check_runs, probe_image
 from cnnviz.engine.session import ForwardPass
@@ -203,7 +204,7 @@ class ClassMap(Study[ClassMapOptions]):
 
     def _shares(self, pixels: Tensor) -> Tensor:
         """Probabilities [N, K, rows, cols] of all cells."""
-        batch = normalize(pixels.to(self.session.device, non_blocking=True), self.prepared.preprocess)
+        batch = normalize(rt.moved(pixels, self.session.device), self.prepared.preprocess)
         scores = self.session.forward(batch).activations[0].detach().float()
         count, classes, rows, cols = scores.shape
         flat = scores.permute(0, 2, 3, 1).reshape(-1, classes)
