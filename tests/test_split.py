@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cnnviz.engine import open_session as opening
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.prepare.pack import PackedConv, _tells_orders
+from cnnviz.engine.prepare.pack import PackedConv, tells_orders
 from cnnviz.engine.prepare.split import Split, cut
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layers import resolve
@@ -75,7 +75,7 @@ def test_normalisations_are_folded_into_convolutions() -> None:
 
 
 @pytest.mark.skipif(
-    not rt.packable(torch.device("cpu")) or not _tells_orders(), reason="no packed convolutions, or orders are not told"
+    not rt.packable(torch.device("cpu")) or not tells_orders(), reason="no packed convolutions, or orders are not told"
 )
 def test_weights_are_in_the_order_of_the_input_and_of_the_threads() -> None:
     """Packed for one image and one number of threads, run with others: as if packed for those, and no copy more."""

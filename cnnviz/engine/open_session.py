@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import DEFAULT_LAYER, Cut, before_classifier, several_levels
 from cnnviz.engine.head_rerun import HeadRun
 from cnnviz.engine.hooks import at_position, below_units, recording, seen_layer, substituting, unit_layer, watched
+from cnnviz.engine.prepare.agreement import gradients_agree
 from cnnviz.engine.prepare.compile import compile_trunk
 from cnnviz.engine.prepare.rows import even_rows
-from cnnviz.engine.prepare.split import Split, cut, quietly, to_head, usable_preparations
+from cnnviz.engine.prepare.split import Split, computes, crossing, cut, quietly, to_head, usable_preparations
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, PreparedNetwork, Session, check_rows
 from cnnviz.engine.shared_outputs import with_shared_marked
@@ -216,11 +218,12 @@ def _fastest_that_agrees(
             split = _private_cut(graph, nodes, runtime, preparation, options)
             with torch.no_grad():
                 got = _graph_runner(split)(image.to(runtime.device))
+            same = agrees(got, expected, runtime.tolerance) and gradients_agree(split, image.to(runtime.device))
         except Exception as error:
             if rt.is_out_of_memory(error):
                 raise
             continue
-        if agrees(got, expected, runtime.tolerance):
+        if same:
             return split
     if runtime.precision == "fp32" and image.device == runtime.device:
         return reference_split  # modules that cannot be copied (weights computed by hooks) run as they are
@@ -255,13 +258,7 @@ def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
 
 
 def _graph_runner(split: Split) -> Callable[[Tensor], ForwardPass]:
-    def cross(pixels: Tensor) -> tuple[Any, ...]:
-        source = pixels.to(split.trunk_dtype)
-        if split.preparation not in {"plain", "shared"}:
-            source = source.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            return quietly(split.trunk)(source)
-
+    cross = partial(crossing, split)
     scope = rt.recurrent_scope(split.head)
 
     def run(pixels: Tensor) -> ForwardPass:
@@ -283,12 +280,15 @@ def _graph_runner(split: Split) -> Callable[[Tensor], ForwardPass]:
 
 def _compiled(network: PreparedNetwork, graph: Graph, image: Tensor, options: SessionOptions) -> PreparedNetwork:
     """With a compiled trunk when that works and gives the same values; it says so when it does not."""
-    runtime = network.runtime
+    runtime, packed = network.runtime, network.split
+    if packed is not None and not computes(packed.trunk):
+        return replace(network, notes=(*network.notes, "not compiled: all of the network is differentiated"))
     plain = _private_cut(graph, network.nodes, runtime, "folded", options)
     trunk, reason = compile_trunk(plain.trunk, image, runtime, options.batch_size)
     if trunk is None:
         return replace(network, notes=(*network.notes, f"not compiled: {reason}"))
-    run = _graph_runner(replace(plain, trunk=trunk, preparation="folded"))
+    above = packed if packed is not None and packed.preparation == "packed" else plain  # whose head is the faster one
+    run = _graph_runner(replace(above, trunk=trunk))
     if not agrees(run(image.to(runtime.device)), network.run(image.to(runtime.device)), runtime.tolerance):
         return replace(network, notes=(*network.notes, "not compiled: the compiled network gave other values"))
     return replace(network, run=run, preparation="compiled")

@@ -103,7 +103,9 @@ def settle(session: Session, opens: Opens, maps: Maps) -> Settled:
 def _has_convolutions_below(session: Session) -> bool:
     """Whether anything that costs time would stay in the lower precision, and something above would not."""
     split = session.split
-    if split is None or not isinstance(split.trunk, nn.Module) or split.head_dtype == torch.float32:
+    if split is None or not isinstance(split.trunk, nn.Module):
+        return False
+    if split.head_dtype == torch.float32 and split.gradient_dtype is None:
         return False
     return sum(1 for module in split.trunk.modules() if not list(module.children())) > 1
 

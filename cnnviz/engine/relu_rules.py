@@ -75,8 +75,15 @@ def applied(scores: Tensor, rule: str, *, strict: bool = False) -> Iterator[Rule
     """
     found = RuleReport(Counter(), Counter(), Counter())
     handles: list[RemovableHandle] = []
+    joined: list[Any] = []
     try:
         for node in _nodes(scores):
+            inside = getattr(node, "rectifiers", None)
+            if inside is not None:  # a stretch of a prepared head, which applies the rule by itself
+                found.rectifiers.update(inside)
+                node.rule = rule
+                joined.append(node)
+                continue
             operation = operation_of_gradient(node)
             if (kind := _rectifier(node, operation)) is not None:
                 found.rectifiers[kind] += 1
@@ -92,6 +99,8 @@ def applied(scores: Tensor, rule: str, *, strict: bool = False) -> Iterator[Rule
     finally:
         for handle in handles:
             handle.remove()
+        for node in joined:
+            node.rule = RULES[0]
 
 
 def _nodes(scores: Tensor) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import cnnviz
-from cnnviz.engine.runtime import Runtime
+from cnnviz.engine.session import Session
 from cnnviz.io.digests import file_sha256
 from cnnviz.models.loading.digests import source_sha256
 from cnnviz.models.loading.load import LoadedModel
@@ -88,13 +88,16 @@ def _choice(environment: Mapping[str, Any]) -> dict[str, PrecisionChoice]:
     return {"precision_choice": choice}
 
 
-def precision_of(runtime: Runtime, elsewhere: Sequence[str]) -> str:
+def precision_of(session: Session, elsewhere: Sequence[str]) -> str:
     """The precision, and what is computed in another.
 
     Args:
-        runtime: That of the network.
+        session: The network.
         elsewhere: What is read of something else than the scores, such as ``units``.
     """
-    exact = ["above the layer"] * bool(runtime.head) + [f"for {noun}" for noun in elsewhere]
-    name = runtime.precision
+    exact = ["above the layer"] * bool(session.runtime.head)
+    if session.split is not None and session.split.gradient_dtype is not None:
+        exact.append("activations above the layer" if session.layers else "activations")
+    exact += [f"for {noun}" for noun in elsewhere]
+    name = session.runtime.precision
     return name if name == "fp32" or not exact else f"{name} (float32 {' and '.join(exact)})"

@@ -390,7 +390,7 @@ class PreparedModel:
             },
             {
                 "device": str(self.runtime.device),
-                "precision": precision_of(self.runtime, self._elsewhere),
+                "precision": precision_of(self.session, self._elsewhere),
                 "preparation": self.session.preparation,
                 "choice": self._choice,
             },

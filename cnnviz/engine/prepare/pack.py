@@ -32,12 +32,12 @@ _FUSED: dict[str, tuple[str, list[Any], str]] = {
 
 
 # Shapes of inputs and numbers of threads for which a convolution remembers its weight.
-_REMEMBERED = 64
+REMEMBERED = 64
 _MET = 1024
 
 
 @functools.cache
-def _tells_orders() -> bool:
+def tells_orders() -> bool:
     """Whether this torch says in which order a weight is held: weights for each shape would else fill the memory."""
     return hasattr(torch.ops.mkldnn, "_get_mkldnn_serialized_md")
 
@@ -87,11 +87,11 @@ class PackedConv(nn.Module):
         threads that work on it; in another it is re-ordered at every call, which may take longer than the convolution.
         """
         padding = self.geometry[0] if padding is None else padding
-        key = (torch.get_num_threads(), shape if _tells_orders() else None, tuple(padding))
+        key = (torch.get_num_threads(), shape if tells_orders() else None, tuple(padding))
         found = self._fitting.get(key)
         if found is None:
             found = self._ordered_for(key[1], list(padding))
-            if len(self._fitting) >= _REMEMBERED:
+            if len(self._fitting) >= REMEMBERED:
                 self._fitting, self._met = {}, set()
             self._fitting[key] = found
         return found
@@ -100,7 +100,7 @@ class PackedConv(nn.Module):
         pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
         sized = self._sized if shape is None else list(shape)
         fresh: Tensor = pack(self.weight.to_dense().to_mkldnn(), padding, *self.geometry[1:], sized)
-        if not _tells_orders():
+        if not tells_orders():
             return fresh
         # Few orders serve all shapes: those that are equal share their memory.
         order = _order_of(fresh)
@@ -168,18 +168,18 @@ class PackedConv(nn.Module):
         return padded
 
 
-def pack(module: fx.GraphModule, kept: Collection[fx.Node], dtype: torch.dtype) -> int:
-    """Pack and fuse every plain convolution of a private, folded copy. Returns how many.
+def pack(module: fx.GraphModule, kept: Collection[fx.Node], dtype: torch.dtype) -> list[tuple[PackedConv, nn.Conv2d]]:
+    """Pack and fuse every plain convolution of a private, folded copy. Returns each with what it was made of.
 
     Args:
         module: The trunk; rewritten in place.
         kept: Nodes whose values leave the trunk: nothing is fused across them.
         dtype: Precision of the convolutions (fp32 or bf16).
     """
-    packed = 0
+    packed = []
     for node in list(module.graph.nodes):
         conv = foldable_convolution(module, node)
-        if conv is None or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        if conv is None or not packable(conv):
             continue
         fused = PackedConv(conv, dtype, node.all_input_nodes[0].meta.get("shape"))
         node.target = add_submodule(module, f"{node.name}_packed", fused)
@@ -187,10 +187,15 @@ def pack(module: fx.GraphModule, kept: Collection[fx.Node], dtype: torch.dtype) 
             node = _fuse_addition(module, node, fused, kept)
         if node not in kept:
             _fuse_activation(module, node, fused)
-        packed += 1
+        packed.append((fused, conv))
     module.graph.lint()
     module.recompile()
     return packed
+
+
+def packable(conv: nn.Conv2d) -> bool:
+    """Whether a packed convolution can take its place."""
+    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:

@@ -92,7 +92,7 @@ def _pass(run: ForwardPass, pixels: Tensor, start: Tensor) -> tuple[Tensor, Any]
     """Images and baselines [2 N, C, H, W] as a leaf, and the output of both, whose gradients are multipliers."""
     session = run.session
     split = session.remember("relevance split, False", lambda: canonical(session, "DeepLIFT"))
-    head = split.head
+    head = split.readable
     assert isinstance(head, fx.GraphModule)
     both = torch.cat([pixels, start]).requires_grad_()
     if sum(node.op == "placeholder" for node in head.graph.nodes) > 1:

@@ -46,8 +46,8 @@ def fullgrad(run: ForwardPass, target: Target, params: Options) -> Heatmap:
         CnnvizError: The network cannot be traced, or computes self-attention.
     """
     _, split = readable(run.session, "FullGrad")
-    assert isinstance(split.head, fx.GraphModule)
-    known = run.session.remember("biases", partial(BiasTerms, split.head, split.order))
+    assert isinstance(split.readable, fx.GraphModule)
+    known = run.session.remember("biases", partial(BiasTerms, split.readable, split.order))
     score = target(run.output)
     found = _Pieces(run, known)
     run.passing_gradients(score, found.add)

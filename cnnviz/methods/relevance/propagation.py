@@ -115,7 +115,7 @@ def propagate(run: ForwardPass, rules: Rules, name: str) -> Propagation:
     split = session.remember(
         key, lambda: _with_attention(session, name) if rules.attention else canonical(session, name)
     )
-    head = split.head
+    head = split.readable
     assert isinstance(head, fx.GraphModule)
     inputs = sum(node.op == "placeholder" for node in head.graph.nodes)
     values: Sequence[Any] = (run.activations[0],)
@@ -136,7 +136,8 @@ def propagate(run: ForwardPass, rules: Rules, name: str) -> Propagation:
 def canonical(session: Session, name: str) -> Split:
     """The network cut where the session is, in float32, with batch normalisations folded into convolutions."""
     graph, split = readable(session, name)
-    if split.preparation in {"packed", "folded"} and split.head_dtype == torch.float32:
+    exact = split.head_dtype == torch.float32 and split.gradient_dtype is None
+    if split.preparation in {"packed", "folded"} and exact:
         return split
     return cut(graph, session.nodes, rt.Runtime(session.device, "fp32"), "folded")
 
