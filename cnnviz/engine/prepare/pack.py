@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,15 @@ _FUSED: dict[str, tuple[str, list[Any], str]] = {
     "tanh": ("tanh", [], ""),
 }
 
+_ALONE: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "swish": F.silu,
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
 
 # Shapes of inputs and numbers of threads for which a convolution remembers its weight.
 REMEMBERED = 64
@@ -123,18 +132,42 @@ class PackedConv(nn.Module):
         return pack(wide.to_mkldnn(), padding, *self.geometry[1:]), padding
 
     def convolve(self, x: Tensor, other: Tensor | None, padding: list[int], in_place: bool = False) -> Tensor:
-        """The fused operation with another padding; with ``in_place`` the result overwrites ``other``.
+        """The fused operation with another padding; with ``in_place`` the result overwrites ``other``."""
+        return self._run(x, other, (self._weight_for_part(x, padding), padding), in_place)
 
-        Many shapes come by here once, and finding the order of one costs about as much as a few calls in another: that
-        is done for shapes that come again.
-        """
+    def linear(self, x: Tensor, onto: Tensor | None, padding: list[int]) -> Tensor:
+        """The convolution without bias and activation; added to ``onto``, in place, where that is given."""
+        tail = (self._weight_for_part(x, padding), None, padding, *self.geometry[1:])
+        if onto is None:
+            found: Tensor = torch.ops.mkldnn._convolution_pointwise(x, *tail, "none", [], "")
+            return found
+        summed: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(onto, x, *tail, "add", 1.0, None, [], "")
+        return summed
+
+    def before_activation(self, x: Tensor, other: Tensor | None) -> Tensor:
+        """In float32, whatever the precision of the weights: what the activation is applied to."""
+        padding, stride, dilation, groups = self.geometry
+        weight = self.weight.to_dense().float()
+        bias = None if self.bias is None else self.bias.float()
+        found = F.conv2d(self.pad(x) if self.same else x, weight, bias, stride, padding, dilation, groups)
+        return found if other is None else found + other
+
+    def activate(self, x: Tensor) -> Tensor:
+        """The activation alone."""
+        name, scalars, _ = self.activation
+        if name == "hardtanh":
+            return x.clamp(*scalars)
+        return _ALONE[name](x)
+
+    def _weight_for_part(self, x: Tensor, padding: list[int]) -> Tensor:
+        """Many shapes come by once, and finding the order of one costs about as much as a few calls in another: that is
+        done for shapes that come again."""
         met = (torch.get_num_threads(), tuple(x.shape), tuple(padding))
         again = met in self._met
         if len(self._met) >= _MET:
             self._met = set()
         self._met.add(met)
-        weight = self._weight_for(tuple(x.shape), padding) if again else self._weight_for(None)
-        return self._run(x, other, (weight, padding), in_place)
+        return self._weight_for(tuple(x.shape), padding) if again else self._weight_for(None)
 
     def _run(self, x: Tensor, other: Tensor | None, kernel: tuple[Tensor, list[int]], in_place: bool) -> Tensor:
         weight, padding = kernel

@@ -7,8 +7,9 @@ Only the border is fetched; the middle is the patch's.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -34,15 +35,15 @@ class Run:
 
 
 @dataclass(frozen=True)
-class _Copy:
+class _Place:
     size: tuple[int, ...]
     to: tuple[tuple[int, ...], int]
     source: tuple[tuple[int, ...], int]
 
-    def run(self, target: Tensor, source: Tensor) -> None:
-        """Copy between two tensors in memory order."""
+    def run(self, target: Tensor, source: Tensor, change: Callable[..., Any]) -> None:
+        """Change what lies in a tensor (in memory order) by what lies in another."""
         into = target.as_strided(self.size, self.to[0], target.storage_offset() + self.to[1])
-        into.copy_(source.as_strided(self.size, self.source[0], source.storage_offset() + self.source[1]))
+        change(into, source.as_strided(self.size, self.source[0], source.storage_offset() + self.source[1]))
 
 
 class Assembly:
@@ -87,14 +88,22 @@ class Assembly:
     def into(self, parts: Tensor, rows: Tensor | None, patch: Tensor | None) -> None:
         """Fill parts; without a clean map, only the patch is laid in."""
         if rows is not None:
-            for copy in self.around:
-                copy.run(parts, rows)
+            self.by_map(parts, rows, Tensor.copy_)
         if patch is not None:
-            packed = patch.permute(0, 2, 3, 1).contiguous()
-            for copy in self.inside:
-                copy.run(parts, packed)
+            self.by_patch(parts, patch, Tensor.copy_)
 
-    def _border(self, down: Run, across: Run) -> Iterator[_Copy]:
+    def by_map(self, parts: Tensor, rows: Tensor, change: Callable[..., Any]) -> None:
+        """``change(part, map)`` wherever the map is seen."""
+        for copy in self.around:
+            copy.run(parts, rows, change)
+
+    def by_patch(self, parts: Tensor, patch: Tensor, change: Callable[..., Any]) -> None:
+        """``change(part, patch)`` where the patch lies."""
+        packed = in_memory(patch)
+        for copy in self.inside:
+            copy.run(parts, packed, change)
+
+    def _border(self, down: Run, across: Run) -> Iterator[_Place]:
         height, width = self.shape[2:4]
         whole = (0, width)
         if not _both(down, across):
@@ -110,14 +119,14 @@ class Assembly:
             if rows[0] < rows[1] and cols[0] < cols[1]:
                 yield self._around(down, across, rows, cols)
 
-    def _around(self, down: Run, across: Run, rows: tuple[int, int], cols: tuple[int, int]) -> _Copy:
+    def _around(self, down: Run, across: Run, rows: tuple[int, int], cols: tuple[int, int]) -> _Place:
         width, channels = self._map
         row = width * channels
         source = (down.step * row, across.step * channels, row, channels, 1)
         first = (down.start + rows[0]) * row + (across.start + cols[0]) * channels
         return self._copy((down, across), (rows, cols), channels, (source, first))
 
-    def _inside(self, down: Run, across: Run) -> _Copy:
+    def _inside(self, down: Run, across: Run) -> _Place:
         assert self._patch is not None
         each = self._patch
         strides = (down.windows.step * each[0], across.windows.step * each[1], *each[2:])
@@ -131,12 +140,17 @@ class Assembly:
         area: tuple[tuple[int, int], tuple[int, int]],
         channels: int,
         source: tuple[tuple[int, ...], int],
-    ) -> _Copy:
+    ) -> _Place:
         (down, across), (rows, cols), each = runs, area, self._strides
         size = (len(down.windows), len(across.windows), rows[1] - rows[0], cols[1] - cols[0], channels)
         strides = (down.windows.step * each[0], across.windows.step * each[1], *each[2:])
         first = down.windows.start * each[0] + across.windows.start * each[1] + self.channel
-        return _Copy(size, (strides, first + rows[0] * each[2] + cols[0] * each[3]), source)
+        return _Place(size, (strides, first + rows[0] * each[2] + cols[0] * each[3]), source)
+
+
+def in_memory(patch: Tensor) -> Tensor:
+    """[B, C, h, w] as [B, h, w, C], dense."""
+    return patch.permute(0, 2, 3, 1).contiguous()
 
 
 def padded(value: Tensor, pads: Pads, outside: float) -> Tensor:

@@ -10,10 +10,12 @@ Operations that are not known here are given whole maps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
@@ -21,6 +23,7 @@ from cnnviz.engine.prepare.pack import PackedConv
 from cnnviz.models.graph.operations import Operation, operation_of
 
 Interval = tuple[int, int]
+_OPEN = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Axis:
 
 
 Sweeping = Callable[[Tensor, Tensor | None, bool, bool], Tensor]
+Linear = Callable[[Tensor, Tensor | None, list[int]], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +75,11 @@ class Op:
         sweep: (input, summand, padded, over) -> output; with ``padded`` the operation pads by itself, with ``over``
             it may overwrite the summand.
         work: Multiplications for one output position, all channels; passes over memory count as some.
+        linear: (input, onto, padding) -> what a convolution or an average does to a difference, added to ``onto`` in
+            place; None for all else.
+        padding: What ``linear`` is given for whole maps.
+        bounds: Of an activation that only clips, also one that is fused into a convolution; infinite where none is.
+        scale: [C], what a normalisation multiplies a difference by.
     """
 
     kind: str
@@ -79,6 +88,10 @@ class Op:
     outside: float = 0.0
     sweep: Sweeping | None = None
     work: float = 0.0
+    linear: Linear | None = None
+    padding: tuple[int, int] = (0, 0)
+    bounds: tuple[float, float] | None = None
+    scale: Tensor | None = None
 
 
 def describe(module: fx.GraphModule, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]]) -> Op:
@@ -99,7 +112,8 @@ def describe(module: fx.GraphModule, node: fx.Node, shapes: dict[fx.Node, tuple[
         return pooling
     same = all(shapes[n] == shapes.get(node) for n in inputs)
     if len(inputs) == 1 and same and _is_pointwise(operation, node):
-        return Op("pointwise", inputs)
+        bounds = _OPEN if operation.kind == "identity" else operation.bounds
+        return Op("pointwise", inputs, bounds=bounds, scale=_scale(operation))
     if operation.kind == "addition" and len(inputs) == 2 and same and operation.arguments["alpha"] == 1:
         return Op("add", inputs)
     if operation.kind == "concatenation" and len(shapes[node]) == 4 and operation.arguments["dim"] == 1:
@@ -125,8 +139,11 @@ def _packed(conv: PackedConv, node: fx.Node, source: tuple[int, ...]) -> Op:
         pads = list(padding) if padded and not conv.same else [0, 0]
         return conv.convolve(x, summand, pads, over or conv.in_place)
 
-    work = conv.macs
-    return Op("sweep", tuple(a for a in node.args if isinstance(a, fx.Node)), axes, 0.0, sweep, work)
+    name, scalars, _ = conv.activation
+    clips = {"relu": (0.0, math.inf), "hardtanh": tuple(scalars), "none": _OPEN}.get(name)
+    inputs = tuple(a for a in node.args if isinstance(a, fx.Node))
+    own = (0, 0) if conv.same else (padding[0], padding[1])
+    return Op("sweep", inputs, axes, 0.0, sweep, conv.macs, conv.linear, own, clips)
 
 
 def _convolution(operation: Operation) -> Op | None:
@@ -141,8 +158,13 @@ def _convolution(operation: Operation) -> Op | None:
     def sweep(x: Tensor, summand: Tensor | None, padded: bool, over: bool) -> Tensor:
         return F.conv2d(x, weight, bias, stride, padding if padded else 0, dilation, given["groups"])
 
+    def linear(x: Tensor, onto: Tensor | None, pads: list[int]) -> Tensor:
+        found = F.conv2d(x, weight, None, stride, pads, dilation, given["groups"])
+        return found if onto is None else onto.add_(found)
+
     axes = _axes(given["kernel_size"], stride, padding, dilation)
-    return Op("sweep", (given["input"],), axes, 0.0, sweep, float(weight.numel()))
+    own = (int(padding[0]), int(padding[1]))
+    return Op("sweep", (given["input"],), axes, 0.0, sweep, float(weight.numel()), linear, own, _OPEN)
 
 
 def _axes(kernel: Any, stride: Any, padding: Any, dilation: Any) -> tuple[Axis, Axis]:
@@ -174,12 +196,28 @@ def _pooling(operation: Operation, inputs: tuple[fx.Node, ...]) -> Op | None:
             return F.max_pool2d(x, kernel, stride, pads, dilation, padded and ceil)
         return F.avg_pool2d(x, kernel, stride, pads)
 
+    def linear(x: Tensor, onto: Tensor | None, pads: list[int]) -> Tensor:
+        return F.avg_pool2d(x, kernel, stride, pads)
+
     axes = _axes(kernel, stride, padding, dilation)
-    return Op("sweep", inputs[:1], axes, float("-inf") if maximum else 0.0, sweep)
+    if maximum:
+        return Op("sweep", inputs[:1], axes, -math.inf, sweep)
+    return Op("sweep", inputs[:1], axes, 0.0, sweep, 0.0, linear, (padding[0], padding[1]), _OPEN)
 
 
 def _items(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
+
+
+def _scale(operation: Operation) -> Tensor | None:
+    """What a normalisation by fixed statistics multiplies each channel by; None for what is none."""
+    if operation.name != "batch_norm":
+        return None
+    weight, variance = operation.tensor("weight"), operation.tensor("running_var")
+    if variance is None:
+        return None
+    scale = torch.rsqrt(variance.float() + float(operation.arguments["eps"]))
+    return scale if weight is None else scale * weight.float()
 
 
 def _is_mean(operation: Operation) -> bool:

@@ -6,7 +6,7 @@ columns around it are fetched from the clean pass and the patch is laid over the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,14 +34,15 @@ class Clean:
     """The clean pass over one image: every value, and its maps as rows of channels."""
 
     values: dict[fx.Node, Any]
-    _rows: dict[Any, Tensor] = field(default_factory=dict)
+    memory: dict[Any, Any] = field(default_factory=dict)
 
     def rows(self, node: fx.Node, pads: Pads = NO_PADS, outside: float = 0.0) -> Tensor:
         """[H, W, C]: the channels of each position, with a border of ``outside``."""
         key = (node, pads, outside)
-        if key not in self._rows:
-            self._rows[key] = padded(self.values[node], pads, outside)
-        return self._rows[key]
+        if key not in self.memory:
+            self.memory[key] = padded(self.values[node], pads, outside)
+        found: Tensor = self.memory[key]
+        return found
 
 
 class Runner:
@@ -49,10 +50,12 @@ class Runner:
 
     Args:
         trunk: image [B, C, H, W] -> a tuple whose first item is the value that feeds the classifier.
+        dtype: What it computes in.
     """
 
-    def __init__(self, trunk: fx.GraphModule) -> None:
+    def __init__(self, trunk: fx.GraphModule, dtype: torch.dtype) -> None:
         self.trunk = trunk
+        self.dtype = dtype
         self.nodes = list(trunk.graph.nodes)
         output = next(n for n in self.nodes if n.op == "output")
         self.result: fx.Node = output.args[0][0]
@@ -61,12 +64,12 @@ class Runner:
         self.order: list[fx.Node] = []
         self.overwriting: set[fx.Node] = set()
         self.trusted: dict[str, bool] = {}
-        self._last_use = {source: node for node in self.nodes for source in node.all_input_nodes}
+        self.last_use = {source: node for node in self.nodes for source in node.all_input_nodes}
 
     def clean(self, image: Tensor) -> Clean:
         """Run one image and keep every value; describes the operations for its size."""
-        values: dict[fx.Node, Any] = {}
-        shapes: dict[fx.Node, tuple[int, ...]] = {}
+        clean = Clean({})
+        values, shapes = clean.values, dict[fx.Node, tuple[int, ...]]()
         moved = {self.source}
         for node in self.nodes:
             if node.op == "output":
@@ -74,18 +77,18 @@ class Runner:
             if node is self.source:
                 values[node] = image
             else:
-                values[node] = self.call(node, values)
+                self.first(node, clean)
             if node is self.source or any(n in moved for n in node.all_input_nodes):
                 moved.add(node)
                 if isinstance(values[node], Tensor):
                     shapes[node] = tuple(values[node].shape)
                 if node is not self.source:
-                    self.ops[node] = describe(self.trunk, node, shapes)
+                    self.ops[node] = self.describe(node, shapes)
         self.order = [n for n in self.nodes if n in moved]
         self.overwriting = {n for n in self.order[1:] if self._overwrites(n)}
         self.shapes = shapes
         self.features = self._where_vectors_begin()
-        return Clean(values)
+        return clean
 
     def _where_vectors_begin(self) -> fx.Node:
         """The first node with a vector for each image that all that follows is computed from."""
@@ -96,6 +99,19 @@ class Runner:
                 found = node
             earliest = min([earliest, *(place[n] for n in node.all_input_nodes if n in place)])
         return found
+
+    def first(self, node: fx.Node, clean: Clean) -> None:
+        """Run a node of the clean pass."""
+        clean.values[node] = self.call(node, clean.values)
+
+    def describe(self, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]]) -> Op:
+        """The operation of a node."""
+        return describe(self.trunk, node, shapes)
+
+    def inputs(self, image: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
+        """What the clean pass takes [1, C, H, W], and what stands in windows [H, W, C]."""
+        source = image.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return source, fill.to(self.dtype)[0].permute(1, 2, 0).contiguous()
 
     def _overwrites(self, node: fx.Node) -> bool:
         """Whether a ReLU may overwrite its input: a new tensor that nobody else reads."""
@@ -132,29 +148,33 @@ class Runner:
             patch: What stands in them, [B, C, h, w], windows in reading order.
         """
         values: dict[fx.Node, Any] = {self.source: Value(patch, group.regions[self.source])}
-        step = _Step(self, clean, group, values)
+        step = self.step(clean, group, values)
         for node in self.order[1:]:
             go_on()
             values[node] = step.value(node)
             if node is self.features:
                 break
             for used in node.all_input_nodes:
-                if self._last_use[used] is node:
+                if self.last_use[used] is node:
                     values.pop(used, None)
         final = values[self.features]
         return step.whole(self.features) if isinstance(final, Value) else final
 
-    def finish(self, clean: Clean, features: Tensor) -> Tensor:
-        """The classifier's input for all windows at once, from the vectors of all: weights are read once."""
+    def step(self, clean: Clean, group: Group, values: dict[fx.Node, Any]) -> Step:
+        """One group on its way."""
+        return Step(self, clean, group, values)
+
+    def finish(self, clean: Clean, features: Sequence[Tensor]) -> Tensor:
+        """The classifier's input of the image and for all windows, from the vectors of all: weights are read once."""
         values = dict(clean.values)
-        values[self.features] = features
+        values[self.features] = torch.cat([clean.values[self.features], *features])
         for node in self.order[self.order.index(self.features) + 1 :]:
             values[node] = self.call(node, values)
         found: Tensor = values[self.result]
         return found
 
 
-class _Step:
+class Step:
     """One group on its way through the network."""
 
     def __init__(self, runner: Runner, clean: Clean, group: Group, values: dict[fx.Node, Any]) -> None:
@@ -186,18 +206,18 @@ class _Step:
     def _cat(self, node: fx.Node, op: Op, region: Region) -> Tensor:
         """Parts laid side by side, one copy each."""
         inputs = [self.values[n] for n in op.inputs]
-        if all(_same(value.region, region) for value in inputs):
+        if all(same(value.region, region) for value in inputs):
             return torch.cat([value.tensor for value in inputs], dim=1)
         total, first, parts = self.runner.shapes[node][1], 0, None
         for n, value in zip(op.inputs, inputs, strict=True):
             place = (total, first)
-            assembly = self._assembly((node, n, first), n, region, value.region, NO_PADS, place)
+            assembly = self.assembly((node, n, first), n, region, value.region, NO_PADS, place)
             if parts is None:
                 parts = value.tensor.new_empty(assembly.shape)
             assembly.into(parts, self.clean.rows(n), value.tensor)
             first += value.tensor.shape[1]
         assert parts is not None
-        return self._stacked(parts)
+        return self.stacked(parts)
 
     def _sweep(self, node: fx.Node, op: Op, region: Region) -> Tensor:
         assert op.axes is not None
@@ -233,12 +253,12 @@ class _Step:
         """A part of a value for its user: its patch, and around it what the clean pass has."""
         value: Value = self.values[node]
         assert value.region is not None
-        if _same(value.region, region):
+        if same(value.region, region):
             return value.tensor
-        assembly = self._assembly((user, node), node, region, value.region, pads)
-        return self._stacked(assembly.fetched(self.clean.rows(node, pads, outside), value.tensor))
+        assembly = self.assembly((user, node), node, region, value.region, pads)
+        return self.stacked(assembly.fetched(self.clean.rows(node, pads, outside), value.tensor))
 
-    def _assembly(
+    def assembly(
         self,
         key: Any,
         node: fx.Node,
@@ -254,7 +274,7 @@ class _Step:
         made: Assembly = found
         return made
 
-    def _stacked(self, blocks: Tensor) -> Tensor:
+    def stacked(self, blocks: Tensor) -> Tensor:
         """[rows, cols, h, w, C] as [B, C, h, w] in the same memory."""
         return blocks.view(self.count, *blocks.shape[2:]).permute(0, 3, 1, 2)
 
@@ -266,15 +286,15 @@ class _Step:
             whole: Tensor = self._call(node, held)
             return whole
         height, width = self.runner.shapes[source][2:]
-        assembly = self._assembly((node, source), source, value.region, None)
-        before = self._stacked(assembly.fetched(self.clean.rows(source), None)).float().sum((2, 3))
+        assembly = self.assembly((node, source), source, value.region, None)
+        before = self.stacked(assembly.fetched(self.clean.rows(source), None)).float().sum((2, 3))
         difference = (value.tensor.float().sum((2, 3)) - before) / (height * width)
         mean: Tensor = clean.reshape(1, -1).float() + difference
         return mean.to(clean.dtype).reshape(self.count, *clean.shape[1:])
 
     def _other(self, node: fx.Node) -> Any:
         held = {
-            n: self.whole(n) if isinstance(self.values.get(n), Value) else self._fixed(n) for n in node.all_input_nodes
+            n: self.whole(n) if isinstance(self.values.get(n), Value) else self.fixed(n) for n in node.all_input_nodes
         }
         result = self._call(node, held)
         if not isinstance(result, Tensor):
@@ -282,13 +302,13 @@ class _Step:
         region = self.group.regions.get(node)
         return Value(result, region if region is not None and result.dim() == 4 else None)
 
-    def _fixed(self, node: fx.Node) -> Any:
+    def fixed(self, node: fx.Node) -> Any:
         return self.values[node] if node in self.values else self.clean.values[node]
 
     def _call(self, node: fx.Node, held: Mapping[fx.Node, Any]) -> Any:
-        every = {n: held[n] if n in held else self._fixed(n) for n in node.all_input_nodes}
+        every = {n: held[n] if n in held else self.fixed(n) for n in node.all_input_nodes}
         return self.runner.call(node, every)
 
 
-def _same(a: Region | None, b: Region) -> bool:
+def same(a: Region | None, b: Region) -> bool:
     return a is not None and (a.rows, a.cols, a.height, a.width) == (b.rows, b.cols, b.height, b.width)

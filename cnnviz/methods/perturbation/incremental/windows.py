@@ -18,7 +18,9 @@ from torch import Tensor, fx
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.memory import in_chunks
+from cnnviz.engine.prepare.split import cut
 from cnnviz.engine.session import Session, concatenated
+from cnnviz.methods.perturbation.incremental.differences import Differences
 from cnnviz.methods.perturbation.incremental.plan import Group, make_plan
 from cnnviz.methods.perturbation.incremental.runner import Runner
 from cnnviz.models.graph.outputs import two_dim
@@ -95,11 +97,26 @@ def _runner(session: Session, size: tuple[int, int]) -> Runner | None:
     split = session.split
     if split is None or not isinstance(split.trunk, fx.GraphModule):
         return None
-    trunk = split.trunk
+    trunk, dtype = split.trunk, split.trunk_dtype
     results = next(n for n in trunk.graph.nodes if n.op == "output").args[0]
     if len(results) != 1:
         return None
-    return session.remember(f"incremental {size}", lambda: Runner(trunk))
+    if dtype == torch.float32:
+        return session.remember(f"incremental {size}", lambda: Runner(trunk, dtype))
+    return session.remember(f"incremental {size}", lambda: Differences(_exact_trunk(session), trunk, dtype))
+
+
+def _exact_trunk(session: Session) -> fx.GraphModule:
+    """The session's trunk in float32, prepared as it is."""
+
+    def make() -> fx.GraphModule:
+        assert session.graph is not None
+        assert session.split is not None
+        exact = cut(session.graph, session.nodes, rt.Runtime(session.device, "fp32"), session.split.preparation)
+        assert isinstance(exact.trunk, fx.GraphModule)
+        return exact.trunk
+
+    return session.remember("exact trunk", make)
 
 
 def _incremental(
@@ -143,8 +160,7 @@ def _by_groups(
     split = session.split
     assert split is not None
     with torch.no_grad():
-        source = image.to(split.trunk_dtype).contiguous(memory_format=torch.channels_last)
-        hidden = fill.to(split.trunk_dtype)[0].permute(1, 2, 0).contiguous()
+        source, hidden = runner.inputs(image, fill)
         clean = runner.clean(source)
         size = (int(image.shape[2]), int(image.shape[3]))
         plan = session.remember(
@@ -155,12 +171,12 @@ def _by_groups(
         )
         if plan.share > _WORTHWHILE and not always:
             return None
-        features = [clean.values[runner.features]]
+        features = []
         places: list[int] = []
         for group in plan.groups:
             places += [r * len(windows.cols) + c for r in group.rows for c in group.cols]
             features.append(runner.run(clean, group, _patches(hidden, windows, group)))
-        final = runner.finish(clean, torch.cat(features))
+        final = runner.finish(clean, features)
         logits = two_dim(split.head(final.to(split.head_dtype))[0])
     occluded = torch.empty_like(logits[1:])
     occluded[torch.tensor(places)] = logits[1:]
