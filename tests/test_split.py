@@ -100,6 +100,15 @@ def test_weights_are_in_the_order_of_the_input_and_of_the_threads() -> None:
     assert len(held) == len({pack_orders(weight) for weight in packed._fitting.values()})
 
 
+@pytest.mark.skipif(
+    not rt.packable(torch.device("cpu")) or not tells_orders(), reason="no packed convolutions, or orders are not told"
+)
+def test_weights_of_many_shapes_are_held_once() -> None:
+    packed = PackedConv(nn.Conv2d(16, 32, 3, padding=1).requires_grad_(False), torch.float32, (1, 16, 9, 9))
+    held = {id(packed._weight_for((1, 16, 9 + side, 30 - side))): side for side in range(12)}
+    assert len(held) <= len({pack_orders(weight) for weight in packed._fitting.values()})
+
+
 @pytest.mark.skipif(not rt.packable(torch.device("cpu")), reason="no packed convolutions")
 def test_a_part_that_comes_again_is_convolved_alike() -> None:
     """With padding of its own, and in whatever order the weight is then held."""
