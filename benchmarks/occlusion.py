@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import captum
 import torch
 import torchvision
 from captum.attr import Occlusion
+from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import center_crop, resize, to_tensor
 
 import cnnviz
+from benchmarks import timing
 from cnnviz.engine import runtime
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.open_session import SessionOptions, prepare
@@ -40,6 +42,8 @@ REACH = {
     "densenet121": (4, 12),
 }
 SIZE, WINDOW, STRIDE, CLASS = 224, 32, 8, 7
+PHOTOGRAPHS = Path(__file__).resolve().parent.parent / "sample_images"
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Unchecked(runtime.Runtime):
@@ -106,7 +110,7 @@ def ours(
             clean, occluded = occluded_logits(session, image, windows, torch.zeros_like(image), how)
         return (clean[:, None] - occluded)[0, :, CLASS]
 
-    return seconds(run, clock, 2 if how == "off" else 3)
+    return seconds(run, clock, 1 if how == "off" else 4)
 
 
 def measure(name: str, precisions: list[str], clock: Callable[[], float], evals: list[int]) -> dict[str, Any]:
@@ -131,26 +135,67 @@ def measure(name: str, precisions: list[str], clock: Callable[[], float], evals:
     return row
 
 
+def agreement() -> list[dict[str, Any]]:
+    """How well the bundled network's drops in bf16 go with those in float32, on the photographs of the repository."""
+    loaded = cnnviz.load_model("efficientnet_lite0")
+    shape, cut = (3, SIZE, SIZE), SessionOptions(Cut.before_classifier())
+    resolved = {name: runtime.resolve("cpu", name) for name in ("fp32", "bf16")}
+    sessions = {name: prepare(loaded.module, "efficientnet_lite0", shape, how, cut) for name, how in resolved.items()}
+    windows = place_windows((SIZE, SIZE), (WINDOW, WINDOW), (STRIDE, STRIDE))
+    rows = []
+    for path in sorted(PHOTOGRAPHS.glob("*.jpg")):
+        with Image.open(path) as photograph:
+            pixels = to_tensor(center_crop(resize(photograph.convert("RGB"), SIZE), SIZE))
+        image = ((pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[:, None, None])[None]
+        found = {}
+        for name, session in sessions.items():
+            with runtime.scope():
+                clean, occluded = occluded_logits(session, image, windows, torch.zeros_like(image), "on")
+            found[name] = (clean, clean[:, None] - occluded)
+        best = int(found["fp32"][0].argmax())
+        drops = torch.stack([found[name][1][0, :, best] for name in ("fp32", "bf16")])
+        rows.append({"photograph": path.name, "class": best, "correlation": float(torch.corrcoef(drops)[0, 1])})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--precisions", default="fp32,bf16")
     parser.add_argument("--evals", default="1,4,16", help="perturbations_per_eval to try")
     parser.add_argument("--wall", action="store_true", help="wall time on all threads")
-    parser.add_argument("--json", help="also write the rows here")
+    parser.add_argument("--photographs", action="store_true", help="also compare bf16 with fp32 on photographs")
+    parser.add_argument("--json", help="also write the rows here; goes on where it was")
     args = parser.parse_args()
     if not args.wall:
         torch.set_num_threads(1)
     clock = time.perf_counter if args.wall else time.process_time
-    rows = []
+    rows: list[dict[str, Any]] = timing.load(args.json)
     for name in args.models.split(","):
-        rows.append(measure(name, args.precisions.split(","), clock, [int(n) for n in args.evals.split(",")]))
-        print(json.dumps(rows[-1]), flush=True)
-    if args.json:
-        machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-        machine.update(captum=captum.__version__, threads=str(torch.get_num_threads()), clock=clock.__name__)
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({"environment": machine, "rows": rows}, file, indent=1)
+        row = measure(name, args.precisions.split(","), clock, [int(n) for n in args.evals.split(",")])
+        print(json.dumps(row), flush=True)
+        rows = [*(known for known in rows if known["model"] != name), row]
+        save(args, rows)
+    if args.photographs:
+        save(args, rows, agreement())
+
+
+def save(args: argparse.Namespace, rows: list[dict[str, Any]], photographs: list[dict[str, Any]] | None = None) -> None:
+    """Write what there is by now; what an earlier run measured of other networks is kept."""
+    if not args.json:
+        return
+    before = json.loads(Path(args.json).read_text()) if Path(args.json).is_file() else {}
+    order = MODELS.split(",")
+    found = {
+        "machine": {
+            **timing.machine(),
+            "threads": torch.get_num_threads(),
+            "clock": "wall" if args.wall else "processor",
+        },
+        "rows": sorted(rows, key=lambda row: order.index(row["model"])),
+        "photographs": photographs or before.get("photographs", []),
+    }
+    Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -145,11 +145,10 @@ class PackedConv(nn.Module):
         return summed
 
     def before_activation(self, x: Tensor, other: Tensor | None) -> Tensor:
-        """In float32, whatever the precision of the weights: what the activation is applied to."""
-        padding, stride, dilation, groups = self.geometry
-        weight = self.weight.to_dense().float()
-        bias = None if self.bias is None else self.bias.float()
-        found = F.conv2d(self.pad(x) if self.same else x, weight, bias, stride, padding, dilation, groups)
+        """What the activation is applied to: ``conv(x)``, or that and the other summand."""
+        x = self.pad(x) if self.same else x
+        weight = self._weight_for(tuple(x.shape))
+        found: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.geometry, "none", [], "")
         return found if other is None else found + other
 
     def activate(self, x: Tensor) -> Tensor:

@@ -43,7 +43,12 @@ class _Place:
     def run(self, target: Tensor, source: Tensor, change: Callable[..., Any]) -> None:
         """Change what lies in a tensor (in memory order) by what lies in another."""
         into = target.as_strided(self.size, self.to[0], target.storage_offset() + self.to[1])
-        change(into, source.as_strided(self.size, self.source[0], source.storage_offset() + self.source[1]))
+        change(
+            into,
+            source
+            if source is target
+            else source.as_strided(self.size, self.source[0], source.storage_offset() + self.source[1]),
+        )
 
 
 class Assembly:
@@ -86,8 +91,10 @@ class Assembly:
         return parts
 
     def into(self, parts: Tensor, rows: Tensor | None, patch: Tensor | None) -> None:
-        """Fill parts; without a clean map, only the patch is laid in."""
-        if rows is not None:
+        """Fill parts; without a clean map, with zeros around the patch."""
+        if rows is None:
+            self.by_map(parts, parts, _cleared)
+        else:
             self.by_map(parts, rows, Tensor.copy_)
         if patch is not None:
             self.by_patch(parts, patch, Tensor.copy_)
@@ -146,6 +153,10 @@ class Assembly:
         strides = (down.windows.step * each[0], across.windows.step * each[1], *each[2:])
         first = down.windows.start * each[0] + across.windows.start * each[1] + self.channel
         return _Place(size, (strides, first + rows[0] * each[2] + cols[0] * each[3]), source)
+
+
+def _cleared(into: Tensor, _: Tensor) -> None:
+    into.zero_()
 
 
 def in_memory(patch: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ class Differences(Runner):
         dtype: That precision.
     """
 
+    batch = 128
+
     def __init__(self, trunk: fx.GraphModule, low: fx.GraphModule, dtype: torch.dtype) -> None:
         super().__init__(trunk, dtype)
         self.low = low
@@ -180,7 +182,7 @@ class _Step(Step):
         if value.region is None or same(value.region, region):
             return value.tensor.to(dtype)
         assembly = self.assembly((user, node), node, region, value.region)
-        parts = torch.zeros(assembly.shape, dtype=dtype, device=value.tensor.device)
+        parts = torch.empty(assembly.shape, dtype=dtype, device=value.tensor.device)
         assembly.into(parts, None, value.tensor)
         return self.stacked(parts)
 
@@ -274,7 +276,9 @@ class _Step(Step):
             return inner * op.scale.to(inner.dtype)[:, None, None]
         if op.bounds is None:
             return self._curved(inner, node, region)
-        shift, parts = self.runner.limits(node, self.clean)[0], in_memory(inner.clone())
+        source = op.inputs[0]
+        own = len(source.users) == 1 and self.runner.ops[source].scale is not None
+        shift, parts = self.runner.limits(node, self.clean)[0], in_memory(inner if own else inner.clone())
         if shift is not None:
             area = self._area(node, region)
             area.by_map(parts.view(area.shape), shift, Tensor.add_)
@@ -290,7 +294,7 @@ class _Step(Step):
             return torch.cat([value.tensor.to(self.runner.precision(node)) for value in inputs], dim=1)
         total, first = self.runner.shapes[node][1], 0
         shape = (len(region.rows), len(region.cols), region.height, region.width, total)
-        parts = torch.zeros(shape, dtype=self.runner.precision(node), device=inputs[0].tensor.device)
+        parts = torch.empty(shape, dtype=self.runner.precision(node), device=inputs[0].tensor.device)
         for n, value in zip(op.inputs, inputs, strict=True):
             assembly = self.assembly((node, n, first), n, region, value.region, place=(total, first))
             assembly.into(parts, None, value.tensor)

@@ -51,7 +51,12 @@ class Runner:
     Args:
         trunk: image [B, C, H, W] -> a tuple whose first item is the value that feeds the classifier.
         dtype: What it computes in.
+
+    Attributes:
+        batch: Most windows that run together.
     """
+
+    batch = 32
 
     def __init__(self, trunk: fx.GraphModule, dtype: torch.dtype) -> None:
         self.trunk = trunk
@@ -82,7 +87,7 @@ class Runner:
                 moved.add(node)
                 if isinstance(values[node], Tensor):
                     shapes[node] = tuple(values[node].shape)
-                if node is not self.source:
+                if node is not self.source and node not in self.ops:
                     self.ops[node] = self.describe(node, shapes)
         self.order = [n for n in self.nodes if n in moved]
         self.overwriting = {n for n in self.order[1:] if self._overwrites(n)}
@@ -139,16 +144,18 @@ class Runner:
         function: Callable[..., Any] = node.target  # type: ignore[assignment]
         return function(*args, **kwargs)
 
-    def run(self, clean: Clean, group: Group, patch: Tensor) -> Tensor:
+    def run(self, clean: Clean, group: Group, fill: Tensor) -> Tensor:
         """What :meth:`finish` takes, for every window of a group.
 
         Args:
             clean: The clean pass of the image.
             group: The windows.
-            patch: What stands in them, [B, C, h, w], windows in reading order.
+            fill: What stands in them, [H, W, C].
         """
-        values: dict[fx.Node, Any] = {self.source: Value(patch, group.regions[self.source])}
+        values: dict[fx.Node, Any] = {}
         step = self.step(clean, group, values)
+        region = group.regions[self.source]
+        values[self.source] = Value(step.cut_out(self.source, region, fill), region)
         for node in self.order[1:]:
             go_on()
             values[node] = step.value(node)
@@ -183,6 +190,10 @@ class Step:
         self.group = group
         self.values = values
         self.count = len(group.rows) * len(group.cols)
+
+    def cut_out(self, node: fx.Node, region: Region, rows: Tensor) -> Tensor:
+        """Parts [B, C, h, w] of a map [H, W, C] that lies as a node's."""
+        return self.stacked(self.assembly(("area", node), node, region, None).fetched(rows, None))
 
     def value(self, node: fx.Node) -> Any:
         op, region = self.runner.ops[node], self.group.regions.get(node)
@@ -286,8 +297,7 @@ class Step:
             whole: Tensor = self._call(node, held)
             return whole
         height, width = self.runner.shapes[source][2:]
-        assembly = self.assembly((node, source), source, value.region, None)
-        before = self.stacked(assembly.fetched(self.clean.rows(source), None)).float().sum((2, 3))
+        before = self.cut_out(source, value.region, self.clean.rows(source)).float().sum((2, 3))
         difference = (value.tensor.float().sum((2, 3)) - before) / (height * width)
         mean: Tensor = clean.reshape(1, -1).float() + difference
         return mean.to(clean.dtype).reshape(self.count, *clean.shape[1:])

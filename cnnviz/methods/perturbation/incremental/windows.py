@@ -21,12 +21,11 @@ from cnnviz.engine.memory import in_chunks
 from cnnviz.engine.prepare.split import cut
 from cnnviz.engine.session import Session, concatenated
 from cnnviz.methods.perturbation.incremental.differences import Differences
-from cnnviz.methods.perturbation.incremental.plan import Group, make_plan
+from cnnviz.methods.perturbation.incremental.plan import make_plan
 from cnnviz.methods.perturbation.incremental.runner import Runner
 from cnnviz.models.graph.outputs import two_dim
 from cnnviz.models.graph.structures import map_tensors
 
-_BATCH = 32
 _PLAIN_BATCH = 8
 # Share of the plain path's estimated time from which on the plain path is taken.
 _WORTHWHILE = 0.8
@@ -166,7 +165,7 @@ def _by_groups(
         plan = session.remember(
             f"incremental {size} {windows}",
             lambda: make_plan(
-                runner.order, runner.ops, runner.shapes, (windows.rows, windows.cols), windows.size, _BATCH
+                runner.order, runner.ops, runner.shapes, (windows.rows, windows.cols), windows.size, runner.batch
             ),
         )
         if plan.share > _WORTHWHILE and not always:
@@ -175,20 +174,12 @@ def _by_groups(
         places: list[int] = []
         for group in plan.groups:
             places += [r * len(windows.cols) + c for r in group.rows for c in group.cols]
-            features.append(runner.run(clean, group, _patches(hidden, windows, group)))
+            features.append(runner.run(clean, group, hidden))
         final = runner.finish(clean, features)
         logits = two_dim(split.head(final.to(split.head_dtype))[0])
     occluded = torch.empty_like(logits[1:])
     occluded[torch.tensor(places)] = logits[1:]
     return logits[:1], occluded
-
-
-def _patches(hidden: Tensor, windows: Windows, group: Group) -> Tensor:
-    """What stands in the windows of a group, [B, C, h, w], cut from the fill [H, W, C]."""
-    y = torch.tensor([windows.rows[r] for r in group.rows])[:, None] + torch.arange(windows.size[0])
-    x = torch.tensor([windows.cols[c] for c in group.cols])[:, None] + torch.arange(windows.size[1])
-    blocks = hidden[y[:, None, :, None], x[None, :, None, :]]
-    return blocks.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def _plain(session: Session, image: Tensor, windows: Windows, fill: Tensor) -> tuple[Any, Any]:
