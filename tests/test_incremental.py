@@ -144,6 +144,22 @@ class Plain(nn.Module):
         return out
 
 
+class Pools(nn.Module):
+    """Pools that step by their own size: padded, with a rest that is not seen, and beyond the map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(3, 3, 1), nn.Conv2d(8, 7, 3), nn.MaxPool2d(4)
+        )
+        self.last = nn.Sequential(nn.Conv2d(7, 9, 1), nn.ReLU(), nn.MaxPool2d((3, 5), ceil_mode=True))
+        self.fc = nn.Linear(36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(torch.flatten(self.last(self.body(x)), 1))
+        return out
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
     "dense": Dense,
@@ -151,6 +167,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "gated": lambda: Mobile(True),
     "odd": Odd,
     "plain": Plain,
+    "pools": Pools,
 }
 
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from cnnviz.engine.prepare.pack import PackedConv
-from cnnviz.methods.perturbation.incremental.assembly import Assembly, in_memory
+from cnnviz.methods.perturbation.incremental.assembly import Assembly, Pads, in_memory, padded
 from cnnviz.methods.perturbation.incremental.ops import Op, describe
 from cnnviz.methods.perturbation.incremental.plan import Group, Region
 from cnnviz.methods.perturbation.incremental.runner import Clean, Runner, Step, Value, same
@@ -127,6 +127,26 @@ class Differences(Runner):
         found: Limits = clean.memory[key]
         return found
 
+    def missing(self, node: fx.Node, clean: Clean) -> tuple[Pads, Tensor]:
+        """By how much each value that max pooling sees is less than the largest beside it, as rows with the padding.
+
+        Where a kernel steps by its own size; in the padding it is infinite.
+        """
+        key, op = ("missing", node), self.ops[node]
+        if key not in clean.memory:
+            assert op.axes is not None
+            lengths, made = self.shapes[op.inputs[0]][2:], self.shapes[node][2:]
+            down, across = (axis.pads(lengths[i], made[i]) for i, axis in enumerate(op.axes))
+            rows = padded(clean.values[op.inputs[0]], (down, across), -math.inf).clone()
+            largest = clean.values[node][0].permute(1, 2, 0)
+            for i, axis in enumerate(op.axes):
+                largest = largest.repeat_interleave(axis.kernel, i)
+            seen = rows[: largest.shape[0], : largest.shape[1]]
+            seen.copy_(largest - seen)  # what no kernel reaches is never fetched
+            clean.memory[key] = (down, across), rows.to(self.precision(node))
+        found: tuple[Pads, Tensor] = clean.memory[key]
+        return found
+
 
 class _Step(Step):
     """One group on its way: patches of differences."""
@@ -149,7 +169,7 @@ class _Step(Step):
 
     def _slid(self, node: fx.Node, op: Op, region: Region) -> Tensor:
         if op.linear is None:
-            return self._largest(node, op, region)
+            return (self._least_of_each if _tiles(op) else self._largest)(node, op, region)
         seen, pads = self._seen(node, op, region)
         found = op.linear(seen, self._onto(node, op, region), pads)
         if op.bounds is None:
@@ -270,6 +290,24 @@ class _Step(Step):
         self.assembly((node, source), source, context, value.region).by_patch(parts, value.tensor, Tensor.sub_)
         return self._less(op.sweep(self.stacked(parts), None, False, False), node, region)
 
+    def _least_of_each(self, node: fx.Node, op: Op, region: Region) -> Tensor:
+        """Max pooling where each value is seen by one place of the result: with V the largest clean value v that it
+        sees, V - max(v - m) = min(m + (V - v))."""
+        assert op.axes is not None
+        source, context = op.inputs[0], self._context(op, region)
+        value: Value = self.values[source]
+        pads, missing = self.runner.missing(node, self.clean)
+        around = self.assembly(("around", node), source, context, None, pads)
+        parts = around.fetched(missing, None)
+        self.assembly((node, source), source, context, value.region).by_patch(parts, value.tensor, Tensor.add_)
+        down, across = (axis.kernel for axis in op.axes)
+        each = parts.unflatten(3, (-1, across)).unflatten(2, (-1, down))
+        taps = [each[:, :, :, i, :, j] for i in range(down) for j in range(across)]
+        least = taps[0].contiguous() if len(taps) == 1 else torch.minimum(taps[0], taps[1])
+        for tap in taps[2:]:
+            torch.minimum(least, tap, out=least)
+        return self.stacked(least)
+
     def _pointwise(self, node: fx.Node, op: Op, region: Region) -> Tensor:
         inner: Tensor = self.values[op.inputs[0]].tensor.to(self.runner.precision(node))
         if op.scale is not None:
@@ -322,6 +360,12 @@ class _Step(Step):
         if found.dim() != 4:
             return Value(change)
         return Value(change.to(self.runner.kept(node)).contiguous(memory_format=torch.channels_last), region)
+
+
+def _tiles(op: Op) -> bool:
+    """Whether a kernel steps by its own size."""
+    assert op.axes is not None
+    return all(axis.kernel == axis.stride and axis.dilation == 1 for axis in op.axes)
 
 
 def _least(into: Tensor, other: Tensor) -> None:
