@@ -22,6 +22,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.methods.relevance import deeplift
 from cnnviz.models.background import Background
 from cnnviz.models.preprocess import Preprocess
+from cnnviz.registry import lookup
 from cnnviz.run.background import MOST, read_background
 from tests.support import networks as nets
 from tests.support.pictures import photograph
@@ -113,6 +114,14 @@ def test_the_largest_of_two_is_shared_as_shapley_values_say() -> None:
     first = ((score(a, d) - score(c, d)) + (score(a, b) - score(c, b))) / 2
     second = ((score(c, b) - score(c, d)) + (score(a, b) - score(a, d))) / 2
     assert found.maps[0, 0].tolist() == pytest.approx([first, second], abs=1e-6)
+
+
+def test_in_python_a_path_is_one_too() -> None:
+    spec = lookup.find_method("deeplift")
+    assert spec.resolve_params({"background": Path("photos")}).to_dict()["background"] == "photos"
+    with pytest.raises(CnnvizError, match="expected a word") as refused:
+        spec.resolve_params({"background": [torch.zeros(3, 50, 50)]})
+    assert len(str(refused.value)) < 300
 
 
 def test_what_is_no_background() -> None:

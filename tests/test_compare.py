@@ -16,8 +16,11 @@ from PIL import Image
 from scipy import stats
 
 from cnnviz.cli.app import main
+from cnnviz.compare.sides import of_b
+from cnnviz.errors import CnnvizError
 from cnnviz.metrics.similarity import pearson
 from cnnviz.metrics.tests import mcnemar_p
+from cnnviz.registry.comparisons import CompareOptions
 from tests.support import tiny_model
 from tests.support.pictures import photograph, pixels
 from tests.support.runs import tiny_options
@@ -367,3 +370,16 @@ def test_what_cannot_be_compared(
     lines = capsys.readouterr().err.strip().splitlines()
     assert any(said in line for line in lines)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_b_cannot_be_is_said_of_its_own_options(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    words = ["compare", "photos", *tiny_options(), "-o", str(tmp_path / "out")]
+    assert main([*words, "--std-b", "0", "--resize-b", "70"]) == 2
+    said = capsys.readouterr().err
+    assert "--std-b 0,0,0: a deviation must be above 0" in said
+    assert "give --std-b 1" in said
+    error = of_b(CnnvizError("--std 0 and --std-b 0, --input-size 3", "--std, --no-std"), CompareOptions(std_b="0"))
+    assert str(error) == "--std-b 0 and --std-b 0, --input-size 3\n--std-b, --no-std"

@@ -18,7 +18,7 @@ from cnnviz.compare.figures import ImageChange, Tally, held_to, rightness
 from cnnviz.compare.likeness import ComparedMaps, Likeness, likeness
 from cnnviz.compare.pairing import Paired, Row, Targets, methods_of, pair_images
 from cnnviz.compare.panels import compared_panel
-from cnnviz.compare.sides import explaining, in_words, sides_of
+from cnnviz.compare.sides import explaining, in_words, of_b, sides_of
 from cnnviz.compare.tell import MOST_NAMED, sentences
 from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_POLICY_VIOLATED, EXIT_SOME_FAILED, CnnvizError
 from cnnviz.io.encode import ImageFormat, encode
@@ -62,7 +62,12 @@ def compare(settings: RunSettings, params: CompareOptions, reporter: Reporter, r
                 if own.runtime.precision == AUTO_PRECISION:  # or the two would differ by their precision
                     own = replace(own, runtime=replace(own.runtime, precision=precision_in(before.report)))
         reporter.note(f"{'AB'[number]}: {own.target.method} of {own.model.checkpoint or own.model.model}")
-        made = run(own, reporter, None)
+        try:
+            made = run(own, reporter, None)
+        except CnnvizError as error:
+            if not number:
+                raise
+            raise of_b(error, params) from error
         if made.exit_code == EXIT_INTERRUPTED:
             return RunResult(made.summary, None, EXIT_INTERRUPTED)
         code = max(code, made.exit_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -179,3 +180,16 @@ def in_words(settings: RunSettings, params: CompareOptions, sides: tuple[Side, S
     if settings.target.classes != _USUAL or settings.target.targets:
         return f"in both: {', '.join(asked)}"
     return "in each what it predicts" if params.explained == "each" else "in both what A predicts"
+
+
+def of_b(error: CnnvizError, params: CompareOptions) -> CnnvizError:
+    """What is said of ``--mean``, said of ``--mean-b`` where that is what B has."""
+    given = [name.removesuffix("_b") for name, value in params.to_dict().items() if name.endswith("_b") and value]
+    flags = "|".join(name.replace("_", "-") for name in given)
+    if not flags:
+        return error
+
+    def said(text: str) -> str:
+        return re.sub(rf"(?<![\w-])--({flags})(?![\w-])", r"--\1-b", text)
+
+    return CnnvizError(said(error.message), said(error.hint), exit_code=error.exit_code)

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import keyword
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field
 from inspect import get_annotations
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
-from cnnviz.errors import CnnvizError, nearest
+from cnnviz.errors import CnnvizError, nearest, shown
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -108,6 +109,8 @@ class Param:
             return self._size(value)
         if self.type == "class" and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return str(value)
+        if self.type == "file" and isinstance(value, os.PathLike):
+            return self._text(os.fspath(value))
         if self.type in {"text", "file", "class"}:
             return self._text(value)
         return self._number(value)
@@ -136,7 +139,7 @@ class Param:
             return ",".join(f"{v:g}" for v in value)
         if isinstance(value, str) and value.strip():
             return value if value == value.strip() else value.strip()
-        raise CnnvizError(f"{self.name}={value!r}: expected a word.")
+        raise CnnvizError(f"{self.name}={shown(value)}: expected a word.")
 
     def _number(self, value: Any) -> int | float:
         if (
