@@ -5,7 +5,8 @@
 The network is tiny, so that what the run itself costs is all there is: reading, the queues, pictures, records, report
 and gallery. The run is a process of its own; its resident memory is read each second with the number of lines in
 ``records.jsonl``. ``memory`` compares the medians of the second and the last tenth of the pictures, ``pace`` the
-seconds that these tenths took. ``after_seconds`` is what report and gallery took when all pictures were done. With
+seconds that these tenths took, ``processor`` what they took of the processor, which other work on the machine changes
+less. ``after_seconds`` is what report and gallery took when all pictures were done. With
 ``--browser`` the page is opened in headless Chromium.
 """
 
@@ -52,13 +53,17 @@ def pictures(folder: Path, count: int) -> None:
         coded[number % DISTINCT].tofile(folder / f"{number:06d}.jpg")
 
 
-def watched(command: Sequence[str], records: Path) -> tuple[list[tuple[float, int, int]], float]:
-    """Runs a command; (seconds, lines of the records, bytes of memory) for each second, and how long it took.
+Row = tuple[float, int, int, float]
+
+
+def watched(command: Sequence[str], records: Path) -> tuple[list[Row], float]:
+    """Runs a command; (seconds, lines of the records, bytes of memory, seconds of the processor) for each half second,
+    and how long it took.
 
     Raises:
         CalledProcessError: It failed.
     """
-    began, rows, lines, place = time.monotonic(), list[tuple[float, int, int]](), 0, 0
+    began, rows, lines, place = time.monotonic(), list[Row](), 0, 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     of_it = psutil.Process(process.pid)
     while process.poll() is None:
@@ -68,7 +73,8 @@ def watched(command: Sequence[str], records: Path) -> tuple[list[tuple[float, in
                 fresh = file.read()
             lines, place = lines + fresh.count(b"\n"), place + len(fresh)
         try:
-            rows.append((time.monotonic() - began, lines, of_it.memory_info().rss))
+            used = of_it.cpu_times()
+            rows.append((time.monotonic() - began, lines, of_it.memory_info().rss, used.user + used.system))
         except psutil.NoSuchProcess:
             break
         time.sleep(0.5)
@@ -77,11 +83,11 @@ def watched(command: Sequence[str], records: Path) -> tuple[list[tuple[float, in
     return rows, time.monotonic() - began
 
 
-def between(rows: Sequence[tuple[float, int, int]], first: float, last: float) -> tuple[float, float]:
-    """Median of the memory, and pictures a second, while the lines went from one number to another."""
+def between(rows: Sequence[Row], first: float, last: float) -> tuple[float, float, float]:
+    """Median of the memory, pictures a second, milliseconds of the processor for each; from one line to another."""
     inside = [row for row in rows if first <= row[1] <= last]
-    clock, lines = inside[-1][0] - inside[0][0], inside[-1][1] - inside[0][1]
-    return statistics.median(row[2] for row in inside), lines / clock
+    clock, lines, used = (inside[-1][at] - inside[0][at] for at in (0, 1, 3))
+    return statistics.median(row[2] for row in inside), lines / clock, 1000 * used / lines
 
 
 def opened(page: Path) -> dict[str, Any]:
@@ -132,6 +138,8 @@ def main() -> None:
             "memory_mib": {"second_tenth": round(early[0] / 2**20, 1), "last_tenth": round(late[0] / 2**20, 1)},
             "memory": round(late[0] / early[0], 4),
             "pace": round(early[1] / late[1], 4),
+            "processor_ms": {"second_tenth": round(early[2], 3), "last_tenth": round(late[2], 3)},
+            "processor": round(late[2] / early[2], 4),
             "after_seconds": round(seconds - done, 1),
             "after_memory_mib": round(max(each[2] for each in rows if each[0] >= done) / 2**20, 1),
             "report_mib": round((out / "report.json").stat().st_size / 2**20, 1),
