@@ -25,6 +25,12 @@ SIZE = (15, 18)
 pytestmark = pytest.mark.skipif(not rt.packable(torch.device("cpu")), reason="no packed convolutions")
 
 
+@pytest.fixture(autouse=True)
+def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks here have few weights, with which it would not pay."""
+    monkeypatch.setattr(stretches, "_MANY", 1)
+
+
 class Stages(nn.Module):
     """Residual blocks, one with a stride; sums of a sum, of a value with itself, and of a branch that is read twice."""
 
@@ -217,6 +223,15 @@ def test_a_wrong_gradient_is_found_and_the_next_preparation_taken(fault: str, mo
     wanted = exact_gradient(network, x, 1)
     [found] = run.gradients(run.logits[:, 1])
     torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_what_does_not_pay_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few convolutions with few weights; one with many, and many with few, are joined."""
+    monkeypatch.undo()
+    assert count(opened(nets.seeded(Branches)())) == 0
+    assert count(opened(nets.seeded(Stages)())) == 1  # the stem is alone, what follows has five
+    monkeypatch.setattr(stretches, "_MANY", Stages().stem.weight.numel())
+    assert count(opened(nets.seeded(Stages)())) == 2
 
 
 def test_bf16_rounds_gradients_and_no_activations() -> None:

@@ -31,6 +31,9 @@ from cnnviz.engine.prepare.transposed import TransposedConv
 from cnnviz.models.graph.operations import operation_of
 
 _CLIPPING = frozenset({"relu", "relu6", "hardtanh"})
+# A step of its own costs some tens of microseconds, and so does oneDNN's look at the order of each packed weight:
+# more than they spare up to so many convolutions with less weights (networks such as ShuffleNet, at one image).
+_FEW, _MANY = 3, 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,7 +326,7 @@ def _join(joined: fx.GraphModule, run: list[fx.Node], name: str, dtype: torch.dt
 
 
 def _runs(head: fx.GraphModule, kept: Collection[fx.Node]) -> list[list[fx.Node]]:
-    """Consecutive nodes that can be joined, with a convolution among them. A kept value ends its run."""
+    """Consecutive nodes that can be joined, where that pays. A kept value ends its run."""
     found: list[list[fx.Node]] = [[]]
     for node in head.graph.nodes:
         if not _fits(head, node, kept):
@@ -332,7 +335,13 @@ def _runs(head: fx.GraphModule, kept: Collection[fx.Node]) -> list[list[fx.Node]
         found[-1].append(node)
         if node in kept:
             found.append([])
-    return [run for run in found if any(foldable_convolution(head, node) is not None for node in run)]
+    return [run for run in found if _pays(head, run)]
+
+
+def _pays(head: fx.GraphModule, run: Sequence[fx.Node]) -> bool:
+    """Whether it has many convolutions, or one with so many weights that ordering them takes time."""
+    found = [conv for node in run if (conv := foldable_convolution(head, node)) is not None]
+    return len(found) > _FEW or any(conv.weight.numel() >= _MANY for conv in found)
 
 
 def _fits(head: fx.GraphModule, node: fx.Node, kept: Collection[fx.Node]) -> bool:
