@@ -292,7 +292,7 @@ def test_it_is_told_why_a_network_is_loaded_for_nothing(
 ) -> None:
     _run(work, "--limit", "9", command="gradcam")
     assert "all the same" not in capfd.readouterr().err
-    _run(work, "--limit", "9", command="gradcam")
+    assert _run(work, "--limit", "2", command="gradcam")["summary"]["cache"]["of_images"] == 2
     assert "the network was loaded all the same: --limit may leave images out" in capfd.readouterr().err
     monkeypatch.setattr(pipeline, "own_code", lambda: ["a/mine.py", "b.py"])
     _run(work, command="gradcam")

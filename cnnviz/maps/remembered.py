@@ -95,10 +95,16 @@ class Remembered:
             self._keys[ref.name] = key
         content = self.cache.get(key)
         kept = None if content is None else record_of(content)
-        with self._turn:
-            self.images.hits += kept is not None
-            self.images.misses += kept is None
-        return None if kept is None else lambda: restored(ref.uri, *kept, self.store)
+        if kept is None:
+            return None
+
+        def bring_back() -> RestoredRecord:
+            # Counted here: beyond --limit images are looked up ahead that the run has no use for.
+            with self._turn:
+                self.images.hits += 1
+            return restored(ref.uri, *kept, self.store)
+
+        return bring_back
 
     def keys(self) -> dict[str, str]:
         """Under what is kept what is known of each image, by name."""
@@ -108,6 +114,9 @@ class Remembered:
     def keep(self, ref: ImageRef, record: Record) -> Record:
         """Keep what was found of an image, unless that it failed. Returns the record."""
         key = self._keys.get(ref.name)
+        if key is not None:
+            with self._turn:
+                self.images.misses += 1
         if record.error is not None or key is None:
             return record
         row: Any = record.to_dict(ref.name, None)

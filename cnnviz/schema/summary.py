@@ -62,7 +62,7 @@ class FromCache(TypedDict):
     images: Count
     """How many images have a record that an earlier run found."""
     of_images: Count
-    """How many were looked up."""
+    """Of how many: those, and the images that were explained."""
     answers: Count
     """How many questions of an audit were answered before."""
     of_answers: Count
