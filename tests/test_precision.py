@@ -18,8 +18,12 @@ import cnnviz
 from cnnviz.cli.app import main
 from cnnviz.engine import precision
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.cut import Cut
+from cnnviz.engine.open_session import SessionOptions, open_session
 from cnnviz.engine.precision import correlation, smooth_probe
+from cnnviz.engine.prepare import stretch
 from cnnviz.run import precision_choice
+from tests.support import networks as nets
 from tests.support import tiny_model
 
 SIZE = ["--input-size", "64", "--mean", "0.5", "--std", "0.25", "--save", "raw"]
@@ -105,7 +109,7 @@ class Clock:
             self.order.append(name)
             self.now += next(left)
 
-        return SimpleNamespace(forward=forward, device=torch.device("cpu"))
+        return SimpleNamespace(forward=forward, device=torch.device("cpu"), split=None)
 
 
 def test_a_race_is_the_best_of_three_turns_after_a_warm_up() -> None:
@@ -113,6 +117,19 @@ def test_a_race_is_the_best_of_three_turns_after_a_warm_up() -> None:
     sessions = {"a": clock.works("a", [0.5, 8, 4, 6]), "b": clock.works("b", [90, 5, 7, 9])}
     assert precision.race(sessions, torch.zeros(1), lambda: clock.now) == {"a": 4.0, "b": 5.0}
     assert "".join(clock.order) == "abababab"
+
+
+def test_gradients_that_pass_convolutions_are_part_of_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[int]()
+    honest = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *given, **named: (asked.append(1), honest(*given, **named))[1])
+    monkeypatch.setattr(stretch, "_MANY", 1)
+    network = nets.TOYS["residual"].build()
+    for cut, gradients in ((Cut.at_image(), 4), (Cut.at_layers(), 0)):
+        with open_session(network, "x", (3, 12, 16), rt.resolve("cpu"), SessionOptions(cut=cut)) as session:
+            asked.clear()
+            assert precision.seconds_a_batch(session, nets.images(1)) > 0
+            assert len(asked) == gradients * rt.packable(torch.device("cpu"))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from torch.fx.node import map_arg
 
 from cnnviz.engine.prepare import fold, pack
 from cnnviz.engine.prepare.parts import nodes_of, sub_graph
-from cnnviz.engine.prepare.stretch import join_stretches
+from cnnviz.engine.prepare.stretch import join_stretches, joinable
 from cnnviz.engine.runtime import Runtime, packable
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.operations import Operation, operation_of_module
@@ -156,7 +156,7 @@ def _finish(split: Split, runtime: Runtime) -> None:
     # network, and its user asked for that precision.
     split.trunk_dtype = runtime.dtype
     split.head_dtype = runtime.head_dtype if _has_convolution(head) else torch.float32
-    joins = split.preparation == "packed" and _has_convolution(head)
+    joins = split.preparation == "packed" and joinable(head)
     if joins and split.head_dtype != torch.float32:
         # Rounded activations put rectifiers on the other side of zero, which spoils gradients; rounded gradients do
         # not (0.89 to 0.95 and 0.9999 correlation with float32 on the bundled network).

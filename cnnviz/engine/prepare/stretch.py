@@ -306,6 +306,11 @@ def join_stretches(head: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
     return joined
 
 
+def joinable(head: fx.GraphModule) -> bool:
+    """Whether there is any stretch that pays."""
+    return bool(_runs(head, set(nodes_of(_results(head)))))
+
+
 def _join(joined: fx.GraphModule, run: list[fx.Node], name: str, dtype: torch.dtype) -> None:
     inside = set(run)
     inputs = list(dict.fromkeys(source for node in run for source in _signals(node) if source not in inside))
