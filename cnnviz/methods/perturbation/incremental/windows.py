@@ -100,22 +100,28 @@ def _runner(session: Session, size: tuple[int, int]) -> Runner | None:
     results = next(n for n in trunk.graph.nodes if n.op == "output").args[0]
     if len(results) != 1:
         return None
-    if dtype == torch.float32:
-        return session.remember(f"incremental {size}", lambda: Runner(trunk, dtype))
-    return session.remember(f"incremental {size}", lambda: Differences(_exact_trunk(session), trunk, dtype))
+
+    def make() -> Runner:
+        exact = None if dtype == torch.float32 else _exact_trunk(session, trunk)
+        return Runner(trunk, dtype) if exact is None else Differences(exact, trunk, dtype)
+
+    return session.remember(f"incremental {size}", make)
 
 
-def _exact_trunk(session: Session) -> fx.GraphModule:
-    """The session's trunk in float32, prepared as it is."""
+def _exact_trunk(session: Session, trunk: fx.GraphModule) -> fx.GraphModule | None:
+    """The session's trunk in float32, prepared as it is; None where that has other nodes."""
 
-    def make() -> fx.GraphModule:
+    def make() -> fx.GraphModule | None:
         assert session.graph is not None
         assert session.split is not None
-        exact = cut(session.graph, session.nodes, rt.Runtime(session.device, "fp32"), session.split.preparation)
-        assert isinstance(exact.trunk, fx.GraphModule)
-        return exact.trunk
+        exact = cut(session.graph, session.nodes, rt.Runtime(session.device, "fp32"), session.split.preparation).trunk
+        return exact if isinstance(exact, fx.GraphModule) and _steps(exact) == _steps(trunk) else None
 
     return session.remember("exact trunk", make)
+
+
+def _steps(trunk: fx.GraphModule) -> list[tuple[str, str]]:
+    return [(node.op, str(node.target)) for node in trunk.graph.nodes]
 
 
 def _incremental(
