@@ -152,7 +152,7 @@ def agreement() -> list[dict[str, Any]]:
     rows = []
     for path in sorted(PHOTOGRAPHS.glob("*.jpg")):
         with Image.open(path) as photograph:
-            pixels = to_tensor(center_crop(resize(photograph.convert("RGB"), SIZE), SIZE))
+            pixels = to_tensor(center_crop(resize(photograph.convert("RGB"), 256), SIZE))
         image = ((pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[:, None, None])[None]
         found = {}
         for name, session in sessions.items():
