@@ -67,6 +67,21 @@ class Branches(nn.Module):
         return self.classify((both * c).mean((2, 3)))
 
 
+class Anchored(nn.Module):
+    """A convolution added to what it reads, and one of a parameter, which has one row in every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8))
+        self.anchor = nn.Parameter(torch.linspace(-1, 1, 8 * SIZE[0] * SIZE[1]).view(1, 8, *SIZE))
+        self.classify = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        x = F.relu(self.b(x) + x)
+        return self.classify(F.relu(self.c(self.anchor) + x).mean((2, 3)))
+
+
 NETWORKS = {"stages": Stages, "branches": Branches}
 
 
@@ -101,6 +116,19 @@ def test_gradients_equal_those_in_float64(name: str) -> None:
             wanted = exact_gradient(network, x, target)
             [found] = run.gradients(run.logits[:, target])
             torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_what_a_convolution_reads_itself_and_what_has_one_row_are_added() -> None:
+    """Neither is written over, and the probe's one image is not every batch."""
+    network = nets.seeded(Anchored)()
+    session, x = opened(network), nets.images(3, SIZE)
+    assert session.preparation == "packed"
+    assert count(session) == 1
+    run = session.forward(x)
+    torch.testing.assert_close(run.logits.detach(), network(x), rtol=0, atol=1e-5)
+    wanted = exact_gradient(network, x, 1)
+    [found] = run.gradients(run.logits[:, 1])
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("name", [name for name, toy in nets.TOYS.items() if toy.traces])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.prepare.pack import PackedConv
+from cnnviz.engine.prepare.pack import PackedConv, tells_orders
 from cnnviz.engine.prepare.transposed import TransposedConv
 
 pytestmark = pytest.mark.skipif(not rt.packable(torch.device("cpu")), reason="no packed convolutions")
@@ -90,3 +90,14 @@ def test_equals_autograd(name: str, dtype: torch.dtype) -> None:
         torch.testing.assert_close(found.double(), wanted, rtol=0, atol=tolerance)
         torch.testing.assert_close(added.double(), wanted + before, rtol=0, atol=tolerance + 1e-5)
         assert torch.equal(g, untouched)
+
+
+@pytest.mark.skipif(not tells_orders(), reason="orders are not told")
+def test_weights_of_many_shapes_are_held_once() -> None:
+    conv = nn.Conv2d(16, 32, 3, 2, 1).requires_grad_(False)
+    transposed = TransposedConv(conv, PackedConv(conv, torch.float32), torch.float32, (1, 32, 8, 8))
+    for size in range(8, 20):
+        transposed(torch.ones(1, 32, (size + 1) // 2, (size + 1) // 2), (size, size))
+    held = transposed._form._ordered.values()
+    assert len(held) == 12
+    assert len({id(weight) for weight in held}) <= 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -62,6 +62,14 @@ def _order_of(packed: Tensor) -> bytes:
     for hole in _HOLES:
         described[hole] = 0
     return bytes(described)
+
+
+def held_once(fresh: Tensor, known: Iterable[Tensor]) -> Tensor:
+    """Few orders serve all shapes: of the known copies of a weight the one in the same order, or the fresh one."""
+    if not tells_orders():
+        return fresh
+    order = _order_of(fresh)
+    return next((each for each in known if _order_of(each) == order), fresh)
 
 
 class PackedConv(nn.Module):
@@ -116,11 +124,7 @@ class PackedConv(nn.Module):
         pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
         sized = self._sized if shape is None else list(shape)
         fresh: Tensor = pack(self.weight.to_dense().to_mkldnn(), padding, *self.geometry[1:], sized)
-        if not tells_orders():
-            return fresh
-        # Few orders serve all shapes: those that are equal share their memory.
-        order = _order_of(fresh)
-        return next((known for known in [self.weight, *self._fitting.values()] if _order_of(known) == order), fresh)
+        return held_once(fresh, [self.weight, *self._fitting.values()])
 
     def _widened(self, weight: Tensor, pack: Any) -> tuple[Tensor, list[int]] | None:
         """The kernel with a row and a column of zeros in front: it does with symmetric padding p + 1 what the kernel
@@ -253,8 +257,8 @@ def _fuse_addition(module: fx.GraphModule, node: fx.Node, conv: PackedConv, kept
         return node
     if isinstance(_submodule(module, other), PackedConv) and len(other.users) == 1 and _after(other, node):
         return node  # the other summand's convolution comes later and absorbs the addition itself
-    # Accumulating into the other summand saves a pass, when nobody reads it afterwards.
-    last_read = all(reader < user for reader in other.users if reader is not user)
+    # Accumulating into the other summand saves a pass, when nobody reads it afterwards, nor the convolution itself.
+    last_read = all(reader < user for reader in other.users if reader is not user) and other is not node.args[0]
     conv.in_place = last_read and other not in kept and isinstance(_submodule(module, other), PackedConv)
     # The fused node stands where the addition stood: both summands exist there.
     with module.graph.inserting_before(user):

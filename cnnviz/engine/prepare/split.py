@@ -97,6 +97,8 @@ def _with_outputs(graph: Graph, targets: Sequence[fx.Node]) -> fx.Graph:
     convolution and what can be folded or fused into it.
     """
     wanted = ancestors([graph.logits, *targets, *nodes_of(graph.end)])
+    # What parameters alone give has one row in every batch, which no shape of a probe of one image tells.
+    of_image = {graph.input, *descendants([graph.input])}
     fresh = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in graph.module.graph.nodes:
@@ -104,7 +106,7 @@ def _with_outputs(graph: Graph, targets: Sequence[fx.Node]) -> fx.Graph:
             env[node] = env[node.all_input_nodes[0]]
         elif node in wanted or node.op == "placeholder":
             env[node] = fresh.node_copy(node, lambda n: env[n])
-            env[node].meta["shape"] = graph.shapes.get(node)
+            env[node].meta["shape"] = graph.shapes.get(node) if node in of_image else None
             env[node].meta["bundle"] = node in graph.bundles
     fresh.output(((env[graph.logits], *(env[t] for t in targets)), map_arg(graph.end, lambda n: env[n])))
     return fresh

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnviz.engine.prepare.pack import REMEMBERED, PackedConv, tells_orders
+from cnnviz.engine.prepare.pack import REMEMBERED, PackedConv, held_once, tells_orders
 
 # Up to how many input channels the phases of a stride are computed side by side.
 _FEW = 4
@@ -193,10 +193,12 @@ class _General:
         return found if into is None else into.add_(found)
 
     def _weight_for(self, shape: tuple[int, ...], geometry: Any) -> Tensor:
-        key = (torch.get_num_threads(), shape if tells_orders() else shape[2:], *map(str, geometry[:2]))
-        if key not in self._ordered:
+        key = (torch.get_num_threads(), *((shape, *map(str, geometry[:2])) if tells_orders() else ()))
+        found = self._ordered.get(key)
+        if found is None:
+            order: Any = torch.ops.mkldnn._reorder_convolution_transpose_weight
+            found = held_once(order(self._weight, *geometry, list(shape)), list(self._ordered.values()))
             if len(self._ordered) >= REMEMBERED:
                 self._ordered = {}
-            order: Any = torch.ops.mkldnn._reorder_convolution_transpose_weight
-            self._ordered[key] = order(self._weight, *geometry, list(shape))
-        return self._ordered[key]
+            self._ordered[key] = found
+        return found
