@@ -60,7 +60,7 @@ class Differences(Runner):
         """Run a node of the clean pass; of convolutions with an activation what it is applied to is kept too."""
         module = self.trunk.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, PackedConv):
-            given = [clean.values[n] for n in node.all_input_nodes]
+            given = [clean.values[n] for n in node.args if isinstance(n, fx.Node)]
             before = module.before_activation(given[0], given[1] if len(given) > 1 else None)
             clean.memory[node] = before
             clean.values[node] = module.activate(before)
@@ -223,7 +223,7 @@ class _Step(Step):
         other, dtype = op.inputs[1], self.runner.precision(node)
         value: Value = self.values[other]
         if not same(value.region, region):
-            assembly = self.assembly((node, other), other, region, value.region)
+            assembly = self.assembly(("summand", node, other), other, region, value.region)
             if shift is None:
                 parts = torch.zeros(assembly.shape, dtype=dtype, device=value.tensor.device)
             else:

@@ -6,7 +6,7 @@ columns around it are fetched from the clean pass and the patch is laid over the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -234,7 +234,8 @@ class Step:
         assert op.axes is not None
         assert op.sweep is not None
         source = op.inputs[0]
-        summand = self._part(node, op.inputs[1], region) if len(op.inputs) > 1 else None
+        # It may be what the kernel slides over, of which another part is needed.
+        summand = self._part(("summand", node), op.inputs[1], region) if len(op.inputs) > 1 else None
         fetched = summand is not None and summand is not self.values[op.inputs[1]].tensor
         if region.whole:
             return op.sweep(self.whole(source), summand, True, fetched)
@@ -259,7 +260,7 @@ class Step:
         return self._part(None, node, Region(rows, cols, height, width, True))
 
     def _part(
-        self, user: fx.Node | None, node: fx.Node, region: Region, pads: Pads = NO_PADS, outside: float = 0.0
+        self, user: Hashable, node: fx.Node, region: Region, pads: Pads = NO_PADS, outside: float = 0.0
     ) -> Tensor:
         """A part of a value for its user: its patch, and around it what the clean pass has."""
         value: Value = self.values[node]
