@@ -169,6 +169,13 @@ def test_names_that_are_no_utf8_survive(fake: FakePipeline) -> None:
         ),
         ("saliency a.jpg --variant nothing", "--variant nothing: expected one of", "See cnnviz saliency --help"),
         ("adversarial a.jpg --metod x", "No such option: --metod", "Did you mean --model?"),
+        (
+            "saliency a.jpg --variant gradcam",
+            "--variant gradcam: this is not of cnnviz saliency.",
+            "Type cnnviz gradcam.",
+        ),
+        ("concepts a.jpg -c cat", "No such option: -c", "The class is named by --of here."),
+        ("occlusion a.jpg --stride 0", "--stride 0 is out of range: 1 or more.", "The default is 8."),
         ("rise a.jpg --masks 0", "--masks 0 is out of range: 1 or more.", "The default is 4000."),
         (
             "lrp a.jpg --rule gamma",

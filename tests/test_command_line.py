@@ -100,3 +100,4 @@ def test_the_figures_of_a_run_are_told_in_words() -> None:
         ("images", "3"), ("explained", "2"), ("failed", "1"), ("time", "4.2 s"), ("images per second", "0.7"),
         ("accuracy", "50.0 %"), ("method", "gradcam"), ("depends on the class", "yes"),
     ]  # fmt: skip
+    assert headline({"images_per_second": 0.0135}) == [("images per minute", "0.8")]

@@ -176,6 +176,16 @@ def test_preprocessing_of_b(folder: Path) -> None:
         assert found["model"] == expected["model"]
         assert [each["predictions"] for each in found["images"]] == [each["predictions"] for each in expected["images"]]
     assert figures(folder, "shown")["same_network"]
+    differs = figures(folder, "shown")["differs"]
+    assert [each.split(" (A: ")[0] for each in differs][-3:] == [
+        "mean 0.2,0.3,0.4",
+        "std 0.5,0.5,0.5",
+        "channel order bgr",
+    ]
+    assert figures(folder, "out")["differs"] == []
+    page = (folder / "shown" / "index.html").read_text()
+    assert "B differs in" in page
+    assert "mean 0.2,0.3,0.4" in page
     assert report(plain)["model"] != report(other)["model"]
 
 

@@ -17,6 +17,7 @@ from cnnviz.cli import console as console_module
 from cnnviz.cli.app import main
 from cnnviz.cli.console import Console, closing_line, printable
 from cnnviz.cli.heartbeat import Heartbeat
+from cnnviz.run.counting import rate
 from tests.support.fake_pipeline import SUMMARY, FakePipeline, failed, record
 
 # What is printed.
@@ -76,6 +77,15 @@ def test_the_closing_line_counts_in_english() -> None:
     one = {"inputs": 1, "explained": 1, "failed": 0, "passed_over": 1, "seconds": 0.0}
     result = SimpleNamespace(summary=one, report=None, exit_code=0, picture=None, sentences=())
     assert closing_line(result) == "explained 1 of 1 image in 0.0 s, 1 other file passed over"
+
+
+def test_the_closing_line_has_no_speed_where_every_image_failed() -> None:
+    facts = {"inputs": 1, "explained": 0, "failed": 1, "seconds": 0.01, "images_per_second": rate(1, 0.01)}
+    result = SimpleNamespace(summary=facts, report=None, exit_code=3, picture=None, sentences=())
+    assert closing_line(result) == "explained 0 of 1 image in 0.0 s, 1 failed"
+    facts = {"inputs": 1, "explained": 1, "seconds": 74.218, "images_per_second": rate(1, 74.218)}
+    result = SimpleNamespace(summary=facts, report=None, exit_code=0, picture=None, sentences=())
+    assert closing_line(result) == "explained 1 of 1 image in 74.2 s (0.8 a minute)"
 
 
 def test_the_closing_line_of_a_training() -> None:

@@ -274,6 +274,9 @@ def test_summaries_stand_under_their_keys() -> None:
     assert found["metrics"]["inside"]["without_truth"] == 1
     assert found["left_out"] == {"maps": 2, "above_tolerance": 1, "tolerance": 0.01, "largest": 0.5}
     assert notes[-1] == "1 of 2 maps leave out more than 1% of the score (at most 50%): biases"
+    above = CONSERVATION.request({"reason": "steps"})
+    just = summed_up([above], gathered({"": [above]}, [record("a", peak=[1, 2], gap_share=0.0114, inside=None)])[""])
+    assert just.notes == ("1 of 1 maps leave out more than 1% of the score (at most 1.14%): steps",)
 
 
 def test_maps_without_a_gap_are_not_in_its_summary() -> None:

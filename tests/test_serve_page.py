@@ -217,6 +217,16 @@ def test_a_map_that_takes_long_is_stopped_and_asked_for_again(
     find("button", has_text="Ask again").click()
     command(page, "cnnviz saliency")
     assert find("[role=alert]").count() == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(site.explorer, "explain", for_ever)
+        find("select[name=method]").select_option("guided")
+        find(".waiting button", has_text="Stop").click()
+        find("[role=alert]", has_text="Stopped.").wait_for()
+        # Of what is computed now nobody has said that it was stopped.
+        find("select[name=method]").select_option("gradcam")
+        find(".waiting button", has_text="Stop").wait_for()
+        assert find("[role=alert]").count() == 0
+        find(".waiting button", has_text="Stop").click()
 
 
 def test_opacity_and_colours_change_the_picture_alone(page: Any, site: Served) -> None:

@@ -320,7 +320,8 @@ def closing_line(result: Outcome, start: float = 0.0) -> str:
     else:
         if facts.get("seconds") is not None:
             text += f" in {float(facts['seconds']):.1f} s"
-        if facts.get("images_per_second"):
+        # Where every image failed, how fast says nothing.
+        if facts.get("images_per_second") and fresh:
             rate = float(facts["images_per_second"])
             text += f" ({rate:.1f}/s)" if rate >= 0.1 else f" ({60 * rate:.1f} a minute)"
         text += f" after {start:.1f} s to start" if start >= _LONG_START else ""

@@ -39,7 +39,10 @@ def of_another(name: str) -> CommandSpec | None:
 
 def call_of(spec: CommandSpec) -> str:
     """How a method is called, where the name of another command was typed."""
-    alone = len(lookup.commands()[spec.command]) == 1
+    specs = lookup.commands()[spec.command]
+    alone = len(specs) == 1
+    if not alone and spec == lookup.default_variant(specs):
+        return f"Type cnnviz {spec.command}."
     call = f"cnnviz {spec.command}" + ("" if alone else f" --variant {spec.name}")
     return f"Type {call}; {spec.name} is {'a command of its own' if alone else f'a variant of {spec.command}'}."
 
@@ -129,6 +132,7 @@ def described(param: Param) -> str:
 
 
 _MODEL_FLAGS = ("-m", "--model")
+_CLASS_FLAGS = ("-c", "--class")
 
 
 def refuse_foreign_options(spec: CommandSpec, specs: tuple[CommandSpec, ...], names: Iterable[str]) -> None:
@@ -164,6 +168,8 @@ def elsewhere(flag: str, path: str, flags: Iterable[str]) -> str:
     """
     if flag in _MODEL_FLAGS and "--arch" in flags:
         return f"The network is named by --arch here. See {path} --help"
+    if flag in _CLASS_FLAGS and "--of" in flags:
+        return f"The class is named by --of here. See {path} --help"
     wanted = flag.lstrip("-")
     takers = [
         f"cnnviz {name}"

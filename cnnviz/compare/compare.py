@@ -18,7 +18,7 @@ from cnnviz.compare.figures import ImageChange, Tally, held_to, rightness
 from cnnviz.compare.likeness import ComparedMaps, Likeness, likeness
 from cnnviz.compare.pairing import Paired, Row, Targets, methods_of, pair_images
 from cnnviz.compare.panels import compared_panel
-from cnnviz.compare.sides import explaining, in_words, of_b, sides_of
+from cnnviz.compare.sides import A, B, differences, explaining, in_words, of_b, sides_of
 from cnnviz.compare.tell import MOST_NAMED, sentences
 from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_POLICY_VIOLATED, EXIT_SOME_FAILED, CnnvizError
 from cnnviz.io.encode import ImageFormat, encode
@@ -28,7 +28,7 @@ from cnnviz.records import RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import CompareOptions
 from cnnviz.render.overlay import Style
-from cnnviz.run.counting import Reporter, RunResult
+from cnnviz.run.counting import Reporter, RunResult, rate
 from cnnviz.run.earlier import EarlierRun, precision_in
 from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.schema.images import AnyImage
@@ -224,7 +224,8 @@ class _Comparison:
             found.append((os.path.basename(str(run.report["model"]["name"])), ", ".join(methods), str(weights or "")))
         differing = [len({each[part] for each in found}) > 1 for part in range(3)]
         if not any(differing):
-            return os.path.basename(self._a.folder.rstrip("/")), os.path.basename(self._b.folder.rstrip("/"))
+            own = os.path.basename(self._a.folder.rstrip("/")), os.path.basename(self._b.folder.rstrip("/"))
+            return ("", "") if own == (A, B) else own
         first, second = (
             " ".join(part for part, differs in zip(each, differing, strict=True) if differs) for each in found
         )
@@ -253,6 +254,7 @@ class _Comparison:
                 "images": len(run),
             }
         found["same_network"] = found["a"]["weights_sha256"] == found["b"]["weights_sha256"]
+        found["differs"] = differences(self._a.report, self._b.report)
         return found
 
     def _most(self, order: Sequence[ImageChange]) -> dict[str, Any]:
@@ -297,7 +299,7 @@ def _counted(paired: Paired, seconds: float) -> dict[str, Any]:
         "failed": failed,
         "passed_over": 0,
         "seconds": round(seconds, 3),
-        "images_per_second": round(done / seconds, 2) if done and seconds > 0 else None,
+        "images_per_second": rate(done, seconds),
     }
 
 

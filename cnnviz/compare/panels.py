@@ -23,6 +23,7 @@ from cnnviz.render.text import percent
 
 _LONGEST = 480
 _GREY = 168
+_DIFFERENCE = "B - A, of -1 (blue) to 1 (red)"
 
 
 def compared_panel(
@@ -33,7 +34,7 @@ def compared_panel(
     Args:
         record: The record of A.
         pairs: At least one.
-        sides: What A and B are called.
+        sides: What A and B are called; empty where no name tells them apart.
         style: Of the maps.
 
     Returns:
@@ -45,7 +46,8 @@ def compared_panel(
     shown = fit(size, (longest, longest))
     photograph = _photograph(record, shown)
     rgb = np.full((shown[1], shown[0], 3), _GREY, dtype=np.uint8) if photograph is None else photograph
-    headings = ("image", f"A: {sides[0]}", f"B: {sides[1]}", "B - A, of -1 to 1")
+    a_is, b_is = (f"{side}: {name}" if name else side for side, name in zip("AB", sides, strict=True))
+    headings = ("image", a_is, b_is, _DIFFERENCE)
     # Their own largest difference as the last colour would make much of what is nothing.
     differences = replace(style, limits=(-1.0, 1.0), colormap=AUTO)
     rows = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -193,3 +193,36 @@ def of_b(error: CnnvizError, params: CompareOptions) -> CnnvizError:
         return re.sub(rf"(?<![\w-])--({flags})(?![\w-])", r"--\1-b", text)
 
     return CnnvizError(said(error.message), said(error.hint), exit_code=error.exit_code)
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """What B has other than A where model, weights and method are no name for it: preprocessing, options of the method.
+
+    Args:
+        a, b: Reports.
+
+    Returns:
+        Each in words, such as ``mean 0.485,0.456,0.406 (A: 0.5,0.5,0.5)``.
+    """
+    own, other = _circumstances(a), _circumstances(b)
+    return [
+        f"{name.replace('_', ' ')} {_in_short(other[name])} (A: {_in_short(own[name])})"
+        for name in own
+        if name in other and own[name] != other[name]
+    ]
+
+
+def _circumstances(report: Mapping[str, Any]) -> dict[str, Any]:
+    model, options = report["model"], report.get("options", {})
+    found = {"input_size": model.get("input_size"), **model.get("preprocess", {})}
+    method = options.get("method")
+    if method in (spec.name for spec in lookup.all_methods()):
+        names = [param.attribute for param in lookup.find_method(method).params]
+        found |= {f"{method} {name}": options[name] for name in names if name in options}
+    return found
+
+
+def _in_short(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_in_short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -23,6 +23,8 @@ def sentences(found: Mapping[str, Any]) -> Iterator[str]:
         weights = f" ({run['weights']})" if run["weights"] else ""
         yield f"{name.upper()}: {', '.join(run['methods']) or run['command']} of {run['model']}{weights}, {run['run']}"
     yield f"explained: {found['explained']}" + ("; the networks are the same" if found["same_network"] else "")
+    if found["differs"]:
+        yield f"B differs in: {'; '.join(found['differs'])}"
     yield from _images(found)
     yield from _maps(found)
     yield from _predictions(found)

@@ -30,8 +30,11 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: ConservationOptions
     if not maps:
         return RunSummary(None)
     figures = {"maps": maps, "above_tolerance": above, "tolerance": TOLERATED, "largest": largest}
+    most = f"{largest:.0%}"
+    if most == f"{TOLERATED:.0%}":  # "more than 1% (at most 1%)" would contradict itself
+        most = f"{largest:.2%}"
     note = (
         f"{above} of {maps} maps leave out more than {TOLERATED:.0%} of the score "
-        f"(at most {largest:.0%}){f': {params.reason}' if params.reason else ''}"
+        f"(at most {most}){f': {params.reason}' if params.reason else ''}"
     )
     return RunSummary(figures, (note,), (("", note),)) if above else RunSummary(figures)

@@ -16,7 +16,7 @@ import keyword
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass, field, replace
 from inspect import get_annotations
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
@@ -128,10 +128,7 @@ class Param:
             raise CnnvizError(
                 f"{self.name}={value!r}: expected a whole number, or height and width.", f"For example {self.name} 32"
             )
-        height, width = (
-            int(Param(self.name, "int", None, "", (), self.minimum, self.maximum)._number(_whole(n)))
-            for n in (numbers[0], numbers[-1])
-        )
+        height, width = (int(replace(self, type="int")._number(_whole(n), value)) for n in (numbers[0], numbers[-1]))
         return height, width
 
     def _text(self, value: Any) -> str:
@@ -141,21 +138,20 @@ class Param:
             return value if value == value.strip() else value.strip()
         raise CnnvizError(f"{self.name}={shown(value)}: expected a word.")
 
-    def _number(self, value: Any) -> int | float:
+    def _number(self, value: Any, given: Any = None) -> int | float:
+        said = f"{self.name}={value if given is None else given!r}"
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
             or (self.type == "int" and not float(value).is_integer())
         ):
-            raise CnnvizError(
-                f"{self.name}={value!r}: expected {'a whole number' if self.type == 'int' else 'a number'}."
-            )
+            raise CnnvizError(f"{said}: expected {'a whole number' if self.type == 'int' else 'a number'}.")
         low, high = self.minimum, self.maximum
         if (low is not None and value < low) or (high is not None and value > high):
             span = f"{low:g} to {high:g}" if low is not None and high is not None else ""
             span = span or (f"{high:g} or less" if low is None else f"{low:g} or more")
             default = "" if self.default is None else f"The default is {self.default}."
-            raise CnnvizError(f"{self.name}={value!r} is out of range: {span}.", default)
+            raise CnnvizError(f"{said} is out of range: {span}.", default)
         return int(value) if self.type == "int" else float(value)
 
 

@@ -89,7 +89,7 @@ def _painted(lines: Sequence[Curve]) -> list[tuple[Curve, tuple[int, int, int]]]
     found, own, beside = [], 0, 0
     for line in lines:
         if line.beside:
-            grey = 120 + 40 * (beside % 3)
+            grey = 100 + 35 * (beside % 4)
             found.append((line, (grey, grey, grey)))
             beside += 1
         else:

@@ -16,7 +16,7 @@ Score = tuple[float, Sequence[float]]
 _INK, _SOFT, _PAPER, _LINE = (28, 30, 34), (112, 117, 124), (255, 255, 255), (214, 217, 221)
 _CONCEPT, _FAINT, _RANDOM, _AGAINST = (31, 119, 180), (160, 196, 222), (176, 180, 186), (214, 96, 77)
 _MARGIN, _BAR, _GROUP, _NAME, _LONG, _VALUE = 14, 16, 50, 150, 380, 150
-_SIDE, _ROW = 320, 20
+_SIDE, _ROW = 480, 20
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def derivative_figure(rgb: NDArray[np.uint8], rows: Sequence[tuple[str, float, f
     draw = ImageDraw.Draw(canvas)
     limit = max([abs(value) for _, value, _ in rows] + [1e-30])
     for number, (name, value, positive) in enumerate(rows):
-        y, middle = shown.shape[0] + 8 + _ROW * number, 170
-        write(draw, (2, y), name, 12, _INK, 108)
-        end = middle + round(50 * value / limit)
+        y, middle = shown.shape[0] + 8 + _ROW * number, 250
+        write(draw, (2, y), name, 12, _INK, 180)
+        end = middle + round(60 * value / limit)
         draw.rectangle((min(middle, end), y + 2, max(middle, end), y + 14), _CONCEPT if value > 0 else _AGAINST)
-        write(draw, (228, y), f"{value:+.2g}, {100 * positive:.0f} % > 0", 11, _SOFT, _SIDE - 230)
+        write(draw, (322, y), f"{value:+.2g}; above 0: {100 * positive:.0f} %", 11, _SOFT, _SIDE - 324)
     return np.asarray(canvas)

@@ -21,6 +21,7 @@ _WORDS = {
 # What the page says elsewhere, or what tells of the last command and not of the results.
 _ELSEWHERE = frozenset(("model", "study", "resumed"))
 _FEW = 3
+_SLOW = 0.1
 _NEVER_ZERO = frozenset(("failed", "passed_over", "kept", "gone", "patches_not_reproduced"))
 
 
@@ -47,6 +48,8 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             continue
         # A study goes through its images; what it explains are not they.
         words = "done" if key == "explained" and "study" in summary else _WORDS.get(key, key.replace("_", " "))
+        if key == "images_per_second" and isinstance(value, float) and value < _SLOW:
+            words, value = "images per minute", 60 * value
         pairs.append((words, _value(key, value)))
     return pairs
 
@@ -78,6 +81,8 @@ def _compared(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("similarity, rank correlation", compare_words.similarity(figures["similarity"]["spearman"])))
     if figures["changed_predictions"]["value"] is not None:
         found.append(("changed predictions", compare_words.rate(figures["changed_predictions"])))
+    if figures.get("differs"):
+        found.append(("B differs in", "; ".join(figures["differs"])))
     if figures["right"]:
         found.append(("right", compare_words.right(figures["right"])))
     if told := compare_words.not_kept(figures):

@@ -157,8 +157,9 @@ def method(explanation: Mapping[str, object]) -> str:
 
 
 def role(explanation: Mapping[str, object]) -> str:
-    """What stands before the target: truth or prediction, and that the map speaks against it."""
-    before = f"{explanation['role']}: " if explanation.get("role") else ""
+    """What stands before the target: of two runs which, truth or prediction, and that the map speaks against it."""
+    before = f"{str(explanation['run']).upper()}: " if explanation.get("run") else ""
+    before += f"{explanation['role']}: " if explanation.get("role") else ""
     return before + ("against " if explanation.get("counterfactual") else "")
 
 

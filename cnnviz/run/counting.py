@@ -208,7 +208,7 @@ class Counts:
             "failed": self.failed,
             "passed_over": self.passed_over,
             "seconds": round(seconds, 3),
-            "images_per_second": round(fresh / seconds, 2) if seconds > 0 and fresh else None,
+            "images_per_second": rate(fresh, seconds),
         }
         if self.exclusions is not None:
             summary["excluded"] = self.excluded
@@ -267,6 +267,15 @@ def outside(record: AnyImage) -> float:
     if not seen or not width or not height:
         return 0.0
     return 1.0 - seen[2] * seen[3] / (width * height)
+
+
+def rate(images: int, seconds: float) -> float | None:
+    """Images per second, to three digits, also of what takes minutes; None where nothing was done.
+
+    >>> rate(1, 74.218)
+    0.0135
+    """
+    return float(f"{images / seconds:.3g}") if images and seconds > 0 else None
 
 
 def count_inputs(settings: RunSettings) -> int | None:

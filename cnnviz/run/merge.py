@@ -21,7 +21,7 @@ from cnnviz.io.shards import Shard
 from cnnviz.io.store import Store
 from cnnviz.records import files_of, parse_line, to_json
 from cnnviz.registry import lookup
-from cnnviz.run.counting import Reporter, RunResult
+from cnnviz.run.counting import Reporter, RunResult, rate
 from cnnviz.run.earlier import DIGESTS, RECORDS, REPORT, EarlierRun, precision_in
 from cnnviz.run.gallery import remove_gallery
 from cnnviz.run.share import FILE, SCHEMA, STATE, listing_of, settings_from
@@ -256,7 +256,7 @@ def _begun(runs: Sequence[SharedRun], settings: RunSettings) -> bytes:
     done = sum(int(each.report["summary"].get("explained") or 0) for each in runs)
     summary = {
         "inputs": 0, "explained": 0, "failed": 0, "finished": False, "seconds": round(seconds, 3),
-        "images_per_second": round(done / seconds, 2) if seconds and done else None,
+        "images_per_second": rate(done, seconds),
     }  # fmt: skip
     head = {**first, "options": settings.options(), "summary": summary, "images": []}
     merged = {"environment": first["environment"], "states": list(_states(runs))}

@@ -27,7 +27,7 @@ from cnnviz.records import RunHeader, parse_line
 from cnnviz.registry.specs import CommandSpec
 from cnnviz.report.gallery import FOLDER
 from cnnviz.run.circumstances import circumstances, unknown
-from cnnviz.run.counting import Counts, Reporter, RunResult
+from cnnviz.run.counting import Counts, Reporter, RunResult, rate
 from cnnviz.run.earlier import INDEX, RECORDS, REPORT
 from cnnviz.run.folder import Extras, RunFolder
 from cnnviz.run.kept_records import packed, record_of, restored, unpacked
@@ -268,5 +268,5 @@ def _summary(before: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """That of the run, with the time that it took now and what was in the cache: everything."""
     known = before["cache"]
     cache = {**known, "images": known["of_images"], "answers": known["of_answers"], "run": True}
-    rate = round(known["of_images"] / seconds, 2) if known["of_images"] else None
-    return {**before, "seconds": round(seconds, 3), "images_per_second": rate, "cache": cache}
+    fast = rate(known["of_images"], seconds)
+    return {**before, "seconds": round(seconds, 3), "images_per_second": fast, "cache": cache}

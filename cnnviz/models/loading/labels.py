@@ -162,7 +162,7 @@ class LabelLookup:
         listed = ", ".join(f"{index} ({brief(self.labels[index])})" for index in places[:_LISTED])
         more = f" and {len(places) - _LISTED} more" if len(places) > _LISTED else ""
         raise CnnvizError(
-            f"{shown(wanted)} fits {len(places)} classes: {listed}{more}", f"give the index: --class {places[0]}"
+            f"{shown(wanted)} fits {len(places)} classes: {listed}{more}", f"give the index, such as {places[0]}"
         )
 
     def _all_named(self) -> str:

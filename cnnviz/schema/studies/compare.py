@@ -103,6 +103,8 @@ class TwoRuns(TypedDict):
     """The other run."""
     same_network: bool
     """Whether both have the same weights."""
+    differs: list[str]
+    """What B has other than A of preprocessing and of the options of one method, in words."""
     images: Count
     """How many images both have explained."""
     only_a: list[str]

@@ -140,7 +140,7 @@
       if (!asked) { return undefined; }
       let current = true;
       const ended = new AbortController();
-      setState(function (old) { return [old[0], old[1], Date.now()]; });
+      setState(function (old) { return [old[0], old[1] && old[1].stopped ? null : old[1], Date.now()]; });
       const timer = setTimeout(function () {
         asked(ended.signal).then(function (answer) {
           if (current) { setState([answer, null, null]); }

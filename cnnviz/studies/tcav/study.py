@@ -134,7 +134,10 @@ class Tcav(Study[TcavOptions]):
         name = f"images/{done.ref.name}.tcav.png"
         rows = [(each["concept"], each["mean"], each["positive"]) for each in derivatives]
         self.store.write(name, encode(derivative_figure(done.rgb, rows), _PNG))
-        figure = {"file": name, "caption": f"derivatives of {self.label} along the concepts"}
+        caption = (
+            f"derivative of the logit of {self.label} along each concept: mean of its vectors, and how many are above 0"
+        )
+        figure = {"file": name, "caption": caption}
         return {"derivatives": derivatives, "figures": [figure]}
 
     def fold(self, done: Observed) -> None:
