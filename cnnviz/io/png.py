@@ -20,8 +20,9 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _SUB = 1
 _STRIP_BYTES = 1 << 20
-# Level 2 takes a tenth longer for a hundredth less.
-_LEVEL = 1
+# At level 1 (isal 1.9.1) one picture in some hundreds came out in other bytes on a busy machine, with the same pixels;
+# at level 3, which takes a fifth longer, none of 76,000 did.
+_LEVEL = 3
 
 
 @functools.cache
