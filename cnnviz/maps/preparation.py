@@ -160,7 +160,7 @@ def rehearsed(prepared: PreparedModel, methods: Sequence[PreparedMethod], refuse
         requests = prepared.target_selector.rehearsal(run.chosen)
         try:
             notes = [*probing(method, requests, run), *filter(None, [method.spec.caveat_with(method.params)])]
-        except ImageError as error:  # a probe is no image of the run: it would not end with a record
+        except ImageError as error:  # the probe belongs to no input, so there is no record to put this in
             raise CnnvizError(error.message, error.hint) from error
         told.update(dict.fromkeys(notes))
 

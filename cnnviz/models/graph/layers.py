@@ -83,7 +83,7 @@ def default_node(graph: Graph, model_name: str) -> fx.Node:
     if last is None:
         raise _no_default(graph, chain, model_name)
     node = _back_over_pools(graph, chain, last)
-    # What is no class scores has no class maps either: a vector is often the mean of the last features.
+    # An output that is not class scores has no class maps: a vector is often the mean of the last features.
     return node if graph.vector else _before_class_maps(graph, chain, node)
 
 

@@ -211,9 +211,7 @@ class _Step(Step):
         value: Value = self.values[node]
         if value.region is None or value.region.whole:
             return value.tensor
-        height, width = self.runner.shapes[node][2:]
-        rows, cols = (0,) * len(value.region.rows), (0,) * len(value.region.cols)
-        return self._laid(None, node, Region(rows, cols, height, width, True))
+        return self._laid(None, node, value.region.everywhere(self.runner.shapes[node][2:]))
 
     def _onto(self, node: fx.Node, op: Op, region: Region) -> Tensor | None:
         """What a convolution adds its result to: the other summand, and the activation's shift."""

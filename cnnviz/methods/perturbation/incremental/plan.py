@@ -41,6 +41,10 @@ class Region:
     width: int
     whole: bool = False
 
+    def everywhere(self, size: tuple[int, ...]) -> Region:
+        """All of a map of (height, width), for the same windows."""
+        return Region((0,) * len(self.rows), (0,) * len(self.cols), size[0], size[1], True)
+
 
 @dataclass(frozen=True, eq=False)
 class Group:

@@ -255,9 +255,7 @@ class Step:
         value: Value = self.values[node]
         if value.region is None or value.region.whole:
             return value.tensor
-        height, width = self.runner.shapes[node][2:]
-        rows, cols = (0,) * len(value.region.rows), (0,) * len(value.region.cols)
-        return self._part(None, node, Region(rows, cols, height, width, True))
+        return self._part(None, node, value.region.everywhere(self.runner.shapes[node][2:]))
 
     def _part(
         self, user: Hashable, node: fx.Node, region: Region, pads: Pads = NO_PADS, outside: float = 0.0
