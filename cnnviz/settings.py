@@ -380,7 +380,7 @@ def parse_skipped(names: Iterable[str]) -> tuple[str, ...]:
     Raises:
         CnnvizError: An unknown name, with near matches.
     """
-    return tuple(dict.fromkeys(check_choice(name.replace("-", "_"), CHECKS, "--skip-check") for name in names))
+    return tuple(dict.fromkeys(check_choice(name.replace("-", "_"), CHECKS, "--skip-check") for name in listed(names)))
 
 
 def check_choice(value: str, choices: tuple[str, ...], flag: str) -> str:

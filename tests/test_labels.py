@@ -318,3 +318,40 @@ def test_a_table_of_another_ending_is_told(tmp_path: Path) -> None:
     assert ".csv or .tsv" in caught.value.hint
     with pytest.raises(CnnvizError, match="no class is called"):
         ClassWords(["nope.txt"], names)
+
+
+WITH_COMMAS = ("tabby, tabby cat", "tiger cat", "Egyptian cat", "car, 2", "tench, Tinca tinca")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words", "told"),
+    [
+        ("1,4", ("1", "4"), 0),
+        ("1, 99", ("1", "99"), 0),  # an index beyond the classes is told as one, where it is looked up
+        ("tabby, tabby cat", ("tabby, tabby cat",), 0),
+        ("Tabby,  tabby_cat", ("Tabby,  tabby_cat",), 0),
+        ("tabby cat, tabby", ("tabby cat",), 0),  # two names of one class
+        ("car, 2", ("car, 2",), 0),
+        ("tiger cat,2", ("tiger cat", "2"), 1),
+        ('"tabby, tabby cat",1', ("tabby, tabby cat", "1"), 1),
+        ("pred,top:2", ("pred", "top:2"), 1),
+        ("a,b.csv", ("a,b.csv",), 0),
+        ("tiger cat@box:1,2,3,4", ("tiger cat@box:1,2,3,4",), 0),
+        ("no, such", ("no, such",), 0),
+    ],
+)
+def test_a_list_of_classes_is_taken_apart_and_a_label_with_commas_is_not(
+    spec: str, words: tuple[str, ...], told: int
+) -> None:
+    notes: list[str] = []
+    names = ClassNames(WITH_COMMAS, False, tell=notes.append)
+    assert names.each([spec]) == words
+    assert names.each_target([f"class:{spec}"]) == tuple(f"class:{word}" for word in words)
+    assert len(notes) == 2 * told
+
+
+def test_one_of_a_list_that_is_no_class_is_named() -> None:
+    with pytest.raises(CnnvizError, match="read as a list: no class is called 'tiger kat'") as caught:
+        ClassNames(WITH_COMMAS, False).each(["2,tiger kat"])
+    assert caught.value.hint == "Did you mean tiger cat?"
+    assert ClassNames(WITH_COMMAS, False).each_target(["diff:1,2", "box:1,2,3,4"]) == ("diff:1,2", "box:1,2,3,4")

@@ -128,7 +128,7 @@ class Shared:
         "auto", "How scores become probabilities; auto reads it off the network.", "|".join(ACTIVATIONS), panel=_MODEL
     )
     skip_check: list[str] | None = flag(
-        None, f"Leave out a check of the network before the run: {', '.join(CHECKS)}; repeatable.", "NAME", panel=_MODEL
+        None, f"Leave out checks of the network before the run, with commas: {', '.join(CHECKS)}.", "NAME", panel=_MODEL
     )
     tracing: str = flag(
         "auto",
@@ -158,8 +158,8 @@ class Shared:
     )
     class_: list[str] | None = flag(
         None,
-        "Index, label, pred, top:K, folder, FILE.csv (.tsv), truth (what --truth marks) or all; repeatable. "
-        "[default: pred]",
+        "Index, label, pred, top:K, folder, FILE.csv (.tsv), truth (what --truth marks) or all; several with commas, "
+        "or repeatable. [default: pred]",
         "SPEC",
         panel=_WHAT,
         short="-c",

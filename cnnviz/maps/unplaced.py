@@ -47,7 +47,7 @@ def on_cells(prepared: PreparedModel, requests: Sequence[Sequence[MetricRequest]
         )
     if asked != {"auto"}:
         return "cells" in asked
-    classes = prepared.settings.target.classes
+    classes = prepared.asked_classes
     count = sum(_count(each.strip(), len(prepared.classes)) for each in classes)
     if needs or count <= MANY:
         return False

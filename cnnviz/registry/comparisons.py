@@ -124,7 +124,7 @@ PAIRS: tuple[PairSpec, ...] = (
         help_overrides={
             "inputs": "Images, as of other commands; or the folders of two finished runs, or of one with --against.",
             "class_": "Index, label, pred, top:K, folder, FILE.csv (.tsv), truth (what --truth marks) or all, in both; "
-            "repeatable. [default: what A predicts, see --explained]",
+            "several with commas, or repeatable. [default: what A predicts, see --explained]",
             "save": "What each of the two runs writes, beside its exact maps: any of overlay,heatmap,panel,boxes,"
             "gradient,none. [default: {}]",
         },
@@ -180,8 +180,8 @@ COMPARISONS: tuple[ComparisonSpec, ...] = (
         why_views="compares maps of the whole picture",
         hidden_options=("precision",),
         help_overrides={
-            "class_": "Index, label, pred, top:K, folder, FILE.csv, truth (what --truth marks) or all; repeatable. "
-            "[default: top:5, and truth with --truth]",
+            "class_": "Index, label, pred, top:K, folder, FILE.csv, truth (what --truth marks) or all; several "
+            "with commas, or repeatable. [default: top:5, and truth with --truth]",
             "save": _SAVE.format("boxes", "boxes"),
         },
         default_classes=("top:5", "truth"),

@@ -229,7 +229,7 @@ STUDIES: tuple[StudySpec, ...] = (
         shared_options=("layer", "class_", "target_", "resume"),
         help_overrides={
             "layer": "Everything in this layer at once, as DeepDream does; repeatable.",
-            "class_": "Index or label to maximise; repeatable, and added up unless --each.",
+            "class_": "Index or label to maximise; several with commas, or repeatable, and added up unless --each.",
             "target_": "Of a segmentation network a class in a region of the input, class:car@box:10%,40%,30%,50% or "
             "@point:x,y; repeatable.",
         },

@@ -85,7 +85,7 @@ def _check_only(settings: RunSettings) -> None:
     """``--only``, and mosaics of images that the network gets right, need to know what the images show."""
     target = settings.target
     said = [*target.classes, *(text.strip().removeprefix("class:") for text in target.targets)]
-    known = target.truth is not None or any(text == "folder" or is_label_table(text) for text in said)
+    known = target.truth is not None or any("folder" in text.split(",") or is_label_table(text) for text in said)
     known = known or any(is_label_table(text) for text in settings.inputs)
     asked = [] if target.only is None else [f"--only {target.only}"]
     asked += [f"--metric {text}" for text in target.metrics if lookup.read_metric(text).spec.measures == "mosaics"]
@@ -105,8 +105,11 @@ def _check_classes(settings: RunSettings) -> None:
     if count is None or model.labels is not None:
         return  # the labels may themselves be numbers
     for text in settings.target.classes:
-        if text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= count:
+        parts = [part.strip() for part in text.split(",")]
+        if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+            continue
+        if beyond := [part for part in parts if int(part) >= count]:
             raise CnnvizError(
-                f"--class {text}: the network has {count} classes, 0 to {count - 1}.",
+                f"--class {beyond[0]}: the network has {count} classes, 0 to {count - 1}.",
                 "Give an index in that range, or the label of a class.",
             )

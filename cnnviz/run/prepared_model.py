@@ -111,6 +111,7 @@ class PreparedModel:
         self.guesses: list[str] = []
         names = labels_of(self.loaded, self.settings.model.labels, outputs)
         self.classes = ClassNames(names, self.one_logit, self.loaded.synsets, self._guessed)
+        self.asked_classes = self.classes.each(asked.classes)
         self.task_spec = task_of(self._spec, session, self.asked_task, self.note)
         self.activation = asked.activation
         if self.activation == "auto":
@@ -123,7 +124,8 @@ class PreparedModel:
     def _selector(self) -> Selector:
         asked = self.settings.target
         vectors = PictureVectors(self.preprocess, self.session if self.task_spec.vectors else None, self._exact)
-        return self.task.selector(Words(asked.classes, asked.targets, self.truth_classes, asked.only, vectors))
+        targets = self.classes.each_target(asked.targets)
+        return self.task.selector(Words(self.asked_classes, targets, self.truth_classes, asked.only, vectors))
 
     @property
     def _elsewhere(self) -> list[str]:

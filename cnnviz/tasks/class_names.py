@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import csv
+import os
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, shown
+from cnnviz.io.label_tables import is_label_table
 from cnnviz.io.names import unique_parts
 from cnnviz.models.loading.labels import LabelLookup, Match
+
+_MOST_DIGITS = 9
+# Words of --class that may stand in a list with commas beside names and indices.
+_WORDS = frozenset({"pred", "all", "folder", "truth"})
 
 
 class ClassNames:
@@ -53,6 +60,69 @@ class ClassNames:
             self._tell(f"--class {text.strip()}: {found.guess}")
         return found.index
 
+    def each(self, specs: Iterable[str]) -> tuple[str, ...]:
+        """The words of ``--class``, lists with commas taken apart.
+
+        A label with commas is one word, by any of its names. In a list stand indices, words such as ``pred`` and
+        ``top:3``, and what classes are called; that a text with names was taken as a list is told.
+
+        Raises:
+            CnnvizError: One of a list is no class.
+        """
+        return tuple(part for spec in specs for part in self._parts(spec))
+
+    def each_target(self, specs: Iterable[str]) -> tuple[str, ...]:
+        """The same of ``--target``, where a class stands behind ``class:``, or alone."""
+        found: list[str] = []
+        for spec in specs:
+            kind, colon, names = spec.partition(":")
+            if colon and kind.strip() == "class":
+                found += [f"class:{part}" for part in self._parts(names)]
+            else:
+                found += [spec] if colon else self._parts(spec)
+        return tuple(found)
+
+    def _parts(self, spec: str) -> list[str]:
+        if "," not in spec or self._is_one(spec.strip()):
+            return [spec]
+        parts = [part.strip() for row in csv.reader([spec], skipinitialspace=True) for part in row if part.strip()]
+        if all(map(_is_index, parts)):
+            return parts
+        places = [self._place(part) for part in parts]
+        if set(places) == {None}:
+            return [spec]
+        if None in places:
+            try:
+                self._lookup.exact(parts[places.index(None)])
+            except CnnvizError as error:
+                message = f"--class {shown(spec)}: no class is called that; read as a list: {error.message}"
+                raise CnnvizError(message, error.hint) from None
+        if len(set(places)) == 1:
+            return parts[:1]  # names of one class
+        self._tell(f"--class {spec.strip()}: no class is called that: taken as a list of {len(parts)}")
+        return parts
+
+    def _is_one(self, spec: str) -> bool:
+        """Whether commas belong to one word: to a label, a region, a file."""
+        if "@" in spec or spec.startswith("run:") or is_label_table(spec) or os.path.isfile(spec):
+            return True
+        try:
+            return self._lookup.called(spec) is not None
+        except CnnvizError:
+            return True  # several are called that: told where it is looked up
+
+    def _place(self, part: str) -> int | str | None:
+        """The class of one of a list, or the word that it is; None for anything else."""
+        if part in _WORDS or part.startswith("top:"):
+            return part
+        if _is_index(part):
+            return int(part)
+        try:
+            found = self._lookup.called(part)
+        except CnnvizError:
+            return None
+        return None if found is None else found.index
+
     def exact(self, text: str) -> int:
         """The class that a folder or a table names: never a part of a label. Each kind of interpretation is told once.
 
@@ -75,6 +145,10 @@ class ClassNames:
             self._told.add(found.kind)
             self._tell(f"labels of images: {found.guess}")
         return found.index
+
+
+def _is_index(part: str) -> bool:
+    return part.isascii() and part.isdecimal() and len(part) <= _MOST_DIGITS
 
 
 def descending(logits: Tensor) -> list[int]:

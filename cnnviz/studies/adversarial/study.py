@@ -87,7 +87,7 @@ class Adversarial(Study[AdversarialOptions]):
 
     def __init__(self, prepared: PreparedModel, params: AdversarialOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
-        for spec in prepared.settings.target.classes:
+        for spec in prepared.asked_classes:
             if spec not in {"pred", "folder"} and not is_label_table(spec):
                 raise CnnvizError(
                     f"--class {spec}: here --class says where labels come from.",

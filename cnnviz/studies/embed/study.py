@@ -58,7 +58,7 @@ class Embed(Study[EmbedOptions]):
 
     def __init__(self, prepared: PreparedModel, params: EmbedOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
-        for spec in prepared.settings.target.classes:
+        for spec in prepared.asked_classes:
             if spec not in {"pred", "folder"} and not is_label_table(spec):
                 raise CnnvizError(
                     f"--class {spec}: embed explains no class; here --class says where labels come from.",

@@ -115,7 +115,9 @@ class Synthesize(Study[SynthesizeOptions]):
             *(Term("layer", layer=layer, label=f"layer {layer}") for layer in layers),
             *terms(params.plus, "--plus", 1.0),
             *terms(params.minus, "--minus", -1.0),
-            *regions.region_terms(self.prepared.settings.target.targets, classes, self.prepared.task_spec),
+            *regions.region_terms(
+                classes.each_target(self.prepared.settings.target.targets), classes, self.prepared.task_spec
+            ),
         )
         return tuple(map(self._by_full_name, found))
 
@@ -132,7 +134,7 @@ class Synthesize(Study[SynthesizeOptions]):
 
     def _requests(self) -> list[Request]:
         """The images to make from noise."""
-        specs = self.prepared.settings.target.classes if self.by_class else ()
+        specs = self.prepared.asked_classes if self.by_class else ()
         for spec in specs:
             if spec in {"pred", "all", "folder"} or spec.startswith("top:") or is_label_table(spec):
                 if spec == "pred":

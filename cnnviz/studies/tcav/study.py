@@ -46,9 +46,12 @@ class Tcav(Study[TcavOptions]):
 
     def __init__(self, prepared: PreparedModel, params: TcavOptions, store: Store) -> None:
         super().__init__(prepared, params, store)
-        classes = prepared.settings.target.classes
+        classes = prepared.asked_classes
         if len(classes) != 1 or classes == ("pred",):
-            raise CnnvizError("tcav asks about one class: name it.", "For example --class zebra.")
+            named = (
+                f"tcav asks about one class, not {len(classes)}" if len(classes) > 1 else "tcav asks about one class"
+            )
+            raise CnnvizError(f"{named}: name it.", "For example --class zebra.")
         if not params.concept or params.random is None:
             raise CnnvizError(
                 "tcav compares pictures of a concept with random pictures: name a folder of each.",
