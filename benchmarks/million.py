@@ -83,7 +83,7 @@ def constants() -> dict[str, float]:
     more = large["images"] - small["images"]
     slope = (large["merge_seconds"] - small["merge_seconds"]) / more
     return {
-        "rate": folder[0]["quiet_images_per_second"],
+        "rate": folder[0]["reached_images_per_second"],
         "memory_mib": folder[0]["peak_mib"],
         "after_seconds": scale[0]["after_seconds"] / scale[0]["inputs"],
         "report_kib": scale[0]["report_mib"] * 1024 / scale[0]["inputs"],
