@@ -124,6 +124,17 @@ def test_in_python_a_path_is_one_too() -> None:
     assert len(str(refused.value)) < 300
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_baseline_beside_photographs_is_refused(method: str) -> None:
+    spec = lookup.find_method(method)
+    for given in ({"baseline": "black"}, {"background": "photos"}):
+        assert given.items() <= spec.resolve_params(given).to_dict().items()
+    with pytest.raises(CnnvizError, match=f"background takes the place of baseline: {method} cannot have both"):
+        spec.resolve_params({"baseline": "black", "background": "photos"})
+    both = spec.resolve_params({"background": "photos"}).to_dict()
+    assert spec.resolve_params(both).to_dict() == both  # options of a run, all of them, are those of a run again
+
+
 def test_what_is_no_background() -> None:
     network, images = nets.TOYS["plain"].build(), nets.images()
     for wrong, said in (
@@ -150,7 +161,8 @@ def test_photographs_are_read_as_the_network_is_shown_images(tmp_path: Path, mon
     found = read_background(str(folder), SPEC, told.append)
     assert (str(found), found.found, len(found.pixels)) == (str(folder), 6, 5)
     assert any("broken.png" in text and "left out" in text for text in told)
-    assert told[-1] == f"--background {folder}: 5 of 6 photographs were read"
+    assert told[0] == f"--background {folder}: photographs are read"
+    assert told[-1].startswith(f"--background {folder}: 5 of 6 photographs were read; the network runs on them")
     shorter = 36
     for number in range(5):
         with Image.open(folder / f"{number}.png") as image:

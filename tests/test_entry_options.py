@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import pytest
 
+from cnnviz.cli.commands import command_of
 from cnnviz.errors import CnnvizError
 from cnnviz.registry import lookup
 from cnnviz.registry.params import FilePath, Options, Param, option, params_of
@@ -163,3 +165,16 @@ def test_the_words_of_our_own_entries() -> None:
     """The same check that other packages get."""
     code = "from cnnviz.registry import lookup, spec_words as w; [w.check_words(each) for each in lookup.all_entries()]"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_options_that_take_folders_show_a_path() -> None:
+    """An option that is told to take a folder, an archive or a run is not called a file or a text."""
+    shown = {
+        (command, param.name): next(each.metavar for each in command_of(command, specs).params if each.name == name)
+        for command, specs in lookup.commands().items()
+        for spec in specs
+        for param in spec.params
+        if (name := param.attribute) and re.search(r"\b(folder|archive)\b|^Run of", param.help, re.I)
+    }
+    assert {("tcav", "random"), ("tcav", "concept"), ("deeplift", "background")} < set(shown)
+    assert set(shown.values()) == {"PATH", "DIR"}, shown

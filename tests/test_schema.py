@@ -34,7 +34,7 @@ STUDIES: dict[str, list[str]] = {
     "factors": ["--components", "2"],
     "invert": ["--steps", "2", "--starts", "2"],
     "synthesize": ["--steps", "2"],
-    "tcav": ["-c", "0", "--concept", "sample_images", "--random", "sample_images", "--partitions", "2"],
+    "tcav": ["-c", "0", "--concept", "sample_images", "--random", "docs/images/studies", "--partitions", "2"],
     "top-patches": ["--units", "0,3"],
 }
 

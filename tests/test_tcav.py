@@ -141,6 +141,8 @@ def test_what_is_refused(model: ModelSpec, folders: dict[str, Path], tmp_path: P
     both = {"concept": (red,), "random": random}
     same = folders["random"].parent / "same"
     same.mkdir()
+    (tmp_path / "link").symlink_to(red)
+    (tmp_path / "some.txt").write_text("".join(f"{name}\n" for name in ("random/0.png", "red/3.png", "red/1.png")))
     for number in range(6):
         shutil.copy(folders["random"] / "0.png", same / f"{number}.png")
     for number, (params, classes, words) in enumerate(
@@ -148,6 +150,10 @@ def test_what_is_refused(model: ModelSpec, folders: dict[str, Path], tmp_path: P
             (both, ("pred",), "asks about one class"),
             ({"random": random}, ("0",), "name a folder of each"),
             ({"concept": (red, red), "random": random}, ("0",), "given twice"),
+            ({"concept": (red, f"{random}/../red/"), "random": random}, ("0",), "given twice"),
+            ({"concept": (red,), "random": red}, ("0",), "15 of its 15 pictures are among those of --random"),
+            ({"concept": (f"{random}/../red",), "random": str(tmp_path / "link")}, ("0",), "15 of its 15 pictures"),
+            ({"concept": (red,), "random": str(tmp_path / "some.txt")}, ("0",), "2 of its 15 pictures"),
             ({"concept": (red,), "random": str(folders["in"])}, ("0",), "too few"),
             ({"concept": (f"{red}x",), "random": random}, ("0",), "--concept"),
             ({"concept": (red,), "random": str(same)}, ("0",), "in 10 of 10 partitions nothing at features tells"),

@@ -145,7 +145,7 @@ def _own_option(name: str, specs: Specs, panel: str) -> Option:
     if any(param.type == "bool" and param.default for param in takers):
         flag += f"/--no-{long_name(name)}"
     choices = dict.fromkeys(choice for param in takers for choice in param.choices)
-    metavar = "|".join(choices) or _METAVARS.get(first.type)
+    metavar = first.metavar or "|".join(choices) or _METAVARS.get(first.type)
     text = option_help(first.name, specs)
     return Option(name, _kind(takers), text, panel, metavar=metavar, flags=(flag,), many=first.type == "texts")
 

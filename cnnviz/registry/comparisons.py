@@ -36,6 +36,7 @@ class LocalizeOptions(Options):
     threshold_from: FilePath | None = option(
         None,
         "Run of localize on other images: the best threshold of each method there is used here, and is no oracle.",
+        metavar="PATH",
     )
     component: Literal["largest", "strongest", "any"] = option(
         "largest", "Which connected region the box is of: the largest, that of the maximum, or any that fits best."
@@ -99,6 +100,7 @@ class CompareOptions(Options):
     against: FilePath | None = option(
         None,
         "Folder of a finished run, or its report.json: that is A, and this run, or the one that INPUT names, is B.",
+        metavar="PATH",
     )
     min_similarity: float | None = option(
         None, "Exit with 1 where the mean rank correlation of the maps is lower.", minimum=-1, maximum=1

@@ -65,6 +65,8 @@ class Param:
         minimum, maximum: Of a number, both included.
         unit: Of a number, for the help.
         demands: What another value than the default demands of the run.
+        replaces: The option whose place it takes, so that only one of the two is given.
+        metavar: A word for the value in the help, where that of the type says less.
     """
 
     name: str
@@ -76,6 +78,8 @@ class Param:
     maximum: float | None = None
     unit: str = ""
     demands: Demand = ""
+    replaces: str = ""
+    metavar: str = ""
 
     @property
     def attribute(self) -> str:
@@ -187,6 +191,8 @@ def option(
     maximum: float | None = None,
     unit: str = "",
     demands: Demand = "",
+    replaces: str = "",
+    metavar: str = "",
 ) -> _Value:
     """A field of an :class:`Options` class; its type says what values it takes.
 
@@ -196,6 +202,7 @@ def option(
     ``| None`` where the default is None.
     """
     facts = {"help": help, "minimum": minimum, "maximum": maximum, "unit": unit, "demands": demands}
+    facts |= {"replaces": replaces, "metavar": metavar}
     declared: Any = field(default=default, metadata=facts)
     return declared  # type: ignore[no-any-return]
 
@@ -203,7 +210,7 @@ def option(
 def background_option() -> str | None:
     """The option of methods that may compare an image with photographs; what runs is handed the photographs."""
     said = "Photographs in the place of --baseline: a folder, an archive, a list or an image."
-    return option(None, said, demands="pictures")
+    return option(None, said, demands="pictures", replaces="baseline", metavar="PATH")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

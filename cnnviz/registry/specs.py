@@ -120,15 +120,20 @@ class EntrySpec:
         """The options with these values, checked, and defaults for the others.
 
         Raises:
-            CnnvizError: An unknown option (with near matches) or a bad value.
+            CnnvizError: An unknown option (with near matches), a bad value, or two options of which one takes the place
+                of the other.
         """
         known = {param.name: param for param in self.params}
         for name in given:
             if name not in known:
                 hint = nearest(name, known) or (f"It takes {', '.join(known)}." if known else "It takes no options.")
                 raise CnnvizError(f"{self.kind} {self.name} has no option {name!r}.", hint)
-        values = {param.attribute: param.check(given.get(name, param.default)) for name, param in known.items()}
-        return self.options(**values)
+        values = {name: param.check(given.get(name, param.default)) for name, param in known.items()}
+        for name, param in known.items():
+            other = param.replaces
+            if other and values[name] != param.default and values[other] != known[other].default:
+                raise CnnvizError(f"{name} takes the place of {other}: {self.name} cannot have both.", "Leave one out.")
+        return self.options(**{param.attribute: values[name] for name, param in known.items()})
 
     def read_params(self, text: str, said: str) -> Options:
         """The options that ``option=value,option=value`` gives, as a command line has them after a name.

@@ -39,9 +39,11 @@ class TopPatchesOptions(Options):
         "auto", "The same crops by gradients from the unit; auto: guided for up to 32 units."
     )
     crops: bool = option(False, "Also write each crop to crops/.")
-    compare_to: FilePath | None = option(None, "Report of another model's run: which units changed most.")
+    compare_to: FilePath | None = option(
+        None, "Another model's run, its folder or its report.json: which units changed most.", metavar="PATH"
+    )
     boxes: FilePath | None = option(None, "COCO JSON: which of its categories each unit overlaps with (IoU).")
-    masks: FilePath | None = option(None, "Folder of masks CONCEPT/IMAGE.png: the same with masks.")
+    masks: FilePath | None = option(None, "Folder of masks CONCEPT/IMAGE.png: the same with masks.", metavar="DIR")
 
 
 class AdversarialOptions(Options):
@@ -95,8 +97,12 @@ class ConceptsOptions(Options):
 class TcavOptions(Options):
     """Options of TCAV."""
 
-    concept: tuple[str, ...] = option((), "Folder of pictures of a concept; repeatable.")
-    random: FilePath | None = option(None, "Folder of random pictures, at least twice as many.")
+    concept: tuple[str, ...] = option(
+        (), "Pictures of a concept: a folder, an archive or a list; repeatable.", metavar="PATH"
+    )
+    random: FilePath | None = option(
+        None, "Random pictures, at least twice as many: a folder, an archive or a list.", metavar="PATH"
+    )
     pool: Literal["none", "mean"] = option(
         "none", "none: every activation counts, as in the paper; mean: their means over positions."
     )

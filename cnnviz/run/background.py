@@ -49,6 +49,7 @@ def read_background(path: str, preprocess: Preprocess, note: Callable[[str], Non
     files: list[str] = []
     problems: list[str] = []
     others = 0
+    note(f"--background {path}: photographs are read")
     for ref in random.Random(0).sample(refs, len(refs)):
         if len(made) == MOST:
             break
@@ -78,6 +79,7 @@ def read_background(path: str, preprocess: Preprocess, note: Callable[[str], Non
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         note(f"--background {path}: {problems[0]}{more}: left out")
     found = len(refs) - others
-    note(f"--background {path}: {len(made)} of {found} photographs were read")
+    said = f"--background {path}: {len(made)} of {found} photographs were read"
+    note(f"{said}; the network runs on them once for a trial, then for every image")
     with rt.scope():
         return Background(path, normalize(torch.stack(made), preprocess), found, files)

@@ -185,7 +185,9 @@ def _range(param: Param) -> str:
     if param.choices:
         return " or ".join(f"`{choice}`" for choice in param.choices)
     words = {"bool": "yes or no", "int": "whole number", "float": "number", "size": "number, or height and width"}
-    kind = words.get(param.type, {"texts": "word, repeatable"}.get(param.type, param.type))
+    words["texts"] = "word"
+    kind = {"PATH": "path", "DIR": "folder"}.get(param.metavar) or words.get(param.type, param.type)
+    kind += ", repeatable" * (param.type == "texts")
     low, high = param.minimum, param.maximum
     if low is not None and high is not None:
         kind += f", {low:g} to {high:g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.decode import open_image
-from cnnviz.io.sources import ImageRef, find_images, open_file
+from cnnviz.io.sources import ImageRef, find_images, is_url, open_file
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.run.prepared_model import PreparedModel
 
@@ -36,10 +37,8 @@ def activations_of(prepared: PreparedModel, flag: str, folder: str, pool: str) -
     Raises:
         CnnvizError: There is no picture, or there are too many values to keep.
     """
-    try:
-        refs = list(find_images([folder]))
-    except CnnvizError as error:
-        raise CnnvizError(f"{flag} {folder}: {error.message}", "Name a folder of pictures.") from error
+    refs = _pictures(flag, folder)
+    prepared.note(f"{flag} {folder}: pictures are read, and the network runs on them")
     found: list[NDArray[np.float32]] = []
     for batch in _batches(prepared, flag, refs):
         with rt.scope():
@@ -54,6 +53,39 @@ def activations_of(prepared: PreparedModel, flag: str, folder: str, pool: str) -
     if not found or not sum(map(len, found)):
         raise CnnvizError(f"{flag} {folder}: no picture in it can be used.", "Name a folder of pictures.")
     return np.concatenate(found)
+
+
+def check_apart(concepts: Sequence[str], random: str) -> None:
+    """Refuse pictures that are on both sides, and a concept that is named twice: files count, however they are named.
+
+    Raises:
+        CnnvizError: A picture of a concept is one of the random ones too, or two concepts are the same pictures.
+    """
+    others = _files("--random", random)
+    known: dict[frozenset[str], str] = {}
+    for concept in concepts:
+        own = _files("--concept", concept)
+        if own and own in known:
+            raise CnnvizError(f"--concept {concept} is given twice, as {known[own]}.", "Name each folder once.")
+        known[own] = concept
+        if shared := len(own & others):
+            raise CnnvizError(
+                f"--concept {concept}: {shared} of its {len(own)} pictures are among those of --random {random}, so "
+                "that nothing tells the concept from chance.",
+                "Give --random a folder, or a list (.txt), of other pictures.",
+            )
+
+
+def _pictures(flag: str, folder: str) -> list[ImageRef]:
+    try:
+        return list(find_images([folder]))
+    except CnnvizError as error:
+        raise CnnvizError(f"{flag} {folder}: {error.message}", "Name a folder of pictures.") from error
+
+
+def _files(flag: str, folder: str) -> frozenset[str]:
+    uris = (ref.uri for ref in _pictures(flag, folder))
+    return frozenset(uri if is_url(uri) else os.path.realpath(uri) for uri in uris)
 
 
 def _batches(prepared: PreparedModel, flag: str, refs: Sequence[ImageRef]) -> Iterator[Tensor]:

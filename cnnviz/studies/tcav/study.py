@@ -28,7 +28,7 @@ from cnnviz.schema.studies import tcav as schema
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.tcav.directions import FEWEST, Cavs, compared, of_chance, of_concept, pictures_of_side
-from cnnviz.studies.tcav.pictures import activations_of
+from cnnviz.studies.tcav.pictures import activations_of, check_apart
 from cnnviz.tasks.classification import Classification
 
 _PNG = ImageFormat("png")
@@ -59,8 +59,7 @@ class Tcav(Study[TcavOptions]):
             )
         if not isinstance(prepared.task, Classification):
             raise CnnvizError("tcav asks about a class of a network with class scores.", "Use factors.")
-        if double := [name for name, count in Counter(params.concept).items() if count > 1]:
-            raise CnnvizError(f"--concept {double[0]} is given twice.", "Name each folder once.")
+        check_apart(params.concept, params.random)
         self.index = prepared.classes.resolve(classes[0])
         self.label = prepared.classes.labels[self.index]
         self.layer = prepared.session.layers[0]
