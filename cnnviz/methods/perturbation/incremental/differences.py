@@ -88,6 +88,24 @@ class Differences(Runner):
         """One group on its way."""
         return _Step(self, clean, group, values)
 
+    def leaves_scale(self, node: fx.Node) -> bool:
+        """Whether a normalisation leaves its scale to the activation that alone reads it: one pass for both."""
+        user = next(iter(node.users)) if len(node.users) == 1 else None
+        if user is None or self.ops[node].scale is None or user not in self.ops:
+            return False
+        op = self.ops[user]
+        same_digits = self.precision(node) == self.precision(user) == self.kept(node)
+        return op.kind == "pointwise" and op.bounds is not None and op.scale is None and same_digits
+
+    def owns(self, node: fx.Node) -> bool:
+        """Whether the only user of a node may overwrite its differences: they are a tensor of their own."""
+        op = self.ops.get(node)
+        if op is None or len(node.users) > 1:
+            return False
+        if self.leaves_scale(node):
+            return self.owns(op.inputs[0])
+        return op.scale is not None or op.kind == "cat"
+
     def finish(self, clean: Clean, features: Sequence[Tensor]) -> Tensor:
         """The classifier's input of the image and for all windows, in float32."""
         none = torch.zeros_like(clean.values[self.features], dtype=torch.float32)
@@ -309,16 +327,26 @@ class _Step(Step):
     def _pointwise(self, node: fx.Node, op: Op, region: Region) -> Tensor:
         inner: Tensor = self.values[op.inputs[0]].tensor.to(self.runner.precision(node))
         if op.scale is not None:
-            return inner * op.scale.to(inner.dtype)[:, None, None]
+            return inner if self.runner.leaves_scale(node) else inner * op.scale.to(inner.dtype)[:, None, None]
         if op.bounds is None:
             return self._curved(inner, node, region)
-        source = op.inputs[0]
-        own = len(source.users) == 1 and self.runner.ops[source].scale is not None
-        shift, parts = self.runner.limits(node, self.clean)[0], in_memory(inner if own else inner.clone())
-        if shift is not None:
-            area = self._area(node, region)
-            area.by_map(parts.view(area.shape), shift, Tensor.add_)
+        parts = in_memory(inner if self.runner.owns(op.inputs[0]) else inner.clone())
+        self._shift(parts, node, region)
         return self._clipped(parts.permute(0, 3, 1, 2), node, region)
+
+    def _shift(self, parts: Tensor, node: fx.Node, region: Region) -> None:
+        """m + (c - p), in place, for the activation alone; with what the normalisation before it has left to it."""
+        source, shift = self.runner.ops[node].inputs[0], self.runner.limits(node, self.clean)[0]
+        area, scale = self._area(node, region), self.runner.ops[source].scale
+        placed = parts.view(area.shape)
+        if self.runner.leaves_scale(source) and scale is not None:
+            factor = scale.to(parts.dtype)
+            if shift is None:
+                placed.mul_(factor)
+            else:
+                area.by_map(placed, shift, lambda into, map_: torch.addcmul(map_, into, factor, out=into))
+        elif shift is not None:
+            area.by_map(placed, shift, Tensor.add_)
 
     def _added(self, node: fx.Node, op: Op, region: Region) -> Tensor:
         first, second = (self._laid(node, n, region) for n in op.inputs)
