@@ -91,7 +91,7 @@ def test_what_was_not_measured_is_counted(rectangles: Path, tmp_path: Path) -> N
     assert (own["maps"], own["without_truth"], own["classes_outside_truth"]) == (6, 3, 2)
     assert own["flat"] == 4  # there is nothing of the two other colours
     said = told("localize", rectangles, tmp_path / "again", *options)
-    assert any(line.startswith("MaxBoxAcc and MaxBoxAccV2: the best threshold of these very images") for line in said)
+    assert any(line.startswith("max box acc and max box acc v2: the best threshold") for line in said)
 
 
 def test_a_constant_map_is_no_box(tmp_path: Path) -> None:
@@ -207,3 +207,29 @@ def test_a_curve_of_other_values_fills_the_plot() -> None:
     rows = np.flatnonzero((plot[:, 64:684] == (66, 105, 208)).all(axis=2).any(axis=1))
     assert rows.min() <= 24 + 46 + 3
     assert rows.max() >= 24 + 46 + 380 - 3
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "heads"),
+    [
+        (
+            "evaluate",
+            ["--metric", "average_drop,increase,sparseness"],
+            "average drop, % ↓|increase, share ↑|sparseness ↑",
+        ),
+        ("localize", ["--class", "truth"], "gt known accuracy ↑|energy pointing game ↑|max box acc v2 ↑"),
+    ],
+)  # fmt: skip
+def test_a_column_is_called_alike_in_a_terminal_and_on_the_page(
+    rectangles: Path, tmp_path: Path, command: str, options: list[str], heads: str
+) -> None:
+    truth = ["--truth", str(tmp_path / "truth.json")] if command == "localize" else []
+    said = told(command, rectangles, tmp_path / "out", "--method", "cam", *truth, *options)
+    [line] = [line for line in said if line.startswith("method ")]
+    terminal = set(re.split(r"  +", line.strip())[1:])
+    page = set(re.findall(r'<th scope="col">([^<]*)', (tmp_path / "out" / "index.html").read_text()))
+    assert set(heads.split("|")) <= terminal <= page
+    metrics = json.loads((tmp_path / "out" / "report.json").read_text())["summary"].get("metrics", {"cam": {}})["cam"]
+    if metrics:
+        assert (metrics["average_drop"]["unit"], metrics["increase"]["unit"]) == ("%", "share")
+        assert "unit" not in metrics["sparseness"]

@@ -17,6 +17,7 @@ from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import EvaluateOptions
 from cnnviz.registry.metrics import RANDOMIZATION, MetricRequest, MetricSpec
 from cnnviz.render.curves import Curve, curves
+from cnnviz.report.figures_table import heading
 from cnnviz.schema.images import Figure
 
 ALL = (
@@ -31,7 +32,6 @@ _CURVES = {"insertion": "share of the pixels put back", "deletion": "share of th
 _PROBABILITY = "probability"
 _REWARD_BLUR = ("insertion", "deletion", "road")
 _WORST = 5
-_ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
 
 
 class Evaluate(Comparison[EvaluateOptions]):
@@ -65,7 +65,7 @@ class Evaluate(Comparison[EvaluateOptions]):
             method: {spec.name: _main(spec, _summary(spec, own)) for spec in specs} for method, own in figures.items()
         }
         rows = list(records)
-        heads = {spec.name: f"{spec.name.replace('_', ' ')} {_ARROWS[spec.direction]}".strip() for spec in specs}
+        heads = {spec.name: heading(spec.name, spec.direction, _unit(spec)) for spec in specs}
         pictures = _write_curves(self.writes(), rows, store)
         sentences = [*table(found, heads), *_no_better_than_blurred(specs, list(figures), rows)]
         return Conclusion({"metrics": found, "worst": _worst(specs, rows)}, pictures, sentences)
@@ -74,6 +74,12 @@ class Evaluate(Comparison[EvaluateOptions]):
 def _headline(spec: MetricSpec) -> str | None:
     """The figure of a map that says how good it is: the first that is summed up."""
     return next((figure.name for figure in spec.figures if figure.summed_up != "no"), None)
+
+
+def _unit(spec: MetricSpec) -> str:
+    """Of that figure: ``%``; ``share`` of a rate, which is 0 to 1; empty of a plain number."""
+    rate = any(figure.summed_up == "rate" for figure in spec.figures if figure.name == _headline(spec))
+    return spec.unit or "share" * rate
 
 
 def _summary(spec: MetricSpec, own: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -90,7 +96,8 @@ def _main(spec: MetricSpec, found: Mapping[str, Any] | None) -> dict[str, Any]:
     own = figures.pop(name, {"value": None, "ci95": None, "n": 0})
     # Of a figure that was measured of no map, such as that of a blurred copy which stands in a row of its own, nothing.
     figures = {key: each for key, each in figures.items() if each.get("n")}
-    return {**own, "better": spec.direction, "figure": name, **({"others": figures} if figures else {})}
+    unit = {"unit": _unit(spec)} if _unit(spec) else {}
+    return {**own, "better": spec.direction, "figure": name, **unit, **({"others": figures} if figures else {})}
 
 
 def _worst(specs: Sequence[MetricSpec], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -15,26 +15,20 @@ from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import LocalizeOptions
 from cnnviz.registry.metrics import MetricRequest
 from cnnviz.render.curves import Curve, curves
+from cnnviz.report.figures_table import better_by_name, heading
 from cnnviz.schema.images import Figure
 from cnnviz.settings import TargetSettings
 
 _THRESHOLDS = {"cam2016": 0.2, "gradcam2017": 0.15}
 _METRICS = ("max_box_acc", "max_box_acc_v2", "pointing_game", "energy_pointing_game", "pxap")
 _CURVES = "max_box_acc.png"
-_COLUMNS = {
-    "top1_error": "top-1 error ↓",
-    "top5_error": "top-5 error ↓",
-    "gt_known_accuracy": "GT-known ↑",
-    "object_recall": "objects found ↑",
-    "box_precision": "boxes that fit ↑",
-    "max_box_acc": "MaxBoxAcc ↑",
-    "max_box_acc_v2": "MaxBoxAccV2 ↑",
-    "pointing_game": "pointing game ↑",
-    "energy_pointing_game": "energy inside ↑",
-    "pxap": "PxAP ↑",
-}
+_COLUMNS = (
+    "top1_error", "top5_error", "gt_known_accuracy", "object_recall", "box_precision", *_METRICS,
+)  # fmt: skip
 _OF_THRESHOLDS = ("max_box_acc", "max_box_acc_v2")
-_ORACLE = "MaxBoxAcc and MaxBoxAccV2: the best threshold of these very images; --threshold-from takes that of others"
+_ORACLE = (
+    "max box acc and max box acc v2: the best threshold of these very images; --threshold-from takes that of others"
+)
 _COUNTS = ("maps", "without_truth", "classes_outside_truth", "flat")
 _NOTHING = "nothing was measured: no map is of a class that --truth marks on its image (--class truth asks for them)"
 
@@ -115,10 +109,9 @@ class Localize(Comparison[LocalizeOptions]):
             store.write(_CURVES, encode(curves(lines, title, axis), ImageFormat("png")))
             pictures.append({"file": _CURVES, "caption": title})
         figures_of = (each for row in found.values() for each in row.values() if isinstance(each, Mapping))
+        heads = {name: heading(name, better_by_name(name)) for name in _COLUMNS}
         measured = any(each.get("value") is not None for each in figures_of)
-        return Conclusion(
-            {"localization": found}, pictures, [*table(found, _COLUMNS), *told] if measured else [_NOTHING]
-        )
+        return Conclusion({"localization": found}, pictures, [*table(found, heads), *told] if measured else [_NOTHING])
 
     def _use(
         self, others: OtherThresholds, found: dict[str, dict[str, Any]], records: Iterable[Mapping[str, Any]]
@@ -126,7 +119,7 @@ class Localize(Comparison[LocalizeOptions]):
         """Put the figures at thresholds of another run in the place of the best ones; what is told of them."""
         rows = list(records)
         common = sum(map(others.has, rows))
-        told = [f"thresholds of MaxBoxAcc and of boxes: those that are best in {others.path}"]
+        told = [f"thresholds of max box acc and of boxes: those that are best in {others.path}"]
         if common:
             told.append(f"{common} of {len(rows)} images are in {others.path} too: the thresholds were chosen on them")
         for (row, metric), scores in _scores_by_row(rows, next(iter(found))).items():

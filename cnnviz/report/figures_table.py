@@ -31,19 +31,30 @@ def figures_table(summary: Mapping[str, Any]) -> str:
     others = [name for name in rows if name not in methods]
     better = {name: _better(name, rows) for name in columns}
     best = {name: _best(name, better[name], [rows[method] for method in methods]) for name in columns}
-    heads = "".join(
-        f'<th scope="col">{text(name.replace("_", " "))}{_ARROWS.get(better[name], "")}</th>' for name in columns
-    )
+    figures = {name: [row[name] for row in rows.values() if isinstance(row.get(name), Mapping)] for name in columns}
+    units = {name: next((str(each["unit"]) for each in own if "unit" in each), "") for name, own in figures.items()}
+    heads = "".join(f'<th scope="col">{text(heading(name, better[name], units[name]))}</th>' for name in columns)
     own = "".join(_row(method, rows[method], columns, best) for method in methods)
     beside = "".join(_row(name, rows[name], columns, {}) for name in others)
     apart = f'<tbody class="beside">\n{beside}</tbody>\n' if beside else ""
     said = "Best of the methods in bold, 95 % intervals below."
+    said += " Every figure is a share, 0 to 1." if summary.get("study") == "localize" else ""
     said += " Grey: what knows nothing of the model, and maps that are blurred." if beside else ""
     return (
         '<article class="wide">\n<div class="text">\n<h2>Methods</h2>\n'
         f'<p class="facts">{said}</p>\n<div class="scroll"><table>\n<thead><tr><th>method</th>{heads}</tr></thead>\n'
         f"<tbody>\n{own}</tbody>\n{apart}</table></div>\n</div>\n</article>\n"
     )
+
+
+def heading(name: str, better: str, unit: str = "") -> str:
+    """What stands above a column, on the page as in a terminal: the figure's key in words, its unit, what is better."""
+    return f"{name.replace('_', ' ')}{', ' * bool(unit)}{unit}{_ARROWS.get(better, '')}"
+
+
+def better_by_name(name: str) -> str:
+    """Which values of a figure of localization are better."""
+    return "lower" if name.endswith("_error") else "higher"
 
 
 def _value(row: Mapping[str, Any], name: str) -> float | None:
@@ -57,7 +68,7 @@ def _better(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     for row in rows.values():
         if isinstance(row.get(name), Mapping) and "better" in row[name]:
             return str(row[name]["better"])
-    return "lower" if name.endswith("_error") else "higher"
+    return better_by_name(name)
 
 
 def _best(name: str, better: str, rows: Sequence[Mapping[str, Any]]) -> float | None:

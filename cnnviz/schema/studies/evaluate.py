@@ -21,6 +21,8 @@ class Evaluated(Mean):
     """Which values are better."""
     figure: str
     """Name of the metric's figure that this is."""
+    unit: NotRequired[str]
+    """Its unit: ``%``, or ``share`` of a rate, which is 0 to 1. Not there of a plain number."""
     others: NotRequired[dict[str, Mean]]
     """The metric's other figures."""
 
