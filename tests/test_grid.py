@@ -15,7 +15,7 @@ from cnnviz.errors import ImageError
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.methods.gradient import gradients
 from cnnviz.render.method_panel import Cell, CellRow, method_panel
-from cnnviz.render.overlay import Style
+from cnnviz.render.overlay import Style, coloured
 from cnnviz.render.panel import PanelRow, drawn
 from tests.support.colour_photos import MODEL, run
 
@@ -47,6 +47,22 @@ def test_every_cell_is_the_overlay_of_its_map(count: int) -> None:
     for each in (each for own in rows for each in own):
         assert _has(page, drawn(rgb, each, style)[1]) == 1
     assert page.shape[1] <= 6 * 212 + 48
+
+
+@pytest.mark.parametrize("kinds", [(), (False,), (True,), (False, True)])
+@pytest.mark.parametrize("colours", ["auto", "coolwarm", "viridis"])
+def test_a_bar_for_each_kind_of_map_says_what_its_colours_mean(kinds: tuple[bool, ...], colours: str) -> None:
+    """The bar is a map that grows from the smallest value to the largest, in the colours in which maps are drawn."""
+    style = Style(colours)
+    rows = [PanelRow("red", 0.5, PlacedMap(_row(1).placed.values - 0.5 * signed, (0, 0, 200, 200), signed), "any")
+            for signed in kinds]  # fmt: skip
+    cells = [Cell("any", each) for each in rows] or [Cell("any", why="it cannot")]
+    page = method_panel(_photo(), [CellRow("red", 0.5, cells)], style, ("title", ""))
+    for signed in (False, True):
+        ramp = np.linspace(-1 if signed else 0, 1, 72, dtype=np.float32)[None].repeat(10, axis=0)
+        bar = coloured(PlacedMap(ramp, (0, 0, 72, 10), signed), style)
+        same = colours == "viridis" and bool(kinds)  # the same colours, whatever they mean
+        assert _has(page, bar) == (len(kinds) if same else signed in kinds)
 
 
 def test_a_cell_without_a_map_says_why() -> None:

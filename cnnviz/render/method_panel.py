@@ -11,15 +11,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cnnviz.geometry.boxes import Box
+from cnnviz.geometry.placement import PlacedMap
 from cnnviz.render.box_figure import with_boxes
+from cnnviz.render.colormap import colormap, is_diverging
 from cnnviz.render.grid import fit, paste, resize
-from cnnviz.render.overlay import Style, drawn_limits, is_flat
+from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, entry, is_flat
 from cnnviz.render.panel import PanelRow, drawn, grey_is
 from cnnviz.render.text import number, percent, write
 
 _MARGIN, _GAP, _ROW_GAP = 24, 12, 20
 _TITLE, _SAID, _LABEL, _HEADING, _DETAIL, _FOOT = 28, 26, 28, 20, 20, 22
 _COLUMNS, _LEAST_WIDTH, _WORDS = 5, 150, 13
+# The line that says what colours mean: its height, and a bar in it.
+_COLOURS, _BAR = 22, (72, 10)
 _INK, _SOFT, _PAPER = (28, 30, 34), (112, 117, 124), (243, 244, 246)
 _OWN_RANGE = "each map has a range of values of its own"
 
@@ -81,7 +85,11 @@ def method_panel(
     below = _HEADING + cell[1] + _DETAIL + _ROW_GAP
     width = lefts[-1] + cell[0] + _MARGIN
     top = _MARGIN + _TITLE + (_SAID if words[1] else 0)
-    height = top + sum(_LABEL + len(own) * below for own in lines) + _FOOT
+    maps = [each.row for row in rows for each in row.cells if each.row is not None]
+    coloured = [each.row.placed for row in rows for each in row.cells if each.row is not None and each.picture is None]
+    coloured = [placed for placed in coloured if not is_flat(placed)]
+    foot = _FOOT + _COLOURS * bool(coloured)
+    height = top + sum(_LABEL + len(own) * below for own in lines) + foot
     page = Image.fromarray(np.full((height, width, 3), 255, dtype=np.uint8))
     draw = ImageDraw.Draw(page)
     write(draw, (_MARGIN, _MARGIN - 4), words[0], 20, _INK, width - 2 * _MARGIN)
@@ -104,11 +112,26 @@ def method_panel(
                     crop = np.array(page.crop((*region, region[0] + shown[0], region[1] + shown[1])))
                     page.paste(Image.fromarray(with_boxes(crop, row.boxes, size)), region)
             top += below
-    maps = [each.row for row in rows for each in row.cells if each.row is not None]
+    _write_colours(page, coloured, style, height - foot - 8)
     told = [_OWN_RANGE] if style.limits is None else []
     told += [grey_is(maps)] if maps else []
     write(draw, (_MARGIN, height - _FOOT - 8), "; ".join(filter(None, told)), 13, _SOFT, width - 2 * _MARGIN)
     return np.array(page, dtype=np.uint8)
+
+
+def _write_colours(page: Image.Image, coloured: Sequence[PlacedMap], style: Style, y: int) -> None:
+    """A bar for each kind of map that is drawn: how the colours go from the smallest value to the largest."""
+    x, draw = _MARGIN, ImageDraw.Draw(page)
+    kinds = {placed.signed: drawn_colormap(placed, style) for placed in coloured}
+    for signed, name in sorted(kinds.items()):
+        low, first, last = (-1.0, "against", "for") if signed else (0.0, "0", "most")
+        start, end = (entry(value, (low, 1.0), is_diverging(name)) for value in (low, 1.0))
+        entries = np.rint(np.linspace(start, end, _BAR[0])).astype(np.intp)
+        bar = np.repeat(colormap(name)[entries][None], _BAR[1], axis=0)
+        x += write(draw, (x, y), first, _WORDS, _SOFT, page.width) + 6
+        page.paste(Image.fromarray(np.ascontiguousarray(bar)), (x, y + 4))
+        x += _BAR[0] + 6
+        x += write(draw, (x, y), last, _WORDS, _SOFT, page.width) + 20
 
 
 def _lines(row: CellRow) -> list[Sequence[Cell]]:
