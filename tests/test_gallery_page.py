@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.support.galleries import failed, gallery, record
 from tests.support.names import HOSTILE
@@ -226,6 +227,25 @@ def test_a_run_without_images_has_no_filters_and_one_without_maps_its_photograph
     assert page.locator(".card img").get_attribute("src") == "photos/1.png"
     page.locator(".card .open").click()
     assert page.get_by_role("dialog").locator(".picture img").get_attribute("src") == "photos/1.png"
+
+
+def test_pictures_of_studies_keep_their_shape_and_are_not_blown_up(page: Any, tmp_path: Path) -> None:
+    """Small, wider than the page, and higher than the window."""
+    sizes = [(480, 328), (3000, 400), (400, 3000)]
+    rows = [{**record(number), "explanations": [], "figures": [{"file": f"images/f{number}.png", "caption": "a study"}]}
+            for number in range(len(sizes))]  # fmt: skip
+    made = gallery(tmp_path, rows)
+    for number, (width, height) in enumerate(sizes):
+        Image.new("RGB", (width, height)).save(tmp_path / "images" / f"f{number}.png")
+    page.goto(made.as_uri())
+    page.wait_for_selector(".card")
+    for number, (width, height) in enumerate(sizes):
+        picture = f"document.querySelectorAll('.card .open img')[{number}]"
+        page.evaluate(f"{picture}.loading = 'eager'")
+        page.until(f"{picture}.naturalWidth === {width}")
+        shown = page.evaluate(f"[{picture}.clientWidth, {picture}.clientHeight]")
+        assert shown[0] / width == pytest.approx(shown[1] / height, abs=0.003)
+        assert shown[0] <= width
 
 
 def test_more_cards_come_when_the_end_is_near(page: Any, tmp_path: Path) -> None:
