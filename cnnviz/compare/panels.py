@@ -19,17 +19,20 @@ from cnnviz.render.colormap import AUTO
 from cnnviz.render.grid import fit, resize
 from cnnviz.render.overlay import Style, overlay
 from cnnviz.render.panel import PanelRow, PictureRow, picture_panel
-from cnnviz.render.text import percent
+from cnnviz.render.text import number, percent
 
 _LONGEST = 480
 _GREY = 168
-_DIFFERENCE = "B - A, of -1 (blue) to 1 (red)"
+_DIFFERENCE = "B - A: red B more, blue A more"
 
 
 def compared_panel(
     record: Mapping[str, Any], pairs: Sequence[ComparedMaps], sides: tuple[str, str], style: Style
 ) -> tuple[NDArray[np.uint8] | None, bool]:
-    """The figure, a row for each pair of maps. Each map is divided by its largest magnitude before the difference.
+    """The figure, a row for each pair of maps.
+
+    Each map is divided by its largest magnitude before the difference. That is drawn by its own largest value, which
+    the row says: a picture without colour is no difference, and one with colour may be a small one.
 
     Args:
         record: The record of A.
@@ -48,16 +51,17 @@ def compared_panel(
     rgb = np.full((shown[1], shown[0], 3), _GREY, dtype=np.uint8) if photograph is None else photograph
     a_is, b_is = (f"{side}: {name}" if name else side for side, name in zip("AB", sides, strict=True))
     headings = ("image", a_is, b_is, _DIFFERENCE)
-    # Their own largest difference as the last colour would make much of what is nothing.
-    differences = replace(style, limits=(-1.0, 1.0), colormap=AUTO)
     rows = []
     for each in pairs:
-        both = [_scaled(own) for kept in (each.a, each.b) if kept and (own := placed(kept, size, shown))]
+        both = [_scaled(lies) for kept in (each.a, each.b) if kept and (lies := placed(kept, size, shown))]
         if len(both) < 2:
             continue
         a, b = both
-        pictures = (rgb, overlay(rgb, a, style), overlay(rgb, b, style), overlay(rgb, _difference(a, b), differences))
-        row = PanelRow(_label(each.maps), None, a, _said(each))
+        difference = _difference(a, b)
+        most = float(np.abs(difference.values).max())
+        own = replace(style, limits=(-most, most) if most else None, colormap=AUTO)
+        pictures = (rgb, overlay(rgb, a, style), overlay(rgb, b, style), overlay(rgb, difference, own))
+        row = PanelRow(_label(each.maps), None, a, f"{_most(most)}; {_said(each)}")
         rows.append(PictureRow(row, list(zip(headings, pictures, strict=True))))
     return picture_panel(rows, str(record["name"])) if rows else None, photograph is not None
 
@@ -102,6 +106,10 @@ def _sure(target: Mapping[str, Any]) -> str:
 def _probability(target: Mapping[str, Any]) -> str:
     value = target.get("probability")
     return "" if value is None else percent(float(value))
+
+
+def _most(difference: float) -> str:
+    return f"largest |B - A| {number(difference)} of 1" if difference else "no difference"
 
 
 def _said(pair: ComparedMaps) -> str:
