@@ -235,7 +235,7 @@ def test_stages_of_a_model() -> None:
         ("layer4.1.conv3", "There is no layer", "layer4.1.conv2"),
         ("zzz", "There is no layer 'zzz'", "layer4"),
         ("avgpooool", "There is no layer", ""),
-        ("fc", r"Layer 'fc' has output \[1, 12\]", "--layer"),
+        ("fc", r"Layer 'fc' has output \[1, 12\], which is no map", "Use --layer layer4, the last one that has a map."),
         ("-7", "resnet18|ResNet has 5 convolutional stages", "-1 (the default) to -5"),
         ("0", "ResNet has 5 convolutional stages", "Count from the end"),
         ("relu:9", "relu runs once", "Use relu."),
@@ -257,8 +257,9 @@ def test_names_that_are_numbers(tracing: str) -> None:
     for layer in ("0", "2"):
         assert cnnviz.explain(network, nets.images(), layer=layer, tracing=tracing).layer == layer
     assert cnnviz.explain(network, nets.images(), tracing=tracing).layer == "3"
-    with pytest.raises(CnnvizError, match=r"Layer '5' has output"):
+    with pytest.raises(CnnvizError, match=r"Layer '5' has output") as refused:
         cnnviz.explain(network, nets.images(), layer="5", tracing=tracing)
+    assert refused.value.hint == "Use --layer 3, the last one that has a map."
 
 
 class _Mean(nn.Module):

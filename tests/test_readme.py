@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cnnviz.registry import lookup
+from cnnviz.registry.specs import StudySpec
 from tests.support.help import help_page
 
 ROOT = Path(__file__).parent.parent
@@ -51,3 +52,16 @@ def test_every_option_in_the_readme_exists(line: str) -> None:
     for word in words[2:]:
         if word.startswith("-") and word != "-" and not re.fullmatch(r"-[1-9]", word):
             assert word.partition("=")[0] in options_of(command), f"{word} in: {line}"
+
+
+@pytest.mark.parametrize("spec", lookup.STUDIES, ids=lambda spec: spec.name)
+def test_the_page_of_a_study_has_the_command_that_one_types(spec: StudySpec) -> None:
+    text = (ROOT / "docs" / "studies" / f"{spec.name.replace('_', '-')}.md").read_text(encoding="utf-8")
+    before, _, _ = text.partition("\n## How it works")
+    [line] = re.findall(r"```sh\n(cnnviz .*)\n```", before)
+    assert line.split()[1] == spec.command
+    test_every_option_in_the_readme_exists(line)
+    own = {param.name.replace("_", "-") for param in spec.params}
+    # What a study cannot do without is in it.
+    needed = {"concepts": {"of"}, "tcav": {"concept", "random"}}.get(spec.name, set())
+    assert needed <= own & {word.removeprefix("--") for word in line.split()}

@@ -225,7 +225,7 @@ def seen_layer(watched: Watched, layer: str | None, name: str, image: Tensor) ->
             raise unknown_call(path, call, len(calls))
         chosen = calls[int(call)] if call else calls[-1]
         if len(chosen.shape) != 4:
-            raise not_spatial(layer, chosen.shape)
+            raise not_spatial(layer, chosen.shape, spatial[-1].name if spatial else None)
         if watched.attention and not operation_of_module(chosen.module).is_convolution:
             raise refuse_attention(name)
         if chosen.objection:

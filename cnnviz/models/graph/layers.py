@@ -301,7 +301,7 @@ def resolve(graph: Graph, layer: str | None, model_name: str) -> LayerRef:
     if graph.attention and (node in places_of(graph) or not graph.operation(node).is_convolution):
         return reference(graph, named_tokens(graph, node, layer, model_name), path, chosen)
     if not graph.is_spatial(node):
-        raise not_spatial(layer, graph.shapes.get(node))
+        raise not_spatial(layer, graph.shapes.get(node), _last_layer(graph, model_name))
     if objection := axes_of(graph).objection(node):
         raise no_map(layer, graph.shapes[node], objection, _map_before(graph, node))
     return reference(graph, node, path, chosen)
@@ -325,6 +325,14 @@ def called_node(graph: Graph, layer: str, model_name: str) -> tuple[fx.Node, str
         raise unknown_call(path, suffix, len(calls))
     chosen = len(calls) - 1 if call is None else call
     return calls[chosen], path, chosen
+
+
+def _last_layer(graph: Graph, model_name: str) -> str | None:
+    """The default layer by its name; None where the network has none."""
+    try:
+        return reference(graph, default_node(graph, model_name)).name
+    except CnnvizError:
+        return None
 
 
 def _map_before(graph: Graph, node: fx.Node) -> str | None:
@@ -369,11 +377,14 @@ def unknown_layer(layer: str, known: Sequence[str]) -> CnnvizError:
     return CnnvizError(f"There is no layer {layer!r}.", close or f"The last spatial layers are {shown}.")
 
 
-def not_spatial(layer: str, shape: tuple[int, ...] | None) -> CnnvizError:
-    return CnnvizError(
-        f"Layer {layer!r} has output {list(shape or ())}; a class activation map needs [N, C, h, w].",
-        "Name a convolutional layer before the pooling, or leave --layer out.",
+def not_spatial(layer: str, shape: tuple[int, ...] | None, last: str | None) -> CnnvizError:
+    """What to say of a layer that has no positions; ``last`` is the last one that has, as ``--layer`` names it."""
+    hint = (
+        f"Use --layer {last}, the last one that has a map."
+        if last
+        else "Use occlusion, saliency or guided, which need no layer."
     )
+    return CnnvizError(f"Layer {layer!r} has output {list(shape or ())}, which is no map: expected [N, C, h, w].", hint)
 
 
 def no_map(layer: str, shape: tuple[int, ...], objection: str, instead: str | None) -> CnnvizError:
