@@ -53,6 +53,8 @@ from cnnviz.tasks.words import TargetLike, check_target, check_unit, make_target
 
 # Of explain's options, those that belong to the pass and not to the method.
 _GENERAL = ("score", "logits_key", "activation", "skip_check", "task", "question", "augment")
+# Prepared networks that a model keeps, of which each holds a copy of the weights.
+_SESSIONS = 8
 
 
 class Model:
@@ -96,12 +98,15 @@ class Model:
         return layer_table(self.module, loaded.name, loaded.preprocess.input_size, loaded.key, boxes=loaded.boxes)
 
     def session(self, options: SessionOptions, runtime: rt.Runtime, probe: tuple[int, ...]) -> Session:
-        """The session for these options, prepared at the first call."""
+        """The session for these options, prepared at the first call; the last ones are kept."""
         key = (options, str(runtime.device), runtime.precision, probe)
-        if key not in self._sessions:
+        if (session := self._sessions.pop(key, None)) is None:
             session = prepare(self.module, self.loaded.name, probe, runtime, options)
-            self._sessions[key] = session.of_pictures(self.loaded.preprocess)
-        return self._sessions[key]
+            session.of_pictures(self.loaded.preprocess)
+            for oldest in list(self._sessions)[: 1 - _SESSIONS]:
+                del self._sessions[oldest]
+        self._sessions[key] = session
+        return session
 
 
 def load_model(name: str = "efficientnet_lite0", *, weights: str | None = "DEFAULT", **options: Any) -> Model:
@@ -367,15 +372,9 @@ def _session(model: Model | nn.Module, batch: Tensor, spec: lookup.MethodSpec, h
     size = int(batch.shape[0]) if compiled else 16
     # Here nobody continues a run, and one image should not take the time of eight.
     options = SessionOptions(
-        how.cut,
-        how.logits_key,
-        compiled,
-        size,
-        readout=how.readout,
-        tracing=how.tracing,
-        repeatable=False,
+        how.cut, how.logits_key, compiled, size, readout=how.readout, tracing=how.tracing, repeatable=False,
         task=how.task,
-    )
+    )  # fmt: skip
     if isinstance(model, Model):
         loaded = model.loaded
         key = how.logits_key if how.logits_key is not None else loaded.key

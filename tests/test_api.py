@@ -99,6 +99,11 @@ def test_a_model_keeps_what_it_prepared(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(made) == 4
     cnnviz.explain(model, nets.images(), layer="conv2")
     assert len(made) == 4
+    # The last eight are kept, each with its copy of the weights: of nine shapes more the first is made anew.
+    for side in (*range(21, 30), 29, 22, 21):
+        cnnviz.explain(model, nets.images(1, (side, side)))
+    assert len(made) == 4 + 9 + 1
+    assert len(model._sessions) == 8
 
 
 def test_a_module_is_read_anew_at_every_call() -> None:
