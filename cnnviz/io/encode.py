@@ -1,9 +1,10 @@
 """The bytes of image files and of arrays: the same for the same pixels.
 
-Measured for an overlay of 500 x 375 pixels (one core with AVX-512): as PNG by igzip 1.5 ms (263 kB), by OpenCV with
-Huffman coding alone 5.3 ms (284 kB), at level 6 33 ms (235 kB); as JPEG 0.5 ms (50 kB), as WebP 18 ms (36 kB). A
-figure of photographs on white (1632 x 477) takes 3.9 ms by igzip (627 kB), 19 ms by OpenCV (655 kB), 75 ms at level 6
-(557 kB); a heatmap with alpha 0.3 ms (16 kB), 2.5 ms by Pillow (20 kB). A float32 map takes 0.4 ms stored (750 kB) and
+Measured for overlays of 500 x 375 pixels (the median of six photographs, the best of 25 runs in one process; one core
+with AVX-512): as PNG by igzip at level 3 1.5 ms (304 kB), at its level 1 1.3 ms (311 kB), by OpenCV with Huffman coding
+alone 4.6 ms (361 kB), at level 6 28 ms (262 kB); as JPEG 0.5 ms (58 kB), as WebP 16 ms (43 kB). Figures of photographs
+on white (1632 x 502) take 5.1 ms by igzip (719 kB; at its level 1 3.3 ms), 18 ms by OpenCV (724 kB), 66 ms at level 6
+(611 kB); a heatmap with alpha 0.6 ms (18 kB), 5.7 ms by Pillow (14 kB). A float32 map takes 0.4 ms stored (750 kB) and
 13 ms deflated (467 kB).
 """
 
@@ -35,8 +36,8 @@ class ImageFormat:
 
     Attributes:
         suffix: ``png``, ``jpg`` or ``webp``.
-        png_level: 0 (stored) to 9 (smallest). Level 1 is that of igzip, smaller than zlib's in a quarter of its time;
-            without igzip, Huffman coding alone on the filter SUB for photographs.
+        png_level: 0 (stored) to 9 (smallest). Level 1 is igzip, at its own level 3: as small as zlib's level 1 in a
+            quarter of its time; without igzip, Huffman coding alone on the filter SUB for photographs.
     """
 
     suffix: str = "png"
