@@ -129,8 +129,9 @@ def test_a_baseline_beside_photographs_is_refused(method: str) -> None:
     spec = lookup.find_method(method)
     for given in ({"baseline": "black"}, {"background": "photos"}):
         assert given.items() <= spec.resolve_params(given).to_dict().items()
-    with pytest.raises(CnnvizError, match=f"background takes the place of baseline: {method} cannot have both"):
-        spec.resolve_params({"baseline": "black", "background": "photos"})
+    for said in ("black", "zero", "random"):
+        with pytest.raises(CnnvizError, match=f"background takes the place of baseline: {method} cannot have both"):
+            spec.resolve_params({"baseline": said, "background": "photos"})
     both = spec.resolve_params({"background": "photos"}).to_dict()
     assert spec.resolve_params(both).to_dict() == both  # options of a run, all of them, are those of a run again
 

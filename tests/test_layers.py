@@ -233,7 +233,7 @@ def test_stages_of_a_model() -> None:
     [
         ("layer44", "There is no layer 'layer44'", "layer4"),
         ("layer4.1.conv3", "There is no layer", "layer4.1.conv2"),
-        ("zzz", "There is no layer 'zzz'", "layer4"),
+        ("zzz", "There is no layer 'zzz'", "layer4.1, layer4."),
         ("avgpooool", "There is no layer", ""),
         ("fc", r"Layer 'fc' has output \[1, 12\], which is no map", "Use --layer layer4, the last one that has a map."),
         ("-7", "resnet18|ResNet has 5 convolutional stages", "-1 (the default) to -5"),

@@ -19,6 +19,7 @@ SAMPLE = str(Path(__file__).parent.parent / "sample_images" / "cat.jpg")
     [
         (["gradcam", "nowhere/"], "INPUT 'nowhere/' does not exist", ""),
         (["gradcam", SAMPLE, "-c", "1000"], "--class 1000: the network has 1000 classes, 0 to 999.", "label"),
+        (["gradcam", SAMPLE, "-c", "5, 1001"], "--class 1001: the network has 1000 classes, 0 to 999.", "label"),
         (
             ["gradcam", SAMPLE, "--num-classes", "7", "-m", "resnet18", "-c", "7"],
             "--class 7: the network has 7 classes, 0 to 6.",

@@ -131,7 +131,9 @@ class EntrySpec:
         values = {name: param.check(given.get(name, param.default)) for name, param in known.items()}
         for name, param in known.items():
             other = param.replaces
-            if other and values[name] != param.default and values[other] != known[other].default:
+            # Where all are given they are those of a run, resolved before.
+            typed = other in given and len(given) < len(known)
+            if other and values[name] != param.default and (typed or values[other] != known[other].default):
                 raise CnnvizError(f"{name} takes the place of {other}: {self.name} cannot have both.", "Leave one out.")
         return self.options(**{param.attribute: values[name] for name, param in known.items()})
 

@@ -29,6 +29,7 @@ from cnnviz.models.graph.trace import Graph, ancestors, descendants
 Stage = TypeVar("Stage")
 # Share of a map's cells that a convolution without padding keeps along an axis; a fully connected layer keeps fewer.
 _LEAST_KEPT = 0.6
+_WITHOUT_LAYER = "Use occlusion, saliency or guided, which need no layer."
 
 
 @dataclass(frozen=True)
@@ -320,11 +321,18 @@ def called_node(graph: Graph, layer: str, model_name: str) -> tuple[fx.Node, str
     call = int(suffix) if suffix.isdigit() else None
     calls = graph.calls.get(path)
     if not calls or (suffix and call is None):
-        raise unknown_layer(layer, [p for p, nodes in graph.calls.items() if p and graph.is_spatial(nodes[-1])])
+        raise unknown_layer(
+            layer, [name for name, nodes in graph.calls.items() if name and _has_places(graph, nodes[-1])]
+        )
     if call is not None and call >= len(calls):
         raise unknown_call(path, suffix, len(calls))
     chosen = len(calls) - 1 if call is None else call
     return calls[chosen], path, chosen
+
+
+def _has_places(graph: Graph, node: fx.Node) -> bool:
+    """Whether a layer may be named for its map: not global pooling, whose one cell says nothing of where."""
+    return graph.is_spatial(node) and not (graph.is_pool(node) and tuple(graph.shapes[node][2:]) == (1, 1))
 
 
 def _last_layer(graph: Graph, model_name: str) -> str | None:
@@ -379,19 +387,11 @@ def unknown_layer(layer: str, known: Sequence[str]) -> CnnvizError:
 
 def not_spatial(layer: str, shape: tuple[int, ...] | None, last: str | None) -> CnnvizError:
     """What to say of a layer that has no positions; ``last`` is the last one that has, as ``--layer`` names it."""
-    hint = (
-        f"Use --layer {last}, the last one that has a map."
-        if last
-        else "Use occlusion, saliency or guided, which need no layer."
-    )
+    hint = f"Use --layer {last}, the last one that has a map." if last else _WITHOUT_LAYER
     return CnnvizError(f"Layer {layer!r} has output {list(shape or ())}, which is no map: expected [N, C, h, w].", hint)
 
 
 def no_map(layer: str, shape: tuple[int, ...], objection: str, instead: str | None) -> CnnvizError:
     """What to say of a tensor with four axes that is not a map of the image."""
-    hint = (
-        f"Use --layer {instead}, the last map before it."
-        if instead
-        else "Use occlusion, saliency or guided, which need no layer."
-    )
+    hint = f"Use --layer {instead}, the last map before it." if instead else _WITHOUT_LAYER
     return CnnvizError(f"Layer {layer!r} has output {list(shape)}, which is not a map of the image: {objection}.", hint)
