@@ -40,6 +40,12 @@ _ALONE: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
 }
 
+# Operations whose result is a new tensor; of others it may be a view.
+_MAKING = frozenset(
+    "convolution linear normalisation activation softmax pooling reduction addition subtraction product division "
+    "concatenation".split()
+)
+
 # Shapes of inputs and numbers of threads for which a convolution remembers its weight.
 REMEMBERED = 64
 _MET = 1024
@@ -258,7 +264,7 @@ def _fuse_addition(module: fx.GraphModule, node: fx.Node, conv: PackedConv, kept
     if isinstance(_submodule(module, other), PackedConv) and len(other.users) == 1 and _after(other, node):
         return node  # the other summand's convolution comes later and absorbs the addition itself
     # Accumulating into the other summand saves a pass, when nobody reads it afterwards, nor the convolution itself.
-    last_read = all(reader < user for reader in other.users if reader is not user) and other is not node.args[0]
+    last_read = _all_read_by(module, other, user) and other is not node.args[0]
     conv.in_place = last_read and other not in kept and isinstance(_submodule(module, other), PackedConv)
     # The fused node stands where the addition stood: both summands exist there.
     with module.graph.inserting_before(user):
@@ -269,6 +275,20 @@ def _fuse_addition(module: fx.GraphModule, node: fx.Node, conv: PackedConv, kept
     module.graph.erase_node(user)
     module.graph.erase_node(node)
     return joined
+
+
+def _all_read_by(module: fx.GraphModule, node: fx.Node, user: fx.Node) -> bool:
+    """Whether all who read a value but ``user`` run before it, also those who read what may lie in the same memory."""
+    readers = [reader for reader in node.users if reader is not user]
+    return all(r < user and (_makes(module, r) or _all_read_by(module, r, user)) for r in readers)
+
+
+def _makes(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a result is a tensor of its own: no view of what it is made of, nor that itself."""
+    if isinstance(_submodule(module, node), PackedConv) or foldable_convolution(module, node) is not None:
+        return True
+    operation = operation_of(module, node)
+    return operation.kind in _MAKING and not operation.subclassed
 
 
 def _after(first: fx.Node, second: fx.Node) -> bool:

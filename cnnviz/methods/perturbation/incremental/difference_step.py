@@ -100,8 +100,7 @@ class DifferenceStep(Step):
                 parts = self._area(node, region).fetched(shift, None)
             assembly.by_patch(parts, value.tensor, Tensor.add_)
             return self.stacked(parts)
-        last = self.runner.last_use[other] is node and op.inputs[0] is not other
-        own = last and self.runner.ops[other].kind == "sweep"
+        own = op.inputs[0] is not other and self.runner.spends(node, other)
         parts = in_memory((value.tensor if own else value.tensor.clone()).to(dtype))
         parts = parts.view(self._area(node, region).shape)
         if shift is not None:

@@ -106,6 +106,11 @@ class Differences(Runner):
             return self.owns(op.inputs[0])
         return op.scale is not None or op.kind == "cat"
 
+    def spends(self, user: fx.Node, node: fx.Node) -> bool:
+        """Whether the last user of a sweep may overwrite its differences: no normalisation hands on the same tensor."""
+        last = self.last_use[node] is user and self.ops[node].kind == "sweep"
+        return last and not any(self.leaves_scale(reader) for reader in node.users)
+
     def finish(self, clean: Clean, features: Sequence[Tensor]) -> Tensor:
         """The classifier's input of the image and for all windows, in float32."""
         none = torch.zeros_like(clean.values[self.features], dtype=torch.float32)

@@ -197,6 +197,8 @@ def _pooling(operation: Operation, inputs: tuple[fx.Node, ...]) -> Op | None:
         return F.avg_pool2d(x, kernel, stride, pads)
 
     def linear(x: Tensor, onto: Tensor | None, pads: list[int]) -> Tensor:
+        if any(2 * pad > size for pad, size in zip(pads, kernel, strict=True)):  # more than it pads by itself
+            x, pads = F.pad(x, (pads[1], pads[1], pads[0], pads[0])), [0, 0]
         return F.avg_pool2d(x, kernel, stride, pads)
 
     axes = _axes(kernel, stride, padding, dilation)

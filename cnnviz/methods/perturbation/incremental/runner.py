@@ -18,6 +18,7 @@ from cnnviz.engine.stopping import go_on
 from cnnviz.methods.perturbation.incremental.assembly import NO_PADS, Assembly, Pads, padded
 from cnnviz.methods.perturbation.incremental.ops import Op, describe
 from cnnviz.methods.perturbation.incremental.plan import Group, Region
+from cnnviz.models.graph.functionalize import copy_with
 from cnnviz.models.graph.operations import attribute, operation_of
 
 
@@ -125,7 +126,7 @@ class Runner:
         source = self.ops[node].inputs[0]
         if source is self.source or len(source.users) != 1:
             return False
-        return self.ops[source].kind in {"add", "cat"} or operation_of(self.trunk, source).name == "batch_norm"
+        return self.ops[source].kind in {"add", "cat", "sweep"} or operation_of(self.trunk, source).name == "batch_norm"
 
     def call(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         """The node on whole values, never in place."""
@@ -138,6 +139,8 @@ class Runner:
             module = self.trunk.get_submodule(str(node.target))
             if isinstance(module, PackedConv) and module.in_place:
                 return module.convolve(module.pad(args[0]) if module.same else args[0], args[1], module.geometry[0])
+            if getattr(module, "inplace", False):
+                module = copy_with(module, inplace=False)
             return module(*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
