@@ -19,6 +19,7 @@ from cnnviz.cli.console import Console
 from cnnviz.cli.options import unconverted
 from cnnviz.cli.streams import open_closed_ones
 from cnnviz.errors import EXIT_INTERRUPTED, CnnvizError, nearest
+from cnnviz.io.idle_threads import giving_way
 from cnnviz.registry import lookup
 
 # Newer Typers bring their own copy of click, older ones import it: take the classes from what both export.
@@ -136,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     looked_for = gc.get_threshold()
     gc.set_threshold(*_CYCLES)
     try:
-        return _run(arguments, console)
+        with giving_way():
+            return _run(arguments, console)
     except typer.Exit as stop:
         return int(stop.exit_code)
     except CnnvizError as error:
