@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from cnnviz.errors import CnnvizError
+from cnnviz.models.loading.libraries import fitting
+
 SAMPLE = Path(__file__).parents[1] / "sample_images" / "cat.jpg"
 
 
@@ -84,3 +89,11 @@ def test_cycles_are_looked_for_as_before_after_a_command() -> None:
         "main(['--version'])\nmain(['nonsense'])\nprint(gc.get_threshold())"
     )
     assert _python(code).split("\n")[-2] == "(123, 4, 5)"
+
+
+def test_a_torchvision_of_another_build_is_told_as_such() -> None:
+    """What its import says then, of which nobody would guess the cause."""
+    expected = r"torchvision \S+ does not fit torch \S+: operator torchvision::nms does not exist$"
+    with pytest.raises(CnnvizError, match=expected) as told, fitting():
+        raise RuntimeError("operator torchvision::nms does not exist\nand more")
+    assert "pip install --force-reinstall torch torchvision" in told.value.hint

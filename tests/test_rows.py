@@ -45,6 +45,19 @@ def test_a_row_says_what_its_card_says() -> None:
     assert "error" not in row
 
 
+def test_what_is_marked_is_said_in_the_words_of_the_marks() -> None:
+    """Of the classes that a mark may mean, the likeliest is not what anybody marked."""
+    known = {"truth": {"labels": ["sheep", "person"]}, "true_classes": [{"class_index": 348, "label": "ram"}]}
+    marked = row_of(record_named("a", label=None, outcome="wrong", **known), Checks(), None)
+    assert marked["said"] == "truth: sheep, person, predicted: a"
+    assert not any("marked" in fact for fact in marked["facts"])
+    right = row_of(record_named("a", label=None, outcome="correct", **known), Checks(), None)
+    assert right["said"] == "marked sheep, person: right"
+    labelled = row_of(record_named("a", label="ram", outcome="correct", **known), Checks(), None)
+    assert labelled["said"] == "labelled ram: right"
+    assert "marked sheep, person" in labelled["facts"]
+
+
 def _detected(**more: Any) -> dict[str, Any]:
     box = {"label": "dog", "class_index": 1, "probability": 0.5, "score": 0.25, "number": 2, "box_xywh": [1, 2, 3, 4]}
     explained = {"method": "gradcam", "target": {**box, "kind": "box"}, "files": {}}

@@ -23,7 +23,11 @@ def merge_command(summary: str) -> MadeCommand:
         "outs": Option("outs", str, folders, "Input", metavar="OUT...", many=True),
         "out": replace(shared["out"], help=out),
         "overwrite": replace(shared["overwrite"], help="Replace the run that is in the output folder."),
-        "device": replace(shared["device"], help="Where what is left is computed. [default: as the shares were asked]"),
+        "device": replace(
+            shared["device"],
+            default=None,
+            help="Where what is left is computed. [default: as the shares were asked]",
+        ),
         "quiet": shared["quiet"],
         "verbose": shared["verbose"],
         "json_": shared["json_"],

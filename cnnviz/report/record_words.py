@@ -104,7 +104,8 @@ def facts(record: Mapping[str, object]) -> list[str]:
     if record.get("outcome") is None and record.get("label") is not None:
         found.append(f"labelled {record['label']}")
     truth = record.get("truth")
-    if isinstance(truth, Mapping) and truth.get("labels"):
+    told = record.get("outcome") is not None and 0 < len(_marked(record)) <= _TRUE
+    if isinstance(truth, Mapping) and truth.get("labels") and not told:
         found.append(f"marked {', '.join(map(str, truth['labels']))}")
     if (shown := len(shown_maps(record))) < (every := len(mappings(record.get("explanations")))):
         found.append(f"the likeliest {shown} of {every} maps; all are in the report")
@@ -131,15 +132,25 @@ def truths(record: Mapping[str, object]) -> list[str]:
     return [name(each) for each in mappings(record.get("true_classes"))]
 
 
+def _marked(record: Mapping[str, object]) -> list[str]:
+    """What is marked on an image; nothing where it has a label of its own, which says more of the image."""
+    truth = record.get("truth")
+    if record.get("label") is not None or not isinstance(truth, Mapping):
+        return []
+    return [str(label) for label in truth.get("labels") or ()]
+
+
 def outcome(record: Mapping[str, object]) -> tuple[str, str] | None:
     """Whether the network is right (``right``, ``wrong``), and in words; None where that is not known."""
     if record.get("outcome") is None:
         return None
-    true = truths(record)
+    # A marked word may mean several classes, of which the likeliest is no more what is marked than the others.
+    marked = _marked(record)
+    true = marked or truths(record)
     said = ", ".join(true[:_TRUE]) + (" …" if len(true) > _TRUE else "")
     predicted = mappings(record.get("predictions"))[:1]
     if record["outcome"] == "correct" or not predicted:
-        return "right", f"labelled {said}: right"
+        return "right", f"{'marked' if marked else 'labelled'} {said}: right"
     return "wrong", f"truth: {said}, predicted: {name(predicted[0])}"
 
 

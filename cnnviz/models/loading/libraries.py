@@ -12,10 +12,13 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any, cast
 
 import torch
+
+from cnnviz.errors import CnnvizError
 
 __all__ = ["timm", "torchvision_models"]
 
@@ -82,6 +85,18 @@ def without_compiler() -> Iterator[None]:
             del sys.modules[_ASKED]
 
 
-with without_compiler():
+@contextmanager
+def fitting() -> Iterator[None]:
+    """Raises a CnnvizError where torchvision is of another build than torch: its kernels are not found then."""
+    try:
+        yield
+    except (ImportError, OSError, RuntimeError) as error:
+        found = f"torchvision {version('torchvision')} does not fit torch {torch.__version__}"
+        reason = str(error).split("\n")[0]
+        hint = "Install both in one command, from one place: pip install --force-reinstall torch torchvision"
+        raise CnnvizError(f"{found}: {reason}", hint) from error
+
+
+with fitting(), without_compiler():
     import timm
     from torchvision import models as torchvision_models
