@@ -66,6 +66,11 @@ def averaged(net: Net, x: Tensor) -> Tensor:
     return F.relu(net.b(F.avg_pool2d(F.avg_pool2d(F.relu(x), 3, 1, 1), (3, 5), (2, 1), (1, 2))))
 
 
+def zeros_with_a_sign(net: Net, x: Tensor) -> Tensor:
+    """A rectifier of -0.0: of a negative number times zero."""
+    return F.relu6(torch.tanh(net.c(x)) * F.relu(x))
+
+
 def drops_of(network: nn.Module, pixels: Tensor, fill: Tensor, windows: incremental.Windows) -> Tensor:
     """By brute force in float64."""
     exact, pixels, fill = network.double(), pixels.double(), fill.double()
@@ -80,8 +85,11 @@ def drops_of(network: nn.Module, pixels: Tensor, fill: Tensor, windows: incremen
     return found
 
 
+CASES = [read_after_the_sum, passed_on, viewed, in_place, averaged, zeros_with_a_sign]
+
+
 @pytest.mark.parametrize("preparation", ["packed", "folded", "shared"])
-@pytest.mark.parametrize("between", [read_after_the_sum, passed_on, viewed, in_place, averaged])
+@pytest.mark.parametrize("between", CASES)
 def test_nothing_is_overwritten_that_is_still_read(
     between: Callable[[Net, Tensor], Tensor], preparation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from cnnviz.cli.app import main
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.open_session import SessionOptions, prepare
 from cnnviz.engine.targets import ClassTarget
+from cnnviz.maps import prepared_method
 from cnnviz.methods.explain import explain_batch, explain_many
 from cnnviz.metrics.cell_statistics import cell_grid, cell_scores
 from cnnviz.metrics.map_statistics import map_scores
@@ -133,6 +134,19 @@ def test_all_classes_of_a_network_are_measured_on_cells(tmp_path: Path, capfd: p
     page = (tmp_path / "index.html").read_text()
     assert page.count("the likeliest 20 of 1000 maps; all are in the report") == 1
     assert page.count("<figcaption>") == 20
+
+
+def test_what_cannot_be_made_at_once_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two chunks of classes the second is refused: all are made one by one, and each is there once."""
+    whole = [image["explanations"] for image in report_of(tmp_path, "--class", "top:18")["images"]]
+    answers = iter([explain_many, lambda *_: None])
+    monkeypatch.setattr(prepared_method, "_AT_ONCE", 10)
+    monkeypatch.setattr(prepared_method, "explain_many", lambda *args: next(answers)(*args))
+    [again] = [image["explanations"] for image in report_of(tmp_path, "--class", "top:18")["images"]]
+    assert next(answers, None) is None
+    assert [each["target"] for each in again] == [each["target"] for each in whole[0]]
+    for one, other in zip(again, whole[0], strict=True):
+        assert one["scores"]["max"] == pytest.approx(other["scores"]["max"], rel=1e-4)
 
 
 def test_cells_are_refused_where_something_needs_the_pixels(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

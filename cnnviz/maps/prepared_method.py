@@ -147,6 +147,7 @@ class PreparedMethod:
         if not (self.spec.many and alike and len(asked[0]) > _FEW) or self.augment or run.session.has_levels:
             return False
         requests = list(zip(*asked, strict=True))
+        made: list[list[ComputedMap]] = [[] for _ in asked]
         for first in range(0, len(requests), _AT_ONCE):
             some = requests[first : first + _AT_ONCE]
             targets = [own[0].target(own) for own in some]
@@ -155,11 +156,13 @@ class PreparedMethod:
             if heatmap is None:
                 return False
             values = heatmap.values.detach().float().cpu()
-            for image, maps in enumerate(found):
+            for image, maps in enumerate(made):
                 read = map_tensors(lambda t, i=image: t[i : i + 1], own_run.output)
                 for own, of_target, raw in zip(some, values[:, image], values.numpy()[:, image], strict=True):
                     facts = {**heatmap.facts, **own[image].facts(self.spec, of_target, read)}
                     maps.append(ComputedMap(raw, raw, facts, {}, {}))
+        for maps, own_maps in zip(found, made, strict=True):
+            maps.extend(own_maps)
         return True
 
     def _levels(self, run: ForwardPass, there: Sequence[Request | None]) -> list[int | None]:

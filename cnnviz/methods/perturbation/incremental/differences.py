@@ -142,7 +142,9 @@ class Differences(Runner):
         if key not in clean.memory:
             before = clean.memory[node] if op.kind == "sweep" else clean.values[op.inputs[0]]
             after = before.clamp(low, high)
-            upper, lower = (None if math.isinf(limit) else after - limit for limit in (low, high))
+            # Clipping -0.0 to [0, b] may leave -0.0, which is read as an integer: the least of all.
+            upper = None if math.isinf(low) else (after - low).abs()
+            lower = None if math.isinf(high) else after - high
             clean.memory[key] = tuple(
                 None if t is None else t[0].permute(1, 2, 0).to(self.precision(node)).contiguous()
                 for t in (after - before, upper, lower)
