@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,17 @@ def test_a_whole_module_from_a_trusted_file() -> None:
 
 
 # --- factories ---
+
+
+def test_a_file_is_read_as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change that leaves its length and its second as they were: Python's compiled code would be that of before."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for classes in (2, 3):
+        name = written(
+            f"def make():\n    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, {classes}))"
+        )
+        os.utime(name, (1e9, 1e9))
+        assert load(ModelSpec(model="nets.py:make")).num_classes == classes
 
 
 def test_a_factory_in_a_file_of_the_current_folder() -> None:

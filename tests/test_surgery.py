@@ -169,7 +169,11 @@ def test_metadata_that_do_not_describe_the_weights(tmp_path: Path, change: dict[
 
 @pytest.mark.parametrize(
     ("layer", "said"),
-    [("stage33", "Did you mean stage3"), ("fc", "needs"), ("-9", "convolutional stages")],
+    [
+        ("stage33", "Did you mean stage3"),
+        ("fc", "Use --cut conv5, the last one that has a map"),
+        ("-9", "convolutional stages"),
+    ],
 )
 def test_layers_where_a_network_cannot_be_cut(layer: str, said: str) -> None:
     with pytest.raises(CnnvizError) as raised:

@@ -10,7 +10,9 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from torch import nn
@@ -30,6 +32,16 @@ def importable(folder: Path) -> Iterator[None]:
             sys.path.remove(path)
 
 
+class _AsWritten(SourceFileLoader):
+    """Reads a file as it is now. Python takes compiled code for that of a file of the same second and length, which a
+    changed seed has."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
 def import_place(place: str, option: str = "--model") -> Any:
     """The module of a dotted name or a file; ``option`` is what named it."""
     is_file = place.endswith(".py")
@@ -44,7 +56,7 @@ def import_place(place: str, option: str = "--model") -> Any:
         # of that name in another folder.
         own = hashlib.sha256(os.path.realpath(place).encode("utf-8", "surrogateescape")).hexdigest()[:12]
         name = f"cnnviz_{'factory' if option == '--model' else option.strip('-')}_{Path(place).stem}_{own}"
-        spec = importlib.util.spec_from_file_location(name, place)
+        spec = importlib.util.spec_from_file_location(name, place, loader=_AsWritten(name, place))
         if spec is None or spec.loader is None:
             raise CnnvizError(f"{place} cannot be imported", "give a Python file: file.py:function")
         module = importlib.util.module_from_spec(spec)
