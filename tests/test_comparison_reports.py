@@ -91,7 +91,7 @@ def test_what_was_not_measured_is_counted(rectangles: Path, tmp_path: Path) -> N
     assert (own["maps"], own["without_truth"], own["classes_outside_truth"]) == (6, 3, 2)
     assert own["flat"] == 4  # there is nothing of the two other colours
     said = told("localize", rectangles, tmp_path / "again", *options)
-    assert any(line.startswith("max box acc and max box acc v2: the best threshold") for line in said)
+    assert any(line.startswith("MaxBoxAcc and MaxBoxAccV2: the best threshold") for line in said)
 
 
 def test_a_constant_map_is_no_box(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_curve_of_other_values_fills_the_plot() -> None:
             ["--metric", "average_drop,increase,sparseness"],
             "average drop, % ↓|increase, share ↑|sparseness ↑",
         ),
-        ("localize", ["--class", "truth"], "gt known accuracy ↑|energy pointing game ↑|max box acc v2 ↑"),
+        ("localize", ["--class", "truth"], "GT-known accuracy ↑|energy pointing game ↑|MaxBoxAccV2 ↑"),
     ],
 )  # fmt: skip
 def test_a_column_is_called_alike_in_a_terminal_and_on_the_page(

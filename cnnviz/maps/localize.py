@@ -26,9 +26,7 @@ _COLUMNS = (
     "top1_error", "top5_error", "gt_known_accuracy", "object_recall", "box_precision", *_METRICS,
 )  # fmt: skip
 _OF_THRESHOLDS = ("max_box_acc", "max_box_acc_v2")
-_ORACLE = (
-    "max box acc and max box acc v2: the best threshold of these very images; --threshold-from takes that of others"
-)
+_ORACLE = "MaxBoxAcc and MaxBoxAccV2: the best threshold of these very images; --threshold-from takes that of others"
 _COUNTS = ("maps", "without_truth", "classes_outside_truth", "flat")
 _NOTHING = "nothing was measured: no map is of a class that --truth marks on its image (--class truth asks for them)"
 
@@ -119,7 +117,7 @@ class Localize(Comparison[LocalizeOptions]):
         """Put the figures at thresholds of another run in the place of the best ones; what is told of them."""
         rows = list(records)
         common = sum(map(others.has, rows))
-        told = [f"thresholds of max box acc and of boxes: those that are best in {others.path}"]
+        told = [f"thresholds of MaxBoxAcc and of boxes: those that are best in {others.path}"]
         if common:
             told.append(f"{common} of {len(rows)} images are in {others.path} too: the thresholds were chosen on them")
         for (row, metric), scores in _scores_by_row(rows, next(iter(found))).items():

@@ -47,9 +47,24 @@ def figures_table(summary: Mapping[str, Any]) -> str:
     )
 
 
+# What papers write otherwise than the key with spaces.
+_WRITTEN = {
+    "top1_error": "top-1 error",
+    "top5_error": "top-5 error",
+    "gt_known_accuracy": "GT-known accuracy",
+    "max_box_acc": "MaxBoxAcc",
+    "max_box_acc_v2": "MaxBoxAccV2",
+    "pxap": "PxAP",
+    "road": "ROAD",
+    "sensitivity_n": "sensitivity-n",
+    "max_sensitivity": "max-sensitivity",
+}
+
+
 def heading(name: str, better: str, unit: str = "") -> str:
-    """What stands above a column, on the page as in a terminal: the figure's key in words, its unit, what is better."""
-    return f"{name.replace('_', ' ')}{', ' * bool(unit)}{unit}{_ARROWS.get(better, '')}"
+    """What stands above a column, on the page as in a terminal: the figure's name, its unit, what is better."""
+    written = _WRITTEN.get(name, name.replace("_", " "))
+    return f"{written}{', ' * bool(unit)}{unit}{_ARROWS.get(better, '')}"
 
 
 def better_by_name(name: str) -> str:
