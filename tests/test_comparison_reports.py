@@ -142,7 +142,7 @@ def test_the_table_of_the_page() -> None:
     assert "<small>3 to 4</small>" in own
     localized = {"a": {"top1_error": figure(0.2, "lower"), "maps": 3}, "b": {"top1_error": {"value": 0.1}}}
     table = figures_table({"study": "localize", "methods": ["a", "b"], "localization": localized})
-    assert "top1 error ↓" in table
+    assert "top-1 error ↓" in table
     assert "<strong>0.1</strong>" in table
     assert figures_table({"method": "gradcam", "metrics": rows}) == ""
 
