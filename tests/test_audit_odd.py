@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cnnviz.audit.attention import Inside
 from cnnviz.audit.audit import Audit
 from cnnviz.audit.check import Judged
 from cnnviz.audit.counterfactual import changed
@@ -95,6 +96,25 @@ def test_maps_as_small_as_gradients_are_accepted_as_they_are() -> None:
     assert found == pytest.approx(1, abs=1e-3)
 
 
+def test_a_map_that_became_flat_has_changed() -> None:
+    some, none = np.eye(7, dtype=np.float32), np.zeros((7, 7), np.float32)
+    assert [likeness(a, b) for a, b in ((none, some), (some, none), (none, none), (some, some))] == [0, 0, 1, 1]
+
+
+def test_flat_maps_are_left_out_for_that_reason(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("version: 1\nimages: a\ntruth: b.json\nchecks: [{kind: inside, min_energy: 0.1}]")
+    policy = load_policy(str(tmp_path / "p.yaml"))
+    check = Inside(policy.checks[0], policy)
+    check.regions = ("truth",)
+    energy = {"region_energy": {"energies": [None], "peak_inside": None}}
+    [flat] = check.statements("gradcam", [_judged({}, {"flat": True, **energy})], cast("SecondLook", None))
+    [unmarked] = check.statements("gradcam", [_judged({}, energy)], cast("SecondLook", None))
+    assert flat.why_not.startswith("the maps of 1 of 1 images are flat")
+    assert "marked" not in flat.why_not
+    assert "marked" in unmarked.why_not
+    assert "flat" not in unmarked.why_not
+
+
 def test_a_baseline_of_other_files_is_not_compared(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("version: 1\nimages: a\nchecks: [{kind: drift, max_changed_predictions: 0.1}]")
     policy = load_policy(str(tmp_path / "p.yaml"))
@@ -139,7 +159,9 @@ def test_a_damaged_baseline_is_said(tmp_path: Path, facts: Any, maps: bytes) -> 
         read_baseline(str(tmp_path))
 
 
-@pytest.mark.parametrize("more", [["--until", "2027-01-01"], ["--accept", "x", "--until", "30.06.2027"]])
+@pytest.mark.parametrize(
+    "more", [["--until", "2027-01-01"], *(["--accept", "x", "--until", day] for day in ("30.06.2027", "2020-01-01"))]
+)
 def test_a_day_that_is_none_is_said(segments: Path, tmp_path: Path, more: list[str], capsys: Any) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(f"version: 1\nimages: {segments / 'photos'}\nchecks: [{{kind: drift}}]")
@@ -277,7 +299,7 @@ def test_what_the_confirmation_says_is_no_acquittal() -> None:
     flips = audit_words.confirmation({"flips": 3, "of": 20, "fill": "shuffle"})
     assert flips.startswith("with the region replaced by that of another picture, 3 of the 20 worst images get another")
     none = audit_words.confirmation({"flips": 0, "of": 20, "fill": "blur"})
-    assert none.startswith("with the region blurred, 0 of the 20 worst images")
+    assert none.startswith("with the region blurred (its mean colours stay), 0 of the 20 worst images")
     assert "counterfactual" in none
     assert "counterfactual" not in flips
 

@@ -15,8 +15,10 @@ from cnnviz.audit.policy import load_policy
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
 from cnnviz.registry.lookup import all_checks
+from cnnviz.report.checks_table import checks_table
 from cnnviz.report.github import workflow_lines
 from cnnviz.report.junit import junit
+from cnnviz.report.summary_markdown import summary_markdown
 
 
 @pytest.mark.parametrize(
@@ -118,6 +120,19 @@ def test_texts_cannot_break_out_of_their_formats() -> None:
     assert line.startswith("::error file=p%2Co%3Al.yaml,line=3")
     root = ElementTree.fromstring(junit("p.yaml", [row]))
     assert root.find(".//failure") is not None
+
+
+def test_an_image_that_failed_is_an_error_everywhere() -> None:
+    failed = [{"path": "broken.png", "error": "not an image"}]
+    root = ElementTree.fromstring(junit("p.yaml", [], failed))
+    assert (root.get("tests"), root.get("errors")) == ("1", "1")
+    case = root.find(".//testcase[error]")
+    assert case is not None
+    assert case.get("name") == "image broken.png"
+    audit = {"passed": True, "policy": "p", "undecided": 0, "checks": [], "failed": failed, "false_alarm": 0.05}
+    for text in (summary_markdown(audit).decode(), checks_table({"audit": audit})):
+        assert "passed, 1 image failed" in text
+        assert "broken.png: not an image" in text
 
 
 def test_the_schema_of_policies(capsys: Any, tmp_path: Path) -> None:

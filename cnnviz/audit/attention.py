@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cnnviz.audit.check import Check, Judged, mean, rate
+from cnnviz.audit.check import Check, Judged, all_flat, mean, rate
 from cnnviz.audit.verdict import Statement
 from cnnviz.errors import nearest
 from cnnviz.metrics.region_energy import BACKGROUND, TRUTH
@@ -37,13 +37,15 @@ class _OfRegions(Check):
         return str(getattr(self.params, "region", TRUTH))
 
     def _said(self, made: list[Statement], judged: Sequence[Judged]) -> list[Statement]:
-        """The statements, with what is said of images of which nobody knows where their object is."""
-        if self.region not in (TRUTH, BACKGROUND):
-            return made
+        """The statements, with what is said of images of which nothing can be measured."""
         with_maps = [each for each in judged if each.maps]
-        seen = {each.image for statement in made for each in statement.observations}
-        text = self.unmarked(with_maps, seen) if with_maps else ""
-        return [replace(each, why_not=each.why_not or text) for each in made] if text and not seen else made
+        seen = {each.path for each in judged for value in energies(each, self.regions, self.region)}
+        reasons = [self.flat(with_maps, seen)]
+        if self.region in (TRUTH, BACKGROUND):
+            others = [each for each in with_maps if each.path in seen or not all_flat(each)]
+            reasons.append(self.unmarked(others, seen) if others else "")
+        text = "; ".join(filter(None, reasons))
+        return [each if each.observations else replace(each, why_not=each.why_not or text) for each in made]
 
 
 class Inside(_OfRegions):

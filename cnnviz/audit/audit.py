@@ -111,7 +111,8 @@ class Audit(Comparison[AuditOptions]):
         drawn = [figure for check in self.checks for figure in check.pictures(self.look, store)]
         if self.params.accept is not None:
             told += self._accept({method: self._judged(rows, method, "all", None) for method in methods}, raw)
-        return replace(self._conclusion(results, store, told), figures=drawn)
+        failed = [{"path": str(row["path"]), "error": str(row["error"]["message"])} for row in rows if row.get("error")]
+        return replace(self._conclusion(results, store, told, failed), figures=drawn)
 
     @property
     def _only(self) -> str:
@@ -244,7 +245,9 @@ class Audit(Comparison[AuditOptions]):
         found = {**self.look.seconds(), **self._spent}
         return {name: round(value, 3) for name, value in found.items()}
 
-    def _conclusion(self, results: Sequence[CheckResult], store: Store, told: Sequence[str]) -> Conclusion:
+    def _conclusion(
+        self, results: Sequence[CheckResult], store: Store, told: Sequence[str], failed: list[dict[str, str]]
+    ) -> Conclusion:
         rows = [row_of(each) for each in results]
         errors = [each for each in results if each.check.level == "error"]
         violated = [each for each in errors if each.result.verdict == "violated"]
@@ -252,7 +255,7 @@ class Audit(Comparison[AuditOptions]):
         passed = not violated and not (self.params.strict and undecided)
         path = self.policy.path
         strict = self.params.strict
-        store.write(JUNIT, junit(path, rows, strict=strict))
+        store.write(JUNIT, junit(path, rows, failed, strict=strict))
         store.write(SARIF, sarif(path, rows, strict=strict))
         spent = self._seconds()
         audit = {
@@ -263,6 +266,8 @@ class Audit(Comparison[AuditOptions]):
             "passes": self.look.passes if self.look is not None else 0,
             "seconds": spent,
             "checks": rows,
+            "remarks": list(told),
+            "failed": failed,
             "clusters": [row for check in self.checks for row in check.findings()],
         }
         store.write(MARKDOWN, summary_markdown(audit))
@@ -300,6 +305,9 @@ def _check_until(params: AuditOptions) -> None:
         good = False
     if not good:
         raise CnnvizError(f"--until {shown(params.until)}: expected a day.", "For example --until 2027-06-30")
+    if params.until < (today := datetime.date.today().isoformat()):
+        said = f"--until {params.until} is past (today is {today}): the baseline would never count."
+        raise CnnvizError(said, "Give a day to come, or leave --until out.")
 
 
 def _without_trust(results: Sequence[CheckResult]) -> list[CheckResult]:

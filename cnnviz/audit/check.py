@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from cnnviz.audit.policy import Policy, PolicyCheck
 from cnnviz.audit.verdict import Observation, Statement
+from cnnviz.metrics.similarity import spearman
+from cnnviz.report.record_words import is_flat
 
 if TYPE_CHECKING:
     from cnnviz.io.store import Store
@@ -41,6 +43,11 @@ class Judged:
     def seen(self, value: float) -> Observation:
         """What a statement sees of it."""
         return Observation(self.path, float(value), self.group)
+
+
+def all_flat(judged: Judged) -> bool:
+    """Whether an image has maps, and each of them is the same everywhere."""
+    return bool(judged.maps) and all(is_flat(each) for each in judged.maps)
 
 
 class Check(ABC):
@@ -88,6 +95,16 @@ class Check(ABC):
             self.remarks.append(f"{self.check.name}: {text}")
         return text
 
+    def flat(self, judged: Sequence[Judged], seen: Collection[str]) -> str:
+        """That images are left out, because their maps are the same everywhere; empty where none is."""
+        out = [each.path for each in judged if each.path not in seen and all_flat(each)]
+        if not out:
+            return ""
+        names = f"{', '.join(out[:2])}{', ...' * (len(out) > 2)}"
+        text = f"the maps of {len(out)} of {len(judged)} images are flat, no share to measure: {names}"
+        self.remarks.append(f"{self.check.name}: {text}")
+        return text
+
     def findings(self) -> list[dict[str, Any]]:
         """What the report says beside the statements, once these were made."""
         return []
@@ -105,6 +122,19 @@ class Check(ABC):
             judged: The images.
             look: Photographs, and the network on changed ones.
         """
+
+
+def likeness_of_ranks(a: NDArray[Any], b: NDArray[Any]) -> float | None:
+    """Spearman's rho of two maps of one shape; of maps without ranks, the same everywhere, 1 if both are, 0 if one is.
+
+    A map that became flat, or no longer is, has changed: it is not passed over. None where both are flat at no
+    finite value.
+    """
+    value = spearman(a, b)
+    if value is not None:
+        return value
+    flat = [bool(each.min() == each.max()) for each in (a, b)]
+    return float(all(flat)) if any(flat) else None
 
 
 def mean(name: str, allowed: float, judged: Sequence[Observation], *, at_least: bool, low: float = 0.0) -> Statement:

@@ -20,10 +20,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnviz.audit.check import Check, Judged, mean, rate
+from cnnviz.audit.check import Check, Judged, likeness_of_ranks, mean, rate
 from cnnviz.audit.verdict import Observation, Statement
 from cnnviz.io.baselines import Baseline, BaselineFiles, read_baseline
-from cnnviz.metrics.similarity import spearman
 
 if TYPE_CHECKING:
     from cnnviz.maps.second_look import SecondLook
@@ -89,14 +88,19 @@ def _key(record: Mapping[str, Any], method: str, target: Mapping[str, Any]) -> s
 
 
 def likeness(before: NDArray[Any], after: NDArray[Any]) -> float | None:
-    """Rank correlation of two maps; on a common grid where theirs differ. Of gradients in colours the magnitudes."""
+    """Rank correlation of two maps; on a common grid where theirs differ. Of gradients in colours the magnitudes.
+
+    Without ranks, where a map is the same everywhere: 1 if both are, 0 if one is; None where one is not finite.
+    """
+    if not (np.isfinite(before).all() and np.isfinite(after).all()):
+        return None
     pair: list[Map] = []
     for each in (before, after):
         flat = (np.abs(each).max(0) if each.ndim == 3 else each).astype(np.float32)
         if before.shape[-2:] != after.shape[-2:]:
             flat = cv2.resize(flat, _GRID, interpolation=cv2.INTER_LINEAR).astype(np.float32)
         pair.append(flat)
-    return spearman(pair[0], pair[1])
+    return likeness_of_ranks(pair[0], pair[1])
 
 
 def accepted(judged: Mapping[str, Sequence[Judged]], raw: Any, reason: str, until: str | None) -> BaselineFiles:

@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnviz.audit.check import Check, Judged, mean
+from cnnviz.audit.check import Check, Judged, likeness_of_ranks, mean
 from cnnviz.audit.verdict import Observation, Statement
-from cnnviz.metrics.similarity import spearman
 
 if TYPE_CHECKING:
     from cnnviz.maps.second_look import SecondLook
@@ -58,7 +57,7 @@ class Stable(Check):
         found = []
         for name, other in zip(self.params.under, look.maps(method, changed, index), strict=True):
             before, after = undone(name, first, other)
-            value = spearman(before, after)
+            value = likeness_of_ranks(before, after)
             if value is not None:
                 found.append(value)
         return found

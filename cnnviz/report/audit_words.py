@@ -7,11 +7,24 @@ from typing import Any
 
 
 def outcome(audit: Mapping[str, Any]) -> str:
-    """``failed``, ``passed``, or how much of it is not decided: an audit that decided nothing did not pass.
+    """``failed``, ``passed``, or how much of it is not decided, with how many images failed.
+
+    An audit that decided nothing did not pass.
 
     Args:
         audit: ``summary.audit`` of the report.
     """
+    count = len(audit.get("failed") or ())
+    return _of_checks(audit) + (f", {count} {'image' if count == 1 else 'images'} failed" if count else "")
+
+
+def notes(audit: Mapping[str, Any]) -> list[str]:
+    """What failed and what was left out, a line each."""
+    failed = [f"failed: {each['path']}: {each['error']}" for each in audit.get("failed") or ()]
+    return [*failed, *(audit.get("remarks") or ())]
+
+
+def _of_checks(audit: Mapping[str, Any]) -> str:
     if not audit["passed"]:
         return "failed"
     binding, undecided = sum(row["level"] == "error" for row in audit["checks"]), audit["undecided"]
@@ -46,7 +59,7 @@ def violation(row: Mapping[str, Any]) -> str:
     return f"{row['statement']} {row['measured']:.4g}, allowed {allowed(row)}"
 
 
-_REPLACED = {"blur": "blurred", "shuffle": "replaced by that of another picture"}
+_REPLACED = {"blur": "blurred (its mean colours stay)", "shuffle": "replaced by that of another picture"}
 
 
 def confirmation(found: Mapping[str, Any]) -> str:

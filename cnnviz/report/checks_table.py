@@ -24,13 +24,14 @@ def checks_table(summary: Mapping[str, Any]) -> str:
         f"Policy {audit['policy']}. At most {alarms} of policies that hold are called violated. "
         "What is not decided is never counted as passed."
     )
+    notes = "".join(f'<p class="facts">{text(each)}</p>\n' for each in audit_words.notes(audit))
     columns = "".join(f'<th scope="col"{_kind(head)}>{head}</th>' for head in heads)
     return (
         '<article class="wide">\n<div class="text">\n'
         f"<h2>Audit: {audit_words.outcome(audit)}</h2>\n"
         f'<p class="facts">{text(said)}</p>\n<div class="scroll"><table>\n'
         f"<thead><tr>{columns}</tr></thead>\n"
-        f"<tbody>\n{rows}</tbody>\n</table></div>\n</div>\n</article>\n"
+        f"<tbody>\n{rows}</tbody>\n</table></div>\n{notes}</div>\n</article>\n"
     )
 
 

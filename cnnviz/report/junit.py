@@ -13,21 +13,29 @@ from cnnviz.report import audit_words
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(policy: str, rows: Sequence[Mapping[str, Any]], *, strict: bool = False) -> bytes:
+def junit(
+    policy: str, rows: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, str]] = (), *, strict: bool = False
+) -> bytes:
     """The document.
 
     Args:
         policy: Its file: the class name of the cases.
         rows: ``summary.audit.checks`` of the report.
+        failed: Images that could not be explained: path and error, a test case each.
         strict: Whether what is not decided fails.
     """
     failures = [row for row in rows if audit_words.fails(row, strict=strict)]
     skipped = [row for row in rows if row["verdict"] == "not decided" and row not in failures]
-    counts = {"tests": str(len(rows)), "failures": str(len(failures)), "errors": "0", "skipped": str(len(skipped))}
+    tests, errors = str(len(rows) + len(failed)), str(len(failed))
+    counts = {"tests": tests, "failures": str(len(failures)), "errors": errors, "skipped": str(len(skipped))}
     root = ElementTree.Element("testsuites", {"name": "cnnviz audit", **counts})
     suite = ElementTree.SubElement(root, "testsuite", {"name": _text(policy), **counts})
     for row in rows:
         _case(suite, policy, row, fails=row in failures)
+    for each in failed:
+        named = {"name": _text(f"image {each['path']}"), "classname": _text(policy), "time": "0"}
+        case = ElementTree.SubElement(suite, "testcase", named)
+        ElementTree.SubElement(case, "error", {"message": _text(each["error"]), "type": "image"})
     ElementTree.indent(root)
     body: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return body + b"\n"

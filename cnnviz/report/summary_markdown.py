@@ -45,6 +45,8 @@ def summary_markdown(audit: Mapping[str, Any]) -> bytes:
                 lines += ["", f"{_cell(audit_words.confirmation(row['confirmed']))}."]
         elif row["verdict"] == "not decided":
             lines += ["", f"{_cell(row['name'])}: not decided: {_cell(row['reason'])}"]
+    if notes := audit_words.notes(audit):
+        lines += ["", *(f"- {_cell(each)}" for each in notes)]
     text = "\n".join(lines) + "\n"
     data = text.encode("utf-8", "replace")
     return data if len(data) <= _MOST else data[:_MOST] + b"\n\n(cut)\n"

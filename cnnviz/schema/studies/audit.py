@@ -137,6 +137,15 @@ class ClassClusters(TypedDict):
     """Picture of the clusters; null where there is one, and nothing to suspect."""
 
 
+class FailedFile(TypedDict):
+    """An image that failed."""
+
+    path: str
+    """Its file."""
+    error: str
+    """Why."""
+
+
 class AuditFigures(TypedDict):
     """What an audit came to."""
 
@@ -154,6 +163,10 @@ class AuditFigures(TypedDict):
     """What took how long: ``maps``, metrics by name and checks by name, in seconds of the threads that ran them."""
     checks: list[AuditCheck]
     """One for each statement and method."""
+    remarks: list[str]
+    """What was left out of which check and why, and what else people were told."""
+    failed: list[FailedFile]
+    """Images of which nothing is known, because they could not be explained."""
     clusters: list[ClassClusters]
     """Of checks ``shortcuts``: the clusters of the maps of each class."""
 
