@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# How many of the images that failed are told one by one.
+_FAILED = 10
+
 
 def outcome(audit: Mapping[str, Any]) -> str:
     """``failed``, ``passed``, or how much of it is not decided, with how many images failed.
@@ -19,9 +22,11 @@ def outcome(audit: Mapping[str, Any]) -> str:
 
 
 def notes(audit: Mapping[str, Any]) -> list[str]:
-    """What failed and what was left out, a line each."""
-    failed = [f"failed: {each['path']}: {each['error']}" for each in audit.get("failed") or ()]
-    return [*failed, *(audit.get("remarks") or ())]
+    """What failed, the first of many, and what was left out, a line each."""
+    every = audit.get("failed") or ()
+    failed = [f"failed: {each['path']}: {each['error']}" for each in every[:_FAILED]]
+    more = [f"{len(every) - _FAILED} more failed; report.json has each"] * (len(every) > _FAILED)
+    return [*failed, *more, *(audit.get("remarks") or ())]
 
 
 def _of_checks(audit: Mapping[str, Any]) -> str:
