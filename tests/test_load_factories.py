@@ -117,7 +117,7 @@ def test_the_number_of_classes_is_found_in_outputs_of_every_shape(body: str, cla
         ("make = 3", "nets.py:make", "is int, not a function"),
         ("def make(): pass", "nets.py:maker", "there is no 'maker' in it"),
         ("def make(): pass", "timm:convnext_atto", "timm has no function 'convnext_atto'"),
-        ("def make(): pass", "net.py:make", "there is no file net.py"),
+        ("def make(): pass", "net.py:make", "net.py does not exist"),
         ("def make(): pass", "no_package.models:make", "importing no_package.models raised Module"),
         ("def make(): return nn.Linear(3, 5)", "nets.py:make", "an input of 3x224x224: RuntimeError"),
         ("def make(): return torch.jit.script(nn.Conv2d(3, 2, 1))", "nets.py:make", "TorchScript"),

@@ -129,7 +129,7 @@ def test_what_cannot_be_asked(photos: Path, tmp_path: Path, capsys: pytest.Captu
         ([*plain, "--input-size", "64", "-t", "answer:red"], "or FILE.py:function"),
         ([*words, "--question", ""], "expected token ids"),
         (words, "Ask it with --question"),
-        ([*plain, "--input-size", "64", "--question", "what?"], "is no network that answers questions"),
+        ([*plain, "--input-size", "64", "--question", "what?"], "does not answer questions"),
         ([*plain, "--input-size", "64", "-t", "answer:red"], "answers questions (--question TEXT)"),
     )
     for line, message in cases:

@@ -51,7 +51,7 @@ def import_place(place: str, option: str = "--model") -> Any:
                 return importlib.import_module(place)
         if not Path(place).is_file():
             near = nearest(Path(place).name, [item.name for item in Path(place).parent.glob("*.py")])
-            raise CnnvizError(f"there is no file {place}", near or "give file.py:function")
+            raise CnnvizError(f"{place} does not exist", near or "give file.py:function")
         # Under a name of its own: a file called random.py must not stand in for the standard library's, nor for another
         # of that name in another folder.
         own = hashlib.sha256(os.path.realpath(place).encode("utf-8", "surrogateescape")).hexdigest()[:12]

@@ -161,7 +161,7 @@ def answerer(module: nn.Module, question: str) -> nn.Module:
         CnnvizError: It is no such network, or does not understand the question.
     """
     if not is_answerer(module):
-        raise CnnvizError(f"--question: {type(module).__name__} is no network that answers questions.", _ANSWERER)
+        raise CnnvizError(f"--question: {type(module).__name__} does not answer questions.", _ANSWERER)
     network: Any = module
     try:
         with torch.no_grad(), foreign_code():

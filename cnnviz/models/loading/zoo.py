@@ -126,7 +126,7 @@ def _unknown(name: str) -> CnnvizError:
     known = [bundled.NAME, *torchvision_names()]
     hint = nearest(name, known) or nearest(f"timm/{name}", [f"timm/{model}" for model in timm.list_models()])
     return CnnvizError(
-        f"there is no model called {name!r}",
+        f"no model called {name!r}",
         hint or "give a torchvision classifier (resnet50), timm/NAME, package:function or file.py:function",
     )
 
@@ -344,7 +344,7 @@ def hub_cached(repository: str, filename: str | None) -> str | None:
 
 @contextlib.contextmanager
 def _fetching(model: str, what: str, url: str, hint: str, *, cached: Path | None) -> Iterator[None]:
-    """Let a library load weights: it fails fast where there is no network, and prints nothing on standard output."""
+    """Load weights through a library, failing fast when offline and keeping standard output clean."""
     here = cached is not None and cached.exists()
     host = urlsplit(url).hostname or url
     if not here and not reachable(host):
