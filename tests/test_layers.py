@@ -231,10 +231,10 @@ def test_stages_of_a_model() -> None:
 @pytest.mark.parametrize(
     ("layer", "message", "hint"),
     [
-        ("layer44", "No layer is called 'layer44'", "layer4"),
-        ("layer4.1.conv3", "No layer is called", "layer4.1.conv2"),
-        ("zzz", "No layer is called 'zzz'", "layer4.1, layer4."),
-        ("avgpooool", "No layer is called", ""),
+        ("layer44", "The network has no layer 'layer44'", "layer4"),
+        ("layer4.1.conv3", "The network has no layer", "layer4.1.conv2"),
+        ("zzz", "The network has no layer 'zzz'", "layer4.1, layer4."),
+        ("avgpooool", "The network has no layer", ""),
         ("fc", r"Layer 'fc' has output \[1, 12\], which is no map", "Use --layer layer4, the last one that has a map."),
         ("-7", "resnet18|ResNet has 5 convolutional stages", "-1 (the default) to -5"),
         ("0", "ResNet has 5 convolutional stages", "Count from the end"),
@@ -283,7 +283,7 @@ def test_a_pooled_single_cell_is_no_default() -> None:
 
     found = cnnviz.explain(Odd(), nets.images())
     assert found.layer == "last_registered_first_used"
-    with pytest.raises(CnnvizError, match="No layer is called 'never_used'"):
+    with pytest.raises(CnnvizError, match="The network has no layer 'never_used'"):
         cnnviz.explain(Odd(), nets.images(), layer="never_used")
 
 

@@ -195,7 +195,7 @@ def test_what_the_method_states_is_that_of_each_map(photos: Path, tmp_path: Path
         ("cam", ("-t", "diff:1,2"), "CAM explains the logit of a class"),
         ("embed", ("-t", "diff:1,2"), "No such option: -t"),
         ("gradcam", ("-t", "unit:4"), "expected unit:LAYER:K"),
-        ("gradcam", ("-t", "unit:nowhere:4"), "No layer is called 'nowhere'"),
+        ("gradcam", ("-t", "unit:nowhere:4"), "The network has no layer 'nowhere'"),
         ("saliency", ("-t", "unit:4:99"), "Unit 99 does not exist"),
         ("saliency", ("-t", "neuron:4:0:99:0"), "there is none at row 99"),
         ("saliency", ("-t", "diff:1,unit:4:0"), "no common scale"),

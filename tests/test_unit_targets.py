@@ -199,7 +199,7 @@ def test_the_network_is_left_as_found() -> None:
         ("unit:norm2:x", "expected unit:LAYER:K"),
         ("unit:norm2:1/strong", "strongest"),
         ("neuron:norm2:1:2", "expected neuron:LAYER:K:ROW:COLUMN"),
-        ("unit:norm3:1", "No layer is called 'norm3'"),
+        ("unit:norm3:1", "The network has no layer 'norm3'"),
         ("unit:norm2:6", "Unit 6 does not exist: layer norm2 has 6"),
         ("neuron:norm2:1:6:0", "6 x 8 positions; there is none at row 6, column 0"),
         ("neuron:fc:1:0:0", "returns a vector"),

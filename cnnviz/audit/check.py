@@ -86,7 +86,7 @@ class Check(ABC):
         if not out:
             return ""
         what = "marked" if self.policy.truth_labels == "any" else "marked as their class"
-        text = f"{len(out)} of {len(judged)} images have {least} {what}: {', '.join(out[:2])}{', ...' * (len(out) > 2)}"
+        text = f"{len(out)} of {len(judged)} images have {least} {what}: {_first(out)}"
         if not seen:
             text = f"all {len(judged)} images have {least} {what}"
         if self.policy.truth_labels == "class":
@@ -100,8 +100,7 @@ class Check(ABC):
         out = [each.path for each in judged if each.path not in seen and all_flat(each)]
         if not out:
             return ""
-        names = f"{', '.join(out[:2])}{', ...' * (len(out) > 2)}"
-        text = f"the maps of {len(out)} of {len(judged)} images are flat, no share to measure: {names}"
+        text = f"the maps of {len(out)} of {len(judged)} images are flat, no share to measure: {_first(out)}"
         self.remarks.append(f"{self.check.name}: {text}")
         return text
 
@@ -122,6 +121,10 @@ class Check(ABC):
             judged: The images.
             look: Photographs, and the network on changed ones.
         """
+
+
+def _first(paths: Sequence[str]) -> str:
+    return f"{', '.join(paths[:2])}{', ...' * (len(paths) > 2)}"
 
 
 def likeness_of_ranks(a: NDArray[Any], b: NDArray[Any]) -> float | None:

@@ -96,7 +96,7 @@ def _main(spec: MetricSpec, found: Mapping[str, Any] | None) -> dict[str, Any]:
     own = figures.pop(name, {"value": None, "ci95": None, "n": 0})
     # Of a figure that was measured of no map, such as that of a blurred copy which stands in a row of its own, nothing.
     figures = {key: each for key, each in figures.items() if each.get("n")}
-    unit = {"unit": _unit(spec)} if _unit(spec) else {}
+    unit = {"unit": unit} if (unit := _unit(spec)) else {}
     return {**own, "better": spec.direction, "figure": name, **unit, **({"others": figures} if figures else {})}
 
 

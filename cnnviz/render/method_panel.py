@@ -85,9 +85,9 @@ def method_panel(
     below = _HEADING + cell[1] + _DETAIL + _ROW_GAP
     width = lefts[-1] + cell[0] + _MARGIN
     top = _MARGIN + _TITLE + (_SAID if words[1] else 0)
-    maps = [each.row for row in rows for each in row.cells if each.row is not None]
-    coloured = [each.row.placed for row in rows for each in row.cells if each.row is not None and each.picture is None]
-    coloured = [placed for placed in coloured if not is_flat(placed)]
+    shown_maps = [(each.row, each.picture) for row in rows for each in row.cells if each.row is not None]
+    maps = [row for row, _ in shown_maps]
+    coloured = [row.placed for row, picture in shown_maps if picture is None and not is_flat(row.placed)]
     foot = _FOOT + _COLOURS * bool(coloured)
     height = top + sum(_LABEL + len(own) * below for own in lines) + foot
     page = Image.fromarray(np.full((height, width, 3), 255, dtype=np.uint8))

@@ -112,6 +112,7 @@ class PreparedModel:
         names = labels_of(self.loaded, self.settings.model.labels, outputs)
         self.classes = ClassNames(names, self.one_logit, self.loaded.synsets, self._guessed)
         self.asked_classes = self.classes.each(asked.classes)
+        self.asked_targets = self.classes.each_target(asked.targets)
         self.task_spec = task_of(self._spec, session, self.asked_task, self.note)
         self.activation = asked.activation
         if self.activation == "auto":
@@ -124,8 +125,8 @@ class PreparedModel:
     def _selector(self) -> Selector:
         asked = self.settings.target
         vectors = PictureVectors(self.preprocess, self.session if self.task_spec.vectors else None, self._exact)
-        targets = self.classes.each_target(asked.targets)
-        return self.task.selector(Words(self.asked_classes, targets, self.truth_classes, asked.only, vectors))
+        said = (self.asked_classes, self.asked_targets)
+        return self.task.selector(Words(*said, self.truth_classes, asked.only, vectors))
 
     @property
     def _elsewhere(self) -> list[str]:

@@ -382,7 +382,7 @@ def unknown_call(path: str, call: str, count: int) -> CnnvizError:
 def unknown_layer(layer: str, known: Sequence[str]) -> CnnvizError:
     close = nearest(layer, known)
     shown = ", ".join(known[-6:])
-    return CnnvizError(f"No layer is called {layer!r}.", close or f"The last spatial layers are {shown}.")
+    return CnnvizError(f"The network has no layer {layer!r}.", close or f"The last spatial layers are {shown}.")
 
 
 def not_spatial(layer: str, shape: tuple[int, ...] | None, last: str | None) -> CnnvizError:

@@ -90,6 +90,8 @@ def fitting() -> Iterator[None]:
     """Raises a CnnvizError where torchvision is of another build than torch: its kernels are not found then."""
     try:
         yield
+    except ModuleNotFoundError:
+        raise
     except (ImportError, OSError, RuntimeError) as error:
         found = f"torchvision {version('torchvision')} does not fit torch {torch.__version__}"
         reason = str(error).split("\n")[0]
@@ -97,6 +99,7 @@ def fitting() -> Iterator[None]:
         raise CnnvizError(f"{found}: {reason}", hint) from error
 
 
-with fitting(), without_compiler():
+with without_compiler():
+    with fitting():
+        from torchvision import models as torchvision_models
     import timm
-    from torchvision import models as torchvision_models

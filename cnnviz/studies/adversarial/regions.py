@@ -89,7 +89,7 @@ class AdversarialRegions(Adversarial):
                 "class.",
                 "Use --activation softmax to attack the class with the largest score.",
             )
-        targets = prepared.classes.each_target(prepared.settings.target.targets)
+        targets = prepared.asked_targets
         only_regions(targets, "the region to attack")
         super().__init__(prepared, params, store)
         # Of the targets alone: --class says where labels come from.

@@ -115,9 +115,7 @@ class Synthesize(Study[SynthesizeOptions]):
             *(Term("layer", layer=layer, label=f"layer {layer}") for layer in layers),
             *terms(params.plus, "--plus", 1.0),
             *terms(params.minus, "--minus", -1.0),
-            *regions.region_terms(
-                classes.each_target(self.prepared.settings.target.targets), classes, self.prepared.task_spec
-            ),
+            *regions.region_terms(self.prepared.asked_targets, classes, self.prepared.task_spec),
         )
         return tuple(map(self._by_full_name, found))
 

@@ -48,24 +48,17 @@ class DifferenceStep(Step):
             return self._curved(found, node, region)
         return self._clipped(found, node, region)
 
-    def _context(self, op: Op, region: Region) -> Region:
-        assert op.axes is not None
-        down, across = op.axes
-        rows = tuple(down.context(row) for row in region.rows)
-        cols = tuple(across.context(col) for col in region.cols)
-        return Region(rows, cols, down.extent(region.height), across.extent(region.width))
-
     def _seen(self, node: fx.Node, op: Op, region: Region) -> tuple[Tensor, list[int]]:
         """What a sweep slides over, and the zeros that it is to see around that."""
         source: Value = self.values[op.inputs[0]]
         assert source.region is not None
         key = ("pads", node)
         if key not in self.group.memory:
-            self.group.memory[key] = _even_pads(op, source.region, self._context(op, region), region)
+            self.group.memory[key] = _even_pads(op, source.region, self.context(op, region), region)
         pads = self.group.memory[key]
         if pads is not None:
             return source.tensor.to(self.runner.precision(node)), list(pads)
-        return self._laid(node, op.inputs[0], self._context(op, region)), [0, 0]
+        return self._laid(node, op.inputs[0], self.context(op, region)), [0, 0]
 
     def _laid(self, user: fx.Node | None, node: fx.Node, region: Region) -> Tensor:
         """A part of a difference for its user: its patch, and zeros around it."""
@@ -150,7 +143,7 @@ class DifferenceStep(Step):
         """Max pooling."""
         assert op.axes is not None
         assert op.sweep is not None
-        source, context = op.inputs[0], self._context(op, region)
+        source, context = op.inputs[0], self.context(op, region)
         value: Value = self.values[source]
         lengths, made = self.runner.shapes[source][2:], self.runner.shapes[node][2:]
         down, across = (axis.pads(lengths[i], made[i]) for i, axis in enumerate(op.axes))
@@ -163,7 +156,7 @@ class DifferenceStep(Step):
         """Max pooling where each value is seen by one place of the result: with V the largest clean value v that it
         sees, V - max(v - m) = min(m + (V - v))."""
         assert op.axes is not None
-        source, context = op.inputs[0], self._context(op, region)
+        source, context = op.inputs[0], self.context(op, region)
         value: Value = self.values[source]
         pads, missing = self.runner.missing(node, self.clean)
         around = self.assembly(("around", node), source, context, None, pads)
@@ -180,7 +173,9 @@ class DifferenceStep(Step):
     def _pointwise(self, node: fx.Node, op: Op, region: Region) -> Tensor:
         inner: Tensor = self.values[op.inputs[0]].tensor.to(self.runner.precision(node))
         if op.scale is not None:
-            return inner if self.runner.leaves_scale(node) else inner * op.scale.to(inner.dtype)[:, None, None]
+            return (
+                inner if self.runner.left_scale(node) is not None else inner * op.scale.to(inner.dtype)[:, None, None]
+            )
         if op.bounds is None:
             return self._curved(inner, node, region)
         parts = in_memory(inner if self.runner.owns(op.inputs[0]) else inner.clone())
@@ -189,15 +184,15 @@ class DifferenceStep(Step):
 
     def _shift(self, parts: Tensor, node: fx.Node, region: Region) -> None:
         """m + (c - p), in place, for the activation alone; with what the normalisation before it has left to it."""
-        source, shift = self.runner.ops[node].inputs[0], self.runner.limits(node, self.clean)[0]
-        area, scale = self._area(node, region), self.runner.ops[source].scale
+        scale, shift = self.runner.left_scale(self.runner.ops[node].inputs[0]), self.runner.limits(node, self.clean)[0]
+        area = self._area(node, region)
         placed = parts.view(area.shape)
-        if self.runner.leaves_scale(source) and scale is not None:
+        if scale is not None:
             factor = scale.to(parts.dtype)
             if shift is None:
                 placed.mul_(factor)
             else:
-                area.by_map(placed, shift, lambda into, map_: torch.addcmul(map_, into, factor, out=into))
+                area.by_map(placed, shift, lambda into, seen: torch.addcmul(seen, into, factor, out=into))
         elif shift is not None:
             area.by_map(placed, shift, Tensor.add_)
 

@@ -88,28 +88,32 @@ class Differences(Runner):
         """One group on its way."""
         return DifferenceStep(self, clean, group, values)
 
-    def leaves_scale(self, node: fx.Node) -> bool:
-        """Whether a normalisation leaves its scale to the activation that alone reads it: one pass for both."""
-        user = next(iter(node.users)) if len(node.users) == 1 else None
-        if user is None or self.ops[node].scale is None or user not in self.ops:
-            return False
+    def left_scale(self, node: fx.Node) -> Tensor | None:
+        """The scale that a normalisation leaves to the activation that alone reads it, so that one pass does for both.
+
+        None where it applies its scale itself, and for what is no normalisation.
+        """
+        own, user = self.ops.get(node), next(iter(node.users)) if len(node.users) == 1 else None
+        if own is None or user is None or user not in self.ops:
+            return None
         op = self.ops[user]
         same_digits = self.precision(node) == self.precision(user) == self.kept(node)
-        return op.kind == "pointwise" and op.bounds is not None and op.scale is None and same_digits
+        leaves = op.kind == "pointwise" and op.bounds is not None and op.scale is None and same_digits
+        return own.scale if leaves else None
 
     def owns(self, node: fx.Node) -> bool:
         """Whether the only user of a node may overwrite its differences: they are a tensor of their own."""
         op = self.ops.get(node)
         if op is None or len(node.users) > 1:
             return False
-        if self.leaves_scale(node):
+        if self.left_scale(node) is not None:
             return self.owns(op.inputs[0])
         return op.scale is not None or op.kind == "cat"
 
     def spends(self, user: fx.Node, node: fx.Node) -> bool:
         """Whether the last user of a sweep may overwrite its differences: no normalisation hands on the same tensor."""
         last = self.last_use[node] is user and self.ops[node].kind == "sweep"
-        return last and not any(self.leaves_scale(reader) for reader in node.users)
+        return last and all(self.left_scale(reader) is None for reader in node.users)
 
     def finish(self, clean: Clean, features: Sequence[Tensor]) -> Tensor:
         """The classifier's input of the image and for all windows, in float32."""

@@ -243,15 +243,18 @@ class Step:
         if region.whole:
             return op.sweep(self.whole(source), summand, True, fetched)
         down, across = op.axes
-        context = Region(
-            tuple(down.context(row) for row in region.rows),
-            tuple(across.context(col) for col in region.cols),
-            down.extent(region.height),
-            across.extent(region.width),
-        )
+        context = self.context(op, region)
         (height, width), made = self.runner.shapes[source][2:], self.runner.shapes[node][2:]
         pads = (down.pads(height, made[0]), across.pads(width, made[1]))
         return op.sweep(self._part(node, source, context, pads, op.outside), summand, False, fetched)
+
+    def context(self, op: Op, region: Region) -> Region:
+        """What a sweep sees of its input; it may reach into the padding."""
+        assert op.axes is not None
+        down, across = op.axes
+        rows = tuple(down.context(row) for row in region.rows)
+        cols = tuple(across.context(col) for col in region.cols)
+        return Region(rows, cols, down.extent(region.height), across.extent(region.width))
 
     def whole(self, node: fx.Node) -> Tensor:
         """The whole value of a node for every window."""
