@@ -16,7 +16,6 @@ from cnnviz.engine.open_session import SessionOptions, open_session
 from cnnviz.engine.session import Session
 from cnnviz.methods.perturbation.incremental import windows as incremental
 from cnnviz.methods.perturbation.incremental.assembly import Assembly, padded
-from cnnviz.methods.perturbation.incremental.differences import Differences
 from cnnviz.methods.perturbation.incremental.ops import Axis
 from cnnviz.methods.perturbation.incremental.plan import Region
 from cnnviz.methods.perturbation.incremental.runner import Runner
@@ -239,22 +238,6 @@ def test_equals_brute_force(name: str, private: bool) -> None:
         assert set(session._memory[f"incremental {SIZE}"].trusted.values()) == {True}
 
 
-@pytest.mark.parametrize("private", [True, False], ids=["packed", "shared"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_differences_equal_brute_force(name: str, private: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Differences in float32, where nothing but rounding may tell them apart."""
-    network = calibrated(NETWORKS[name])
-    options = SessionOptions(Cut.before_classifier(), private=private)
-    pixels = image()
-    monkeypatch.setattr(incremental, "Runner", lambda trunk, dtype: Differences(trunk, trunk, dtype))
-    with open_session(network, name, (3, *SIZE), runtime.resolve("cpu"), options) as session:
-        for window, stride in (((16, 12), (7, 9)), ((5, 5), (11, 16)), ((40, 70), (20, 14))):
-            assert difference(both_ways(session, pixels, window, stride)) < 1e-4
-        runner = session._memory[f"incremental {SIZE}"]
-        assert isinstance(runner, Differences)
-        assert set(runner.trusted.values()) == {True}
-
-
 @pytest.mark.parametrize(
     "axis", [Axis(3, 1, 1), Axis(7, 2, 3), Axis(1, 2, 0), Axis(3, 2, 0), Axis(3, 1, 2, 2), Axis(2, 3, 0), Axis(5, 2, 1)]
 )
@@ -370,29 +353,3 @@ def test_parts_are_the_map_with_the_patch_laid_over(starts: tuple[int, ...]) -> 
             expected = wide[:, 20 + row : 25 + row, 20 + col : 24 + col].permute(1, 2, 0)
             assert torch.equal(parts.flatten(0, 1)[i, :, :, 1:6], expected)
         assert float(parts[..., 0].abs().max()) == float(parts[..., 6].abs().max()) == 0
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_differences_in_bf16_are_those_of_float64(name: str) -> None:
-    """Small changes of large values: windows of nearly what they hide, where rounded values are mostly noise."""
-    network = calibrated(NETWORKS[name])
-    pixels = image()
-    windows = place_windows(SIZE, (16, 12), (11, 12))
-    fill = pixels + 0.1 * image().flip(3)
-    with open_session(
-        network, name, (3, *SIZE), runtime.resolve("cpu", "bf16"), SessionOptions(Cut.before_classifier())
-    ) as session:
-        clean, occluded = incremental.occluded_logits(session, pixels, windows, fill, "on")
-        runner = session._memory[f"incremental {SIZE}"]
-    assert isinstance(runner, Differences)
-    assert set(runner.trusted.values()) == {True}
-    exact = network.double()
-    expected = []
-    with torch.no_grad():
-        for position in range(len(windows)):
-            (top, left), copy = windows.corner(position), pixels.double()
-            part = (..., slice(top, top + 16), slice(left, left + 12))
-            copy[part] = fill.double()[part]
-            expected.append(exact(pixels.double()) - exact(copy))
-    drops, wanted = (clean[:, None] - occluded)[0].double(), torch.cat(expected)
-    assert float((drops - wanted).norm() / wanted.norm()) < 0.02

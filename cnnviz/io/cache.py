@@ -122,16 +122,20 @@ def users_cache(environment: Mapping[str, str] = os.environ) -> str | None:
     named = environment.get(FOLDER)
     if named is not None:
         return named or None
+    base = users_caches(environment)
+    return None if base is None else os.path.join(base, "cnnviz")
+
+
+def users_caches(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The folder in which the system keeps the caches of whoever is here; None for nobody."""
     home = os.path.expanduser("~")
     if home == "~":
         return None
     if sys.platform == "win32":
-        base = environment.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
-    elif sys.platform == "darwin":
-        base = os.path.join(home, "Library", "Caches")
-    else:
-        base = environment.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
-    return os.path.join(base, "cnnviz")
+        return environment.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
+    if sys.platform == "darwin":
+        return os.path.join(home, "Library", "Caches")
+    return environment.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
 
 
 def cache_limit(environment: Mapping[str, str] = os.environ) -> int:

@@ -98,6 +98,9 @@ class PackedConv(nn.Module):
         self._fitting: dict[Any, Tensor] = {(torch.get_num_threads(), None, tuple(padding)): self.weight}
         self._met: set[Any] = set()
         self.wider = self._widened(weight, pack) if self.same and conv.groups > 1 else None
+        alone = dtype == torch.bfloat16 and self.kernel == (1, 1) and conv.groups == 1
+        self.product = torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1), None) if alone else None
+        self.channelwise = channelwise(conv.weight, conv.groups)
         self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
         self.activation: tuple[str, list[Any], str] = ("none", [], "")
         self.add = False
@@ -147,12 +150,22 @@ class PackedConv(nn.Module):
 
     def linear(self, x: Tensor, onto: Tensor | None, padding: list[int]) -> Tensor:
         """The convolution without bias and activation; added to ``onto``, in place, where that is given."""
+        if onto is None and self.product is not None and not any(padding):
+            return self._product(x, self.product)
         tail = (self._weight_for_part(x, padding), None, padding, *self.geometry[1:])
         if onto is None:
             found: Tensor = torch.ops.mkldnn._convolution_pointwise(x, *tail, "none", [], "")
             return found
         summed: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(onto, x, *tail, "add", 1.0, None, [], "")
         return summed
+
+    def _product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """A convolution of one position as a product of matrices: maps of 7 x 7 fill half of the rows that oneDNN's
+        convolutions in half precision multiply at a time, all positions of all images fill them."""
+        down, across = self.geometry[1]
+        rows = x[:, :, ::down, ::across].permute(0, 2, 3, 1)
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(rows.reshape(-1, x.shape[1]), weight, None, "none", [], "")
+        return found.view(*rows.shape[:3], -1).permute(0, 3, 1, 2)
 
     def before_activation(self, x: Tensor, other: Tensor | None) -> Tensor:
         """What the activation is applied to: ``conv(x)``, or that and the other summand."""
@@ -215,6 +228,13 @@ class PackedConv(nn.Module):
         for border in (padded[:, :, :top], padded[:, :, below:], padded[..., :left], padded[..., right_of:]):
             border.zero_()
         return padded
+
+
+def channelwise(weight: Tensor, groups: int) -> Tensor | None:
+    """The weight of a convolution of each channel by itself as [kernel rows x columns, channels], in float32."""
+    if weight.shape[0] != groups or weight.shape[1] != 1 or groups == 1:
+        return None
+    return weight.detach().float().flatten(1).T.contiguous()
 
 
 def pack(module: fx.GraphModule, kept: Collection[fx.Node], dtype: torch.dtype) -> list[tuple[PackedConv, nn.Conv2d]]:

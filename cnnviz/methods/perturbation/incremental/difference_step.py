@@ -51,14 +51,18 @@ class DifferenceStep(Step):
     def _seen(self, node: fx.Node, op: Op, region: Region) -> tuple[Tensor, list[int]]:
         """What a sweep slides over, and the zeros that it is to see around that."""
         source: Value = self.values[op.inputs[0]]
-        assert source.region is not None
-        key = ("pads", node)
-        if key not in self.group.memory:
-            self.group.memory[key] = _even_pads(op, source.region, self.context(op, region), region)
-        pads = self.group.memory[key]
+        pads = self._pads(node, op, region)
         if pads is not None:
             return source.tensor.to(self.runner.precision(node)), list(pads)
         return self._laid(node, op.inputs[0], self.context(op, region)), [0, 0]
+
+    def _pads(self, node: fx.Node, op: Op, region: Region) -> tuple[int, int] | None:
+        """Zeros around a patch with which a sweep gives just the region; None where windows differ in it."""
+        key, patch = ("pads", node), self.group.regions[op.inputs[0]]
+        if key not in self.group.memory:
+            self.group.memory[key] = _even_pads(op, patch, self.context(op, region), region)
+        found: tuple[int, int] | None = self.group.memory[key]
+        return found
 
     def _laid(self, user: fx.Node | None, node: fx.Node, region: Region) -> Tensor:
         """A part of a difference for its user: its patch, and zeros around it."""

@@ -23,12 +23,16 @@ from torch import Tensor, fx
 
 from cnnviz.engine.prepare.pack import PackedConv
 from cnnviz.methods.perturbation.incremental.assembly import Pads, padded
+from cnnviz.methods.perturbation.incremental.compiled_step import CompiledStep
 from cnnviz.methods.perturbation.incremental.difference_step import DifferenceStep
+from cnnviz.methods.perturbation.incremental.kernels import Clipping, kernels
 from cnnviz.methods.perturbation.incremental.ops import Op, describe
 from cnnviz.methods.perturbation.incremental.plan import Group
 from cnnviz.methods.perturbation.incremental.runner import Clean, Runner, Step
 from cnnviz.models.graph.operations import operation_of
 
+# Windows that run together, by the bytes of a number.
+_BYTES = 256
 Limits = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -42,10 +46,9 @@ class Differences(Runner):
         dtype: That precision.
     """
 
-    batch = 128
-
     def __init__(self, trunk: fx.GraphModule, low: fx.GraphModule, dtype: torch.dtype) -> None:
         super().__init__(trunk, dtype)
+        self.batch = _BYTES // dtype.itemsize
         self.low = low
         self._twins = dict(zip(self.nodes, low.graph.nodes, strict=True))
         # Up to the first kernel in float32: a rounded image is another image (correlation 0.9975 for that alone).
@@ -86,7 +89,10 @@ class Differences(Runner):
 
     def step(self, clean: Clean, group: Group, values: dict[fx.Node, Any]) -> Step:
         """One group on its way."""
-        return DifferenceStep(self, clean, group, values)
+        built = kernels(self.dtype) if clean.values[self.source].device.type == "cpu" else None
+        if built is None:
+            return DifferenceStep(self, clean, group, values)
+        return CompiledStep(built, self, clean, group, values)
 
     def left_scale(self, node: fx.Node) -> Tensor | None:
         """The scale that a normalisation leaves to the activation that alone reads it, so that one pass does for both.
@@ -100,6 +106,28 @@ class Differences(Runner):
         same_digits = self.precision(node) == self.precision(user) == self.kept(node)
         leaves = op.kind == "pointwise" and op.bounds is not None and op.scale is None and same_digits
         return own.scale if leaves else None
+
+    def ahead(self, node: fx.Node) -> fx.Node | None:
+        """The activation that a concatenation may be done with, and with the normalisation between, in one pass: each
+        is all that reads the one before."""
+        op = self.ops.get(node)
+        if op is None or op.kind != "cat" or len(node.users) > 1:
+            return None
+        norm = next(iter(node.users))
+        return None if self.left_scale(norm) is None else next(iter(norm.users))
+
+    def clipping(self, node: fx.Node, clean: Clean) -> Clipping | None:
+        """An activation that clips, for compiled kernels; None for none."""
+        op = self.ops[node]
+        assert op.bounds is not None
+        if op.bounds == (-math.inf, math.inf):
+            return None
+        before = clean.memory[node] if op.kind == "sweep" else clean.values[op.inputs[0]]
+        return Clipping(_in_rows(before), *op.bounds)
+
+    def rows(self, node: fx.Node, clean: Clean) -> Tensor:
+        """A clean map [H, W, C] in float32, for compiled kernels."""
+        return _in_rows(clean.values[node])
 
     def owns(self, node: fx.Node) -> bool:
         """Whether the only user of a node may overwrite its differences: they are a tensor of their own."""
@@ -175,3 +203,8 @@ class Differences(Runner):
             clean.memory[key] = (down, across), rows.to(self.precision(node))
         found: tuple[Pads, Tensor] = clean.memory[key]
         return found
+
+
+def _in_rows(value: Tensor) -> Tensor:
+    """[1, C, H, W] as [H, W, C] in float32; where the channels lie innermost nothing is copied."""
+    return value[0].permute(1, 2, 0).float().contiguous()

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from cnnviz.engine.prepare.pack import PackedConv
+from cnnviz.engine.prepare.pack import PackedConv, channelwise
 from cnnviz.models.graph.operations import Operation, operation_of
 
 Interval = tuple[int, int]
@@ -80,6 +80,7 @@ class Op:
         padding: What ``linear`` is given for whole maps.
         bounds: Of an activation that only clips, also one that is fused into a convolution; infinite where none is.
         scale: [C], what a normalisation multiplies a difference by.
+        channelwise: [kernel rows x columns, C], float32: of a convolution of each channel by itself, without bias.
     """
 
     kind: str
@@ -92,6 +93,7 @@ class Op:
     padding: tuple[int, int] = (0, 0)
     bounds: tuple[float, float] | None = None
     scale: Tensor | None = None
+    channelwise: Tensor | None = None
 
 
 def describe(module: fx.GraphModule, node: fx.Node, shapes: dict[fx.Node, tuple[int, ...]]) -> Op:
@@ -143,7 +145,7 @@ def _packed(conv: PackedConv, node: fx.Node, source: tuple[int, ...]) -> Op:
     clips = {"relu": (0.0, math.inf), "hardtanh": tuple(scalars), "none": _OPEN}.get(name)
     inputs = tuple(a for a in node.args if isinstance(a, fx.Node))
     own = (0, 0) if conv.same else (padding[0], padding[1])
-    return Op("sweep", inputs, axes, 0.0, sweep, conv.macs, conv.linear, own, clips)
+    return Op("sweep", inputs, axes, 0.0, sweep, conv.macs, conv.linear, own, clips, None, conv.channelwise)
 
 
 def _convolution(operation: Operation) -> Op | None:
@@ -164,7 +166,8 @@ def _convolution(operation: Operation) -> Op | None:
 
     axes = _axes(given["kernel_size"], stride, padding, dilation)
     own = (int(padding[0]), int(padding[1]))
-    return Op("sweep", (given["input"],), axes, 0.0, sweep, float(weight.numel()), linear, own, _OPEN)
+    each = channelwise(weight, given["groups"])
+    return Op("sweep", (given["input"],), axes, 0.0, sweep, float(weight.numel()), linear, own, _OPEN, None, each)
 
 
 def _axes(kernel: Any, stride: Any, padding: Any, dilation: Any) -> tuple[Axis, Axis]:

@@ -21,8 +21,10 @@ from cnnviz.engine.memory import in_chunks
 from cnnviz.engine.prepare.split import cut
 from cnnviz.engine.session import Session, concatenated
 from cnnviz.methods.perturbation.incremental.differences import Differences
+from cnnviz.methods.perturbation.incremental.kernels import kernels
 from cnnviz.methods.perturbation.incremental.plan import make_plan
 from cnnviz.methods.perturbation.incremental.runner import Runner
+from cnnviz.models.graph.operations import operation_of
 from cnnviz.models.graph.outputs import two_dim
 from cnnviz.models.graph.structures import map_tensors
 
@@ -102,10 +104,19 @@ def _runner(session: Session, size: tuple[int, int]) -> Runner | None:
         return None
 
     def make() -> Runner:
-        exact = None if dtype == torch.float32 else _exact_trunk(session, trunk)
+        if dtype == torch.float32:
+            exact = trunk if _normalises(trunk) and session.device.type == "cpu" and kernels(dtype) else None
+        else:
+            exact = _exact_trunk(session, trunk)
         return Runner(trunk, dtype) if exact is None else Differences(exact, trunk, dtype)
 
     return session.remember(f"incremental {size}", make)
+
+
+def _normalises(trunk: fx.GraphModule) -> bool:
+    """Whether normalisations stand alone, as before the convolutions of a DenseNet: compiled kernels then need one pass
+    over memory where operations on values need several."""
+    return any(operation_of(trunk, node).name == "batch_norm" for node in trunk.graph.nodes)
 
 
 def _exact_trunk(session: Session, trunk: fx.GraphModule) -> fx.GraphModule | None:
