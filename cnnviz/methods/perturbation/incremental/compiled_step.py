@@ -115,7 +115,7 @@ class CompiledStep(DifferenceStep):
         """A convolution or an average, with what is added to it and its activation; None for what is neither."""
         clipping = self.runner.clipping(node, self.clean)
         source: Value = self.values[op.inputs[0]]
-        if op.channelwise is not None and len(op.inputs) == 1:
+        if op.channelwise is not None and len(op.inputs) == 1 and _dense(op):
             sliding = self._sliding(node, op, region)
             taken = self._bytes(sliding.shape) + (source.taken if isinstance(source, Later) else 0.0)
 
@@ -235,8 +235,7 @@ class CompiledStep(DifferenceStep):
     def _compiles(self, node: fx.Node) -> bool:
         """Whether all that a node reads and makes is parts of maps, in the precision of the kernels."""
         op, digits = self.runner.ops[node], self.kernels.dtype
-        slides = op.axes is not None and (op.linear is None or op.channelwise is not None)
-        if slides and any(axis.dilation > 1 for axis in op.axes or ()):
+        if op.kind == "sweep" and op.linear is None and not _dense(op):
             return False
         if {self.runner.precision(node), self.runner.kept(node)} != {digits}:
             return False
@@ -251,3 +250,9 @@ class CompiledStep(DifferenceStep):
 def _some(value: Value, windows: range) -> Tensor:
     """[n, C, h, w]: what a value has of some windows."""
     return value.some(windows) if isinstance(value, Later) else value.tensor[windows.start : windows.stop]
+
+
+def _dense(op: Op) -> bool:
+    """Whether a kernel sees neighbours, without holes between them."""
+    assert op.axes is not None
+    return all(axis.dilation == 1 for axis in op.axes)

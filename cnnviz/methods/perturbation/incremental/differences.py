@@ -1,6 +1,7 @@
 """Occlusion by differences: a network in half precision, whose maps keep the digits that matter.
 
-A patch holds m = clean - occluded, in half precision; the clean pass is in float32. Rounding is then relative to what
+A patch holds m = clean - occluded, in half precision (or in float32, where compiled kernels are faster on differences
+than PyTorch is on values); the clean pass is in float32. Rounding is then relative to what
 a window changes and not to the values themselves, of which it mostly changes little. Where the operations are linear,
 so is what they do to m, and what lies outside the patch is zero: nothing is fetched. An activation that clips to
 [a, b], with p what it is applied to in the clean pass and c = clip(p), makes of m
