@@ -232,6 +232,22 @@ def test_kernels_slide(
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [HALF, FULL])
+def test_what_is_no_number_stays_none(dtype: torch.dtype) -> None:
+    region, built = Region((0,), (0,), 2, 2), kernels(dtype)
+    assert built is not None
+    patch, clean = torch.tensor([math.nan, math.inf, -math.inf, 1.0]).to(dtype).reshape(1, 2, 2, 1), torch.ones(2, 2, 1)
+    found = Joining(built, region, [(1, [region])], torch.ones(1))
+    assert found.into(found.empty(), [[patch]]).isnan().flatten().tolist() == [True, False, False, False]
+    clipped = found.into(found.empty(), [[patch]], Clipping(clean, 0.0, 6.0)).flatten().tolist()
+    assert math.isnan(clipped[0])
+    assert clipped[1:] == [1, -5, 1]
+    axes = (Axis(2, 2, 0), Axis(2, 2, 0))
+    pool = Sliding(built, Region((0,), (0,), 1, 1), region, axes, 1)
+    assert pool.pooled(pool.empty(), patch, clean, torch.ones(1, 1, 1)).isnan().all()
+
+
+@needs_compiler
 def test_threads_share_the_windows() -> None:
     region, before = Region(tuple(range(40)), tuple(range(30)), 3, 3), torch.get_num_threads()
     patch, clean = torch.randn(1200, 3, 3, 33), torch.randn(42, 32, 33)
@@ -255,7 +271,7 @@ def test_threads_share_the_windows() -> None:
         ("moved += wide(other[i])", "moved -= wide(other[i])"),
         ("moved *= scale[i]", "moved *= scale[0]"),
         ("a1 += at[1] * w1", "a1 += at[1] * w0"),
-        ("value > most_[i] ? value", "value < most_[i] ? value"),
+        ("value > best[i] ||", "value < best[i] ||"),
     ],
 )
 def test_kernels_that_are_wrong_are_not_used(right: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,11 @@ ALWAYS float wide(number half) {
     union { uint32_t bits; float value; } both = {(uint32_t)half << 16};
     return both.value;
 }
-/* To the nearest, ties to even. */
+/* To the nearest, ties to even; what is no number stays none. */
 ALWAYS number rounded(float value) {
     union { float value; uint32_t bits; } both = {value};
-    return (number)((both.bits + 0x7fff + ((both.bits >> 16) & 1)) >> 16);
+    const uint32_t nearest = (both.bits + 0x7fff + ((both.bits >> 16) & 1)) >> 16;
+    return value != value ? 0x7fc0 : nearest;
 }
 #else
 typedef float number;
@@ -93,10 +94,10 @@ ALWAYS void clipped(number *made, int64_t count, const float *moved, const float
         made[i] = rounded(before ? between(before[i], low, high) - between(before[i] - moved[i], low, high) : moved[i]);
 }
 
-ALWAYS void greatest(float *most_, int64_t count, const float *clean, const number *moved) {
+ALWAYS void greatest(float *best, int64_t count, const float *clean, const number *moved) {
     for (int64_t i = 0; i < count; i++) {
         const float value = moved ? clean[i] - wide(moved[i]) : clean[i];
-        most_[i] = value > most_[i] ? value : most_[i];
+        best[i] = value > best[i] || value != value ? value : best[i]; /* what is no number stays none */
     }
 }
 
@@ -264,7 +265,7 @@ static void convolve_windows(int64_t begin, int64_t end, void *given) {
     const int64_t tall = (parts->height - 1) * slide->stride[0] + slide->kernel[0];
     const int64_t across = (width - 1) * slide->stride[1] + slide->kernel[1];
     lanes *seen = aligned_alloc(4 * LANES, tall * across * 2 * sizeof(lanes)), sum[BESIDE * 2];
-    if (!seen) abort();
+    if (!seen) abort(); /* as C++ would; it is some kilobytes */
     for (int64_t window = begin; window < end; window++) {
         for (int64_t channel = 0; channel < parts->channels; channel += BLOCK) {
             const int64_t count = least(parts->channels - channel, BLOCK);
@@ -305,19 +306,19 @@ static void pool_position(const Slide *slide, int64_t window, int64_t y, int64_t
     const float *largest = slide->largest + (row * parts->across + col) * channels;
     for (int64_t channel = 0; channel < channels; channel += BLOCK) {
         const int64_t count = least(channels - channel, BLOCK);
-        float most_[BLOCK];
-        for (int64_t c = 0; c < BLOCK; c++) most_[c] = -INFINITY;
+        float best[BLOCK];
+        for (int64_t c = 0; c < BLOCK; c++) best[c] = -INFINITY;
         for (int64_t v = most(top, 0); v < least(top + slide->kernel[0], slide->size[0]); v++) {
             const Seen line = seen_of(&slide->patch, parts, window, v, 0, slide->size[1], channels);
             for (int64_t u = most(left, 0); u < least(left + slide->kernel[1], slide->size[1]); u++) {
                 const float *clean = slide->clean + (v * slide->size[1] + u) * channels + channel;
                 const int there = line.line && u >= line.from && u < line.to;
                 const number *moved = there ? line.line + u * channels + channel : 0;
-                if (count == BLOCK) greatest(most_, BLOCK, clean, moved);
-                else greatest(most_, count, clean, moved);
+                if (count == BLOCK) greatest(best, BLOCK, clean, moved);
+                else greatest(best, count, clean, moved);
             }
         }
-        for (int64_t c = 0; c < count; c++) made[channel + c] = rounded(largest[channel + c] - most_[c]);
+        for (int64_t c = 0; c < count; c++) made[channel + c] = rounded(largest[channel + c] - best[c]);
     }
 }
 
