@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 def kept(folder: Path) -> list[Path]:
-    return sorted((folder / "cnnviz-compiled").glob("*"))
+    return sorted((folder / "cnnviz-compiled").glob("*.so"))
 
 
 def answer(source: str = SOURCE) -> int:
@@ -90,6 +88,41 @@ def test_a_broken_file_is_made_anew(tmp_path: Path) -> None:
     assert made.read_bytes()[:4] == b"\x7fELF" or sys.platform == "darwin"
 
 
+@pytest.mark.parametrize("bytes_left", [100, 4096, 8000])
+def test_a_library_that_was_cut_off_is_made_anew(bytes_left: int, tmp_path: Path) -> None:
+    """To load it would end the process."""
+    answer()
+    (made,) = kept(tmp_path)
+    whole = made.read_bytes()
+    compiled.cache_clear()
+    made.unlink()  # what lies there is loaded
+    made.write_bytes(whole[:bytes_left])
+    made.chmod(0o700)
+    assert answer() == 42
+    assert len(made.read_bytes()) == len(whole)
+
+
+def test_nothing_is_kept_where_others_can_exchange_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared / "mine"))
+    assert answer() == 42
+    assert not list(shared.iterdir())
+
+
+def test_nothing_but_libraries_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of one that was kept nor of one that could not be."""
+    answer()
+    monkeypatch.setattr(compiler, "_keep", refused)
+    assert answer(SOURCE.replace("42", "43")) == 43
+    assert {path.suffix for path in (tmp_path / "cnnviz-compiled").iterdir()} == {".so", ".sha256"}
+
+
+def refused(made: str, kept: str) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def test_who_wants_no_cache_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CNNVIZ_CACHE_DIR", "")
     assert answer() == 42
@@ -101,7 +134,7 @@ def test_a_cache_that_cannot_be_written_is_no_fault(tmp_path: Path) -> None:
     assert answer() == 42
 
 
-@pytest.mark.parametrize("chosen", ["false", "no-such-compiler", "true"])
+@pytest.mark.parametrize("chosen", ["false", "no-such-compiler", "true", 'gcc "'])
 def test_without_a_compiler_there_is_nothing(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", chosen)
     assert compiled(SOURCE) is None
@@ -114,9 +147,3 @@ def test_source_that_does_not_compile_is_nothing() -> None:
 def test_options_that_a_compiler_does_not_know_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "_MORE", ("-fno-such-option-anywhere",))
     assert answer() == 42
-
-
-def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    answer()
-    assert [name for name in os.listdir(tmp_path) if name.startswith("cnnviz-") and name != "cnnviz-compiled"] == []

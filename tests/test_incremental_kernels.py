@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,7 @@ def test_parts_are_joined(dtype: torch.dtype, channels: int, windows: range | No
     clips = Clipping(clean, -0.5, 0.75), Clipping(clean, 0.0, math.inf)
     for s, clipping in ((None, None), (scale, None), (None, clips[0]), (scale, clips[1])):
         joining = Joining(built, made, [(channels, [far]), (channels, [near, far])], s)
-        found = joining.into(joining.empty(windows), [[three], [one, two]], clipping, windows)
+        found = joining.into(joining.empty(one, windows), [[three], [one, two]], clipping, windows)
         for i, window in enumerate(windows or range(6)):
             change = torch.cat(
                 [
@@ -210,9 +211,9 @@ def test_kernels_slide(
     sliding = Sliding(built, region, patch, axes, channels, weight.flatten(1).T.contiguous())
     rows = [value[0].permute(1, 2, 0).float().contiguous() for value in (clean, result, pooled)]
     found = {
-        "linear": sliding.convolved(sliding.empty(), moved),
-        "clipped": sliding.convolved(sliding.empty(), moved, Clipping(rows[1], 0.0, 6.0)),
-        "pooled": sliding.pooled(sliding.empty(), moved, rows[0], rows[2]),
+        "linear": sliding.convolved(sliding.empty(moved), moved),
+        "clipped": sliding.convolved(sliding.empty(moved), moved, Clipping(rows[1], 0.0, 6.0)),
+        "pooled": sliding.pooled(sliding.empty(moved), moved, rows[0], rows[2]),
     }
     for window in range(6):
         occluded = clean[0].double() - on_the_map(moved[window], patch, window, size)
@@ -238,13 +239,58 @@ def test_what_is_no_number_stays_none(dtype: torch.dtype) -> None:
     assert built is not None
     patch, clean = torch.tensor([math.nan, math.inf, -math.inf, 1.0]).to(dtype).reshape(1, 2, 2, 1), torch.ones(2, 2, 1)
     found = Joining(built, region, [(1, [region])], torch.ones(1))
-    assert found.into(found.empty(), [[patch]]).isnan().flatten().tolist() == [True, False, False, False]
-    clipped = found.into(found.empty(), [[patch]], Clipping(clean, 0.0, 6.0)).flatten().tolist()
+    assert found.into(found.empty(patch), [[patch]]).isnan().flatten().tolist() == [True, False, False, False]
+    clipped = found.into(found.empty(patch), [[patch]], Clipping(clean, 0.0, 6.0)).flatten().tolist()
     assert math.isnan(clipped[0])
     assert clipped[1:] == [1, -5, 1]
     axes = (Axis(2, 2, 0), Axis(2, 2, 0))
     pool = Sliding(built, Region((0,), (0,), 1, 1), region, axes, 1)
-    assert pool.pooled(pool.empty(), patch, clean, torch.ones(1, 1, 1)).isnan().all()
+    assert pool.pooled(pool.empty(patch), patch, clean, torch.ones(1, 1, 1)).isnan().all()
+
+
+@needs_compiler
+def test_kernels_read_nothing_that_lies_elsewhere() -> None:
+    """Their process would end."""
+    region, built = Region((0,), (0,), 2, 3), kernels(FULL)
+    assert built is not None
+    joining, dense = Joining(built, region, [(4, [region])]), torch.ones(1, 2, 3, 4)
+    for patch in (dense.to("meta"), dense.transpose(1, 2).contiguous().transpose(1, 2)):
+        with pytest.raises(ValueError, match="dense arrays"):
+            joining.into(dense, [[patch]])
+
+
+@needs_compiler
+def test_the_default_device_and_precision_say_nothing_of_kernels() -> None:
+    try:
+        torch.set_default_device("meta")
+        torch.set_default_dtype(torch.float64)
+        assert kernels.__wrapped__(HALF) is not None
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(FULL)
+
+
+def test_threads_that_begin_at_once_share_one_plan() -> None:
+    """Each made a network of its own, for which the plan of another held nothing."""
+    options, found = SessionOptions(Cut.before_classifier()), list[Tensor]()
+    windows, fill = place_windows(SIZE, (16, 12), (11, 12)), torch.zeros_like(image())
+    with open_session(
+        calibrated(MADE["dense"]), "dense", (3, *SIZE), runtime.resolve("cpu", "bf16"), options
+    ) as session:
+        start = threading.Barrier(4)
+
+        def occlude() -> None:
+            start.wait()
+            found.append(incremental.occluded_logits(session, image(), windows, fill, "on")[1])
+
+        threads = [threading.Thread(target=occlude) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        alone = incremental.occluded_logits(session, image(), windows, fill, "on")[1]
+    assert len(found) == 4
+    assert all(torch.equal(each, alone) for each in found)
 
 
 @needs_compiler
@@ -258,7 +304,7 @@ def test_threads_share_the_windows() -> None:
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append(joining.into(joining.empty(), [[patch]], Clipping(clean, 0.0, 1.0)))
+            found.append(joining.into(joining.empty(patch), [[patch]], Clipping(clean, 0.0, 1.0)))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)

@@ -130,7 +130,7 @@ class ForwardPass:
     def remember(self, key: Any, make: Callable[[], T]) -> T:
         """What ``make`` returned the first time: what several targets of this batch share."""
         if key not in self._memory:
-            self._memory[key] = make()
+            self._memory.setdefault(key, make())  # of threads at once all get what came first
         value: T = self._memory[key]
         return value
 
@@ -307,7 +307,7 @@ class Session:
     def remember(self, key: str, make: Callable[[], T]) -> T:
         """What ``make`` returned the first time: facts about the network that hold for every batch."""
         if key not in self._memory:
-            self._memory[key] = make()
+            self._memory.setdefault(key, make())  # of threads at once all get what came first
         value: T = self._memory[key]
         return value
 

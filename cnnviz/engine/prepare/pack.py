@@ -98,8 +98,7 @@ class PackedConv(nn.Module):
         self._fitting: dict[Any, Tensor] = {(torch.get_num_threads(), None, tuple(padding)): self.weight}
         self._met: set[Any] = set()
         self.wider = self._widened(weight, pack) if self.same and conv.groups > 1 else None
-        alone = dtype == torch.bfloat16 and self.kernel == (1, 1) and conv.groups == 1
-        self.product = torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1), None) if alone else None
+        self._multiplies = dtype == torch.bfloat16 and self.kernel == (1, 1) and conv.groups == 1
         self.channelwise = channelwise(conv.weight, conv.groups)
         self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
         self.activation: tuple[str, list[Any], str] = ("none", [], "")
@@ -150,8 +149,8 @@ class PackedConv(nn.Module):
 
     def linear(self, x: Tensor, onto: Tensor | None, padding: list[int]) -> Tensor:
         """The convolution without bias and activation; added to ``onto``, in place, where that is given."""
-        if onto is None and self.product is not None and not any(padding):
-            return self._product(x, self.product)
+        if onto is None and self._multiplies and not any(padding):
+            return self._product(x)
         tail = (self._weight_for_part(x, padding), None, padding, *self.geometry[1:])
         if onto is None:
             found: Tensor = torch.ops.mkldnn._convolution_pointwise(x, *tail, "none", [], "")
@@ -159,12 +158,19 @@ class PackedConv(nn.Module):
         summed: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(onto, x, *tail, "add", 1.0, None, [], "")
         return summed
 
-    def _product(self, x: Tensor, weight: Tensor) -> Tensor:
+    @functools.cached_property
+    def _matrix(self) -> Tensor:
+        weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(self.weight.to_dense().flatten(1), None)
+        return weight
+
+    def _product(self, x: Tensor) -> Tensor:
         """A convolution of one position as a product of matrices: maps of 7 x 7 fill half of the rows that oneDNN's
         convolutions in half precision multiply at a time, all positions of all images fill them."""
         down, across = self.geometry[1]
         rows = x[:, :, ::down, ::across].permute(0, 2, 3, 1)
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(rows.reshape(-1, x.shape[1]), weight, None, "none", [], "")
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows.reshape(-1, x.shape[1]), self._matrix, None, "none", [], ""
+        )
         return found.view(*rows.shape[:3], -1).permute(0, 3, 1, 2)
 
     def before_activation(self, x: Tensor, other: Tensor | None) -> Tensor:

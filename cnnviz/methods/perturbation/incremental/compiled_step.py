@@ -107,7 +107,9 @@ class CompiledStep(DifferenceStep):
         patches, clipping = self._patches(pieces), self.runner.clipping(last, self.clean)
 
         def make(windows: range, room: Tensor | None) -> Tensor:
-            return joining.into(joining.empty(windows) if room is None else room, patches, clipping, windows)
+            return joining.into(
+                joining.empty(patches[0][0], windows) if room is None else room, patches, clipping, windows
+            )
 
         return Later(make, self.count, region, self._bytes(joining.shape), (norm, last))
 
@@ -120,8 +122,9 @@ class CompiledStep(DifferenceStep):
             taken = self._bytes(sliding.shape) + (source.taken if isinstance(source, Later) else 0.0)
 
             def slide(windows: range, room: Tensor | None) -> Tensor:
-                made = sliding.empty(windows) if room is None else room
-                return sliding.convolved(made, in_memory(_some(source, windows)), clipping, windows)
+                patch = in_memory(_some(source, windows))
+                made = sliding.empty(patch, windows) if room is None else room
+                return sliding.convolved(made, patch, clipping, windows)
 
             return Later(slide, self.count, region, taken)
         if op.linear is None:
@@ -154,7 +157,7 @@ class CompiledStep(DifferenceStep):
 
         def make(windows: range) -> Tensor:
             patch = in_memory(_some(value, windows))
-            return joining.into(joining.empty(windows), [[patch]], None, windows).permute(0, 3, 1, 2)
+            return joining.into(joining.empty(patch, windows), [[patch]], None, windows).permute(0, 3, 1, 2)
 
         return make, taken + self._bytes(joining.shape), [0, 0]
 
@@ -167,7 +170,7 @@ class CompiledStep(DifferenceStep):
         source, sliding = op.inputs[0], self._sliding(node, op, region)
         clean, largest = (self.runner.rows(n, self.clean) for n in (source, node))
         patch = in_memory(self.values[source].tensor)
-        return sliding.pooled(sliding.empty(), patch, clean, largest).permute(0, 3, 1, 2)
+        return sliding.pooled(sliding.empty(patch), patch, clean, largest).permute(0, 3, 1, 2)
 
     def _sliding(self, node: fx.Node, op: Op, region: Region) -> Sliding:
         found = self.group.memory.get(("sliding", node))
@@ -216,7 +219,8 @@ class CompiledStep(DifferenceStep):
         clipping: Clipping | None = None,
     ) -> Tensor:
         joining = self._joining(key, region, pieces, scale)
-        return joining.into(joining.empty(), self._patches(pieces), clipping).permute(0, 3, 1, 2)
+        patches = self._patches(pieces)
+        return joining.into(joining.empty(patches[0][0]), patches, clipping).permute(0, 3, 1, 2)
 
     def _joining(
         self, key: Hashable, region: Region, pieces: Sequence[Sequence[fx.Node]], scale: Tensor | None = None

@@ -112,7 +112,7 @@ class Differences(Runner):
         """The activation that a concatenation may be done with, and with the normalisation between, in one pass: each
         is all that reads the one before."""
         op = self.ops.get(node)
-        if op is None or op.kind != "cat" or len(node.users) > 1:
+        if op is None or op.kind != "cat" or len(node.users) != 1:
             return None
         norm = next(iter(node.users))
         return None if self.left_scale(norm) is None else next(iter(norm.users))

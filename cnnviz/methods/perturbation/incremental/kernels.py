@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.resources
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cnnviz.io.compiler import compiled
+from cnnviz.io.compiler import compiled, source_of
 from cnnviz.methods.perturbation.incremental.ops import Axis
 from cnnviz.methods.perturbation.incremental.plan import Region
 
@@ -118,21 +118,21 @@ class _Made:
         patch.height, patch.width = region.height, region.width
         patch.tops, patch.lefts = self._numbers(region.rows), self._numbers(region.cols)
 
-    def empty(self, windows: range | None = None) -> Tensor:
-        """Room for all parts, or for those of some windows."""
-        return torch.empty((self.windows if windows is None else len(windows), *self.shape), dtype=self.kernels.dtype)
+    def empty(self, like: Tensor, windows: range | None = None) -> Tensor:
+        """Room for all parts, or for those of some windows, of the kind of a patch."""
+        return like.new_empty((self.windows if windows is None else len(windows), *self.shape))
 
     def _fill(self, parts: _Parts, made: Tensor, clipping: Clipping | None, windows: range | None) -> None:
-        parts.made = made.data_ptr()
+        parts.made = _address(made)
         if windows is not None:
             parts.begin, parts.end = windows.start, windows.stop
         if clipping is not None:
-            parts.before, parts.across = clipping.before.data_ptr(), clipping.before.shape[1]
+            parts.before, parts.across = _address(clipping.before), clipping.before.shape[1]
             parts.low, parts.high = clipping.low, clipping.high
 
     def _lay(self, patch: _Patch, tensor: Tensor, parts: _Parts) -> None:
         """A patch holds all windows, or those that are made."""
-        patch.values, patch.since = tensor.data_ptr(), 0 if len(tensor) == self.windows else parts.begin
+        patch.values, patch.since = _address(tensor), 0 if len(tensor) == self.windows else parts.begin
 
 
 class Joining(_Made):
@@ -184,7 +184,7 @@ class Joining(_Made):
         # Copies: images in several threads share what was worked out.
         pieces = type(self._pieces).from_buffer_copy(self._pieces)
         given = _Join(self._parts, ctypes.addressof(pieces), len(pieces))
-        given.scale = None if self._scale is None else self._scale.data_ptr()
+        given.scale = None if self._scale is None else _address(self._scale)
         self._fill(given.parts, made, clipping, windows)
         for piece, tensors in zip(pieces, patches, strict=True):
             for patch, tensor in zip(piece.patches, tensors, strict=False):
@@ -223,7 +223,7 @@ class Sliding(_Made):
         if weights is not None:
             blocks = F.pad(weights, (0, -channels % _BLOCK)).unflatten(1, (-1, _BLOCK)).transpose(0, 1).contiguous()
             self._held.append(blocks)
-            self._slide.weights = blocks.data_ptr()
+            self._slide.weights = _address(blocks)
 
     def convolved(
         self, made: Tensor, patch: Tensor, clipping: Clipping | None = None, windows: range | None = None
@@ -238,13 +238,20 @@ class Sliding(_Made):
     def pooled(self, made: Tensor, patch: Tensor, clean: Tensor, largest: Tensor) -> Tensor:
         """V - max(v - m) over what each place sees. ``clean``: v, [H, W, C], ``largest``: V, both float32."""
         given = _Slide.from_buffer_copy(self._slide)
-        given.clean, given.largest = clean.data_ptr(), largest.data_ptr()
+        given.clean, given.largest = _address(clean), _address(largest)
         given.size[0], given.size[1] = clean.shape[:2]
         self._fill(given.parts, made, None, None)
         given.parts.across = largest.shape[1]
         self._lay(given.patch, patch, given.parts)
         self.kernels.pool(ctypes.byref(given), self.kernels.parallel)
         return made
+
+
+def _address(tensor: Tensor) -> int:
+    """Where the numbers lie: what lies elsewhere, or in another order, would end the process that reads it."""
+    if tensor.device.type != "cpu" or not tensor.is_contiguous():
+        raise ValueError("a compiled kernel reads dense arrays in the memory of the processor")
+    return tensor.data_ptr()
 
 
 def _parallel_for() -> int | None:
@@ -262,8 +269,7 @@ def kernels(dtype: torch.dtype) -> Kernels | None:
     kind = _KINDS.get(dtype)
     if kind is None:
         return None
-    source = importlib.resources.files(__package__).joinpath(_SOURCE).read_text(encoding="utf-8")
-    library = compiled(kind + source)
+    library = compiled(kind + source_of(__package__, _SOURCE))
     if library is None:
         return None
     found = Kernels(library, dtype)
@@ -272,33 +278,36 @@ def kernels(dtype: torch.dtype) -> Kernels | None:
 
 def _right(built: Kernels) -> bool:
     """On patches that lie differently, at the border and inside, with channels that fill no vector."""
-    generator, channels = torch.Generator().manual_seed(0), 37
+    drawn, channels = np.random.default_rng(0), 37
     region, other = Region((0, 1), (1, 0, 2), 4, 5), Region((1, 3), (0, 2, 3), 3, 4)
-    first, second = (_drawn((6, r.height, r.width, channels), generator).to(built.dtype) for r in (region, other))
-    clean, scale = _drawn((6, 7, channels), generator), _drawn((channels,), generator).abs()
+    first, second = (_drawn((6, r.height, r.width, channels), drawn).to(built.dtype) for r in (region, other))
+    clean, scale = _drawn((6, 7, channels), drawn), _drawn((channels,), drawn).abs()
     clipping = Clipping(clean, 0.0, math.inf)
     joining = Joining(built, region, [(channels, (region, other))], scale)
     others = [_on_the_map(second, other, i, (6, 7)) for i in range(6)]
     changes = [_on_the_map(first, region, i, (6, 7)) + each for i, each in enumerate(others)]
     expected = [clean.relu() - (clean - scale * change).relu() for change in changes]
-    right = _alike(joining.into(joining.empty(), [[first, second]], clipping), region, expected)
-    axes, weights = (Axis(3, 1, 1), Axis(3, 1, 1)), _drawn((9, channels), generator)
+    right = _alike(joining.into(joining.empty(first), [[first, second]], clipping), region, expected)
+    axes, weights = (Axis(3, 1, 1), Axis(3, 1, 1)), _drawn((9, channels), drawn)
     sliding = Sliding(built, region, other, axes, channels, weights)
     kernel = weights.T.reshape(channels, 1, 3, 3)
-    expected = [_as_rows(F.conv2d(_as_map(change), kernel, padding=1, groups=channels)) for change in others]
-    right &= _alike(sliding.convolved(sliding.empty(), second), region, expected)
+    expected = [
+        _as_rows(F.conv2d(_as_map(change).double(), kernel.double(), padding=1, groups=channels)) for change in others
+    ]
+    right &= _alike(sliding.convolved(sliding.empty(second), second), region, expected)
     largest = _as_rows(F.max_pool2d(_as_map(clean), 3, 1, 1)).contiguous()
     expected = [largest - _as_rows(F.max_pool2d(_as_map(clean - change), 3, 1, 1)) for change in others]
-    return right & _alike(sliding.pooled(sliding.empty(), second, clean, largest), region, expected)
+    return right & _alike(sliding.pooled(sliding.empty(second), second, clean, largest), region, expected)
 
 
-def _drawn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator)
+def _drawn(shape: tuple[int, ...], drawn: np.random.Generator) -> Tensor:
+    # Whatever device and precision PyTorch takes by default here.
+    return torch.from_numpy(drawn.standard_normal(shape, dtype=np.float32))
 
 
 def _on_the_map(patch: Tensor, region: Region, window: int, size: tuple[int, int]) -> Tensor:
     top, left = region.rows[window // len(region.cols)], region.cols[window % len(region.cols)]
-    found = torch.zeros((*size, patch.shape[-1]))
+    found = patch.new_zeros((*size, patch.shape[-1])).float()
     found[top : top + region.height, left : left + region.width] = patch[window]
     return found
 
