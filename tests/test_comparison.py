@@ -110,7 +110,7 @@ def test_an_image_of_which_nothing_is_known_is_a_row(rectangles: Path, tmp_path:
         (["--class", "truth"], "--truth PATH"),
         (["--truth-classes", "coco"], "--truth PATH"),
         (["--truth", "TRUTH", "--truth-classes", "coco"], "1000 classes of ImageNet; the model has 3"),
-        (["--truth", "TRUTH", "--truth-classes", "TABLE"], "there is no class 'violet'"),
+        (["--truth", "TRUTH", "--truth-classes", "TABLE"], "no class is called 'violet'"),
         (["--truth", "TRUTH", "--truth-classes", "nowhere.yaml"], "there is no such file"),
     ],
 )

@@ -120,7 +120,7 @@ def _files(texts: Iterable[str], folders: Iterable[str]) -> dict[str, str | None
 
 
 def _images(text: str) -> Iterator[str | None]:
-    """Digests of the images that an INPUT names, such as the lines of a list; None for one that is no file here."""
+    """Digests of the images an INPUT stands for, such as those in a list; None for one that is not a local file."""
     with contextlib.suppress(CnnvizError):  # which the run itself will tell
         for ref in find_images([text]):
             yield None if is_url(ref.uri) else file_sha256(ref.uri)

@@ -23,6 +23,6 @@ def check_folders(settings: RunSettings, selector: Selector) -> None:
 
 
 def _folders(settings: RunSettings) -> Iterator[str | None]:
-    """Inputs are looked for when the first folder is: of what was dropped on a live page there is no file."""
+    """Looks for the inputs only once a folder is asked for: images dropped on a live page have no file."""
     for ref in find_images(settings.inputs):
         yield ref.folder

@@ -43,7 +43,7 @@ _OWN = frozenset((REPORT, RECORDS, INDEX, LOCK))
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """An image that is as it was: its file, and its record as the cache has it; neither of a file that is no image.
+    """An unchanged image: its file, and its cached record; it has neither if the file is not an image.
 
     Attributes:
         key: Of the record.
@@ -171,7 +171,7 @@ class Repeat:
         return RunResult(summary, report, head["exit_code"], sentences=said, annotations=tuple(head["annotations"]))
 
     def _restored(self, each: _Known, store: Store) -> Any:
-        """The record of an image as a row, when its files are written; None of a file that is no image."""
+        """Write an image's files and return its record as a row; None if the file is not an image."""
         if each.key is None:
             return each.row and {**each.row, "path": each.ref.uri, "input": each.source}
         assert self._cache is not None

@@ -130,5 +130,5 @@ class TruthClasses:
                 found.append(self._classes.exact(str(name)))
             except CnnvizError as error:
                 hint = nearest(str(name), self._classes.labels) or error.hint
-                raise CnnvizError(f"--truth-classes {path}, {label}: there is no class {shown(name)}.", hint) from None
+                raise CnnvizError(f"--truth-classes {path}, {label}: no class is called {shown(name)}.", hint) from None
         return tuple(dict.fromkeys(found))
