@@ -168,7 +168,7 @@ class CompiledStep(DifferenceStep):
 
     def _pooled(self, node: fx.Node, op: Op, region: Region) -> Tensor:
         source, sliding = op.inputs[0], self._sliding(node, op, region)
-        clean, largest = (self.runner.rows(n, self.clean) for n in (source, node))
+        clean, largest = self.clean.rows(source), self.clean.rows(node)
         patch = in_memory(self.values[source].tensor)
         return sliding.pooled(sliding.empty(patch), patch, clean, largest).permute(0, 3, 1, 2)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from cnnviz.engine.prepare.pack import PackedConv
-from cnnviz.methods.perturbation.incremental.assembly import Assembly, in_memory
+from cnnviz.methods.perturbation.incremental.assembly import NO_PADS, Assembly, in_memory, padded
 from cnnviz.methods.perturbation.incremental.ops import Op
 from cnnviz.methods.perturbation.incremental.plan import Region
 from cnnviz.methods.perturbation.incremental.runner import Step, Value, same
@@ -126,8 +126,7 @@ class DifferenceStep(Step):
     def _curved(self, change: Tensor, node: fx.Node, region: Region) -> Tensor:
         """g(p) - g(p - m) of any activation g."""
         op, area = self.runner.ops[node], self._area(node, region)
-        before = self.clean.memory[node] if op.kind == "sweep" else self.clean.values[op.inputs[0]]
-        values = area.fetched(before[0].permute(1, 2, 0).contiguous(), None)
+        values = area.fetched(padded(self.runner.before(node, self.clean), NO_PADS, 0.0), None)
         values.sub_(in_memory(change).view(area.shape))
         if op.kind == "sweep":
             module = self.runner.trunk.get_submodule(str(node.target))

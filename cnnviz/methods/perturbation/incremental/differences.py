@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from cnnviz.engine.prepare.pack import PackedConv
-from cnnviz.methods.perturbation.incremental.assembly import Pads, padded
+from cnnviz.methods.perturbation.incremental.assembly import NO_PADS, Pads, padded
 from cnnviz.methods.perturbation.incremental.compiled_step import CompiledStep
 from cnnviz.methods.perturbation.incremental.difference_step import DifferenceStep
 from cnnviz.methods.perturbation.incremental.kernels import Clipping, kernels
@@ -123,12 +123,13 @@ class Differences(Runner):
         assert op.bounds is not None
         if op.bounds == (-math.inf, math.inf):
             return None
-        before = clean.memory[node] if op.kind == "sweep" else clean.values[op.inputs[0]]
-        return Clipping(_in_rows(before), *op.bounds)
+        return Clipping(padded(self.before(node, clean), NO_PADS, 0.0), *op.bounds)
 
-    def rows(self, node: fx.Node, clean: Clean) -> Tensor:
-        """A clean map [H, W, C] in float32, for compiled kernels."""
-        return _in_rows(clean.values[node])
+    def before(self, node: fx.Node, clean: Clean) -> Tensor:
+        """What an activation is applied to in the clean pass, also one that is fused into a convolution."""
+        op = self.ops[node]
+        found: Tensor = clean.memory[node] if op.kind == "sweep" else clean.values[op.inputs[0]]
+        return found
 
     def owns(self, node: fx.Node) -> bool:
         """Whether the only user of a node may overwrite its differences: they are a tensor of their own."""
@@ -173,7 +174,7 @@ class Differences(Runner):
         if math.isinf(low) and math.isinf(high):
             return None, None, None
         if key not in clean.memory:
-            before = clean.memory[node] if op.kind == "sweep" else clean.values[op.inputs[0]]
+            before = self.before(node, clean)
             after = before.clamp(low, high)
             # Clipping -0.0 to [0, b] may leave -0.0, which is read as an integer: the least of all.
             upper = None if math.isinf(low) else (after - low).abs()
@@ -204,8 +205,3 @@ class Differences(Runner):
             clean.memory[key] = (down, across), rows.to(self.precision(node))
         found: tuple[Pads, Tensor] = clean.memory[key]
         return found
-
-
-def _in_rows(value: Tensor) -> Tensor:
-    """[1, C, H, W] as [H, W, C] in float32; where the channels lie innermost nothing is copied."""
-    return value[0].permute(1, 2, 0).float().contiguous()

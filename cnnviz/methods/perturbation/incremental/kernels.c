@@ -31,6 +31,10 @@ ALWAYS float between(float value, float low, float high) {
     value = value < low ? low : value;
     return value > high ? high : value;
 }
+/* What an activation makes of a change of what it is applied to. */
+ALWAYS float activated(float moved, float before, float low, float high) {
+    return between(before, low, high) - between(before - moved, low, high);
+}
 ALWAYS int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
 ALWAYS int64_t most(int64_t one, int64_t other) { return one > other ? one : other; }
 
@@ -84,14 +88,14 @@ ALWAYS void change(number *made, int64_t count, const number *one, const number 
         float moved = wide(one[i]);
         if (other) moved += wide(other[i]);
         if (scale) moved *= scale[i];
-        if (before) moved = between(before[i], low, high) - between(before[i] - moved, low, high);
+        if (before) moved = activated(moved, before[i], low, high);
         made[i] = rounded(moved);
     }
 }
 
 ALWAYS void clipped(number *made, int64_t count, const float *moved, const float *before, float low, float high) {
     for (int64_t i = 0; i < count; i++)
-        made[i] = rounded(before ? between(before[i], low, high) - between(before[i] - moved[i], low, high) : moved[i]);
+        made[i] = rounded(before ? activated(moved[i], before[i], low, high) : moved[i]);
 }
 
 ALWAYS void greatest(float *best, int64_t count, const float *clean, const number *moved) {
