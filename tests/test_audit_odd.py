@@ -239,7 +239,7 @@ def test_the_tolerance_of_pointing_is_the_one_that_was_asked_for(tmp_path: Path)
     [request] = audit.metrics("gradcam")
     assert request.params.tolerance == 0  # type: ignore[attr-defined]
     path.write_text(base + none + "  - {kind: inside, min_pointing: 0.7}\n")
-    with pytest.raises(CnnvizError, match=r"line 7: inside .2. has another tolerance"):
+    with pytest.raises(CnnvizError, match=r"line 7: inside .tolerance 15. has another tolerance"):
         load_policy(str(path))
 
 

@@ -24,7 +24,7 @@ from cnnviz.report.summary_markdown import summary_markdown
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("version: 2\nimages: a\nchecks: []", "version '2'"),
+        ("version: 2\nimages: a\nchecks: []", "line 1: version: 2: expected 1"),
         ("version: 1\nchecks:\n  - {kind: sane}", "no images"),
         ("version: 1\nimages: a\nchecks:\n  - {kind: insde}", "line 4: there is no check of kind 'insde'"),
         ("version: 1\nimages: a\nchecks:\n  - {kind: sane, max_similarty: 1}", "max_similarty"),
@@ -56,8 +56,8 @@ _SANE = "checks: [{kind: sane}]"
         (f"{_BASE}model: [a]\n{_SANE}", "model: expected options"),
         (f"{_BASE}model: {{5: a}}\n{_SANE}", "model: expected options"),
         (f"{_BASE}options: whole\n{_SANE}", "options: expected options"),
-        (f"version: true\nimages: a\n{_SANE}", "version 'True'"),
-        (f"version: 1\nimages: a\nlabels: no\n{_SANE}", "labels: expected a text, got 'False'"),
+        (f"version: true\nimages: a\n{_SANE}", "version: True: expected 1"),
+        (f"version: 1\nimages: a\nlabels: no\n{_SANE}", "labels: expected a text, got False"),
         (f"{_BASE}groups: {{a: b}}\n{_SANE}", "groups: expected a text"),
         (f"{_BASE}target: [a]\n{_SANE}", "target: expected a text"),
         (_BASE + "checks: [{kind: avoid, region: foo}]", "region: 'foo': expected background or truth"),
@@ -80,6 +80,141 @@ def test_odd_values_of_a_policy_are_said_before_anything_runs(tmp_path: Path, te
     with pytest.raises(CnnvizError) as refused:
         load_policy(str(path))
     assert message in refused.value.message
+
+
+_CHECK = f"{_BASE}checks:\n  - name: own\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("images: a", ": no version.", "Write version: 1"),
+        ("version: 'None'\nimages: a", ", line 1: version: 'None': expected 1.", "Write version: 1"),
+        (
+            _CHECK + "    kind: accuracy\n    min: high",
+            ", line 8, accuracy: min: 'high': expected a number, 0 to 1.",
+            "For example min: 0.9",
+        ),
+        (
+            _CHECK + "    kind: accuracy\n    min: 80",
+            "line 8, accuracy: min: 80 is out of range: 0 to 1.",
+            "for 80 % write min: 0.8",
+        ),
+        (_CHECK + "    kind: accuracy\n    min: .inf", "line 8, accuracy: min: inf: expected", "For example min: 0.9"),
+        (
+            _CHECK + "    kind: inside\n    min_energy: half",
+            "line 8, inside: min_energy: 'half': expected a number, 0 to 1.",
+            "For example min_energy: 0.5",
+        ),
+        (
+            _CHECK + "    kind: drift\n    baseline: 5",
+            "line 8, drift: baseline: 5: expected a word.",
+            "For example baseline: baseline",
+        ),
+        (_CHECK + "    kind: evidence\n    of: 5", "line 8, evidence: of: 5: expected a word.", "in quotes: of: '5'"),
+        (
+            _CHECK + "    kind: stable\n    under: 5",
+            "line 8, stable: under: 5",
+            "For example under: [shift, flip, brightness, jpeg]",
+        ),
+        (
+            _CHECK + "    kind: sane\n    level: 3",
+            "line 8, sane: level: 3 is none of error, warning.",
+            "Write level: error",
+        ),
+        (_CHECK + "    kind: sane\n    levle: error", "line 8, sane: there is no key 'levle'.", "Did you mean level?"),
+        (_CHECK + "    level: error", "line 6: a check without a kind.", "Write kind: one of inside, avoid"),
+        (
+            _BASE + "checks: sane",
+            "line 5: checks: expected a list of checks, got 'sane'.",
+            "For example - {kind: inside",
+        ),
+        (
+            _BASE + "checks: [sane]",
+            "line 5: expected a check, which is a mapping, got 'sane'.",
+            "For example - {kind: inside",
+        ),
+        (
+            _BASE + f"false_alarm: 5\n{_SANE}",
+            "line 5: false_alarm: 5: expected a number from 0 to 1.",
+            "For example false_alarm: 0.01",
+        ),
+        (
+            _BASE + f"min_images: 2.5\n{_SANE}",
+            "line 5: min_images: 2.5: expected a whole number of 1 or more.",
+            "For example min_images: 10",
+        ),
+        (
+            f"version: 1\nimages: 5\n{_SANE}",
+            "line 2: images: expected a text, or a list of texts, got 5.",
+            "For example images: data/val",
+        ),
+        (_BASE + f"method: gradcm\n{_SANE}", "line 5: method: unknown method 'gradcm'.", "Did you mean gradcam"),
+        (_BASE + "checks:\n  - {kind: accuracy\n  - x: [", "not valid YAML: expected ',' or '}'", "indent with spaces"),
+        ("version: 1\n\timages: a", "that cannot start any token in line 2", "indent with spaces"),
+        ("5: a", "expected keys that are words, got 5.", "in quotes"),
+        ("", "expected keys with values, got nothing.", "--init writes one"),
+    ],
+)
+def test_a_wrong_value_is_said_with_its_line_and_what_to_write(
+    tmp_path: Path, text: str, message: str, hint: str
+) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(CnnvizError) as refused:
+        load_policy(str(path))
+    assert refused.value.message.startswith(f"policy {path}")
+    assert message in refused.value.message
+    assert hint in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message", "hint"),
+    [
+        (
+            "a.jpg",
+            b"\xff\xd8\xff\xe0\x00\x10JFIF",
+            ": expected a YAML file, which is a text; this is none.",
+            "images come after it",
+        ),
+        (
+            "a.yaml",
+            b"\x89PNG\r\n\x1a\n\x00",
+            ": expected a YAML file, which is a text; this is none.",
+            "images come after it",
+        ),
+        ("net.py", b'"""A network."""\nimport torch\n', ": not valid YAML: ", "images come after it"),
+        ("p.yaml", b"version: 1\nimages: caf\xe9\n", ", line 2: not in UTF-8.", "Save the file as UTF-8."),
+    ],
+)
+def test_a_file_that_is_no_policy_is_said(tmp_path: Path, name: str, data: bytes, message: str, hint: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(CnnvizError) as refused:
+        load_policy(str(path))
+    assert refused.value.message.startswith(f"policy {path}{message}")
+    assert hint in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("model: {name: resnet18, inputsize: 3}", "line 2: unknown option 'inputsize'.", "Did you mean input_size"),
+        ("options:\n  veiw: whole", "line 3: unknown option 'veiw'.", "Did you mean view?"),
+        ("model: {name: resnet18, input_size: big}", "line 2: input_size: big: ", "For example input_size: 224"),
+        ("options: {batch_size: [1, 2]}", "line 2: batch_size: 1,2: expected a number", "For example batch_size: 16"),
+        ("labels: foldr", "line 2: labels: ", "Did you mean folder?"),
+    ],
+)
+def test_options_of_a_policy_are_said_by_its_keys(
+    tmp_path: Path, text: str, message: str, hint: str, capsys: Any
+) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(f"version: 1\n{text}\nimages: {tmp_path}\n{_SANE}")
+    assert main(["audit", str(path), "-o", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"policy {path}, {message}" in said
+    assert hint in said
 
 
 def test_what_yaml_makes_of_words_is_undone(tmp_path: Path) -> None:

@@ -137,7 +137,8 @@ def test_the_files_that_come_with_the_source_are_accepted(settings_of: Run, name
         ("alpha: 0.5\ncolormap: jet\nalpha: 0.6", "key 'alpha' twice, in lines 1 and 3", "One"),
         ("labels: [{a: 1, b: 2, a: 3}]", "key 'a' twice, in lines 1 and 1", "One"),
         ("[" * 1000, "not valid YAML", "One option a line"),
-        ("png-level: 11", "--png-level 11: expected 0 to 9", "--png-level 9"),
+        ("png-level: 11", "wrong.yaml: png-level: 11: expected 0 to 9", "png-level: 9"),
+        ("input_sise: 3", "unknown option 'input_sise'", "Did you mean input_size"),
     ],
 )
 def test_a_wrong_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str, hint: str) -> None:

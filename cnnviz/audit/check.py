@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from cnnviz.audit.policy import Policy, PolicyCheck
+from cnnviz.audit.policy import Policy
+from cnnviz.audit.policy_checks import PolicyCheck
 from cnnviz.audit.verdict import Observation, Statement
 from cnnviz.metrics.similarity import spearman
 from cnnviz.report.record_words import is_flat

@@ -4,48 +4,29 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from cnnviz.errors import CnnvizError, nearest, shown
+from cnnviz.audit.policy_checks import OF_TRUTH, PolicyCheck, read_checks
+from cnnviz.audit.policy_values import Written
+from cnnviz.errors import CnnvizError, shown
 from cnnviz.io.policy_file import read_policy
-from cnnviz.registry.checks import CHANGES, CheckSpec
 from cnnviz.registry.comparisons import AuditOptions
-from cnnviz.registry.lookup import all_checks
-from cnnviz.registry.params import Options
+from cnnviz.registry.lookup import methods_in
 
 VERSION = 1
-SCOPES, LEVELS, ONLY = ("all", "class", "group"), ("error", "warning"), ("correct", "all", "wrong")
+ONLY = ("correct", "all", "wrong")
 TRUTH_LABELS = ("class", "any", "box")
 _KEYS = (
     "version model images labels groups truth truth_classes truth_labels method target only false_alarm min_images "
     "options checks"
 ).split()
-_OF_CHECK = ("name", "kind", "level", "scope")
-_FILES = ("groups", "truth")
-_OF_TRUTH = ("background", "truth")
-
-
-@dataclass(frozen=True)
-class PolicyCheck:
-    """One check of a policy.
-
-    Attributes:
-        spec: Its kind.
-        name: As results call it, unique in the policy.
-        level: ``error`` fails the run, ``warning`` is told.
-        scope: What is judged together: ``all`` images, each ``class``, or each ``group``; the worst decides.
-        params: Its options.
-        line: Where it stands in the file, from 1.
-    """
-
-    spec: CheckSpec
-    name: str
-    level: str
-    scope: str
-    params: Options
-    line: int
+# With an example of each.
+_TEXTS = {
+    "labels": "folder", "groups": "groups.csv", "truth": "boxes.json", "truth_classes": "coco", "target": "pred"
+}  # fmt: skip
+_MAPPINGS = {"model": "{name: resnet18}", "options": "{view: whole}"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,8 @@ class Policy:
         min_images: Images that a group must have to pass.
         options: Further options of the command by their long names.
         checks: In order.
-        lines: Where its keys stand in the file, from 1; those of the model as ``model.KEY``.
+        lines: Where its keys stand in the file, from 1; those within another as ``model.KEY``,
+            those of the checks as ``checks.NUMBER.KEY``, from 0.
     """
 
     path: str
@@ -92,6 +74,11 @@ class Policy:
         """Where its file lies."""
         return os.path.dirname(self.path)
 
+    def where(self, *keys: str) -> str:
+        """The file, and the line of the first of these keys that it has, as an error begins."""
+        line = next((self.lines[key] for key in keys if key in self.lines), None)
+        return f"policy {self.path}" + ("" if line is None else f", line {line}")
+
     @property
     def tolerance(self) -> float | None:
         """That of the checks that ask where a map is largest, which have one; None where none asks."""
@@ -105,61 +92,59 @@ def load_policy(path: str) -> Policy:
     Raises:
         CnnvizError: It cannot be read, has a key or a word that is not known (with near matches), or lacks something.
     """
-    written, lines, keys = read_policy(path)
+    values, lines = read_policy(path)
+    written = Written(path, values, lines)
     here = os.path.dirname(path)
-    _check_keys(written, _KEYS, f"policy {path}")
-    data = {key: value for key, value in written.items() if value is not None}
-    if data.get("version") != VERSION or data["version"] is True:
-        raise CnnvizError(f"policy {path}: version {shown(str(data.get('version')))}.", f"Write version: {VERSION}")
-    for key in ("labels", *_FILES, "truth_classes", "target"):
-        _check_text(data.get(key, ""), key, path)
-    model = data.get("model", {})
-    model = _options({"name": model} if isinstance(model, str) else model, "model", path)
-    images = _texts(data.get("images"), "images", path)
+    written.check_keys(_KEYS)
+    _check_version(written)
+    texts = {key: written.text(key, example) for key, example in _TEXTS.items()}
+    if isinstance(values.get("model"), str):
+        written = replace(written, values={**values, "model": {"name": values["model"]}})
+    model, options = (written.mapping(key, example) for key, example in _MAPPINGS.items())
+    images = written.texts("images", "data/val")
     if not images:
-        raise CnnvizError(f"policy {path}: no images.", "For example images: data/val")
-    labels = data.get("labels", "none")
-    checks = _checks(data.get("checks"), lines, path)
-    if not checks:
-        raise CnnvizError(f"policy {path}: no checks.", "For example - {kind: inside, min_energy: 0.5}")
+        raise CnnvizError(f"{written.where('images')}: no images.", "For example images: data/val")
+    labels = None if texts["labels"] == "none" else texts["labels"]
     policy = Policy(
         path=path,
         model={_model_key(key): _beside(value, key, here) for key, value in model.items()},
         images=tuple(_joined(here, image) for image in images),
-        labels=None if labels in ("none", None) else labels if labels == "folder" else _joined(here, str(labels)),
-        groups=_file(data, "groups", here),
-        truth=_file(data, "truth", here),
-        truth_classes=_truth_classes(data.get("truth_classes"), here),
-        truth_labels=_word(data.get("truth_labels", "class"), TRUTH_LABELS, "truth_labels", path),  # type: ignore[arg-type]
-        methods=_texts(data.get("method", "gradcam"), "method", path) or ("gradcam",),
-        target=str(data.get("target", "label" if labels not in ("none", None) else "pred")),
-        only=_word(data.get("only", "correct" if labels not in ("none", None) else "all"), ONLY, "only", path),
-        false_alarm=_number(data.get("false_alarm", 0.01), 0, 1, "false_alarm", path),
-        min_images=int(_number(data.get("min_images", 10), 1, 1e9, "min_images", path)),
-        options={
-            key: _beside(value, key, here) for key, value in _options(data.get("options", {}), "options", path).items()
-        },
-        checks=checks,
-        lines=keys,
+        labels=labels if labels in (None, "folder") else _joined(here, labels),
+        groups=_file(texts["groups"], here),
+        truth=_file(texts["truth"], here),
+        truth_classes="coco" if texts["truth_classes"] == "coco" else _file(texts["truth_classes"], here),
+        truth_labels=written.word("truth_labels", TRUTH_LABELS, "class"),  # type: ignore[arg-type]
+        methods=_methods(written),
+        target=texts["target"] or ("pred" if labels is None else "label"),
+        only=written.word("only", ONLY, "all" if labels is None else "correct"),
+        false_alarm=written.number("false_alarm", 0, 1, 0.01),
+        min_images=int(written.number("min_images", 1, 1e9, 10)),
+        options={key: _beside(value, key, here) for key, value in options.items()},
+        checks=read_checks(written),
+        lines=lines,
     )
-    _check_whole(policy)
+    _check_whole(policy, written)
     return policy
 
 
-def _options(value: Any, key: str, path: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        example = "model: {name: resnet18}" if key == "model" else "options: {view: whole}"
-        raise CnnvizError(f"policy {path}: {key}: expected options with values.", f"For example {example}")
-    return value
+def _check_version(written: Written) -> None:
+    version = written.values.get("version")
+    if version is None:
+        raise CnnvizError(f"{written.where('version')}: no version.", f"Write version: {VERSION}")
+    if version != VERSION or version is True:
+        raise written.refused("version", f"{shown(version)}: expected {VERSION}.", f"Write version: {VERSION}")
 
 
-def _check_text(value: Any, key: str, path: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        hint = "Write it in quotes: YAML reads on, off, yes and no as true and false, 2024-01-01 as a date."
-        raise CnnvizError(f"policy {path}: {key}: expected a text, got {shown(str(value))}.", hint)
+def _methods(written: Written) -> tuple[str, ...]:
+    methods = written.texts("method", "gradcam") or ("gradcam",)
+    try:
+        methods_in(methods)
+    except CnnvizError as error:
+        raise written.refused("method", error.message[:1].lower() + error.message[1:], error.hint) from None
+    return methods
 
 
-def _check_whole(policy: Policy) -> None:
+def _check_whole(policy: Policy, written: Written) -> None:
     """Refuse what the parts of a policy cannot give each other."""
     for check in policy.checks:
         where = f"policy {policy.path}, line {check.line}: {check.name}"
@@ -168,7 +153,7 @@ def _check_whole(policy: Policy) -> None:
         if check.spec.needs == "truth" and policy.truth is None:
             raise CnnvizError(f"{where} needs to know where objects are.", "Give truth: boxes.json")
         region = getattr(check.params, "region", getattr(check.params, "replace", ""))
-        if region in _OF_TRUTH and not policy.truth:
+        if region in OF_TRUTH and not policy.truth:
             other = "replace" if hasattr(check.params, "replace") else "region"
             hint = f"Give truth: boxes.json; or, without, a rectangle: {other}: [0, 0.9, 1, 1] is the lowest tenth."
             raise CnnvizError(f"{where} needs to know what is {region}.", hint)
@@ -178,132 +163,17 @@ def _check_whole(policy: Policy) -> None:
         if check.scope == "group" and policy.groups is None:
             raise CnnvizError(f"{where} is judged by group.", "Give groups: groups.csv")
     if policy.target == "label" and policy.labels is None:
-        raise CnnvizError(
-            f"policy {policy.path}: target: label without labels.", "Give labels: folder, or target: pred"
-        )
+        raise written.refused("target", "label without labels.", "Give labels: folder, or target: pred")
     if policy.only != "all" and policy.labels is None:
-        raise CnnvizError(f"policy {policy.path}: only: {policy.only} without labels.", "Give labels: folder")
-
-
-def _checks(rows: Any, lines: Sequence[int], path: str) -> tuple[PolicyCheck, ...]:
-    if rows is None:
-        return ()
-    if not isinstance(rows, list):
-        raise CnnvizError(f"policy {path}: checks are a list.", "For example - {kind: inside, min_energy: 0.5}")
-    known = {spec.name: spec for spec in all_checks()}
-    found: list[PolicyCheck] = []
-    for place, row in enumerate(rows):
-        line = lines[place] if place < len(lines) else 0
-        where = f"policy {path}, line {line}"
-        if not isinstance(row, dict):
-            raise CnnvizError(f"{where}: a check is a mapping.", "For example - {kind: inside, min_energy: 0.5}")
-        kind = str(row.get("kind", ""))
-        if kind not in known:
-            hint = nearest(kind, known) or f"Checks: {', '.join(known)}."
-            raise CnnvizError(f"{where}: there is no check of kind {shown(kind)}.", hint)
-        spec = known[kind]
-        row = {"on" if key is True else key: value for key, value in row.items()}  # as YAML 1.1 reads a bare on
-        _check_keys(row, [*_OF_CHECK, *(param.name for param in spec.params)], f"{where}, {kind}")
-        given = {key: _as_text(value) for key, value in row.items() if key not in _OF_CHECK}
-        try:
-            params = _params(spec, given)
-        except CnnvizError as error:
-            raise CnnvizError(f"{where}, {kind}: {error.message}", error.hint) from None
-        name = _unique(str(row.get("name", kind)), [each.name for each in found])
-        level = _word(row.get("level", spec.level), LEVELS, "level", path)
-        scope = _word(row.get("scope", "all"), SCOPES, "scope", path)
-        found.append(PolicyCheck(spec, name, level, scope, params, line))
-    return tuple(found)
-
-
-def _params(spec: CheckSpec, given: Mapping[str, Any]) -> Options:
-    """The options of a check; ``null`` takes a limit away, and one must be left."""
-    limits = [param.name for param in spec.params if param.name.startswith(("min_", "max_"))]
-    gone = [name for name in limits if len(limits) > 1 and name in given and given[name] is None]
-    params = spec.resolve_params({key: value for key, value in given.items() if key not in gone})
-    params = replace(params, **dict.fromkeys(gone))  # type: ignore[type-var]
-    if limits and all(getattr(params, name) is None for name in limits):
-        raise CnnvizError("it allows anything.", f"Give {' or '.join(limits)}.")
-    if (region := getattr(params, "region", None)) is not None:
-        _check_region(region, "region", _OF_TRUTH)
-    if (region := getattr(params, "replace", None)) is not None:
-        _check_region(region, "replace", _OF_TRUTH[:1])
-    if (under := getattr(params, "under", None)) is not None:
-        for name in under or [""]:
-            if name not in CHANGES:
-                hint = nearest(name, CHANGES) or f"For example under: [{', '.join(CHANGES)}]"
-                raise CnnvizError(f"under: {shown(name)} is none of {', '.join(CHANGES)}.", hint)
-    return params
-
-
-def _check_region(text: str, key: str, words: Sequence[str]) -> None:
-    if text in words:
-        return
-    try:
-        x0, y0, x1, y1 = map(float, text.replace("/", ",").split(","))
-        inside = 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
-    except ValueError:
-        inside = False
-    if not inside:
-        said = (
-            f"{key}: {shown(text)}: expected {' or '.join(words)}, or x0, y0, x1, y1 in fractions of width and height."
-        )
-        raise CnnvizError(said, nearest(text, words) or f"The lowest tenth is {key}: [0, 0.9, 1, 1]")
-
-
-def _as_text(value: Any) -> Any:
-    """A region as its text: ``[0, 0.85, 1, 1]`` is ``0,0.85,1,1``."""
-    if isinstance(value, list) and value and all(isinstance(each, (int, float)) for each in value):
-        return ",".join(map(str, value))
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _unique(name: str, taken: Sequence[str]) -> str:
-    found, number = name, 2
-    while found in taken:
-        found, number = f"{name} ({number})", number + 1
-    return found
-
-
-def _check_keys(data: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in data:
-        if key not in known:
-            raise CnnvizError(
-                f"{where}: there is no key {shown(str(key))}.", nearest(str(key), known) or ", ".join(known)
-            )
-
-
-def _word(value: Any, words: Sequence[str], key: str, path: str) -> str:
-    text = {"worst_group": "group"}.get(str(value), str(value))
-    if text not in words:
-        hint = nearest(text, words) or f"Use {', '.join(words)}."
-        raise CnnvizError(f"policy {path}: {key}: {shown(text)} is none of {', '.join(words)}.", hint)
-    return text
-
-
-def _number(value: Any, low: float, high: float, key: str, path: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise CnnvizError(f"policy {path}: {key}: {shown(str(value))}: expected a number from {low:g} to {high:g}.")
-    return float(value)
-
-
-def _texts(value: Any, key: str, path: str) -> tuple[str, ...]:
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(each, str) for each in values):
-        raise CnnvizError(f"policy {path}: {key}: expected text, or a list of texts.")
-    return tuple(values)
+        raise written.refused("only", f"{policy.only} without labels.", "Give labels: folder")
 
 
 def _joined(here: str, path: str) -> str:
     return path if "://" in path or os.path.isabs(path) else os.path.join(here, path)
 
 
-def _file(data: Mapping[str, Any], key: str, here: str) -> str | None:
-    return None if data.get(key) is None else _joined(here, str(data[key]))
-
-
-def _truth_classes(value: Any, here: str) -> str | None:
-    return None if value is None else "coco" if value == "coco" else _joined(here, str(value))
+def _file(path: str | None, here: str) -> str | None:
+    return None if path is None else _joined(here, path)
 
 
 def _model_key(key: str) -> str:

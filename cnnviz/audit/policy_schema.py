@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cnnviz.audit.policy import LEVELS, ONLY, SCOPES, TRUTH_LABELS, VERSION
+from cnnviz.audit.policy import ONLY, TRUTH_LABELS, VERSION
+from cnnviz.audit.policy_checks import LEVELS, SCOPES
 from cnnviz.registry.checks import CheckSpec
 from cnnviz.registry.lookup import all_checks
 from cnnviz.registry.params import Param

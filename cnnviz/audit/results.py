@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cnnviz.audit.policy import PolicyCheck
+from cnnviz.audit.policy_checks import PolicyCheck
 from cnnviz.audit.verdict import Result
 from cnnviz.report import audit_words
 

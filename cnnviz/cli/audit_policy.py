@@ -17,8 +17,9 @@ _NEW = "policy.yaml"
 _BESIDE = "Paths of a policy are relative to its file."
 
 
-def with_policy(given: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, Any] | str:
-    """What was said, over what the policy says; or, where a policy was to be begun, that it was.
+def with_policy(given: Mapping[str, Any], options: Mapping[str, Option]) -> tuple[dict[str, Any], dict[str, str]] | str:
+    """What was said, over what the policy says, with the places in its file of the options that it gives; or, where a
+    policy was to be begun, that it was.
 
     Raises:
         CnnvizError: There is no policy, or it cannot be used.
@@ -33,9 +34,11 @@ def with_policy(given: Mapping[str, Any], options: Mapping[str, Option]) -> dict
         raise CnnvizError("No policy was given.", "cnnviz audit POLICY.yaml; cnnviz audit --init writes one")
     policy = load_policy(str(named))
     _check_there(policy, {**given, **({"images": inputs} if inputs else {})})
-    asked = _asked(policy, options, bool(given.get("accept")))
+    asked, places = _options(policy, options)
+    asked |= _asked(policy, asked, bool(given.get("accept")))
     rest = {key: value for key, value in given.items() if key != "inputs"}
-    return {**asked, **rest, "inputs": inputs or list(policy.images), "policy": str(named)}
+    found = {**asked, **rest, "inputs": inputs or list(policy.images), "policy": str(named)}
+    return found, {key: place for key, place in places.items() if key not in rest}
 
 
 def _check_there(policy: Policy, given: Mapping[str, Any]) -> None:
@@ -63,14 +66,30 @@ def _check_there(policy: Policy, given: Mapping[str, Any]) -> None:
                 continue
             folder, base = os.path.split(path.rstrip("/"))
             there = os.listdir(folder or ".") if os.path.isdir(folder or ".") else None
-            hint = f"The folder {folder} does not exist either." if there is None else nearest(base, there)
-            where = f"policy {policy.path}, line {policy.lines.get(key, 1)}"
-            raise CnnvizError(f"{where}: {key.rpartition('.')[2]}: {path} does not exist.", hint or _BESIDE)
+            known = [*(there or ()), *(["folder"] if key == "labels" else [])]
+            hint = nearest(base, known) or ("" if there is not None else f"The folder {folder} does not exist either.")
+            raise CnnvizError(f"{policy.where(key)}: {key.rpartition('.')[2]}: {path} does not exist.", hint or _BESIDE)
 
 
-def _asked(policy: Policy, options: Mapping[str, Option], accepts: bool) -> dict[str, Any]:
-    where = f"policy {policy.path}"
-    found = {**from_config(policy.options, options, where), **from_config(policy.model, options, where)}
+def _options(policy: Policy, options: Mapping[str, Option]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Options of the command that the policy gives, by field name, and where each stands in its file."""
+    found: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for within, values in (("options", policy.options), ("model", policy.model)):
+
+        def where(key: str, within: str = within) -> str:
+            name = "name" if (within, key) == ("model", "model") else key
+            return policy.where(f"{within}.{name}", f"{within}.{name.replace('_', '-')}", within)
+
+        for key, value in values.items():
+            own = from_config({key: value}, options, where)
+            found |= own
+            places |= {name: f"{where(key)}: {key}" for name in own}
+    return found, places
+
+
+def _asked(policy: Policy, options: Mapping[str, Any], accepts: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     classes = [] if policy.labels is None else [policy.labels]
     if policy.target == "pred" or policy.labels is None:
         classes.append("pred")
@@ -81,6 +100,6 @@ def _asked(policy: Policy, options: Mapping[str, Option], accepts: bool) -> dict
         found["truth"] = policy.truth
     if policy.truth_classes is not None:
         found["truth_classes"] = policy.truth_classes
-    if accepts or any(check.spec.keeps_maps for check in policy.checks):
-        found.setdefault("save", "overlay,raw")
+    if "save" not in options and (accepts or any(check.spec.keeps_maps for check in policy.checks)):
+        found["save"] = "overlay,raw"
     return found

@@ -15,7 +15,7 @@ from cnnviz.cli.info import help_of
 from cnnviz.cli.options import Option
 from cnnviz.cli.places import executor_parts, output_of, share_of
 from cnnviz.cli.shared import Shared, shared_options
-from cnnviz.cli.values import from_config, given_values, long_name
+from cnnviz.cli.values import from_config, given_values, long_name, told_of_files
 from cnnviz.cli.variants import named_variant, option_help, page_of, refuse_foreign_options
 from cnnviz.errors import EXIT_DONE, CnnvizError
 from cnnviz.io.config_file import read_config
@@ -49,22 +49,23 @@ def command_of(name: str, specs: Specs) -> MadeCommand:
 
 def _run(ctx: Any, specs: Specs, options: Mapping[str, Option]) -> int:
     console: Console = ctx.obj
-    given = _with_config(given_values(ctx, options), options)
+    given, places = _with_config(given_values(ctx, options), options)
     if specs[0].takes() == "policy":
         found = with_policy(given, options)
         if isinstance(found, str):
             console.note(found)
             return EXIT_DONE
-        given = found
+        given, places = found[0], {**places, **found[1]}
     # A study may have an option of its own by the name of a shared one that it hides (embed's --metric).
     common = _shared(specs[0])
-    shared = Shared(**{key: value for key, value in given.items() if key in common})
-    if specs[0].takes() == "images":
-        shared.require_inputs(specs[0].command)
-    console.quiet, console.verbose, console.json = shared.quiet, shared.verbose, shared.json_
-    console.resumes = "resume" in options
-    spec = named_variant(specs, given.get("variant"))
-    run_settings = _settings(spec, shared, given)
+    with told_of_files(places):
+        shared = Shared(**{key: value for key, value in given.items() if key in common})
+        if specs[0].takes() == "images":
+            shared.require_inputs(specs[0].command)
+        console.quiet, console.verbose, console.json = shared.quiet, shared.verbose, shared.json_
+        console.resumes = "resume" in options
+        spec = named_variant(specs, given.get("variant"))
+        run_settings = _settings(spec, shared, given)
     if run_settings.shard is not None:
         told = share_of(shared)[1]
         console.note(f"share {run_settings.shard} of the inputs" + (f", by {told}" if told else ""))
@@ -75,8 +76,9 @@ def _run(ctx: Any, specs: Specs, options: Mapping[str, Option]) -> int:
     # Not at the top: they bring NumPy and torch, for which --help must not wait.
     from cnnviz.run import preflight
 
-    preflight.check(run_settings, spec)
-    with streams.reserved():
+    with told_of_files(places):
+        preflight.check(run_settings, spec)
+    with streams.reserved(), told_of_files(places):
         result = _result(run_settings, spec, console, executor_parts(shared))
     return console.outcome(result)
 
@@ -157,15 +159,18 @@ def _kind(takers: list[Param]) -> type:
     return float if kinds == {int, float} else str
 
 
-def _with_config(said: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, Any]:
-    """What the command line says over what its configuration file says."""
+def _with_config(said: Mapping[str, Any], options: Mapping[str, Option]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the command line says over what its configuration file says, and where options of the file stand."""
     path = said.get("config")
-    filed = from_config(read_config(path), options, path) if path else {}
+    data = read_config(path) if path else {}
+    filed = from_config(data, options, lambda key: f"--config {path}")
     if "view" in said:  # the command line wins, also over the other word for the same thing
         filed.pop("no_crop", None)
     elif said.get("no_crop"):
         filed.pop("view", None)
-    return {**filed, **said}
+    keys = {key.replace("_", "-"): key for key in data}
+    places = {name: f"--config {path}: {keys[long_name(name)]}" for name in filed if name not in said}
+    return {**filed, **said}, places
 
 
 def _check(spec: CommandSpec, chosen: Mapping[str, Any]) -> None:

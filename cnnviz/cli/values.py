@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cnnviz.errors import CnnvizError, brief, nearest, shown
@@ -66,13 +67,13 @@ def given_values(ctx: Any, options: Mapping[str, Option]) -> dict[str, Any]:
     return said
 
 
-def from_config(data: Mapping[str, Any], options: Mapping[str, Option], path: str) -> dict[str, Any]:
+def from_config(data: Mapping[str, Any], options: Mapping[str, Option], where: Callable[[str], str]) -> dict[str, Any]:
     """Values of a configuration file by field name, in each option's type.
 
     Args:
         data: What the file holds.
         options: Those of the command, by field name.
-        path: Of the file, for messages.
+        where: Where a key of the file stands, as messages about it begin.
 
     Raises:
         CnnvizError: An unknown option (with near matches), one given twice, or a value of the wrong type.
@@ -82,13 +83,34 @@ def from_config(data: Mapping[str, Any], options: Mapping[str, Option], path: st
     for key, value in data.items():
         long = key.replace("_", "-")
         if long not in known:
-            hint = nearest(long, known) or f"The options are: {', '.join(sorted(known))}."
-            raise CnnvizError(f"--config {path}: unknown option {shown(key)}.", hint)
+            hint = nearest(long, known).replace("-", "_") or f"The options are: {', '.join(sorted(known))}."
+            raise CnnvizError(f"{where(key)}: unknown option {shown(key)}.", hint)
         if known[long] in values:
-            raise CnnvizError(f"--config {path}: {long!r} is given twice.", "Keep one of the two spellings.")
+            raise CnnvizError(f"{where(key)}: {long!r} is given twice.", "Keep one of the two spellings.")
         if value is not None:
-            values[known[long]] = _typed(value, options[known[long]], f"--config {path}: {key}")
+            values[known[long]] = _typed(value, options[known[long]], f"{where(key)}: {key}")
     return values
+
+
+@contextlib.contextmanager
+def told_of_files(places: Mapping[str, str]) -> Iterator[None]:
+    """Around what refuses options: of one that a file gives it is said where, and by its key.
+
+    Args:
+        places: By field name of an option that a file gives, its place and its key: ``policy p.yaml, line 2: mean``.
+
+    Raises:
+        CnnvizError: With the place and the key where the message begins with the flag.
+    """
+    try:
+        yield
+    except CnnvizError as error:
+        for name, place in places.items():
+            flag, key = f"--{long_name(name)} ", place.rpartition(": ")[2]
+            if error.message.startswith(flag):
+                said = f"{place}: {error.message.removeprefix(flag)}"
+                raise CnnvizError(said, error.hint.replace(flag, f"{key}: "), exit_code=error.exit_code) from error
+        raise
 
 
 def _typed(value: Any, option: Option, where: str) -> Any:

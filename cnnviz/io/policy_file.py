@@ -7,49 +7,72 @@ from typing import Any
 
 import yaml
 
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, shown
 from cnnviz.io.structured import load_yaml
 
 _BEGIN = "cnnviz audit --init writes one to begin with."
+_FIRST = "The first word after audit is a YAML file, images come after it."
+_SUFFIXES = (".yaml", ".yml")
 
 
-def read_policy(path: str) -> tuple[dict[str, Any], list[int], dict[str, int]]:
-    """The mapping in a file, the line of each item of its ``checks``, and those of its keys, from 1.
+def read_policy(path: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """The mapping in a file, and the lines of its keys and of the items of its ``checks``, from 1.
 
     Raises:
         CnnvizError: The file cannot be read, or holds no mapping.
     """
     try:
-        with open(path, encoding="utf-8") as stream:
-            text = stream.read()
-        data = load_yaml(text)
+        with open(path, "rb") as stream:
+            data = stream.read()
     except OSError as error:
         reason = error.strerror or error
-        hint = _BEGIN if not os.path.isdir(path) else f"The first word is a YAML file, images come after it. {_BEGIN}"
+        hint = _BEGIN if not os.path.isdir(path) else f"{_FIRST} {_BEGIN}"
         raise CnnvizError(f"policy {path}: cannot be read ({reason}).", hint) from error
+    try:
+        text = data.decode("utf-8-sig")
+        values = load_yaml(text)
+    except UnicodeDecodeError as error:
+        if b"\0" in data or not path.casefold().endswith(_SUFFIXES):
+            said = f"policy {path}: expected a YAML file, which is a text; this is none."
+            raise CnnvizError(said, f"{_FIRST} {_BEGIN}") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CnnvizError(f"policy {path}, line {line}: not in UTF-8.", "Save the file as UTF-8.") from error
     except ValueError as error:
-        raise CnnvizError(f"policy {path}: not valid YAML: {getattr(error, 'reason', error)}.") from error
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise CnnvizError(f"policy {path}: expected keys with values.", _BEGIN)
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    return data, _lines(root), _keys(root)
+        raise CnnvizError(f"policy {path}: not valid YAML: {error}.", _why(path)) from error
+    if not isinstance(values, dict):
+        kind = "nothing" if values is None else "a list" if isinstance(values, list) else shown(values)
+        raise CnnvizError(f"policy {path}: expected keys with values, got {kind}.", _BEGIN)
+    for key in values:
+        if not isinstance(key, str):
+            said = f"expected keys that are words, got {shown(key)}."
+            raise CnnvizError(f"policy {path}: {said}", f"Write a key in quotes where it is one. {_BEGIN}")
+    return values, _keys(yaml.compose(text, Loader=yaml.SafeLoader))
+
+
+def _why(path: str) -> str:
+    """What to do about a text that is no YAML."""
+    if not path.casefold().endswith(_SUFFIXES):
+        return f"{_FIRST} {_BEGIN}"
+    return f"One key a line, such as 'labels: folder'; indent with spaces, quote text that has a colon. {_BEGIN}"
 
 
 def _keys(root: Any) -> dict[str, int]:
-    """By key; what stands within another mapping as ``KEY.KEY``."""
+    """By key; what stands within another mapping as ``KEY.KEY``, within a list by its number, from 0."""
     found = {}
     for key, value in root.value:
         found[str(key.value)] = key.start_mark.line + 1
         if isinstance(value, yaml.MappingNode):
-            found |= {f"{key.value}.{own.value}": own.start_mark.line + 1 for own, _ in value.value}
+            found |= {f"{key.value}.{name}": line for name, line in _own(value)}
+        elif isinstance(value, yaml.SequenceNode):
+            for place, item in enumerate(value.value):
+                found[f"{key.value}.{place}"] = item.start_mark.line + 1
+                if isinstance(item, yaml.MappingNode):
+                    found |= {f"{key.value}.{place}.{name}": line for name, line in _own(item)}
     return found
 
 
-def _lines(root: Any) -> list[int]:
-    for key, value in root.value:
-        if key.value == "checks" and isinstance(value, yaml.SequenceNode):
-            return [item.start_mark.line + 1 for item in value.value]
-    return []
+def _own(node: Any) -> list[tuple[str, int]]:
+    return [(str(key.value), key.start_mark.line + 1) for key, _ in node.value]
 
 
 def write_new(path: str, text: str) -> None:

@@ -95,7 +95,8 @@ class Param:
         if value is None and self.default is None:
             return None
         if not all(map(_is_usable, value if isinstance(value, (tuple, list)) else (value,))):
-            raise CnnvizError(f"{self.name}: expected a number that is finite, of at most 15 digits.")
+            said = f"{self.name}={shown(value)}: expected a number that is finite, of at most 15 digits."
+            raise CnnvizError(said)
         if self.type == "texts":
             return tuple(self._text(item) for item in (value if isinstance(value, (tuple, list)) else (value,)))
         if self.type == "bool":
@@ -144,19 +145,26 @@ class Param:
 
     def _number(self, value: Any, given: Any = None) -> int | float:
         said = f"{self.name}={value if given is None else given!r}"
+        default = "" if self.default is None else f"The default is {self.default}."
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
             or (self.type == "int" and not float(value).is_integer())
         ):
-            raise CnnvizError(f"{said}: expected {'a whole number' if self.type == 'int' else 'a number'}.")
+            span = f", {self._span()}" if self._span() else ""
+            raise CnnvizError(
+                f"{said}: expected {'a whole number' if self.type == 'int' else 'a number'}{span}.", default
+            )
         low, high = self.minimum, self.maximum
         if (low is not None and value < low) or (high is not None and value > high):
-            span = f"{low:g} to {high:g}" if low is not None and high is not None else ""
-            span = span or (f"{high:g} or less" if low is None else f"{low:g} or more")
-            default = "" if self.default is None else f"The default is {self.default}."
-            raise CnnvizError(f"{said} is out of range: {span}.", default)
+            raise CnnvizError(f"{said} is out of range: {self._span()}.", default)
         return int(value) if self.type == "int" else float(value)
+
+    def _span(self) -> str:
+        low, high = self.minimum, self.maximum
+        if low is not None and high is not None:
+            return f"{low:g} to {high:g}"
+        return f"{low:g} or more" if low is not None else f"{high:g} or less" if high is not None else ""
 
 
 def _whole(number: Any) -> Any:
