@@ -24,6 +24,7 @@ from cnnviz.registry.localization_metrics import RegionEnergyOptions
 from cnnviz.report.github import workflow_lines
 from cnnviz.report.junit import junit
 from cnnviz.report.sarif import sarif
+from cnnviz.report.summary_markdown import summary_markdown
 from cnnviz.tasks.region_words import parse_region
 from tests import test_audit, test_detection_runs
 from tests.support import segment_network
@@ -138,8 +139,53 @@ def test_the_starter_says_what_zero_means(tmp_path: Path) -> None:
 ROW = {
     "name": "a", "kind": "avoid", "statement": "energy", "method": "", "verdict": "not decided", "level": "error",
     "measured": None, "at_least": True, "allowed": 0.9, "group": None, "line": 3, "violations": [], "reason": "few",
-    "n": 0, "p": None,
+    "n": 0, "p": None, "ci95": None, "confirmed": None,
 }  # fmt: skip
+
+
+def test_statements_of_one_check_are_told_apart_wherever_they_are_listed() -> None:
+    """Two statements, of two methods, of which one is violated and one is not decided."""
+    seen = {**ROW, "measured": 0.25, "group": "cats", "violations": [{"path": "x.png", "value": 0.1}]}
+    rows = [
+        {**seen, "statement": statement, "method": method, "verdict": verdict}
+        for statement in ("energy", "pointing")
+        for method in ("cam", "gradcam")
+        for verdict in ("violated", "not decided")
+    ]
+    wanted = [f"a: {row['statement']} [{row['method']}]: " for row in rows]
+    results = json.loads(sarif("p.yaml", rows))["runs"][0]["results"]
+    audit = {"passed": False, "policy": "p", "undecided": 4, "checks": rows, "false_alarm": 0.05}
+    lines = summary_markdown(audit).decode().splitlines()
+    noted = workflow_lines("p.yaml", rows)
+    for row, name in zip(rows, wanted, strict=True):
+        said = name + (f"not decided: few ({row['statement']} " if row["verdict"] != "violated" else row["statement"])
+        assert sum(each["message"]["text"].startswith(said) for each in results) == 1
+        assert sum(f"::{said}" in each for each in noted) == 1
+        head = f"### {name.removesuffix(': ')}" if row["verdict"] == "violated" else said
+        assert sum(each.startswith(head) for each in lines) == 1
+    assert all("0.25 in cats, allowed at least 0.9" in each["message"]["text"] for each in results)
+
+
+def test_checks_that_are_called_alike_are_named_by_what_they_differ_in(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    checks = """
+  - {kind: avoid, max_energy: 0.2}
+  - {kind: avoid, region: [0, 0.9, 1, 1]}
+  - {kind: stable, under: [shift, flip]}
+  - {kind: stable, under: [jpeg]}
+  - {kind: sane}
+  - {name: object, kind: inside, min_energy: 0.5}
+  - {name: object, kind: inside, min_energy: 0.7, level: warning}
+  - {name: object, kind: accuracy}
+  - {kind: calibration, max_error: 0.1}
+  - {kind: calibration, max_error: 0.2}
+"""
+    path.write_text(f"version: 1\nimages: a\nlabels: folder\ntruth: t.json\nchecks:{checks}")
+    assert [check.name for check in load_policy(str(path)).checks] == [
+        "avoid (region background)", "avoid (region 0,0.9,1,1)", "stable (under shift flip)", "stable (under jpeg)",
+        "sane", "object (inside) (level error)", "object (inside) (level warning)", "object (accuracy)",
+        "calibration", "calibration (2)",
+    ]  # fmt: skip
 
 
 def test_what_is_not_decided_fails_everywhere_with_strict() -> None:

@@ -59,9 +59,23 @@ def allowed(row: Mapping[str, Any]) -> str:
     return f"{'at least' if row['at_least'] else 'at most'} {row['allowed']:g}"
 
 
-def violation(row: Mapping[str, Any]) -> str:
-    """Of a violated check what was measured beside what was allowed."""
-    return f"{row['statement']} {row['measured']:.4g}, allowed {allowed(row)}"
+def title(row: Mapping[str, Any]) -> str:
+    """What a statement is called: that of its check, what is measured, and the method whose maps are judged."""
+    method = f" [{row['method']}]" if row["method"] else ""
+    return f"{row['name']}: {row['statement']}{method}"
+
+
+def finding(row: Mapping[str, Any]) -> str:
+    """What was measured beside what was allowed, in which group, and why it is not decided where it is not."""
+    if row["verdict"] != "not decided":
+        return _beside(row)
+    known = row["measured"] is not None
+    return f"not decided: {row['reason']}" + (f" ({_beside(row)})" if known else "")
+
+
+def _beside(row: Mapping[str, Any]) -> str:
+    group = f" in {row['group']}" if row["group"] else ""
+    return f"{row['statement']} {row['measured']:.4g}{group}, allowed {allowed(row)}"
 
 
 _REPLACED = {"blur": "blurred (its mean colours stay)", "shuffle": "replaced by that of another picture"}

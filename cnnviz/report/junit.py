@@ -42,21 +42,20 @@ def junit(
 
 
 def _case(suite: ElementTree.Element, policy: str, row: Mapping[str, Any], *, fails: bool) -> None:
-    name = f"{row['name']}: {row['statement']}" + (f" [{row['method']}]" if row["method"] else "")
-    case = ElementTree.SubElement(suite, "testcase", {"name": _text(name), "classname": _text(policy), "time": "0"})
+    named = {"name": _text(audit_words.title(row)), "classname": _text(policy), "time": "0"}
+    case = ElementTree.SubElement(suite, "testcase", named)
     properties = ElementTree.SubElement(case, "properties")
     for key in ("measured", "allowed", "n", "p", "group", "level", "kind"):
         if row[key] is not None:
             ElementTree.SubElement(properties, "property", {"name": key, "value": _text(str(row[key]))})
     if fails:
-        undecided = row["verdict"] == "not decided"
-        message = f"not decided: {row['reason']}" if undecided else audit_words.violation(row)
-        failure = ElementTree.SubElement(case, "failure", {"message": _text(message), "type": row["kind"]})
+        said = {"message": _text(audit_words.finding(row)), "type": row["kind"]}
+        failure = ElementTree.SubElement(case, "failure", said)
         failure.text = _text("\n".join(f"{each['path']}: {each['value']:.4g}" for each in row["violations"]))
     elif row["verdict"] == "not decided":
-        ElementTree.SubElement(case, "skipped", {"message": _text(f"not decided: {row['reason']}")})
+        ElementTree.SubElement(case, "skipped", {"message": _text(audit_words.finding(row))})
     elif row["verdict"] == "violated":
-        ElementTree.SubElement(case, "system-out").text = _text(f"warning: {row['statement']} {row['measured']:.4g}")
+        ElementTree.SubElement(case, "system-out").text = _text(f"warning: {audit_words.finding(row)}")
 
 
 def _text(value: str) -> str:

@@ -36,10 +36,7 @@ def sarif(policy: str, rows: Sequence[Mapping[str, Any]], *, strict: bool = Fals
 
 def _result(policy: str, row: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
     level = "error" if audit_words.fails(row, strict=strict) else "warning" if row["verdict"] == "violated" else "note"
-    if row["verdict"] == "violated":
-        text = audit_words.violation(row)
-    else:
-        text = f"not decided: {row['reason']}"
+    text = f"{audit_words.title(row)}: {audit_words.finding(row)}"
     key = "|".join([row["name"], row["statement"], row["method"] or "", row["group"] or ""])
     place = {"artifactLocation": {"uri": _uri(policy)}, "region": {"startLine": max(1, row["line"])}}
     related = [

@@ -39,12 +39,12 @@ def summary_markdown(audit: Mapping[str, Any]) -> bytes:
         lines.append(f"| {' | '.join(_cell(str(cell)) for cell in cells)} |")
     for row in rows:
         if row["verdict"] == "violated" and row["violations"]:
-            lines += ["", f"### {_cell(row['name'])}", ""]
+            lines += ["", f"### {_cell(audit_words.title(row))}", ""]
             lines += [f"- `{_cell(each['path'])}`: {each['value']:.3g}" for each in row["violations"]]
             if row["confirmed"]:
                 lines += ["", f"{_cell(audit_words.confirmation(row['confirmed']))}."]
         elif row["verdict"] == "not decided":
-            lines += ["", f"{_cell(row['name'])}: not decided: {_cell(row['reason'])}"]
+            lines += ["", f"{_cell(audit_words.title(row))}: {_cell(audit_words.finding(row))}"]
     if notes := audit_words.notes(audit):
         lines += ["", *(f"- {_cell(each)}" for each in notes)]
     text = "\n".join(lines) + "\n"
