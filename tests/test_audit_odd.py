@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cnnviz.audit.attention import Inside
+from cnnviz.audit.attention import Evidence, Inside
 from cnnviz.audit.audit import Audit
-from cnnviz.audit.check import Judged
+from cnnviz.audit.check import Check, Judged
 from cnnviz.audit.counterfactual import changed
 from cnnviz.audit.drift import Drift, _key, accepted, likeness
 from cnnviz.audit.policy import load_policy
@@ -113,6 +113,54 @@ def test_flat_maps_are_left_out_for_that_reason(tmp_path: Path) -> None:
     assert "marked" not in flat.why_not
     assert "marked" in unmarked.why_not
     assert "flat" not in unmarked.why_not
+
+
+def _of_kind(tmp_path: Path, check: str, kind: type[Check]) -> Check:
+    """A check of a policy that has no other."""
+    (tmp_path / "p.yaml").write_text(f"version: 1\nimages: a\ntruth: b.json\nchecks: [{{{check}}}]")
+    policy = load_policy(str(tmp_path / "p.yaml"))
+    return kind(policy.checks[0], policy)
+
+
+def test_maps_that_are_largest_nowhere_are_no_misses(tmp_path: Path) -> None:
+    check = _of_kind(tmp_path, "kind: inside, min_energy: 0.1, min_pointing: 0.5", Inside)
+    check.regions = ("truth",)  # type: ignore[attr-defined]
+    rows = {
+        "peak": {"max": 1.0, "region_energy": {"energies": [0.75], "peak_inside": True}},
+        "constant": {"max": 1.0, "flat": True, "region_energy": {"energies": [0.25], "peak_inside": None}},
+        "zero": {"max": 0.0, "flat": True, "region_energy": {"energies": [None], "peak_inside": None}},
+        "negative": {"max": -1.0, "region_energy": {"energies": [None], "peak_inside": None}},
+    }
+    judged = [_judged({}, scores) for scores in rows.values()]
+    judged = [replace(each, record={**each.record, "path": name}) for each, name in zip(judged, rows, strict=True)]
+    energy, pointing = check.statements("gradcam", judged, cast("SecondLook", None))
+    assert [(each.image, each.value) for each in energy.observations] == [("peak", 0.75), ("constant", 0.25)]
+    assert [(each.image, each.value) for each in pointing.observations] == [("peak", 1.0)]
+    said = "\n".join(check.remarks)
+    assert "1 of 4 images are flat, no share to measure: zero" in said
+    assert "2 of 4 images are flat, no peak to find: constant, zero" in said
+    assert said.count("1 of 4 images have no positive values, no ") == 2
+    assert "marked" not in said
+
+
+def test_a_map_without_evidence_speaks_for_nothing(tmp_path: Path) -> None:
+    check = _of_kind(tmp_path, "kind: evidence, on: road, max_share: 0.1", Evidence)
+    rows: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+        "some": ({"max": 1.0}, [{"label": "road", "share": 0.5}]),
+        "other": ({"max": 1.0}, [{"label": "car", "share": 1.0}]),
+        "zero": ({"max": 0.0, "flat": True}, []),
+    }
+    judged = []
+    for name, (scores, evidence) in rows.items():
+        one = _judged({"label": "car"}, scores)
+        maps = [{**one.maps[0], "evidence": evidence}]
+        judged.append(replace(one, record={**one.record, "path": name}, maps=maps))
+    look = cast("SecondLook", SimpleNamespace(labels=("car", "road")))
+    [made] = check.statements("gradcam", judged, look)
+    assert [(each.image, each.value) for each in made.observations] == [("some", 0.5), ("other", 0.0)]
+    assert "the maps of 1 of 3 images are flat, no evidence to share out: zero" in check.remarks[0]
+    [none] = check.statements("gradcam", judged[2:], look)
+    assert none.why_not.startswith("the maps of 1 of 1 images are flat")
 
 
 def test_a_baseline_of_other_files_is_not_compared(tmp_path: Path) -> None:

@@ -49,10 +49,17 @@ def test_a_maximum_beside_the_object_counts_within_the_tolerance() -> None:
     assert score(PLACED, _image(("dog",)), TRUTH, RegionEnergyOptions(tolerance=6.0))["peak_inside"] is True  # type: ignore[call-arg]
 
 
-def test_a_map_without_positive_values_has_no_shares_and_never_points() -> None:
-    flat = PlacedMap(-np.ones((4, 10), dtype=np.float32), (0, 0, 10, 4), True)
+@pytest.mark.parametrize(("value", "share"), [(-1, None), (0, None), (1, 9 / 40)])
+def test_a_map_that_is_the_same_everywhere_is_largest_nowhere(value: float, share: float | None) -> None:
+    flat = PlacedMap(np.full((4, 10), value, dtype=np.float32), (0, 0, 10, 4), True)
     found = score(flat, _image(("cat",)), TRUTH, RegionEnergyOptions())  # type: ignore[call-arg]
-    assert (found["energies"], found["peak_inside"]) == ([None, None], False)
+    assert found["energies"][0] == (None if share is None else pytest.approx(share))
+    assert found["peak_inside"] is None
+
+
+def test_a_map_without_positive_values_is_largest_nowhere() -> None:
+    found = score(PlacedMap(-np.abs(VALUES), (0, 0, 10, 4), True), _image(("cat",)), TRUTH, RegionEnergyOptions())  # type: ignore[call-arg]
+    assert (found["energies"], found["peak_inside"]) == ([None, None], None)
 
 
 def test_pixels_with_their_centres_in_a_rectangle() -> None:

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cnnviz.audit.check import Check, Judged, all_flat, mean, rate
+from cnnviz.audit.check import Check, Judged, all_flat, all_negative, mean, rate
 from cnnviz.audit.verdict import Statement
 from cnnviz.errors import nearest
 from cnnviz.metrics.region_energy import BACKGROUND, TRUTH
 
 if TYPE_CHECKING:
     from cnnviz.maps.second_look import SecondLook
+
+
+# What maps without a place of their own do not have, by statement.
+_LACKS = {"energy": "share to measure", "pointing": "peak to find"}
 
 
 def energies(judged: Judged, regions: Sequence[str], region: str) -> list[float]:
@@ -39,13 +43,16 @@ class _OfRegions(Check):
     def _said(self, made: list[Statement], judged: Sequence[Judged]) -> list[Statement]:
         """The statements, with what is said of images of which nothing can be measured."""
         with_maps = [each for each in judged if each.maps]
-        seen = {each.path for each in judged for value in energies(each, self.regions, self.region)}
-        reasons = [self.flat(with_maps, seen)]
-        if self.region in (TRUTH, BACKGROUND):
-            others = [each for each in with_maps if each.path in seen or not all_flat(each)]
-            reasons.append(self.unmarked(others, seen) if others else "")
-        text = "; ".join(filter(None, reasons))
-        return [each if each.observations else replace(each, why_not=each.why_not or text) for each in made]
+        found = []
+        for each in made:
+            seen = {observation.image for observation in each.observations}
+            reasons = [self.empty(with_maps, seen, _LACKS[each.name])]
+            if self.region in (TRUTH, BACKGROUND):
+                others = [one for one in with_maps if one.path in seen or not (all_flat(one) or all_negative(one))]
+                reasons.append(self.unmarked(others, seen) if others else "")
+            text = "; ".join(filter(None, reasons))
+            found.append(each if each.observations else replace(each, why_not=each.why_not or text))
+        return found
 
 
 class Inside(_OfRegions):
@@ -87,12 +94,16 @@ class Evidence(Check):
             if name not in look.labels:
                 why = f"the network has no class {name!r}. {nearest(name, look.labels)}".strip()
                 return [Statement("evidence", "mean", False, self.params.max_share, (), why)]
-        seen = []
-        for each in judged:
-            for row in each.maps:
-                if "evidence" in row and of in (None, row["target"]["label"]):
-                    seen.append(each.seen(_share(row["evidence"], self.params.on)))
-        return [mean("evidence", self.params.max_share, seen, at_least=False)]
+        asked = [
+            replace(each, maps=[row for row in each.maps if "evidence" in row and of in (None, row["target"]["label"])])
+            for each in judged
+        ]
+        # Of a map without positive values nothing is listed: it has no evidence, on this class or another.
+        rows = [(each, row["evidence"]) for each in asked for row in each.maps if row["evidence"]]
+        seen = [each.seen(_share(evidence, self.params.on)) for each, evidence in rows]
+        text = self.empty([each for each in asked if each.maps], {each.image for each in seen}, "evidence to share out")
+        made = mean("evidence", self.params.max_share, seen, at_least=False)
+        return [made if seen else replace(made, why_not=text)]
 
 
 def _share(rows: Sequence[Mapping[str, Any]], label: str) -> float:

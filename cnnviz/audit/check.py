@@ -51,6 +51,12 @@ def all_flat(judged: Judged) -> bool:
     return bool(judged.maps) and all(is_flat(each) for each in judged.maps)
 
 
+def all_negative(judged: Judged) -> bool:
+    """Whether an image has maps, and none of them has a positive value, though they are not flat."""
+    highest = [each["scores"].get("max") for each in judged.maps]
+    return bool(highest) and not all_flat(judged) and all(value is not None and value <= 0 for value in highest)
+
+
 class Check(ABC):
     """A check of a policy, made before the first image.
 
@@ -96,14 +102,22 @@ class Check(ABC):
             self.remarks.append(f"{self.check.name}: {text}")
         return text
 
-    def flat(self, judged: Sequence[Judged], seen: Collection[str]) -> str:
-        """That images are left out, because their maps are the same everywhere; empty where none is."""
-        out = [each.path for each in judged if each.path not in seen and all_flat(each)]
-        if not out:
-            return ""
-        text = f"the maps of {len(out)} of {len(judged)} images are flat, no share to measure: {_first(out)}"
-        self.remarks.append(f"{self.check.name}: {text}")
-        return text
+    def empty(self, judged: Sequence[Judged], seen: Collection[str], lack: str) -> str:
+        """That images are left out, because their maps are the same everywhere, or have no positive values; empty where
+        none is.
+
+        Args:
+            judged: Images with maps.
+            seen: Those that were seen.
+            lack: What such maps do not have.
+        """
+        texts = []
+        for kind, what in ((all_flat, "are flat"), (all_negative, "have no positive values")):
+            out = [each.path for each in judged if each.path not in seen and kind(each)]
+            if out:
+                texts.append(f"the maps of {len(out)} of {len(judged)} images {what}, no {lack}: {_first(out)}")
+        self.remarks += [f"{self.check.name}: {text}" for text in texts]
+        return "; ".join(texts)
 
     def findings(self) -> list[dict[str, Any]]:
         """What the report says beside the statements, once these were made."""

@@ -145,6 +145,7 @@ class Shortcuts(Check):
                 if vector is not None:
                     own.images.append(each)
                     own.vectors.append(vector)
+        self.empty(judged, {each.path for own in found.values() for each in own.images}, "place to compare")
         return found
 
     def _divided(self, method: str, label: str, maps: _Maps, look: SecondLook) -> ClassClusters:

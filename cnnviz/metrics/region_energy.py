@@ -2,7 +2,9 @@
 
 A region is ``truth`` (where the annotations mark the class: by masks, or by boxes where there are none), ``background``
 (all that the network saw and that is not marked as any object of the class), or a rectangle x0/y0/x1/y1 in fractions of
-width and height. A map without positive values has no energy anywhere: its shares are None.
+width and height. A map without positive values has no energy anywhere: its shares are None. Such a map, and one that
+is the same everywhere, is largest nowhere: whether its maximum is inside is None. (In the pointing game, which asks a
+method to find the object, both miss.)
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params:
         mask = region_mask(region, values.shape, inside)
         energies.append(None if mask is None or total <= 0 else total_of(values * mask) / total)
     found: dict[str, Any] = {"regions": regions, "energies": energies, "peak_inside": None}
-    if inside is not None and inside.any():
-        found["peak_inside"] = (not flat) and _is_near(values, inside, params.tolerance)
+    if inside is not None and inside.any() and not flat:
+        found["peak_inside"] = _is_near(values, inside, params.tolerance)
     return found
 
 

@@ -170,7 +170,9 @@ REGION_ENERGY = MetricSpec(
     figures=(
         Figure("regions", "the regions that were asked for"),
         Figure("energies", "share of the positive values in each region; null where it is not known, or of a flat map"),
-        Figure("peak_inside", "whether the map is largest in the object; null where that is not known"),
+        Figure(
+            "peak_inside", "whether the map is largest in the object; null where that is not known, or of a flat map"
+        ),
     ),
     summarizer="",
 )

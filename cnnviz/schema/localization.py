@@ -148,9 +148,11 @@ class RegionEnergies(TypedDict):
     regions: list[str]
     """The regions, as the metric was asked for them."""
     energies: list[float | None]
-    """Share of the positive values in each region of the metric's ``regions``; null where it is not known."""
+    """Share of the positive values in each region of the metric's ``regions``; null where it is not known, or the map
+    has no positive values."""
     peak_inside: bool | None
-    """Whether the map is largest in the object; null where that is not known."""
+    """Whether the map is largest in the object; null where that is not known, or the map is largest nowhere: it is the
+    same everywhere, or has no positive values."""
 
 
 class Localization(TypedDict, total=False):
