@@ -145,7 +145,13 @@ def _through(
         run_folder.abandon()
         raise counts.no_images(settings)
     for said in filter(
-        None, (counts.what_was_excluded(), counts.what_was_outside(explainer.spec.views), counts.what_was_unknown())
+        None,
+        (
+            counts.what_was_excluded(),
+            counts.what_was_outside(explainer.spec.views),
+            *counts.what_was_hidden(explainer.spec.views),
+            counts.what_was_unknown(),
+        ),
     ):
         reporter.note(said)
     if counts.flat:

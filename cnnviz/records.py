@@ -56,10 +56,7 @@ class SegmentScore:
 
 @dataclass(frozen=True)
 class RegionScore:
-    """The target of an explanation that is the score of a class in a region of the image.
-
-    ``score`` is what is explained, the sum over the region; ``probability`` and ``logit`` are means over it.
-    """
+    """The target of an explanation that is a class in a region: the sum of its scores over it; else they are means."""
 
     spec: str
     label: str
@@ -70,6 +67,7 @@ class RegionScore:
     region: str
     region_area: float
     elements: int
+    region_seen: float | None = None
     reduction: str = "sum"
     kind: Literal["region"] = "region"
 

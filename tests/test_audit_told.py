@@ -205,6 +205,36 @@ def test_what_is_not_decided_fails_everywhere_with_strict() -> None:
         assert [line.split(" ")[0] for line in lines] == [annotation, "::notice"]
 
 
+def test_a_region_that_the_network_was_not_shown_is_said(photos: Path, tmp_path: Path, capsys: Any) -> None:
+    """A centre crop of pictures of 100 x 60 pixels: the lowest tenth is seen to 60 %, the left fifth not at all."""
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        rgb = np.full((60, 100, 3), 40 * number, dtype=np.uint8)
+        rgb[20:40, 40:60] = (255, 0, 0)
+        Image.fromarray(rgb).save(tmp_path / "data" / f"{number}.png")
+    path = _policy(photos, "truth.json")
+    head = path.read_text().split("images: data")[0].replace("labels.txt", f"{photos}/labels.txt")
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        head + "images: data\nmin_images: 1\nchecks:\n  - {kind: avoid, region: [0, 0.9, 1, 1], max_energy: 1.0}\n"
+        "  - {kind: counterfactual, replace: [0, 0, 0.2, 1], with: mean, max_flips: 1.0}\n"
+    )
+    _rows(path, tmp_path / "out")
+    said = capsys.readouterr().err
+    seen = "avoid: the network saw 60 % of the region 0,0.9,1,1, the mean of 3 images: it cannot look at the rest; "
+    none = "counterfactual: the network saw nothing of the region 0,0,0.2,1 in any of 3 images: it cannot look there; "
+    hint = "options: {view: whole} in the policy, or --view whole, shows it all"
+    assert said.count("of the region 0,0.9,1,1") == 1
+    assert seen + hint in said
+    assert none + hint in said
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert report["summary"]["audit"]["remarks"] == [seen + hint, none + hint]
+    scores = report["images"][0]["explanations"][0]["scores"]["region_energy"]
+    assert scores["seen"] == [pytest.approx(0.6, abs=0.01)]
+    _rows(path, tmp_path / "whole", "--view", "whole")
+    assert "of the region" not in capsys.readouterr().err
+
+
 # Other networks -----------------------------------------------------------------------------------------------------
 
 
@@ -270,10 +300,15 @@ def test_the_map_of_a_box_is_measured_in_its_own_true_box() -> None:
     )
     own = RegionEnergyOptions(objects="box", tolerance=0.5)  # type: ignore[call-arg]
     first, second = (score(placed, _of_box(box), truth, own) for box in ((0, 0, 6, 5), (12, 2, 6, 5)))
-    assert first == {"regions": ["truth", "background"], "energies": [0.75, 0.25], "peak_inside": True}
-    assert second == {"regions": ["truth", "background"], "energies": [0.25, 0.75], "peak_inside": False}
+    assert first == {"regions": ["truth", "background"], "energies": [0.75, 0.25], "seen": [1, 1], "peak_inside": True}
+    assert second == {
+        "regions": ["truth", "background"],
+        "energies": [0.25, 0.75],
+        "seen": [1, 1],
+        "peak_inside": False,
+    }
     # A box that finds nothing, and a class that has no box.
-    nothing = {"regions": ["truth", "background"], "energies": [None, None], "peak_inside": None}
+    nothing = {"regions": ["truth", "background"], "energies": [None, None], "seen": [None, None], "peak_inside": None}
     assert score(placed, _of_box((6, 0, 6, 6)), truth, own) == nothing
     of_class = ClassScore(0, "cat", 1.0, 1.0)
     image = ExplainedImage(

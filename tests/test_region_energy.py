@@ -8,9 +8,10 @@ import pytest
 from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import TrueObject, Truth
-from cnnviz.metrics.contract import ExplainedImage
-from cnnviz.metrics.region_energy import rectangle, score
+from cnnviz.metrics.contract import ExplainedImage, Row
+from cnnviz.metrics.region_energy import rectangle, score, summarize
 from cnnviz.records import ClassScore
+from cnnviz.registry import lookup
 from cnnviz.registry.localization_metrics import RegionEnergyOptions
 
 
@@ -64,3 +65,21 @@ def test_a_map_without_positive_values_is_largest_nowhere() -> None:
 
 def test_pixels_with_their_centres_in_a_rectangle() -> None:
     assert rectangle("0/0.5/0.5/1", (4, 4)).astype(int).tolist() == [[0] * 4, [0] * 4, [1, 1, 0, 0], [1, 1, 0, 0]]
+
+
+def test_what_the_network_saw_of_a_region_is_said() -> None:
+    """A crop of columns 4 to 8 of 10: of the left half it has one column of five, of the dog's box none of 8 and 9."""
+    placed = PlacedMap(VALUES, (4, 0, 8, 4), True)
+    params = RegionEnergyOptions(regions="truth;0,0,0.5,1;0.4,0,0.6,1;background")  # type: ignore[call-arg]
+    found = score(placed, _image(("dog",)), TRUTH, params)
+    assert found["seen"] == [0.0, pytest.approx(0.2), 1.0, pytest.approx(16 / 36)]
+    assert score(placed, _image(("cow",)), TRUTH, params)["seen"][0] is None
+    rows = [Row({**found, "seen": seen}, image, None) for image, seen in (("a", found["seen"]), ("b", [0.5, 0, 1, 1]))]
+    said = summarize(rows, lookup.find_metric("region_energy"), params)
+    assert said.figures is None
+    assert [text.partition(": ")[2] for text in said.notes] == [
+        "the network saw 25 % of the object, the mean of 2 images, and nothing of it in 1: it cannot look at the rest; "
+        "--view whole shows it all",
+        "the network saw 10 % of the region 0,0,0.5,1, the mean of 2 images, and nothing of it in 1: it cannot look at "
+        "the rest; --view whole shows it all",
+    ]

@@ -58,6 +58,26 @@ def _run(photos: Path, out: Path, *more: str, command: str = "gradcam", code: in
     return report
 
 
+def test_a_region_that_the_network_was_not_shown_is_said(photos: Path, tmp_path: Path, capsys: Any) -> None:
+    """A centre crop of a picture of twice its width: of the left half it saw half, of the left fifth nothing."""
+    rgb = np.zeros((SIDE, 2 * SIDE, 3), dtype=np.uint8)
+    rgb[8:40, 40:72, 0] = 255
+    (tmp_path / "wide").mkdir()
+    Image.fromarray(rgb).save(tmp_path / "wide" / "a.png")
+    words = ["-t", "class:1@box:0,0,50%,100%", "-t", "class:1@box:0,0,20%,100%", "-t", "class:1@box:200%,0,9,9"]
+    how = [*MODEL, "--view", "crop", "--save", "none"]
+    out = tmp_path / "out"
+    assert main(["gradcam", str(tmp_path / "wide"), *how, "-o", str(out), *words, "-t", "class:1"]) == 0
+    said = capsys.readouterr().err
+    assert "the network saw 50 % of the region box:0,0,50%,100%: it cannot look at the rest; --view whole" in said
+    [image] = json.loads((out / "report.json").read_text("utf-8"))["images"]
+    seen = {row["target"]["region"]: row["target"]["region_seen"] for row in image["explanations"]}
+    assert seen == {"box:0,0,50%,100%": pytest.approx(0.5), "pred": None}
+    hidden, beside = image["unmatched"]
+    assert "outside the part of this image that the network saw; --view whole shows it all" in hidden["reason"]
+    assert beside["reason"] == "@box:200%,0,9,9 lies outside this image"
+
+
 def test_what_is_found_is_explained_and_said(photos: Path, tmp_path: Path) -> None:
     report = _run(photos, tmp_path, "-c", "pred", "-c", "top:5", "-t", "segment:2", "-t", "class:blue", code=3)
     assert report["model"]["task"] == "segment"

@@ -43,6 +43,8 @@ class _OfRegions(Check):
     def _said(self, made: list[Statement], judged: Sequence[Judged]) -> list[Statement]:
         """The statements, with what is said of images of which nothing can be measured."""
         with_maps = [each for each in judged if each.maps]
+        if self.region != BACKGROUND:
+            self.hidden(with_maps, self.region)
         found = []
         for each in made:
             seen = {observation.image for observation in each.observations}

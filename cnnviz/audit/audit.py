@@ -85,6 +85,9 @@ class Audit(Comparison[AuditOptions]):
     def writes(self) -> Sequence[str]:
         return (JUNIT, SARIF, MARKDOWN)
 
+    def says_itself(self) -> Sequence[str]:
+        return (lookup.find_metric("region_energy").title,)
+
     def conclude(
         self, figures: Mapping[str, Mapping[str, Any]], records: Iterable[Mapping[str, Any]], store: Store
     ) -> Conclusion:

@@ -50,6 +50,8 @@ class Counterfactual(Check):
             return [Statement("flips", "rate", False, self.params.max_flips or 0.0, (), why)]
         changes = changed(judged, look, (self.params.replace, self.params.with_), self.policy.truth_labels)
         why = ""
+        if self.params.replace != BACKGROUND:
+            self.hidden(judged, self.params.replace)
         if self.params.replace == BACKGROUND and judged:
             text = self.unmarked(judged, changes, "nothing, or less than 5 % of the picture,")
             why = "" if changes else f"{text}; or replace a rectangle"

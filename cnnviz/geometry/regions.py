@@ -58,6 +58,18 @@ class Region:
         return Box(*values)
 
 
+def seen_share(weights: Weights, rect: Rect, area: float) -> float:
+    """The share of a region that the network saw, 0 to 1.
+
+    Args:
+        weights: [h, w], of each cell of ``rect`` the share that lies in the region.
+        rect: The part of the image that the cells cover.
+        area: Of the region within the image, in pixels.
+    """
+    covered = float(weights.mean(dtype=np.float64)) * (rect[2] - rect[0]) * (rect[3] - rect[1])
+    return min(1.0, round(covered / area, 6))
+
+
 def box_weights(box: Box, size: tuple[int, int], rect: Rect, cells: tuple[int, int]) -> Weights:
     """The share of each cell [h, w] that lies in a box of an image of (W, H), whose part ``rect`` the cells cover."""
     x0, y0, x1, y1 = box.edges

@@ -93,6 +93,10 @@ class Comparison(Generic[_Options]):
         """Names, known before the first image, of what :meth:`conclude` may write: its figures say what it wrote."""
         return ()
 
+    def says_itself(self) -> Sequence[str]:
+        """Titles of metrics whose remarks it tells in words of its own."""
+        return ()
+
     def remarks_on(self, model: Mapping[str, Any]) -> Sequence[str]:
         """What people should know of this network, before the first image: ``model`` as the report has it."""
         return ()

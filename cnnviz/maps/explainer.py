@@ -333,7 +333,8 @@ class Explainer:
             found = summed_up(own.get(name, self.requests[0]), measured, played.rows.get(name, ()))
             figures[name] = found.figures
             if name in own:
-                remarks[name] = found.remarks
+                itself = self.comparison.says_itself()
+                remarks[name] = tuple(each for each in found.remarks if each[0] not in itself)
         for text in of_several(remarks):
             self.prepared.note(text)
         self.comparison.look = SecondLook(self.prepared, self.makers, self.annotations, self.remembered, self.kept)

@@ -4,11 +4,14 @@ A region is ``truth`` (where the annotations mark the class: by masks, or by box
 (all that the network saw and that is not marked as any object of the class), or a rectangle x0/y0/x1/y1 in fractions of
 width and height. A map without positive values has no energy anywhere: its shares are None. Such a map, and one that
 is the same everywhere, is largest nowhere: whether its maximum is inside is None. (In the pointing game, which asks a
-method to find the object, both miss.)
+method to find the object, both miss.) Of each region the share that the network saw stands beside: no map can lie on
+the rest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,12 +20,15 @@ from numpy.typing import NDArray
 from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
-from cnnviz.metrics.contract import ExplainedImage
+from cnnviz.metrics.contract import ExplainedImage, Row, RunSummary
 from cnnviz.metrics.derived import is_even, total_of
 from cnnviz.registry.localization_metrics import RegionEnergyOptions
+from cnnviz.registry.metric_specs import MetricSpec
 
 TRUTH, BACKGROUND = "truth", "background"
 _FOUND = 0.5
+# Borders of pixels are no news.
+_WHOLE = 0.99
 
 
 def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params: RegionEnergyOptions) -> dict[str, Any]:
@@ -35,11 +41,14 @@ def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params:
     flat = total <= 0 or is_even(placed.values[y0:y1, x0:x1])
     inside = object_region(truth, image, params.objects)
     energies: list[float | None] = []
+    seen: list[float | None] = []
     regions = params.regions.split(";")
     for region in regions:
         mask = region_mask(region, values.shape, inside)
         energies.append(None if mask is None or total <= 0 else total_of(values * mask) / total)
-    found: dict[str, Any] = {"regions": regions, "energies": energies, "peak_inside": None}
+        area = 0 if mask is None else int(np.count_nonzero(mask))
+        seen.append(None if mask is None or not area else int(np.count_nonzero(mask[y0:y1, x0:x1])) / area)
+    found: dict[str, Any] = {"regions": regions, "energies": energies, "seen": seen, "peak_inside": None}
     if inside is not None and inside.any() and not flat:
         found["peak_inside"] = _is_near(values, inside, params.tolerance)
     return found
@@ -99,3 +108,45 @@ def _is_near(values: NDArray[np.float32], inside: NDArray[np.bool_], tolerance: 
     top, left = max(0, int(row) - reach), max(0, int(column) - reach)
     rows, columns = np.nonzero(inside[top : int(row) + reach + 1, left : int(column) + reach + 1])
     return bool(((rows + top - row) ** 2 + (columns + left - column) ** 2 <= tolerance**2).any())
+
+
+def summarize(rows: Iterable[Row], spec: MetricSpec, params: RegionEnergyOptions) -> RunSummary:
+    """No figures: that the network did not see all of a region, where it did not."""
+    found: dict[str, SeenRegion] = {}
+    images: set[tuple[str, str]] = set()
+    for row in rows:
+        for region, seen in zip(
+            (row.scores or {}).get("regions", ()), (row.scores or {}).get("seen", ()), strict=False
+        ):
+            if region != BACKGROUND and seen is not None and (region, row.image) not in images:
+                images.add((region, row.image))
+                found.setdefault(region, SeenRegion()).add(seen)
+    said = [f"{text}; --view whole shows it all" for region, own in found.items() if (text := own.hidden(region))]
+    return RunSummary(None, tuple(f"{spec.title}: {text}" for text in said), tuple((spec.title, text) for text in said))
+
+
+@dataclass
+class SeenRegion:
+    """How much of a region that was asked for a network saw, over images."""
+
+    images: int = 0
+    total: float = 0.0
+    none: int = 0
+    least: float = 1.0
+
+    def add(self, share: float) -> None:
+        """Take in an image."""
+        self.images, self.total = self.images + 1, self.total + share
+        self.none, self.least = self.none + (share == 0), min(self.least, share)
+
+    def hidden(self, region: str) -> str:
+        """That the network saw but a part of the region, or none of it; empty where it saw all."""
+        if self.least > _WHOLE:
+            return ""
+        what = "the object" if region == TRUTH else f"the region {region}"
+        where = "" if self.images == 1 else f" in any of {self.images} images"
+        if self.none == self.images:
+            return f"the network saw nothing of {what}{where}: it cannot look there"
+        where = "" if self.images == 1 else f", the mean of {self.images} images"
+        where += f", and nothing of it in {self.none}" if self.none else ""
+        return f"the network saw {100 * self.total / self.images:.0f} % of {what}{where}: it cannot look at the rest"

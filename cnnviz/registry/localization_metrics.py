@@ -170,11 +170,12 @@ REGION_ENERGY = MetricSpec(
     figures=(
         Figure("regions", "the regions that were asked for"),
         Figure("energies", "share of the positive values in each region; null where it is not known, or of a flat map"),
+        Figure("seen", "share of each region that the network saw; null where it is not known"),
         Figure(
             "peak_inside", "whether the map is largest in the object; null where that is not known, or of a flat map"
         ),
     ),
-    summarizer="",
+    summarizer="cnnviz.metrics.region_energy:summarize",
 )
 
 POINTING_GAME = MetricSpec(

@@ -11,6 +11,7 @@ from cnnviz.io.archives import is_fetched
 from cnnviz.io.exclusions import Exclusions
 from cnnviz.io.shards import parse_shard
 from cnnviz.io.sources import SourceOptions, find_images
+from cnnviz.metrics.region_energy import SeenRegion
 from cnnviz.run.confusion import ConfusionCount
 from cnnviz.schema.images import AnyImage, Image
 from cnnviz.schema.summary import Counted
@@ -123,6 +124,7 @@ class Counts:
     run_folders: list[str] = field(default_factory=list)
     exclusions: Exclusions | None = None
     confusion: ConfusionCount = field(default_factory=ConfusionCount)
+    regions: dict[str, SeenRegion] = field(default_factory=dict)
 
     def leave_out(self, settings: RunSettings) -> Callable[[str], bool] | None:
         """Tells of each image whether ``--exclude`` leaves it out, and counts; None without that option."""
@@ -171,6 +173,15 @@ class Counts:
         self.maps += len(maps)
         self.flat += sum(bool(each["scores"].get("flat")) for each in maps)
         self.trivial += sum(bool(each.get("trivial")) for each in maps)
+        targets = [cast("Mapping[str, Any]", each["target"]) for each in maps]
+        for region, part in {each.get("region"): each.get("region_seen") for each in targets}.items():
+            if region is not None and part is not None:
+                self.regions.setdefault(region, SeenRegion()).add(part)
+
+    def what_was_hidden(self, views: Sequence[str] = VIEWS) -> list[str]:
+        """Of which regions that were asked for the network saw but a part, or nothing."""
+        hint = "; --view whole shows it all" if "whole" in views else ""
+        return [f"{said}{hint}" for region, seen in self.regions.items() if (said := seen.hidden(region))]
 
     def what_was_outside(self, views: Sequence[str] = VIEWS) -> str:
         """How much of how many pictures the network was not shown; empty where it saw all.

@@ -150,6 +150,9 @@ class RegionEnergies(TypedDict):
     energies: list[float | None]
     """Share of the positive values in each region of the metric's ``regions``; null where it is not known, or the map
     has no positive values."""
+    seen: list[float | None]
+    """Share of each of these regions that the network saw (``view``): no map can lie on the rest; null where the region
+    is not known."""
     peak_inside: bool | None
     """Whether the map is largest in the object; null where that is not known, or the map is largest nowhere: it is the
     same everywhere, or has no positive values."""

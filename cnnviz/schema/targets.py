@@ -63,6 +63,9 @@ class Region(TypedDict):
     ``box:x,y,w,h``, ``point:x,y`` or ``segment:N``."""
     region_area: Share
     """Share of what the network saw that lies in the region."""
+    region_seen: Share | None
+    """Share of the region, a part of the photograph (``truth``, ``mask``, ``box``, ``point``), that the network saw;
+    null of others."""
     elements: Count
     """How many positions of the output lie in the region, wholly or in part."""
     reduction: Literal["sum"]

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from cnnviz.errors import CnnvizError, ImageError, shown
-from cnnviz.geometry.regions import Region, Weights, box_weights, mask_weights, segments
+from cnnviz.geometry.regions import Region, Weights, box_weights, mask_weights, seen_share, segments
 from cnnviz.io.masks import read_mask
 from cnnviz.io.names import safe_component
 from cnnviz.io.sources import ImageRef
@@ -149,13 +149,15 @@ class RegionSelector(Selector):
     def _request(self, index: int, word: RegionWord, seen: _Seen) -> RegionRequest:
         from cnnviz.tasks.segmentation import RegionRequest
 
-        weights, label = self._weights(index, word.region, seen), self.task.classes.labels[index]
+        weights, area = self._weights(index, word.region, seen)
+        label = self.task.classes.labels[index]
         text = "pred" if word.region == PREDICTED else word.spec.rpartition("@")[2]
         if not weights.any():
-            raise _Nothing(_why_empty(word.region, label, text))
+            raise _Nothing(_why_empty(word.region, label, text, area))
+        share = None if area is None else seen_share(weights, seen.item.geometry.rect, area)
         slug = self.task.classes.slug(index)
         name = slug if word.region == PREDICTED else f"{slug}-at-{file_part(text)}"
-        return RegionRequest(index, weights, f"class:{word.spec}", text, name, self.task)
+        return RegionRequest(index, weights, f"class:{word.spec}", text, name, self.task, share)
 
     def _segment(self, place: int, seen: _Seen) -> RegionRequest:
         from cnnviz.tasks.segmentation import RegionRequest
@@ -172,21 +174,29 @@ class RegionSelector(Selector):
         spec = f"segment:{place + 1}"
         return RegionRequest(index, cells, spec, spec, name, self.task)
 
-    def _weights(self, index: int, region: Region, seen: _Seen) -> Weights:
+    def _weights(self, index: int, region: Region, seen: _Seen) -> tuple[Weights, float | None]:
+        """Weights of the positions, and the pixels of the photograph that the region has; None where it has its place
+        in what the network saw.
+        """
         geometry, cells = seen.item.geometry, seen.cells
         if region.kind == "pred":
-            return seen.said.found[seen.place, index].numpy().astype(np.float32)
+            return seen.said.found[seen.place, index].numpy().astype(np.float32), None
         if region.kind == "all":
-            return np.ones(cells, dtype=np.float32)
+            return np.ones(cells, dtype=np.float32), None
         if region.kind in ("box", "point"):
-            return box_weights(region.box(geometry.image_size), geometry.image_size, geometry.rect, cells)
-        if region.kind == "mask":
-            return mask_weights(read_mask(region.file, geometry.image_size, region.value), geometry.rect, cells)
+            box, size = region.box(geometry.image_size), geometry.image_size
+            whole = (0.0, 0.0, float(size[0]), float(size[1]))
+            area = float(box_weights(box, size, whole, (1, 1))[0, 0]) * size[0] * size[1]
+            return box_weights(box, size, geometry.rect, cells), area
         truth = seen.item.truth
         labels = () if self.marked is None else self.marked.labels_of(index)
-        if truth is None or not labels:
-            return np.zeros(cells, dtype=np.float32)
-        return mask_weights(truth.region_of(labels), geometry.rect, cells)
+        if region.kind == "mask":
+            mask = read_mask(region.file, geometry.image_size, region.value)
+        elif truth is None or not labels:
+            return np.zeros(cells, dtype=np.float32), 0.0
+        else:
+            mask = truth.region_of(labels)
+        return mask_weights(mask, geometry.rect, cells), float(np.count_nonzero(mask))
 
     def rehearsal(self, output: Tensor) -> list[list[Request]]:
         from cnnviz.tasks.segmentation import RegionRequest
@@ -219,13 +229,16 @@ def only_regions(targets: Sequence[str], what: str) -> None:
             )
 
 
-def _why_empty(region: Region, label: str, text: str) -> str:
-    """Why a class has no region in an image."""
+def _why_empty(region: Region, label: str, text: str, area: float | None) -> str:
+    """Why a class has no region in an image; ``area`` is that of the region within the image, in pixels."""
     if region.kind == "pred":
         return f"{label} is found nowhere in this image"
+    if area:
+        what = f"the {label} that the annotations mark" if region.kind == "truth" else f"@{text}"
+        return f"{what} lies outside the part of this image that the network saw; --view whole shows it all"
     if region.kind == "truth":
-        return f"the annotations mark no {label} on the part of this image that the network saw"
-    return f"@{text} lies outside the part of this image that the network saw, or is empty"
+        return f"the annotations mark no {label} on this image"
+    return f"@{text} lies outside this image" if region.kind != "mask" else f"@{text} is empty"
 
 
 def file_part(text: str) -> str:

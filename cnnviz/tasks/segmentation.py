@@ -173,7 +173,7 @@ class RegionRequest(Request):
         weights: [h, w], the share of each position of the output that lies in the region.
         spec, region: As it was asked for.
         slug: What is explained as part of a file name.
-        area: The share of what the network saw that lies in the region.
+        seen: The share of the region that the network saw; None where the region has its place in that.
     """
 
     index: int
@@ -182,6 +182,7 @@ class RegionRequest(Request):
     region: str
     name: str
     task: Segmentation = field(repr=False)
+    seen: float | None = None
 
     @property
     def key(self) -> Hashable:
@@ -228,4 +229,5 @@ class RegionRequest(Request):
             region=self.region,
             region_area=float(self.weights.mean()),
             elements=int((self.weights > 0).sum()),
+            region_seen=self.seen,
         )
