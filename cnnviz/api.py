@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut, cut_for, without_layer
 from cnnviz.engine.examine import Examination, Wanted, examine
+from cnnviz.engine.kept_sessions import KeptSessions
 from cnnviz.engine.layer_table import LayerRow, layer_table
-from cnnviz.engine.open_session import SessionOptions, open_session, prepare, probe_image
+from cnnviz.engine.open_session import SessionOptions, open_session, probe_image
 from cnnviz.engine.precision import AGREEMENT, correlation, opened, smooth_probe
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import CallableTarget, Target
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.explanation import Explanation as Explanation
-from cnnviz.explanation import explained_by, joined, with_caveat
+from cnnviz.explanation import at_shape, explained_by, joined, with_caveat
 from cnnviz.methods.explain import explain_batch
 from cnnviz.models import preprocess
 from cnnviz.models.graph.layers import LayerRef, reference, stages
@@ -53,12 +54,11 @@ from cnnviz.tasks.words import TargetLike, check_target, check_unit, make_target
 
 # Of explain's options, those that belong to the pass and not to the method.
 _GENERAL = ("score", "logits_key", "activation", "skip_check", "task", "question", "augment")
-# Prepared networks that a model keeps, of which each holds a copy of the weights.
-_SESSIONS = 8
 
 
 class Model:
-    """A loaded network. It keeps what was prepared for each (layer, precision, device, compilation).
+    """A loaded network. It keeps what was prepared for each (layer, precision, device, compilation), for batches of any
+    size where a check finds that it holds for them.
 
     Attributes:
         module: The network, in evaluation mode with frozen parameters.
@@ -69,7 +69,7 @@ class Model:
         self.loaded = loaded
         self.module: nn.Module = loaded.module
         self.labels: tuple[str, ...] = loaded.labels
-        self._sessions: dict[tuple[Any, ...], Session] = {}
+        self._sessions = KeptSessions(self.module, loaded.name, loaded.preprocess)
 
     def __repr__(self) -> str:
         return f"Model({self.loaded.name!r}, weights={self.loaded.weights!r}, classes={self.loaded.num_classes})"
@@ -98,15 +98,8 @@ class Model:
         return layer_table(self.module, loaded.name, loaded.preprocess.input_size, loaded.key, boxes=loaded.boxes)
 
     def session(self, options: SessionOptions, runtime: rt.Runtime, probe: tuple[int, ...]) -> Session:
-        """The session for these options, prepared at the first call; the last ones are kept."""
-        key = (options, str(runtime.device), runtime.precision, probe)
-        if (session := self._sessions.pop(key, None)) is None:
-            session = prepare(self.module, self.loaded.name, probe, runtime, options)
-            session.of_pictures(self.loaded.preprocess)
-            for oldest in list(self._sessions)[: 1 - _SESSIONS]:
-                del self._sessions[oldest]
-        self._sessions[key] = session
-        return session
+        """The session for these options and this shape (C, H, W), prepared at the first call; the last are kept."""
+        return self._sessions.get(options, runtime, probe)
 
 
 def load_model(name: str = "efficientnet_lite0", *, weights: str | None = "DEFAULT", **options: Any) -> Model:
@@ -186,7 +179,7 @@ def explain(
     how = _How(asked, readout, precision, device, compile, general.get("logits_key"), tracing, task)
     with _session(model, batch, spec, how) as session:
         exact = partial(_session, model, batch, spec, replace(how, precision="fp32", compile="off"))
-        found = _checks(session, exact, (spec, params), general.get("skip_check", ()))
+        found = at_shape(_checks(session, exact, (spec, params), general.get("skip_check", ())), session, batch)
         if isinstance(model, Model):
             params = params.with_classes(_class_finder(model))
             params = params.with_pictures(partial(read_background, preprocess=model.loaded.preprocess))

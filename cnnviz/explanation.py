@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine.examine import Examination
+from cnnviz.engine.other_size import outputs_of
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap, upsample
@@ -80,6 +81,12 @@ def with_caveat(found: Examination, session: Session, method: str) -> Examinatio
     if text is None:
         return found
     return replace(found, notes=(*found.notes, text.replace("--variant odam", "method='odam'")))
+
+
+def at_shape(found: Examination, session: Session, batch: Tensor) -> Examination:
+    """What was found of a network, for images [N, C, H, W] of one size: the output has the shape that it has there."""
+    output = outputs_of(session).get(tuple(batch.shape[1:]))
+    return found if found.output is None or output is None else replace(found, output=output)
 
 
 def joined(parts: Sequence[Explanation]) -> Explanation:

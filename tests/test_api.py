@@ -83,11 +83,11 @@ def test_batches_of_any_memory_layout(memory: str) -> None:
 
 
 def test_a_model_keeps_what_it_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cnnviz import api
+    from cnnviz.engine import kept_sessions
 
     made: list[Any] = []
-    honest = api.prepare
-    monkeypatch.setattr(api, "prepare", lambda *args: made.append(args) or honest(*args))
+    honest = kept_sessions.prepare
+    monkeypatch.setattr(kept_sessions, "prepare", lambda *args: made.append(args) or honest(*args))
     model = nets.as_model(nets.TOYS["residual"].build().requires_grad_(False))
     for asked in ({}, {}, {"target": 2}, {"method": "cam"}, {"counterfactual": True}, {"score": "probability"}):
         cnnviz.explain(model, nets.images(), **asked)
@@ -95,15 +95,17 @@ def test_a_model_keeps_what_it_prepared(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(made) == 1
     cnnviz.explain(model, nets.images(), layer="conv2")
     cnnviz.explain(model, nets.images(), precision="bf16")
-    cnnviz.explain(model, nets.images(2, (20, 20)))
-    assert len(made) == 4
+    assert len(made) == 3
     cnnviz.explain(model, nets.images(), layer="conv2")
-    assert len(made) == 4
-    # The last eight are kept, each with its copy of the weights: of nine shapes more the first is made anew.
-    for side in (*range(21, 30), 29, 22, 21):
-        cnnviz.explain(model, nets.images(1, (side, side)))
-    assert len(made) == 4 + 9 + 1
-    assert len(model._sessions) == 8
+    for side in range(20, 32):  # one session serves all sizes
+        cnnviz.explain(model, nets.images(2, (side, side)))
+    assert len(made) == 3
+    # The last ones are kept, each with its copy of the weights: of three layers more the first is prepared anew.
+    monkeypatch.setattr(kept_sessions, "_MOST", 3)
+    for layer in ("stem", "conv", "norm", "conv", "norm", "conv2"):
+        cnnviz.explain(model, nets.images(), layer=layer)
+    assert len(made) == 3 + 3 + 1
+    assert len(model._sessions.all()) == 3
 
 
 def test_a_module_is_read_anew_at_every_call() -> None:

@@ -48,7 +48,7 @@ def explainer(way: str, network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> 
     def explain(**asked: Any) -> Any:
         monkeypatch.setattr(opening, "usable_preparations", lambda runtime: (way,))
         found = cnnviz.explain(model, nets.images(), target=CLASSES, **asked)
-        (opened,) = model._sessions.values()
+        (opened,) = model._sessions.all()
         assert opened.preparation == way
         return found
 
@@ -340,7 +340,7 @@ def test_densenet_before_and_after_its_activation(layer: str | None) -> None:
         against = cnnviz.explain(way, x, target=3, layer=layer, counterfactual=True)
         close(found.raw - against.raw, expected, 2e-5)
         assert found.layer == "features"
-    flags = [opened.layers[0].pre_activation for opened in model._sessions.values()]
+    flags = [opened.layers[0].pre_activation for opened in model._sessions.all()]
     assert flags == [layer is not None]
 
 
@@ -372,4 +372,4 @@ def test_compiled_gives_the_same_map() -> None:
     for batch in (nets.images(), nets.images()[:1]):
         found = cnnviz.explain(model, batch, target=CLASSES[: len(batch)], layer="conv", compile="on")
         close(found.raw, expected[: len(batch)], 1e-3)
-    assert all(opened.compiled and opened.preparation == "compiled" for opened in model._sessions.values())
+    assert all(opened.compiled and opened.preparation == "compiled" for opened in model._sessions.all())

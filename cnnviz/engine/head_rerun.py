@@ -18,6 +18,9 @@ from torch import Tensor
 from cnnviz.engine.prepare.split import Split
 from cnnviz.errors import CnnvizError
 
+# Sizes of images for which the split remembers which constants these are.
+_SIZES = 64
+
 # (activations [M, C, h, w], the image of the batch that each stands for [M]) -> what the network returns.
 Rerun = Callable[[Tensor, Tensor], Any]
 
@@ -55,11 +58,16 @@ class HeadRun:
 
     def _kinds(self) -> Sequence[tuple[Any, Any]]:
         """For each crossing value what it is for one image and for two; tensors by shape only."""
-        if self.split.kinds is None:
+        size = tuple(self.pixels.shape[2:])
+        known = self.split.kinds.get(size)
+        if known is None:
             first = self.pixels[:1]
             one, two = self.cross(first), self.cross(torch.cat([first, first]))
-            self.split.kinds = [(_shapes(a), _shapes(b)) for a, b in zip(one, two, strict=True)]
-        return self.split.kinds
+            known = [(_shapes(a), _shapes(b)) for a, b in zip(one, two, strict=True)]
+            if len(self.split.kinds) >= _SIZES:
+                self.split.kinds = {}
+            self.split.kinds[size] = known
+        return known
 
 
 def _shapes(value: Any) -> Any:

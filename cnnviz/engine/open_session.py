@@ -97,7 +97,7 @@ def prepare(
     with rt.scope():
         where = next((p.device for p in module.parameters()), torch.device("cpu"))
         image = probe_image(probe).to(where)
-        module, choice = runnable(module, name, image, options)
+        module, choice, _ = runnable(module, name, image, options)
         options = replace(options, logits_key=choice.key)
         form = options.task.boxes(choice.shape, options.classes)
         if form is not None:
@@ -150,8 +150,10 @@ def check_runs(module: nn.Module, name: str, image: Tensor, options: SessionOpti
     return runnable(module, name, image, options)[1]
 
 
-def runnable(module: nn.Module, name: str, image: Tensor, options: SessionOptions) -> tuple[nn.Module, OutputChoice]:
-    """The network, with an output of one shape where it lists boxes, and which of its outputs is explained.
+def runnable(
+    module: nn.Module, name: str, image: Tensor, options: SessionOptions
+) -> tuple[nn.Module, OutputChoice, Any]:
+    """The network, with an output of one shape where it lists boxes; which output is explained; all that it returns.
 
     Raises:
         CnnvizError: As :func:`check_runs`.
@@ -163,7 +165,7 @@ def runnable(module: nn.Module, name: str, image: Tensor, options: SessionOption
     leaf = image.detach().clone().requires_grad_()
     choice = choose_output(value, options.logits_key, options.classes, lambda: module(leaf * 1))
     check_rows(tuple(select_output(value, choice.key).shape), len(image), name)
-    return module, choice
+    return module, choice, value
 
 
 def _returned(module: nn.Module, name: str, image: Tensor) -> Any:
@@ -309,6 +311,23 @@ def _layers(module: nn.Module, options: SessionOptions, name: str) -> Sequence[s
     return levels
 
 
+def hooked_layers(
+    module: nn.Module, name: str, image: Tensor, options: SessionOptions
+) -> tuple[tuple[LayerRef, ...], list[tuple[str, int]]]:
+    """The layers that hooks explain, and the one whose units they read, found by a pass over an image."""
+    readout, units = options.readout, list[tuple[str, int]]()
+    if not options.cut.layers and readout.layer is None:
+        return (), units
+    calls = watched(module, image)
+    if readout.layer is not None:
+        units.append(unit_layer(calls, readout.layer, readout.at, name, image))
+    if not options.cut.layers:
+        return (), units
+    below = below_units(calls, units[0]) if units else calls
+    asked = [(layer or None, calls if layer else below) for layer in _layers(module, options, name)]
+    return tuple(seen_layer(among, layer, name, image) for layer, among in asked), units
+
+
 def _by_hooks(
     module: nn.Module, name: str, image: Tensor, runtime: rt.Runtime, options: SessionOptions
 ) -> PreparedNetwork:
@@ -317,16 +336,8 @@ def _by_hooks(
     if options.private and image.device != runtime.device:
         module = copy.deepcopy(module).to(runtime.device)
         image = image.to(runtime.device)
-    layers: tuple[LayerRef, ...] = ()
-    readout, units = options.readout, list[tuple[str, int]]()
-    if options.cut.layers or readout.layer is not None:
-        calls = watched(module, image)
-    if readout.layer is not None:
-        units.append(unit_layer(calls, readout.layer, readout.at, name, image))
-    if options.cut.layers:
-        below = below_units(calls, units[0]) if units else calls
-        asked = [(layer or None, calls if layer else below) for layer in _layers(module, options, name)]
-        layers = tuple(seen_layer(among, layer, name, image) for layer, among in asked)
+    layers, units = hooked_layers(module, name, image, options)
+    readout = options.readout
     wanted = [(layer.name.partition(":")[0], layer.call) for layer in layers]
     scope = rt.recurrent_scope(module)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.other_size import holds_at
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.placement import PlacedMap, place
@@ -32,7 +33,6 @@ from cnnviz.registry.localization_metrics import GridPointingOptions
 from cnnviz.registry.metrics import MetricRequest
 from cnnviz.render.comparison import Cell, comparison
 from cnnviz.render.overlay import Style, overlay
-from cnnviz.run.other_size import holds_at
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import Figure
 from cnnviz.schema.mosaics import MosaicRow, Mosaics
@@ -131,8 +131,9 @@ def play(
     prepared.note(f"{request.spec.title}: {len(mosaics)} mosaics of {CELLS} images; a map that knows nothing has 0.25")
     tiles = _Tiles(prepared, paths)
     _, height, width = prepared.preprocess.input_size
-    full = not prepared.session.compiled and holds_at(prepared, (SIDE * height, SIDE * width))
-    size = (SIDE * height, SIDE * width) if full else (height, width)
+    session, size = prepared.session, (SIDE * height, SIDE * width)
+    full = not session.compiled and holds_at(session, prepared.loaded.module, size)
+    size = size if full else (height, width)
     energy = _Energies(prepared, makers, size)
     kept: list[Mosaic] = []
     most = max(1, prepared.batch_size // CELLS)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ class Split:
         readable: The head operation by operation, for who looks into it: the same weights, not joined.
         gradient_dtype: What the head's gradients are convolved in, where that is another type than the head's.
         everything: Whether the head hands on all that the network returns.
-        kinds: How the crossing values depend on the number of images; found when it is first needed.
+        kinds: How the crossing values depend on the number of images, by the size of these; found when it is needed.
     """
 
     trunk: Callable[[Tensor], tuple[Any, ...]]
@@ -57,7 +57,7 @@ class Split:
     readable: Callable[..., tuple[Tensor, ...]]
     gradient_dtype: torch.dtype | None = None
     everything: bool = False
-    kinds: Sequence[tuple[Any, Any]] | None = None
+    kinds: dict[tuple[int, ...], Sequence[tuple[Any, Any]]] = field(default_factory=dict)
 
     def read(self, results: tuple[Any, ...]) -> Any:
         """What targets read of the head's results: the logits, or all that the network returns."""

@@ -206,7 +206,7 @@ class Graph:
         return out[2:] == (1, 1) and into[2:] != (1, 1)
 
 
-class _Prober(fx.Interpreter):
+class Prober(fx.Interpreter):
     """Runs the graph once and keeps the shape of every tensor."""
 
     def __init__(self, module: fx.GraphModule) -> None:
@@ -249,7 +249,7 @@ def trace(module: nn.Module, probe: Tensor, select: Callable[[Any], Any]) -> Gra
         return None
     if not isinstance(chosen, fx.Node):
         return None
-    prober, watch = _Prober(graph_module), AttentionWatch()
+    prober, watch = Prober(graph_module), AttentionWatch()
     try:
         with torch.no_grad():
             with watch:
@@ -312,10 +312,10 @@ def probed(graph: Graph, shape: tuple[int, ...] | None = None) -> tuple[dict[fx.
     like = next((p for p in graph.module.parameters() if p.is_floating_point()), torch.zeros(0))
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-            (prober := _Prober(graph.module)).run(torch.empty(shape).to(like))
+            (prober := Prober(graph.module)).run(torch.empty(shape).to(like))
     except Exception:  # of the user's network
         with torch.no_grad(), torch.random.fork_rng():
-            (prober := _Prober(graph.module)).run(torch.ones(shape).to(like))
+            (prober := Prober(graph.module)).run(torch.ones(shape).to(like))
     return prober.shapes, prober.bundles
 
 
