@@ -162,6 +162,40 @@ def test_long_tables_are_cut_and_say_so() -> None:
     assert f"{more} more</details>" in table
 
 
+def test_the_confusion_table_has_what_is_wrong_by_what_is_marked(rectangles: Path, tmp_path: Path) -> None:
+    """Of marks that may mean several classes; a mark without errors is left out, an image of a class keeps its name."""
+    names = [{"class_index": index, "label": label} for index, label in enumerate(("ram", "bighorn", "plow", "cat"))]
+    ram, bighorn, plow, cat = names
+    count = ConfusionCount()
+    for number, (shows, predicted, mark) in enumerate(
+        [(ram, plow, "sheep"), (bighorn, plow, "sheep"), (bighorn, bighorn, "sheep"), (cat, cat, "feline")]
+    ):
+        record: Any = {"name": f"n{number}", "outcome": "correct" if shows is predicted else "wrong"}
+        count.count({**record, "predictions": [predicted], "true_classes": [shows, cat], "true_marks": [[mark], []]})
+    found = count.to_dict()
+    assert found is not None
+    cells = [(c["truth"], c["predicted"]["label"], c["correct"], c["images"]) for c in found["cells"]]
+    sheep, feline = ({"class_index": None, "label": label} for label in ("sheep", "feline"))
+    assert cells == [(feline, "cat", True, 1), (sheep, "bighorn", True, 1), (sheep, "plow", False, 2)]
+    table = confusion_table(found)
+    assert re.findall(r'<th scope="row">(\w+)', table) == ["sheep"]
+    assert re.findall(r'<th scope="col"><span>(\w+)', table) == ["bighorn", "plow"]
+    assert " 1 class without errors left out." in table
+    right = confusion_table({**found, "wrong": 0, "cells": found["cells"][:2]})
+    assert "All 4 images are taken for what they show." in right
+    assert "<table" not in right
+    annotated = json.loads((tmp_path / "truth.json").read_text())
+    annotated["categories"] = [{**each, "name": f"a {each['name']} thing"} for each in annotated["categories"]]
+    (tmp_path / "things.json").write_text(json.dumps(annotated))
+    means = {each["name"]: list(CLASSES) for each in annotated["categories"]}
+    (tmp_path / "means.yaml").write_text(json.dumps(means))
+    options = ("--truth", str(tmp_path / "things.json"), "--truth-classes", str(tmp_path / "means.yaml"))
+    report = run("cam", rectangles, tmp_path / "out", "-c", "truth", *options)
+    marks = {own for row in report["images"] for each in row["true_marks"] for own in each}
+    assert marks <= set(means)
+    assert {cell["truth"]["label"] for cell in report["confusion"]["cells"]} <= marks
+
+
 def test_tables_and_annotations_know_the_truth_too(rectangles: Path, tmp_path: Path) -> None:
     """All three pictures are seen as what they are, unless something says otherwise; any of several labels will do."""
     (tmp_path / "t.tsv").write_text("path\tlabel\na.png\tgreen\nb.png\tblue\nc.png\tgreen\n")

@@ -3,69 +3,91 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from cnnviz.report.markup import anchor, text
 
 if TYPE_CHECKING:
     from cnnviz.schema.confusion import Confusion, ConfusionCell
 
+_Key = tuple[int, str]
 ROWS, COLUMNS = 25, 40
 """A page shows no more classes than these."""
 
 
 def confusion_table(confusion: Confusion, only: str | None = None, place: int = 0) -> str:
-    """The table, of the classes that occur.
+    """The table, of the classes that the network gets wrong.
 
     Where there are more than fit, those of the most errors stand there, and the page says so. A cell links to the cards
     of its images, where they have some.
 
     Args:
         confusion: As the report has it.
-        only: ``--only``: cards of the other outcome do not exist; of ``wrong`` only classes with errors have rows.
+        only: ``--only``: cards of the other outcome do not exist.
         place: Number of the run on the page.
     """
     cells = confusion["cells"]
-    names = {each[side]["class_index"]: each[side]["label"] for each in cells for side in ("truth", "predicted")}
-    wrong = {c["truth"]["class_index"] for c in cells if c["truth"]["class_index"] != c["predicted"]["class_index"]}
-    told = [each for each in cells if only != "wrong" or each["truth"]["class_index"] in wrong]
+    every = {_key(each["truth"]) for each in cells}
+    wrong = {_key(each["truth"]) for each in cells if not _right(each)}
+    told = [each for each in cells if _key(each["truth"]) in wrong]
     rows, more_rows = _most(told, "truth", ROWS)
-    in_rows = [each for each in cells if each["truth"]["class_index"] in rows]
+    in_rows = [each for each in told if _key(each["truth"]) in rows]
     columns, more_columns = _most(in_rows, "predicted", COLUMNS)
-    by_pair = {(each["truth"]["class_index"], each["predicted"]["class_index"]): each for each in cells}
-    head = "".join(f'<th scope="col"><span>{text(names[column])}</span></th>' for column in columns)
-    body = "".join(
-        f'<tr><th scope="row">{text(names[row])}</th>'
-        + "".join(_cell(by_pair.get((row, column)), only, place) for column in columns)
-        + "</tr>\n"
-        for row in rows
-    )
     said = (
         f"{confusion['wrong']} of {confusion['images']} images are taken for another class. "
         "Rows: what an image shows; columns: what the network takes it for."
     )
-    if only == "wrong" and len(wrong) < len({each["truth"]["class_index"] for each in cells}):
-        said += " Classes without errors are left out."
+    if not wrong:
+        said = f"All {confusion['images']} images are taken for what they show."
+    elif left := len(every) - len(wrong):
+        said += f" {left} {'class' if left == 1 else 'classes'} without errors left out."
     for shown, more, what in ((rows, more_rows, "true"), (columns, more_columns, "predicted")):
         if more:
             of = f"{len(shown)} of {len(shown) + more} {what} classes"
             said += f" Shown are those {of} that have most errors; report.json has all."
+    table = _table(in_rows, rows, columns, (only, place)) if wrong else ""
     return (
         '<article class="wide">\n<div class="text">\n<h2>Truth and prediction</h2>\n'
-        f'<p class="facts">{text(said)}</p>\n<div class="scroll"><table class="confusion">\n'
-        f"<thead><tr><th>truth \\ predicted</th>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>\n"
-        "</div>\n</article>\n"
+        f'<p class="facts">{text(said)}</p>\n{table}</div>\n</article>\n'
     )
 
 
-def _most(cells: list[ConfusionCell], side: str, most: int) -> tuple[list[int], int]:
-    """The classes of a side of the table by index, those with most errors where there are too many; how many more."""
-    wrong, every = Counter[int](), Counter[int]()
+def _table(cells: list[ConfusionCell], rows: list[_Key], columns: list[_Key], how: tuple[str | None, int]) -> str:
+    names = {_key(each[side]): each[side]["label"] for each in cells for side in ("truth", "predicted")}
+    by_pair = {(_key(each["truth"]), _key(each["predicted"])): each for each in cells}
+    head = "".join(f'<th scope="col"><span>{text(names[column])}</span></th>' for column in columns)
+    body = "".join(
+        f'<tr><th scope="row">{text(names[row])}</th>'
+        + "".join(_cell(by_pair.get((row, column)), *how) for column in columns)
+        + "</tr>\n"
+        for row in rows
+    )
+    return (
+        '<div class="scroll"><table class="confusion">\n'
+        f"<thead><tr><th>truth \\ predicted</th>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>\n"
+    )
+
+
+def _key(shown: Mapping[str, Any]) -> _Key:
+    """What a class is known again by: its index, or the label that is marked."""
+    index = shown["class_index"]
+    return (-1, str(shown["label"])) if index is None else (int(index), "")
+
+
+def _right(cell: ConfusionCell) -> bool:
+    # Reports of earlier versions have no marks, and do not say.
+    return bool(cell.get("correct", cell["truth"]["class_index"] == cell["predicted"]["class_index"]))
+
+
+def _most(cells: list[ConfusionCell], side: str, most: int) -> tuple[list[_Key], int]:
+    """The classes of a side of the table, those with most errors where there are too many; how many more."""
+    wrong, every = Counter[_Key](), Counter[_Key]()
     for each in cells:
-        index = each[side]["class_index"]  # type: ignore[literal-required]
-        every[index] += each["images"]
-        wrong[index] += each["images"] * (each["truth"]["class_index"] != each["predicted"]["class_index"])
-    order = sorted(every, key=lambda index: (-wrong[index], -every[index], index))
+        key = _key(each[side])  # type: ignore[literal-required]
+        every[key] += each["images"]
+        wrong[key] += each["images"] * (not _right(each))
+    order = sorted(every, key=lambda key: (-wrong[key], -every[key], key))
     return sorted(order[:most]), max(0, len(order) - most)
 
 
@@ -76,7 +98,7 @@ def _cell(cell: ConfusionCell | None, only: str | None, place: int) -> str:
     """
     if cell is None:
         return "<td></td>"
-    right = cell["truth"]["class_index"] == cell["predicted"]["class_index"]
+    right = _right(cell)
     kind, count = "right" if right else "off", cell["images"]
     pair = f'data-truth="{text(cell["truth"]["label"])}" data-predicted="{text(cell["predicted"]["label"])}"'
     if only == ("wrong" if right else "correct"):

@@ -128,8 +128,12 @@ def shown_maps(record: Mapping[str, object]) -> list[Mapping[str, object]]:
 
 
 def truths(record: Mapping[str, object]) -> list[str]:
-    """The classes that an image shows."""
-    return [name(each) for each in mappings(record.get("true_classes"))]
+    """What an image shows: its classes, or, where these are known by what is marked on it, the labels there."""
+    classes = [name(each) for each in mappings(record.get("true_classes"))]
+    marks = record.get("true_marks")
+    every = marks if isinstance(marks, list) else []
+    named = [str(own[0]) if own else label for own, label in zip(every, classes, strict=False)] or classes
+    return list(dict.fromkeys(named))
 
 
 def _marked(record: Mapping[str, object]) -> list[str]:

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, cast
 from cnnviz.schema.images import AnyImage, Image
 
 if TYPE_CHECKING:
-    from cnnviz.schema.confusion import Confusion, ConfusionCell, NamedClass
+    from cnnviz.schema.confusion import Confusion, ConfusionCell, NamedClass, ShownClass
     from cnnviz.schema.targets import Prediction
 
 _NAMED = 20
 
 
 class ConfusionCount:
-    """Counts images by true class and predicted class; of each pair it keeps the names of the first 20."""
+    """Counts images by true class and predicted class; of each pair it keeps the names of the first 20.
+
+    Where classes are known by what is marked, which may mean several, what is marked stands in the place of the class.
+    """
 
     def __init__(self) -> None:
-        self._cells: dict[tuple[int, int], ConfusionCell] = {}
+        self._cells: dict[tuple[int, str, int], ConfusionCell] = {}
         self.correct = self.wrong = 0
 
     def count(self, record: AnyImage) -> None:
@@ -27,13 +30,21 @@ class ConfusionCount:
             return
         own = cast("Image", record)
         predicted = own["predictions"][0]
+        right = outcome == "correct"
         # Of several classes that an image has, the one that the network thinks likeliest; where it is right, that one.
-        true = predicted if outcome == "correct" else own["true_classes"][0]
-        self.correct += outcome == "correct"
-        self.wrong += outcome == "wrong"
-        key = true["class_index"], predicted["class_index"]
+        true = own["true_classes"][0]
+        mark = next(iter(own.get("true_marks", [[]])[0]), None)
+        shown = predicted if right else true
+        truth: ShownClass = {"class_index": shown["class_index"], "label": shown["label"]}
+        if mark is not None:
+            truth = {"class_index": None, "label": mark}
+        self.correct += right
+        self.wrong += not right
+        index = truth["class_index"]
+        known = (-1, truth["label"]) if index is None else (index, "")
+        key = (*known, predicted["class_index"])
         cell = self._cells.setdefault(
-            key, {"truth": _named(true), "predicted": _named(predicted), "images": 0, "names": []}
+            key, {"truth": truth, "predicted": _named(predicted), "correct": right, "images": 0, "names": []}
         )
         cell["images"] += 1
         if len(cell["names"]) < _NAMED:

@@ -25,10 +25,12 @@ class Verdict:
     Attributes:
         true: Its classes, the one scored highest first; with any of them the network is right.
         predicted: The network's first class.
+        marks: Of an image whose classes are known by what is marked on it the labels that mean each class.
     """
 
     true: tuple[ClassScore, ...]
     predicted: ClassScore
+    marks: tuple[tuple[str, ...], ...] = ()
 
     @property
     def outcome(self) -> Literal["wrong", "correct"]:
@@ -45,7 +47,8 @@ class Verdict:
 
     def facts(self) -> Mapping[str, Any]:
         """What the record says of it."""
-        return {"outcome": self.outcome, "true_classes": [each.to_dict() for each in self.true]}
+        marks = {"true_marks": [list(each) for each in self.marks]} if any(self.marks) else {}
+        return {"outcome": self.outcome, "true_classes": [each.to_dict() for each in self.true], **marks}
 
 
 def verdict_of(
@@ -56,8 +59,9 @@ def verdict_of(
         true = selector.true_classes(image.ref, said.scores[place], image.truth)
     except ImageError:
         return None
-    classes = (task.scored(index, said, place) for index in true)
-    return Verdict(tuple(classes), task.scored(int(said.scores[place].argmax()), said, place))
+    classes = tuple(task.scored(index, said, place) for index in true)
+    marks = tuple(selector.words.marks(image.ref, index, image.truth) for index in true)
+    return Verdict(classes, task.scored(int(said.scores[place].argmax()), said, place), marks)
 
 
 def skipped(

@@ -18,6 +18,9 @@ class Judged(TypedDict, total=False):
     true_classes: list[Prediction]
     """The classes that the image is known to show, the one scored highest first, with what the network says of
     them: by ``--class folder`` or a table, else by the list that named it, else by ``--truth``."""
+    true_marks: list[list[str]]
+    """Of an image whose classes are known by what ``--truth`` marks on it: of each of ``true_classes`` the labels that
+    mean it there."""
     skipped: Literal[True]
     """There where ``--only`` leaves the image out: it was neither explained nor drawn."""
 
@@ -31,13 +34,24 @@ class NamedClass(TypedDict):
     """Name of the class."""
 
 
+class ShownClass(TypedDict):
+    """What images show."""
+
+    class_index: Count | None
+    """Index of the class, from 0; null where it is known by what is marked, which may mean several classes."""
+    label: str
+    """Name of the class, or the label by which it is marked."""
+
+
 class ConfusionCell(TypedDict):
     """The images of a class that the network takes for a class."""
 
-    truth: NamedClass
+    truth: ShownClass
     """What they show; of several classes that an image has, the one scored highest."""
     predicted: NamedClass
     """What the network takes them for."""
+    correct: bool
+    """Whether it is right with them."""
     images: Count
     """How many they are."""
     names: list[str]
@@ -54,7 +68,8 @@ class Confusion(TypedDict):
     wrong: Count
     """How many it gets wrong."""
     cells: list[ConfusionCell]
-    """The pairs of classes that occur, by the index of the true class, then of the predicted one."""
+    """The pairs of classes that occur, by the index of the true class (its label, where it is known by what is marked),
+    then of the predicted one."""
 
 
 class WithConfusion(TypedDict):

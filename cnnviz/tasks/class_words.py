@@ -156,6 +156,14 @@ class ClassWords:
             raise ImageError("no-label", "nothing says what this image shows")
         return sorted(dict.fromkeys(found), key=lambda index: -float(logits[index]))
 
+    def marks(self, ref: ImageRef, index: int, truth: Truth | None) -> tuple[str, ...]:
+        """The labels by which a true class is marked on an image whose classes are known by the annotations alone."""
+        own = ref.label if ref.label_index is None else ref.label_index
+        tabled = any(kind in {"folder", "table"} for kind, _ in self._steps)
+        if tabled or own is not None or self.marked is None or truth is None:
+            return ()
+        return tuple(label for label in truth.labels if label in self.marked.labels_of(index))
+
     def truth(self, ref: ImageRef) -> str | None:
         """The ground-truth label of an image where the run knows one, by the network's name for it if it has one."""
         kinds = [kind for kind, _ in self._steps if kind in {"folder", "table"}]
