@@ -17,6 +17,7 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.open_session import SessionOptions, prepare
 from cnnviz.engine.other_size import holds_at, output_at
 from cnnviz.errors import CnnvizError
+from cnnviz.methods.perturbation.incremental import windows
 from tests.support import networks as nets
 from tests.test_contract import CHEAP, METHODS
 
@@ -203,6 +204,18 @@ def test_few_sizes_are_remembered_and_others_looked_at_again(monkeypatch: pytest
         cnnviz.explain(model, nets.images(1, (side, side)))
     (session,) = model._sessions.all()
     assert [shape[1] for shape in other_size.outputs_of(session)] == [12, 19, 20, 21]
+
+
+def test_increments_are_kept_for_few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "_SIZES", 2)
+    model, asked = _model(_residual()), {"method": "occlusion", "target": 1, "incremental": "on", **CHEAP["occlusion"]}
+    first = cnnviz.explain(model, nets.images(1), **asked).raw
+    for side in range(14, 19):
+        cnnviz.explain(model, nets.images(1, (side, side)), **asked)
+    (session,) = model._sessions.all()
+    kept = {key.partition(")")[0] for key in session._memory if key.startswith("incremental (")}
+    assert kept == {"incremental (17, 17", "incremental (18, 18"}
+    torch.testing.assert_close(cnnviz.explain(model, nets.images(1), **asked).raw, first)
 
 
 def test_threads_share_what_one_of_them_prepared(monkeypatch: pytest.MonkeyPatch) -> None:

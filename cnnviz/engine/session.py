@@ -306,14 +306,14 @@ class Session:
 
     def remember(self, key: str, make: Callable[[], T]) -> T:
         """What ``make`` returned the first time: facts about the network that hold for every batch."""
-        if key not in self._memory:
-            self._memory.setdefault(key, make())  # of threads at once all get what came first
-        value: T = self._memory[key]
+        found = self._memory.get(key, self)  # another thread may forget it
+        value: T = self._memory.setdefault(key, make()) if found is self else found  # of threads all get the first
         return value
 
-    def forget(self) -> None:
-        """The network changed: nothing that was remembered holds."""
-        self._memory.clear()
+    def forget(self, start: str = "") -> None:
+        """Nothing holds that was remembered under keys that start so: the network changed, or memory is short."""
+        for key in [key for key in list(self._memory) if key.startswith(start)]:
+            self._memory.pop(key, None)
 
     def forward(self, pixels: Tensor) -> ForwardPass:
         """Run the network once on a normalised batch [N, C, H, W].

@@ -31,6 +31,8 @@ from cnnviz.models.graph.structures import map_tensors
 _PLAIN_BATCH = 8
 # Share of the plain path's estimated time from which on the plain path is taken.
 _WORTHWHILE = 0.8
+# Sizes of images for which a session keeps how windows run.
+_SIZES = 8
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,12 @@ def _runner(session: Session, size: tuple[int, int]) -> Runner | None:
             exact = _exact_trunk(session, trunk)
         return Runner(trunk, dtype) if exact is None else Differences(exact, trunk, dtype)
 
+    sizes: dict[tuple[int, int], None] = session.remember("sizes of increments", dict)
+    if size not in sizes:
+        for oldest in list(sizes)[: 1 - _SIZES]:
+            sizes.pop(oldest, None)
+            session.forget(f"incremental {oldest}")
+        sizes[size] = None
     return session.remember(f"incremental {size}", make)
 
 
