@@ -53,6 +53,25 @@ def test_names_once_given_stay_given(tmp_path: Path) -> None:
     check_whole(out)
 
 
+def test_a_folder_without_a_run_is_told(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that does not exist, of an empty one, and of one whose name is like that of a run; not of a run."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    begins = "--resume: there is no run to go on with in {}: one begins there. {}"
+    for folder, hint in (
+        ("runs/new", "-o names the folder of another run."),
+        ("empty", "-o names the folder of another run."),
+        ("runs/nwe", "Did you mean -o runs/new?"),
+        ("emtpy", "Did you mean -o ./empty?"),
+    ):
+        told = Quiet()
+        pipeline.run(replace(settings(photos, folder, output={"resume": True}), limit=1), told)
+        assert begins.format(folder, hint) in told.notes
+    told = Quiet()
+    pipeline.run(settings(photos, "runs/new", output={"resume": True}), told)
+    assert not any("--resume" in note for note in told.notes)
+
+
 def test_names_that_differ_in_case_only_are_one_name_to_some_file_systems(tmp_path: Path) -> None:
     for folder, name in (("a", "X.png"), ("b", "x.PNG")):
         (tmp_path / folder).mkdir()

@@ -14,6 +14,17 @@ RECORDS, REPORT = "records.jsonl", "report.json"
 _HINT = "Give the output folder of a run, such as cnnviz-out/gradcam."
 
 
+def runs_beside(folder: str) -> list[str]:
+    """Names of the folders beside one on this machine that hold the report of a run."""
+    if is_url(folder):
+        return []
+    path = os.path.realpath(folder)
+    parent = os.path.dirname(path)
+    with os.scandir(parent) as found:
+        others = [each.name for each in found if each.is_dir() and each.name != os.path.basename(path)]
+    return sorted(name for name in others if os.path.isfile(os.path.join(parent, name, REPORT)))
+
+
 class RunFolderReader:
     """The output folder of a run.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, nearest
 from cnnviz.io.names import Names
+from cnnviz.io.run_folders import runs_beside
 from cnnviz.io.store import LOCK, Store
 from cnnviz.io.temporaries import is_temporary
 from cnnviz.records import SCHEMA, RunHeader, files_of, parse_line, to_json
@@ -107,6 +109,17 @@ class EarlierRun:
                     f"--overwrite: {self.store.root} is not the output folder of a run, and its {name} would be lost.",
                     "Name another folder with -o.",
                 )
+
+    def tell_nothing(self, note: Callable[[str], None]) -> None:
+        """Tells where there is no run to go on with, of which a folder beside it may be the one that was meant."""
+        if not self.is_nothing:
+            return
+        root = self.store.root
+        near = nearest(
+            os.path.basename(root.rstrip("/")), runs_beside(root), before=f"-o {os.path.dirname(root) or '.'}/"
+        )
+        more = near or "-o names the folder of another run."
+        note(f"--resume: there is no run to go on with in {root}: one begins there. {more}")
 
     def check_options(self, command: str, options: Mapping[str, Any]) -> None:
         """Raises a CnnvizError unless this is a run of the same command with the same options, or nothing at all."""

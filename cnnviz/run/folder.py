@@ -94,6 +94,7 @@ class RunFolder:
                 self._earlier.check_overwrite()
             elif output.resume:
                 self._earlier.check_options(settings.command, settings.options())
+                self._earlier.tell_nothing(note)
             else:
                 self._earlier.check_plain(resumes)
         except BaseException:
