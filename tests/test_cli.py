@@ -134,6 +134,10 @@ def test_names_that_are_no_utf8_survive(fake: FakePipeline) -> None:
         ),
         (".", "No such command: .", "cnnviz gradcam ."),
         ("https://x/a.jpg", "No such command: https://x/a.jpg", "cnnviz gradcam https://x/a.jpg"),
+        ("-v gradcam a.jpg -q", "No such option: -v", "behind the command: cnnviz gradcam a.jpg -q -v"),
+        ("--model resnet18 cam a.jpg", "No such option: --model", "cnnviz cam a.jpg --model resnet18"),
+        ("-v", "No such option: -v", "Options stand behind a command, such as cnnviz gradcam photos/ -v"),
+        ("-Z", "No such option: -Z", "See cnnviz --help"),
         ("--verison", "No such option: --verison", "Did you mean --version?"),
         ("gradcam a.jpg --colrmap jet", "No such option: --colrmap", "--colormap"),
         (

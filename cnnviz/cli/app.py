@@ -167,6 +167,20 @@ def _run(arguments: list[str], console: Console) -> int:
     return console.interrupted() if code == EXIT_INTERRUPTED else code
 
 
+def _behind_command(option: str, arguments: list[str], context: Any) -> str:
+    """Where an option of a command belongs that stands before it; empty of what no command has."""
+    commands = context.command.list_commands(context)
+    place = next((k for k, word in enumerate(arguments) if word in commands), None)
+    if place is not None:
+        line = shlex.join(["cnnviz", arguments[place], *arguments[place + 1 :], *arguments[:place]])
+        return f"Options stand behind the command: {line}"
+    # Not at the top: the list of commands need not wait for options.
+    from cnnviz.cli.shared import shared_options
+
+    known = {flag for each in shared_options().values() for flag in each.flags}
+    return f"Options stand behind a command, such as cnnviz gradcam photos/ {option}" if option in known else ""
+
+
 def _from_click(error: Any, arguments: list[str]) -> CnnvizError:
     """A usage error with near matches, in the form of our own."""
     context = getattr(error, "ctx", None)
@@ -183,6 +197,8 @@ def _from_click(error: Any, arguments: list[str]) -> CnnvizError:
             message = f"{path} cannot be shared out"
         flags = [flag for param in context.command.params for flag in (*param.opts, *param.secondary_opts)]
         hint = variants.elsewhere(str(option), path, flags) or hint
+        if context.parent is None:
+            hint = _behind_command(str(option), arguments, context) or hint
         if option == "--variant":
             message, hint = variants.no_variants(path, arguments) or (f"{path} has no variants", hint)
     extra = _EXTRA.fullmatch(message)
