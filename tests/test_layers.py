@@ -235,6 +235,13 @@ def test_stages_of_a_model() -> None:
         ("layer4.1.conv3", "The network has no layer", "layer4.1.conv2"),
         ("zzz", "The network has no layer 'zzz'", "layer4.1, layer4."),
         ("avgpooool", "The network has no layer", ""),
+        (
+            "layer3,layer4",
+            "'layer3,layer4', which looks like 2 layers",
+            "has its own: --layer layer3 --layer layer4",
+        ),
+        ("-2, -1", "'-2, -1', which looks like 2 layers", "each has its own: --layer -2 --layer -1"),
+        ("layer3,layer44", "looks like 2 layers", "--layer layer3 --layer layer44 (Did you mean layer4"),
         ("fc", r"Layer 'fc' has output \[1, 12\], which is no map", "Use --layer layer4, the last one that has a map."),
         ("-7", "resnet18|ResNet has 5 convolutional stages", "-1 (the default) to -5"),
         ("0", "ResNet has 5 convolutional stages", "Count from the end"),

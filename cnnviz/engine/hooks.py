@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.attention import AttentionWatch
+from cnnviz.models.graph.layer_names import unknown_layer
 from cnnviz.models.graph.layers import (
     LayerRef,
     no_map,
@@ -23,7 +24,6 @@ from cnnviz.models.graph.layers import (
     refuse_attention,
     stage_at,
     unknown_call,
-    unknown_layer,
 )
 from cnnviz.models.graph.operations import operation_of_module
 from cnnviz.models.graph.responses import Responses

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import fx
 
+from cnnviz.errors import CnnvizError, nearest
 from cnnviz.models.graph.trace import Graph
 
 
@@ -22,3 +25,22 @@ def name_of(graph: Graph, node: fx.Node) -> tuple[str, int]:
         if not upstream:
             return str(node.name), 0
         current = upstream[0]
+
+
+def unknown_layer(layer: str, known: Sequence[str]) -> CnnvizError:
+    """What to say of a name that no layer has, or of several in one text.
+
+    Args:
+        layer: As it was named.
+        known: Layers that may be meant.
+    """
+    parts = [part.strip() for part in layer.split(",")]
+    if len(parts) > 1 and all(parts):
+        each = " ".join(f"--layer {part}" for part in parts)
+        wrong = [part for part in parts if part.partition(":")[0] not in known and not part.lstrip("-").isdigit()]
+        near = nearest(wrong[0], known) if wrong else ""
+        hint = f"Where several are taken each has its own: {each}" + (f" ({near})" if near else "")
+        return CnnvizError(f"The network has no layer {layer!r}, which looks like {len(parts)} layers.", hint)
+    shown = ", ".join(known[-6:])
+    hint = nearest(layer, known) or f"The last spatial layers are {shown}."
+    return CnnvizError(f"The network has no layer {layer!r}.", hint)

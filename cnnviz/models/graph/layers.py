@@ -15,10 +15,10 @@ from typing import TypeVar
 
 from torch import Tensor, fx
 
-from cnnviz.errors import CnnvizError, nearest
+from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.axes import axes_of, is_map
 from cnnviz.models.graph.dense import chain_to, encoder_chain, is_dense
-from cnnviz.models.graph.layer_names import name_of
+from cnnviz.models.graph.layer_names import name_of, unknown_layer
 from cnnviz.models.graph.levels import head_levels
 from cnnviz.models.graph.operations import attribute
 from cnnviz.models.graph.place_rules import places_of
@@ -377,12 +377,6 @@ def unknown_call(path: str, call: str, count: int) -> CnnvizError:
     if count == 1:
         return CnnvizError(f"{path} runs once; there is no call {call}.", f"Use {path}.")
     return CnnvizError(f"{path} runs {count} times; there is no call {call}.", f"Use {path}:0 to {path}:{count - 1}.")
-
-
-def unknown_layer(layer: str, known: Sequence[str]) -> CnnvizError:
-    close = nearest(layer, known)
-    shown = ", ".join(known[-6:])
-    return CnnvizError(f"The network has no layer {layer!r}.", close or f"The last spatial layers are {shown}.")
 
 
 def not_spatial(layer: str, shape: tuple[int, ...] | None, last: str | None) -> CnnvizError:
