@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import cnnviz
 from cnnviz.engine import kept_sessions, other_size
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.open_session import SessionOptions, prepare
+from cnnviz.engine.open_session import PrecisionError, SessionOptions, prepare
 from cnnviz.engine.other_size import holds_at, output_at
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.perturbation.incremental import windows
@@ -204,6 +204,24 @@ def test_few_sizes_are_remembered_and_others_looked_at_again(monkeypatch: pytest
         cnnviz.explain(model, nets.images(1, (side, side)))
     (session,) = model._sessions.all()
     assert [shape[1] for shape in other_size.outputs_of(session)] == [12, 19, 20, 21]
+
+
+def test_a_precision_that_is_not_right_is_tried_once_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def refusing(module: nn.Module, name: str, shape: Any, runtime: rt.Runtime, options: SessionOptions) -> Any:
+        tried.append(f"{runtime.precision} {shape[1]}")
+        if runtime.precision == "bf16":
+            raise PrecisionError("In bf16 it is another network.", "Use --precision fp32.")
+        return prepare(module, name, shape, runtime, options)
+
+    monkeypatch.setattr(kept_sessions, "prepare", refusing)
+    model = _model(_residual())
+    for size in ((12, 16), (12, 16), (20, 13), (12, 16), (20, 13)):
+        found = cnnviz.explain(model, nets.images(1, size), precision="bf16", target=1)
+        assert "float32 is used" in found.notes[0]
+        assert torch.equal(found.raw, cnnviz.explain(model, nets.images(1, size), target=1).raw)
+    assert tried == ["bf16 12", "fp32 12", "bf16 20"]
 
 
 def test_increments_are_kept_for_few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:

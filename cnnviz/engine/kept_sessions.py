@@ -10,7 +10,7 @@ import threading
 from torch import nn
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.open_session import SessionOptions, prepare
+from cnnviz.engine.open_session import PrecisionError, SessionOptions, prepare
 from cnnviz.engine.other_size import Shape, keep_output, output_at, outputs_of
 from cnnviz.engine.session import Session
 from cnnviz.models.preprocess import Preprocess
@@ -20,6 +20,8 @@ _MOST = 8
 # Of those that are run alike, how many are asked whether they hold for another size: a network that was prepared for
 # a size at which it is another one (a map of one cell) should not be prepared for all others.
 _ASKED = 2
+# Shapes for which it is remembered that a precision is not right.
+_REFUSALS = 1024
 
 Key = tuple[SessionOptions, str, str]
 
@@ -36,6 +38,7 @@ class KeptSessions:
     def __init__(self, module: nn.Module, name: str, preprocess: Preprocess) -> None:
         self._module, self._name, self._preprocess = module, name, preprocess
         self._kept: list[tuple[Key, Session]] = []
+        self._refused: dict[tuple[Key, Shape], tuple[str, str]] = {}
         self._keeping, self._preparing = threading.Lock(), threading.RLock()
 
     def all(self) -> list[Session]:
@@ -55,10 +58,22 @@ class KeptSessions:
         with self._preparing:  # of threads that ask for the same, one prepares it
             found = self._known(key, shape) or self._holding(key, shape)
             if found is None:
-                found = prepare(self._module, self._name, shape, runtime, options)
-                found.of_pictures(self._preprocess)
+                found = self._prepared(key, runtime, shape)
             self._keep(key, found)
         return found
+
+    def _prepared(self, key: Key, runtime: rt.Runtime, shape: Shape) -> Session:
+        """A new session; a precision that was not right for a shape is not tried there again."""
+        if (said := self._refused.get((key, shape))) is not None:
+            raise PrecisionError(*said)
+        try:
+            return prepare(self._module, self._name, shape, runtime, key[0]).of_pictures(self._preprocess)
+        except PrecisionError as error:
+            for oldest in list(self._refused)[: 1 - _REFUSALS]:
+                del self._refused[oldest]
+            # Not the error itself, whose traceback holds the copy of the weights that was tried.
+            self._refused[key, shape] = (error.message, error.hint)
+            raise
 
     def _known(self, key: Key, shape: Shape) -> Session | None:
         """The session that is known to hold for a shape, which is now the last one that was asked for."""
