@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from cnnviz.errors import CnnvizError
 from cnnviz.settings import ModelSpec
+from cnnviz.studies.tcav import pictures
 from cnnviz.studies.tcav.directions import cav, compared
 from cnnviz.studies.tcav.study import names_of
 from tests.support.runs import ran
@@ -129,6 +131,21 @@ def test_scores_that_do_not_vary_and_pictures_that_do_not_differ() -> None:
     assert compared(np.ones(3), np.zeros(3)).interval == (1, 1)
     direction, accuracy = cav(np.ones((3, 5)), np.ones((3, 5)))
     assert (direction.tolist(), accuracy) == ([0] * 5, 0.5)
+
+
+def test_each_folder_is_listed_once(
+    model: ModelSpec, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing tells the pictures apart, which shows after they were looked at."""
+    listed, find = Counter[str](), pictures.find_images
+    monkeypatch.setattr(pictures, "find_images", lambda paths: (listed.update(paths), find(paths))[1])
+    (tmp_path / "same").mkdir()
+    for number in range(6):
+        shutil.copy(folders["random"] / "0.png", tmp_path / "same" / f"{number}.png")
+    params = {"concept": (str(folders["red"]),), "random": str(tmp_path / "same")}
+    with pytest.raises(CnnvizError, match="nothing at features tells"):
+        ran("tcav", [folders["in"]], tmp_path / "out", model=model, classes=("0",), params=params)
+    assert listed == {params["concept"][0]: 1, params["random"]: 1}
 
 
 def test_names_of_folders() -> None:

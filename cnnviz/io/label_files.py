@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnviz.errors import CnnvizError, nearest, shown
+from cnnviz.io.label_tables import is_index
 from cnnviz.io.structured import load_json, load_yaml
 
 # Keys under which common tools keep the names: YOLO data.yaml, Hugging Face config.json, hand-written files.
@@ -339,7 +340,7 @@ def _counts_from(side: Sequence[int]) -> float:
 
 def _is_index(value: Any) -> bool:
     if isinstance(value, str):
-        return value.isdecimal() and len(value) < 10
+        return is_index(value)
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9
 
 

@@ -14,6 +14,7 @@ _PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "
 _INDEX_COLUMNS = ("class_index", "class_idx", "class_id")
 _LABEL_COLUMNS = ("label", "class", "name", "class_name", "category", "wnid")
 _DELIMITERS = ";\t"
+_MOST_DIGITS = 9
 LABEL_TABLES = (".csv", ".tsv")
 """How the names of tables of labels end."""
 
@@ -75,10 +76,15 @@ def read_image_rows(path: str) -> Iterator[ImageRow]:
         raise CnnvizError(f"the list {path!r} is not CSV: {error}", "Use two columns: path,label.") from error
 
 
+def is_index(text: str) -> bool:
+    """Whether a text is a number that may be the index of a class: digits alone, no more than nine."""
+    return text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
 def _row(cells: Sequence[str], columns: _Columns) -> ImageRow:
     path = without_guard(cells[columns.path].strip())
     label = without_guard(cells[columns.label].strip()) if len(cells) > columns.label else ""
-    index = int(label) if columns.is_index and label.isascii() and label.isdecimal() and len(label) < 10 else None
+    index = int(label) if columns.is_index and is_index(label) else None
     return ImageRow(path, label or None, index)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from cnnviz.errors import CnnvizError
-from cnnviz.io.label_tables import is_label_table
+from cnnviz.io.label_tables import is_index, is_label_table
 from cnnviz.io.sources import find_images, is_url
 from cnnviz.io.store import LOCK, Store
 from cnnviz.io.walk import check_protocols
@@ -106,7 +106,7 @@ def _check_classes(settings: RunSettings) -> None:
         return  # the labels may themselves be numbers
     for text in settings.target.classes:
         parts = [part.strip() for part in text.split(",")]
-        if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+        if not all(map(is_index, parts)):
             continue
         if beyond := [part for part in parts if int(part) >= count]:
             raise CnnvizError(

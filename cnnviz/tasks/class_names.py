@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from cnnviz.errors import CnnvizError, shown
-from cnnviz.io.label_tables import is_label_table
+from cnnviz.io.label_tables import is_index, is_label_table
 from cnnviz.io.names import unique_parts
 from cnnviz.models.loading.labels import LabelLookup, Match
 
-_MOST_DIGITS = 9
 # Words of --class that may stand in a list with commas beside names and indices.
 _WORDS = frozenset({"pred", "all", "folder", "truth"})
 
@@ -86,7 +85,7 @@ class ClassNames:
         if "," not in spec or self._is_one(spec.strip()):
             return [spec]
         parts = [part.strip() for row in csv.reader([spec], skipinitialspace=True) for part in row if part.strip()]
-        if all(map(_is_index, parts)):
+        if all(map(is_index, parts)):
             return parts
         places = [self._place(part) for part in parts]
         if set(places) == {None}:
@@ -115,7 +114,7 @@ class ClassNames:
         """The class of one of a list, or the word that it is; None for anything else."""
         if part in _WORDS or part.startswith("top:"):
             return part
-        if _is_index(part):
+        if is_index(part):
             return int(part)
         try:
             found = self._lookup.called(part)
@@ -145,10 +144,6 @@ class ClassNames:
             self._told.add(found.kind)
             self._tell(f"labels of images: {found.guess}")
         return found.index
-
-
-def _is_index(part: str) -> bool:
-    return part.isascii() and part.isdecimal() and len(part) <= _MOST_DIGITS
 
 
 def descending(logits: Tensor) -> list[int]:

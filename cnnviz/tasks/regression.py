@@ -16,6 +16,7 @@ from torch import Tensor
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.targets import OutputTarget
 from cnnviz.errors import CnnvizError, nearest, shown
+from cnnviz.io.label_tables import is_index
 from cnnviz.io.names import unique_parts
 from cnnviz.io.sources import ImageRef
 from cnnviz.models.graph.outputs import two_dim
@@ -96,7 +97,7 @@ class Regression(Task):
             CnnvizError: There is none, with near matches.
         """
         name, labels = text.strip(), self.labels
-        if name.isascii() and name.isdecimal() and len(name) < 10 and int(name) < len(labels):
+        if is_index(name) and int(name) < len(labels):
             index = int(name)
         elif name in labels:
             index = labels.index(name)

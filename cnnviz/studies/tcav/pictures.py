@@ -26,18 +26,23 @@ def vectors(maps: Tensor, pool: str) -> Tensor:
     return maps.mean(dim=(2, 3)) if pool == "mean" else maps.flatten(1)
 
 
-def activations_of(prepared: PreparedModel, flag: str, folder: str, pool: str) -> NDArray[np.float32]:
+def activations_of(
+    prepared: PreparedModel, named: tuple[str, str], refs: Sequence[ImageRef], pool: str
+) -> NDArray[np.float32]:
     """The activations [n, D] of all pictures of a folder at the session's layer, in their order.
 
     A picture that cannot be read is told and left out.
 
     Args:
-        flag: What named the folder, for messages.
+        prepared: The network of the run.
+        named: The option that named the folder, and the folder, for messages.
+        refs: The pictures.
+        pool: What of their maps counts.
 
     Raises:
         CnnvizError: There is no picture, or there are too many values to keep.
     """
-    refs = _pictures(flag, folder)
+    flag, folder = named
     prepared.note(f"{flag} {folder}: pictures are read, and the network runs on them")
     found: list[NDArray[np.float32]] = []
     for batch in _batches(prepared, flag, refs):
@@ -55,16 +60,19 @@ def activations_of(prepared: PreparedModel, flag: str, folder: str, pool: str) -
     return np.concatenate(found)
 
 
-def check_apart(concepts: Sequence[str], random: str) -> None:
-    """Refuse pictures that are on both sides, and a concept that is named twice: files count, however they are named.
+def pictures_apart(concepts: Sequence[str], random: str) -> tuple[list[list[ImageRef]], list[ImageRef]]:
+    """The pictures of each concept, and the random ones; none is on both sides, however it is named.
 
     Raises:
         CnnvizError: A picture of a concept is one of the random ones too, or two concepts are the same pictures.
     """
-    others = _files("--random", random)
+    chance = _pictures("--random", random)
+    others = _files(chance)
+    found: list[list[ImageRef]] = []
     known: dict[frozenset[str], str] = {}
     for concept in concepts:
-        own = _files("--concept", concept)
+        found.append(_pictures("--concept", concept))
+        own = _files(found[-1])
         if own and own in known:
             raise CnnvizError(f"--concept {concept} is given twice, as {known[own]}.", "Name each folder once.")
         known[own] = concept
@@ -74,6 +82,7 @@ def check_apart(concepts: Sequence[str], random: str) -> None:
                 "that nothing tells the concept from chance.",
                 "Give --random a folder, or a list (.txt), of other pictures.",
             )
+    return found, chance
 
 
 def _pictures(flag: str, folder: str) -> list[ImageRef]:
@@ -83,9 +92,8 @@ def _pictures(flag: str, folder: str) -> list[ImageRef]:
         raise CnnvizError(f"{flag} {folder}: {error.message}", "Name a folder of pictures.") from error
 
 
-def _files(flag: str, folder: str) -> frozenset[str]:
-    uris = (ref.uri for ref in _pictures(flag, folder))
-    return frozenset(uri if is_url(uri) else os.path.realpath(uri) for uri in uris)
+def _files(refs: Sequence[ImageRef]) -> frozenset[str]:
+    return frozenset(ref.uri if is_url(ref.uri) else os.path.realpath(ref.uri) for ref in refs)
 
 
 def _batches(prepared: PreparedModel, flag: str, refs: Sequence[ImageRef]) -> Iterator[Tensor]:

@@ -17,6 +17,7 @@ from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import class_logits
 from cnnviz.errors import CnnvizError
 from cnnviz.io.encode import ImageFormat, encode, encode_npz
+from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.models.graph.outputs import two_dim
 from cnnviz.registry.studies import TcavOptions
@@ -28,7 +29,7 @@ from cnnviz.schema.studies import tcav as schema
 from cnnviz.settings import RunSettings
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.studies.tcav.directions import FEWEST, Cavs, compared, of_chance, of_concept, pictures_of_side
-from cnnviz.studies.tcav.pictures import activations_of, check_apart
+from cnnviz.studies.tcav.pictures import activations_of, pictures_apart
 from cnnviz.tasks.classification import Classification
 
 _PNG = ImageFormat("png")
@@ -59,14 +60,14 @@ class Tcav(Study[TcavOptions]):
             )
         if not isinstance(prepared.task, Classification):
             raise CnnvizError("tcav asks about a class of a network with class scores.", "Use factors.")
-        check_apart(params.concept, params.random)
+        concepts, random = pictures_apart(params.concept, params.random)
         self.index = prepared.classes.resolve(classes[0])
         self.label = prepared.classes.labels[self.index]
         self.layer = prepared.session.layers[0]
         self.names = names_of(params.concept)
         self.pictures: list[int] = []
         self.cavs: list[tuple[Cavs, Cavs]] = []
-        self._learn(params.random)
+        self._learn(params.random, concepts, random)
         stacked = np.stack([np.stack([each.directions for each in pair]) for pair in self.cavs])
         self._directions = torch.from_numpy(stacked.reshape(-1, stacked.shape[-1]).T.copy())
         self._rows: list[NDArray[np.float64]] = []
@@ -78,13 +79,13 @@ class Tcav(Study[TcavOptions]):
             raise CnnvizError(f"tcav takes one layer, not {len(layers)}.", "Run it once a layer, each with its --out.")
         return Cut.at_layers(*layers)
 
-    def _learn(self, folder: str) -> None:
+    def _learn(self, folder: str, concepts: Sequence[Sequence[ImageRef]], others: Sequence[ImageRef]) -> None:
         params, seed = self.params, self.prepared.settings.runtime.seed
-        random = activations_of(self.prepared, "--random", folder, params.pool)
+        random = activations_of(self.prepared, ("--random", folder), others, params.pool)
         self.random_pictures, self.features = random.shape
         chance: dict[int, Cavs] = {}
-        for concept in params.concept:
-            own = activations_of(self.prepared, "--concept", concept, params.pool)
+        for concept, refs in zip(params.concept, concepts, strict=True):
+            own = activations_of(self.prepared, ("--concept", concept), refs, params.pool)
             side = pictures_of_side(len(own), len(random))
             if side < FEWEST:
                 raise CnnvizError(
