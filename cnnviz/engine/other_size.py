@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -111,10 +111,25 @@ def _gives(session: Session, value: Any, key: str | None, image: Tensor) -> bool
     if graph is None or (graph.final_activation is None and not beside):
         return _agree(chosen, as_rows(select_output(value, key)), session)
     # Units, and logits before a softmax, are nothing that the network returns; its trace has both.
+    reader = _Reader(graph)
     with torch.no_grad():
-        traced = fx.Interpreter(graph.module).run(image)
-    same = _agree(select_output(traced, key), select_output(value, key), session)
-    return same and _agree(chosen, session.unprepared_chosen(there), session)
+        returned = select_output(reader.run(image), key)
+    same = _agree(returned, select_output(value, key), session)
+    return same and reader.explained is not None and _agree(chosen, as_rows(reader.explained), session)
+
+
+class _Reader(fx.Interpreter):
+    """Runs a trace and keeps what is explained of it."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph.module, garbage_collect_values=True)
+        self._wanted, self.explained = graph.logits, cast("Tensor | None", None)
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n is self._wanted:
+            self.explained = value
+        return value
 
 
 def _cut_alike(session: Session, module: nn.Module, image: Tensor, options: SessionOptions) -> bool:
