@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from cnnviz.engine.prepare import winograd
 from cnnviz.engine.prepare.fold import add_submodule, foldable_convolution
 from cnnviz.models.graph.operations import operation_of
 
@@ -99,6 +100,7 @@ class PackedConv(nn.Module):
         self._met: set[Any] = set()
         self.wider = self._widened(weight, pack) if self.same and conv.groups > 1 else None
         self._multiplies = dtype == torch.bfloat16 and self.kernel == (1, 1) and conv.groups == 1
+        self._tiled = not self.same and winograd.suits(weight, self.geometry)
         self.channelwise = channelwise(conv.weight, conv.groups)
         self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
         self.activation: tuple[str, list[Any], str] = ("none", [], "")
@@ -111,6 +113,8 @@ class PackedConv(nn.Module):
         ):
             weight, padding = self.wider
             return self._run(x, other, (weight, padding), self.in_place)
+        if (tiled := self._by_tiles(x, self.geometry[0])) is not None:
+            return self._finished(tiled, x, other, self.geometry[0], self.in_place)
         x = self.pad(x) if self.same else x
         return self._run(x, other, (self._weight_for(tuple(x.shape)), self.geometry[0]), self.in_place)
 
@@ -145,18 +149,39 @@ class PackedConv(nn.Module):
 
     def convolve(self, x: Tensor, other: Tensor | None, padding: list[int], in_place: bool = False) -> Tensor:
         """The fused operation with another padding; with ``in_place`` the result overwrites ``other``."""
+        if (tiled := self._by_tiles(x, padding, len(x))) is not None:
+            return self._finished(tiled, x, other, padding, in_place)
         return self._run(x, other, (self._weight_for_part(x, padding), padding), in_place)
 
     def linear(self, x: Tensor, onto: Tensor | None, padding: list[int]) -> Tensor:
         """The convolution without bias and activation; added to ``onto``, in place, where that is given."""
         if onto is None and self._multiplies and not any(padding):
             return self._product(x)
+        if (tiled := self._by_tiles(x, padding, len(x))) is not None:
+            return tiled.convolve(x, padding, None, onto, over=True)
         tail = (self._weight_for_part(x, padding), None, padding, *self.geometry[1:])
         if onto is None:
             found: Tensor = torch.ops.mkldnn._convolution_pointwise(x, *tail, "none", [], "")
             return found
         summed: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(onto, x, *tail, "add", 1.0, None, [], "")
         return summed
+
+    def _by_tiles(self, x: Tensor, padding: Sequence[int], images: int = 1) -> winograd.Weights | None:
+        """What computes the convolution of an input with fewer products; None where that does not pay."""
+        return self._transformed if self._tiled and winograd.pays(x, padding, images) else None
+
+    @functools.cached_property
+    def _transformed(self) -> winograd.Weights | None:
+        library = winograd.library()
+        return None if library is None else winograd.Weights(self.weight.to_dense(), library)
+
+    def _finished(
+        self, tiled: winograd.Weights, x: Tensor, other: Tensor | None, padding: Sequence[int], in_place: bool
+    ) -> Tensor:
+        name, scalars, _ = self.activation
+        bounds = {"relu": (0.0, math.inf), "hardtanh": tuple(scalars)}.get(name)
+        found = tiled.convolve(x, padding, self.bias, other, bounds, over=in_place)
+        return found if bounds is not None else self.activate(found)
 
     @functools.cached_property
     def _matrix(self) -> Tensor:
@@ -176,6 +201,8 @@ class PackedConv(nn.Module):
     def before_activation(self, x: Tensor, other: Tensor | None) -> Tensor:
         """What the activation is applied to: ``conv(x)``, or that and the other summand."""
         x = self.pad(x) if self.same else x
+        if (tiled := self._by_tiles(x, self.geometry[0])) is not None:
+            return tiled.convolve(x, self.geometry[0], self.bias, other)
         weight = self._weight_for(tuple(x.shape))
         found: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.geometry, "none", [], "")
         return found if other is None else found + other

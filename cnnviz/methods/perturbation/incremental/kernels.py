@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnviz.engine.prepare.native import Count, Pointer, address, parallel_for
 from cnnviz.io.compiler import compiled, source_of
 from cnnviz.methods.perturbation.incremental.ops import Axis
 from cnnviz.methods.perturbation.incremental.plan import Region
@@ -25,57 +26,56 @@ from cnnviz.methods.perturbation.incremental.plan import Region
 _SOURCE = "kernels.c"
 _KINDS = {torch.float32: "", torch.bfloat16: "#define HALF\n"}
 _BLOCK = 32  # of channels, as there
-_Count, _Pointer = ctypes.c_int64, ctypes.c_void_p
 
 
 class _Patch(ctypes.Structure):
     _fields_ = (
-        ("values", _Pointer),
-        ("since", _Count),
-        ("height", _Count),
-        ("width", _Count),
-        ("tops", _Pointer),
-        ("lefts", _Pointer),
+        ("values", Pointer),
+        ("since", Count),
+        ("height", Count),
+        ("width", Count),
+        ("tops", Pointer),
+        ("lefts", Pointer),
     )
 
 
 class _Parts(ctypes.Structure):
     _fields_ = (
-        ("made", _Pointer),
-        ("begin", _Count),
-        ("end", _Count),
-        ("cols", _Count),
-        ("height", _Count),
-        ("width", _Count),
-        ("channels", _Count),
-        ("tops", _Pointer),
-        ("lefts", _Pointer),
-        ("before", _Pointer),
-        ("across", _Count),
+        ("made", Pointer),
+        ("begin", Count),
+        ("end", Count),
+        ("cols", Count),
+        ("height", Count),
+        ("width", Count),
+        ("channels", Count),
+        ("tops", Pointer),
+        ("lefts", Pointer),
+        ("before", Pointer),
+        ("across", Count),
         ("low", ctypes.c_float),
         ("high", ctypes.c_float),
     )
 
 
 class _Piece(ctypes.Structure):
-    _fields_ = (("patches", _Patch * 2), ("channels", _Count), ("first", _Count))
+    _fields_ = (("patches", _Patch * 2), ("channels", Count), ("first", Count))
 
 
 class _Join(ctypes.Structure):
-    _fields_ = (("parts", _Parts), ("pieces", _Pointer), ("count", _Count), ("scale", _Pointer))
+    _fields_ = (("parts", _Parts), ("pieces", Pointer), ("count", Count), ("scale", Pointer))
 
 
 class _Slide(ctypes.Structure):
     _fields_ = (
         ("parts", _Parts),
         ("patch", _Patch),
-        ("kernel", _Count * 2),
-        ("stride", _Count * 2),
-        ("padding", _Count * 2),
-        ("weights", _Pointer),
-        ("clean", _Pointer),
-        ("largest", _Pointer),
-        ("size", _Count * 2),
+        ("kernel", Count * 2),
+        ("stride", Count * 2),
+        ("padding", Count * 2),
+        ("weights", Pointer),
+        ("clean", Pointer),
+        ("largest", Pointer),
+        ("size", Count * 2),
     )
 
 
@@ -95,8 +95,8 @@ class Kernels:
         self.dtype = dtype
         self.join, self.convolve, self.pool = library.join, library.convolve, library.pool
         for function in (self.join, self.convolve, self.pool):
-            function.argtypes, function.restype = (_Pointer, _Pointer), None
-        self.parallel = _parallel_for()
+            function.argtypes, function.restype = (Pointer, Pointer), None
+        self.parallel = parallel_for()
 
 
 class _Made:
@@ -111,7 +111,7 @@ class _Made:
         self._parts.tops, self._parts.lefts = self._numbers(region.rows), self._numbers(region.cols)
 
     def _numbers(self, numbers: Sequence[int]) -> int:
-        self._held.append((_Count * len(numbers))(*numbers))
+        self._held.append((Count * len(numbers))(*numbers))
         return ctypes.addressof(self._held[-1])
 
     def _place(self, patch: _Patch, region: Region) -> None:
@@ -123,16 +123,16 @@ class _Made:
         return like.new_empty((self.windows if windows is None else len(windows), *self.shape))
 
     def _fill(self, parts: _Parts, made: Tensor, clipping: Clipping | None, windows: range | None) -> None:
-        parts.made = _address(made)
+        parts.made = address(made)
         if windows is not None:
             parts.begin, parts.end = windows.start, windows.stop
         if clipping is not None:
-            parts.before, parts.across = _address(clipping.before), clipping.before.shape[1]
+            parts.before, parts.across = address(clipping.before), clipping.before.shape[1]
             parts.low, parts.high = clipping.low, clipping.high
 
     def _lay(self, patch: _Patch, tensor: Tensor, parts: _Parts) -> None:
         """A patch holds all windows, or those that are made."""
-        patch.values, patch.since = _address(tensor), 0 if len(tensor) == self.windows else parts.begin
+        patch.values, patch.since = address(tensor), 0 if len(tensor) == self.windows else parts.begin
 
 
 class Joining(_Made):
@@ -184,7 +184,7 @@ class Joining(_Made):
         # Copies: images in several threads share what was worked out.
         pieces = type(self._pieces).from_buffer_copy(self._pieces)
         given = _Join(self._parts, ctypes.addressof(pieces), len(pieces))
-        given.scale = None if self._scale is None else _address(self._scale)
+        given.scale = None if self._scale is None else address(self._scale)
         self._fill(given.parts, made, clipping, windows)
         for piece, tensors in zip(pieces, patches, strict=True):
             for patch, tensor in zip(piece.patches, tensors, strict=False):
@@ -223,7 +223,7 @@ class Sliding(_Made):
         if weights is not None:
             blocks = F.pad(weights, (0, -channels % _BLOCK)).unflatten(1, (-1, _BLOCK)).transpose(0, 1).contiguous()
             self._held.append(blocks)
-            self._slide.weights = _address(blocks)
+            self._slide.weights = address(blocks)
 
     def convolved(
         self, made: Tensor, patch: Tensor, clipping: Clipping | None = None, windows: range | None = None
@@ -238,29 +238,13 @@ class Sliding(_Made):
     def pooled(self, made: Tensor, patch: Tensor, clean: Tensor, largest: Tensor) -> Tensor:
         """V - max(v - m) over what each place sees. ``clean``: v, [H, W, C], ``largest``: V, both float32."""
         given = _Slide.from_buffer_copy(self._slide)
-        given.clean, given.largest = _address(clean), _address(largest)
+        given.clean, given.largest = address(clean), address(largest)
         given.size[0], given.size[1] = clean.shape[:2]
         self._fill(given.parts, made, None, None)
         given.parts.across = largest.shape[1]
         self._lay(given.patch, patch, given.parts)
         self.kernels.pool(ctypes.byref(given), self.kernels.parallel)
         return made
-
-
-def _address(tensor: Tensor) -> int:
-    """Where the numbers lie: what lies elsewhere, or in another order, would end the process that reads it."""
-    if tensor.device.type != "cpu" or not tensor.is_contiguous():
-        raise ValueError("a compiled kernel reads dense arrays in the memory of the processor")
-    return tensor.data_ptr()
-
-
-def _parallel_for() -> int | None:
-    """PyTorch's own way to share work among its threads, for C; None where this PyTorch has none."""
-    try:
-        found = ctypes.cast(ctypes.CDLL(torch._C.__file__).torch_parallel_for, _Pointer)
-    except (AttributeError, OSError):
-        return None
-    return found.value
 
 
 @functools.cache
