@@ -134,10 +134,10 @@ def test_maps_that_are_largest_nowhere_are_no_misses(tmp_path: Path) -> None:
     judged = [_judged({}, scores) for scores in rows.values()]
     judged = [replace(each, record={**each.record, "path": name}) for each, name in zip(judged, rows, strict=True)]
     energy, pointing = check.statements("gradcam", judged, cast("SecondLook", None))
-    assert [(each.image, each.value) for each in energy.observations] == [("peak", 0.75), ("constant", 0.25)]
+    assert [(each.image, each.value) for each in energy.observations] == [("peak", 0.75)]
     assert [(each.image, each.value) for each in pointing.observations] == [("peak", 1.0)]
     said = "\n".join(check.remarks)
-    assert "1 of 4 images are flat, no share to measure: zero" in said
+    assert "2 of 4 images are flat, no share to measure: constant, zero" in said
     assert "2 of 4 images are flat, no peak to find: constant, zero" in said
     assert said.count("1 of 4 images have no positive values, no ") == 2
     assert "marked" not in said
@@ -148,6 +148,7 @@ def test_a_map_without_evidence_speaks_for_nothing(tmp_path: Path) -> None:
     rows: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         "some": ({"max": 1.0}, [{"label": "road", "share": 0.5}]),
         "other": ({"max": 1.0}, [{"label": "car", "share": 1.0}]),
+        "constant": ({"max": 1.0, "flat": True}, [{"label": "car", "share": 0.75}]),
         "zero": ({"max": 0.0, "flat": True}, []),
     }
     judged = []
@@ -158,9 +159,9 @@ def test_a_map_without_evidence_speaks_for_nothing(tmp_path: Path) -> None:
     look = cast("SecondLook", SimpleNamespace(labels=("car", "road")))
     [made] = check.statements("gradcam", judged, look)
     assert [(each.image, each.value) for each in made.observations] == [("some", 0.5), ("other", 0.0)]
-    assert "the maps of 1 of 3 images are flat, no evidence to share out: zero" in check.remarks[0]
+    assert "the maps of 2 of 4 images are flat, no evidence to share out: constant, zero" in check.remarks[0]
     [none] = check.statements("gradcam", judged[2:], look)
-    assert none.why_not.startswith("the maps of 1 of 1 images are flat")
+    assert none.why_not.startswith("the maps of 2 of 2 images are flat")
 
 
 def test_a_baseline_of_other_files_is_not_compared(tmp_path: Path) -> None:

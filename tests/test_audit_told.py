@@ -209,7 +209,7 @@ def test_a_region_that_the_network_was_not_shown_is_said(photos: Path, tmp_path:
     """A centre crop of pictures of 100 x 60 pixels: the lowest tenth is seen to 60 %, the left fifth not at all."""
     (tmp_path / "data").mkdir()
     for number in range(3):
-        rgb = np.full((60, 100, 3), 40 * number, dtype=np.uint8)
+        rgb = np.full((60, 100, 3), 40 * number + 20, dtype=np.uint8)
         rgb[20:40, 40:60] = (255, 0, 0)
         Image.fromarray(rgb).save(tmp_path / "data" / f"{number}.png")
     path = _policy(photos, "truth.json")

@@ -10,6 +10,7 @@ from cnnviz.audit.check import Check, Judged, all_flat, all_negative, mean, rate
 from cnnviz.audit.verdict import Statement
 from cnnviz.errors import nearest
 from cnnviz.metrics.region_energy import BACKGROUND, TRUTH
+from cnnviz.report.record_words import is_flat
 
 if TYPE_CHECKING:
     from cnnviz.maps.second_look import SecondLook
@@ -20,9 +21,13 @@ _LACKS = {"energy": "share to measure", "pointing": "peak to find"}
 
 
 def energies(judged: Judged, regions: Sequence[str], region: str) -> list[float]:
-    """The shares of an image's maps in a region, where they are known."""
+    """The shares of an image's maps in a region, where they are known; of a flat map, which tells no place from
+    another, the region's share of the picture is none.
+    """
     found = []
     for each in judged.maps:
+        if is_flat(each):
+            continue
         scores = each["scores"].get("region_energy")
         value = None if scores is None else scores["energies"][regions.index(region)]
         if value is not None:
@@ -101,7 +106,8 @@ class Evidence(Check):
             for each in judged
         ]
         # Of a map without positive values nothing is listed: it has no evidence, on this class or another.
-        rows = [(each, row["evidence"]) for each in asked for row in each.maps if row["evidence"]]
+        told = [(each, row) for each in asked for row in each.maps if not is_flat(row)]
+        rows = [(each, row["evidence"]) for each, row in told if row["evidence"]]
         seen = [each.seen(_share(evidence, self.params.on)) for each, evidence in rows]
         text = self.empty([each for each in asked if each.maps], {each.image for each in seen}, "evidence to share out")
         made = mean("evidence", self.params.max_share, seen, at_least=False)
