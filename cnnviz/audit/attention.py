@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from cnnviz.audit.check import Check, Judged, all_flat, all_negative, mean, rate
 from cnnviz.audit.verdict import Statement
 from cnnviz.errors import nearest
-from cnnviz.metrics.region_energy import BACKGROUND, TRUTH
+from cnnviz.metrics.region_energy import BACKGROUND
+from cnnviz.metrics.seen_region import TRUTH
 from cnnviz.report.record_words import is_flat
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from cnnviz.audit.policy import Policy
 from cnnviz.audit.policy_checks import PolicyCheck
 from cnnviz.audit.verdict import Observation, Statement
-from cnnviz.metrics.region_energy import BACKGROUND, TRUTH, SeenRegion
+from cnnviz.metrics.region_energy import BACKGROUND
+from cnnviz.metrics.seen_region import TRUTH, SeenRegion
 from cnnviz.metrics.similarity import spearman
 from cnnviz.report.record_words import is_flat
 

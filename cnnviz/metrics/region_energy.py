@@ -11,7 +11,6 @@ the rest.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,12 @@ from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage, Row, RunSummary
 from cnnviz.metrics.derived import is_even, total_of
+from cnnviz.metrics.seen_region import TRUTH, SeenRegion
 from cnnviz.registry.localization_metrics import RegionEnergyOptions
 from cnnviz.registry.metric_specs import MetricSpec
 
-TRUTH, BACKGROUND = "truth", "background"
+BACKGROUND = "background"
 _FOUND = 0.5
-# Borders of pixels are no news.
-_WHOLE = 0.99
 
 
 def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params: RegionEnergyOptions) -> dict[str, Any]:
@@ -123,30 +121,3 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: RegionEnergyOptions
                 found.setdefault(region, SeenRegion()).add(seen)
     said = [f"{text}; --view whole shows it all" for region, own in found.items() if (text := own.hidden(region))]
     return RunSummary(None, tuple(f"{spec.title}: {text}" for text in said), tuple((spec.title, text) for text in said))
-
-
-@dataclass
-class SeenRegion:
-    """How much of a region that was asked for a network saw, over images."""
-
-    images: int = 0
-    total: float = 0.0
-    none: int = 0
-    least: float = 1.0
-
-    def add(self, share: float) -> None:
-        """Take in an image."""
-        self.images, self.total = self.images + 1, self.total + share
-        self.none, self.least = self.none + (share == 0), min(self.least, share)
-
-    def hidden(self, region: str) -> str:
-        """That the network saw but a part of the region, or none of it; empty where it saw all."""
-        if self.least > _WHOLE:
-            return ""
-        what = "the object" if region == TRUTH else f"the region {region}"
-        where = "" if self.images == 1 else f" in any of {self.images} images"
-        if self.none == self.images:
-            return f"the network saw nothing of {what}{where}: it cannot look there"
-        where = "" if self.images == 1 else f", the mean of {self.images} images"
-        where += f", and nothing of it in {self.none}" if self.none else ""
-        return f"the network saw {100 * self.total / self.images:.0f} % of {what}{where}: it cannot look at the rest"

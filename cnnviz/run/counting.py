@@ -11,7 +11,7 @@ from cnnviz.io.archives import is_fetched
 from cnnviz.io.exclusions import Exclusions
 from cnnviz.io.shards import parse_shard
 from cnnviz.io.sources import SourceOptions, find_images
-from cnnviz.metrics.region_energy import SeenRegion
+from cnnviz.metrics.seen_region import SeenRegion
 from cnnviz.run.confusion import ConfusionCount
 from cnnviz.schema.images import AnyImage, Image
 from cnnviz.schema.summary import Counted
