@@ -203,6 +203,7 @@ def test_a_file_that_is_no_policy_is_said(tmp_path: Path, name: str, data: bytes
         ("options:\n  veiw: whole", "line 3: unknown option 'veiw'.", "Did you mean view?"),
         ("model: {name: resnet18, input_size: big}", "line 2: input_size: big: ", "For example input_size: 224"),
         ("options: {batch_size: [1, 2]}", "line 2: batch_size: 1,2: expected a number", "For example batch_size: 16"),
+        ("options: {batch_size: 1, batch-size: 2}", "line 2: 'batch-size' is given twice.", "Keep one"),
         ("labels: foldr", "line 2: labels: ", "Did you mean folder?"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from cnnviz.audit.policy import STARTER, Policy, load_policy
 from cnnviz.cli.options import Option
-from cnnviz.cli.values import from_config
+from cnnviz.cli.values import from_config, long_name
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.io.policy_file import write_new
 
@@ -81,10 +81,9 @@ def _options(policy: Policy, options: Mapping[str, Option]) -> tuple[dict[str, A
             name = "name" if (within, key) == ("model", "model") else key
             return policy.where(f"{within}.{name}", f"{within}.{name.replace('_', '-')}", within)
 
-        for key, value in values.items():
-            own = from_config({key: value}, options, where)
-            found |= own
-            places |= {name: f"{where(key)}: {key}" for name in own}
+        own, keys = from_config(values, options, where), {key.replace("_", "-"): key for key in values}
+        found |= own
+        places |= {name: f"{where(key)}: {key}" for name in own if (key := keys[long_name(name)])}
     return found, places
 
 
