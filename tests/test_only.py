@@ -180,7 +180,7 @@ def test_the_confusion_table_has_what_is_wrong_by_what_is_marked(rectangles: Pat
     table = confusion_table(found)
     assert re.findall(r'<th scope="row">(\w+)', table) == ["sheep"]
     assert re.findall(r'<th scope="col"><span>(\w+)', table) == ["bighorn", "plow"]
-    assert " 1 class without errors left out." in table
+    assert " 1 class without errors is left out." in table
     right = confusion_table({**found, "wrong": 0, "cells": found["cells"][:2]})
     assert "All 4 images are taken for what they show." in right
     assert "<table" not in right

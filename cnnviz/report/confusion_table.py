@@ -41,7 +41,7 @@ def confusion_table(confusion: Confusion, only: str | None = None, place: int = 
     if not wrong:
         said = f"All {confusion['images']} images are taken for what they show."
     elif left := len(every) - len(wrong):
-        said += f" {left} {'class' if left == 1 else 'classes'} without errors left out."
+        said += f" {left} {'class' if left == 1 else 'classes'} without errors {'is' if left == 1 else 'are'} left out."
     for shown, more, what in ((rows, more_rows, "true"), (columns, more_columns, "predicted")):
         if more:
             of = f"{len(shown)} of {len(shown) + more} {what} classes"
