@@ -49,6 +49,12 @@ def passed_on(net: Net, x: Tensor) -> Tensor:
     return net.b(F.silu(x)) + x - F.relu(same)
 
 
+def seen_through_a_view(net: Net, x: Tensor) -> Tensor:
+    """A convolution reads what it is added to under another name."""
+    y = net.b(F.silu(x))
+    return net.c(F.dropout(y, 0.5, net.training)) + y
+
+
 def viewed(net: Net, x: Tensor) -> Tensor:
     """A view of a part of x."""
     part = x.chunk(2, 1)[1]
@@ -85,7 +91,7 @@ def drops_of(network: nn.Module, pixels: Tensor, fill: Tensor, windows: incremen
     return found
 
 
-CASES = [read_after_the_sum, passed_on, viewed, in_place, averaged, zeros_with_a_sign]
+CASES = [read_after_the_sum, passed_on, seen_through_a_view, viewed, in_place, averaged, zeros_with_a_sign]
 
 
 @pytest.mark.parametrize("preparation", ["packed", "folded", "shared"])

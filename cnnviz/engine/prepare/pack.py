@@ -317,7 +317,7 @@ def _fuse_addition(module: fx.GraphModule, node: fx.Node, conv: PackedConv, kept
     if isinstance(_submodule(module, other), PackedConv) and len(other.users) == 1 and _after(other, node):
         return node  # the other summand's convolution comes later and absorbs the addition itself
     # Accumulating into the other summand saves a pass, when nobody reads it afterwards, nor the convolution itself.
-    last_read = _all_read_by(module, other, user) and other is not node.args[0]
+    last_read = _all_read_by(module, other, user) and not _lies_in(module, node.all_input_nodes[0], other)
     conv.in_place = last_read and other not in kept and isinstance(_submodule(module, other), PackedConv)
     # The fused node stands where the addition stood: both summands exist there.
     with module.graph.inserting_before(user):
@@ -334,6 +334,14 @@ def _all_read_by(module: fx.GraphModule, node: fx.Node, user: fx.Node) -> bool:
     """Whether all who read a value but ``user`` run before it, also those who read what may lie in the same memory."""
     readers = [reader for reader in node.users if reader is not user]
     return all(r < user and (_makes(module, r) or _all_read_by(module, r, user)) for r in readers)
+
+
+def _lies_in(module: fx.GraphModule, node: fx.Node, other: fx.Node) -> bool:
+    """Whether a value may lie in the memory of another: it is that, or a view of it."""
+    if node is other:
+        return True
+    sources = node.all_input_nodes
+    return bool(sources) and not _makes(module, node) and any(_lies_in(module, source, other) for source in sources)
 
 
 def _makes(module: fx.GraphModule, node: fx.Node) -> bool:
