@@ -9,13 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import cnnviz
 from cnnviz.engine.prepare import winograd
 from cnnviz.engine.prepare.pack import PackedConv
 from cnnviz.engine.prepare.winograd import Weights, library
 
-pytestmark = pytest.mark.skipif(library() is None, reason="no C compiler, or another processor")
+USED = library() is not None and winograd.pays(torch.empty(1, 64, 32, 32), (1, 1))
+pytestmark = pytest.mark.skipif(not USED, reason="no C compiler, another processor, or no threads of PyTorch's for C")
 LAST = torch.channels_last
 # Rounding of float32, of sums of a thousand products, by the largest of the results.
 EXACT = 3e-6
@@ -90,6 +92,23 @@ def test_an_addition_of_another_shape_is_refused() -> None:
     tiled = weights(drawn(64, 64, 3, 3))
     with pytest.raises(ValueError, match=r"\(1, 64, 8, 8\) cannot be added to \(1, 64, 6, 6\)"):
         tiled.convolve(drawn(1, 64, 8, 8), (0, 0), None, drawn(1, 64, 8, 8))
+
+
+def test_other_channels_and_tensors_without_memory_are_refused() -> None:
+    tiled = weights(drawn(64, 64, 3, 3))
+    for channels in (32, 128):
+        with pytest.raises(ValueError, match=f"{channels} channels, where the weight has 64"):
+            tiled.convolve(drawn(1, channels, 8, 8), (1, 1))
+    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(ValueError, match="dense arrays"):
+        tiled.convolve(drawn(1, 64, 8, 8), (1, 1))
+
+
+def test_without_threads_for_c_only_one_thread_computes_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "parallel_for", lambda: None)
+    x = torch.empty(1, 64, 32, 32)
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
+        assert winograd.pays(x, (1, 1)) == (threads == 1)
 
 
 def test_an_image_gives_the_same_bits_in_every_batch_and_on_any_number_of_threads() -> None:

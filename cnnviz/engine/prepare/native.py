@@ -6,14 +6,15 @@ import ctypes
 import functools
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Count, Pointer = ctypes.c_int64, ctypes.c_void_p
 
 
 def address(tensor: Tensor, order: torch.memory_format = torch.contiguous_format) -> int:
     """Where the numbers lie: what lies elsewhere, or in another order, would end the process that reads it."""
-    if tensor.device.type != "cpu" or not tensor.is_contiguous(memory_format=order):
+    plain = type(tensor) in (Tensor, nn.Parameter)  # others may only have a shape
+    if not plain or tensor.device.type != "cpu" or not tensor.is_contiguous(memory_format=order):
         raise ValueError("a compiled kernel reads dense arrays in the memory of the processor")
     return tensor.data_ptr()
 

@@ -99,6 +99,8 @@ class Weights:
         Returns:
             [N, K, h, w], channels last.
         """
+        if x.shape[1] != self.channels:
+            raise ValueError(f"{x.shape[1]} channels, where the weight has {self.channels}")
         x = x.contiguous(memory_format=_LAST)
         size = _size(x, padding)
         shape = (len(x), self.kinds, *size)
@@ -148,6 +150,8 @@ def pays(x: Tensor, padding: Sequence[int], images: int = 1) -> bool:
         images: How many count together.
     """
     if type(x) is not Tensor or x.device.type != "cpu" or x.dtype != torch.float32 or not len(x):
+        return False
+    if parallel_for() is None and torch.get_num_threads() > 1:  # before PyTorch 2.10; oneDNN has all threads
         return False
     tall, across = _size(x, padding)
     tiles = -(-tall // 2) * -(-across // 2)
