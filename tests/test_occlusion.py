@@ -15,7 +15,7 @@ import cnnviz
 from cnnviz import pipeline
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.baselines import baseline
-from cnnviz.methods.perturbation.incremental.windows import Windows
+from cnnviz.methods.perturbation.incremental.windows import Windows, _idle
 from cnnviz.methods.perturbation.occlusion import covering_mean, place_windows
 from cnnviz.models.preprocess import Preprocess
 from cnnviz.registry import lookup
@@ -41,6 +41,21 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.linear(torch.flatten(x, 1))
         return out
+
+
+@pytest.mark.parametrize("incremental", ["auto", "off"])
+def test_windows_that_change_nothing_take_nothing(incremental: str) -> None:
+    batch = images()
+    batch[:, :, :25, 10:] = 0
+    batch[1, 2, 20, 40] = 1e-30
+    raw = cnnviz.explain(
+        NETWORK, batch, method="occlusion", target=[1, 3], window=(12, 16), stride=(9, 7), incremental=incremental
+    ).raw
+    rows, cols = (0, 9, 18, 27, 28), (0, 7, 14, 21, 28, 35, 40)
+    zero = torch.tensor([[row + 12 <= 25 and col >= 10 for col in cols] for row in rows])
+    assert torch.equal(raw[0] == 0, zero)
+    zero[1] &= ~torch.tensor([col <= 40 < col + 16 for col in cols])
+    assert torch.equal(_idle(batch[1:], Windows(rows, cols, (12, 16)), torch.zeros(1, 3, 40, 56)), zero.flatten())
 
 
 @pytest.mark.parametrize("score", ["logit", "probability"])

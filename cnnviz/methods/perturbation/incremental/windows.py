@@ -11,9 +11,11 @@ rounding.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from cnnviz.engine import runtime as rt
@@ -70,8 +72,8 @@ def occluded_logits(
         fill: [N, C, H, W], normalised: what stands in the windows.
 
     Returns:
-        The network's output for the images [N, ...] and for their occluded copies [N, P, ...], computed the same way,
-        so that a window that changes nothing differs by nothing but rounding.
+        The network's output for the images [N, ...] and for their occluded copies [N, P, ...], computed the same way.
+        Of a window that changes nothing it is that for the image: what rounding would make of it means nothing.
     """
     pixels, fill = pixels.to(session.device), fill.to(session.device)
     size = (int(pixels.shape[2]), int(pixels.shape[3]))
@@ -80,7 +82,9 @@ def occluded_logits(
     # Image by image: what an image gets does not depend on its batch.
     for image, hidden in zip(pixels.split(1), fill.split(1), strict=True):
         pair = None if runner is None else _incremental(session, runner, image, windows, hidden, incremental == "on")
-        found.append(pair or _plain(session, image, windows, hidden))
+        clean, occluded = pair or _plain(session, image, windows, hidden)
+        idle = _idle(image, windows, hidden)
+        found.append((clean, map_tensors(partial(_put, idle), occluded, clean) if bool(idle.any()) else occluded))
     clean, occluded = zip(*found, strict=True)
     return concatenated(clean), map_tensors(lambda *each: torch.stack(each), *occluded)
 
@@ -216,6 +220,21 @@ def _plain(session: Session, image: Tensor, windows: Windows, fill: Tensor) -> t
         return session.output_of(_occluded(image, windows, fill, positions))
 
     return clean, concatenated(list(in_chunks(ran, len(windows), size, session.device)))
+
+
+def _idle(image: Tensor, windows: Windows, fill: Tensor) -> Tensor:
+    """[P]: which windows hide what is the same."""
+    changed = F.pad((image != fill).any(1)[0].long(), (1, 0, 1, 0)).cumsum(0).cumsum(1)
+    top, left = (torch.tensor(starts, device=image.device) for starts in (windows.rows, windows.cols))
+    down, across = changed[top + windows.size[0]] - changed[top], left + windows.size[1]
+    return (down[:, across] == down[:, left]).flatten()
+
+
+def _put(places: Tensor, rows: Tensor, row: Tensor) -> Tensor:
+    """The one row in some places; what has no row for each image is left as it is."""
+    if len(rows) != len(places) or row.shape != (1, *rows.shape[1:]):
+        return rows
+    return torch.where(places.to(rows.device).view(-1, *[1] * (rows.dim() - 1)), row, rows)
 
 
 def _occluded(image: Tensor, windows: Windows, fill: Tensor, positions: range) -> Tensor:
