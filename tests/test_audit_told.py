@@ -166,6 +166,21 @@ def test_statements_of_one_check_are_told_apart_wherever_they_are_listed() -> No
     assert all("0.25 in cats, allowed at least 0.9" in each["message"]["text"] for each in results)
 
 
+def test_what_warns_is_no_violation_in_the_summary() -> None:
+    rows = [{**ROW, "level": level, "verdict": "violated", "measured": 0.2} for level in ("error", "warning")]
+    audit = {"passed": False, "policy": "p", "undecided": 0, "checks": rows, "false_alarm": 0.05}
+    table = [line for line in summary_markdown(audit).decode().splitlines() if line.startswith("| a: energy |")]
+    assert [line.split(" | ")[2] for line in table] == ["**violated**", "warning"]
+
+
+def test_what_was_left_out_stands_in_junit() -> None:
+    told = ["a: the network saw nothing of the region", "b: the maps of 2 of 9 images are flat\x00"]
+    suite = ElementTree.fromstring(junit("p.yaml", [ROW], remarks=told))[0]
+    assert suite[-1].tag == "system-out"
+    assert (suite[-1].text or "").splitlines() == [told[0], told[1].replace("\x00", "?")]
+    assert ElementTree.fromstring(junit("p.yaml", [ROW]))[0][-1].tag == "testcase"
+
+
 def test_checks_that_are_called_alike_are_named_by_what_they_differ_in(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     checks = """

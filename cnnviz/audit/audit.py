@@ -258,7 +258,7 @@ class Audit(Comparison[AuditOptions]):
         passed = not violated and not (self.params.strict and undecided)
         path = self.policy.path
         strict = self.params.strict
-        store.write(JUNIT, junit(path, rows, failed, strict=strict))
+        store.write(JUNIT, junit(path, rows, failed, strict=strict, remarks=told))
         store.write(SARIF, sarif(path, rows, strict=strict))
         spent = self._seconds()
         audit = {

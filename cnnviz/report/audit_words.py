@@ -21,6 +21,11 @@ def outcome(audit: Mapping[str, Any]) -> str:
     return _of_checks(audit) + (f", {count} {'image' if count == 1 else 'images'} failed" if count else "")
 
 
+def shown(row: Mapping[str, Any]) -> str:
+    """The verdict as tables show it: what is violated and fails nothing is a warning."""
+    return "warning" if row["level"] == "warning" and row["verdict"] == "violated" else str(row["verdict"])
+
+
 def notes(audit: Mapping[str, Any]) -> list[str]:
     """What failed, the first of many, and what was left out, a line each."""
     every = audit.get("failed") or ()

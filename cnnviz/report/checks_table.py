@@ -36,7 +36,7 @@ def checks_table(summary: Mapping[str, Any]) -> str:
 
 
 def _row(row: Mapping[str, Any]) -> str:
-    verdict = "warning" if row["level"] == "warning" and row["verdict"] == "violated" else row["verdict"]
+    verdict = audit_words.shown(row)
     shown = f'<strong class="{verdict.replace(" ", "-")}">{text(_WORDS[verdict])}</strong>'
     reason = f"<small>{text(row['reason'])}</small>" if row["reason"] else ""
     name = f"{row['name']}: {row['statement'].replace('_', ' ')}"

@@ -14,7 +14,12 @@ _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 
 
 def junit(
-    policy: str, rows: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, str]] = (), *, strict: bool = False
+    policy: str,
+    rows: Sequence[Mapping[str, Any]],
+    failed: Sequence[Mapping[str, str]] = (),
+    *,
+    strict: bool = False,
+    remarks: Sequence[str] = (),
 ) -> bytes:
     """The document.
 
@@ -23,6 +28,7 @@ def junit(
         rows: ``summary.audit.checks`` of the report.
         failed: Images that could not be explained: path and error, a test case each.
         strict: Whether what is not decided fails.
+        remarks: What was left out, which no verdict tells.
     """
     failures = [row for row in rows if audit_words.fails(row, strict=strict)]
     skipped = [row for row in rows if row["verdict"] == "not decided" and row not in failures]
@@ -37,6 +43,8 @@ def junit(
         case = ElementTree.SubElement(suite, "testcase", named)
         ElementTree.SubElement(case, "error", {"message": _text(each["error"]), "type": "image"})
     ElementTree.indent(root)
+    if remarks:
+        ElementTree.SubElement(suite, "system-out").text = _text("\n".join(remarks))
     body: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return body + b"\n"
 

@@ -9,7 +9,7 @@ from cnnviz.report import audit_words
 
 # GitHub drops a step summary of more than a mebibyte whole.
 _MOST = 900_000
-_SIGNS = {"passed": "passed", "violated": "**violated**", "not decided": "not decided"}
+_SIGNS = {"passed": "passed", "violated": "**violated**", "warning": "warning", "not decided": "not decided"}
 
 
 def summary_markdown(audit: Mapping[str, Any]) -> bytes:
@@ -31,7 +31,7 @@ def summary_markdown(audit: Mapping[str, Any]) -> bytes:
         cells = [
             f"{row['name']}: {row['statement']}",
             row["method"] or "",
-            _SIGNS[row["verdict"]],
+            _SIGNS[audit_words.shown(row)],
             audit_words.measured(row),
             audit_words.allowed(row),
             row["n"],
