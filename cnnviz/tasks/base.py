@@ -84,7 +84,7 @@ class Request(ABC):
 
     @abstractmethod
     def target(self, requests: Sequence[Any]) -> Target:
-        """The target of a batch, of requests with this key, one an image."""
+        """The target of a batch: one request per image, all with this key."""
 
     @abstractmethod
     def scored(self, said: Predictions, place: int, output: Any) -> TargetScore:

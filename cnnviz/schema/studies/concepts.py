@@ -31,7 +31,7 @@ class ImportantConcept(TypedDict):
     importance: float
     """Mean over the images of its total Sobol index of the class's logit; of several concepts they sum to 1 or more."""
     crops: list[ConceptCrop]
-    """The crops in which it is strongest, one an image, strongest first."""
+    """The crops in which it is strongest, at most one per image, strongest first."""
 
 
 class ConceptMap(TypedDict):

@@ -99,7 +99,7 @@ class ClassMap(Study[ClassMapOptions]):
         if round(self.size * min(self.scales)) < max(trained):
             raise CnnvizError(
                 f"--size {self.size} times --scales {min(self.scales):g} is less than the {max(trained)} pixels that "
-                "the network was trained on: there is no class map below that.",
+                "the network was trained on; a class map needs at least as many.",
                 f"Give --size {max(trained)} or more.",
             )
         check_folders(prepared.settings, prepared.target_selector)
@@ -354,7 +354,7 @@ def _scales(text: str) -> tuple[float, ...]:
     """``1,1.5,2``.
 
     Raises:
-        CnnvizError: Something that is no number of at least 1/8 and at most 8.
+        CnnvizError: A scale is not a number between 1/8 and 8.
     """
     try:
         values = tuple(dict.fromkeys(float(part) for part in text.split(",")))

@@ -182,7 +182,7 @@ class Concepts(Study[ConceptsOptions]):
         return self._findings(found.error, len(rows))
 
     def _winners(self, weights: NDArray[np.float32]) -> dict[int, list[tuple[int, int, int, float]]]:
-        """The strongest crops of each concept, one an image: (concept, rank, crop, weight) by image."""
+        """The strongest crops of each concept, at most one per image: (concept, rank, crop, weight) by image."""
         per, winners = len(self.boxes), dict[int, list[tuple[int, int, int, float]]]()
         by_image = weights.reshape(-1, per, weights.shape[1])
         for concept in range(weights.shape[1]):
