@@ -86,8 +86,7 @@ def test_it_opens_from_the_disk_without_a_network(site: Path, tmp_path: Path) ->
 
 def test_search_and_the_dark_mode_work_from_the_disk(site: Path) -> None:
     with browser() as tab:
-        tab.open(site / "search.html")
-        tab.ask("location.search = '?q=occlusion'")
+        tab.open(site / "search.html", query="?q=occlusion")
         tab.wait("document.querySelectorAll('#search-results li').length > 3")
         links = tab.ask("[...document.querySelectorAll('#search-results li a')].map(a => a.getAttribute('href'))")
         assert any("methods/occlusion.html" in link for link in links)

@@ -38,6 +38,7 @@ class Browser:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self._next += 1
@@ -64,11 +65,13 @@ class Browser:
         message: dict[str, Any] = json.loads(first)
         return message
 
-    def open(self, page: Path, size: tuple[int, int] = (1300, 1000)) -> None:
+    def open(self, page: Path, *, query: str = "", size: tuple[int, int] = (1300, 1000)) -> None:
         screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **screen)
-        self.call("Page.navigate", url=page.resolve().as_uri())
-        self.wait("document.readyState == 'complete' && location.protocol == 'file:'")
+        loader = self.call("Page.navigate", url=page.resolve().as_uri() + query)["loaderId"]
+        # Its own load event: a question asked while one page gives way to the next is answered by neither.
+        while not any(_tells_of_load(event, loader) for event in self.events):
+            self.events.append(self._message())
 
     def ask(self, expression: str) -> Any:
         """The value of an expression in the page (which works whatever the page's policy says of scripts)."""
@@ -103,6 +106,11 @@ class Browser:
         """What the browser's console says: refused by the policy, not found, thrown."""
         entries = [e["params"]["entry"]["text"] for e in self.events if e.get("method") == "Log.entryAdded"]
         return entries + [str(e["params"]) for e in self.events if e.get("method") == "Runtime.exceptionThrown"]
+
+
+def _tells_of_load(event: dict[str, Any], loader: str) -> bool:
+    params = event.get("params", {})
+    return event.get("method") == "Page.lifecycleEvent" and (params["name"], params["loaderId"]) == ("load", loader)
 
 
 @contextmanager
