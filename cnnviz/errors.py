@@ -66,18 +66,44 @@ def foreign_code() -> Iterator[None]:
     """Around code of the user: a network's forward, a factory.
 
     ``SystemExit`` and other exceptions beyond ``Exception`` would pass every handler and end the process with the
-    exit code of a success. Ctrl-C stays Ctrl-C.
+    exit code of a success. Ctrl-C stays Ctrl-C. What is raised is known as theirs: :func:`foreign_cause`.
 
     Raises:
         StoppedError: In their place.
     """
     try:
         yield
-    except (Exception, KeyboardInterrupt, GeneratorExit):
+    except (CnnvizError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except Exception as error:
+        _mark(error)
         raise
     except BaseException as error:
+        _mark(error)
         said = next(iter(str(error).splitlines()), "")
         raise StoppedError(f"the network's code raised {type(error).__name__}{f': {said}' if said else ''}") from error
+
+
+_FOREIGN = "raised_by_foreign_code"
+
+
+def _mark(error: BaseException) -> None:
+    """Keep that code of the user raised it, where some of it ran: of a name that cannot be imported none did."""
+    step = error.__traceback__
+    while step is not None:
+        package = str(step.tb_frame.f_globals.get("__name__")).partition(".")[0]
+        if package not in ("cnnviz", "contextlib", "importlib"):
+            error.__dict__[_FOREIGN] = True
+            return
+        step = step.tb_next
+
+
+def foreign_cause(error: BaseException) -> BaseException | None:
+    """What code of the user raised, where that is the cause of an error; None where it has none, or one of ours."""
+    cause = error.__cause__
+    while cause is not None and _FOREIGN not in cause.__dict__:
+        cause = cause.__cause__
+    return cause
 
 
 # A value of 100 kB in a message helps nobody; records and terminals would carry it whole.

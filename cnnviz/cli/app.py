@@ -170,15 +170,34 @@ def _run(arguments: list[str], console: Console) -> int:
 def _behind_command(option: str, arguments: list[str], context: Any) -> str:
     """Where an option of a command belongs that stands before it; empty of what no command has."""
     commands = context.command.list_commands(context)
-    place = next((k for k, word in enumerate(arguments) if word in commands), None)
-    if place is not None:
-        line = shlex.join(["cnnviz", arguments[place], *arguments[place + 1 :], *arguments[:place]])
-        return f"Options stand behind the command: {line}"
+    why = ""
+    # The first such word may be the value of an option: that line is refused then.
+    for place in (k for k, word in enumerate(arguments) if word in commands):
+        name, words = arguments[place], [*arguments[place + 1 :], *arguments[:place]]
+        refused = _refused(name, words, context)
+        if refused is None:
+            return f"Options stand behind the command: {shlex.join(['cnnviz', name, *words])}"
+        why = why or refused
+    if why:
+        return why
     # Not at the top: the list of commands need not wait for options.
     from cnnviz.cli.shared import shared_options
 
     known = {flag for each in shared_options().values() for flag in each.flags}
     return f"Options stand behind a command, such as cnnviz gradcam photos/ {option}" if option in known else ""
+
+
+def _refused(name: str, words: list[str], context: Any) -> str | None:
+    """Why a command does not take these words, and where it says what it takes; None where it takes them."""
+    _, command, _ = context.command.resolve_command(context, [name])
+    path = f"cnnviz {name}"
+    try:
+        _, rest, _ = command.make_parser(type(context)(command, info_name=name, parent=context)).parse_args([*words])
+    except _ClickException as error:
+        if type(error).__name__ == "NoSuchOption":
+            return f"{path} has no option {getattr(error, 'option_name', '')}; see {path} --help"
+        return f"Options stand behind the command; see {path} --help"
+    return f"{path} does not take {rest[0]}; see {path} --help" if rest else None
 
 
 def _from_click(error: Any, arguments: list[str]) -> CnnvizError:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from cnnviz.cli import streams
 from cnnviz.cli.heartbeat import Heartbeat
-from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, CnnvizError
+from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, CnnvizError, foreign_cause
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -60,7 +60,7 @@ class Console:
 
     Attributes:
         quiet: Errors only.
-        verbose: Every input, and tracebacks of errors.
+        verbose: Every input, and tracebacks of what code of the user raised, or nobody foresaw.
         json: Standard output carries the summary as JSON.
         resumes: Whether the command has ``--resume``.
     """
@@ -245,22 +245,23 @@ class Console:
 
     def error(self, error: CnnvizError) -> int:
         """Two lines: what is wrong, and how to mend it. Returns the exit code."""
-        return self._fail(error.message, error.hint, error.exit_code, error)
+        return self._fail(error.message, error.hint, error.exit_code, foreign_cause(error))
 
     def crash(self, error: BaseException) -> int:
         """An error that nobody foresaw. Returns the exit code."""
         what = f"internal error: {type(error).__name__}: {error}"
         return self._fail(what, "run again with -v for the traceback, and report it", CnnvizError("").exit_code, error)
 
-    def _fail(self, message: str, hint: str, exit_code: int, error: BaseException) -> int:
+    def _fail(self, message: str, hint: str, exit_code: int, raised: BaseException | None) -> int:
+        """``raised`` is what a traceback helps with."""
         self.finish()
         _line(sys.stderr, f"cnnviz: {message}")
         if hint:
             _line(sys.stderr, hint)
-        if self.verbose:
+        if self.verbose and raised is not None:
             import traceback
 
-            for line in "".join(traceback.format_exception(error)).rstrip().split("\n"):
+            for line in "".join(traceback.format_exception(raised)).rstrip().split("\n"):
                 _line(sys.stderr, line)
         return exit_code
 

@@ -36,7 +36,7 @@ def layers_command(summary: str) -> MadeCommand:
         "name": Option("name", str, "What is looked at, as --model has it.", "Model", metavar="[MODEL]"),
         **{field: shared[field] for field in _SHARED},
         "json_": replace(shared["json_"], help="The list as JSON."),
-        "verbose": replace(shared["verbose"], help="Print tracebacks of errors."),
+        "verbose": replace(shared["verbose"], help="Print tracebacks of unexpected errors."),
     }
 
     def layers(ctx: Any) -> int:

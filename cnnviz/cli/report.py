@@ -33,7 +33,7 @@ def report_command(summary: str) -> MadeCommand:
         "overwrite": replace(shared["overwrite"], help="Replace the gallery that is there."),
         "quiet": shared["quiet"],
         "json_": replace(shared["json_"], help="What came of it as JSON."),
-        "verbose": replace(shared["verbose"], help="Print tracebacks of errors."),
+        "verbose": replace(shared["verbose"], help="Print tracebacks of unexpected errors."),
     }  # fmt: skip
     text = (
         f"{summary}\n\nPhotographs come along as small copies. Runs are one filter of it: for example\n"

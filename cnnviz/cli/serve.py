@@ -38,7 +38,7 @@ def serve_command(summary: str) -> MadeCommand:
         "browser": Option(
             "browser", bool, "Open the page in the browser.", panel, default=True, flags=("--browser/--no-browser",)
         ),
-        "verbose": replace(shared["verbose"], help="Print tracebacks of errors."),
+        "verbose": replace(shared["verbose"], help="Print tracebacks of unexpected errors."),
     }
 
     def serve(ctx: Any) -> int:

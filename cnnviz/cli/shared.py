@@ -260,7 +260,7 @@ class Shared:
     fail_fast: bool = flag(False, "Stop at the first input that fails.", panel=_OUTPUT)
     json_: bool = flag(False, "Print the run's summary as JSON on standard output.", panel=_OUTPUT)
     quiet: bool = flag(False, "Print errors only.", panel=_OUTPUT, short="-q")
-    verbose: bool = flag(False, "Print every input, and tracebacks of errors.", panel=_OUTPUT, short="-v")
+    verbose: bool = flag(False, "Print every input, and tracebacks of unexpected errors.", panel=_OUTPUT, short="-v")
 
     def __post_init__(self) -> None:
         at_least = {"limit": 1, "num_classes": 1, "resize": 1, "top": 1, "seed": 0, "workers": 1}

@@ -35,7 +35,7 @@ def targets_command(summary: str) -> MadeCommand:
         "top": replace(shared["top"], help="How many of each kind are listed, 1 or more.", default=10),
         "out": replace(shared["out"], help="Write a picture of the numbered segments into this folder."),
         "json_": replace(shared["json_"], help="The list as JSON."),
-        "verbose": replace(shared["verbose"], help="Print tracebacks of errors."),
+        "verbose": replace(shared["verbose"], help="Print tracebacks of unexpected errors."),
     }
 
     def targets(ctx: Any) -> int:
