@@ -54,6 +54,8 @@ from cnnviz.tasks.words import TargetLike, check_target, check_unit, make_target
 
 # Of explain's options, those that belong to the pass and not to the method.
 _GENERAL = ("score", "logits_key", "activation", "skip_check", "task", "question", "augment")
+# A session of a call, and what is to be known of how this call got it.
+_Opened = tuple[Session, tuple[str, ...]]
 
 
 class Model:
@@ -177,9 +179,9 @@ def explain(
     tracing = "off" if task.writes else tracing  # a trace would keep the first text
     readout = readout_of(target, _vector_readout(task))
     how = _How(asked, readout, precision, device, compile, general.get("logits_key"), tracing, task)
-    with _session(model, batch, spec, how) as session:
+    with _session(model, batch, spec, how) as (session, told):
         exact = partial(_session, model, batch, spec, replace(how, precision="fp32", compile="off"))
-        found = at_shape(_checks(session, exact, (spec, params), general.get("skip_check", ())), session, batch)
+        found = at_shape(_checks(session, told, exact, (spec, params), general.get("skip_check", ())), session, batch)
         if isinstance(model, Model):
             params = params.with_classes(_class_finder(model))
             params = params.with_pictures(partial(read_background, preprocess=model.loaded.preprocess))
@@ -275,17 +277,20 @@ def _examined(session: Session, spec: lookup.MethodSpec, params: Options, skip: 
 
 def _checks(
     session: Session,
-    exact: Callable[[], contextlib.AbstractContextManager[Session]],
+    told: tuple[str, ...],
+    exact: Callable[[], contextlib.AbstractContextManager[_Opened]],
     how: tuple[lookup.MethodSpec, Options],
     skip: str | Sequence[str],
 ) -> Examination:
     """The examination of a session's network, with the agreement of its precision with float32 where it has another."""
     found = with_caveat(_examined(session, *how, skip), session, how[0].name)
+    # Of this call alone: others may share its session.
+    found = replace(found, notes=(*told, *found.notes))
     for text in found.notes:
         _tell(text)
     if session.runtime.precision == "fp32" or "precision_agreement" in found.not_run:
         return found
-    with exact() as other:
+    with exact() as (other, _):
         return _with_agreement(found, session, other, how)
 
 
@@ -354,7 +359,7 @@ class _How:
 
 
 @contextlib.contextmanager
-def _session(model: Model | nn.Module, batch: Tensor, spec: lookup.MethodSpec, how: _How) -> Iterator[Session]:
+def _session(model: Model | nn.Module, batch: Tensor, spec: lookup.MethodSpec, how: _How) -> Iterator[_Opened]:
     check_choice(how.compile, COMPILE_MODES, "compile")
     check_choice(how.tracing, TRACING_MODES, "tracing")
     probe = tuple(int(size) for size in batch.shape[1:])
@@ -372,9 +377,7 @@ def _session(model: Model | nn.Module, batch: Tensor, spec: lookup.MethodSpec, h
         loaded = model.loaded
         key = how.logits_key if how.logits_key is not None else loaded.key
         wanted = replace(options, logits_key=key, classes=(loaded.num_classes,))
-        session, fallen_back = opened(lambda each: model.session(wanted, each, probe), runtime)
-        session.notes.extend(note for note in fallen_back if note not in session.notes)
-        yield session
+        yield opened(lambda each: model.session(wanted, each, probe), runtime)
         return
     inference = any(p.is_inference() for p in module.parameters())
     private = compiled or inference or runtime.precision != "fp32" or runtime.device != here
@@ -386,5 +389,4 @@ def _session(model: Model | nn.Module, batch: Tensor, spec: lookup.MethodSpec, h
         session, fallen_back = opened(
             lambda each: stack.enter_context(open_session(module, name, probe, each, choices)), runtime
         )
-        session.notes.extend([*fallen_back, *([] if told is None else [told])])
-        yield session
+        yield session, (*fallen_back, *([] if told is None else [told]))

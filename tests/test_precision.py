@@ -228,3 +228,19 @@ def test_from_python() -> None:
     found = cnnviz.explain(network, x, precision="bf16", target=1)
     torch.testing.assert_close(found.raw, cnnviz.explain(network, x, target=1).raw, rtol=1e-5, atol=1e-7)
     assert any("gives other scores than in float32" in note for note in found.notes)
+
+
+def test_a_fall_back_is_told_of_the_call_that_fell_back_alone(caplog: pytest.LogCaptureFixture) -> None:
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    network = f"{tiny_model.__file__}:make_scores_that_cancel"
+    model = cnnviz.load_model(network, input_size=(3, 64, 64), resize=64, mean=(0, 0, 0), std=(1, 1, 1))
+
+    def told(precision: str) -> list[str]:
+        notes = cnnviz.explain(model, x, precision=precision, target=1).notes
+        return [note for note in notes if "gives other scores than in float32" in note]
+
+    assert told("fp32") == []
+    assert len(told("bf16")) == 1
+    assert told("fp32") == []
+    assert len(told("bf16")) == 1
+    assert [record for record in caplog.records if "gives other scores" in record.getMessage()]
