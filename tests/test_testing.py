@@ -68,10 +68,40 @@ def test_a_module_takes_a_prepared_tensor(photo: Path) -> None:
         assert_looks_at(module, photo, BOX)
 
 
-def test_a_map_without_positive_values_looks_at_nothing(photo: Path, model: cnnviz.Model) -> None:
-    with pytest.raises(AssertionError, match="no positive values"):
-        assert_looks_at(model, photo, BOX, at_least=0, target=1)
-    assert_ignores(model, photo, BOX, at_most=0, target=1)
+def test_a_map_without_positive_values_lies_nowhere(photo: Path, model: cnnviz.Model) -> None:
+    for claim in (
+        lambda: assert_looks_at(model, photo, BOX, at_least=0, target=1),
+        lambda: assert_ignores(model, photo, BOX, at_most=1, target=1),
+    ):
+        with pytest.raises(AssertionError, match="of class 1: the map lies nowhere: it has no positive values; see "):
+            claim()
+
+
+def test_a_map_that_is_the_same_everywhere_lies_nowhere(photo: Path, model: cnnviz.Model) -> None:
+    """All of it red: the map is positive, and a box has the share of it that the box has of the picture."""
+    red = np.zeros_like(np.asarray(Image.open(photo)))
+    red[..., 0] = 255
+    found = cnnviz.explain(model, model.transform(red)[None], target=0).raw
+    assert float(found.min()) == float(found.max()) > 0
+    for claim in (
+        lambda: assert_looks_at(model, red, BOX, at_least=0, target=0),
+        lambda: assert_ignores(model, red, BOX, at_most=1, target=0),
+    ):
+        with pytest.raises(AssertionError, match="the map lies nowhere: it is the same everywhere"):
+            claim()
+
+
+def test_drift_of_maps_that_are_the_same_everywhere(photo: Path, model: cnnviz.Model, tmp_path: Path) -> None:
+    """As in an audit: two of them are alike, whatever their value, and one beside another map is not."""
+    red, paler, kept = np.zeros((SIDE, SIDE, 3), dtype=np.uint8), np.zeros((SIDE, SIDE, 3), dtype=np.uint8), tmp_path
+    red[..., 0], paler[..., 0] = 255, 51
+    assert_no_drift(model, red, kept / "red.npz", target=0)
+    assert_no_drift(model, paler, kept / "red.npz", target=0)
+    with pytest.raises(AssertionError, match=r"is 0, expected at least 0.9: the accepted map is the same everywhere"):
+        assert_no_drift(model, photo, kept / "red.npz", target=0)
+    assert_no_drift(model, photo, kept / "photo.npz", target=0)
+    with pytest.raises(AssertionError, match=r"is 0, expected at least 0.9: the map is the same everywhere"):
+        assert_no_drift(model, red, kept / "photo.npz", target=0)
 
 
 def test_drift(photo: Path, model: cnnviz.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,13 @@ def is_flat(placed: PlacedMap) -> bool:
     return _are_even(float(low), float(high))
 
 
+def nowhere(placed: PlacedMap) -> str:
+    """Why a map lies nowhere, as the end of a sentence about it; empty of one that lies somewhere."""
+    if not limits(placed)[1] > 0:
+        return "has no positive values"
+    return "is the same everywhere" if is_flat(placed) else ""
+
+
 def total_of(values: NDArray[np.float32]) -> float:
     """The sum of a map [H, W] in float64; OpenCV takes a quarter of the time of NumPy."""
     return float(cv2.sumElems(values)[0])

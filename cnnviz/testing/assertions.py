@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cnnviz.api import Model, explain, load_model
+from cnnviz.audit.check import likeness_of_ranks
 from cnnviz.errors import CnnvizError
 from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap, place
@@ -21,7 +22,7 @@ from cnnviz.io.decode import open_image
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.kept_maps import read_map, write_map, write_picture
 from cnnviz.io.sources import ImageRef, open_file
-from cnnviz.metrics.similarity import spearman
+from cnnviz.metrics.derived import nowhere
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.registry.lookup import find_method
 from cnnviz.render.legend import with_box
@@ -44,12 +45,17 @@ class _Looked:
     rgb: NDArray[np.uint8] | None
     said: str
 
-    def share(self, box: Box) -> float | None:
-        """The share of the map's positive values in a box; None where it has none."""
+    def share(self, box: Box) -> float:
+        """The share of the map's positive values in a box.
+
+        Raises:
+            AssertionError: The map lies nowhere: no share of it is in a box or beside it.
+        """
+        if why := nowhere(self.placed):
+            raise AssertionError(f"{self.said}: the map lies nowhere: it {why}{_kept(self, box.xywh)}")
         values = np.maximum(self.placed.values, 0).astype(np.float64)
         height, width = values.shape
-        total = float(values.sum())
-        return float(values[box.pixels((width, height))].sum()) / total if total > 0 else None
+        return float(values[box.pixels((width, height))].sum()) / float(values.sum())
 
 
 def assert_looks_at(
@@ -65,14 +71,15 @@ def assert_looks_at(
         how: ``method``, ``target``, ``layer`` and further options of :func:`cnnviz.explain`.
 
     Raises:
-        AssertionError: Less lies there; the message says how much, and where the picture is.
+        AssertionError: Less lies there; the message says how much, and where the picture is. So for a map that lies
+            nowhere, as the audit has it: it is the same everywhere, or has no positive values.
     """
     looked = _look(model, image, how)
     share = looked.share(Box(*map(float, box)))
-    if share is None or share < at_least:
-        measured = "nothing: the map has no positive values" if share is None else f"{share:.3g} of it"
+    if share < at_least:
         raise AssertionError(
-            f"{looked.said}: {measured} lies in {_shown(box)}, expected at least {at_least:g}{_kept(looked, box)}"
+            f"{looked.said}: {share:.3g} of it lies in {_shown(box)}, expected at least {at_least:g}"
+            f"{_kept(looked, box)}"
         )
 
 
@@ -80,11 +87,11 @@ def assert_ignores(model: ModelLike, image: ImageLike, box: Sequence[float], at_
     """That at most this share of the map's positive values lies in a box; arguments as :func:`assert_looks_at`.
 
     Raises:
-        AssertionError: More lies there.
+        AssertionError: More lies there; or the map lies nowhere, which does not tell what the network ignores.
     """
     looked = _look(model, image, how)
     share = looked.share(Box(*map(float, box)))
-    if share is not None and share > at_most:
+    if share > at_most:
         raise AssertionError(
             f"{looked.said}: {share:.3g} of it lies in {_shown(box)}, expected at most {at_most:g}{_kept(looked, box)}"
         )
@@ -101,7 +108,8 @@ def assert_no_drift(
         at_least: -1 to 1.
 
     Raises:
-        AssertionError: The map is less alike, or has another size.
+        AssertionError: The map is less alike, or has another size. Of maps that are the same everywhere, which have no
+            ranks, two are alike, and one beside another map is not.
     """
     looked = _look(model, image, how)
     before = read_map(os.fspath(accepted))
@@ -111,11 +119,13 @@ def assert_no_drift(
     if before.shape != looked.raw.shape:
         shapes = f"{list(looked.raw.shape)}, accepted was {list(before.shape)}"
         raise AssertionError(f"{looked.said}: the map has the size {shapes}{_kept(looked, None)}")
-    value = spearman(before.astype(np.float32), looked.raw)
-    if not np.array_equal(before, looked.raw) and (value is None or value < at_least):
+    value = likeness_of_ranks(before.astype(np.float32), looked.raw)
+    if value is None or value < at_least:
         shown = "undefined" if value is None else f"{value:.3g}"
+        flat = [name for name, own in (("the accepted map", before), ("the map", looked.raw)) if own.min() == own.max()]
+        why = f": {' and '.join(flat)} is the same everywhere" if flat else ""
         raise AssertionError(
-            f"{looked.said}: rank correlation with {accepted} is {shown}, expected at least {at_least:g}"
+            f"{looked.said}: rank correlation with {accepted} is {shown}, expected at least {at_least:g}{why}"
             f"{_kept(looked, None)}"
         )
 
