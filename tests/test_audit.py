@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,15 @@ def test_files_for_ci(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     text = (tmp_path / "summary.md").read_text("utf-8")
     assert "## Attention audit: failed" in text
     assert "| not at the sky: energy | gradcam | **violated** |" in text
+
+
+def test_fingerprints_have_no_limits(photos: Path, tmp_path: Path) -> None:
+    checks = "\n".join(f"  - {{kind: avoid, region: background, max_energy: {limit}}}" for limit in (0.3, 0.2))
+    _audit(_policy(photos, "weather", checks, name="prints.yaml", more="only: all"), tmp_path)
+    results = json.loads((tmp_path / "audit.sarif").read_text())["runs"][0]["results"]
+    assert [each["ruleId"] for each in results] == ["avoid (max_energy 0.3)", "avoid (max_energy 0.2)"]
+    wanted = [hashlib.sha256(f"{name}|energy|gradcam|".encode()).hexdigest() for name in ("avoid", "avoid (2)")]
+    assert [each["partialFingerprints"]["check/v1"] for each in results] == wanted
 
 
 def test_the_page_has_the_checks(photos: Path, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_checks_that_are_called_alike_are_named_by_what_they_differ_in(tmp_path:
     assert [check.name for check in load_policy(str(path)).checks] == [
         "avoid (region background)", "avoid (region 0,0.9,1,1)", "stable (under shift flip)", "stable (under jpeg)",
         "sane", "object (inside) (level error)", "object (inside) (level warning)", "object (accuracy)",
-        "calibration", "calibration (2)",
+        "calibration (max_error 0.1)", "calibration (max_error 0.2)",
     ]  # fmt: skip
 
 

@@ -259,7 +259,8 @@ class Audit(Comparison[AuditOptions]):
         path = self.policy.path
         strict = self.params.strict
         store.write(JUNIT, junit(path, rows, failed, strict=strict, remarks=told))
-        store.write(SARIF, sarif(path, rows, strict=strict))
+        keys = {check.check.name: check.check.key for check in self.checks}
+        store.write(SARIF, sarif(path, rows, keys, strict=strict))
         spent = self._seconds()
         audit = {
             "passed": passed,

@@ -29,6 +29,7 @@ class PolicyCheck:
         scope: What is judged together: ``all`` images, each ``class``, or each ``group``; the worst decides.
         params: Its options.
         line: Where it stands in the file, from 1.
+        key: Its name without limits, unique too: by it programs know a check again whose limit was changed.
     """
 
     spec: CheckSpec
@@ -37,6 +38,7 @@ class PolicyCheck:
     scope: str
     params: Options
     line: int
+    key: str = ""
 
 
 def read_checks(policy: Written) -> tuple[PolicyCheck, ...]:
@@ -50,9 +52,7 @@ def read_checks(policy: Written) -> tuple[PolicyCheck, ...]:
         raise CnnvizError(f"{policy.where('checks')}: no checks.", _EXAMPLE)
     if not isinstance(rows, list):
         raise policy.refused("checks", f"expected a list of checks, got {shown(rows)}.", _EXAMPLE)
-    found = [_check(policy, place, row) for place, row in enumerate(rows)]
-    names = _names(found)
-    return tuple(replace(check, name=name) for check, name in zip(found, names, strict=True))
+    return _named([_check(policy, place, row) for place, row in enumerate(rows)])
 
 
 def _check(policy: Written, place: int, row: Any) -> PolicyCheck:
@@ -79,37 +79,58 @@ def _check(policy: Written, place: int, row: Any) -> PolicyCheck:
     return PolicyCheck(spec, name, level, scope, _params(spec, written), line)
 
 
-def _names(checks: Sequence[PolicyCheck]) -> list[str]:
-    """A name for each: of several that are called alike with its kind, then with what they differ in, then a number.
+def _named(checks: Sequence[PolicyCheck]) -> tuple[PolicyCheck, ...]:
+    """Each with a name: of several that are called alike with its kind, then with what they differ in, then a number.
 
-    Limits are no part of a name: that of a check whose limit is changed stays, and with it the fingerprint by which
-    other programs know it again.
+    Limits are told where nothing else tells two apart. They are no part of keys: that of a check whose limit is changed
+    stays, and with it the fingerprint by which other programs know it again.
     """
-    facts = [_facts(check) for check in checks]
-    names = _told_apart([check.name for check in checks], [{"": check.spec.name} for check in checks])
-    found: list[str] = []
-    for name in _told_apart(names, facts):
-        found.append(_unique(name, found))
-    return found
+    names = [check.name for check in checks]
+    names = _with(names, _differing(names, [{"": check.spec.name} for check in checks]))
+    facts = _differing(names, [_facts(check) for check in checks])
+    limits = _differing(_with(names, facts), [_allowed(check) for check in checks])
+    keys = _numbered(_with(names, facts))
+    full = _numbered(_with(names, [[*own, *more] for own, more in zip(facts, limits, strict=True)]))
+    return tuple(replace(check, name=name, key=key) for check, name, key in zip(checks, full, keys, strict=True))
 
 
-def _told_apart(names: Sequence[str], facts: Sequence[Mapping[str, str]]) -> list[str]:
-    """Each name, and where others are the same the facts that are not."""
+def _differing(names: Sequence[str], facts: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """Of each the facts that are not those of others of its name."""
     found = []
     for name, own in zip(names, facts, strict=True):
         others = [each for other, each in zip(names, facts, strict=True) if other == name]
-        said = [f"{key} {value}" for key, value in own.items() if any(each.get(key) != value for each in others)]
-        found.append(f"{name} ({', '.join(said).strip()})" if said else name)
+        found.append(
+            [f"{key} {value}".strip() for key, value in own.items() if any(each.get(key) != value for each in others)]
+        )
+    return found
+
+
+def _with(names: Sequence[str], facts: Sequence[Sequence[str]]) -> list[str]:
+    return [f"{name} ({', '.join(said)})" if said else name for name, said in zip(names, facts, strict=True)]
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Names of which no two are the same."""
+    found: list[str] = []
+    for name in names:
+        found.append(_unique(name, found))
     return found
 
 
 def _facts(check: PolicyCheck) -> dict[str, str]:
     """What a check is of, beside its limits, in words."""
-    facts = {}
-    for key, value in check.params.to_dict().items():
-        if key not in _limits(check.spec) and value is not None:
-            facts[key] = " ".join(value) if isinstance(value, tuple) else _said(value)
-    return {**facts, "scope": check.scope, "level": check.level}
+    own = {key: text for key, text in _options(check).items() if key not in _limits(check.spec)}
+    return {**own, "scope": check.scope, "level": check.level}
+
+
+def _allowed(check: PolicyCheck) -> dict[str, str]:
+    """Its limits, in words."""
+    return {key: text for key, text in _options(check).items() if key in _limits(check.spec)}
+
+
+def _options(check: PolicyCheck) -> dict[str, str]:
+    given = {key: value for key, value in check.params.to_dict().items() if value is not None}
+    return {key: " ".join(value) if isinstance(value, tuple) else _said(value) for key, value in given.items()}
 
 
 def _said(value: Any) -> str:

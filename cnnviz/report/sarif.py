@@ -16,28 +16,39 @@ _MOST = 5000
 _RELATED = 10
 
 
-def sarif(policy: str, rows: Sequence[Mapping[str, Any]], *, strict: bool = False) -> bytes:
+def sarif(
+    policy: str,
+    rows: Sequence[Mapping[str, Any]],
+    keys: Mapping[str, str] | None = None,
+    *,
+    strict: bool = False,
+) -> bytes:
     """The document: violations as errors or warnings, what is not decided as notes.
 
     Args:
         policy: Its file.
         rows: ``summary.audit.checks`` of the report.
+        keys: By name of a check what fingerprints know it by, which no limit is part of; the name where none is given.
         strict: Whether what is not decided fails: it is an error then, not a note.
     """
     rules: dict[str, dict[str, Any]] = {}
     for row in rows:
         text = f"{row['name']} ({row['kind']})"
         rules.setdefault(row["name"], {"id": row["name"], "shortDescription": {"text": text}})
-    results = [_result(policy, row, strict=strict) for row in rows if row["verdict"] != "passed"][:_MOST]
+    results = [
+        _result(policy, row, (keys or {}).get(row["name"], row["name"]), strict=strict)
+        for row in rows
+        if row["verdict"] != "passed"
+    ][:_MOST]
     driver = {"name": "cnnviz audit", "version": cnnviz.__version__, "rules": list(rules.values())}
     document = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
     return json.dumps(document, indent=1).encode()
 
 
-def _result(policy: str, row: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
+def _result(policy: str, row: Mapping[str, Any], check: str, *, strict: bool) -> dict[str, Any]:
     level = "error" if audit_words.fails(row, strict=strict) else "warning" if row["verdict"] == "violated" else "note"
     text = f"{audit_words.title(row)}: {audit_words.finding(row)}"
-    key = "|".join([row["name"], row["statement"], row["method"] or "", row["group"] or ""])
+    key = "|".join([check, row["statement"], row["method"] or "", row["group"] or ""])
     place = {"artifactLocation": {"uri": _uri(policy)}, "region": {"startLine": max(1, row["line"])}}
     related = [
         {
