@@ -2,17 +2,22 @@
 
 The hook passes on a clone of what the layer returned. An in-place operation that follows then changes the clone's
 successor, never the captured tensor: a captured tensor that a ReLU overwrites has silently wrong gradients.
+
+A hook on a module is called by every thread that runs it; what another thread computes of its own images is neither
+recorded nor changed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.attention import AttentionWatch
@@ -61,11 +66,21 @@ def recording(module: nn.Module, wanted: Sequence[tuple[str, int]]) -> Iterator[
     handles = []
     try:
         for layer in {name for name, _ in wanted}:
-            handles.append(module.get_submodule(layer).register_forward_hook(_catcher(tape, layer)))
+            handles.append(_after(module.get_submodule(layer), _catcher(tape, layer)))
         yield tape
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _after(module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> RemovableHandle:
+    """Call ``hook`` after each call of the module in this thread."""
+    thread = threading.get_ident()
+
+    def called(child: nn.Module, args: Any, output: Any) -> Any:
+        return hook(child, args, output) if threading.get_ident() == thread else None
+
+    return module.register_forward_hook(called)
 
 
 @contextlib.contextmanager
@@ -116,7 +131,7 @@ def substituting(module: nn.Module, layer: tuple[str, int], activations: Tensor)
         calls += 1
         return activations.clone() if calls == wanted + 1 else None
 
-    handle = module.get_submodule(name).register_forward_hook(substitute)
+    handle = _after(module.get_submodule(name), substitute)
     try:
         yield
     finally:
@@ -197,7 +212,7 @@ def watching(module: nn.Module, put: Callable[[Any, Tensor], None] | None = None
     try:
         for name, child in module.named_modules():
             if name:
-                handles.append(child.register_forward_hook(note(name)))
+                handles.append(_after(child, note(name)))
         yield seen
     finally:
         for handle in handles:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.borrowing import borrowed
 from cnnviz.engine.cut import DEFAULT_LAYER, Cut, before_classifier, several_levels
 from cnnviz.engine.head_rerun import HeadRun
 from cnnviz.engine.hooks import at_position, below_units, recording, seen_layer, substituting, unit_layer, watched
@@ -86,7 +87,7 @@ def open_session(
     Raises:
         CnnvizError: Unknown layer, a transformer, a network that does not run on such an input.
     """
-    with rt.scope(), rt.borrowed(module):
+    with rt.scope(), borrowed(module):
         yield prepare(module, name, probe, runtime, options)
 
 

@@ -1,4 +1,4 @@
-"""Device, precision and the state of a module while it is explained: the only place that knows them."""
+"""Device, precision and the grad mode in which methods run: the only place that knows them."""
 
 from __future__ import annotations
 
@@ -135,33 +135,6 @@ def scope() -> Iterator[None]:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         yield
-
-
-@contextlib.contextmanager
-def borrowed(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode with frozen parameters, and every flag as found afterwards, also after an exception."""
-    modes = [(m, m.training) for m in module.modules()]
-    # Parameters made under inference mode take part in no graph, and their flag cannot be set back.
-    grads = [(p, p.requires_grad) for p in module.parameters() if not p.is_inference()]
-    # A forward that puts its normalisation into training mode writes to the running statistics.
-    buffers = [(b, b.detach().clone()) for b in module.buffers() if not b.is_inference()]
-    try:
-        for m, _ in modes:
-            m.training = False
-        for p, wanted in grads:
-            if wanted:
-                p.requires_grad_(False)
-        yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
-        for p, wanted in grads:
-            if wanted:
-                p.requires_grad_(True)
-        with torch.no_grad():
-            for b, before in buffers:
-                if b.shape == before.shape and not torch.equal(b, before):
-                    b.copy_(before)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cnnviz.engine import runtime as rt
+from cnnviz.engine.borrowing import borrowed
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError, ImageError
@@ -48,7 +48,7 @@ def taking_images(module: nn.Module, task: TaskRequest, question: str | None, im
     if not (task.writes or question is not None):
         return module
     where = next((parameter.device for parameter in module.parameters()), image.device)
-    with rt.borrowed(module):
+    with borrowed(module):
         return captioner(module, image.to(where)) if question is None else answerer(module, question)
 
 
@@ -61,7 +61,7 @@ def each_with_its_text(network: nn.Module, batch: Tensor, explained: Callable[[T
         explained: Says it.
     """
     where = next((parameter.device for parameter in network.parameters()), batch.device)
-    with rt.borrowed(network):
+    with borrowed(network):
         written = texts(network, batch.to(where))
     found = []
     for image, tokens in zip(batch.split(1), written.split(1), strict=True):

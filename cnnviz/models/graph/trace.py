@@ -22,60 +22,9 @@ from cnnviz.models.graph.attributes import left_as_found
 from cnnviz.models.graph.functionalize import without_in_place, without_strides
 from cnnviz.models.graph.operations import Operation, operation_of
 from cnnviz.models.graph.rectifiers import spelled_as_rectifiers
+from cnnviz.models.graph.tracer import Tracer, alone
 
 _MAX_RETRIES = 64
-
-# These stay one node also when subclassed (a LayerNorm that permutes, a convolution that pads), so that heads can
-# be read and convolutions recognised.
-_LEAF_TYPES = (nn.LayerNorm, nn.Linear, nn.modules.conv._ConvNd)
-
-
-class _Tracer(fx.Tracer):
-    """Symbolic tracer that notes what every module call returned and where tracing failed.
-
-    Args:
-        opaque: Modules that stay one node.
-        unhooked: Modules whose forward hooks are passed by.
-    """
-
-    def __init__(self, opaque: frozenset[str], unhooked: frozenset[str] = frozenset()) -> None:
-        super().__init__()
-        self.opaque, self.unhooked = opaque, unhooked
-        self.calls: dict[str, list[fx.Node]] = {}
-        self.failed: str | None = None
-
-    def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        """One argument, the image: Python itself fills in what ``forward`` has defaults for, as in a real call."""
-
-        def forward(module: nn.Module, image: fx.Proxy) -> Any:
-            return root_fn(module, image)
-
-        return forward, [self.root, self.create_proxy("placeholder", "image", (), {})]
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if module_qualified_name in self.opaque:
-            return True
-        if isinstance(m, _LEAF_TYPES):
-            return True
-        return super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        path = self.path_of_module(m)
-        if path in self.unhooked:
-            forward = m.forward
-        try:
-            result = super().call_module(m, forward, args, kwargs)
-        except Exception:
-            if self.failed is None:
-                self.failed = path
-            raise
-        if isinstance(result, fx.Proxy):
-            self.calls.setdefault(path, []).append(result.node)
-        return result
 
 
 @dataclass(eq=False)
@@ -285,9 +234,10 @@ def up_to(module: nn.Module, layer: str) -> fx.GraphModule:
     """
     path, _, call = layer.partition(":")
     opened = {".".join(path.split(".")[:depth]) for depth in range(path.count(".") + 1)} - {path}
-    tracer = _Tracer(frozenset(name for name, _ in module.named_modules() if name and name not in opened))
+    tracer = Tracer(frozenset(name for name, _ in module.named_modules() if name and name not in opened))
     try:
-        graph = tracer.trace(module)
+        with alone():
+            graph = tracer.trace(module)
         node = tracer.calls[path][int(call or 0)]
     except Exception as error:  # control flow on values, or a name that is not there: each has its own
         raise ValueError(f"{type(error).__name__}: {error}") from error
@@ -336,9 +286,9 @@ def _trace_adaptively(module: nn.Module) -> tuple[fx.GraphModule, dict[str, list
     opaque: frozenset[str] = frozenset()
     unhooked: frozenset[str] = frozenset()
     for _ in range(_MAX_RETRIES):
-        tracer = _Tracer(opaque, unhooked)
+        tracer = Tracer(opaque, unhooked)
         try:
-            with left_as_found(module):
+            with alone(), left_as_found(module):
                 return fx.GraphModule(module, tracer.trace(module)), tracer.calls, opaque
         except Exception:
             failed = tracer.failed
