@@ -8,6 +8,7 @@ from typing import Any
 
 from cnnviz.audit.policy import load_policy
 from cnnviz.audit.policy_checks import PolicyCheck
+from cnnviz.audit.results import audit_table
 from cnnviz.report.sarif import sarif
 
 ROW = {
@@ -65,3 +66,16 @@ def test_a_finding_is_known_again_when_a_limit_is_changed(tmp_path: Path) -> Non
     numbered = [{**ROW, "name": name} for name in ("inside", "inside (2)")]
     old = json.loads(sarif("p.yaml", numbered))["runs"][0]["results"]
     assert [each["partialFingerprints"]["check/v1"] for each in old] == prints[0]
+
+
+def test_a_reason_of_several_statements_stands_once_in_the_table() -> None:
+    row = {**ROW, "verdict": "not decided", "ci95": None, "n": 0, "measured": None, "confirmed": None}
+    rows = [
+        {**row, "name": name, "method": method, "statement": statement, "reason": reason}
+        for name, method, statement, reason in (
+            ("a", "cam", "energy", "hidden"), ("a", "cam", "pointing", "hidden"), ("a", "gradcam", "energy", "hidden"),
+            ("a", "gradcam", "pointing", "few"), ("b", "cam", "energy", "few"),
+        )
+    ]  # fmt: skip
+    found = [line.strip().partition("  ")[0] for line in audit_table(rows)[1:]]
+    assert found == ["a: energy", "a: pointing", "a: energy", "hidden", "a: pointing", "few", "b: energy", "few"]

@@ -336,7 +336,7 @@ def test_maps_that_random_weights_make_flat_are_counted() -> None:
     found, remarks = made([0.1, None, 0.2, 0.3])
     assert ([each.value for each in found.observations], found.why_not) == ([0.1, 0.2, 0.3], "")
     assert remarks == [
-        "sane: 1 of 4 maps are flat, with random weights or without, and correlate with nothing; only the rest counts, "
+        "1 of 4 maps are flat, with random weights or without, and correlate with nothing; only the rest counts, "
         "3 images"
     ]
     found, remarks = made([None, None, 0.2, 0.3])

@@ -78,10 +78,9 @@ def test_images_of_which_nothing_is_marked_are_counted(photos: Path, tmp_path: P
     said = capsys.readouterr().err
     assert [(row["verdict"], row["n"]) for row in rows] == [("passed", 8)] * 3
     left = "have nothing marked as their class: "
-    for name in ("inside", "avoid"):
-        assert f"{name}: 4 of 12 images {left}" in said
+    assert said.count(f"inside, avoid: 4 of 12 images {left}") == said.count(f"4 of 12 images {left}") == 1
     assert "counterfactual: 4 of 12 images have nothing, or less than 5 % of the picture, marked" in said
-    assert said.count("truth_labels: any takes all that is marked") == 3
+    assert said.count("truth_labels: any takes all that is marked") == 2
     rows = _rows(_policy(photos, "other.json"), tmp_path / "none")
     assert [row["verdict"] for row in rows] == ["not decided"] * 3
     assert all("truth_labels: any takes all that is marked" in row["reason"] for row in rows)
@@ -236,14 +235,15 @@ def test_a_region_that_the_network_was_not_shown_is_said(photos: Path, tmp_path:
     )
     _rows(path, tmp_path / "out")
     said = capsys.readouterr().err
-    seen = "avoid: the network saw 60 % of the region 0,0.9,1,1, the mean of 3 images: it cannot look at the rest; "
-    none = "counterfactual: the network saw nothing of the region 0,0,0.2,1 in any of 3 images: it cannot look there; "
-    hint = "options: {view: whole} in the policy, or --view whole, shows it all"
+    seen = "avoid: the network saw 60 % of the region 0,0.9,1,1, the mean of 3 images: it cannot look at the rest"
+    none = "counterfactual: the network saw nothing of the region 0,0,0.2,1 in any of 3 images: it cannot look there"
+    hint = "options: {view: whole} in the policy, or --view whole, shows the network the whole picture"
     assert said.count("of the region 0,0.9,1,1") == 1
-    assert seen + hint in said
-    assert none + hint in said
+    assert seen in said
+    assert none in said
+    assert said.count(hint) == 1
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
-    assert report["summary"]["audit"]["remarks"] == [seen + hint, none + hint]
+    assert report["summary"]["audit"]["remarks"] == [seen, none, hint]
     scores = report["images"][0]["explanations"][0]["scores"]["region_energy"]
     assert scores["seen"] == [pytest.approx(0.6, abs=0.01)]
     _rows(path, tmp_path / "whole", "--view", "whole")

@@ -44,6 +44,8 @@ _NO_GROUP = "(no group)"
 _TOLD_FROM = 50
 # Seconds from which on it is said what an audit spent its time on.
 _LONG = 10.0
+# Of regions that a crop hides.
+_WHOLE = "options: {view: whole} in the policy, or --view whole, shows the network the whole picture"
 
 
 class Audit(Comparison[AuditOptions]):
@@ -107,7 +109,7 @@ class Audit(Comparison[AuditOptions]):
         for check in self.checks:
             check.raw = raw
         results = self._results(rows, methods)
-        told = [text for check in self.checks for text in dict.fromkeys(check.remarks)]
+        told = self._remarks()
         if self._only != self.policy.only:
             only = f"only: {self.policy.only} is of networks with one class for an image"
             told.append(f"{only}; all {len(rows)} images are judged")
@@ -213,11 +215,17 @@ class Audit(Comparison[AuditOptions]):
             return made
         if len(out) == len(judged):
             return [replace(each, why_not=f"{self.policy.groups} names none of the images") for each in made]
-        text = (
-            f"{check.check.name}: {self.policy.groups} does not name {len(out)} of {len(judged)} images: {out[0]}, ..."
-        )
-        check.remarks.append(text)
+        check.remarks.append(f"{self.policy.groups} does not name {len(out)} of {len(judged)} images: {out[0]}, ...")
         return made
+
+    def _remarks(self) -> list[str]:
+        """What the checks remark; what several remark alike once, with their names."""
+        names: dict[str, list[str]] = {}
+        for check in self.checks:
+            for text in dict.fromkeys(check.remarks):
+                names.setdefault(text, []).append(check.check.name)
+        told = [f"{', '.join(own)}: {text}" for text, own in names.items()]
+        return [*told, _WHOLE] if any(check.hides for check in self.checks) else told
 
     def _confirmed(self, result: CheckResult, rows: Sequence[Mapping[str, Any]]) -> CheckResult:
         """A violation of ``avoid`` with what becomes of predictions when the region is taken away."""

@@ -67,7 +67,8 @@ class Check(ABC):
         policy: The whole policy.
 
     Attributes:
-        remarks: What people should know of what it says.
+        remarks: What people should know of what it says; they are told with its name.
+        hides: Whether the network was not shown all of what it asks for.
         raw: Reads the raw map of an explanation, of checks that keep maps; set before they are asked.
     """
 
@@ -77,6 +78,7 @@ class Check(ABC):
         self.check, self.policy = check, policy
         self.params: Any = check.params
         self.remarks: list[str] = []
+        self.hides = False
 
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
         """Metrics that must be measured of each map, with their options."""
@@ -101,7 +103,7 @@ class Check(ABC):
         if self.policy.truth_labels == "class":
             text += "; truth_labels: any takes all that is marked, truth_classes says what its labels mean"
         if seen:
-            self.remarks.append(f"{self.check.name}: {text}")
+            self.remarks.append(text)
         return text
 
     def empty(self, judged: Sequence[Judged], seen: Collection[str], lack: str) -> str:
@@ -118,7 +120,7 @@ class Check(ABC):
             out = [each.path for each in judged if each.path not in seen and kind(each)]
             if out:
                 texts.append(f"the maps of {len(out)} of {len(judged)} images {what}, no {lack}: {_first(out)}")
-        self.remarks += [f"{self.check.name}: {text}" for text in texts]
+        self.remarks += texts
         return "; ".join(texts)
 
     def hidden(self, judged: Sequence[Judged], region: str) -> None:
@@ -134,8 +136,8 @@ class Check(ABC):
             if share is not None:
                 seen.add(share)
         if said := seen.hidden(region):
-            hint = "options: {view: whole} in the policy, or --view whole, shows it all"
-            self.remarks.append(f"{self.check.name}: {said}; {hint}")
+            self.hides = True
+            self.remarks.append(said)
 
     def findings(self) -> list[dict[str, Any]]:
         """What the report says beside the statements, once these were made."""

@@ -70,9 +70,7 @@ class Drift(Check):
                 if value is not None:
                     similar.append(each.seen(value))
         if others:
-            self.remarks.append(
-                f"{self.check.name}: {len(others)} files are others than those accepted: {others[0]}, ..."
-            )
+            self.remarks.append(f"{len(others)} files are others than those accepted: {others[0]}, ...")
         if self.params.min_similarity is not None:
             found.append(mean("similarity", self.params.min_similarity, similar, at_least=True, low=-1.0))
         if self.params.max_changed_predictions is not None:

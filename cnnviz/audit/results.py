@@ -69,21 +69,26 @@ def _listed(images: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
 
 
 def audit_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The rows as lines of text, with the worst images of what is violated."""
+    """The rows as lines of text, with the worst images of what is violated, and why others are not decided."""
     heads = ("check", "method", "verdict", "measured", "allowed", "images")
     cells = [heads, *(_cells(row) for row in rows)]
     widths = [max(len(each[place]) for each in cells) for place in range(len(heads))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(each, widths, strict=True)).rstrip() for each in cells]
     found = [lines[0]]
-    for line, row in zip(lines[1:], rows, strict=True):
+    for place, (line, row) in enumerate(zip(lines[1:], rows, strict=True), 1):
         found.append(line)
-        if row["reason"]:
+        # Of statements of a check that are not decided for one reason it stands below the last.
+        if row["reason"] and (place == len(rows) or _why(rows[place]) != _why(row)):
             found.append(f"    {row['reason']}")
         if row["verdict"] == "violated":
             found += [f"    {each['path']}: {each['value']:.3g}" for each in row["violations"][:3]]
             if row["confirmed"]:
                 found.append(f"    {audit_words.confirmation(row['confirmed'])}")
     return found
+
+
+def _why(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["name"], row["reason"]
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ class Shortcuts(Check):
             return [self._undecided(f"{most} maps of a class at most; {_FEWEST} are needed")]
         if len(large) < len(maps):
             few = len(maps) - len(large)
-            self.remarks.append(f"{self.check.name}: {few} of {len(maps)} classes have fewer than {_FEWEST} maps")
+            self.remarks.append(f"{few} of {len(maps)} classes have fewer than {_FEWEST} maps")
         own = [self._divided(method, label, large[label], look) for label in sorted(large)]
         self.classes += own
         # Where nothing says what the object is, a class that is not divided has no cluster to suspect.

@@ -84,5 +84,5 @@ class Sane(Check):
         text = f"{flat} of {tried} maps are flat, with random weights or without, and correlate with nothing"
         if left < self.policy.min_images:
             return f"{text}; {left} images are left, at least {self.policy.min_images} decide"
-        self.remarks.append(f"{self.check.name}: {text}; only the rest counts, {left} images")
+        self.remarks.append(f"{text}; only the rest counts, {left} images")
         return ""
