@@ -219,37 +219,6 @@ def test_what_is_not_decided_fails_everywhere_with_strict() -> None:
         assert [line.split(" ")[0] for line in lines] == [annotation, "::notice"]
 
 
-def test_a_region_that_the_network_was_not_shown_is_said(photos: Path, tmp_path: Path, capsys: Any) -> None:
-    """A centre crop of pictures of 100 x 60 pixels: the lowest tenth is seen to 60 %, the left fifth not at all."""
-    (tmp_path / "data").mkdir()
-    for number in range(3):
-        rgb = np.full((60, 100, 3), 40 * number + 20, dtype=np.uint8)
-        rgb[20:40, 40:60] = (255, 0, 0)
-        Image.fromarray(rgb).save(tmp_path / "data" / f"{number}.png")
-    path = _policy(photos, "truth.json")
-    head = path.read_text().split("images: data")[0].replace("labels.txt", f"{photos}/labels.txt")
-    path = tmp_path / "policy.yaml"
-    path.write_text(
-        head + "images: data\nmin_images: 1\nchecks:\n  - {kind: avoid, region: [0, 0.9, 1, 1], max_energy: 1.0}\n"
-        "  - {kind: counterfactual, replace: [0, 0, 0.2, 1], with: mean, max_flips: 1.0}\n"
-    )
-    _rows(path, tmp_path / "out")
-    said = capsys.readouterr().err
-    seen = "avoid: the network saw 60 % of the region 0,0.9,1,1, the mean of 3 images: it cannot look at the rest"
-    none = "counterfactual: the network saw nothing of the region 0,0,0.2,1 in any of 3 images: it cannot look there"
-    hint = "options: {view: whole} in the policy, or --view whole, shows the network the whole picture"
-    assert said.count("of the region 0,0.9,1,1") == 1
-    assert seen in said
-    assert none in said
-    assert said.count(hint) == 1
-    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
-    assert report["summary"]["audit"]["remarks"] == [seen, none, hint]
-    scores = report["images"][0]["explanations"][0]["scores"]["region_energy"]
-    assert scores["seen"] == [pytest.approx(0.6, abs=0.01)]
-    _rows(path, tmp_path / "whole", "--view", "whole")
-    assert "of the region" not in capsys.readouterr().err
-
-
 # Other networks -----------------------------------------------------------------------------------------------------
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cnnviz.audit.check import Check, Judged, all_flat, all_negative, mean, rate
 from cnnviz.audit.verdict import Statement
 from cnnviz.errors import nearest
-from cnnviz.metrics.region_energy import BACKGROUND
-from cnnviz.metrics.seen_region import TRUTH
+from cnnviz.metrics.seen_region import BACKGROUND, TRUTH
 from cnnviz.report.record_words import is_flat
 
 if TYPE_CHECKING:
@@ -23,16 +22,23 @@ _LACKS = {"energy": "share to measure", "pointing": "peak to find"}
 
 def energies(judged: Judged, regions: Sequence[str], region: str) -> list[float]:
     """The shares of an image's maps in a region, where they are known; of a flat map, which tells no place from
-    another, the region's share of the picture is none.
+    another, the region's share of the picture is none, and of a region that the network saw nothing of no map has any.
     """
     found = []
     for each in judged.maps:
-        if is_flat(each):
+        if is_flat(each) or seen_of(each, regions, region) == 0:
             continue
         scores = each["scores"].get("region_energy")
         value = None if scores is None else scores["energies"][regions.index(region)]
         if value is not None:
             found.append(float(value))
+    return found
+
+
+def seen_of(explanation: Mapping[str, Any], regions: Sequence[str], region: str) -> float | None:
+    """The share of a region that the network saw, of the image of a map; None where there is no such region."""
+    shares = (explanation["scores"].get("region_energy") or {}).get("seen")
+    found: float | None = None if shares is None else shares[regions.index(region)]
     return found
 
 
@@ -46,18 +52,29 @@ class _OfRegions(Check):
         """Which region it asks for."""
         return str(getattr(self.params, "region", TRUTH))
 
+    def _seen(self, judged: Sequence[Judged]) -> dict[str, float]:
+        """By image the share of the region that the network saw: of the regions of several maps the mean."""
+        found = {}
+        for each in judged:
+            shares = [seen_of(row, self.regions, self.region) for row in each.maps]
+            known = [share for share in shares if share is not None]
+            if known:
+                found[each.path] = sum(known) / len(known)
+        return found
+
     def _said(self, made: list[Statement], judged: Sequence[Judged]) -> list[Statement]:
         """The statements, with what is said of images of which nothing can be measured."""
         with_maps = [each for each in judged if each.maps]
-        if self.region != BACKGROUND:
-            self.hidden(with_maps, self.region)
+        shares = self._seen(with_maps)
+        hidden = self.hidden(shares, self.region)
         found = []
         for each in made:
             seen = {observation.image for observation in each.observations}
-            reasons = [self.empty(with_maps, seen, _LACKS[each.name])]
+            known = seen | {path for path, share in shares.items() if not share}
+            reasons = [hidden, self.empty(with_maps, known, _LACKS[each.name])]
             if self.region in (TRUTH, BACKGROUND):
-                others = [one for one in with_maps if one.path in seen or not (all_flat(one) or all_negative(one))]
-                reasons.append(self.unmarked(others, seen) if others else "")
+                others = [one for one in with_maps if one.path in known or not (all_flat(one) or all_negative(one))]
+                reasons.append(self.unmarked(others, known) if others else "")
             text = "; ".join(filter(None, reasons))
             found.append(each if each.observations else replace(each, why_not=each.why_not or text))
         return found
@@ -77,6 +94,7 @@ class Inside(_OfRegions):
                 for each in judged
                 for row in each.maps
                 if (row["scores"].get("region_energy") or {}).get("peak_inside") is not None
+                and seen_of(row, self.regions, TRUTH) != 0
             ]
             found.append(rate("pointing", self.params.min_pointing, hits, at_least=True))
         if not found:

@@ -238,8 +238,9 @@ class Audit(Comparison[AuditOptions]):
         region = str(result.check.params.region)  # type: ignore[attr-defined]
         fill = "shuffle" if region == "background" else "blur"
         changes = changed(judged, self.look, (region, fill), self.policy.truth_labels, every)
-        flips = sum(bool(each["flip"]) for each in changes.values())
-        return replace(result, confirmed={"flips": flips, "of": len(changes), "fill": fill})
+        shown = [each for each in changes.values() if each["seen"]]
+        flips = sum(bool(each["flip"]) for each in shown)
+        return replace(result, confirmed={"flips": flips, "of": len(shown), "fill": fill})
 
     def _accept(self, judged: Mapping[str, Sequence[Judged]], raw: Any) -> list[str]:
         drifts = [check for check in self.checks if isinstance(check, Drift)]

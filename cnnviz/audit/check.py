@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from cnnviz.audit.policy import Policy
 from cnnviz.audit.policy_checks import PolicyCheck
 from cnnviz.audit.verdict import Observation, Statement
-from cnnviz.metrics.region_energy import BACKGROUND
-from cnnviz.metrics.seen_region import TRUTH, SeenRegion
+from cnnviz.metrics.seen_region import BACKGROUND, SeenRegion, in_words
 from cnnviz.metrics.similarity import spearman
 from cnnviz.report.record_words import is_flat
 
@@ -123,21 +122,32 @@ class Check(ABC):
         self.remarks += texts
         return "; ".join(texts)
 
-    def hidden(self, judged: Sequence[Judged], region: str) -> None:
-        """Tells that the network was not shown all of a region that the check asks for, where it was not.
+    def hidden(self, shares: Mapping[str, float], region: str) -> str:
+        """That the network was not shown all of a region that the check asks for; empty where it was.
+
+        Of an image in which it saw nothing of it there is nothing to say: no map can lie there. Where that is so of all
+        images, it is the reason why nothing is decided; else it is told.
 
         Args:
-            judged: The images.
-            region: ``truth``, or a rectangle; of the background the network need not see all.
+            shares: By image the share of the region that the network saw, where there is such a region.
+            region: ``truth``, ``background`` or a rectangle; of the background the network need not see all.
         """
-        seen = SeenRegion()
-        for each in judged:
-            share = _seen_of_truth(each) if region == TRUTH else seen_of_rectangle(each.record, region)
-            if share is not None:
+        out = [path for path, share in shares.items() if not share]
+        everywhere = bool(out) and len(out) == len(shares)
+        seen, texts = SeenRegion(), []
+        for share in shares.values():
+            if share or everywhere:
                 seen.add(share)
-        if said := seen.hidden(region):
-            self.hides = True
+        if out and not everywhere:
+            nothing = f"the network saw nothing of {in_words(region)} in {len(out)} of {len(shares)} images"
+            texts.append(f"{nothing}, left out: {_first(out)}")
+        if everywhere or region != BACKGROUND:
+            texts.append(seen.hidden(region))
+        said = "; ".join(filter(None, texts))
+        self.hides = self.hides or bool(said)
+        if said and not everywhere:
             self.remarks.append(said)
+        return said
 
     def findings(self) -> list[dict[str, Any]]:
         """What the report says beside the statements, once these were made."""
@@ -156,28 +166,6 @@ class Check(ABC):
             judged: The images.
             look: Photographs, and the network on changed ones.
         """
-
-
-def _seen_of_truth(judged: Judged) -> float | None:
-    """The share of the object that the network saw; None where nothing is marked."""
-    for each in judged.maps:
-        scores = each["scores"].get("region_energy") or {}
-        if TRUTH in scores.get("regions", ()) and "seen" in scores:
-            share: float | None = scores["seen"][scores["regions"].index(TRUTH)]
-            return share
-    return None
-
-
-def seen_of_rectangle(record: Mapping[str, Any], region: str) -> float | None:
-    """The share of a rectangle, in fractions of width and height, that the network saw of the image of a record."""
-    width, height, seen = record.get("width"), record.get("height"), record.get("seen_xywh")
-    if region == BACKGROUND or not width or not height or not seen:
-        return None
-    x0, y0, x1, y1 = map(float, region.replace("/", ",").split(","))
-    left, top, across, down = seen
-    wide = min(x1 * width, left + across) - max(x0 * width, left)
-    high = min(y1 * height, top + down) - max(y0 * height, top)
-    return float(max(wide, 0.0) * max(high, 0.0) / ((x1 - x0) * width * (y1 - y0) * height))
 
 
 def _first(paths: Sequence[str]) -> str:

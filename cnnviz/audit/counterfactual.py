@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 
 from cnnviz.audit.check import Check, Judged, mean, rate
 from cnnviz.audit.verdict import Observation, Statement
-from cnnviz.metrics.region_energy import BACKGROUND, rectangle
+from cnnviz.geometry.placement import seen_part
+from cnnviz.metrics.region_energy import rectangle
+from cnnviz.metrics.seen_region import BACKGROUND, share_seen
 
 if TYPE_CHECKING:
     from cnnviz.maps.second_look import Photograph, SecondLook
@@ -49,12 +51,13 @@ class Counterfactual(Check):
             why = "the network has no class for the whole image that could flip"
             return [Statement("flips", "rate", False, self.params.max_flips or 0.0, (), why)]
         changes = changed(judged, look, (self.params.replace, self.params.with_), self.policy.truth_labels)
-        why = ""
-        if self.params.replace != BACKGROUND:
-            self.hidden(judged, self.params.replace)
+        hidden = self.hidden({path: each["seen"] for path, each in changes.items()}, self.params.replace)
+        unmarked = ""
         if self.params.replace == BACKGROUND and judged:
-            text = self.unmarked(judged, changes, "nothing, or less than 5 % of the picture,")
-            why = "" if changes else f"{text}; or replace a rectangle"
+            unmarked = self.unmarked(judged, changes, "nothing, or less than 5 % of the picture,")
+            unmarked += "" if changes else "; or replace a rectangle"
+        changes = {path: each for path, each in changes.items() if each["seen"]}
+        why = "" if changes else "; ".join(filter(None, (hidden, unmarked)))
         found = []
         if self.params.max_flips is not None:
             flips = [Observation(path, float(each["flip"]), each["group"]) for path, each in changes.items()]
@@ -72,7 +75,8 @@ def changed(
     objects: str,
     others: Sequence[Judged] = (),
 ) -> dict[str, dict[str, Any]]:
-    """By path: whether a prediction flips where the control's does not, and how much more probability it loses.
+    """By path: whether a prediction flips where the control's does not, and how much more probability it loses; and the
+    share of what is replaced that the network saw: where that is none, nothing else.
 
     Args:
         judged: The images.
@@ -89,10 +93,11 @@ def changed(
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """A photograph of which it is known what is replaced."""
+    """A photograph of which it is known what is replaced; ``seen`` is the share of it that the network saw."""
 
     photo: Photograph
     mask: Mask
+    seen: float
 
     @cached_property
     def emptied(self) -> Picture:
@@ -116,28 +121,34 @@ def _changed(
     def known(each: Judged) -> _Known | None:
         photo = look.seen(each.record)
         mask = None if photo is None else _replaced(photo, each, look, replace, objects)
-        usable = photo is not None and mask is not None and mask.any() and mask.mean() <= _LARGEST
-        return _Known(photo, mask) if usable and photo is not None and mask is not None else None
+        if photo is None or mask is None or not mask.any() or mask.mean() > _LARGEST:
+            return None
+        return _Known(photo, mask, share_seen(mask, _window(each.record, mask.shape)) or 0.0)
 
     def another(each: Judged) -> _Known | None:
         start = place.get(each.path, -1) + 1
         some = (other for other in (*pool[start:], *pool[:start]) if other.path != each.path)
         return next((found for other in some if (found := known(other)) is not None), None)
 
-    def pictures(each: Judged) -> list[Picture]:
+    def pictures(each: Judged) -> tuple[list[Picture], float] | None:
         own = known(each)
-        other = own if own is None or fill != "shuffle" else another(each)
-        return [] if own is None or other is None else _pictures(own, other, (replace, fill), seed_of(each))
+        if own is None or not own.seen:
+            return None if own is None else ([], 0.0)
+        other = own if fill != "shuffle" else another(each)
+        return None if other is None else (_pictures(own, other, (replace, fill), seed_of(each)), own.seen)
 
     def change(some: Sequence[Judged]) -> list[dict[str, Any] | None]:
         made = [pictures(each) for each in some]
-        every = [picture for own in made for picture in own]
+        every = [picture for own in made if own is not None for picture in own[0]]
         said = look.predict(every) if every else None
         found: list[dict[str, Any] | None] = []
         at = 0
         for each, own in zip(some, made, strict=True):
-            found.append(None if said is None or not own else _told(each, said, at))
-            at += len(own)
+            if own is None:
+                found.append(None)
+                continue
+            found.append({"seen": own[1], **(_told(each, said, at) if said is not None and own[0] else {})})
+            at += len(own[0])
         return found
 
     order = sorted(range(len(judged)), key=lambda number: seed_of(judged[number]))
@@ -169,6 +180,16 @@ def _replaced(photo: Photograph, each: Judged, look: SecondLook, replace: str, o
     if mask is None or mask.shape == size[::-1]:
         return mask
     return np.asarray(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_AREA), dtype=np.bool_)
+
+
+def _window(record: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """What the network saw of a photograph that is held at [H, W]: x0, y0, x1, y1, half-open."""
+    height, width = shape
+    if (seen := record.get("seen_xywh")) is None:
+        return 0, 0, width, height
+    across, down = width / record["width"], height / record["height"]
+    left, top = seen[0] * across, seen[1] * down
+    return seen_part((left, top, left + seen[2] * across, top + seen[3] * down), (width, height))
 
 
 def background(photo: Photograph, each: Judged, look: SecondLook, objects: str) -> Mask | None:

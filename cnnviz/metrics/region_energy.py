@@ -21,11 +21,10 @@ from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.contract import ExplainedImage, Row, RunSummary
 from cnnviz.metrics.derived import is_even, total_of
-from cnnviz.metrics.seen_region import TRUTH, SeenRegion
+from cnnviz.metrics.seen_region import BACKGROUND, TRUTH, SeenRegion, share_seen
 from cnnviz.registry.localization_metrics import RegionEnergyOptions
 from cnnviz.registry.metric_specs import MetricSpec
 
-BACKGROUND = "background"
 _FOUND = 0.5
 
 
@@ -44,8 +43,7 @@ def score(placed: PlacedMap, image: ExplainedImage, truth: Truth | None, params:
     for region in regions:
         mask = region_mask(region, values.shape, inside)
         energies.append(None if mask is None or total <= 0 else total_of(values * mask) / total)
-        area = 0 if mask is None else int(np.count_nonzero(mask))
-        seen.append(None if mask is None or not area else int(np.count_nonzero(mask[y0:y1, x0:x1])) / area)
+        seen.append(None if mask is None else share_seen(mask, placed.seen))
     found: dict[str, Any] = {"regions": regions, "energies": energies, "seen": seen, "peak_inside": None}
     if inside is not None and inside.any() and not flat:
         found["peak_inside"] = _is_near(values, inside, params.tolerance)

@@ -4,9 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TRUTH = "truth"
+import numpy as np
+from numpy.typing import NDArray
+
+TRUTH, BACKGROUND = "truth", "background"
 # Borders of pixels are no news.
 _WHOLE = 0.99
+
+
+def share_seen(mask: NDArray[np.bool_], seen: tuple[int, int, int, int]) -> float | None:
+    """The share of a region that a network saw; None of a region without a pixel.
+
+    Args:
+        mask: [H, W], the region.
+        seen: What it saw of the picture: x0, y0, x1, y1, half-open.
+    """
+    x0, y0, x1, y1 = seen
+    area = int(np.count_nonzero(mask))
+    return int(np.count_nonzero(mask[y0:y1, x0:x1])) / area if area else None
+
+
+def in_words(region: str) -> str:
+    """A region as messages call it."""
+    return {TRUTH: "the object", BACKGROUND: "the background"}.get(region, f"the region {region}")
 
 
 @dataclass
@@ -27,7 +47,7 @@ class SeenRegion:
         """That the network saw but a part of the region, or none of it; empty where it saw all."""
         if self.least > _WHOLE:
             return ""
-        what = "the object" if region == TRUTH else f"the region {region}"
+        what = in_words(region)
         where = "" if self.images == 1 else f" in any of {self.images} images"
         if self.none == self.images:
             return f"the network saw nothing of {what}{where}: it cannot look there"
