@@ -82,6 +82,10 @@ def test_images_of_which_the_region_is_hidden_do_not_count(photos: Path, tmp_pat
         HINT,
     ]
     assert audit["remarks"] == told
+    [invocation] = json.loads((tmp_path / "audit.sarif").read_text())["runs"][0]["invocations"]
+    assert invocation["executionSuccessful"] is True
+    notes = [(each["level"], each["message"]["text"]) for each in invocation["toolExecutionNotifications"]]
+    assert notes == [("note", text) for text in told]
     said = capsys.readouterr().err
     assert [said.count(text) for text in told] == [1, 1, 1]
 

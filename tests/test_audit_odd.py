@@ -277,6 +277,10 @@ def test_a_run_of_which_every_image_failed_is_no_baseline(segments: Path, tmp_pa
     assert main(["audit", str(path), "-o", str(tmp_path / "out"), "--accept", "x"]) == 3
     assert "not accepted: no image has a prediction" in capsys.readouterr().err
     assert not (tmp_path / "baseline").exists()
+    [invocation] = json.loads((tmp_path / "out" / "audit.sarif").read_text())["runs"][0]["invocations"]
+    failed, accepted_not = (each["message"]["text"] for each in invocation["toolExecutionNotifications"])
+    assert failed.startswith(f"failed: {tmp_path}/bad.png: ")
+    assert accepted_not.startswith("not accepted")
 
 
 def test_the_tolerance_of_pointing_is_the_one_that_was_asked_for(tmp_path: Path) -> None:

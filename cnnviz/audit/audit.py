@@ -268,8 +268,6 @@ class Audit(Comparison[AuditOptions]):
         path = self.policy.path
         strict = self.params.strict
         store.write(JUNIT, junit(path, rows, failed, strict=strict, remarks=told))
-        keys = {check.check.name: check.check.key for check in self.checks}
-        store.write(SARIF, sarif(path, rows, keys, strict=strict))
         spent = self._seconds()
         audit = {
             "passed": passed,
@@ -283,6 +281,8 @@ class Audit(Comparison[AuditOptions]):
             "failed": failed,
             "clusters": [row for check in self.checks for row in check.findings()],
         }
+        keys = {check.check.name: check.check.key for check in self.checks}
+        store.write(SARIF, sarif(path, rows, keys, audit_words.notes(audit), strict=strict))
         store.write(MARKDOWN, summary_markdown(audit))
         verdict = audit_words.outcome(audit) if passed else "VIOLATED" if violated else "NOT DECIDED (--strict)"
         sentences = [*audit_table(rows), *told, f"audit of {path}: {verdict}"]

@@ -20,6 +20,7 @@ def sarif(
     policy: str,
     rows: Sequence[Mapping[str, Any]],
     keys: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
     *,
     strict: bool = False,
 ) -> bytes:
@@ -29,6 +30,7 @@ def sarif(
         policy: Its file.
         rows: ``summary.audit.checks`` of the report.
         keys: By name of a check what fingerprints know it by, which no limit is part of; the name where none is given.
+        notes: What was left out and what failed, which no verdict tells: notifications of the run.
         strict: Whether what is not decided fails: it is an error then, not a note.
     """
     rules: dict[str, dict[str, Any]] = {}
@@ -41,7 +43,10 @@ def sarif(
         if row["verdict"] != "passed"
     ][:_MOST]
     driver = {"name": "cnnviz audit", "version": cnnviz.__version__, "rules": list(rules.values())}
-    document = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
+    told = [{"level": "note", "message": {"text": text}} for text in notes]
+    invocation = {"executionSuccessful": True, "toolExecutionNotifications": told}
+    run = {"tool": {"driver": driver}, "invocations": [invocation], "results": results}
+    document = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
     return json.dumps(document, indent=1).encode()
 
 
