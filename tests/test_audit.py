@@ -234,6 +234,20 @@ def test_drift_from_an_accepted_baseline(photos: Path, tmp_path: Path) -> None:
     assert "accepted until 2020-01-01: for a week" in report["summary"]["audit"]["checks"][0]["reason"]
 
 
+def test_the_first_baseline_is_not_said_to_be_missing(photos: Path, tmp_path: Path, capsys: Any) -> None:
+    checks = "  - {kind: drift, min_similarity: 0.9, max_changed_predictions: 0.1}\n"
+    checks += "  - {kind: drift, baseline: other, min_similarity: 0.9}\n"
+    path = _policy(photos, "weather", checks, name="first.yaml", more="only: all")
+    assert main(["audit", str(path), "-o", str(tmp_path), "--accept", "first release"]) == 0
+    said = capsys.readouterr().err
+    rows = json.loads((tmp_path / "report.json").read_text("utf-8"))["summary"]["audit"]["checks"]
+    reasons = [row["reason"] for row in rows]
+    assert reasons[:2] == ["the first baseline: there is nothing to compare it with"] * 2
+    assert reasons[2] == f"there is no baseline in {photos}/other; --accept REASON writes one"
+    assert f"accepted as the baseline in {photos}/baseline: first release" in said
+    assert f"no baseline in {photos}/baseline" not in said
+
+
 def test_a_method_that_is_not_faithful_vouches_for_nothing(photos: Path, tmp_path: Path) -> None:
     faithful = "  - {kind: faithful, metric: insertion, better_than: center, by: 0.99}"
     checks = f"{faithful}\n  - {{kind: avoid, region: background, max_energy: 1.0}}"

@@ -23,7 +23,7 @@ from cnnviz.audit.trust import is_for_trust
 from cnnviz.audit.verdict import Result, Statement, decide
 from cnnviz.errors import CnnvizError, shown
 from cnnviz.io.archives import path_of
-from cnnviz.io.baselines import write_baseline
+from cnnviz.io.baselines import FACTS, write_baseline
 from cnnviz.io.groups import read_groups
 from cnnviz.io.store import Store
 from cnnviz.maps.comparison import Comparison, Conclusion
@@ -64,6 +64,8 @@ class Audit(Comparison[AuditOptions]):
         for check in self.checks:
             if isinstance(check, _OfRegions):
                 check.regions = self._regions
+            if isinstance(check, Drift):
+                check.becomes = params.accept is not None and check.folder == self._baseline
 
     def metrics(self, method: str) -> tuple[MetricRequest, ...]:
         found: dict[str, Mapping[str, Any]] = {}
@@ -242,12 +244,19 @@ class Audit(Comparison[AuditOptions]):
         flips = sum(bool(each["flip"]) for each in shown)
         return replace(result, confirmed={"flips": flips, "of": len(shown), "fill": fill})
 
-    def _accept(self, judged: Mapping[str, Sequence[Judged]], raw: Any) -> list[str]:
+    @property
+    def _baseline(self) -> str:
+        """The folder of the baseline that is accepted: that of the first check of drift."""
         drifts = [check for check in self.checks if isinstance(check, Drift)]
-        folder = drifts[0].folder if drifts else os.path.join(self.policy.folder, "baseline")
+        return drifts[0].folder if drifts else os.path.join(self.policy.folder, "baseline")
+
+    def _accept(self, judged: Mapping[str, Sequence[Judged]], raw: Any) -> list[str]:
+        folder = self._baseline
         reason = str(self.params.accept)
         if not any(judged.values()):
-            return [f"not accepted: no image has a prediction; the baseline in {folder} is as it was"]
+            there = os.path.isfile(os.path.join(folder, FACTS))
+            kept = f"; the baseline in {folder} is as it was" if there else ""
+            return [f"not accepted: no image has a prediction{kept}"]
         write_baseline(folder, accepted(judged, raw, reason, self.params.until))
         return [f"accepted as the baseline in {folder}: {reason}"]
 

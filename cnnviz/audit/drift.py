@@ -32,7 +32,13 @@ Map = NDArray[np.float32]
 
 
 class Drift(Check):
-    """Maps and predictions are those of the accepted baseline."""
+    """Maps and predictions are those of the accepted baseline.
+
+    Attributes:
+        becomes: Whether this run becomes the baseline in its folder.
+    """
+
+    becomes = False
 
     @property
     def folder(self) -> str:
@@ -46,7 +52,10 @@ class Drift(Check):
 
     def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
         stored = self._stored
-        why = "" if stored is not None else f"there is no baseline in {self.folder}; --accept REASON writes one"
+        why = ""
+        if stored is None:
+            none = f"there is no baseline in {self.folder}; --accept REASON writes one"
+            why = "the first baseline: there is nothing to compare it with" if self.becomes and judged else none
         if stored is not None and (until := stored.facts.get("until")) and until < datetime.date.today().isoformat():
             why = f"the baseline was accepted until {until}: {stored.facts.get('reason', '')}"
         found = []
