@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from cnnviz.cli.app import main
@@ -147,6 +148,41 @@ def test_what_cannot_be_made_at_once_leaves_nothing_behind(tmp_path: Path, monke
     assert [each["target"] for each in again] == [each["target"] for each in whole[0]]
     for one, other in zip(again, whole[0], strict=True):
         assert one["scores"]["max"] == pytest.approx(other["scores"]["max"], rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["cam", "gradcam"])
+def test_an_image_that_fails_leaves_the_others_one_batch(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its network knows no score of a grey image; the others get what they get without it, all classes at once."""
+    rng = np.random.default_rng(0)
+    for name in ("b", "c"):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    one_by_one: list[Any] = []
+    alone = prepared_method.PreparedMethod._add_maps
+    monkeypatch.setattr(
+        prepared_method.PreparedMethod, "_add_maps", lambda *args: one_by_one.append(args) or alone(*args)
+    )
+
+    def images(out: str) -> list[dict[str, Any]]:
+        model = ["-m", "tests.support.tiny_model:make_undefined_of_one_colour", "--batch-size", "3"]
+        model += ["--input-size", "64", "--mean", "0.5", "--std", "0.25"]
+        done = main([method, str(tmp_path), *model, "-c", "all", "--save", "none", "-o", str(tmp_path / out), "-q"])
+        assert done == (3 if (tmp_path / "a.png").exists() else 0)
+        found: list[dict[str, Any]] = json.loads((tmp_path / out / "report.json").read_text())["images"]
+        return found
+
+    without = images("without")
+    Image.new("RGB", (64, 64), (90, 90, 90)).save(tmp_path / "a.png")
+    failed, *others = images("with")
+    assert failed["error"]["type"] == "not-finite"
+    assert [len(each["explanations"]) for each in others] == [30, 30]
+    assert one_by_one == []
+    for one, other in zip(others, without, strict=True):
+        for got, want in zip(one["explanations"], other["explanations"], strict=True):
+            assert got["target"] == want["target"]
+            for key, value in want["scores"].items():
+                assert got["scores"][key] == (value if value is None else pytest.approx(value, rel=1e-4)), key
 
 
 def test_cells_are_refused_where_something_needs_the_pixels(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -141,12 +141,15 @@ class PreparedMethod:
     def _at_once(
         self, run: ForwardPass, asked: Sequence[Sequence[Request]], found: Sequence[list[ComputedMap]]
     ) -> bool:
-        """Adds the maps of many requests, of which every image has as many and alike; whether they could be made so."""
-        kinds = {tuple(each.key for each in own) for own in asked}
+        """Adds the maps of many requests, of which every image that has any has as many and alike; whether they could
+        be made so."""
+        kinds = {tuple(each.key for each in own) for own in asked if own}
         alike = len(kinds) == 1 and len(set(next(iter(kinds)))) == 1
-        if not (self.spec.many and alike and len(asked[0]) > _FEW) or self.augment or run.session.has_levels:
+        some_own = next(own for own in asked if own)
+        if not (self.spec.many and alike and len(some_own) > _FEW) or self.augment or run.session.has_levels:
             return False
-        requests = list(zip(*asked, strict=True))
+        # Images without requests, such as those that failed, repeat somebody's, and their maps are dropped.
+        requests = list(zip(*(own or some_own for own in asked), strict=True))
         made: list[list[ComputedMap]] = [[] for _ in asked]
         for first in range(0, len(requests), _AT_ONCE):
             some = requests[first : first + _AT_ONCE]
@@ -161,8 +164,8 @@ class PreparedMethod:
                 for own, of_target, raw in zip(some, values[:, image], values.numpy()[:, image], strict=True):
                     facts = {**heatmap.facts, **own[image].facts(self.spec, of_target, read)}
                     maps.append(ComputedMap(raw, raw, facts, {}, {}))
-        for maps, own_maps in zip(found, made, strict=True):
-            maps.extend(own_maps)
+        for maps, wanted, own_maps in zip(found, asked, made, strict=True):
+            maps.extend(own_maps if wanted else ())
         return True
 
     def _levels(self, run: ForwardPass, there: Sequence[Request | None]) -> list[int | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def make(num_classes: int = 5) -> nn.Module:
@@ -114,3 +114,19 @@ def make_cancelling(num_classes: int = 5) -> nn.Module:
 def make_scores_that_cancel(num_classes: int = 5) -> nn.Module:
     """What is left of the scores is lost in bf16, too."""
     return _cancelling(0.3, 1000.0, 0.0)
+
+
+class _Spread(nn.Module):
+    """Divides by how far the values of an image are apart."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.maps, self.head = network[:5], network[5:]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.maps(x) / (x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True)))
+
+
+def make_undefined_of_one_colour(num_classes: int = 30) -> nn.Module:
+    """Its scores of an image of one grey are not finite."""
+    return _Spread(make(num_classes)).eval()

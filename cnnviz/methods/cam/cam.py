@@ -5,6 +5,7 @@ Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -132,7 +133,12 @@ def _pooled(head: HeadReading, activations: Tensor) -> Tensor:
 
 
 def _verified(head: HeadReading, activations: Tensor, logits: Tensor, tolerance: float) -> dict[str, Any]:
-    """Recompute the logits from the reading of the head; refuse when they are not the network's."""
+    """Recompute the logits from the reading of the head; refuse when they are not the network's.
+
+    Images without finite logits, of which nothing is explained, do not count.
+    """
+    usable = _finite(logits)
+    activations, logits = activations[usable], logits[usable]
     weight = head.weight.detach().to(activations)
     bias = torch.zeros_like(weight[:, 0]) if head.bias is None else head.bias.detach().to(activations)
     if head.class_maps:
@@ -145,13 +151,18 @@ def _verified(head: HeadReading, activations: Tensor, logits: Tensor, tolerance:
             gamma, beta = (None if p is None else p.detach().to(pooled) for p in (norm.weight, norm.bias))
             pooled = torch.nn.functional.layer_norm(pooled, shape, gamma, beta, norm.eps)
         rebuilt = pooled @ weight.T + bias
-    error = float((rebuilt - logits).abs().max() / logits.abs().max().clamp_min(1e-12))
+    error = float((rebuilt - logits).abs().max() / logits.abs().max().clamp_min(1e-12)) if len(logits) else math.nan
     if not error < tolerance:
         raise CnnvizError(
             f"CAM's identity fails: pooling and one linear layer give other logits (relative error {error:.2g}).",
             "Use `cnnviz gradcam`.",
         )
     return {"pooling": head.pooling, "linear": head.norm is None and not head.rectified, "identity_error": error}
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """[N]: which images have finite logits."""
+    return logits.detach().flatten(1).isfinite().all(1)
 
 
 def is_linear(run: ForwardPass) -> bool:
@@ -164,4 +175,6 @@ def is_linear(run: ForwardPass) -> bool:
             return False
         return bool(facts["linear"]) and facts["pooling"] == "average"
 
-    return len(run.activations) == 1 and run.session.remember("linear head", linear)
+    # A pass without finite logits tells nothing of the head that is worth remembering.
+    seen = len(run.activations) == 1 and bool(_finite(run.logits).any())
+    return seen and run.session.remember("linear head", linear)
