@@ -43,6 +43,16 @@ def of_option(error: CnnvizError, flag: str) -> CnnvizError:
     return CnnvizError(error.message.replace("--layer", flag), error.hint.replace("--layer", flag))
 
 
+def of_target(error: CnnvizError, target: str) -> CnnvizError:
+    """What is said of a class or a layer, said of the ``--target`` that names it."""
+    message, hint = error.message, error.hint
+    if message.startswith("--class "):
+        message, hint = message.replace("--class ", "--target ", 1), hint.replace("--class ", "--target ")
+    elif not message.startswith("--"):
+        message = f"--target {shown(target)}: {message}"
+    return CnnvizError(message, hint, exit_code=error.exit_code)
+
+
 class ImageError(CnnvizError):
     """One input cannot be explained. The run goes on; the record of this input keeps the reason.
 

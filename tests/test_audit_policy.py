@@ -205,6 +205,16 @@ def test_a_file_that_is_no_policy_is_said(tmp_path: Path, name: str, data: bytes
         ("options: {batch_size: [1, 2]}", "line 2: batch_size: 1,2: expected a number", "For example batch_size: 16"),
         ("options: {batch_size: 1, batch-size: 2}", "line 2: 'batch-size' is given twice.", "Keep one"),
         ("labels: foldr", "line 2: labels: ", "Did you mean folder?"),
+        ("model: {nmae: resnet18}", "line 2: unknown option 'nmae'.", "Did you mean name?"),
+        (
+            "model: {arch: resnet18}",
+            "line 2: unknown option 'arch'.",
+            "The options are: name, activation, channel_order,",
+        ),
+        ("options: {frobnicate: 1}", "line 2: unknown option 'frobnicate'.", "The options are: activation, alpha,"),
+        ("model: {accept: fine}", "line 2: accept is no option of a policy.", "audit POLICY.yaml --accept REASON"),
+        ("options:\n  until: 5", "line 3: until is no option of a policy.", "--accept REASON --until DAY"),
+        ("options: {inputs: a}", "line 2: inputs is no option of a policy.", "Write images: data/val"),
     ],
 )
 def test_options_of_a_policy_are_said_by_its_keys(
@@ -216,6 +226,22 @@ def test_options_of_a_policy_are_said_by_its_keys(
     said = capsys.readouterr().err
     assert f"policy {path}, {message}" in said
     assert hint in said
+
+
+def test_what_cannot_stand_in_a_policy_is_not_proposed(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "p.yaml"
+    listed = []
+    for within in ("model", "options"):
+        path.write_text(f"version: 1\n{within}: {{nothing_like_it: 1}}\nimages: {tmp_path}\n{_SANE}")
+        assert main(["audit", str(path), "-o", str(tmp_path / "out")]) == 2
+        said = capsys.readouterr().err.partition("The options are: ")[2]
+        listed.append(said.strip().rstrip(".").split(", "))
+    outside = {"accept", "until", "init", "policy", "config", "inputs", "class", "target", "truth", "method"}
+    assert not outside & {*listed[0], *listed[1]}
+    assert {"name", "checkpoint", "labels", "input_size", "mean", "view"} <= set(listed[0])
+    assert len(listed[0]) < 25
+    assert not {"out", "layer", "batch_size", "strict"} & set(listed[0])
+    assert {"out", "layer", "batch_size", "strict"} <= set(listed[1])
 
 
 def test_what_yaml_makes_of_words_is_undone(tmp_path: Path) -> None:

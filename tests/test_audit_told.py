@@ -120,6 +120,47 @@ def test_what_is_not_there_is_said_with_the_line(
         assert main(["audit", str(path), str(photos / "data"), "-o", str(tmp_path / "out"), "-q"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("target", "message", "hint"),
+    [
+        ("class:moon", "'class:moon': no class is called 'moon' among the network's 2", "they are cloud, sun"),
+        ("class:clod", "'class:clod': no class is called 'clod' among the network's 2", "Did you mean cloud?"),
+        ("lable", "'lable': no class is called 'lable' among the network's 2", "Did you mean label?"),
+        ("clas:sun", "'clas:sun': there is no kind of target 'clas'.", "Did you mean class?"),
+        ("class:7", "'class:7': class 7 does not exist; the network has 2 classes", "give an index from 0 to 1"),
+        ("top:x", "'top:x': expected top:K with K of 1 or more.", "For example target: top:5"),
+        (
+            "'sun, moon'",
+            "'sun, moon': no class is called that; read as a list: no class is called 'moon'",
+            "cloud, sun",
+        ),
+        ("'diff:sun,moon'", "'diff:sun,moon': no class is called 'moon'", "they are cloud, sun"),
+        ("unit:nowhere:1", "'unit:nowhere:1': The network has no layer 'nowhere'.", "conv"),
+    ],
+)
+def test_a_wrong_target_is_said_with_its_line(
+    photos: Path, tmp_path: Path, target: str, message: str, hint: str, capsys: Any
+) -> None:
+    path = _policy(photos, "truth.json", f"target: {target}")
+    assert main(["audit", str(path), "-o", str(tmp_path / "out"), "-q"]) == 2
+    said = capsys.readouterr().err
+    assert f"cnnviz: policy {path}, line 7: target: {message}" in said
+    assert hint in said
+    # Of the command line's own the place in the file is none.
+    assert main(["audit", str(path), "-t", "class:moon", "-o", str(tmp_path / "out"), "-q"]) == 2
+    assert "cnnviz: --target 'class:moon': no class is called 'moon'" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_class_is_said_with_the_line_of_labels(tmp_path: Path, photos: Path, capsys: Any) -> None:
+    (tmp_path / "moon").mkdir()
+    Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(tmp_path / "moon" / "a.png")
+    path = _policy(photos, "truth.json")
+    assert main(["audit", str(path), str(tmp_path), "-o", str(tmp_path / "out"), "-q"]) == 2
+    said = capsys.readouterr().err
+    assert f"policy {path}, line 4: labels: folder: no folder of an input is called like a class" in said
+    assert "or give labels: FILE.csv with path,label" in said
+
+
 def test_a_background_that_nobody_knows_can_be_a_rectangle(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     for kind, key in (("counterfactual", "replace"), ("avoid", "region")):

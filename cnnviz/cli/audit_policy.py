@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from glob import has_magic
-from typing import Any
+from typing import Any, NamedTuple
 
 from cnnviz.audit.policy import STARTER, Policy, load_policy
 from cnnviz.cli.options import Option
@@ -15,11 +15,35 @@ from cnnviz.io.policy_file import write_new
 
 _NEW = "policy.yaml"
 _BESIDE = "Paths of a policy are relative to its file."
+# What a policy cannot ask for, and where it is asked for.
+_OUTSIDE = {
+    "init": "Type cnnviz audit --init POLICY.yaml",
+    "policy": "It is the first argument of cnnviz audit.",
+    "accept": "Type cnnviz audit POLICY.yaml --accept REASON",
+    "until": "Type cnnviz audit POLICY.yaml --accept REASON --until DAY",
+    "config": "Write its options here.",
+    "inputs": "Write images: data/val",
+}
+# Options that are keys of the policy itself, or have another name there.
+_OWN = ("model", "class_", "target_", "truth", "truth_classes", "method")
 
 
-def with_policy(given: Mapping[str, Any], options: Mapping[str, Option]) -> tuple[dict[str, Any], dict[str, str]] | str:
-    """What was said, over what the policy says, with the places in its file of the options that it gives; or, where a
-    policy was to be begun, that it was.
+class Asked(NamedTuple):
+    """What was said on the command line over what a policy says.
+
+    Attributes:
+        values: By field name of an option.
+        places: Of options that the policy gives, the place and the key in its file.
+        hints: Of some of these near matches that the network does not know of.
+    """
+
+    values: dict[str, Any]
+    places: dict[str, str]
+    hints: dict[str, str]
+
+
+def with_policy(given: Mapping[str, Any], options: Mapping[str, Option]) -> Asked | str:
+    """What was said, over what the policy says; or, where a policy was to be begun, that it was.
 
     Raises:
         CnnvizError: There is no policy, or it cannot be used.
@@ -38,7 +62,18 @@ def with_policy(given: Mapping[str, Any], options: Mapping[str, Option]) -> tupl
     asked |= _asked(policy, asked, bool(given.get("accept")))
     rest = {key: value for key, value in given.items() if key != "inputs"}
     found = {**asked, **rest, "inputs": inputs or list(policy.images), "policy": str(named)}
-    return found, {key: place for key, place in places.items() if key not in rest}
+    places |= _own_places(policy)
+    near = nearest(policy.target, ("label", "pred"))
+    hints = {"target_": near} if near else {}
+    return Asked(found, {key: place for key, place in places.items() if key not in rest}, hints)
+
+
+def _own_places(policy: Policy) -> dict[str, str]:
+    """Where the policy says by keys of its own what are options of the command."""
+    keys = {"target_": "target", "class_": "labels", "truth": "truth"}
+    if policy.truth is not None:
+        keys["truth_classes"] = "truth_classes"
+    return {name: f"{policy.where(key)}: {key}" for name, key in keys.items() if getattr(policy, key) is not None}
 
 
 def _check_there(policy: Policy, given: Mapping[str, Any]) -> None:
@@ -72,19 +107,37 @@ def _check_there(policy: Policy, given: Mapping[str, Any]) -> None:
 
 
 def _options(policy: Policy, options: Mapping[str, Option]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Options of the command that the policy gives, by field name, and where each stands in its file."""
+    """Options of the command that the policy gives, by field name, and where each stands in its file.
+
+    Raises:
+        CnnvizError: One that a policy cannot give, with near matches; or a value of the wrong type.
+    """
     found: dict[str, Any] = {}
     places: dict[str, str] = {}
+    known = {name: option for name, option in options.items() if name not in _OUTSIDE}
     for within, values in (("options", policy.options), ("model", policy.model)):
 
         def where(key: str, within: str = within) -> str:
             name = "name" if (within, key) == ("model", "model") else key
             return policy.where(f"{within}.{name}", f"{within}.{name.replace('_', '-')}", within)
 
-        own, keys = from_config(values, options, where), {key.replace("_", "-"): key for key in values}
+        for key in values:
+            if key in _OUTSIDE:
+                raise CnnvizError(f"{where(key)}: {key} is no option of a policy.", _OUTSIDE[key])
+        own = from_config(values, known, where, _keys(known, within))
+        keys = {key.replace("_", "-"): key for key in values}
         found |= own
         places |= {name: f"{where(key)}: {key}" for name in own if (key := keys[long_name(name)])}
     return found, places
+
+
+def _keys(options: Mapping[str, Option], within: str) -> list[str]:
+    """The keys of ``model`` or ``options`` of a policy, as it is told what they are."""
+    panel = options["model"].panel
+    own = [
+        name for name, option in options.items() if name not in _OWN and (within != "model" or option.panel == panel)
+    ]
+    return [*(["name"] if within == "model" else []), *sorted(long_name(name).replace("-", "_") for name in own)]
 
 
 def _asked(policy: Policy, options: Mapping[str, Any], accepts: bool) -> dict[str, Any]:

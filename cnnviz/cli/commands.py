@@ -50,15 +50,16 @@ def command_of(name: str, specs: Specs) -> MadeCommand:
 def _run(ctx: Any, specs: Specs, options: Mapping[str, Option]) -> int:
     console: Console = ctx.obj
     given, places = _with_config(given_values(ctx, options), options)
+    hints: Mapping[str, str] = {}
     if specs[0].takes() == "policy":
         found = with_policy(given, options)
         if isinstance(found, str):
             console.note(found)
             return EXIT_DONE
-        given, places = found[0], {**places, **found[1]}
+        given, places, hints = found.values, {**places, **found.places}, found.hints
     # A study may have an option of its own by the name of a shared one that it hides (embed's --metric).
     common = _shared(specs[0])
-    with told_of_files(places):
+    with told_of_files(places, hints):
         shared = Shared(**{key: value for key, value in given.items() if key in common})
         if specs[0].takes() == "images":
             shared.require_inputs(specs[0].command)
@@ -76,9 +77,9 @@ def _run(ctx: Any, specs: Specs, options: Mapping[str, Option]) -> int:
     # Not at the top: they bring NumPy and torch, for which --help must not wait.
     from cnnviz.run import preflight
 
-    with told_of_files(places):
+    with told_of_files(places, hints):
         preflight.check(run_settings, spec)
-    with streams.reserved(), told_of_files(places):
+    with streams.reserved(), told_of_files(places, hints):
         result = _result(run_settings, spec, console, executor_parts(shared))
     return console.outcome(result)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cnnviz.errors import CnnvizError, brief, nearest, shown
@@ -67,13 +67,16 @@ def given_values(ctx: Any, options: Mapping[str, Option]) -> dict[str, Any]:
     return said
 
 
-def from_config(data: Mapping[str, Any], options: Mapping[str, Option], where: Callable[[str], str]) -> dict[str, Any]:
+def from_config(
+    data: Mapping[str, Any], options: Mapping[str, Option], where: Callable[[str], str], listed: Sequence[str] = ()
+) -> dict[str, Any]:
     """Values of a configuration file by field name, in each option's type.
 
     Args:
         data: What the file holds.
         options: Those of the command, by field name.
         where: Where a key of the file stands, as messages about it begin.
+        listed: Keys of which one was meant where a key is unknown; all options without it.
 
     Raises:
         CnnvizError: An unknown option (with near matches), one given twice, or a value of the wrong type.
@@ -83,7 +86,8 @@ def from_config(data: Mapping[str, Any], options: Mapping[str, Option], where: C
     for key, value in data.items():
         long = key.replace("_", "-")
         if long not in known:
-            hint = nearest(long, known).replace("-", "_") or f"The options are: {', '.join(sorted(known))}."
+            names = [each.replace("_", "-") for each in listed] or sorted(known)
+            hint = nearest(long, names).replace("-", "_") or f"The options are: {', '.join(listed or names)}."
             raise CnnvizError(f"{where(key)}: unknown option {shown(key)}.", hint)
         if known[long] in values:
             raise CnnvizError(f"{where(key)}: {long!r} is given twice.", "Keep one of the two spellings.")
@@ -93,11 +97,12 @@ def from_config(data: Mapping[str, Any], options: Mapping[str, Option], where: C
 
 
 @contextlib.contextmanager
-def told_of_files(places: Mapping[str, str]) -> Iterator[None]:
+def told_of_files(places: Mapping[str, str], hints: Mapping[str, str] | None = None) -> Iterator[None]:
     """Around what refuses options: of one that a file gives it is said where, and by its key.
 
     Args:
         places: By field name of an option that a file gives, its place and its key: ``policy p.yaml, line 2: mean``.
+        hints: By field name near matches beside those that whatever refuses it knows.
 
     Raises:
         CnnvizError: With the place and the key where the message begins with the flag.
@@ -109,8 +114,17 @@ def told_of_files(places: Mapping[str, str]) -> Iterator[None]:
             flag, key = f"--{long_name(name)} ", place.rpartition(": ")[2]
             if error.message.startswith(flag):
                 said = f"{place}: {error.message.removeprefix(flag)}"
-                raise CnnvizError(said, error.hint.replace(flag, f"{key}: "), exit_code=error.exit_code) from error
+                hint = _both((hints or {}).get(name, ""), error.hint.replace(flag, f"{key}: "))
+                raise CnnvizError(said, hint, exit_code=error.exit_code) from error
         raise
+
+
+def _both(near: str, hint: str) -> str:
+    """Near matches before a hint; one question where both are."""
+    question = "Did you mean "
+    if near and hint.startswith(question):
+        return f"{near.removesuffix('?')} or {hint.removeprefix(question)}"
+    return f"{near} {hint[:1].upper()}{hint[1:]}" if near else hint
 
 
 def _typed(value: Any, option: Option, where: str) -> Any:

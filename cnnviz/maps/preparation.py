@@ -11,7 +11,7 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut, cut_for
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
-from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.errors import CnnvizError, ImageError, of_target
 from cnnviz.io.walk import said
 from cnnviz.maps.comparison import Comparison
 from cnnviz.maps.prepared_method import PreparedMethod, probing
@@ -129,8 +129,12 @@ def prepare_methods(
         if (cut, Readout.scores()) not in sessions:
             sessions[cut, Readout.scores()] = prepared.open(cut)
         others: dict[Readout, Session] = {}
-        for readout in (other.readout for other in prepared.target_selector.elsewhere):
-            others[readout] = sessions.get((cut, readout)) or prepared.open_elsewhere(cut, readout)
+        for other in prepared.target_selector.elsewhere:
+            readout = other.readout
+            try:
+                others[readout] = sessions.get((cut, readout)) or prepared.open_elsewhere(cut, readout)
+            except CnnvizError as error:
+                raise of_target(error, str(getattr(other, "spec", other.slug))) from error
             sessions[cut, readout] = others[readout]
         params = params.with_classes(prepared.classes.resolve)
         params = params.with_pictures(background)

@@ -30,7 +30,7 @@ from cnnviz.run.other_size import check_other_size
 from cnnviz.run.outcomes import Verdict, skipped, verdict_of
 from cnnviz.run.picture_vectors import PictureVectors
 from cnnviz.run.precision_choice import opened_as_asked
-from cnnviz.run.task_choice import boxes_of, class_count, labels_of, made_task, task_of, told
+from cnnviz.run.task_choice import boxes_of, class_count, labels_of, made_task, selector_of, task_of, told
 from cnnviz.run.truth_classes import annotations_of, truth_classes_of
 from cnnviz.settings import ACTIVATIONS, COMPILE_MODES, RunSettings, check_choice
 from cnnviz.tasks.base import Predictions, Selected, Selector, Task, Words
@@ -126,7 +126,7 @@ class PreparedModel:
         asked = self.settings.target
         vectors = PictureVectors(self.preprocess, self.session if self.task_spec.vectors else None, self._exact)
         said = (self.asked_classes, self.asked_targets)
-        return self.task.selector(Words(*said, self.truth_classes, asked.only, vectors))
+        return selector_of(self.task, Words(*said, self.truth_classes, asked.only, vectors))
 
     @property
     def _elsewhere(self) -> list[str]:

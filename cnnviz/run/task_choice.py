@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from cnnviz.engine.session import Session
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, of_target
 from cnnviz.models.loading.load import LoadedModel
 from cnnviz.registry import lookup
 from cnnviz.registry.box_forms import DetectOptions
@@ -13,7 +14,7 @@ from cnnviz.registry.specs import CommandSpec, StudySpec
 from cnnviz.registry.tasks import TaskRequest, TaskSpec
 from cnnviz.schema.boxes import Boxes
 from cnnviz.tasks.answering import Answering
-from cnnviz.tasks.base import Task
+from cnnviz.tasks.base import Selector, Task, Words
 from cnnviz.tasks.class_names import ClassNames
 from cnnviz.tasks.classification import Classification
 from cnnviz.tasks.detection import Detection
@@ -96,6 +97,24 @@ def made_task(spec: TaskSpec, classes: ClassNames, how: tuple[str, str], session
     options = asked.options if isinstance(asked.options, DetectOptions) else DetectOptions()
     boxes: Task = spec.load()(classes, how[0], session.boxes, options)
     return boxes
+
+
+def selector_of(task: Task, words: Words) -> Selector:
+    """What turns the words of ``--class`` and ``--target`` into requests.
+
+    Raises:
+        CnnvizError: One of them means nothing. Of a target it is said which, as ``--target SPEC``: classes are read
+            for both, and do not know for which.
+    """
+    try:
+        return task.selector(words)
+    except CnnvizError:
+        for target in words.targets:
+            try:
+                task.selector(replace(words, classes=(), targets=(target,)))
+            except CnnvizError as error:
+                raise of_target(error, target) from error
+        raise
 
 
 def boxes_of(task: Task) -> Boxes | None:

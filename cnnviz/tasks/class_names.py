@@ -76,12 +76,12 @@ class ClassNames:
         for spec in specs:
             kind, colon, names = spec.partition(":")
             if colon and kind.strip() == "class":
-                found += [f"class:{part}" for part in self._parts(names)]
+                found += [f"class:{part}" for part in self._parts(names, "--target")]
             else:
-                found += [spec] if colon else self._parts(spec)
+                found += [spec] if colon else self._parts(spec, "--target")
         return tuple(found)
 
-    def _parts(self, spec: str) -> list[str]:
+    def _parts(self, spec: str, flag: str = "--class") -> list[str]:
         if "," not in spec or self._is_one(spec.strip()):
             return [spec]
         parts = [part.strip() for row in csv.reader([spec], skipinitialspace=True) for part in row if part.strip()]
@@ -94,11 +94,11 @@ class ClassNames:
             try:
                 self._lookup.exact(parts[places.index(None)])
             except CnnvizError as error:
-                message = f"--class {shown(spec)}: no class is called that; read as a list: {error.message}"
+                message = f"{flag} {shown(spec)}: no class is called that; read as a list: {error.message}"
                 raise CnnvizError(message, error.hint) from None
         if len(set(places)) == 1:
             return parts[:1]  # names of one class
-        self._tell(f"--class {spec.strip()}: no class is called that: taken as a list of {len(parts)}")
+        self._tell(f"{flag} {spec.strip()}: no class is called that: taken as a list of {len(parts)}")
         return parts
 
     def _is_one(self, spec: str) -> bool:
