@@ -122,12 +122,12 @@ def _remembered(
 
 
 def _labels(explainer: Explainer) -> Any:
-    """What the annotations say of all images together, as JSON."""
+    """What the annotations say of all images together, and whether it judges, as JSON."""
     annotations, meant = explainer.annotations, explainer.prepared.truth_classes
     if annotations is None:
         return None
     indices = {} if meant is None else {name: list(found) for name, found in meant.indices.items()}
-    return [annotations.others, list(annotations.names), indices]
+    return [annotations.others, list(annotations.names), indices, explainer.marks_judge]
 
 
 def _through(

@@ -214,6 +214,7 @@ def test_a_file_that_is_no_policy_is_said(tmp_path: Path, name: str, data: bytes
         ("options: {frobnicate: 1}", "line 2: unknown option 'frobnicate'.", "The options are: activation, alpha,"),
         ("model: {accept: fine}", "line 2: accept is no option of a policy.", "audit POLICY.yaml --accept REASON"),
         ("options:\n  until: 5", "line 3: until is no option of a policy.", "--accept REASON --until DAY"),
+        ("truth_classes: coco", "line 2: truth_classes: they say what the labels of truth mean,", "Give truth: boxes"),
         ("options: {inputs: a}", "line 2: inputs is no option of a policy.", "Write images: data/val"),
     ],
 )

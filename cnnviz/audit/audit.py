@@ -86,6 +86,11 @@ class Audit(Comparison[AuditOptions]):
     def looks_again(self) -> bool:
         return any(isinstance(check, Counterfactual) for check in self.checks)
 
+    @property
+    def marks_judge(self) -> bool:
+        # Without labels a policy has nothing that could be right: its truth says where objects are.
+        return self.policy.labels is not None
+
     def writes(self) -> Sequence[str]:
         return (JUNIT, SARIF, MARKDOWN)
 

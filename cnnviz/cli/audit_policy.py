@@ -62,6 +62,9 @@ def with_policy(given: Mapping[str, Any], options: Mapping[str, Option]) -> Aske
     asked |= _asked(policy, asked, bool(given.get("accept")))
     rest = {key: value for key, value in given.items() if key != "inputs"}
     found = {**asked, **rest, "inputs": inputs or list(policy.images), "policy": str(named)}
+    if policy.truth_classes is not None and found.get("truth") is None:
+        said = "they say what the labels of truth mean, which is not given."
+        raise CnnvizError(f"{policy.where('truth_classes')}: truth_classes: {said}", "Give truth: boxes.json")
     places |= _own_places(policy)
     near = nearest(policy.target, ("label", "pred"))
     hints = {"target_": near} if near else {}
@@ -70,9 +73,7 @@ def with_policy(given: Mapping[str, Any], options: Mapping[str, Option]) -> Aske
 
 def _own_places(policy: Policy) -> dict[str, str]:
     """Where the policy says by keys of its own what are options of the command."""
-    keys = {"target_": "target", "class_": "labels", "truth": "truth"}
-    if policy.truth is not None:
-        keys["truth_classes"] = "truth_classes"
+    keys = {"target_": "target", "class_": "labels", "truth": "truth", "truth_classes": "truth_classes"}
     return {name: f"{policy.where(key)}: {key}" for name, key in keys.items() if getattr(policy, key) is not None}
 
 

@@ -47,10 +47,16 @@ class Asked:
     facts: Mapping[str, Any] = field(default_factory=dict)
     shown: NDArray[np.int64] | None = None
 
-    @property
-    def of_image(self) -> Mapping[str, Any]:
-        """All that the record says of the image because of what was asked."""
-        return {**({} if self.verdict is None else self.verdict.facts()), **self.facts}
+    def of_image(self, marks_judge: bool) -> Mapping[str, Any]:
+        """All that the record says of the image because of what was asked.
+
+        Args:
+            marks_judge: Whether what is marked on an image without a label says that the network is right or wrong.
+        """
+        known = {} if self.verdict is None else dict(self.verdict.facts())
+        if known.get("true_marks") and not marks_judge:
+            del known["outcome"]
+        return {**known, **self.facts}
 
 
 def with_role(item: TargetMap, verdict: Verdict | None) -> TargetMap:

@@ -62,6 +62,11 @@ class Comparison(Generic[_Options]):
         """Whether :meth:`conclude` looks at photographs as the network sees them, so that they are worth keeping."""
         return False
 
+    @property
+    def marks_judge(self) -> bool:
+        """Whether what ``--truth`` marks on an image without a label says that the network is right or wrong."""
+        return True
+
     def __init__(self, params: _Options, target: TargetSettings) -> None:
         self.params, self.target = params, target
 

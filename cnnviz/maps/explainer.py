@@ -56,6 +56,7 @@ class Explainer:
     Attributes:
         spec: What the command runs: a method, or a comparison of several.
         comparison: The comparison; None for a method.
+        marks_judge: Whether what is marked on an image without a label says that the network is right or wrong.
         methods: The methods; those that share a session share its forward passes.
         makers: What makes the maps: the methods, and the baselines beside them. ``remembered``: the run's cache.
 
@@ -75,6 +76,7 @@ class Explainer:
         self.spec = lookup.find_entry(settings.target.method)
         params = self.spec.resolve_params(settings.target.params)
         self.comparison = comparison_of(self.spec, params, settings.target)
+        self.marks_judge = self.comparison is None or self.comparison.marks_judge
         refuse = passed_over(self.comparison, note)
         chosen, cuts, self.requests = cuts_of(self._chosen(params), settings.target, self.comparison, refuse)
         mosaics.check_view(self.requests[0], settings.model.view)
@@ -265,6 +267,7 @@ class Explainer:
         ]
         if self.settings.target.only == WRONG:
             rows = [with_role(each, asked.verdict) for each in rows]
+        known = asked.of_image(self.marks_judge)
         return ImageResult(
             ref=item.ref,
             rgb=item.rgb,
@@ -272,7 +275,7 @@ class Explainer:
             label=prepared.target_selector.truth(item.ref),
             predictions=asked.predictions,
             maps=rows,
-            of_image={**view_facts(item, prepared.preprocess), **truth_facts(self.annotations, item), **asked.of_image},
+            of_image={**view_facts(item, prepared.preprocess), **truth_facts(self.annotations, item), **known},
             truth=item.truth,
             classes=asked.shown,
         )

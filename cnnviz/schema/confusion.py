@@ -14,7 +14,8 @@ class Judged(TypedDict, total=False):
     """What a record of a command that makes maps says of an image whose classes are known."""
 
     outcome: Literal["wrong", "correct"]
-    """Whether the first prediction is one of ``true_classes``."""
+    """Whether the first prediction is one of ``true_classes``. Not of what ``truth`` marks in an audit whose policy has
+    no ``labels``, where nothing is right or wrong."""
     true_classes: list[Prediction]
     """The classes that the image is known to show, the one scored highest first, with what the network says of
     them: by ``--class folder`` or a table, else by the list that named it, else by ``--truth``."""
