@@ -63,6 +63,7 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
     with RunFolder(store, settings, reporter.note) as run_folder:
         told, settings = Told(reporter), run_folder.computed
         explainer = Explainer(settings, total, told.note)
+        explainer.part = told.part
         limits, extra = settings.draw.limits, {}
         if settings.draw.scale == "run":
             limits = _run_limits(settings, explainer, stdin)

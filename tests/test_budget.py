@@ -21,27 +21,22 @@ from cnnviz import pipeline
 from cnnviz.io import decode
 from cnnviz.io.budget import Budget, Ticket
 from cnnviz.run import loop
+from cnnviz.run.counting import Silent
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from tests.support import tiny_model
 
 TINY = ModelSpec(model=f"{tiny_model.__file__}:make", input_size=(3, 64, 64), resize=64)
 
 
-class Quiet:
+class Quiet(Silent):
     def __init__(self, interrupt_after: int = 0) -> None:
         self.paths: list[str] = []
         self.interrupt_after = interrupt_after
-
-    def start(self, total: int | None) -> None: ...
 
     def advance(self, record: Mapping[str, Any]) -> None:
         self.paths.append(str(record["path"]))
         if len(self.paths) == self.interrupt_after:
             raise KeyboardInterrupt
-
-    def note(self, text: str) -> None: ...
-
-    def finish(self) -> None: ...
 
 
 def settings(inputs: Path, out: Path, *, workers: int = 8, batch: int = 4, **output: Any) -> RunSettings:

@@ -56,6 +56,42 @@ def test_an_image_that_takes_long_is_told_off_a_terminal(
     assert waited(3, quiet=True) == []
 
 
+def test_work_on_images_that_are_not_finished_is_told_off_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cnnviz.cli.heartbeat.EVERY", 0.2)
+
+    def waited(total: int | None) -> set[str]:
+        console = Console()
+        console.start(total)
+        console.advance(record("a.jpg"))
+        console.part(0.5)
+        console.part(0.25)
+        time.sleep(0.7)
+        console.finish()
+        return set(capsys.readouterr().err.splitlines())
+
+    assert waited(5) == {"cnnviz: at image 2 of 5 for 0 s, 35 % of the work is done"}
+    assert waited(None) == {"cnnviz: at image 2 for 0 s"}
+
+
+def test_the_bar_moves_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console_module, "_is_lively", lambda stream: True)
+    console = Console()
+    console.start(4)
+    assert console._progress is not None
+    task = console._progress.tasks[0]
+    seen = []
+    for part in (0.5, 1.0, 0.25, None, None, 2.25, None, None):
+        console.advance(record("a.jpg")) if part is None else console.part(part)
+        seen.append((task.completed, task.fields["images"], task.fields["rate"]))
+    console.finish()
+    assert [done for done, *_ in seen] == [0.5, 1.5, 1.75, 1.75, 2.0, 4.0, 4.0, 4.0]
+    assert [images for _, images, _ in seen] == ["0/4", "0/4", "0/4", "1/4", "2/4", "2/4", "3/4", "4/4"]
+    assert [rate for *_, rate in seen[:3]] == ["12 %", "38 %", "44 %"]
+    assert all(rate.endswith("/s") for *_, rate in seen[3:])
+
+
 def test_images_that_come_in_time_are_not_told() -> None:
     count, told = [0], list[int]()
     heartbeat = Heartbeat(told.append, lambda: count[0], every=0.4)

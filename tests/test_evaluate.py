@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cnnviz.cli.app import main
+from cnnviz.maps.parts import Parts
 from tests.support.colour_photos import MODEL, run
 
 FEW = ("--metric", "insertion:steps=4,baselines=no,deletion:steps=4,baselines=no,sparseness")
@@ -27,6 +28,33 @@ def test_figures_are_those_of_the_method_alone(report: dict[str, Any], rectangle
         assert (own["value"], own["ci95"], own["n"]) == (single["value"], single["ci95"], single["n"])
         assert own["figure"] == figure
     assert report["summary"]["metrics"]["gradcam"]["deletion"]["better"] == "lower"
+
+
+def test_each_metric_of_each_method_is_a_step_of_the_work(
+    rectangles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+    monkeypatch.setattr("cnnviz.cli.console.Console.part", lambda console, images: told.append(images))
+    report = run("evaluate", rectangles, tmp_path / "out", "--method", "gradcam,saliency", *FEW, "--batch-size", "100")
+    # Two methods, their blurred maps and four baselines; of each its maps, and what two metrics that run the network
+    # again say of them.
+    assert len(told) == 8 * 3
+    assert told == pytest.approx([len(report["images"]) / len(told)] * len(told))
+
+
+def test_what_is_done_again_counts_once() -> None:
+    """Memory ran out in the third of four steps: two halves begin anew, and the second has no third step."""
+    told: list[float] = []
+    parts = Parts(told.append, 8, 4)
+    for images in (8, 8, 4, 4, 4, 4, 4, 4):
+        parts.step(images)
+    assert told == [2, 2, 1, 1, 1, 1]
+    parts.finish()
+    assert sum(told) == 8
+    parts = Parts(told.append, 8, 4)
+    parts.step(8)
+    parts.finish()
+    assert told[6:] == [2, 6]
 
 
 def test_baselines_stand_beside_the_methods(report: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from cnnviz.engine import open_session as opening
 from cnnviz.engine.cut import Cut
 from cnnviz.errors import CnnvizError
 from cnnviz.registry import lookup
+from cnnviz.run.counting import Silent
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
 from tests.oracles import gradients as oracle
 from tests.support import kinds_of_networks as kinds
@@ -250,13 +251,7 @@ def test_the_record_has_each_images_own_gap(tmp_path: Path) -> None:
         output=OutputSettings(str(tmp_path / "out")),
     )
 
-    class Quiet:
-        def start(self, total: int | None) -> None: ...
-        def advance(self, record: object) -> None: ...
-        def note(self, text: str) -> None: ...
-        def finish(self) -> None: ...
-
-    pipeline.run(run, Quiet())
+    pipeline.run(run, Silent())
     rows = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines()]
     found = [row["explanations"][0] for row in rows]
     for each in found:

@@ -15,6 +15,7 @@ from cnnviz.geometry.placement import PlacedMap
 from cnnviz.maps.placing import without_outliers
 from cnnviz.registry import lookup
 from cnnviz.render.gradient import gradient_image
+from cnnviz.run.counting import Silent
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
 from tests.support import tiny_model
 from tests.support.comparisons import closeness
@@ -59,13 +60,9 @@ def test_a_run_writes_the_gradient_and_the_four_panels(tmp_path: Path) -> None:
             output=OutputSettings(str(tmp_path / method)),
         )
 
-    class Listening:
-        def start(self, total: int | None) -> None: ...
-        def advance(self, record: object) -> None: ...
+    class Listening(Silent):
         def note(self, text: str) -> None:
             notes.append(text)
-
-        def finish(self) -> None: ...
 
     pipeline.run(settings("guided", ("heatmap", "raw", "panel"), with_gradcam=True), Listening())
     record = json.loads((tmp_path / "guided" / "records.jsonl").read_text())

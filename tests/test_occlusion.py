@@ -19,6 +19,7 @@ from cnnviz.methods.perturbation.incremental.windows import Windows, _idle
 from cnnviz.methods.perturbation.occlusion import covering_mean, place_windows
 from cnnviz.models.preprocess import Preprocess
 from cnnviz.registry import lookup
+from cnnviz.run.counting import Silent
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
 from tests.oracles import occlusion as oracle
 from tests.support import tiny_model
@@ -229,13 +230,7 @@ def test_records_say_how(tmp_path: Path) -> None:
         output=OutputSettings(str(tmp_path / "out")),
     )
 
-    class Quiet:
-        def start(self, total: int | None) -> None: ...
-        def advance(self, record: object) -> None: ...
-        def note(self, text: str) -> None: ...
-        def finish(self) -> None: ...
-
-    pipeline.run(run, Quiet())
+    pipeline.run(run, Silent())
     row = json.loads((tmp_path / "out" / "records.jsonl").read_text())
     assert len(row["explanations"]) == 2
     for each in row["explanations"]:

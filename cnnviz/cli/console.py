@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from cnnviz.cli import streams
 from cnnviz.cli.heartbeat import Heartbeat
+from cnnviz.cli.progress import Done
 from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, CnnvizError, foreign_cause
 
 if TYPE_CHECKING:
@@ -71,13 +72,13 @@ class Console:
         self.json = False
         self.resumes = True
         self._opened, self._began = time.perf_counter(), 0.0
-        self._count = self._failed = 0
+        self._failed = 0
         self._rows: list[AnyImage] = []
         self._failures: list[AnyImage] = []
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._heartbeat: Heartbeat | None = None
-        self._total: int | None = None
+        self._done = Done()
         self._waiting = False
 
     # Progress of a run.
@@ -97,51 +98,65 @@ class Console:
     def start(self, total: int | None) -> None:
         """A run begins, with ``total`` inputs if that is known."""
         self._started()
-        self._began = time.perf_counter()
+        self._began, self._done = time.perf_counter(), Done(total)
         if self.quiet:
             return
         if not _is_lively(sys.stderr):
-            self._total, self._heartbeat = total, Heartbeat(self._still, lambda: self._count)
+            self._heartbeat = Heartbeat(self._still, lambda: self._done.count)
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[images]}", markup=False),
             TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=_rich(sys.stderr),
             transient=True,
         )
-        self._task = self._progress.add_task("", total=total, rate="")
+        self._task = self._progress.add_task("", total=total, rate="", images=self._done.images)
         self._progress.start()
 
     def advance(self, record: AnyImage) -> None:
         """One input is finished."""
-        self._count += 1
+        self._done.advance()
         if len(self._rows) <= TABLE_ROWS:
             self._rows.append(record)
         if record.get("error"):
             self._failed += 1
             if len(self._failures) < FAILURES_SHOWN:
                 self._failures.append(record)
-        if self._progress is not None and self._task is not None:
-            rate = self._count / max(time.perf_counter() - self._began, 1e-9)
-            self._progress.update(self._task, advance=1, rate=f"{rate:.1f}/s")
+        self._show(self._rate)
         if self.verbose and not self.quiet:
             self._say("  ".join(filter(None, _row(record))))
 
     def work(self, count: int, text: str) -> None:
         """So many more images were gone through; ``text`` says how it goes."""
-        self._count += count
+        self._done.advance(count)
+        self._show(text)
+
+    def part(self, images: float) -> None:
+        """So many images' worth of work is done, of images that are not finished."""
+        self._done.part(images)
+        self._show(self._rate)
+
+    @property
+    def _rate(self) -> str:
+        """How fast images are finished; before the first one, how much of the work is done."""
+        count = self._done.count
+        return f"{count / max(time.perf_counter() - self._began, 1e-9):.1f}/s" if count else self._done.share
+
+    def _show(self, text: str) -> None:
+        """Bring the bar to where the work is, with this beside it."""
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=count, rate=text)
+            self._progress.update(self._task, completed=self._done.work, images=self._done.images, rate=text)
 
     def _still(self, seconds: int) -> None:
         """One image takes long."""
-        of = "" if self._total is None else f" of {self._total}"
-        at = "finishing" if self._count == self._total else f"at image {self._count + 1}{of}"
-        self._say(f"cnnviz: {at} for {seconds} s" if seconds < 120 else f"cnnviz: {at} for {seconds // 60} min")
+        count, total = self._done.count, self._done.total
+        at = "finishing" if count == total else f"at image {count + 1}{'' if total is None else f' of {total}'}"
+        done = f", {share} of the work is done" if (share := self._done.share) else ""
+        self._say(f"cnnviz: {at} for {f'{seconds} s' if seconds < 120 else f'{seconds // 60} min'}{done}")
 
     def note(self, text: str) -> None:
         """A notice or a warning."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,9 @@ from cnnviz.io.store import Store
 from cnnviz.maps import mosaics, tiling
 from cnnviz.maps.asked import Asked, check_targets, for_task, scored, truth_facts, truth_labels, with_role
 from cnnviz.maps.comparison import Conclusion, comparison_of, of_several
+from cnnviz.maps.parts import Parts, Tell, untold
 from cnnviz.maps.preparation import cuts_of, opened, passed_over, prepare_methods, rehearsed, with_photographs
-from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod
+from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, forgotten
 from cnnviz.maps.remembered import Remembered
 from cnnviz.maps.second_look import KeptPhotographs, SecondLook
 from cnnviz.maps.tiling import ComputedMap, Tiles
@@ -59,6 +60,7 @@ class Explainer:
         marks_judge: Whether what is marked on an image without a label says that the network is right or wrong.
         methods: The methods; those that share a session share its forward passes.
         makers: What makes the maps: the methods, and the baselines beside them. ``remembered``: the run's cache.
+        part: Told how many images' worth of work is done, of images that are not finished.
 
     Raises:
         CnnvizError: The model, the layer, the class or a method cannot be had.
@@ -73,6 +75,7 @@ class Explainer:
     ) -> None:
         self.settings = settings
         self.remembered: Remembered | None = None
+        self.part: Tell = untold
         self.spec = lookup.find_entry(settings.target.method)
         params = self.spec.resolve_params(settings.target.params)
         self.comparison = comparison_of(self.spec, params, settings.target)
@@ -149,14 +152,19 @@ class Explainer:
     def explain(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
         """Explain a batch; each image's row is what it would be alone. Images that fail become records."""
         tiled = self.prepared.preprocess.view == "tiles"
-        return self.prepared.guarded(items, self._explain_tiled if tiled else self._explain)
+        parts = Parts(self.part, len(items), sum(maker.steps for maker in self.makers))
+        made = self.prepared.guarded(items, self._explain_tiled if tiled else partial(self._explain, parts))
+        parts.finish()
+        return made
 
-    def _explain(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
+    def _explain(self, parts: Parts, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
         runs: dict[Session, ForwardPass] = {}
-        with _forgotten(runs):
-            return self._explain_by(runs, items)
+        with forgotten(runs):
+            return self._explain_by(runs, parts, items)
 
-    def _explain_by(self, runs: dict[Session, ForwardPass], items: Sequence[DecodedImage]) -> list[ImageOutcome]:
+    def _explain_by(
+        self, runs: dict[Session, ForwardPass], parts: Parts, items: Sequence[DecodedImage]
+    ) -> list[ImageOutcome]:
         """The same; the passes that are made on the way are put into ``runs``."""
         prepared = self.prepared
         with rt.scope():
@@ -165,7 +173,7 @@ class Explainer:
             predictions = prepared.predict(runs[self.methods[0].session].chosen.detach())
             asked = [prepared.requests(item, predictions, i) for i, item in enumerate(items)]
             if self.settings.target.only is not None and any(isinstance(each, Record) for each in asked):
-                return self._explain_some(items, asked)
+                return self._explain_some(parts, items, asked)
             wanted: list[Sequence[Request]] = [() if isinstance(own, Record) else own.requests for own in asked]
             if not any(wanted):
                 return [own for own in asked if isinstance(own, Record)]
@@ -173,7 +181,7 @@ class Explainer:
             for method in self.makers:
                 if method.session not in runs:
                     runs[method.session] = prepared.forward(method.session, pixels)
-                maps.append(method.maps(runs[method.session], wanted))
+                maps.append(method.maps(runs[method.session], wanted, partial(parts.step, len(items))))
             run, pass_for = runs[self.methods[0].session], self.methods[0].pass_for
             targets = [scored(own, predictions, i, lambda each: pass_for(each, run)) for i, own in enumerate(wanted)]
         rows: list[ImageOutcome] = []
@@ -193,10 +201,12 @@ class Explainer:
             rows.append(self._row(item, of_image, [made[i] for made in maps]))
         return rows
 
-    def _explain_some(self, items: Sequence[DecodedImage], asked: Sequence[Selected | Record]) -> list[ImageOutcome]:
+    def _explain_some(
+        self, parts: Parts, items: Sequence[DecodedImage], asked: Sequence[Selected | Record]
+    ) -> list[ImageOutcome]:
         """A batch of which some images are left out: one more pass over the others costs less than maps of all."""
         some = [item for item, own in zip(items, asked, strict=True) if not isinstance(own, Record)]
-        made = iter(self._explain(some) if some else [])
+        made = iter(self._explain(parts, some) if some else [])
         return [own if isinstance(own, Record) else next(made) for own in asked]
 
     def _explain_tiled(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
@@ -232,7 +242,7 @@ class Explainer:
         maps: list[list[ComputedMap]] = []
         for start in range(0, len(pixels), most):
             run = first or method.session.forward(pixels[start : start + most])
-            with _forgotten({method.session: run}):
+            with forgotten({method.session: run}):
                 maps += method.maps(run, wanted[start : start + most])
         rows: list[ImageOutcome] = []
         for mosaic, row, classes in zip(mosaics, best, asked, strict=True):
@@ -384,13 +394,3 @@ class Explainer:
             times = {each.spec.name: round(each.seconds / each.count, 6) for each in self.methods if each.count}
             return {"study": self.spec.name, "methods": names, "seconds_per_map": times, **found}
         return {"method": spec.name, "class_specific": spec.class_specific, **found}
-
-
-@contextlib.contextmanager
-def _forgotten(runs: Mapping[Session, ForwardPass]) -> Iterator[None]:
-    """At the end passes let go of the maps that were made from them, which hold the passes again."""
-    try:
-        yield
-    finally:
-        for run in runs.values():
-            run.forget()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -33,6 +34,8 @@ BLURRED = "blurred"
 """The baseline that is made of each method's own map."""
 # With more requests than these of an image its maps are made together, so many at a time.
 _FEW, _AT_ONCE = 16, 128
+Done = Callable[[], None]
+"""Called when the maps of a pass, or what a metric says of them, are done."""
 _NAMES = {"centre_gaussian": "center"}
 """Baselines that are called otherwise in reports."""
 
@@ -85,10 +88,17 @@ class PreparedMethod:
         session = self.other_sessions.get(request.readout, self.session)
         return session.layers[0] if session.layers else None
 
-    def maps(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
+    @property
+    def steps(self) -> int:
+        """How often :meth:`maps` tells that something is done: the maps, and what each metric says of them."""
+        return 1 + len(self.metrics or ())
+
+    def maps(
+        self, run: ForwardPass, asked: Sequence[Sequence[Request]], done: Done = lambda: None
+    ) -> list[list[ComputedMap]]:
         """The maps of a pass over a batch, with the scores of the metrics that run the network again."""
         made, batch = self.explained(run, asked)
-        return scored(made, batch, self.metrics)
+        return scored(made, batch, self.metrics, done)
 
     def explained(
         self, run: ForwardPass, asked: Sequence[Sequence[Request]]
@@ -145,7 +155,7 @@ class PreparedMethod:
         be made so."""
         kinds = {tuple(each.key for each in own) for own in asked if own}
         alike = len(kinds) == 1 and len(set(next(iter(kinds)))) == 1
-        some_own = next(own for own in asked if own)
+        some_own = next((own for own in asked if own), ())
         if not (self.spec.many and alike and len(some_own) > _FEW) or self.augment or run.session.has_levels:
             return False
         # Images without requests, such as those that failed, repeat somebody's, and their maps are dropped.
@@ -241,10 +251,12 @@ class PreparedBaseline(PreparedMethod):
     def layer_of(self, request: Request) -> LayerRef | None:
         return super().layer_of(request) if self.kind == BLURRED else None
 
-    def maps(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[ComputedMap]]:
+    def maps(
+        self, run: ForwardPass, asked: Sequence[Sequence[Request]], done: Done = lambda: None
+    ) -> list[list[ComputedMap]]:
         batch = with_baseline(self.kind, self.base.explained(run, asked)[1], self.seed)
         made = [[ComputedMap(values, values, {}, {}, {}) for values in own] for own in batch.maps]
-        return scored(made, batch, self.metrics)
+        return scored(made, batch, self.metrics, done)
 
     def unmeasured(self, run: ForwardPass, asked: Sequence[Sequence[Request]]) -> list[list[NDArray[np.float32]]]:
         maps = self.base.unmeasured(run, asked)
@@ -257,14 +269,25 @@ def _nothing(image: int, place: int) -> tuple[ForwardPass, Target]:
 
 
 def scored(
-    made: list[list[ComputedMap]], batch: ExplainedBatch, metrics: ModelMetrics | None
+    made: list[list[ComputedMap]], batch: ExplainedBatch, metrics: ModelMetrics | None, done: Done
 ) -> list[list[ComputedMap]]:
     """The maps, with what the metrics that run the network again say of them."""
+    done()
     if metrics:
-        for own, of_image in zip(made, metrics.score(batch), strict=True):
+        for own, of_image in zip(made, metrics.score(batch, done), strict=True):
             for each, scores in zip(own, of_image, strict=True):
                 each.scores.update(scores)
     return made
+
+
+@contextlib.contextmanager
+def forgotten(runs: Mapping[Session, ForwardPass]) -> Iterator[None]:
+    """At the end passes let go of the maps that were made from them, which hold the passes again."""
+    try:
+        yield
+    finally:
+        for run in runs.values():
+            run.forget()
 
 
 def probing(method: PreparedMethod, requests: Sequence[Sequence[Request]], run: ForwardPass) -> list[str]:

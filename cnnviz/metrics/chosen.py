@@ -124,11 +124,12 @@ class ModelMetrics:
         self.seconds = dict.fromkeys((spec.name for spec, _ in self._metrics), 0.0)
         self._turn = threading.Lock()
 
-    def __bool__(self) -> bool:
-        return bool(self._metrics)
+    def __len__(self) -> int:
+        return len(self._metrics)
 
-    def score(self, batch: ExplainedBatch) -> list[list[dict[str, Any]]]:
-        """For each image, for each of its maps, what the record's ``scores`` hold of it."""
+    def score(self, batch: ExplainedBatch, done: Callable[[], None] = lambda: None) -> list[list[dict[str, Any]]]:
+        """For each image, for each of its maps, what the record's ``scores`` hold of it; ``done`` is called after each
+        metric."""
         found: list[list[dict[str, Any]]] = [[{} for _ in own] for own in batch.maps]
         for spec, metric in self._metrics:
             began = time.perf_counter()
@@ -141,6 +142,7 @@ class ModelMetrics:
                         of_map[spec.score_key] = plain(spec, scores)
                     else:
                         of_map[spec.score_key] = [plain(spec, row) for row in scores]
+            done()
         return found
 
 

@@ -27,6 +27,8 @@ class Reporter(Protocol):
 
     def work(self, count: int, text: str) -> None: ...
 
+    def part(self, images: float) -> None: ...
+
     def note(self, text: str) -> None: ...
 
     def finish(self) -> None: ...
@@ -40,6 +42,8 @@ class Silent:
     def advance(self, record: AnyImage) -> None: ...
 
     def work(self, count: int, text: str) -> None: ...
+
+    def part(self, images: float) -> None: ...
 
     def note(self, text: str) -> None: ...
 
@@ -67,6 +71,9 @@ class Told:
 
     def work(self, count: int, text: str) -> None:
         self._reporter.work(count, text)
+
+    def part(self, images: float) -> None:
+        self._reporter.part(images)
 
     def note(self, text: str) -> None:
         self.notes.append(text)

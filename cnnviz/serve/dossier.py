@@ -42,6 +42,8 @@ class _Telling:
         self._done += 1
         self._tell("images")
 
+    def part(self, images: float) -> None: ...
+
     def work(self, count: int, text: str) -> None:
         self._tell(text)
 

@@ -45,6 +45,8 @@ class Quiet:
 
     def work(self, count: int, text: str) -> None: ...
 
+    def part(self, images: float) -> None: ...
+
     def note(self, text: str) -> None:
         self.notes.append(text)
 
