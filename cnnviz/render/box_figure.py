@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.geometry.boxes import Box
-from cnnviz.render.comparison import Cell, comparison
-from cnnviz.render.grid import resize
+from cnnviz.render.comparison import Cell, comparison, room_of
+from cnnviz.render.grid import in_columns, resize
 
 Picture = NDArray[np.uint8]
 
@@ -46,7 +46,8 @@ class BoxTile:
 def box_figure(
     rgb: Picture, marked: Sequence[tuple[Box, tuple[int, int, int]]], tiles: Sequence[BoxTile], title: str
 ) -> Picture:
-    """The photograph with what was marked, then one tile a map, a row or more for each class.
+    """The photograph with what was marked, then one tile a map, a row or more for each class; many classes stand in
+    several columns, down each in turn.
 
     Args:
         rgb: [H, W, 3], the photograph.
@@ -58,15 +59,24 @@ def box_figure(
     small = tile_photo(rgb)
     detail = "green: marked" if marked else ""
     image = Cell("image", with_boxes(small, marked, size), "", detail)
-    rows: list[list[Cell | None]] = []
+    classes: list[list[list[Cell | None]]] = []
     for _, group in groupby(tiles, key=lambda tile: tile.caption):
         own = [Cell(t.heading, with_boxes(t.picture, t.boxes, size), t.caption, t.detail) for t in group]
         # As many in each row: none is left alone in the last one.
         across = math.ceil(len(own) / math.ceil(len(own) / _COLUMNS))
-        for start in range(0, len(own), across):
-            rows.append([None if rows else image, *own[start : start + across]])
-    columns = max(map(len, rows), default=1)
-    return comparison([[*row, *[None] * (columns - len(row))] for row in rows or [[image]]], title)
+        classes.append([list[Cell | None](own[start : start + across]) for start in range(0, len(own), across)])
+    widest = max((len(row) for own in classes for row in own), default=0)
+    width, height = room_of([image, *(each for own in classes for row in own for each in row if each is not None)])
+    block = widest * width, max(map(len, classes), default=1) * height
+    _, deep = in_columns(max(1, len(classes)), block)
+    stacks = [[row for own in classes[first : first + deep] for row in own] for first in range(0, len(classes), deep)]
+    rows: list[list[Cell | None]] = [[None] for _ in range(max(map(len, stacks), default=1))]
+    rows[0] = [image]
+    for stack in stacks:
+        for place, whole in enumerate(rows):
+            own_row = stack[place] if place < len(stack) else []
+            whole += [*own_row, *[None] * (widest - len(own_row))]
+    return comparison(rows, title)
 
 
 def tile_photo(rgb: Picture) -> Picture:

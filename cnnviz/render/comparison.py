@@ -12,10 +12,11 @@ from PIL import Image, ImageDraw
 
 from cnnviz.render.colormap import NEUTRAL
 from cnnviz.render.grid import fit, paste, resize
-from cnnviz.render.text import font, percent, write
+from cnnviz.render.text import font, length, percent, write
 
 _MARGIN, _GAP, _HEADING, _CAPTION = 24, 14, 26, 48
-_CELL, _LEAST = 420, 240
+_CELL, _LEAST, _MOST_FOR_WORDS = 420, 240, 320
+_SMALL, _LARGE = 14, 17
 _INK, _SOFT, _LINE, _FILL, _BAND = (28, 30, 34), (112, 117, 124), (216, 219, 223), (66, 105, 208), (217, 225, 246)
 _PLOT, _AXIS = (620, 380), 72
 _SHIFT = 4
@@ -47,6 +48,24 @@ class Cell:
     detail: str = ""
 
 
+def room_of(cells: Sequence[Cell]) -> tuple[int, int]:
+    """(W, H) that each cell of a figure takes, with the gap beside and below it."""
+    _, (width, height) = _sizes(cells)
+    return width + _GAP, _HEADING + height + _CAPTION + _GAP
+
+
+def _sizes(cells: Sequence[Cell]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(W, H) of all pictures, as the first has it, and of the room of each, in which what is written is whole."""
+    height, width = cells[0].picture.shape[:2]
+    longest = min(_CELL, max(_LEAST, width, height))
+    shown = fit((width, height), (longest, longest))
+    written = max(
+        max(length(each.caption, _LARGE), *(length(text, _SMALL) for text in (each.heading, each.detail)))
+        for each in cells
+    )
+    return shown, (max(shown[0], _LEAST, min(written, _MOST_FOR_WORDS)), shown[1])
+
+
 def comparison(rows: Sequence[Sequence[Cell | None]], title: str) -> Picture:
     """Pictures of one size in rows on white.
 
@@ -54,12 +73,7 @@ def comparison(rows: Sequence[Sequence[Cell | None]], title: str) -> Picture:
         rows: Cells of one row each; None leaves a place empty. The first row's first cell gives the size.
         title: Written above.
     """
-    first = rows[0][0]
-    assert first is not None
-    height, width = first.picture.shape[:2]
-    longest = min(_CELL, max(_LEAST, width, height))
-    shown = fit((width, height), (longest, longest))
-    cell = max(shown[0], _LEAST), shown[1]
+    shown, cell = _sizes([each for row in rows for each in row if each is not None])
     step = _HEADING + cell[1] + _CAPTION
     top = _MARGIN + 34
     size = (top + len(rows) * (step + _GAP), 2 * _MARGIN + len(rows[0]) * (cell[0] + _GAP) - _GAP, 3)
@@ -76,9 +90,9 @@ def comparison(rows: Sequence[Sequence[Cell | None]], title: str) -> Picture:
     draw = ImageDraw.Draw(page)
     write(draw, (_MARGIN, _MARGIN - 6), title, 20, _INK, size[1] - 2 * _MARGIN)
     for each, (x, y) in placed:
-        write(draw, (x, y + 2), each.heading, 14, _SOFT, cell[0])
-        write(draw, (x, y + _HEADING + cell[1] + 4), each.caption, 17, _INK, cell[0])
-        write(draw, (x, y + _HEADING + cell[1] + 26), each.detail, 14, _SOFT, cell[0])
+        write(draw, (x, y + 2), each.heading, _SMALL, _SOFT, cell[0])
+        write(draw, (x, y + _HEADING + cell[1] + 4), each.caption, _LARGE, _INK, cell[0])
+        write(draw, (x, y + _HEADING + cell[1] + 26), each.detail, _SMALL, _SOFT, cell[0])
     return np.array(page, dtype=np.uint8)
 
 

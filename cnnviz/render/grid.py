@@ -10,12 +10,25 @@ from numpy.typing import NDArray
 
 _BACKGROUND = 255
 _PIXELATED_FROM = 4.0
+_FEW, _TALL = 6, 1.5
 
 
 def fit(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     """The largest (W, H) of the same aspect ratio inside a box (W, H); at least one pixel each way."""
     scale = min(box[0] / size[0], box[1] / size[1])
     return max(1, min(box[0], round(size[0] * scale))), max(1, min(box[1], round(size[1] * scale)))
+
+
+def in_columns(count: int, block: tuple[int, int]) -> tuple[int, int]:
+    """How many columns blocks of (W, H) fill, and how many stand in each, one below the other.
+
+    Few blocks stand in one column, many in as few as make the figure no taller than half as much again as it is wide.
+    """
+    columns = 1
+    while count > _FEW and -(-count // columns) * block[1] > _TALL * columns * block[0]:
+        columns += 1
+    deep = -(-count // columns)
+    return -(-count // deep), deep
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -14,12 +14,12 @@ from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.render.box_figure import with_boxes
 from cnnviz.render.colormap import colormap, is_diverging
-from cnnviz.render.grid import fit, paste, resize
+from cnnviz.render.grid import fit, in_columns, paste, resize
 from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, entry, is_flat
 from cnnviz.render.panel import PanelRow, drawn, grey_is
 from cnnviz.render.text import number, percent, write
 
-_MARGIN, _GAP, _ROW_GAP = 24, 12, 20
+_MARGIN, _GAP, _ROW_GAP, _COLUMN_GAP = 24, 12, 20, 36
 _TITLE, _SAID, _LABEL, _HEADING, _DETAIL, _FOOT = 28, 26, 28, 20, 20, 22
 _COLUMNS, _LEAST_WIDTH, _WORDS = 5, 150, 13
 # The line that says what colours mean: its height, and a bar in it.
@@ -64,7 +64,8 @@ class CellRow:
 def method_panel(
     rgb: Picture, rows: Sequence[CellRow], style: Style, words: tuple[str, str], boxes: Boxes = ()
 ) -> Picture:
-    """The figure on white: more than five methods go on below, under the first of them.
+    """The figure on white: more than five methods go on below, under the first of them, and many targets stand in
+    several columns, down each in turn.
 
     Args:
         rgb: [H, W, 3], the upright input image.
@@ -81,42 +82,64 @@ def method_panel(
     longest = min(320 if columns <= 5 and len(lines) * len(lines[0]) < 4 else 240, max(200, *rgb.shape[:2]))
     shown = fit((rgb.shape[1], rgb.shape[0]), (longest, longest))
     cell = max(shown[0], _LEAST_WIDTH), shown[1]
-    lefts = [_MARGIN + column * (cell[0] + _GAP) for column in range(columns)]
+    block = columns * (cell[0] + _GAP) - _GAP
     below = _HEADING + cell[1] + _DETAIL + _ROW_GAP
-    width = lefts[-1] + cell[0] + _MARGIN
-    top = _MARGIN + _TITLE + (_SAID if words[1] else 0)
+    beside, deep = in_columns(len(rows), (block + _COLUMN_GAP, _LABEL + len(lines[0]) * below))
+    width = 2 * _MARGIN + beside * (block + _COLUMN_GAP) - _COLUMN_GAP
+    begin = _MARGIN + _TITLE + (_SAID if words[1] else 0)
+    stacks = [range(first, min(first + deep, len(rows))) for first in range(0, len(rows), deep)]
     shown_maps = [(each.row, each.picture) for row in rows for each in row.cells if each.row is not None]
     maps = [row for row, _ in shown_maps]
     coloured = [row.placed for row, picture in shown_maps if picture is None and not is_flat(row.placed)]
     foot = _FOOT + _COLOURS * bool(coloured)
-    height = top + sum(_LABEL + len(own) * below for own in lines) + foot
+    height = begin + max(sum(_LABEL + len(lines[row]) * below for row in stack) for stack in stacks) + foot
     page = Image.fromarray(np.full((height, width, 3), 255, dtype=np.uint8))
     draw = ImageDraw.Draw(page)
     write(draw, (_MARGIN, _MARGIN - 4), words[0], 20, _INK, width - 2 * _MARGIN)
     write(draw, (_MARGIN, _MARGIN - 4 + _TITLE), words[1], 16, _INK, width - 2 * _MARGIN)
-    small = resize(rgb, shown)
-    size = rgb.shape[1], rgb.shape[0]
-    for row, own in zip(rows, lines, strict=True):
-        sure = "" if row.probability is None else f" {percent(row.probability)}"
-        write(draw, (_MARGIN, top), f"{row.label}{sure}", 17, _INK, width - 2 * _MARGIN)
-        top += _LABEL
-        for first, line in ((index == 0, line) for index, line in enumerate(own)):
-            if first:
-                write(draw, (lefts[0], top), "image", 13, _SOFT, cell[0])
-                image = with_boxes(with_boxes(small, boxes, size), row.boxes, size)
-                _put(page, image, (lefts[0], top + _HEADING), cell)
-            for x, each in zip(lefts[1:], line, strict=False):
-                _draw_cell(page, each, (small, style), (x, top), cell)
-                if each.row is not None and row.boxes:
-                    region = (x + (cell[0] - shown[0]) // 2, top + _HEADING)
-                    crop = np.array(page.crop((*region, region[0] + shown[0], region[1] + shown[1])))
-                    page.paste(Image.fromarray(with_boxes(crop, row.boxes, size)), region)
-            top += below
+    pictures = _Pictures(rgb, resize(rgb, shown), boxes, style, cell)
+    for place, stack in enumerate(stacks):
+        top = begin
+        for row in stack:
+            pictures.draw(page, rows[row], lines[row], (_MARGIN + place * (block + _COLUMN_GAP), top))
+            top += _LABEL + len(lines[row]) * below
     _write_colours(page, coloured, style, height - foot - 8)
     told = [_OWN_RANGE] if style.limits is None else []
     told += [grey_is(maps)] if maps else []
     write(draw, (_MARGIN, height - _FOOT - 8), "; ".join(filter(None, told)), 13, _SOFT, width - 2 * _MARGIN)
     return np.array(page, dtype=np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pictures:
+    """How targets are drawn: the image and its size in the panel, what is drawn on it alone, and the room of a cell."""
+
+    rgb: Picture
+    small: Picture
+    boxes: Boxes
+    style: Style
+    cell: tuple[int, int]
+
+    def draw(self, page: Image.Image, row: CellRow, lines: Sequence[Sequence[Cell]], corner: tuple[int, int]) -> None:
+        """The label of a target, the image, and its cells line by line."""
+        (left, top), cell, draw = corner, self.cell, ImageDraw.Draw(page)
+        size, shown = self.rgb.shape[1::-1], self.small.shape[1::-1]
+        across = (1 + max(map(len, lines))) * (cell[0] + _GAP) - _GAP
+        sure = "" if row.probability is None else f" {percent(row.probability)}"
+        write(draw, corner, f"{row.label}{sure}", 17, _INK, across)
+        top += _LABEL
+        write(draw, (left, top), "image", 13, _SOFT, cell[0])
+        image = with_boxes(with_boxes(self.small, self.boxes, size), row.boxes, size)
+        _put(page, image, (left, top + _HEADING), cell)
+        for line in lines:
+            for place, each in enumerate(line, 1):
+                x = left + place * (cell[0] + _GAP)
+                _draw_cell(page, each, (self.small, self.style), (x, top), cell)
+                if each.row is not None and row.boxes:
+                    region = (x + (cell[0] - shown[0]) // 2, top + _HEADING)
+                    crop = np.array(page.crop((*region, region[0] + shown[0], region[1] + shown[1])))
+                    page.paste(Image.fromarray(with_boxes(crop, row.boxes, size)), region)
+            top += _HEADING + cell[1] + _DETAIL + _ROW_GAP
 
 
 def _write_colours(page: Image.Image, coloured: Sequence[PlacedMap], style: Style, y: int) -> None:

@@ -18,11 +18,11 @@ from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.render.box_figure import with_boxes
 from cnnviz.render.colormap import colormap, is_diverging
-from cnnviz.render.grid import fit, paste, resize
+from cnnviz.render.grid import fit, in_columns, paste, resize
 from cnnviz.render.overlay import Style, coloured, drawn_colormap, drawn_limits, entry, is_flat, overlay, resized
-from cnnviz.render.text import fitted, font, number, percent, write
+from cnnviz.render.text import Colour, fitted, font, length, number, percent, wrapped, write
 
-_MARGIN, _GAP, _ROW_GAP = 24, 12, 26
+_MARGIN, _GAP, _ROW_GAP, _COLUMN_GAP = 24, 12, 26, 24
 _CAPTION, _HEADING = 30, 28
 _BAR, BAR_WIDTH = 16, 108
 _LEAST_CELL = (150, 110)
@@ -30,6 +30,9 @@ _LEAST_SIDE = 240
 _INK, _SOFT, _LINE, _FILL = (28, 30, 34), (112, 117, 124), (216, 219, 223), (66, 105, 208)
 _TITLE_SIZE, _LABEL_SIZE, _SMALL_SIZE = 20, 17, 13
 _PROBABILITY_BAR = (72, 8)
+# What is written above pictures: between a label and a method, from line to line, how many lines, and how far words may
+# push pictures apart.
+_APART, _LINES, _MOST_LINES, _MOST_FOR_WORDS = 20, 18, 2, 280
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def panel(
     title: str = "",
     boxes: Sequence[tuple[Box, tuple[int, int, int]]] = (),
 ) -> NDArray[np.uint8]:
-    """The figure on white.
+    """The figure on white; many targets stand in several columns, down each in turn.
 
     Args:
         rgb: [H, W, 3], the upright input image.
@@ -92,29 +95,35 @@ def panel(
     cell = max(shown[0], _LEAST_CELL[0]), max(shown[1], _LEAST_CELL[1])
     top = _MARGIN + (_CAPTION + 6 if title else 0)
     step = _CAPTION + cell[1] + _ROW_GAP
-    width = 2 * _MARGIN + 3 * cell[0] + 2 * _GAP + _GAP + BAR_WIDTH
-    height = top + _HEADING + len(rows) * step - _ROW_GAP + _MARGIN
+    block = 3 * (cell[0] + _GAP) + BAR_WIDTH
+    columns, deep = in_columns(len(rows), (block + _COLUMN_GAP, step))
+    width = 2 * _MARGIN + columns * (block + _COLUMN_GAP) - _COLUMN_GAP
+    height = top + _HEADING + deep * step - _ROW_GAP + _MARGIN
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
     small = resize(rgb, shown)
     image = with_boxes(small, boxes, (rgb.shape[1], rgb.shape[0])) if boxes else small
-    lefts = [_MARGIN + column * (cell[0] + _GAP) for column in range(4)]
-    tops = [top + _HEADING + index * step + _CAPTION for index in range(len(rows))]
-    for row, y in zip(rows, tops, strict=True):
+    corners = [
+        (_MARGIN + index // deep * (block + _COLUMN_GAP), top + _HEADING + index % deep * step + _CAPTION)
+        for index in range(len(rows))
+    ]
+    steps = [place * (cell[0] + _GAP) for place in range(4)]
+    for row, (left, y) in zip(rows, corners, strict=True):
         pictures = (image, *drawn(small, row, style))
-        for x, picture in zip(lefts, pictures, strict=False):
-            paste(canvas, with_boxes(picture, row.boxes, (rgb.shape[1], rgb.shape[0])), (x, y), cell)
-        _paint_bar(canvas, (lefts[3], y), cell[1], row.placed, _own(style, row))
+        for x, picture in zip(steps, pictures, strict=False):
+            paste(canvas, with_boxes(picture, row.boxes, (rgb.shape[1], rgb.shape[0])), (left + x, y), cell)
+        _paint_bar(canvas, (left + steps[3], y), cell[1], row.placed, _own(style, row))
     page = Image.fromarray(canvas)
     draw = ImageDraw.Draw(page)
     if title:
         write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE_SIZE, _INK, width - 2 * _MARGIN)
     # Below the pictures, where it fits whatever their width.
     write(draw, (_MARGIN, height - _MARGIN + 4), grey_is(rows), _SMALL_SIZE, _SOFT, width - 2 * _MARGIN)
-    for x, heading in zip(lefts, ("image", "heatmap", "overlay"), strict=False):
-        write(draw, (x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
-    for row, y in zip(rows, tops, strict=True):
-        _write_caption(draw, row, (_MARGIN, y - _CAPTION), 3 * cell[0] + 2 * _GAP)
-        _write_bar(draw, (lefts[3], y), cell[1], row.placed, _own(style, row))
+    for left in dict.fromkeys(left for left, _ in corners):
+        for x, heading in zip(steps, ("image", "heatmap", "overlay"), strict=False):
+            write(draw, (left + x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
+    for row, (left, y) in zip(rows, corners, strict=True):
+        _write_caption(draw, row, (left, y - _CAPTION), 3 * cell[0] + 2 * _GAP)
+        _write_bar(draw, (left + steps[3], y), cell[1], row.placed, _own(style, row))
     return np.array(page, dtype=np.uint8)
 
 
@@ -136,6 +145,8 @@ class PictureRow:
 def picture_panel(rows: Sequence[PictureRow], title: str = "") -> NDArray[np.uint8]:
     """Ready pictures side by side on white, one row a target: such as the four panels of the Guided Grad-CAM paper.
 
+    Where what is written above pictures is wider than they are, they stand further apart, and long words are wrapped.
+
     Args:
         rows: At least one target, in the order of the figure.
         title: Written above; none when empty.
@@ -148,26 +159,48 @@ def picture_panel(rows: Sequence[PictureRow], title: str = "") -> NDArray[np.uin
     first = rows[0].pictures
     height, width = first[0][1].shape[:2]
     shown = _shown_size((width, height), max(len(rows), 2 if len(first) > 3 else 1))
-    cell = max(shown[0], _LEAST_CELL[0]), max(shown[1], _LEAST_CELL[1])
-    top = _MARGIN + (_CAPTION + 6 if title else 0)
-    step = _CAPTION + cell[1] + _ROW_GAP
+    cell = _wide_enough(rows, max(shown[0], _LEAST_CELL[0])), max(shown[1], _LEAST_CELL[1])
     lefts = [_MARGIN + column * (cell[0] + _GAP) for column in range(len(first))]
     across = lefts[-1] + cell[0] - _MARGIN
-    size = (top + _HEADING + len(rows) * step - _ROW_GAP + _MARGIN, across + 2 * _MARGIN, 3)
-    canvas = np.full(size, 255, dtype=np.uint8)
-    tops = [top + _HEADING + index * step + _CAPTION for index in range(len(rows))]
+    titles = wrapped(title, _TITLE_SIZE, across, _MOST_LINES) if title else []
+    headings = [wrapped(heading, _SMALL_SIZE, cell[0], _MOST_LINES) for heading, _ in first]
+    below = any(_label_length(row.row) + _APART + length(row.row.method, _SMALL_SIZE) > across for row in rows)
+    caption = _CAPTION + _LINES * below
+    top = _MARGIN + (_CAPTION * len(titles) + 6 if title else 0)
+    begin = top + _HEADING + _LINES * (max(map(len, headings)) - 1)
+    step = caption + cell[1] + _ROW_GAP
+    canvas = np.full((begin + len(rows) * step - _ROW_GAP + _MARGIN, across + 2 * _MARGIN, 3), 255, dtype=np.uint8)
+    tops = [begin + index * step + caption for index in range(len(rows))]
     for row, y in zip(rows, tops, strict=True):
         for x, (_, picture) in zip(lefts, row.pictures, strict=True):
             paste(canvas, resize(picture, shown), (x, y), cell)
     page = Image.fromarray(canvas)
     draw = ImageDraw.Draw(page)
-    if title:
-        write(draw, (_MARGIN, _MARGIN - 4), title, _TITLE_SIZE, _INK, across)
-    for x, (heading, _) in zip(lefts, first, strict=True):
-        write(draw, (x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
+    _write_lines(draw, (_MARGIN, _MARGIN - 4), titles, (_TITLE_SIZE, _CAPTION, _INK))
+    for x, lines in zip(lefts, headings, strict=True):
+        _write_lines(draw, (x, top), lines, (_SMALL_SIZE, _LINES, _SOFT))
     for row, y in zip(rows, tops, strict=True):
-        _write_caption(draw, row.row, (_MARGIN, y - _CAPTION), across)
+        _write_caption(draw, replace(row.row, method="") if below else row.row, (_MARGIN, y - caption), across)
+        if below:
+            write(draw, (_MARGIN, y - _LINES - 6), row.row.method, _SMALL_SIZE, _SOFT, across)
     return np.array(page, dtype=np.uint8)
+
+
+def _wide_enough(rows: Sequence[PictureRow], least: int) -> int:
+    """The width of a cell in which headings and labels are written whole; no more than words are worth."""
+    count = len(rows[0].pictures)
+    labels = max(max(_label_length(row.row), length(row.row.method, _SMALL_SIZE)) for row in rows)
+    headings = max(length(heading, _SMALL_SIZE) for heading, _ in rows[0].pictures)
+    return max(least, min(_MOST_FOR_WORDS, max(headings, -(-(labels - (count - 1) * _GAP) // count))))
+
+
+def _write_lines(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], lines: Sequence[str], how: tuple[int, int, Colour]
+) -> None:
+    """Lines under each other: ``how`` is the size of the letters, the distance of two lines and the colour."""
+    size, distance, colour = how
+    for place, line in enumerate(lines):
+        draw.text((corner[0], corner[1] + place * distance), line, font=font(size), fill=colour)
 
 
 def _shown_size(size: tuple[int, int], rows: int) -> tuple[int, int]:
@@ -245,14 +278,21 @@ def _write_bar(
         write(draw, (x, bottom - 16), "against", _SMALL_SIZE, _SOFT, width)
 
 
+def _label_length(row: PanelRow) -> int:
+    """The pixels that a label takes, with its probability."""
+    if row.probability is None:
+        return length(row.label, _LABEL_SIZE)
+    return length(row.label, _LABEL_SIZE) + _PROBABILITY_BAR[0] + 30 + length(percent(row.probability), _LABEL_SIZE)
+
+
 def _write_caption(draw: ImageDraw.ImageDraw, row: PanelRow, corner: tuple[int, int], width: int) -> None:
     """Label and probability on the left, the method on the right."""
     x, y = corner
-    method = fitted(row.method, _SMALL_SIZE, width // 3)
+    method = fitted(row.method, _SMALL_SIZE, max(width // 3, width - _label_length(row) - _APART))
     used = font(_SMALL_SIZE).getlength(method)
     draw.text((x + width - used, y + 6), method, font=font(_SMALL_SIZE), fill=_SOFT)
     figure = "" if row.probability is None else percent(row.probability)
-    room = width - int(used) - 20
+    room = width - int(used) - (_APART if method else 0)
     if figure:
         room -= int(font(_LABEL_SIZE).getlength(figure)) + _PROBABILITY_BAR[0] + 30
     x += write(draw, (x, y), row.label, _LABEL_SIZE, _INK, max(room, 60)) + 14

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from functools import cache
 
 from PIL import ImageDraw, ImageFont
 
-_PROBE_SIZE = 17
+_PROBE_SIZE, _LONGEST = 17, 4096
 
 # What Unicode does not decompose into letters that the font has.
 _PLAIN = {
@@ -37,6 +38,40 @@ def fitted(text: str, size: int, width: int) -> str:
     while text and face.getlength(text + "…") > width:
         text = text[:-1]
     return text.rstrip() + "…"
+
+
+def length(text: str, size: int) -> int:
+    """The pixels that a text takes."""
+    # Of more characters than any picture is wide nothing is drawn.
+    return math.ceil(font(size).getlength(printable(text[:_LONGEST])))
+
+
+def wrapped(text: str, size: int, width: int, most: int) -> list[str]:
+    """The text as the font can write it, in lines of ``width`` pixels; an ellipsis ends the last of ``most`` lines.
+
+    Lines are broken at spaces, and words such as paths that are longer than a line where it ends.
+    """
+    face, lines = font(size), [""]
+    for word in printable(text[:_LONGEST]).split():
+        joined = f"{lines[-1]} {word}".lstrip()
+        if len(lines) == most or face.getlength(joined) <= width:
+            lines[-1] = joined
+        elif face.getlength(word) <= width:
+            lines.append(word)
+        else:
+            lines[-1] = joined
+            while len(lines) < most and face.getlength(lines[-1]) > width:
+                begun = _begun(lines[-1], size, width)
+                lines[-1:] = [begun.rstrip(), lines[-1][len(begun) :].lstrip()]
+    return [fitted(line, size, width) for line in lines]
+
+
+def _begun(word: str, size: int, width: int) -> str:
+    """As much of a word as has room; a character at least."""
+    count = max(1, min(len(word), width))
+    while count > 1 and font(size).getlength(word[:count]) > width:
+        count -= 1
+    return word[:count]
 
 
 def printable(text: str) -> str:
