@@ -23,7 +23,7 @@ from cnnviz.maps import mosaics, tiling
 from cnnviz.maps.asked import Asked, check_targets, for_task, scored, truth_facts, truth_labels, with_role
 from cnnviz.maps.comparison import Conclusion, comparison_of, of_several
 from cnnviz.maps.parts import Parts, Tell, untold
-from cnnviz.maps.preparation import cuts_of, opened, passed_over, prepare_methods, rehearsed, with_photographs
+from cnnviz.maps.preparation import cuts_of, of_methods, opened, passed_over, prepare_methods, rehearsed
 from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, forgotten
 from cnnviz.maps.remembered import Remembered
 from cnnviz.maps.second_look import KeptPhotographs, SecondLook
@@ -144,7 +144,7 @@ class Explainer:
 
     def header(self) -> RunHeader:
         """What the report says of the run, before its first image."""
-        header = with_photographs(self.prepared.header(), self.methods)
+        header = of_methods(self.prepared.header(), self.methods)
         for text in () if self.comparison is None else self.comparison.remarks_on(header.model):
             self.prepared.note(text)
         return header

@@ -8,6 +8,7 @@ from functools import cache, partial
 from typing import Any, TypeVar
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.compiled_parts import compiled_parts
 from cnnviz.engine.cut import Cut, cut_for
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
@@ -22,6 +23,7 @@ from cnnviz.registry.metrics import MetricRequest
 from cnnviz.registry.specs import MethodSpec, Options
 from cnnviz.run.background import read_background
 from cnnviz.run.prepared_model import PreparedModel
+from cnnviz.schema.header import Environment
 from cnnviz.settings import TargetSettings
 
 Item = TypeVar("Item")
@@ -145,10 +147,14 @@ def prepare_methods(
     return [method for _, method in made]
 
 
-def with_photographs(header: RunHeader, methods: Sequence[PreparedMethod]) -> RunHeader:
-    """The header, with digests of the photographs that methods compare images with among those of files."""
+def of_methods(header: RunHeader, methods: Sequence[PreparedMethod]) -> RunHeader:
+    """The header, with digests of the photographs that methods compare images with among those of files, and what of
+    all methods compiled kernels computed when these were tried.
+    """
     files = {**header.extra["option_files_sha256"], **sources_of(method.params.to_dict() for method in methods)}
-    return replace(header, extra={**header.extra, "option_files_sha256": files})
+    sessions = [each for method in methods for each in (method.session, *method.other_sessions.values())]
+    environment: Environment = {**header.environment, "compiled_kernels": compiled_parts(sessions)}
+    return replace(header, environment=environment, extra={**header.extra, "option_files_sha256": files})
 
 
 def rehearsed(prepared: PreparedModel, methods: Sequence[PreparedMethod], refuse: Refuse) -> list[PreparedMethod]:

@@ -178,14 +178,19 @@ class EarlierRun:
         return replace(header, options=options, extra={**header.extra, "precision_choice": known})
 
     def differing_environment(self, header: RunHeader) -> str:
-        """``torch 2.5 then, 2.6 now``, of what may change the last digits of results; empty where nothing differs."""
+        """``torch 2.5 then, 2.6 now``, of what may change the last digits of results; empty where nothing differs, or
+        the earlier report does not say."""
         known = None if self.report is None else self.report.get("environment")
         if not isinstance(known, dict):
             return ""
         old: Mapping[str, object] = known
         new: Mapping[str, object] = header.environment
-        names = ("torch", "torchvision", "timm", "device", "precision", "preparation")
-        return "; ".join(f"{n} {old[n]} then, {new.get(n)} now" for n in names if n in old and old[n] != new.get(n))
+        names = ("torch", "torchvision", "timm", "device", "precision", "preparation", "compiled_kernels")
+        differing = [name for name in names if name in old and old[name] != new.get(name)]
+        return "; ".join(
+            f"{name.replace('_', ' ')} {_in_words(old[name])} then, {_in_words(new.get(name))} now"
+            for name in differing
+        )
 
     # Its records.
 
@@ -278,3 +283,8 @@ def _report(data: bytes | None) -> AnyReport | None:
     if not isinstance(report, dict) or not str(report.get("schema", "")).startswith(SCHEMA.split("/")[0]):
         return None
     return cast("AnyReport", report)
+
+
+def _in_words(value: object) -> str:
+    """A value of the environment; of several, or none, a list."""
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import cnnviz
+from cnnviz.engine.compiled_parts import compiled_parts
 from cnnviz.engine.session import Session
 from cnnviz.io.digests import file_sha256
 from cnnviz.models.loading.digests import source_sha256
@@ -27,7 +28,7 @@ def run_header(
         settings: What was asked for.
         loaded: The network.
         model: What only the prepared network knows: digests, layers, notes, checks.
-        environment: Device, precision and preparation; ``choice`` of the precision, where it was left to us.
+        environment: As :func:`environment_of`; ``choice`` of the precision, where it was left to us.
     """
     import timm
     import torchvision
@@ -68,6 +69,7 @@ def run_header(
             "device": environment["device"],
             "precision": environment["precision"],
             "preparation": environment["preparation"],
+            "compiled_kernels": environment["compiled_kernels"],
         },
         summary={"inputs": 0, "explained": 0, "failed": 0, "finished": False},
         extra={"option_files_sha256": settings.option_files(file_sha256), **_choice(environment)},
@@ -75,6 +77,21 @@ def run_header(
     if model.get("boxes") is not None:
         made.model["boxes"] = model["boxes"]
     return made
+
+
+def environment_of(session: Session, elsewhere: Sequence[str]) -> dict[str, Any]:
+    """Device, precision and preparation of a network, and what compiled kernels computed of it when it was tried.
+
+    Args:
+        session: The network.
+        elsewhere: What is read of something else than the scores, such as ``units``.
+    """
+    return {
+        "device": str(session.runtime.device),
+        "precision": precision_of(session, elsewhere),
+        "preparation": session.preparation,
+        "compiled_kernels": compiled_parts([session]),
+    }
 
 
 def _choice(environment: Mapping[str, Any]) -> dict[str, PrecisionChoice]:

@@ -24,7 +24,7 @@ from cnnviz.records import ClassScore, PredictionScore, Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec, StudySpec
 from cnnviz.run.compilation import compiled_if_faster
-from cnnviz.run.header import precision_of, run_header
+from cnnviz.run.header import environment_of, run_header
 from cnnviz.run.images import DecodedImage, alike, failed, view_facts
 from cnnviz.run.other_size import check_other_size
 from cnnviz.run.outcomes import Verdict, skipped, verdict_of
@@ -391,10 +391,5 @@ class PreparedModel:
                 "notes": [*self.loaded.notes, *self.guesses],
                 "checks": self.examination.to_dict(),
             },
-            {
-                "device": str(self.runtime.device),
-                "precision": precision_of(self.session, self._elsewhere),
-                "preparation": self.session.preparation,
-                "choice": self._choice,
-            },
+            {**environment_of(self.session, self._elsewhere), "choice": self._choice},
         )

@@ -137,6 +137,10 @@ class Environment(TypedDict):
     preparation: str
     """``packed``, ``folded`` or ``compiled`` (batch normalisation folded into convolutions), ``plain`` or ``shared``
     (the network as it is), ``hooks`` (a network that could not be traced)."""
+    compiled_kernels: NotRequired[list[str]]
+    """What C that was compiled on that machine computed when the run was prepared: ``convolutions`` (of 3 x 3, with
+    fewer products), ``occlusion`` (what windows change). Empty without a C compiler, with ``CC=false``, and where it is
+    of no use. Results differ in the last digits."""
 
 
 class PrecisionChoice(TypedDict):

@@ -38,7 +38,12 @@ def header_of(settings: RunSettings, beginning: Beginning, course: Course) -> Ru
         "notes": list(loaded.notes),
         "checks": nothing,
     }
-    where = {"device": str(course.runtime.device), "precision": course.runtime.precision, "preparation": "plain"}
+    where = {
+        "device": str(course.runtime.device),
+        "precision": course.runtime.precision,
+        "preparation": "plain",
+        "compiled_kernels": [],
+    }
     return run_header(settings, loaded, model, where)
 
 

@@ -170,6 +170,11 @@ class PackedConv(nn.Module):
         """What computes the convolution of an input with fewer products; None where that does not pay."""
         return self._transformed if self._tiled and winograd.pays(x, padding, images) else None
 
+    @property
+    def by_tiles(self) -> bool:
+        """Whether it was computed with fewer products, by compiled functions, in a pass that was made."""
+        return self.__dict__.get("_transformed") is not None
+
     @functools.cached_property
     def _transformed(self) -> winograd.Weights | None:
         library = winograd.library()

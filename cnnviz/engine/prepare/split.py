@@ -59,9 +59,19 @@ class Split:
     everything: bool = False
     kinds: dict[tuple[int, ...], Sequence[tuple[Any, Any]]] = field(default_factory=dict)
 
+    @property
+    def by_tiles(self) -> bool:
+        """Whether compiled functions computed convolutions of it with fewer products, in passes that were made."""
+        return any(any_by_tiles(part) for part in (self.trunk, self.head) if isinstance(part, nn.Module))
+
     def read(self, results: tuple[Any, ...]) -> Any:
         """What targets read of the head's results: the logits, or all that the network returns."""
         return results[-1] if self.everything else results[0]
+
+
+def any_by_tiles(part: nn.Module) -> bool:
+    """Whether compiled functions computed convolutions of a trunk or a head, in passes that were made."""
+    return any(getattr(module, "by_tiles", False) for module in part.modules())
 
 
 def cut(graph: Graph, targets: Sequence[fx.Node], runtime: Runtime, preparation: str) -> Split:

@@ -122,6 +122,12 @@ class Stretch(nn.Module):
                     values[place] = tuple(values[place].shape[2:]) if keep else None
         return values
 
+    @property
+    def by_tiles(self) -> bool:
+        """Whether one of its convolutions was, forward or backward, as of a packed convolution."""
+        forward = any(step.conv is not None and step.conv.by_tiles for step in self.steps)
+        return forward or any(each.by_tiles for each in list(self._transposed.values()))
+
     def transposed(self, step: _Step, gradient: Tensor, size: tuple[int, int], into: Tensor | None) -> Tensor:
         """The gradient at the input of a step's convolution."""
         found = self._transposed.get(step.value)

@@ -56,6 +56,11 @@ class TransposedConv:
         found = self._form(gradient.to(self.dtype), size, before, None).to(gradient.dtype)
         return found if into is None else into.add_(found)
 
+    @property
+    def by_tiles(self) -> bool:
+        """As of a packed convolution."""
+        return any(isinstance(each, PackedConv) and each.by_tiles for each in vars(self._form).values())
+
     def _before(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of padding before an input of ``size``."""
         if not self._packed.same:

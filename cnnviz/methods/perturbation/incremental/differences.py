@@ -26,7 +26,7 @@ from cnnviz.engine.prepare.pack import PackedConv
 from cnnviz.methods.perturbation.incremental.assembly import NO_PADS, Pads, padded
 from cnnviz.methods.perturbation.incremental.compiled_step import CompiledStep
 from cnnviz.methods.perturbation.incremental.difference_step import DifferenceStep
-from cnnviz.methods.perturbation.incremental.kernels import Clipping, kernels
+from cnnviz.methods.perturbation.incremental.kernels import Clipping, Kernels, kernels
 from cnnviz.methods.perturbation.incremental.ops import Op, describe
 from cnnviz.methods.perturbation.incremental.plan import Group
 from cnnviz.methods.perturbation.incremental.runner import Clean, Runner, Step
@@ -90,10 +90,14 @@ class Differences(Runner):
 
     def step(self, clean: Clean, group: Group, values: dict[fx.Node, Any]) -> Step:
         """One group on its way."""
-        built = kernels(self.dtype) if clean.values[self.source].device.type == "cpu" else None
+        built = self.compiled(clean.values[self.source].device)
         if built is None:
             return DifferenceStep(self, clean, group, values)
         return CompiledStep(built, self, clean, group, values)
+
+    def compiled(self, device: torch.device) -> Kernels | None:
+        """The compiled kernels that do the steps on a device; None where PyTorch's operations do them."""
+        return kernels(self.dtype) if device.type == "cpu" else None
 
     def left_scale(self, node: fx.Node) -> Tensor | None:
         """The scale that a normalisation leaves to the activation that alone reads it, so that one pass does for both.

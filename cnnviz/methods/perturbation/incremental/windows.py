@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.compiled_parts import CONVOLUTIONS, OCCLUSION, note_compiled
 from cnnviz.engine.memory import in_chunks
-from cnnviz.engine.prepare.split import cut
+from cnnviz.engine.prepare.split import any_by_tiles, cut
 from cnnviz.engine.session import Session, concatenated
 from cnnviz.methods.perturbation.incremental.differences import Differences
 from cnnviz.methods.perturbation.incremental.kernels import kernels
@@ -169,7 +170,13 @@ def _incremental(
             return None
         # An operation that does not take what it is given here, such as a shape fixed for one image.
         runner.trusted[key] = False
-    return pair if runner.trusted.get(key, True) else None
+    if pair is None or not runner.trusted.get(key, True):
+        return None
+    if isinstance(runner, Differences) and runner.compiled(session.device):
+        note_compiled(session, OCCLUSION)
+    if any_by_tiles(runner.trunk):  # of differences a trunk of their own
+        note_compiled(session, CONVOLUTIONS)
+    return pair
 
 
 def _agrees(session: Session, occluded: Tensor, image: Tensor, windows: Windows, fill: Tensor) -> bool:
