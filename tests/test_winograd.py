@@ -227,7 +227,9 @@ def loaded() -> cnnviz.Model:
     return cnnviz.load_model(f"{__file__}:Blocks", input_size=(3, 32, 32), resize=32, seed=3)
 
 
-@pytest.mark.parametrize(("method", "options"), [("gradcam", {}), ("saliency", {}), ("occlusion", {"stride": 6})])
+@pytest.mark.parametrize(
+    ("method", "options"), [("gradcam", {}), ("saliency", {}), ("occlusion", {"stride": 6, "window": 12})]
+)
 def test_maps_equal_those_of_sums_of_products(
     counted: Counted, monkeypatch: pytest.MonkeyPatch, method: str, options: dict[str, Any]
 ) -> None:
