@@ -291,7 +291,7 @@ def _compiled(network: PreparedNetwork, graph: Graph, image: Tensor, options: Se
     if trunk is None:
         return replace(network, notes=(*network.notes, f"not compiled: {reason}"))
     above = packed if packed is not None and packed.preparation == "packed" else plain  # whose head is the faster one
-    run = _graph_runner(replace(above, trunk=trunk))
+    run = _graph_runner(replace(above, trunk=trunk, widest=0.0))
     if not agrees(run(image.to(runtime.device)), network.run(image.to(runtime.device)), runtime.tolerance):
         return replace(network, notes=(*network.notes, "not compiled: the compiled network gave other values"))
     return replace(network, run=run, preparation="compiled")

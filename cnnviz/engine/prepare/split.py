@@ -19,6 +19,7 @@ from torch.fx.node import map_arg
 
 from cnnviz.engine.prepare import fold, pack
 from cnnviz.engine.prepare.parts import nodes_of, sub_graph
+from cnnviz.engine.prepare.portions import in_portions, widest
 from cnnviz.engine.prepare.stretch import join_stretches, joinable
 from cnnviz.engine.runtime import Runtime, packable
 from cnnviz.errors import CnnvizError
@@ -45,6 +46,7 @@ class Split:
         gradient_dtype: What the head's gradients are convolved in, where that is another type than the head's.
         everything: Whether the head hands on all that the network returns.
         kinds: How the crossing values depend on the number of images, by the size of these; found when it is needed.
+        widest: Bytes of the trunk's largest tensor for each number of the image; 0 where a batch is not divided.
     """
 
     trunk: Callable[[Tensor], tuple[Any, ...]]
@@ -58,6 +60,7 @@ class Split:
     gradient_dtype: torch.dtype | None = None
     everything: bool = False
     kinds: dict[tuple[int, ...], Sequence[tuple[Any, Any]]] = field(default_factory=dict)
+    widest: float = 0.0
 
     @property
     def by_tiles(self) -> bool:
@@ -177,7 +180,9 @@ def _finish(split: Split, runtime: Runtime) -> None:
             split.trunk_dtype = torch.float32  # the image crosses as it is
     kept = set(_output(trunk.graph))
     if split.preparation == "packed":
+        weights = sum(parameter.numel() for parameter in trunk.parameters())
         pack.pack(trunk, kept, runtime.dtype)
+        split.widest = widest(trunk, weights, runtime.dtype)
     elif split.preparation == "folded":
         fold.in_place_where_safe(trunk, kept)
     for part, dtype in ((trunk, split.trunk_dtype), (head, split.head_dtype)):
@@ -212,7 +217,7 @@ def crossing(split: Split, pixels: Tensor) -> tuple[Any, ...]:
     if split.preparation not in {"plain", "shared"}:
         source = source.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        return quietly(split.trunk)(source)
+        return in_portions(quietly(split.trunk), source, split.widest)
 
 
 def to_head(value: Any, split: Split, explained: bool) -> Any:
