@@ -105,6 +105,24 @@ def test_the_concept_that_matters_is_significant(
         assert np.asarray(Image.open(tmp_path / "out" / name)).std() > 3
 
 
+@pytest.mark.parametrize(
+    ("images", "told"), [(1, "of 1 image it can only be 0 or 1,"), (2, "a multiple of 1/2,"), (10, "")]
+)
+def test_what_scores_of_few_images_can_be_is_told(
+    model: ModelSpec, folders: dict[str, Path], tmp_path: Path, images: int, told: str
+) -> None:
+    pictures = sorted(folders["random"].iterdir())[:images]
+    params = {"concept": (str(folders["green"]),), "random": str(folders["random"])}
+    report, _, console = ran(
+        "tcav", pictures, tmp_path / "out", model=model, classes=("0",), layers=("features",), params=params
+    )
+    [concept] = report["concepts"]
+    assert (np.array(concept["scores"]) * images % 1 == 0).all()
+    notes = [note for note in console.notes if "the score of a vector is a share of images" in note]
+    assert len(notes) == bool(told)
+    assert all(told in note for note in notes)
+
+
 def test_the_normal_is_that_of_the_classifier_on_all_activations() -> None:
     """The penalised loss of the direction in all dimensions, minimised by Newton's method in float64."""
     rng = np.random.default_rng(1)

@@ -33,6 +33,8 @@ from cnnviz.studies.tcav.pictures import activations_of, pictures_apart
 from cnnviz.tasks.classification import Classification
 
 _PNG = ImageFormat("png")
+# Of fewer images scores are too coarse for their significance to be taken for the class's.
+_FEW = 10
 
 
 def names_of(folders: Sequence[str]) -> list[str]:
@@ -155,11 +157,7 @@ class Tcav(Study[TcavOptions]):
             return Findings({"tcav": None})
         derivatives = np.stack(self._rows)
         scores = (derivatives > 0).mean(axis=0)
-        if len(derivatives) > 1 and np.isin(scores, (0, 1)).all():
-            self.prepared.note(
-                f"along every vector all images have derivatives of one sign: between {self.layer.name} and the class "
-                "the network is nearly linear, and scores say no more than that; --layer -2 may tell more"
-            )
+        self._tell_coarse(len(derivatives), scores)
         report = [self._concept(place, scores[place]) for place in range(len(self.names))]
         bars = [
             Bars(each["concept"], each["significant"], *((s["score"], s["interval"]) for s in (each, each["random"])))
@@ -187,6 +185,20 @@ class Tcav(Study[TcavOptions]):
         caption = "share of the images whose logit a step towards the concept raises, and the same of random vectors"
         figures: list[Figure] = [{"file": "tcav.png", "caption": caption}]
         return Findings({"tcav": summary}, {"concepts": report}, figures, sentences=[title, *map(_said, report)])
+
+    def _tell_coarse(self, images: int, scores: NDArray[np.float64]) -> None:
+        """Notes on scores that say less than they seem to: of few images, or where the layer decides all of them."""
+        if images < _FEW:
+            steps = "0 or 1" if images == 1 else f"a multiple of 1/{images}"
+            self.prepared.note(
+                f"the score of a vector is a share of images: of {images} image{'s' * (images != 1)} it can only be "
+                f"{steps}, and p says nothing of other images of the class; give tens of them"
+            )
+        if images > 1 and np.isin(scores, (0, 1)).all():
+            self.prepared.note(
+                f"along every vector all images have derivatives of one sign: between {self.layer.name} and the class "
+                "the network is nearly linear, and scores say no more than that; --layer -2 may tell more"
+            )
 
     def _concept(self, place: int, scores: NDArray[np.float64]) -> schema.TestedConcept:
         towards, nothing = self.cavs[place]
