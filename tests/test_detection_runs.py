@@ -211,6 +211,51 @@ def test_a_grid_is_told_by_the_number_of_labels(photos: Path, tmp_path: Path) ->
     assert (report["model"]["boxes"]["form"], report["model"]["num_classes"]) == ("grid", len(CLASSES))
 
 
+class Wide(nn.Module):
+    """[N, channels, 2, 2]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 32, stride=32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+def wide25() -> Wide:
+    return Wide(25).eval()
+
+
+def wide84() -> Wide:
+    return Wide(84).eval()
+
+
+def wide85() -> Wide:
+    return Wide(85).eval()
+
+
+@pytest.mark.parametrize(
+    ("channels", "more", "told"),
+    [
+        (85, [], "5 + 80, a detector's boxes of COCO"),
+        (25, [], "5 + 20, a detector's boxes of Pascal VOC"),
+        (84, [], ""),
+        (85, ["--task", "segment"], ""),
+        (85, ["--labels", "names"], ""),
+    ],
+)
+def test_what_looks_like_a_detector_is_told(
+    photos: Path, tmp_path: Path, channels: int, more: list[str], told: str, capsys: Any
+) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(f"thing {index}" for index in range(channels)))
+    more = [str(tmp_path / "names.txt") if each == "names" else each for each in more]
+    model = ["-m", f"{__file__}:wide{channels}", *MODEL[2:]]
+    assert main(["saliency", str(photos / "a.png"), *model, *more, "-o", str(tmp_path / "o"), "--save", "none"]) == 0
+    notes = " ".join(capsys.readouterr().err.split())
+    assert ("--task detect, and --labels FILE" in notes) == bool(told)
+    assert told in notes
+
+
 def test_what_can_be_asked_is_listed(photos: Path, tmp_path: Path, capsys: Any) -> None:
     labels = ["--labels", str(photos.parent / "labels.txt")]
     run = ["targets", str(photos / "a.png"), *MODEL, *labels, "--view", "squash", "--json"]

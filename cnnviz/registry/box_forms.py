@@ -19,6 +19,8 @@ _WORDS: dict[FormName, str] = {
 # How many numbers stand before the probabilities of the classes.
 _BEFORE: dict[FormName, int] = {"end-to-end": 6, "ultralytics": 4, "yolov5": 5, "grid": 5}
 _CLASS_AXIS: dict[FormName, int] = {"end-to-end": 2, "ultralytics": 1, "yolov5": 2, "grid": 1}
+# Of the data sets that detectors are mostly trained on: COCO, Pascal VOC.
+_USUAL_COUNTS = {80: "COCO", 20: "Pascal VOC"}
 _GRID_SCORE, _USUAL_SCORE, _USUAL_IOU = 0.4, 0.25, 0.45
 
 
@@ -106,6 +108,16 @@ def form_of(shape: Sequence[int], counts: Collection[int], asked: str | None = N
     wide = shape[1] < shape[2]
     name = next((name for name in able if (name == "ultralytics") == wide), able[0])
     return _made(name, shape, "candidates are many, numbers of each few")
+
+
+def like_grid(shape: Sequence[int]) -> str | None:
+    """Why a network of this output for one image, whose classes nobody has named, may be a detector; None if not.
+
+    The shape alone is also that of a segmentation network, so this is for saying, not for choosing.
+    """
+    if not _fits("grid", shape) or (classes := shape[1] - _BEFORE["grid"]) not in _USUAL_COUNTS:
+        return None
+    return f"{shape[1]} channels may also be 5 + {classes}, a detector's boxes of {_USUAL_COUNTS[classes]}'s classes"
 
 
 def _fits(name: FormName, shape: Sequence[int]) -> bool:

@@ -113,7 +113,7 @@ class PreparedModel:
         self.classes = ClassNames(names, self.one_logit, self.loaded.synsets, self._guessed)
         self.asked_classes = self.classes.each(asked.classes)
         self.asked_targets = self.classes.each_target(asked.targets)
-        self.task_spec = task_of(self._spec, session, self.asked_task, self.note)
+        self.task_spec = task_of(self._spec, session, self.asked_task, names, self.note)
         self.activation = asked.activation
         if self.activation == "auto":
             self.activation = session.final_activation or "softmax"

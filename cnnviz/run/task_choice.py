@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError, of_target
+from cnnviz.models.loading.labels import numbered
 from cnnviz.models.loading.load import LoadedModel
 from cnnviz.registry import lookup
-from cnnviz.registry.box_forms import DetectOptions
+from cnnviz.registry.box_forms import DetectOptions, like_grid
 from cnnviz.registry.specs import CommandSpec, StudySpec
 from cnnviz.registry.tasks import TaskRequest, TaskSpec
 from cnnviz.schema.boxes import Boxes
@@ -20,13 +21,16 @@ from cnnviz.tasks.classification import Classification
 from cnnviz.tasks.detection import Detection
 
 
-def task_of(command: CommandSpec, session: Session, asked: TaskRequest, note: Callable[[str], None]) -> TaskSpec:
+def task_of(
+    command: CommandSpec, session: Session, asked: TaskRequest, labels: Sequence[str], note: Callable[[str], None]
+) -> TaskSpec:
     """The task, by what was asked for and by the network's output.
 
     Args:
         command: What runs.
         session: The network.
         asked: ``--task``.
+        labels: A name for each class.
         note: Told where the task was told by the output, and is not the usual one.
 
     Raises:
@@ -45,6 +49,11 @@ def task_of(command: CommandSpec, session: Session, asked: TaskRequest, note: Ca
         )
     if spec.dense and asked.spec is None:
         note(f"the output [{sizes}] has scores at positions: --task {spec.name}")
+        unnamed = tuple(labels) == numbered(len(labels))
+        if unnamed and (why := like_grid(shape)) is not None:
+            note(
+                f"{why}: if it is one, type --task detect, and --labels FILE for their names; --task {spec.name} if not"
+            )
     return spec
 
 
@@ -70,7 +79,7 @@ def labels_of(loaded: LoadedModel, given: str | None, outputs: int) -> tuple[str
     if len(labels) == outputs or (outputs == 1 and len(labels) == 2):
         return labels
     if given is None:
-        return tuple(f"class {index}" for index in range(max(outputs, 1)))
+        return numbered(max(outputs, 1))
     raise CnnvizError(
         f"There are {len(labels)} labels, but the network has {outputs} outputs.",
         "Give --labels with one name a class, or choose the class scores with --logits-key.",
