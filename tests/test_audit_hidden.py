@@ -119,6 +119,22 @@ def test_an_object_that_fills_what_the_network_sees_has_no_background(photos: Pa
     assert hint == HINT
 
 
+def test_an_object_of_which_the_network_saw_nothing_counts_for_no_background(photos: Path, tmp_path: Path) -> None:
+    """All that it saw of the eight wide pictures is background: no map could lie elsewhere."""
+    checks = "  - {kind: avoid, max_energy: 0.9}\n"
+    _, audit = _audit(photos, tmp_path / "a", checks, "-q")
+    [row] = audit["checks"]
+    # The map is even but for the square, which it leaves out, but for its blurred edge; with the other eight: 0.996.
+    assert (row["n"], row["measured"]) == (4, pytest.approx(0.99, abs=0.005))
+    first = f"{photos}/data/sun/04.png, {photos}/data/sun/05.png, ..."
+    told = f"avoid: the network saw nothing of the object in 8 of 12 images, left out: {first}"
+    assert audit["remarks"] == [told, HINT]
+    wide = [str(photos / "data" / "sun" / f"{number:02d}.png") for number in range(4, 12)]
+    _, audit = _audit(photos, tmp_path / "b", checks, *wide, "-q")
+    why = "the network saw nothing of the object in any of 8 images: it cannot look there"
+    assert [(row["verdict"], row["n"], row["reason"]) for row in audit["checks"]] == [("not decided", 0, why)]
+
+
 def test_a_region_of_which_a_part_is_hidden_counts_and_is_told(photos: Path, tmp_path: Path) -> None:
     """Of the lowest tenth the crop of 100 x 60 pixels shows the middle 60 %, of the left 30 % the third from 20 %."""
     wide = [str(photos / "data" / "sun" / f"{number:02d}.png") for number in range(4, 12)]

@@ -23,10 +23,12 @@ _LACKS = {"energy": "share to measure", "pointing": "peak to find"}
 def energies(judged: Judged, regions: Sequence[str], region: str) -> list[float]:
     """The shares of an image's maps in a region, where they are known; of a flat map, which tells no place from
     another, the region's share of the picture is none, and of a region that the network saw nothing of no map has any.
+    Where it saw nothing of the object, the background is all that it saw: no map can lie elsewhere.
     """
+    asked = (region, TRUTH) if region == BACKGROUND else (region,)
     found = []
     for each in judged.maps:
-        if is_flat(each) or seen_of(each, regions, region) == 0:
+        if is_flat(each) or any(seen_of(each, regions, one) == 0 for one in asked):
             continue
         scores = each["scores"].get("region_energy")
         value = None if scores is None else scores["energies"][regions.index(region)]
@@ -38,7 +40,7 @@ def energies(judged: Judged, regions: Sequence[str], region: str) -> list[float]
 def seen_of(explanation: Mapping[str, Any], regions: Sequence[str], region: str) -> float | None:
     """The share of a region that the network saw, of the image of a map; None where there is no such region."""
     shares = (explanation["scores"].get("region_energy") or {}).get("seen")
-    found: float | None = None if shares is None else shares[regions.index(region)]
+    found: float | None = None if shares is None or region not in regions else shares[regions.index(region)]
     return found
 
 
@@ -52,11 +54,11 @@ class _OfRegions(Check):
         """Which region it asks for."""
         return str(getattr(self.params, "region", TRUTH))
 
-    def _seen(self, judged: Sequence[Judged]) -> dict[str, float]:
+    def _seen(self, judged: Sequence[Judged], region: str) -> dict[str, float]:
         """By image the share of the region that the network saw: of the regions of several maps the mean."""
         found = {}
         for each in judged:
-            shares = [seen_of(row, self.regions, self.region) for row in each.maps]
+            shares = [seen_of(row, self.regions, region) for row in each.maps]
             known = [share for share in shares if share is not None]
             if known:
                 found[each.path] = sum(known) / len(known)
@@ -65,8 +67,13 @@ class _OfRegions(Check):
     def _said(self, made: list[Statement], judged: Sequence[Judged]) -> list[Statement]:
         """The statements, with what is said of images of which nothing can be measured."""
         with_maps = [each for each in judged if each.maps]
-        shares = self._seen(with_maps)
+        shares = self._seen(with_maps, self.region)
         hidden = self.hidden(shares, self.region)
+        if self.region == BACKGROUND:
+            # That the crop shows but a part of an object is no news here: what is left of it can be looked at.
+            objects = {path: float(share > 0) for path, share in self._seen(with_maps, TRUTH).items()}
+            hidden = "; ".join(filter(None, (hidden, self.hidden(objects, TRUTH))))
+            shares = {path: share * objects.get(path, 1.0) for path, share in shares.items()}
         found = []
         for each in made:
             seen = {observation.image for observation in each.observations}

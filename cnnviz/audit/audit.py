@@ -27,6 +27,7 @@ from cnnviz.io.baselines import FACTS, write_baseline
 from cnnviz.io.groups import read_groups
 from cnnviz.io.store import Store
 from cnnviz.maps.comparison import Comparison, Conclusion
+from cnnviz.metrics.seen_region import BACKGROUND, TRUTH
 from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import AuditOptions
 from cnnviz.registry.metrics import MetricRequest
@@ -60,7 +61,9 @@ class Audit(Comparison[AuditOptions]):
         self._spent: dict[str, float] = {}
         self.checks = [check.spec.load()(check, self.policy) for check in self.policy.checks]
         self._groups = {} if self.policy.groups is None else read_groups(self.policy.groups)
-        self._regions = tuple(dict.fromkeys(check.region for check in self.checks if isinstance(check, _OfRegions)))
+        asked = [check.region for check in self.checks if isinstance(check, _OfRegions)]
+        # Where the network saw nothing of the object, its background says nothing either.
+        self._regions = tuple(dict.fromkeys([*asked, *([TRUTH] if BACKGROUND in asked else [])]))
         for check in self.checks:
             if isinstance(check, _OfRegions):
                 check.regions = self._regions
