@@ -100,6 +100,47 @@ def test_what_is_found_is_explained_and_said(photos: Path, tmp_path: Path) -> No
         assert (tmp_path / name).stat().st_size > 0
 
 
+_LEFT, _RIGHT = "class:red@box:0,0,40%,100%", "class:red@box:70%,0,30%,100%"
+
+
+@pytest.mark.parametrize(
+    ("variant", "targets", "told"),
+    [
+        ("gradcam", (_LEFT, _RIGHT), True),
+        ("hirescam", (_LEFT, _RIGHT), False),
+        ("gradcam", ("class:red", "class:red@all"), False),
+    ],
+)
+def test_a_region_moves_a_map_by_positions_alone_and_the_run_says_so(
+    photos: Path, tmp_path: Path, variant: str, targets: tuple[str, str], told: bool, capsys: Any
+) -> None:
+    two = Image.new("RGB", (SIDE, SIDE))
+    for left in (8, 48):
+        two.paste((255, 0, 0), (left, 8, left + 8, 24))
+    two.save(tmp_path / "two.png")
+    labels = ["--labels", str(photos.parent / "labels.txt")]
+    ask = ["gradcam", str(tmp_path / "two.png"), *MODEL, *labels, "--variant", variant, "-t", targets[0]]
+    assert main([*ask, "-t", targets[1], "-l", "encoder", "--save", "raw", "-o", str(tmp_path / "out")]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("--variant hirescam, odam or layercam weighs positions apart" in said) == told
+    [image] = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["images"]
+    raws = [np.load(tmp_path / "out" / row["files"]["raw"])["raw"] for row in image["explanations"]]
+    one, other = (raw / raw.max() for raw in raws)
+    assert bool(np.abs(one - other).max() < 1e-5) == (variant == "gradcam")
+
+
+def test_rows_of_panels_name_the_region(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def panel(done: Any, rows: Any, how: Any) -> str:
+        told.extend(row.label for row in rows)
+        return "images/none.png"
+
+    monkeypatch.setattr("cnnviz.maps.write_image._write_panel", panel)
+    _run(photos, tmp_path, "-t", "segment:2", "-t", "class:red@all", "-c", "red", "--save", "panel", "--limit", "1")
+    assert told == ["red", "green @segment:2", "red @all"]
+
+
 def test_the_evidence_for_red_lies_on_red(photos: Path, tmp_path: Path) -> None:
     report = _run(photos, tmp_path, "-c", "red", "-l", "encoder", "--save", "raw,segments", code=3)
     first = report["images"][0]["explanations"][0]

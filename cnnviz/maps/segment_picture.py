@@ -81,8 +81,7 @@ class Segmented:
         area = getattr(item.target, "region_area", None)
         detail = "" if area is None else f"outlined: {percent(area)} of what was seen"
         detail = detail if item.outline is not None else "asked of all of it"
-        region = getattr(item.target, "region", "pred")
-        caption = item.target.label if region == "pred" else f"{item.target.label} @{region}"
+        caption = with_region(item)
         picture = outlined(self._done, item, roomy(overlay(self._done.rgb, shown, style)))
         self._tiles.append(SegmentTile(item.method.name, caption, detail, picture, bars))
 
@@ -94,6 +93,12 @@ class Segmented:
         ranked = sorted(areas, key=lambda index: -areas[index])
         names = [Bar(self._labels[index], colours[index], 0.0, areas[index]) for index in ranked]
         return segment_figure(small, painted(small, at, colours), names, self._tiles, self._done.ref.name)
+
+
+def with_region(item: TargetMap) -> str:
+    """The class of a map, and the region of it that was asked about where it was not all that is found of it."""
+    region = getattr(item.target, "region", "pred")
+    return item.target.label if region == "pred" else f"{item.target.label} @{region}"
 
 
 def outlined(done: ImageResult, item: TargetMap, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

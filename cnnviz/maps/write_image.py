@@ -21,7 +21,7 @@ from cnnviz.maps.detection_picture import Detected, asked_boxes, boxed
 from cnnviz.maps.method_picture import method_picture
 from cnnviz.maps.mistake_picture import by_method, common_limits
 from cnnviz.maps.placing import Placing, on_photograph
-from cnnviz.maps.segment_picture import Segmented, outlined
+from cnnviz.maps.segment_picture import Segmented, outlined, with_region
 from cnnviz.maps.unplaced import ON_CELLS, scores_of
 from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.metrics.contract import ExplainedImage
@@ -273,7 +273,7 @@ def _said(item: TargetMap) -> str:
     if not item.method.class_specific:
         return f"no class ({item.method.name} does not look at it)"
     number = getattr(item.target, "number", None)  # of a detector's box
-    label = item.target.label if number is None else f"{number} {item.target.label}"
+    label = with_region(item) if number is None else f"{number} {item.target.label}"
     return f"against {label}" if _is_against(item) else label
 
 

@@ -31,7 +31,8 @@ class TaskSpec:
         words: Whether it writes text, word by word.
         options: What may be set of it: ``--task NAME:OPTION=VALUE,...``.
         instead: By the name of a command the method that it runs for this task where no ``--variant`` is named.
-        caveats: By the name of a method what whoever asks for it with this task should know.
+        caveats: By the name of a method what whoever asks for it with this task should know; of a dense output only
+            where a region is asked for.
     """
 
     name: str
@@ -95,6 +96,13 @@ def is_dense(shape: Sequence[int]) -> bool:
     return len(shape) == 4 and tuple(shape[2:]) != (1, 1)
 
 
+# They weigh a channel by one number for all of its positions.
+_POOLED = ("gradcam", "gradcam++", "smoothgradcam++", "xgradcam", "shapleycam", "ablationcam", "scorecam")
+_OF_REGIONS = (
+    "{} weighs each channel by one number for the whole layer: a region changes these and the scale of the map, hardly "
+    "where it lies; gradcam --variant hirescam, odam or layercam weighs positions apart"
+)
+
 TASKS = (
     TaskSpec(
         name="classify",
@@ -134,6 +142,7 @@ TASKS = (
         dense=True,
         tiled=False,
         studies=False,
+        caveats={name: _OF_REGIONS.format(name) for name in _POOLED},
     ),
     TaskSpec(
         name="detect",
