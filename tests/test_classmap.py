@@ -281,3 +281,40 @@ def test_one_number_for_the_share_of_a_class(tmp_path: Path) -> None:
         assert share == pytest.approx(count.get(index, 0) / (width * height), abs=1e-6)
     assert sum(shares.values()) == pytest.approx(1.0)
     assert all(each["layer"] is None for each in row["explanations"])
+
+
+@pytest.mark.parametrize(("classes", "told"), [(("pred",), True), (("0",), False)])
+def test_a_class_that_covers_the_image_and_is_not_drawn_is_said(
+    tmp_path: Path, classes: tuple[str, ...], told: bool
+) -> None:
+    """The centre, which is what the network sees at its training size, is dark; all else is bright."""
+    picture = np.full((120, 600, 3), 255, np.uint8)
+    picture[:, 240:360] = 0
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    asked: dict[str, Any] = {"model": DETECTOR, "classes": classes, "params": {"size": 64}, **RAW}
+    report, _, console = ran("classmap", [tmp_path / "a.png"], tmp_path / "out", compile="off", **asked)
+    arrays = raw(tmp_path / "out", report["images"][0])
+    near = [int(np.abs(arrays["centre_x"] - column - 0.5).argmin()) for column in range(600)]
+    share = (arrays["argmax"][0][near] == 1).mean()
+    assert 0.75 < share < 0.9
+    expected = (
+        "a.png: the map is of class 0, which the network says at its training size; at --size 64 class 1 covers "
+        f"{100 * share:.1f} % of the image: -c 1 maps it"
+    )
+    assert [note for note in console.notes if note.startswith("a.png")] == ([expected] if told else [])
+
+
+def test_the_figure_of_a_picture_is_of_its_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, float]] = []
+
+    def legend(picture: NDArray[np.uint8], label: str, probability: float, *rest: Any) -> NDArray[np.uint8]:
+        told.append((label, probability))
+        return picture
+
+    monkeypatch.setattr("cnnviz.studies.classmap.study.with_legend", legend)
+    picture = np.zeros((120, 600, 3), np.uint8)
+    picture[:, 500:] = 255  # beside the centre crop, in which class 1 has e^0 / (e^0 + e^2)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    report = run(tmp_path / "a.png", tmp_path / "out", DETECTOR, classes=("1",), size=64, draw={"save": ("overlay",)})
+    assert report["images"][0]["explanations"][0]["target"]["probability"] == pytest.approx(1 / (1 + np.e**2))
+    assert told == [("class 1, at most", pytest.approx(1 / (1 + np.exp(2 - 8)), abs=1e-5))]

@@ -35,6 +35,7 @@ from cnnviz.registry.studies import ClassMapOptions
 from cnnviz.render.label_map import areas, label_map
 from cnnviz.render.legend import with_legend
 from cnnviz.render.overlay import Style, heatmap_image, overlay
+from cnnviz.render.text import percent
 from cnnviz.run.images import DecodedImage, failed
 from cnnviz.run.named_folders import check_folders
 from cnnviz.run.outcomes import Verdict
@@ -112,6 +113,8 @@ class ClassMap(Study[ClassMapOptions]):
         self.cells = cells(self.graph, self.node)
         self._known: dict[tuple[int, int], Cells] = {}
         self._lock = threading.Lock()
+        # Of images that another class than the drawn covers: name, label of the drawn, the other, its share.
+        self._elsewhere: list[tuple[str, str, int, float]] = []
         if self.cells.field.global_context:
             prepared.note(
                 "statistics of the whole picture enter every cell (squeeze-and-excitation or the like): "
@@ -286,8 +289,9 @@ class ClassMap(Study[ClassMapOptions]):
         files: dict[str, str] = {}
         if "overlay" in self.prepared.settings.draw.save:
             files["overlay"] = f"{stem}.overlay.{self.picture.suffix}"
+            # What the network says of the image at its training size is no figure of this map.
             drawn = with_legend(
-                overlay(done.rgb, placed, self.style), target.label, target.probability, placed, self.style
+                overlay(done.rgb, placed, self.style), f"{target.label}, at most", float(raw.max()), placed, self.style
             )
             self.store.write(files["overlay"], encode(drawn, self.picture))
         if "heatmap" in self.prepared.settings.draw.save:
@@ -324,7 +328,30 @@ class ClassMap(Study[ClassMapOptions]):
         classes = seen.argmax.astype(np.int64)
         return label_map(done.rgb[y0:y1, x0:x1], classes, middles, names)
 
+    def fold(self, done: Observed) -> None:
+        seen: _Observation = done.seen
+        if self.prepared.asked_classes != ("pred",) or self.prepared.asked_targets:
+            return
+        _, middles, size = self._shown(done)
+        share = areas(seen.argmax.astype(np.int64), middles, size)
+        most = max(share, key=lambda index: share[index])
+        if share[most] > 0.5 and most not in {target.class_index for target in seen.targets}:
+            self._elsewhere.append((done.ref.name, seen.targets[0].label, most, share[most]))
+
+    def _tell_elsewhere(self) -> None:
+        """A note where the map is of a class that the network hardly sees at this size."""
+        if not self._elsewhere:
+            return
+        name, drawn, index, share = self._elsewhere[0]
+        label, many = self.prepared.classes.labels[index], len(self._elsewhere)
+        more = f" (and so in {many - 1} more)" if many > 1 else ""
+        self.prepared.note(
+            f"{name}: the map is of {drawn}, which the network says at its training size; at --size {self.size} "
+            f"{label} covers {percent(share)} of the image{more}: -c {index} maps it"
+        )
+
     def finish(self) -> Findings:
+        self._tell_elsewhere()
         where = self.cells
         facts: ClassMapFigures = {
             "window": list(where.window),
