@@ -16,6 +16,7 @@ import typer.main
 from cnnviz.cli import help_pages as pages
 from cnnviz.cli import info, variants
 from cnnviz.cli.console import Console
+from cnnviz.cli.interrupts import ended_by_the_second
 from cnnviz.cli.options import unconverted
 from cnnviz.cli.streams import open_closed_ones
 from cnnviz.errors import EXIT_INTERRUPTED, CnnvizError, nearest
@@ -137,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     looked_for = gc.get_threshold()
     gc.set_threshold(*_CYCLES)
     try:
-        with giving_way():
+        with giving_way(), ended_by_the_second():
             return _run(arguments, console)
     except typer.Exit as stop:
         return int(stop.exit_code)

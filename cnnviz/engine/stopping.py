@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
@@ -21,6 +22,19 @@ def while_wanted(unwanted: Callable[[], bool]) -> Iterator[None]:
         yield
     finally:
         _unwanted.reset(before)
+
+
+class Unwanted(threading.Event):
+    """Set where threads shall give up what they compute."""
+
+    def heeded(self, begin: Callable[..., object]) -> Callable[..., None]:
+        """What begins a thread, ``begin`` first, in which :func:`go_on` asks this."""
+
+        def begun(*values: object) -> None:
+            begin(*values)
+            _unwanted.set(self.is_set)
+
+        return begun
 
 
 def go_on() -> None:

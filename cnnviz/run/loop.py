@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.stopping import Unwanted
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.annotations import Annotations
 from cnnviz.io.budget import Budget, Ticket
@@ -37,7 +38,6 @@ _DRAWING_PIXEL = 16
 _GATHERED = 32
 # Folders of earlier runs that are told one by one; the summary lists all.
 _TOLD = 3
-
 
 Recall = Callable[[ImageRef, InputFile], Callable[[], Record] | None]
 
@@ -124,7 +124,7 @@ class Loop:
         self._workers = self.settings.runtime.workers or max(2, os.cpu_count() or 2)
         self._running: deque[tuple[list[_Waiting], Future[Sequence[Any]] | None]] = deque()
         self._finished: deque[_Result] = deque()
-        self._stop = False
+        self._stop, self._unwanted = False, Unwanted()
         self._decoding, self._drawing = Budget(_DECODED_BYTES), Budget(_DRAWING_BYTES)
 
     def run(self, run_folder: RunFolder | None, stdin: BinaryIO | None) -> bool:
@@ -134,7 +134,7 @@ class Loop:
             contextlib.nullcontext() if run_folder is None else run_folder.store.sending(),
             rt.threads(lanes.threads),
             ThreadPoolExecutor(self._workers, "decode", rt.use_threads, (1,)) as readers,
-            ThreadPoolExecutor(lanes.count, "model", rt.use_threads, (lanes.threads,)) as models,
+            ThreadPoolExecutor(lanes.count, "model", self._unwanted.heeded(rt.use_threads), (lanes.threads,)) as models,
             ThreadPoolExecutor(self._workers, "encode", rt.use_threads, (1,)) as writers,
             self._decoding,  # the innermost: no decoder waits for room when the threads are joined
         ):
@@ -150,6 +150,9 @@ class Loop:
                 self._hand_over(writers, keep=0)
                 self._drain(run_folder, keep=0)
             except KeyboardInterrupt:
+                self._unwanted.set()
+                if self.reporter is not None:
+                    self.reporter.note("stopping: finished images are written; Ctrl-C again ends it at once")
                 readers.shutdown(wait=False, cancel_futures=True)
                 models.shutdown(wait=False, cancel_futures=True)
                 self._drain(run_folder, keep=0)

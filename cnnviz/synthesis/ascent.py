@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
+from cnnviz.engine.stopping import go_on
 from cnnviz.errors import CnnvizError
 from cnnviz.synthesis.augmentation import Augmentation, Views, l2, total_variation
 from cnnviz.synthesis.canvas import Canvas, Fourier, Pixels
@@ -117,6 +118,7 @@ class Maker:
 
         with rt.scope():
             for step in range(options.steps):
+                go_on()
                 scores[step], gradient = self._gradient(canvas, views, objective, step)
                 if adam is not None:
                     canvas.leaf.grad = gradient.neg_()
