@@ -256,6 +256,33 @@ def test_what_looks_like_a_detector_is_told(
     assert told in notes
 
 
+def test_all_pictures_say_the_score_of_a_box(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a grid it is no probability: the class's to the power of 0.4 times the objectness' to that of 0.6."""
+    told: dict[str, float] = {}
+
+    def panel(done: Any, rows: Any, how: Any) -> str:
+        told["panel"] = rows[0].probability
+        return "images/none.png"
+
+    def legend(picture: Any, label: str, probability: float, *rest: Any) -> Any:
+        told["legend"] = probability
+        return picture
+
+    monkeypatch.setattr("cnnviz.maps.write_image._write_panel", panel)
+    monkeypatch.setattr("cnnviz.maps.write_image.with_legend", legend)
+    model = ["-m", f"{box_network.__file__}:grid", *MODEL[2:], "--view", "squash", "--task", "detect:score=0.01"]
+    labels = ["--labels", str(photos.parent / "labels.txt")]
+    how = ["--save", "panel,overlay", "--legend", "-q", "-o", str(tmp_path / "o")]
+    assert main(["gradcam", str(photos / "a.png"), *model, *labels, "-t", "box:1", *how]) == 0
+    [image] = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))["images"]
+    pixels = np.asarray(Image.open(photos / "a.png").resize((SIDE, SIDE), Image.Resampling.BILINEAR)) / 255
+    with torch.no_grad():
+        cells = box_network.grid()(torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1)[None])[0]
+    score = float((cells[5:].amax(0) ** 0.4 * cells[0] ** 0.6).max())
+    assert abs(score - image["explanations"][0]["target"]["probability"]) > 0.02
+    assert told == pytest.approx({"panel": score, "legend": score}, abs=0.005)
+
+
 def test_what_can_be_asked_is_listed(photos: Path, tmp_path: Path, capsys: Any) -> None:
     labels = ["--labels", str(photos.parent / "labels.txt")]
     run = ["targets", str(photos / "a.png"), *MODEL, *labels, "--view", "squash", "--json"]

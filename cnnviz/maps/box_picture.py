@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
+from cnnviz.maps.detection_picture import how_sure
 from cnnviz.render.box_figure import FOUND, IGNORED, TRUE, BoxTile, Picture
 from cnnviz.render.overlay import Style, drawn_limits, overlay, resized
 from cnnviz.render.text import percent
@@ -39,7 +40,8 @@ def box_tile(
     frames = [(each, colour) for each, colour, _ in boxes]
     others = found.get("boxes_xywh") or ()
     frames += [(Box(*each), FOUND) for each in (others or ([] if box is None else [box]))]
-    sure = "" if item.target.probability is None else f" {percent(item.target.probability)}"
+    share = how_sure(done, item)
+    sure = "" if share is None else f" {percent(share)}"
     iou = found.get("iou")
     detail = "no box: the map is flat" if box is None else "pink: box of the map"
     if len(others) > 1:

@@ -53,6 +53,16 @@ def boxes_figure(
     return detection_figure(reduced(rgb), (rgb.shape[1], rgb.shape[0]), boxes, maps, title)
 
 
+def how_sure(done: ImageResult, item: TargetMap) -> float | None:
+    """How sure the network is of the target of a map, as all pictures say it.
+
+    Of a box that is its score, by which boxes are numbered, and not the probability of its class alone.
+    """
+    number = getattr(item.target, "number", None)
+    scores = [each.score for each in done.predictions if isinstance(each, DetectionScore) and each.number == number]
+    return scores[0] if scores else item.target.probability
+
+
 def asked_boxes(done: ImageResult, item: TargetMap) -> list[tuple[Box, tuple[int, int, int]]]:
     """The box that a map explains, cut off at the border of the photograph, with its colour; none of other maps."""
     if item.box is None:

@@ -17,7 +17,7 @@ from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.maps.box_picture import box_tile, marked, pictured
 from cnnviz.maps.caption_picture import Written
-from cnnviz.maps.detection_picture import Detected, asked_boxes, boxed
+from cnnviz.maps.detection_picture import Detected, asked_boxes, boxed, how_sure
 from cnnviz.maps.method_picture import method_picture
 from cnnviz.maps.mistake_picture import by_method, common_limits
 from cnnviz.maps.placing import Placing, on_photograph
@@ -215,9 +215,7 @@ def _panel_row(done: ImageResult, item: TargetMap, shown: PlacedMap) -> PanelRow
     score = item.target.logit if isinstance(item.target, ClassScore) and item.method.class_specific else None
     role = str(item.facts.get("role", ""))
     label = item.target.label if role and not _is_against(item) else _said(item)
-    return PanelRow(
-        label, _probability(item), shown, _kind(item), score=score, role=role, boxes=asked_boxes(done, item)
-    )
+    return PanelRow(label, _sure(done, item), shown, _kind(item), score=score, role=role, boxes=asked_boxes(done, item))
 
 
 def _write_figures(
@@ -277,9 +275,9 @@ def _said(item: TargetMap) -> str:
     return f"against {label}" if _is_against(item) else label
 
 
-def _probability(item: TargetMap) -> float | None:
+def _sure(done: ImageResult, item: TargetMap) -> float | None:
     """How sure the network is of what a map shows; None where the map is of no class."""
-    return item.target.probability if item.method.class_specific else None
+    return how_sure(done, item) if item.method.class_specific else None
 
 
 def _kind(item: TargetMap) -> str:
@@ -318,7 +316,7 @@ def _write_map(
         if "box" in how.marks and box_xywh is not None:
             picture = with_box(picture, Box(*box_xywh))
         if "legend" in how.marks:
-            picture = with_legend(picture, _said(item), _probability(item), shown, how.style)
+            picture = with_legend(picture, _said(item), _sure(done, item), shown, how.style)
         how.store.write(files["overlay"], encode(picture, how.picture))
     if "heatmap" in how.save:
         files["heatmap"] = f"{stem}.heatmap.png"
