@@ -177,6 +177,19 @@ def test_what_is_no_checkpoint_is_said(tmp_path: Path, content: bytes, message: 
     assert caught.value.hint
 
 
+def test_a_file_without_permission_is_no_misspelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"x")
+
+    def refuse(self: Path, *_: object) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CnnvizError, match=r"weights\.pth: Permission denied") as caught:
+        read_checkpoint(path)
+    assert caught.value.hint == "its permissions do not let you read it"
+
+
 def test_files_without_weights(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
     with pytest.raises(CnnvizError, match=r"without PyTorch weights \(x.npy\)"):

@@ -22,10 +22,13 @@ def check_file(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(512)
     except (OSError, ValueError) as error:
-        neighbours = _neighbours(path)
+        # That it is there and cannot be read is no misspelling: its own name would be the nearest.
+        neighbours = [name for name in _neighbours(path) if name != path.name]
         raise CnnvizError(
             f"cannot read the checkpoint {path}: {getattr(error, 'strerror', None) or error}",
-            nearest(path.name, neighbours) or "give --checkpoint FILE (.pth, .pt, .bin or .safetensors)",
+            "its permissions do not let you read it"
+            if isinstance(error, PermissionError)
+            else nearest(path.name, neighbours) or "give --checkpoint FILE (.pth, .pt, .bin or .safetensors)",
         ) from error
     start = head.lstrip().lower()
     if not head:
