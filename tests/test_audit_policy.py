@@ -205,6 +205,7 @@ def test_a_file_that_is_no_policy_is_said(tmp_path: Path, name: str, data: bytes
         ("options: {batch_size: [1, 2]}", "line 2: batch_size: 1,2: expected a number", "For example batch_size: 16"),
         ("options: {batch_size: 1, batch-size: 2}", "line 2: 'batch-size' is given twice.", "Keep one"),
         ("labels: foldr", "line 2: labels: ", "Did you mean folder?"),
+        ("truth_classes: cocoo", "line 2: truth_classes: ", "Did you mean coco?"),
         ("model: {nmae: resnet18}", "line 2: unknown option 'nmae'.", "Did you mean name?"),
         (
             "model: {arch: resnet18}",

@@ -102,7 +102,8 @@ def _check_there(policy: Policy, given: Mapping[str, Any]) -> None:
                 continue
             folder, base = os.path.split(path.rstrip("/"))
             there = os.listdir(folder or ".") if os.path.isdir(folder or ".") else None
-            known = [*(there or ()), *(["folder"] if key == "labels" else [])]
+            words = {"labels": ["folder"], "truth_classes": ["coco"]}
+            known = [*(there or ()), *words.get(key, [])]
             hint = nearest(base, known) or ("" if there is not None else f"The folder {folder} does not exist either.")
             raise CnnvizError(f"{policy.where(key)}: {key.rpartition('.')[2]}: {path} does not exist.", hint or _BESIDE)
 
