@@ -131,6 +131,13 @@ def test_what_factories_do_wrong_is_said(code: str, name: str, message: str) -> 
         assert message in refused(model=name).message
 
 
+def test_what_a_file_imports_is_not_offered() -> None:
+    """Of all names that stand in the file, its two functions and the class that it imports by name."""
+    written("from torch.nn import ReLU\nfrom math import pi\nimport os.path\ndef make(): pass\ndef other(): pass")
+    assert refused(model="nets.py:zzz").hint.startswith("it has ReLU, make, other")
+    assert "Did you mean" not in refused(model="nets.py:torche").hint
+
+
 def test_the_folders_leave_the_import_path_again() -> None:
     import sys
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -77,12 +77,19 @@ def import_place(place: str, option: str = "--model") -> Any:
 _LIBRARIES = {"timm": "timm/{}", "torchvision": "{}"}
 
 
+def _is_own(module: Any, value: Any) -> bool:
+    """Whether a value of a module may be meant: a function or class, or a module within it, none that it imports."""
+    if isinstance(value, ModuleType):
+        return value.__name__.startswith(f"{getattr(module, '__name__', '')}.")
+    return callable(value)
+
+
 def attribute_of(module: Any, path: str, asked: str, what: str = "--model") -> Any:
     """The function of this name in a module; ``what`` is the option that asked for it."""
     found = module
     for part in path.split("."):
         if not hasattr(found, part):
-            names = [name for name in dir(found) if not name.startswith("_")]
+            names = [name for name in dir(found) if not name.startswith("_") and _is_own(found, getattr(found, name))]
             library = asked.partition(":")[0]
             if library in _LIBRARIES and what == "--model":
                 raise CnnvizError(
