@@ -22,7 +22,7 @@ from cnnviz.models.graph.attributes import left_as_found
 from cnnviz.models.graph.functionalize import without_in_place, without_strides
 from cnnviz.models.graph.operations import Operation, operation_of
 from cnnviz.models.graph.rectifiers import spelled_as_rectifiers
-from cnnviz.models.graph.tracer import Tracer, alone
+from cnnviz.models.graph.tracer import TURN, Tracer
 
 _MAX_RETRIES = 64
 
@@ -236,7 +236,7 @@ def up_to(module: nn.Module, layer: str) -> fx.GraphModule:
     opened = {".".join(path.split(".")[:depth]) for depth in range(path.count(".") + 1)} - {path}
     tracer = Tracer(frozenset(name for name, _ in module.named_modules() if name and name not in opened))
     try:
-        with alone():
+        with TURN:
             graph = tracer.trace(module)
         node = tracer.calls[path][int(call or 0)]
     except Exception as error:  # control flow on values, or a name that is not there: each has its own
@@ -288,7 +288,7 @@ def _trace_adaptively(module: nn.Module) -> tuple[fx.GraphModule, dict[str, list
     for _ in range(_MAX_RETRIES):
         tracer = Tracer(opaque, unhooked)
         try:
-            with alone(), left_as_found(module):
+            with TURN, left_as_found(module):
                 return fx.GraphModule(module, tracer.trace(module)), tracer.calls, opaque
         except Exception:
             failed = tracer.failed

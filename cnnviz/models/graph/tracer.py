@@ -6,9 +6,8 @@ that is read, comes by the tracer. What another thread runs at that time, this n
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
@@ -17,7 +16,9 @@ from torch import fx, nn
 # be read and convolutions recognised.
 _LEAF_TYPES = (nn.LayerNorm, nn.Linear, nn.modules.conv._ConvNd)
 
-_TURN = threading.RLock()
+# Held while a network is traced: threads trace one after another. Of two traces at once the first to end would put back
+# the ``nn.Module.__call__`` that it found, which the other still needs; and the other would leave the first's for good.
+TURN = threading.RLock()
 
 
 class Tracer(fx.Tracer):
@@ -74,14 +75,3 @@ class Tracer(fx.Tracer):
         if threading.get_ident() != self._thread:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Threads trace one after another, each waiting for its turn.
-
-    While it traces, ``torch.fx`` has its own in the place of ``nn.Module.__call__``, and then puts back what it found:
-    of two at once the first to begin would leave the other without, and the other would leave the first's for good.
-    """
-    with _TURN:
-        yield
