@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import cnnviz
-from cnnviz.engine.borrowing import borrowed
+from cnnviz.models.borrowing import borrowed
 from cnnviz.models.graph.outputs import selector
 from cnnviz.models.graph.trace import trace
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.borrowing import borrowed
 from cnnviz.engine.cut import DEFAULT_LAYER, Cut, before_classifier, several_levels
 from cnnviz.engine.head_rerun import HeadRun
 from cnnviz.engine.hooks import at_position, below_units, recording, seen_layer, substituting, unit_layer, watched
@@ -25,6 +24,7 @@ from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, PreparedNetwork, Session, check_rows
 from cnnviz.engine.shared_outputs import with_shared_marked
 from cnnviz.errors import CnnvizError, foreign_code
+from cnnviz.models.borrowing import borrowed
 from cnnviz.models.graph.layers import LayerRef
 from cnnviz.models.graph.levels import marked_levels
 from cnnviz.models.graph.outputs import OutputChoice, choose_output, select_output, selector

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cnnviz.engine.borrowing import borrowed
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.truth import Truth
 from cnnviz.io.sources import ImageRef
+from cnnviz.models.borrowing import borrowed
 from cnnviz.models.loading.given import answerer, captioner, give, texts, vocabulary_of
 from cnnviz.models.preprocess import Geometry
 from cnnviz.registry.tasks import TaskRequest

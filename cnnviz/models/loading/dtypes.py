@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cnnviz.errors import CnnvizError
+from cnnviz.models.borrowing import borrowed
 
 
 def in_float32(module: nn.Module, images: torch.Tensor) -> tuple[nn.Module, str | None]:
@@ -47,17 +48,11 @@ def _holds_float32(module: nn.Module) -> bool:
 
 def _runs(module: nn.Module, images: torch.Tensor) -> bool:
     where = next((p.device for p in module.parameters()), images.device)
-    modes = [(part, part.training) for part in module.modules()]
     try:
-        for part, _ in modes:
-            part.training = False
-        with torch.no_grad():
+        with borrowed(module), torch.no_grad():
             module(images.detach().to(where, torch.float32))
     except Exception:
         return False
-    finally:
-        for part, mode in modes:
-            part.training = mode
     return True
 
 
