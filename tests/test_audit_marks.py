@@ -6,31 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from cnnviz.cli.app import main
 from tests import test_audit
+from tests.support.marked_squares import marked_squares
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six photographs of a red square in a blue sky; the square is marked as the sun, on two as a cloud."""
     base = tmp_path_factory.mktemp("marks")
-    (base / "data" / "sun").mkdir(parents=True)
-    images, boxes = [], []
-    for number in range(6):
-        rgb = np.zeros((64, 64, 3), dtype=np.uint8)
-        rgb[..., 2] = 200
-        rgb[20:40, 20:40] = (255, 0, 0)
-        Image.fromarray(rgb).save(base / "data" / "sun" / f"{number}.png")
-        images.append({"id": number, "file_name": f"sun/{number}.png", "width": 64, "height": 64})
-        kind = 1 + (number < 4)
-        boxes.append({"id": number, "image_id": number, "category_id": kind, "bbox": [20, 20, 20, 20]})
+    marked = marked_squares(base, [f"{number}.png" for number in range(6)], {i: 1 + (i < 4) for i in range(6)})
     names = [{"id": 1, "name": "cloud"}, {"id": 2, "name": "sun"}]
-    (base / "truth.json").write_text(json.dumps({"images": images, "annotations": boxes, "categories": names}))
-    (base / "labels.txt").write_text("cloud\nsun")
+    (base / "truth.json").write_text(json.dumps({**marked, "categories": names}))
     return base
 
 

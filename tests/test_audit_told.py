@@ -28,27 +28,16 @@ from cnnviz.report.summary_markdown import summary_markdown
 from cnnviz.tasks.region_words import parse_region
 from tests import test_audit, test_detection_runs
 from tests.support import segment_network
+from tests.support.marked_squares import marked_squares
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve photographs of the sun in a blue sky, of which eight have it marked, as something else."""
     base = tmp_path_factory.mktemp("told")
-    (base / "data" / "sun").mkdir(parents=True)
-    images, boxes = [], []
-    for number in range(12):
-        rgb = np.zeros((64, 64, 3), dtype=np.uint8)
-        rgb[..., 2] = 200
-        rgb[20:40, 20:40] = (255, 0, 0)
-        Image.fromarray(rgb).save(base / "data" / "sun" / f"{number:02d}.png")
-        images.append({"id": number, "file_name": f"sun/{number:02d}.png", "width": 64, "height": 64})
-        if number < 8:
-            boxes.append({"id": number, "image_id": number, "category_id": 1, "bbox": [20, 20, 20, 20]})
-    truth = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cloud"}]}
-    (base / "other.json").write_text(json.dumps(truth))
-    truth["categories"] = [{"id": 1, "name": "sun"}]
-    (base / "truth.json").write_text(json.dumps(truth))
-    (base / "labels.txt").write_text("cloud\nsun")
+    marked = marked_squares(base, [f"{number:02d}.png" for number in range(12)], dict.fromkeys(range(8), 1))
+    for file, name in (("other.json", "cloud"), ("truth.json", "sun")):
+        (base / file).write_text(json.dumps({**marked, "categories": [{"id": 1, "name": name}]}))
     return base
 
 

@@ -42,7 +42,7 @@ class PictureVectors:
         """The vector [D] of a picture, float32, on the host.
 
         Raises:
-            CnnvizError: The file is no picture, or the network makes no vector.
+            CnnvizError: The file is not a picture, or the network makes no vector.
         """
         if file not in self._known:
             if self._preprocess is None:

@@ -157,7 +157,7 @@ class Vectors(Protocol):
         """That of a picture, [D].
 
         Raises:
-            CnnvizError: The file is no picture, or the network makes no vector.
+            CnnvizError: The file is not a picture, or the network makes no vector.
         """
 
 

@@ -68,7 +68,7 @@ def _parted(spec: str, text: str) -> tuple[str, Part]:
         return before, last
     if slash and not text.startswith("class="):
         hint = nearest(last, PARTS) or f"Use one of {', '.join('/' + part for part in PARTS)}."
-        raise CnnvizError(f"--target {shown(spec)}: /{last} is no number of a box.", hint)
+        raise CnnvizError(f"--target {shown(spec)}: a box has no /{last}.", hint)
     return text, "score"
 
 

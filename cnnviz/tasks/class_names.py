@@ -66,7 +66,7 @@ class ClassNames:
         ``top:3``, and what classes are called; that a text with names was taken as a list is told.
 
         Raises:
-            CnnvizError: One of a list is no class.
+            CnnvizError: Something in a list is not a class.
         """
         return tuple(part for spec in specs for part in self._parts(spec))
 

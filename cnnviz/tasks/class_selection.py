@@ -135,8 +135,8 @@ class TargetSelector(Selector):
             truth: What the annotations say of it.
 
         Raises:
-            ImageError: The image has no label, or one that is no class of this network; nothing else is asked for than
-                what is marked on it, and nothing is.
+            ImageError: The image has no label, or its label is not a class of this network; or only what is marked on
+                it is asked for, and nothing is marked.
         """
         first = [*self.true_classes(ref, logits, truth), int(logits.argmax())] if self._only is not None else []
         found = list(dict.fromkeys([*first, *self.words.indices(ref, truth, descending(logits), logits)]))

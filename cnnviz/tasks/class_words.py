@@ -113,7 +113,7 @@ class ClassWords:
             logits: Its scores by class [K].
 
         Raises:
-            ImageError: The image has no label, or one that is no class of this network.
+            ImageError: The image has no label, or its label is not a class of this network.
         """
         found: list[int] = []
         for kind, value in self._steps:

@@ -96,7 +96,7 @@ def parse_vector(spec: str, vectors: Vectors | None) -> SimilarityRequest | Comp
     """What of a vector a spec asks for; None where it is of another kind.
 
     Raises:
-        CnnvizError: The file is no picture, K is no number, or nothing makes vectors here.
+        CnnvizError: The file is not a picture, K is not a number, or nothing here makes vectors.
     """
     kind, _, rest = spec.strip().partition(":")
     text = rest.strip()
