@@ -35,7 +35,7 @@ STAGES = {
     "network": PASSES,
     "methods": ("methods.explain:explain_batch",),
     "start": ("maps.explainer:Explainer.__init__",),
-    "decoding": ("run.loop:Loop._decode",),
+    "decoding": ("run.reading:Reading._decode",),
     "placing": ("geometry.placement:place", "maps.placing:on_photograph"),
     "statistics of maps": ("metrics.map_statistics:map_scores", "metrics.derived:regions_above"),
     "shares and levels": ("metrics.derived:shares", "metrics.derived:is_flat", "metrics.localization:levels"),

@@ -25,7 +25,8 @@ from cnnviz.registry.specs import EntrySpec, PairSpec, StudySpec, TrainingSpec
 from cnnviz.render.overlay import Style
 from cnnviz.run.counting import Reporter, RunResult, Silent, Told, count_inputs
 from cnnviz.run.folder import REPORT, Extras, RunFolder
-from cnnviz.run.loop import Loop, Recall
+from cnnviz.run.loop import Loop
+from cnnviz.run.reading import Recall
 from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
 from cnnviz.studies.run import run_study

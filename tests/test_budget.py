@@ -20,7 +20,7 @@ from PIL import Image
 from cnnviz import pipeline
 from cnnviz.io import decode
 from cnnviz.io.budget import Budget, Ticket
-from cnnviz.run import loop
+from cnnviz.run import loop, reading
 from cnnviz.run.counting import Silent
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from tests.support import tiny_model
@@ -145,9 +145,9 @@ def test_a_tight_budget_changes_no_result(
         most[0] = max(most[0], budget.used if amount <= room else 0)
 
     if batch > 1:
-        monkeypatch.setattr(loop, "_DECODED_BYTES", room)
+        monkeypatch.setattr(reading, "_DECODED_BYTES", room)
     pipeline.run(settings(photos, tmp_path / "ample", workers=2, batch=batch), Quiet())
-    monkeypatch.setattr(loop, "_DECODED_BYTES", room)
+    monkeypatch.setattr(reading, "_DECODED_BYTES", room)
     monkeypatch.setattr(loop, "_DRAWING_BYTES", room)
     monkeypatch.setattr(Budget, "_take", counted)
     heard = Quiet()
@@ -161,7 +161,7 @@ def test_a_tight_budget_changes_no_result(
 def test_a_budget_for_one_image_holds_one_at_a_time(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_DECODED_BYTES", 1)
+    monkeypatch.setattr(reading, "_DECODED_BYTES", 1)
     alive, most = [0], [0]
     lock = threading.Lock()
     original = decode.OpenImage.decode
@@ -189,7 +189,7 @@ def test_a_budget_for_one_image_holds_one_at_a_time(
 def test_ctrl_c_and_fail_fast_leave_no_thread_waiting_for_room(
     room: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_DECODED_BYTES", room)
+    monkeypatch.setattr(reading, "_DECODED_BYTES", room)
     before = set(threading.enumerate())
     assert pipeline.run(settings(photos, tmp_path / "stopped"), Quiet(interrupt_after=3)).exit_code == 130
     pipeline.run(settings(photos, tmp_path / "failed", fail_fast=True), Quiet())
@@ -200,7 +200,7 @@ def test_ctrl_c_and_fail_fast_leave_no_thread_waiting_for_room(
 def test_a_study_gives_memory_back_after_it_has_taken_the_image(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_DECODED_BYTES", 1)
+    monkeypatch.setattr(reading, "_DECODED_BYTES", 1)
     asked = settings(photos, tmp_path / "out")
     target = TargetSettings(method="activations", params={})
     result = pipeline.run(replace(asked, command="activations", target=target), Quiet())

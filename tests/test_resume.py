@@ -163,7 +163,7 @@ def test_what_is_unchanged_by_size_and_time_is_not_read(
     out = tmp_path / "o"
     pipeline.run(settings(photos, out), Quiet())
     monkeypatch.setattr("cnnviz.io.digests.open_file", None)
-    monkeypatch.setattr("cnnviz.run.loop.open_image", None)
+    monkeypatch.setattr("cnnviz.run.reading.open_image", None)
     assert len(again(photos, out)) == 6
 
 

@@ -1,7 +1,8 @@
 """The threads and queues of one pass over the inputs.
 
-Decoders, the model's lanes and encoders are threads of their own; the main thread hands images on and takes results
-in input order as they are finished. Every queue is bounded, so memory does not grow with the number of inputs.
+Decoders (:mod:`cnnviz.run.reading`), the model's lanes and encoders are threads of their own; the main thread hands
+images on and takes results in input order as they are finished. Every queue is bounded, so memory does not grow with
+the number of inputs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from cnnviz.engine import runtime as rt
@@ -19,27 +20,19 @@ from cnnviz.engine.stopping import Unwanted
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.annotations import Annotations
 from cnnviz.io.budget import Budget, Ticket
-from cnnviz.io.decode import open_image
-from cnnviz.io.digests import fingerprint, is_unchanged
-from cnnviz.io.sources import ImageRef, SourceOptions, find_images, is_passed_over, open_file
 from cnnviz.records import Record
 from cnnviz.run.counting import Counts, Reporter
-from cnnviz.run.folder import FinishedRecord, RunFolder
-from cnnviz.run.images import DecodedImage, arrived, failed, shown
+from cnnviz.run.folder import RunFolder
+from cnnviz.run.images import DecodedImage, arrived, failed
 from cnnviz.run.prepared_model import PreparedModel
-from cnnviz.schema.images import AnyImage, InputFile
+from cnnviz.run.reading import Reading, Recall, Waiting
+from cnnviz.schema.images import AnyImage
 
-# Bytes of images that are being decoded, or are decoded and wait: for the model, the encoders, or while they are drawn.
-_DECODED_BYTES = 384 << 20
-# Bytes that drawing takes beside them, and for each pixel unless the result says how many.
+# Bytes that drawing takes beside decoded images, and for each pixel unless the result says how many.
 _DRAWING_BYTES = 448 << 20
 _DRAWING_PIXEL = 16
 # Images of which batches of one shape are made.
 _GATHERED = 32
-# Folders of earlier runs that are told one by one; the summary lists all.
-_TOLD = 3
-
-Recall = Callable[[ImageRef, InputFile], Callable[[], Record] | None]
 
 
 @dataclass(frozen=True)
@@ -59,35 +52,13 @@ class Fold:
 
 
 @dataclass(frozen=True, eq=False)
-class _Waiting:
-    """A decoded image, or why there is none; ``passed_over`` for files of a folder that are no images.
-
-    Attributes:
-        finished: Its record of the run that is continued.
-        replaced: The same, where the image is another one now.
-        source: ``input`` of its record.
-        recalled: Brings back what an earlier run kept of it in the cache.
-    """
-
-    ref: ImageRef
-    memory: Ticket
-    loaded: DecodedImage | None
-    failure: Record | None = None
-    passed_over: bool = False
-    finished: FinishedRecord | None = None
-    replaced: FinishedRecord | None = None
-    source: InputFile | None = None
-    recalled: Callable[[], Record] | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class _Result:
     """What is written next: a record, or one that is being drawn; None for one that an earlier run wrote.
 
     ``seen`` is what a study folds.
     """
 
-    item: _Waiting
+    item: Waiting
     record: Future[Record] | Record | None
     seen: Any = None
 
@@ -119,13 +90,13 @@ class Loop:
         self.settings, self.reporter = prepared.settings, reporter
         self.counts = Counts()
         self._prepared, self._explain, self._draw = prepared, explain, draw
-        self._annotations, self._recall_kept = annotations, recall
         self._gathering = gathering
+        self._reading = Reading(self.settings, prepared.preprocess, self.counts, reporter, annotations, recall)
+        self._reading.sees_again = gathering is not None and gathering.sees_again
         self._workers = self.settings.runtime.workers or max(2, os.cpu_count() or 2)
-        self._running: deque[tuple[list[_Waiting], Future[Sequence[Any]] | None]] = deque()
+        self._running: deque[tuple[list[Waiting], Future[Sequence[Any]] | None]] = deque()
         self._finished: deque[_Result] = deque()
-        self._stop, self._unwanted = False, Unwanted()
-        self._decoding, self._drawing = Budget(_DECODED_BYTES), Budget(_DRAWING_BYTES)
+        self._unwanted, self._drawing = Unwanted(), Budget(_DRAWING_BYTES)
 
     def run(self, run_folder: RunFolder | None, stdin: BinaryIO | None) -> bool:
         """Go through all inputs. Returns whether Ctrl-C ended it."""
@@ -136,16 +107,17 @@ class Loop:
             ThreadPoolExecutor(self._workers, "decode", rt.use_threads, (1,)) as readers,
             ThreadPoolExecutor(lanes.count, "model", self._unwanted.heeded(rt.use_threads), (lanes.threads,)) as models,
             ThreadPoolExecutor(self._workers, "encode", rt.use_threads, (1,)) as writers,
-            self._decoding,  # the innermost: no decoder waits for room when the threads are joined
+            self._reading.budget,  # the innermost: no decoder waits for room when the threads are joined
         ):
             try:
-                waiting = self._decoded(self._refs(run_folder, stdin), readers)
+                ahead = max(2, (1 + lanes.count) * self._gathered)
+                waiting = self._reading.images(run_folder, stdin, readers, ahead)
                 for batch in self._batches(waiting, run_folder):
                     if batch:
                         self._start(batch, models)
                     self._hand_over(writers, keep=lanes.count if batch else 0)
                     self._drain(run_folder, keep=2 * self._gathered if batch else 0)
-                    if self._stop:
+                    if self.counts.stopped:
                         break
                 self._hand_over(writers, keep=0)
                 self._drain(run_folder, keep=0)
@@ -163,96 +135,13 @@ class Loop:
                 raise
         return False
 
-    def _refs(
-        self, run_folder: RunFolder | None, stdin: BinaryIO | None
-    ) -> Iterator[tuple[ImageRef, FinishedRecord | None]]:
-        """The inputs, and their records if an earlier run finished them."""
-        left_out = self.counts.leave_out(self.settings)
-        options = SourceOptions(null=self.settings.null, told=self._pass_over, left_out=left_out)
-        for ref in find_images(self.settings.inputs, options, stdin):
-            if self._stop or (self.settings.limit is not None and self.counts.inputs >= self.settings.limit):
-                return
-            if run_folder is not None and not run_folder.takes(ref):
-                continue
-            yield (ref, None) if run_folder is None else run_folder.claim(ref)
-
-    def _pass_over(self, folder: str) -> None:
-        known = self.counts.run_folders
-        if folder in known:
-            return
-        known.append(folder)
-        if self.reporter is not None and len(known) <= _TOLD:
-            self.reporter.note(f"{folder} is passed over: it is the output folder of a cnnviz run")
-
-    def _decoded(
-        self, refs: Iterator[tuple[ImageRef, FinishedRecord | None]], readers: ThreadPoolExecutor
-    ) -> Iterator[_Waiting | None]:
-        """Decoded images in input order, a bounded number ahead of the model; None where the next has no room."""
-        ahead: deque[tuple[Future[_Waiting], Ticket]] = deque()
-        room = max(2, (1 + self._prepared.lanes.count) * self._gathered)
-        again = self._gathering is not None and self._gathering.sees_again
-        for ref, earlier in refs:
-            ticket = self._decoding.ticket()
-            ahead.append((readers.submit(self._look_at, ref, ticket, earlier, again), ticket))
-            while len(ahead) > room:
-                yield from self._next(*ahead.popleft())
-        while ahead:
-            yield from self._next(*ahead.popleft())
-
-    def _look_at(self, ref: ImageRef, memory: Ticket, earlier: FinishedRecord | None, again: bool) -> _Waiting:
-        """Runs in a decoder thread: nothing more of an image that an earlier run finished, unless it changed."""
-        if earlier is None:
-            return self._decode(ref, memory)
-        try:
-            same = is_unchanged(ref, earlier.input)
-        except ImageError:
-            same = False
-        if same and not again:
-            memory.free()
-            return _Waiting(ref, memory, None, finished=earlier)
-        item = self._decode(ref, memory)
-        return replace(item, finished=earlier) if same else replace(item, replaced=earlier)
-
-    def _decode(self, ref: ImageRef, memory: Ticket) -> _Waiting:
-        """Runs in a decoder thread. What is decoded holds its memory; what fails gives it back."""
-        try:
-            with open_file(ref, memory.cancelled) as stream:
-                image = open_image(stream)
-                place = stream.tell()
-                source = fingerprint(ref, stream)
-                stream.seek(place)
-                kept = None if self._recall_kept is None else self._recall_kept(ref, source)
-                if kept is not None:
-                    memory.free()
-                    return _Waiting(ref, memory, None, source=source, recalled=kept)
-                memory.take(image.peak_bytes)
-                item = shown(ref, image.decode().rgb, self._prepared.preprocess, self._annotations)
-            memory.keep(item.rgb.nbytes + item.pixels.nbytes)
-            return _Waiting(ref, memory, item, source=source)
-        except CnnvizError as error:
-            memory.free()
-            if not isinstance(error, ImageError):  # what was asked for cannot be had, of whatever image
-                raise
-            row = failed(ref, error.kind, error.message)
-            return _Waiting(ref, memory, None, row, passed_over=is_passed_over(ref, error))
-        except Exception as error:
-            memory.free()
-            return _Waiting(ref, memory, None, failed(ref, "unreadable", f"{type(error).__name__}: {error}"))
-
-    def _next(self, future: Future[_Waiting], ticket: Ticket) -> Iterator[_Waiting | None]:
-        for _ in range(2):
-            if self._decoding.wait(future, ticket):
-                break
-            yield None
-        yield future.result()
-
-    def _batches(self, waiting: Iterator[_Waiting | None], run_folder: RunFolder | None) -> Iterator[list[_Waiting]]:
+    def _batches(self, waiting: Iterator[Waiting | None], run_folder: RunFolder | None) -> Iterator[list[Waiting]]:
         """Batches in input order; failures travel in them, so that records keep their order.
 
         An empty batch says that those before it must be finished to make room. Only when the next image has no room
         beside the images of this batch alone does it end early: where depends on their sizes, not on time.
         """
-        batch: list[_Waiting] = []
+        batch: list[Waiting] = []
         ready = without_room = 0
         for item in waiting:
             if item is None:
@@ -290,7 +179,7 @@ class Loop:
             return size
         return max(size, _GATHERED if total is None else min(_GATHERED, -(-total // self._prepared.lanes.count)))
 
-    def _start(self, batch: list[_Waiting], models: ThreadPoolExecutor) -> None:
+    def _start(self, batch: list[Waiting], models: ThreadPoolExecutor) -> None:
         loaded = [item.loaded for item in batch if item.loaded is not None]
         self._running.append((batch, models.submit(self._explain, loaded) if loaded else None))
 
@@ -314,7 +203,7 @@ class Loop:
                 else:  # an image that a second pass has no use for
                     item.memory.free()
 
-    def _drawn(self, done: Any, item: _Waiting, writers: ThreadPoolExecutor) -> Future[Record]:
+    def _drawn(self, done: Any, item: Waiting, writers: ThreadPoolExecutor) -> Future[Record]:
         """The record of a result that is being drawn; also when that is cancelled, its memory is given back."""
         memory = self._drawing.ticket()
         drawn = writers.submit(self._safely, done, memory)
@@ -356,7 +245,7 @@ class Loop:
                     self._gathering.fold(first.seen)
                 self._write(record, first.item, run_folder)
             first.item.memory.free()
-            if self._stop:
+            if self.counts.stopped:
                 self._discard(run_folder)
 
     def _recall(self, result: _Result, run_folder: RunFolder | None) -> None:
@@ -378,13 +267,13 @@ class Loop:
         self.counts.resumed += 1
         self.counts.count(earlier.record)
 
-    def _write(self, record: Record, item: _Waiting, run_folder: RunFolder | None) -> None:
+    def _write(self, record: Record, item: Waiting, run_folder: RunFolder | None) -> None:
         row = record.to_dict(item.ref.name, item.source)
         if run_folder is not None:
             run_folder.append(row)
         self.counts.count(row)
         if record.error is not None and self.settings.output.fail_fast:
-            self._stop = self.counts.stopped = True
+            self.counts.stopped = True
         if self.reporter is not None:
             self.reporter.advance(row)
 
