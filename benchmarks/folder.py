@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from cnnviz.io.store import Store
 from cnnviz.maps.explainer import Explainer
 from cnnviz.maps.write_image import draw
 from cnnviz.models.preprocess import prepare
+from cnnviz.run import counting
 from cnnviz.run.images import DecodedImage
 from cnnviz.settings import OutputSettings, RunSettings, RuntimeSettings
 
@@ -46,7 +47,7 @@ LARGE = ((96, 4000, 3000, "jpg", 1536), (24, 12000, 9000, "jpg", 2560), (8, 7000
 LARGE_WORKERS = 16
 
 
-class Silent:
+class Silent(counting.Silent):
     """A reporter that says nothing, and knows what the processor did between the first image and the last."""
 
     def __init__(self) -> None:
@@ -54,8 +55,6 @@ class Silent:
 
     def start(self, total: int | None) -> None:
         self.processor_seconds = -time.process_time()
-
-    def advance(self, record: Mapping[str, Any]) -> None: ...
 
     def note(self, text: str) -> None:
         print(f"note: {text}")

@@ -237,6 +237,26 @@ def test_out_of_memory_halves_the_batch(photos: Path, tmp_path: Path, monkeypatc
     assert report(plain)["images"] == report(tmp_path / "out")["images"]
 
 
+def test_batches_that_fail_where_their_images_do_not_are_told_once(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cnnviz.engine.session import Session
+
+    forward = Session.forward
+
+    def of_few(self: Session, pixels: torch.Tensor) -> Any:
+        if pixels.shape[0] > 2:
+            raise AttributeError("no such part")
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Session, "forward", of_few)
+    told = Quiet()
+    result = pipeline.run(settings(photos, tmp_path / "out", runtime=RuntimeSettings(batch_size=4)), told)
+    assert (result.exit_code, result.summary["failed"]) == (0, 0)
+    said = [text for text in told.notes if "no such part" in text]
+    assert said == ["a batch of 4 failed though none of its images did, and ran in parts: no such part"]
+
+
 def test_a_model_that_fails_on_one_image_loses_only_that(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

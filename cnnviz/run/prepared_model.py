@@ -17,13 +17,14 @@ from cnnviz.engine.open_session import SessionOptions, prepare
 from cnnviz.engine.precision import Maps, opened, settle
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
-from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.errors import ImageError
 from cnnviz.models.loading.digests import labels_sha256, weights_sha256
 from cnnviz.models.loading.load import LoadedModel, load
 from cnnviz.records import ClassScore, PredictionScore, Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec, StudySpec
 from cnnviz.run.compilation import compiled_if_faster
+from cnnviz.run.halving import Halving
 from cnnviz.run.header import environment_of, run_header
 from cnnviz.run.images import DecodedImage, alike, failed, view_facts
 from cnnviz.run.other_size import check_other_size
@@ -68,6 +69,7 @@ class PreparedModel:
         spec: CommandSpec | None = None,
     ) -> None:
         self.settings, self.total = settings, total
+        self._halving = Halving(self)
         self._spec = spec or lookup.find_entry(settings.target.method)
         self.note = note
         self.annotations = annotations_of(settings.target)
@@ -281,35 +283,12 @@ class PreparedModel:
         With ``--view whole`` images of one shape share batches, and results keep the order of ``items``.
         """
         if self.preprocess.view != "whole":
-            return self._guarded(items, work)
+            return self._halving.guarded(items, work)
         found: dict[int, R | Record] = {}
         for numbers in alike(items, self.batch_size):
-            results = self._guarded([items[number] for number in numbers], work)
+            results = self._halving.guarded([items[number] for number in numbers], work)
             found.update(zip(numbers, results, strict=True))
         return [found[number] for number in range(len(items))]
-
-    def _guarded(
-        self, items: Sequence[DecodedImage], work: Callable[[Sequence[DecodedImage]], list[R]]
-    ) -> list[R | Record]:
-        try:
-            return list(work(items))
-        except Exception as error:
-            if isinstance(error, CnnvizError) and not isinstance(error, ImageError):
-                raise
-            memory = rt.is_out_of_memory(error)
-            # The tiles of one image are a batch of their own.
-            tiled = memory and self.preprocess.view == "tiles" and self.batch_size > 1
-            if len(items) == 1 and not tiled:
-                kind = error.kind if isinstance(error, ImageError) else "out-of-memory" if memory else "model"
-                return [failed(items[0], kind, (str(error).strip().splitlines() or [type(error).__name__])[0])]
-        if memory:
-            rt.release_memory(self.runtime.device)
-            self.batch_size = max(1, (self.batch_size if tiled else len(items)) // 2)
-            self.note(f"out of memory: the batch is halved to {self.batch_size}")
-        if tiled:
-            return self._guarded(items, work)
-        half = (len(items) + 1) // 2
-        return self._guarded(items[:half], work) + self._guarded(items[half:], work)
 
     def batch(self, items: Sequence[DecodedImage]) -> Tensor:
         """The images as the network takes them before normalisation, uint8 [N, C, H, W] on its device."""
