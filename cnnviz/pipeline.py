@@ -112,7 +112,7 @@ def _remembered(
     entries: list[tuple[EntrySpec, Mapping[str, Any]]]
     entries = [(each.spec, each.params.to_dict()) for each in explainer.makers]
     entries += [(each.spec, each.params.to_dict()) for own in explainer.requests for each in own]
-    key = run_key(settings, header, entries, [limits, _labels(explainer)])
+    key = run_key(settings, header, entries, [limits, _labels(explainer), explainer.judges])
     selector, known = explainer.prepared.target_selector, settings.target
     by_folder = any("folder" in text for text in (*known.classes, *known.targets))
 
@@ -124,12 +124,12 @@ def _remembered(
 
 
 def _labels(explainer: Explainer) -> Any:
-    """What the annotations say of all images together, and whether it judges, as JSON."""
+    """What the annotations say of all images together, as JSON."""
     annotations, meant = explainer.annotations, explainer.prepared.truth_classes
     if annotations is None:
         return None
     indices = {} if meant is None else {name: list(found) for name, found in meant.indices.items()}
-    return [annotations.others, list(annotations.names), indices, explainer.marks_judge]
+    return [annotations.others, list(annotations.names), indices]
 
 
 def _through(

@@ -66,3 +66,33 @@ def test_records_of_the_cache_judge_as_the_policy_does(photos: Path, tmp_path: P
     plain = _report(photos, tmp_path / "b", "labels: none", *more)
     assert "outcomes" not in plain["summary"]
     assert all("outcome" not in record for record in plain["images"])
+
+
+@pytest.mark.parametrize("truth", ["truth: truth.json\n", ""])
+def test_labels_of_the_table_that_names_the_images_judge_only_where_the_policy_asks(
+    photos: Path, tmp_path: Path, truth: str
+) -> None:
+    """The table calls half of the six a cloud; the network takes all for a sun."""
+    table = photos / "named.csv"
+    rows = [f"data/sun/{number}.png,{'cloud' if number % 2 else 'sun'}" for number in range(6)]
+    table.write_text("\n".join(["path,label", *rows]))
+    model = f"{test_audit.__file__}:weather, labels: labels.txt, input_size: 64, resize: 64, mean: '0', std: '1'"
+    reports = {}
+    for labels in ("labels: named.csv", "labels: none"):
+        path = photos / "table.yaml"
+        head = f"version: 1\nmodel: {{name: {model}}}\nimages: named.csv\n{labels}\ntarget: pred\nonly: all\n{truth}"
+        path.write_text(f"{head}min_images: 2\nchecks: [{{kind: avoid, region: [0, 0, 1, 0.1], max_energy: 1.0}}]\n")
+        out = tmp_path / labels[-4:]
+        more = ("-c", "pred", "-o", str(out), "-q", "--cache", str(tmp_path / "cache"))
+        assert main(["audit", str(path), *more]) == 0
+        reports[labels] = json.loads((out / "report.json").read_text("utf-8"))
+    assert reports["labels: named.csv"]["summary"]["outcomes"] == {"correct": 3, "wrong": 3}
+    assert reports["labels: named.csv"]["summary"]["accuracy"] == 0.5
+    plain = reports["labels: none"]
+    assert "confusion" not in plain
+    assert not {"outcomes", "labelled", "accuracy"} & set(plain["summary"])
+    assert all("outcome" not in record for record in plain["images"])
+    assert [row["n"] for row in plain["summary"]["audit"]["checks"]] == [6]
+    page = (tmp_path / "none" / "index.html").read_text("utf-8")
+    assert "predicted: sun" not in page
+    assert "labelled sun: right" not in page

@@ -90,8 +90,9 @@ class Audit(Comparison[AuditOptions]):
         return any(isinstance(check, Counterfactual) for check in self.checks)
 
     @property
-    def marks_judge(self) -> bool:
-        # Without labels a policy has nothing that could be right: its truth says where objects are.
+    def judges(self) -> bool:
+        # Without labels a policy has nothing that could be right: its truth says where objects are, and of a table that
+        # names its images the labels are not asked for.
         return self.policy.labels is not None
 
     def writes(self) -> Sequence[str]:

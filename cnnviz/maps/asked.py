@@ -47,15 +47,15 @@ class Asked:
     facts: Mapping[str, Any] = field(default_factory=dict)
     shown: NDArray[np.int64] | None = None
 
-    def of_image(self, marks_judge: bool) -> Mapping[str, Any]:
+    def of_image(self, judges: bool) -> Mapping[str, Any]:
         """All that the record says of the image because of what was asked.
 
         Args:
-            marks_judge: Whether what is marked on an image without a label says that the network is right or wrong.
+            judges: Whether what is known of the image says that the network is right or wrong.
         """
         known = {} if self.verdict is None else dict(self.verdict.facts())
-        if known.get("true_marks") and not marks_judge:
-            del known["outcome"]
+        if not judges:
+            known.pop("outcome", None)
         return {**known, **self.facts}
 
 

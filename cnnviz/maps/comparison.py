@@ -63,8 +63,8 @@ class Comparison(Generic[_Options]):
         return False
 
     @property
-    def marks_judge(self) -> bool:
-        """Whether what ``--truth`` marks on an image without a label says that the network is right or wrong."""
+    def judges(self) -> bool:
+        """Whether what is known of an image, its label or marks, says that the network is right or wrong."""
         return True
 
     def __init__(self, params: _Options, target: TargetSettings) -> None:

@@ -57,7 +57,7 @@ class Explainer:
     Attributes:
         spec: What the command runs: a method, or a comparison of several.
         comparison: The comparison; None for a method.
-        marks_judge: Whether what is marked on an image without a label says that the network is right or wrong.
+        judges: Whether what is known of an image, its label or marks, says that the network is right or wrong.
         methods: The methods; those that share a session share its forward passes.
         makers: What makes the maps: the methods, and the baselines beside them. ``remembered``: the run's cache.
         part: Told how many images' worth of work is done, of images that are not finished.
@@ -79,7 +79,7 @@ class Explainer:
         self.spec = lookup.find_entry(settings.target.method)
         params = self.spec.resolve_params(settings.target.params)
         self.comparison = comparison_of(self.spec, params, settings.target)
-        self.marks_judge = self.comparison is None or self.comparison.marks_judge
+        self.judges = self.comparison is None or self.comparison.judges
         refuse = passed_over(self.comparison, note)
         chosen, cuts, self.requests = cuts_of(self._chosen(params), settings.target, self.comparison, refuse)
         mosaics.check_view(self.requests[0], settings.model.view)
@@ -277,12 +277,12 @@ class Explainer:
         ]
         if self.settings.target.only == WRONG:
             rows = [with_role(each, asked.verdict) for each in rows]
-        known = asked.of_image(self.marks_judge)
+        known = asked.of_image(self.judges)
         return ImageResult(
             ref=item.ref,
             rgb=item.rgb,
             geometry=item.geometry,
-            label=prepared.target_selector.truth(item.ref),
+            label=prepared.target_selector.truth(item.ref) if self.judges else None,
             predictions=asked.predictions,
             maps=rows,
             of_image={**view_facts(item, prepared.preprocess), **truth_facts(self.annotations, item), **known},
