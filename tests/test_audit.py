@@ -330,6 +330,10 @@ def test_pasting_and_painting_out() -> None:
     [mixed] = blended(rgb, np.zeros_like(rgb), ~gone)
     assert mixed[30, 30, 0] == 250
     assert mixed[2, 2, 0] == 0
-    there = moved(gone, np.random.default_rng(0))
+    there = moved(gone, (0, 0, 64, 64), np.random.default_rng(0))
     assert there.sum() == gone.sum()
     assert (there & gone).sum() < gone.sum() / 2
+    # Of the square the left half is seen, in a strip that is 10 pixels wider.
+    for seed in range(20):
+        there = moved(gone, (10, 0, 30, 64), np.random.default_rng(seed))
+        assert there[:, 10:30].sum() == there.sum() == 10 * 20

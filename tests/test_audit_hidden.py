@@ -135,6 +135,54 @@ def test_an_object_of_which_the_network_saw_nothing_counts_for_no_background(pho
     assert [(row["verdict"], row["n"], row["reason"]) for row in audit["checks"]] == [("not decided", 0, why)]
 
 
+def test_without_its_object_a_picture_has_no_background_to_exchange(photos: Path, tmp_path: Path) -> None:
+    """Of the eight wide pictures the exchange would replace all that the network is shown."""
+    _, audit = _audit(photos, tmp_path, "  - {kind: counterfactual, with: mean, max_flips: 1.0}\n", "-q")
+    assert [row["n"] for row in audit["checks"]] == [4]
+    [told] = audit["remarks"]
+    assert told.startswith("counterfactual: 8 of 12 images have nothing, or less than 5 % of what the network saw, marked")
+
+
+def test_the_control_of_a_rectangle_is_as_large_as_what_was_seen_of_it_and_lies_there(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 107 x 64 pixels the network is shown the middle 64, and of the left 30 %, which end at 32, the last 10 or 11."""
+    shown: list[Any] = []
+    predict = SecondLook.predict
+
+    def watched(look: SecondLook, pictures: Any) -> Any:
+        shown.extend(pictures)
+        return predict(look, pictures)
+
+    monkeypatch.setattr(SecondLook, "predict", watched)
+    wide = [str(photos / "data" / "sun" / f"{number:02d}.png") for number in range(4, 12)]
+    _audit(photos, tmp_path, "  - {kind: counterfactual, replace: [0, 0, 0.3, 1], with: mean}\n", *wide, "-q")
+    assert len(shown) == 16
+    # The mean colour of a sky with a square of 400 of 6000 pixels.
+    fill = np.array([255 * 400, 0, 200 * 5600]) / 6000
+    replaced = np.array([np.abs(each[:, 22:85] - fill).max(-1) < 4 for each in shown])
+    columns = replaced.all(1).sum(1)
+    assert (columns[::2] == columns[0]).all()
+    assert 9 <= columns[0] <= 11
+    assert (np.abs(columns[1::2] - columns[0]) <= 2).all()  # seams on both sides
+    starts = replaced[1::2].all(1).argmax(1)
+    assert len(set(starts.tolist())) > 3
+
+
+def test_a_rectangle_that_is_all_that_the_network_saw_decides_nothing(photos: Path, tmp_path: Path) -> None:
+    checks = "  - {kind: counterfactual, replace: [0.15, 0, 0.85, 1], with: mean, max_flips: 1.0}\n"
+    _, audit = _audit(photos, tmp_path / "a", checks, "-q")
+    said = "the region 0.15,0,0.85,1 is more than 95 % of what the network saw of"
+    left_out = f"left out, for nothing is left beside it: {photos}/data/sun/04.png, ..."
+    assert [row["n"] for row in audit["checks"]] == [4]
+    assert audit["remarks"] == [f"counterfactual: {said} 8 of 12 images, {left_out}"]
+    wide = [str(photos / "data" / "sun" / f"{number:02d}.png") for number in range(4, 12)]
+    _, audit = _audit(photos, tmp_path / "b", checks, *wide, "-q")
+    assert [(row["verdict"], row["reason"]) for row in audit["checks"]] == [
+        ("not decided", f"{said} 8 of 8 images, {left_out}")
+    ]
+
+
 def test_a_region_of_which_a_part_is_hidden_counts_and_is_told(photos: Path, tmp_path: Path) -> None:
     """Of the lowest tenth the crop of 100 x 60 pixels shows the middle 60 %, of the left 30 % the third from 20 %."""
     wide = [str(photos / "data" / "sun" / f"{number:02d}.png") for number in range(4, 12)]

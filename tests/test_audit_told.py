@@ -68,7 +68,7 @@ def test_images_of_which_nothing_is_marked_are_counted(photos: Path, tmp_path: P
     assert [(row["verdict"], row["n"]) for row in rows] == [("passed", 8)] * 3
     left = "have nothing marked as their class: "
     assert said.count(f"inside, avoid: 4 of 12 images {left}") == said.count(f"4 of 12 images {left}") == 1
-    assert "counterfactual: 4 of 12 images have nothing, or less than 5 % of the picture, marked" in said
+    assert "counterfactual: 4 of 12 images have nothing, or less than 5 % of what the network saw, marked" in said
     assert said.count("truth_labels: any takes all that is marked") == 2
     rows = _rows(_policy(photos, "other.json"), tmp_path / "none")
     assert [row["verdict"] for row in rows] == ["not decided"] * 3

@@ -4,7 +4,7 @@ The background of an image (all that is not its object) is exchanged for that of
 there was painted out. Pasting leaves seams, and so does painting out: beside each exchange stands a *control*, in which
 the image's own background, painted out and blurred in the same way, is put back around the object. A flip counts where
 the exchange flips the prediction and the control does not. For a rectangle the control is a random rectangle of the
-same size elsewhere, filled in the same way, and the share of flips is that beyond it.
+same size elsewhere in what the network saw, filled in the same way, and the share of flips is that beyond it.
 
 Pictures are changed at the size at which the network is shown them: what it sees of a photograph that is many times
 larger is no other, and takes as long.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from cnnviz.audit.check import Check, Judged, mean, rate
 from cnnviz.audit.verdict import Observation, Statement
 from cnnviz.geometry.placement import seen_part
 from cnnviz.metrics.region_energy import rectangle
-from cnnviz.metrics.seen_region import BACKGROUND, share_seen
+from cnnviz.metrics.seen_region import BACKGROUND, in_words, share_seen
 
 if TYPE_CHECKING:
     from cnnviz.maps.second_look import Photograph, SecondLook
@@ -52,12 +52,14 @@ class Counterfactual(Check):
             return [Statement("flips", "rate", False, self.params.max_flips or 0.0, (), why)]
         changes = changed(judged, look, (self.params.replace, self.params.with_), self.policy.truth_labels)
         hidden = self.hidden({path: each["seen"] for path, each in changes.items()}, self.params.replace)
-        unmarked = ""
+        left_out = ""
         if self.params.replace == BACKGROUND and judged:
-            unmarked = self.unmarked(judged, changes, "nothing, or less than 5 % of the picture,")
-            unmarked += "" if changes else "; or replace a rectangle"
+            left_out = self.unmarked(judged, changes, "nothing, or less than 5 % of what the network saw,")
+            left_out += "" if changes else "; or replace a rectangle"
+        elif judged:
+            left_out = self._filled(judged, changes)
         changes = {path: each for path, each in changes.items() if each["seen"]}
-        why = "" if changes else "; ".join(filter(None, (hidden, unmarked)))
+        why = "" if changes else "; ".join(filter(None, (hidden, left_out)))
         found = []
         if self.params.max_flips is not None:
             flips = [Observation(path, float(each["flip"]), each["group"]) for path, each in changes.items()]
@@ -66,6 +68,19 @@ class Counterfactual(Check):
             drops = [Observation(path, each["drop"], each["group"]) for path, each in changes.items()]
             found.append(mean("drop", self.params.max_drop, drops, at_least=False, low=-1.0))
         return [dataclasses.replace(each, why_not=why) for each in found]
+
+    def _filled(self, judged: Sequence[Judged], seen: Collection[str]) -> str:
+        """That images are left out, because the rectangle is nearly all that the network saw; empty where none is."""
+        region = self.params.replace
+        out = [each for each in judged if each.path not in seen and _fills(region, each.record)]
+        if not out:
+            return ""
+        first = f"{out[0].path}{', ...' * (len(out) > 1)}"
+        nearly = f"{in_words(region)} is more than 95 % of what the network saw of {len(out)} of {len(judged)} images"
+        text = f"{nearly}, left out, for nothing is left beside it: {first}"
+        if seen:
+            self.remarks.append(text)
+        return text
 
 
 def changed(
@@ -93,10 +108,13 @@ def changed(
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """A photograph of which it is known what is replaced; ``seen`` is the share of it that the network saw."""
+    """A photograph of which it is known what is replaced; ``seen`` is the share of it that the network saw, in ``window``
+    (x0, y0, x1, y1).
+    """
 
     photo: Photograph
     mask: Mask
+    window: tuple[int, int, int, int]
     seen: float
 
     @cached_property
@@ -121,9 +139,12 @@ def _changed(
     def known(each: Judged) -> _Known | None:
         photo = look.seen(each.record)
         mask = None if photo is None else _replaced(photo, each, look, replace, objects)
-        if photo is None or mask is None or not mask.any() or mask.mean() > _LARGEST:
+        if photo is None or mask is None or not mask.any():
             return None
-        return _Known(photo, mask, share_seen(mask, _window(each.record, mask.shape)) or 0.0)
+        window = _window(each.record, mask.shape)
+        if part_of(mask, window).mean() > _LARGEST:
+            return None
+        return _Known(photo, mask, window, share_seen(mask, window) or 0.0)
 
     def another(each: Judged) -> _Known | None:
         start = place.get(each.path, -1) + 1
@@ -222,7 +243,7 @@ def _pictures(own: _Known, other: _Known, how: tuple[str, str], seed: int) -> li
     if replace == BACKGROUND:
         new = _as_large(other.emptied, rgb) if fill == "shuffle" else filled(own.emptied, fill, rng)
         return blended(rgb, new, mask, own.emptied)
-    elsewhere = moved(mask, rng)
+    elsewhere = moved(mask, own.window, rng)
     new = _as_large(other.photo.rgb, rgb) if fill == "shuffle" else filled(rgb, fill, rng)
     return [*blended(rgb, new, mask), *blended(rgb, new, elsewhere)]
 
@@ -264,14 +285,34 @@ def blended(rgb: Picture, new: Picture, mask: Mask, *others: Picture) -> list[Pi
     return [np.asarray(cv2.blendLinear(rgb, each, left, weight), dtype=np.uint8) for each in (new, *others)]
 
 
-def moved(mask: Mask, rng: np.random.Generator) -> Mask:
-    """A rectangle of the same size elsewhere, at random; where it overlaps least of ten tries."""
-    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+def _fills(region: str, record: Mapping[str, Any]) -> bool:
+    """Whether a rectangle leaves too little of what the network saw beside it."""
+    shape = record["height"], record["width"]
+    return float(part_of(rectangle(region, shape), _window(record, shape)).mean()) > _LARGEST
+
+
+def part_of(mask: Mask, window: tuple[int, int, int, int]) -> Mask:
+    """What of a mask lies in a window (x0, y0, x1, y1)."""
+    x0, y0, x1, y1 = window
+    return mask[y0:y1, x0:x1]
+
+
+def moved(mask: Mask, window: tuple[int, int, int, int], rng: np.random.Generator) -> Mask:
+    """A rectangle as large as what the network saw of this one, elsewhere in what it saw, at random; where it overlaps
+    least of ten tries. Beside that the network would not see it, and any region would count for more than chance.
+
+    Args:
+        mask: [H, W], of which a pixel at least lies in the window.
+        window: What the network saw: x0, y0, x1, y1, half-open.
+        rng: What is random.
+    """
+    part = part_of(mask, window)
+    rows, cols = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
     height, width = int(rows[-1] - rows[0] + 1), int(cols[-1] - cols[0] + 1)
     best, least = mask, np.inf
     for _ in range(10):
-        top = int(rng.integers(0, mask.shape[0] - height + 1))
-        left = int(rng.integers(0, mask.shape[1] - width + 1))
+        top = window[1] + int(rng.integers(0, part.shape[0] - height + 1))
+        left = window[0] + int(rng.integers(0, part.shape[1] - width + 1))
         other = np.zeros_like(mask)
         other[top : top + height, left : left + width] = True
         shared = float((other & mask).sum())
