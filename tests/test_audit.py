@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 from xml.etree import ElementTree
 
@@ -243,9 +244,24 @@ def test_the_first_baseline_is_not_said_to_be_missing(photos: Path, tmp_path: Pa
     rows = json.loads((tmp_path / "report.json").read_text("utf-8"))["summary"]["audit"]["checks"]
     reasons = [row["reason"] for row in rows]
     assert reasons[:2] == ["the first baseline: there is nothing to compare it with"] * 2
-    assert reasons[2] == f"there is no baseline in {photos}/other; --accept REASON writes one"
+    other = f"there is no baseline in {photos}/other: --accept writes that of the first check of drift, {photos}/baseline"
+    assert reasons[2] == f"{other}; copy one there that was accepted"
     assert f"accepted as the baseline in {photos}/baseline: first release" in said
     assert f"no baseline in {photos}/baseline" not in said
+    # What is typed: a copy of the first.
+    copytree(photos / "baseline", photos / "other")
+    _, report = _audit(path, tmp_path / "again")
+    assert [row["verdict"] for row in report["summary"]["audit"]["checks"]] == ["passed"] * 3
+
+
+@pytest.mark.parametrize("accept", [(), ("--accept", "first release")])
+def test_one_folder_is_one_baseline_however_it_is_spelled(photos: Path, tmp_path: Path, accept: tuple[str, ...]) -> None:
+    kept = f"spelled{len(accept)}"
+    checks = "".join(f"  - {{kind: drift, baseline: {name}, min_similarity: 0.9}}\n" for name in (kept, f"./{kept}/"))
+    path = _policy(photos, "weather", checks, name=f"{kept}.yaml", more="only: all")
+    rows = _audit(path, tmp_path, *accept)[1]["summary"]["audit"]["checks"]
+    said = "--accept REASON writes one" if not accept else "the first baseline: there is nothing to compare it with"
+    assert all(row["reason"].endswith(said) for row in rows)
 
 
 def test_a_method_that_is_not_faithful_vouches_for_nothing(photos: Path, tmp_path: Path) -> None:

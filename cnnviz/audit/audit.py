@@ -68,7 +68,7 @@ class Audit(Comparison[AuditOptions]):
             if isinstance(check, _OfRegions):
                 check.regions = self._regions
             if isinstance(check, Drift):
-                check.becomes = params.accept is not None and check.folder == self._baseline
+                check.accepting, check.accepted_in = params.accept is not None, self._baseline
 
     def metrics(self, method: str) -> tuple[MetricRequest, ...]:
         found: dict[str, Mapping[str, Any]] = {}

@@ -35,10 +35,12 @@ class Drift(Check):
     """Maps and predictions are those of the accepted baseline.
 
     Attributes:
-        becomes: Whether this run becomes the baseline in its folder.
+        accepting: Whether this run becomes a baseline.
+        accepted_in: The folder of the baseline that a run becomes which is accepted: that of the first check of drift.
     """
 
-    becomes = False
+    accepting = False
+    accepted_in = ""
 
     @property
     def folder(self) -> str:
@@ -54,8 +56,7 @@ class Drift(Check):
         stored = self._stored
         why = ""
         if stored is None:
-            none = f"there is no baseline in {self.folder}; --accept REASON writes one"
-            why = "the first baseline: there is nothing to compare it with" if self.becomes and judged else none
+            why = self._missing(bool(judged))
         if stored is not None and (until := stored.facts.get("until")) and until < datetime.date.today().isoformat():
             why = f"the baseline was accepted until {until}: {stored.facts.get('reason', '')}"
         found = []
@@ -86,6 +87,20 @@ class Drift(Check):
             allowed = self.params.max_changed_predictions
             found.append(rate("changed_predictions", allowed, changes, at_least=False))
         return [replace(each, why_not=why) for each in found]
+
+    def _missing(self, judged: bool) -> str:
+        """Why there is no baseline, and what writes one."""
+        if not _same(self.folder, self.accepted_in):
+            first = f"--accept writes that of the first check of drift, {self.accepted_in}"
+            return f"there is no baseline in {self.folder}: {first}; copy one there that was accepted"
+        if self.accepting and judged:
+            return "the first baseline: there is nothing to compare it with"
+        return f"there is no baseline in {self.folder}; --accept REASON writes one"
+
+
+def _same(folder: str, other: str) -> bool:
+    """Whether both are one folder, however they are spelled."""
+    return os.path.abspath(folder) == os.path.abspath(other)
 
 
 def _key(record: Mapping[str, Any], method: str, target: Mapping[str, Any]) -> str:
