@@ -119,3 +119,29 @@ def test_drift(photo: Path, model: cnnviz.Model, tmp_path: Path, monkeypatch: py
     kept.write_text("no map")
     with pytest.raises(CnnvizError, match="no map can be read"):
         assert_no_drift(model, photo, kept, target=0)
+
+
+@pytest.mark.parametrize(
+    ("box", "why"),
+    [
+        ((0, 0, 30, SIDE), r"the network saw nothing of the box \[0, 0, 30, 64\]: it was shown \[32, 0, 64, 64\]; load_mo"),
+        ((97, 10, 20, 20), r"the network saw nothing of the box \[97, 10, 20, 20\]: it was shown \[32, 0, 64, 64\]"),
+        ((130, 0, 10, 10), r"the box \[130, 0, 10, 10\] has no pixel of the picture, which is 128 x 64; see "),
+        ((40, 10, 0, 10), r"the box \[40, 10, 0, 10\] has no pixel of the picture"),
+    ],
+)
+def test_a_box_that_the_network_did_not_see_is_not_ignored(
+    photo: Path, model: cnnviz.Model, box: tuple[int, int, int, int], why: str
+) -> None:
+    """Of 128 x 64 pixels the crop shows the middle 64."""
+    wide = np.zeros((SIDE, 2 * SIDE, 3), dtype=np.uint8)
+    wide[:, 32:96] = np.asarray(Image.open(photo))
+    for claim in (
+        lambda: assert_looks_at(model, wide, box, at_least=0, target=0),
+        lambda: assert_ignores(model, wide, box, at_most=1, target=0),
+    ):
+        with pytest.raises(AssertionError, match=f"gradcam of class 0: {why}"):
+            claim()
+    # A column that it saw is enough to be asked for.
+    assert_ignores(model, wide, (0, 0, 33, SIDE), at_most=0.05, target=0)
+    assert_looks_at(model, wide, (32 + BOX[0], *BOX[1:]), at_least=0.5, target=0)

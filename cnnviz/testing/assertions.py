@@ -23,6 +23,7 @@ from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.kept_maps import read_map, write_map, write_picture
 from cnnviz.io.sources import ImageRef, open_file
 from cnnviz.metrics.derived import nowhere
+from cnnviz.metrics.seen_region import share_seen
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.registry.lookup import find_method
 from cnnviz.render.legend import with_box
@@ -49,13 +50,29 @@ class _Looked:
         """The share of the map's positive values in a box.
 
         Raises:
-            AssertionError: The map lies nowhere: no share of it is in a box or beside it.
+            AssertionError: The network saw nothing of the box, or the map lies nowhere: no share of it is in a box or
+                beside it.
         """
+        if why := self._hidden(box):
+            raise AssertionError(f"{self.said}: {why}{_kept(self, box.xywh)}")
         if why := nowhere(self.placed):
             raise AssertionError(f"{self.said}: the map lies nowhere: it {why}{_kept(self, box.xywh)}")
         values = np.maximum(self.placed.values, 0).astype(np.float64)
         height, width = values.shape
         return float(values[box.pixels((width, height))].sum()) / float(values.sum())
+
+    def _hidden(self, box: Box) -> str:
+        """Why the network could not look at a box; empty where it saw a pixel of it."""
+        height, width = self.placed.values.shape
+        inside = np.zeros((height, width), dtype=np.bool_)
+        inside[box.pixels((width, height))] = True
+        seen = share_seen(inside, self.placed.seen)
+        if seen is None:
+            return f"the box {_shown(box.xywh)} has no pixel of the picture, which is {width} x {height}"
+        x0, y0, x1, y1 = self.placed.seen
+        shown = _shown((x0, y0, x1 - x0, y1 - y0))
+        hint = 'load_model(..., view="whole") shows it the whole picture'
+        return "" if seen else f"the network saw nothing of the box {_shown(box.xywh)}: it was shown {shown}; {hint}"
 
 
 def assert_looks_at(
@@ -71,8 +88,9 @@ def assert_looks_at(
         how: ``method``, ``target``, ``layer`` and further options of :func:`cnnviz.explain`.
 
     Raises:
-        AssertionError: Less lies there; the message says how much, and where the picture is. So for a map that lies
-            nowhere, as the audit has it: it is the same everywhere, or has no positive values.
+        AssertionError: Less lies there; the message says how much, and where the picture is. So for a box of which the
+            network saw nothing, and for a map that lies nowhere, as the audit has it: it is the same everywhere, or has
+            no positive values.
     """
     looked = _look(model, image, how)
     share = looked.share(Box(*map(float, box)))
@@ -87,7 +105,8 @@ def assert_ignores(model: ModelLike, image: ImageLike, box: Sequence[float], at_
     """That at most this share of the map's positive values lies in a box; arguments as :func:`assert_looks_at`.
 
     Raises:
-        AssertionError: More lies there; or the map lies nowhere, which does not tell what the network ignores.
+        AssertionError: More lies there; or the network saw nothing of the box, or the map lies nowhere, which do not
+            tell what the network ignores.
     """
     looked = _look(model, image, how)
     share = looked.share(Box(*map(float, box)))
