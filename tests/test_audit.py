@@ -155,6 +155,15 @@ def test_the_network_that_sees_the_object_passes(photos: Path, tmp_path: Path) -
     assert code == 0
 
 
+def test_a_map_that_may_not_lie_on_the_object_and_does_is_not_confirmed(photos: Path, tmp_path: Path) -> None:
+    """Without the object itself predictions flip whatever is wrong."""
+    check = "  - {kind: avoid, region: truth, max_energy: 0.1}"
+    path = _policy(photos, "balanced", check, more="target: class:sun\nonly: all", name="truth.yaml")
+    code, report = _audit(path, tmp_path)
+    [row] = report["summary"]["audit"]["checks"]
+    assert (code, row["verdict"], row["confirmed"]) == (1, "violated", None)
+
+
 def test_files_for_ci(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     path = _policy(photos, "weather", CHECKS, more="only: all")

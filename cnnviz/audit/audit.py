@@ -243,10 +243,12 @@ class Audit(Comparison[AuditOptions]):
         assert self.look is not None
         if result.check.spec.name != "avoid" or result.result.verdict != "violated" or not self.look.of_classes:
             return result
+        region = str(result.check.params.region)  # type: ignore[attr-defined]
+        if region == TRUTH:
+            return result  # that predictions hang on the object itself is no news
         worst = {path for path, _ in result.result.violations[:_CONFIRMED]}
         every = self._judged(rows, result.method, "all", None)
         judged = [each for each in every if each.counts and each.path in worst]
-        region = str(result.check.params.region)  # type: ignore[attr-defined]
         fill = "shuffle" if region == "background" else "blur"
         changes = changed(judged, self.look, (region, fill), self.policy.truth_labels, every)
         shown = [each for each in changes.values() if each["seen"]]
