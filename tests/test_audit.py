@@ -253,7 +253,9 @@ def test_the_first_baseline_is_not_said_to_be_missing(photos: Path, tmp_path: Pa
     rows = json.loads((tmp_path / "report.json").read_text("utf-8"))["summary"]["audit"]["checks"]
     reasons = [row["reason"] for row in rows]
     assert reasons[:2] == ["the first baseline: there is nothing to compare it with"] * 2
-    other = f"there is no baseline in {photos}/other: --accept writes that of the first check of drift, {photos}/baseline"
+    other = (
+        f"there is no baseline in {photos}/other: --accept writes that of the first check of drift, {photos}/baseline"
+    )
     assert reasons[2] == f"{other}; copy one there that was accepted"
     assert f"accepted as the baseline in {photos}/baseline: first release" in said
     assert f"no baseline in {photos}/baseline" not in said
@@ -263,8 +265,31 @@ def test_the_first_baseline_is_not_said_to_be_missing(photos: Path, tmp_path: Pa
     assert [row["verdict"] for row in report["summary"]["audit"]["checks"]] == ["passed"] * 3
 
 
+def test_a_baseline_that_cannot_be_read_is_accepted_anew(photos: Path, tmp_path: Path, capsys: Any) -> None:
+    """As the error says. One in the folder of another check is not written, and is told so."""
+    checks = "".join(f"  - {{kind: drift, baseline: {name}, min_similarity: 0.9}}\n" for name in ("broken", "second"))
+    path = _policy(photos, "weather", checks, name="broken.yaml", more="only: all")
+    assert _audit(path, tmp_path / "a", "--accept", "first")[0] == 0
+    copytree(photos / "broken", photos / "second")
+    (photos / "broken" / "maps.npz").write_text("no maps")
+    capsys.readouterr()
+    assert _audit(path, tmp_path / "b")[0] == 2
+    assert "Accept it anew with --accept." in capsys.readouterr().err
+    code, report = _audit(path, tmp_path / "c", "--accept", "anew")
+    audit = report["summary"]["audit"]
+    assert (code, [row["verdict"] for row in audit["checks"]]) == (0, ["not decided", "passed"])
+    assert [text for text in audit["remarks"] if "cannot be read" in text and text.endswith("it is replaced")]
+    assert [row["verdict"] for row in _audit(path, tmp_path / "d")[1]["summary"]["audit"]["checks"]] == ["passed"] * 2
+    (photos / "second" / "maps.npz").write_text("no maps")
+    capsys.readouterr()
+    assert _audit(path, tmp_path / "e", "--accept", "again")[0] == 2
+    assert "Copy one there that was accepted." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("accept", [(), ("--accept", "first release")])
-def test_one_folder_is_one_baseline_however_it_is_spelled(photos: Path, tmp_path: Path, accept: tuple[str, ...]) -> None:
+def test_one_folder_is_one_baseline_however_it_is_spelled(
+    photos: Path, tmp_path: Path, accept: tuple[str, ...]
+) -> None:
     kept = f"spelled{len(accept)}"
     checks = "".join(f"  - {{kind: drift, baseline: {name}, min_similarity: 0.9}}\n" for name in (kept, f"./{kept}/"))
     path = _policy(photos, "weather", checks, name=f"{kept}.yaml", more="only: all")

@@ -140,13 +140,15 @@ def test_without_its_object_a_picture_has_no_background_to_exchange(photos: Path
     _, audit = _audit(photos, tmp_path, "  - {kind: counterfactual, with: mean, max_flips: 1.0}\n", "-q")
     assert [row["n"] for row in audit["checks"]] == [4]
     [told] = audit["remarks"]
-    assert told.startswith("counterfactual: 8 of 12 images have nothing, or less than 5 % of what the network saw, marked")
+    assert told.startswith(
+        "counterfactual: 8 of 12 images have nothing, or less than 5 % of what the network saw, marked"
+    )
 
 
 def test_the_control_of_a_rectangle_is_as_large_as_what_was_seen_of_it_and_lies_there(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 107 x 64 pixels the network is shown the middle 64, and of the left 30 %, which end at 32, the last 10 or 11."""
+    """Of 107 x 64 pixels the network is shown the middle 64, and of the left 30 %, which end at 32, the last ten."""
     shown: list[Any] = []
     predict = SecondLook.predict
 

@@ -124,7 +124,10 @@ def test_drift(photo: Path, model: cnnviz.Model, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("box", "why"),
     [
-        ((0, 0, 30, SIDE), r"the network saw nothing of the box \[0, 0, 30, 64\]: it was shown \[32, 0, 64, 64\]; load_mo"),
+        (
+            (0, 0, 30, SIDE),
+            r"the network saw nothing of the box \[0, 0, 30, 64\]: it was shown \[32, 0, 64, 64\]; load",
+        ),
         ((97, 10, 20, 20), r"the network saw nothing of the box \[97, 10, 20, 20\]: it was shown \[32, 0, 64, 64\]"),
         ((130, 0, 10, 10), r"the box \[130, 0, 10, 10\] has no pixel of the picture, which is 128 x 64; see "),
         ((40, 10, 0, 10), r"the box \[40, 10, 0, 10\] has no pixel of the picture"),

@@ -108,8 +108,8 @@ def changed(
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """A photograph of which it is known what is replaced; ``seen`` is the share of it that the network saw, in ``window``
-    (x0, y0, x1, y1).
+    """A photograph of which it is known what is replaced; ``seen`` is the share of that which the network saw, and
+    ``window`` what it saw: x0, y0, x1, y1.
     """
 
     photo: Photograph

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from cnnviz.audit.check import Check, Judged, likeness_of_ranks, mean, rate
 from cnnviz.audit.verdict import Observation, Statement
+from cnnviz.errors import CnnvizError
 from cnnviz.io.baselines import Baseline, BaselineFiles, read_baseline
 
 if TYPE_CHECKING:
@@ -49,8 +50,20 @@ class Drift(Check):
 
     @cached_property
     def _stored(self) -> Baseline | None:
-        """What was accepted, read once for all methods."""
-        return read_baseline(self.folder)
+        """What was accepted, read once for all methods; None where there is none, or one that is replaced anyway.
+
+        Raises:
+            CnnvizError: It cannot be read.
+        """
+        try:
+            return read_baseline(self.folder)
+        except CnnvizError as error:
+            if not _same(self.folder, self.accepted_in):
+                raise CnnvizError(error.message, "Copy one there that was accepted.") from error
+            if not self.accepting:
+                raise
+            self.remarks.append(f"{error.message.rstrip('.')}: it is replaced")
+            return None
 
     def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
         stored = self._stored
