@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from cnnviz.cli.app import main
+from cnnviz.report import compare_words
 from cnnviz.report.headline import headline
 from cnnviz.run.command_line import command_line
+from cnnviz.run.counting import Counts
 from cnnviz.settings import ModelSpec, RunSettings, TargetSettings
 from tests.support.pictures import photograph
 from tests.support.runs import tiny_options
@@ -101,3 +103,18 @@ def test_the_figures_of_a_run_are_told_in_words() -> None:
         ("accuracy", "50.0 %"), ("method", "gradcam"), ("depends on the class", "yes"),
     ]  # fmt: skip
     assert headline({"images_per_second": 0.0135}) == [("images per minute", "0.8")]
+
+
+def test_an_accuracy_is_one_figure_wherever_it_is_told() -> None:
+    """86 of 131 are 65.65 % to four digits of the share, and 65.649 % exactly."""
+    counts = Counts()
+    for number in range(131):
+        prediction = {"class_index": 0, "label": "cat", "probability": 0.9, "logit": 1.0}
+        counts.count({"label": "cat" if number < 86 else "dog", "predictions": [prediction]})  # type: ignore[arg-type]
+    summary = counts.summary(1.0, False)
+    assert summary["accuracy"] == round(86 / 131, 6)
+    figure = {"value": round(86 / 131, 6), "ci95": None, "n": 131}
+    names = ("both", "only_a", "only_b", "neither", "mcnemar_p")
+    said = compare_words.right({**dict.fromkeys(names, 0), "accuracy_a": figure, "accuracy_b": figure, "n": 131})
+    assert ("accuracy", "65.6 %") in headline(summary)
+    assert "A 65.6 %, B 65.6 % of 131" in said

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cnnviz.report.markup import plain_percent
+
 KEPT_BY = "--save raw"
 
 
@@ -35,8 +37,8 @@ def right(figures: Mapping[str, Any]) -> str:
     """Which of the runs is right, and whether one is more often."""
     return (
         f"both {figures['both']}, only A {figures['only_a']}, only B {figures['only_b']}, neither "
-        f"{figures['neither']}; A {percent(figures['accuracy_a']['value'])}, "
-        f"B {percent(figures['accuracy_b']['value'])} of {figures['n']} "
+        f"{figures['neither']}; A {plain_percent(figures['accuracy_a']['value'])}, "
+        f"B {plain_percent(figures['accuracy_b']['value'])} of {figures['n']} "
         f"(McNemar's exact test: p = {figures['mcnemar_p']:.2g})"
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cnnviz.report import compare_words
+from cnnviz.report.markup import plain_percent
 
 _WORDS = {
     "inputs": "images", "explained": "explained", "failed": "failed", "passed_over": "other files passed over",
@@ -100,5 +101,5 @@ def _value(key: str, value: bool | int | float | str) -> str:
     if key == "images_per_second":
         return f"{value:.1f}"
     if key == "accuracy":
-        return f"{100 * float(value):.1f} %"
+        return plain_percent(float(value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -236,7 +236,7 @@ class Counts:
             summary["failures"] = dict(sorted(self.failures.items()))
         if self.labelled:
             summary["labelled"] = self.labelled
-            summary["accuracy"] = round(self.right / self.labelled, 4)
+            summary["accuracy"] = round(self.right / self.labelled, 6)
         if self.confusion.correct or self.confusion.wrong:
             summary["outcomes"] = {"correct": self.confusion.correct, "wrong": self.confusion.wrong}
         if self.skipped:
@@ -244,7 +244,7 @@ class Counts:
         if self.with_truth or self.without_truth:
             summary["without_truth"] = self.without_truth
         if self.cropped:
-            summary["outside_view"] = {"images": self.cropped, "mean_share": round(self.outside / self.cropped, 4)}
+            summary["outside_view"] = {"images": self.cropped, "mean_share": round(self.outside / self.cropped, 6)}
         if self.run_folders:
             summary["run_folders_passed_over"] = list(self.run_folders)
         if interrupted:

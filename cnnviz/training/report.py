@@ -15,6 +15,7 @@ from cnnviz.records import RunHeader, to_json
 from cnnviz.render.curves import Curve, curves
 from cnnviz.report import gallery
 from cnnviz.report.headline import headline
+from cnnviz.report.markup import plain_percent
 from cnnviz.run.command_line import command_line
 from cnnviz.run.header import run_header
 from cnnviz.settings import CHECKS, RunSettings
@@ -87,7 +88,7 @@ def page(
     if best is not None:
         pairs += [
             ("best epoch", f"{best['epoch']} of {training['epochs']}"),
-            ("validation accuracy", f"{100 * best['val_accuracy']:.1f} %"),
+            ("validation accuracy", plain_percent(best["val_accuracy"])),
         ]
     head = gallery.Gallery(f"cnnviz {settings.command}", command_line(settings), name, pairs)
     yield gallery.begin(head).encode("utf-8", "replace")

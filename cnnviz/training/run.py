@@ -15,6 +15,7 @@ from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.store import Store
 from cnnviz.models.loading import trained
 from cnnviz.registry.training import TrainOptions
+from cnnviz.report.markup import plain_percent
 from cnnviz.run.counting import Counts, Reporter, RunResult
 from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.schema.images import AnyImage
@@ -226,9 +227,10 @@ class _Run:
         states.write(self._store, progress)
         self._store.write(METRICS, metrics_lines(progress.epochs))
         of = f"epoch {epoch.epoch} of {self._course.params.epochs}"
-        val = f"validation loss {epoch.val_loss:.3f}, accuracy {epoch.val_accuracy:.3f}"
+        val = f"validation loss {epoch.val_loss:.3f}, accuracy {plain_percent(epoch.val_accuracy)}"
         best = ", the best so far" if better else ""
-        self._reporter.note(f"{of}: loss {epoch.train_loss:.3f}, accuracy {epoch.train_accuracy:.3f}; {val}{best}")
+        train = f"loss {epoch.train_loss:.3f}, accuracy {plain_percent(epoch.train_accuracy)}"
+        self._reporter.note(f"{of}: {train}; {val}{best}")
 
     # Concluding.
 
@@ -291,6 +293,7 @@ class _Run:
             return ()
         path = os.path.join(self._settings.output.out, CHECKPOINT)
         return (
-            f"best epoch {best.epoch}: validation accuracy {best.val_accuracy:.3f}, loss {best.val_loss:.3f}",
+            f"best epoch {best.epoch}: validation accuracy {plain_percent(best.val_accuracy)}, "
+            f"loss {best.val_loss:.3f}",
             f"{path} needs no other option: cnnviz cam IMAGE --checkpoint {path}",
         )
