@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, BinaryIO
 
-from cnnviz.errors import EXIT_DONE, EXIT_POLICY_VIOLATED, CnnvizError
+from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_POLICY_VIOLATED, EXIT_SOME_FAILED, CnnvizError
 from cnnviz.io.cache import ContentCache, cache_limit
 from cnnviz.io.digests import own_code
 from cnnviz.io.encode import ImageFormat
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
+from cnnviz.maps.comparison import Conclusion
 from cnnviz.maps.explainer import Explainer
 from cnnviz.maps.remembered import Remembered, run_key
 from cnnviz.maps.unplaced import on_cells
@@ -177,17 +178,32 @@ def _through(
     extras = Extras(further, found.figures, files=files)
     concluded = {**asdict(extras), "summary": summary, "written": sorted(written), "sentences": list(found.sentences)}
     summary = run_folder.close(summary, f"cnnviz {settings.command}", extras)
-    report, code = os.path.join(settings.output.out, REPORT), counts.exit_code(interrupted)
-    if found.violated and not interrupted:
-        code = EXIT_POLICY_VIOLATED
+    report = os.path.join(settings.output.out, REPORT)
+    code = _exit_code(found, counts.exit_code(interrupted), shared=settings.shard is not None)
     annotations = tuple(found.annotations)
     return RunResult(summary, report, code, sentences=tuple(sentences), annotations=annotations), concluded
+
+
+def _exit_code(found: Conclusion, of_images: int, *, shared: bool) -> int:
+    """That of a run that was concluded.
+
+    Args:
+        found: What it came to.
+        of_images: The exit code by what became of its images.
+        shared: Whether these are a share of the images, which may have none with truth by chance.
+    """
+    if found.violated and of_images != EXIT_INTERRUPTED:
+        return EXIT_POLICY_VIOLATED
+    if found.unmeasured and of_images == EXIT_DONE and not shared:
+        return EXIT_SOME_FAILED
+    return of_images
 
 
 def _once(explainer: Explainer, result: RunResult) -> str | None:
     """Why a run cannot be repeated without its network: it did not end well, or also depends on what is not known."""
     if (failed := result.summary["failed"]) or result.exit_code not in (EXIT_DONE, EXIT_POLICY_VIOLATED):
-        return f"{failed} of its images failed" if failed else "it did not end"
+        ended = result.exit_code == EXIT_SOME_FAILED
+        return f"{failed} of its images failed" if failed else "it measured nothing" if ended else "it did not end"
     if explainer.prepared.loaded.files is None:
         return f"the files of {explainer.prepared.loaded.name} are not known"
     code = own_code()

@@ -196,6 +196,20 @@ def test_a_class_that_is_not_in_the_image_and_one_that_the_truth_does_not_know()
         assert scores("energy_pointing_game", values, known, image)["energy"] == energy
 
 
+def test_what_the_network_could_be_right_with() -> None:
+    """Labels that are boxes and mean a class; and five guesses, of however few predictions."""
+    known = Truth(SIZE, (TrueObject("dog", BOX), TrueObject("kite", Box(0, 0, 4, 4)), TrueObject("kite", BOX)))
+    assert scores("box_localization", indicator(BOX), known)["truth_classes"] == 2
+    for meant, count in ((("dog", "sky"), 1), ((), 0), (("dog", "kite"), 2)):
+        image = replace(IMAGE, meant_labels=meant)
+        assert scores("box_localization", indicator(BOX), known, image)["truth_classes"] == count
+    one = replace(IMAGE, predictions=(CAT,), guesses=(3, 9, 1, 7, 0, 2))
+    found = scores("box_localization", indicator(BOX), known, one)
+    assert (found["rank"], found["guesses"]) == (4, 5)
+    found = scores("box_localization", indicator(BOX), known, replace(IMAGE, guesses=()))
+    assert (found["rank"], found["guesses"]) == (None, 0)
+
+
 def test_several_labels_may_mean_the_class() -> None:
     both = replace(IMAGE, truth_labels=("dog", "wolf"))
     wolf = TrueObject("wolf", Box(0, 0, 4, 4))

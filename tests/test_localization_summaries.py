@@ -106,13 +106,22 @@ def test_images_whose_maps_do_not_say_are_not_counted() -> None:
     assert (found["top1_error"]["value"], found["top5_error"]["value"]) == (1.0, 0.0)
 
 
-def test_a_run_whose_classes_the_truth_does_not_know_has_no_errors() -> None:
+def test_images_of_which_no_class_is_marked_are_left_out() -> None:
+    """A guess that the truth has no label for is wrong, where something else could have been right."""
     outside = box(1, None, None)  # type: ignore[arg-type]
-    found = boxes(outside, outside, images=["a", "b"])
+    nameless = box(1, None, None, truth_classes=0)  # type: ignore[arg-type]
+    found = boxes(nameless, nameless, images=["a", "b"])
     assert found["top1_error"] == found["top1_classification_error"] == {"value": None, "ci95": None, "n": 0}
-    assert found["classes_outside_truth"] == 2
-    found = boxes(outside, box(1, True, 0.7), images=["a", "b"])
-    assert found["top1_error"]["value"] == 0.5
+    assert (found["maps"], found["without_truth"], found["classes_outside_truth"]) == (0, 2, 0)
+    found = boxes(outside, nameless, box(1, True, 0.7), images=["a", "b", "c"])
+    assert (found["top1_error"]["value"], found["top1_error"]["n"]) == (0.5, 2)
+    assert (found["maps"], found["without_truth"], found["classes_outside_truth"]) == (2, 1, 1)
+    given = [*rows([outside, nameless, nameless], ["a", "b", "b"]), *rows([None], ["c"])]
+    said = of_boxes(given, BOX_LOCALIZATION, BoxLocalizationOptions())
+    assert [sentence for _, sentence in said.remarks] == [
+        "1 of 3 images are left out: nothing that is marked on them is a class of the model",
+        "1 maps of images without boxes were not scored",
+    ]
 
 
 def test_known_classes_by_size() -> None:

@@ -119,7 +119,7 @@ def test_that_nothing_was_measured_is_said(
 ) -> None:
     labels = ["--labels", str(tmp_path / "labels.txt"), "-o", str(tmp_path / "out"), "--class", "blue", "--limit", "1"]
     arguments = ["localize", str(rectangles), *MODEL, *labels, "--truth", str(tmp_path / "truth.json")]
-    assert main([*arguments, "--metric", "pxap"]) == 0
+    assert main([*arguments, "--metric", "pxap"]) == 3
     assert "nothing was measured: no map is of a class that --truth marks" in capsys.readouterr().err
 
 

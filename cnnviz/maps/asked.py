@@ -14,6 +14,7 @@ from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError
 from cnnviz.io.annotations import Annotations
 from cnnviz.maps.write_image import TargetMap
+from cnnviz.metrics.localization_boxes import GUESSES
 from cnnviz.models.graph.structures import map_tensors
 from cnnviz.records import BoxScore, ClassScore, PredictionScore, RegionScore, TargetScore
 from cnnviz.registry import lookup
@@ -25,6 +26,8 @@ from cnnviz.run.outcomes import Verdict
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.run.truth_classes import TruthClasses
 from cnnviz.tasks.base import Predictions, Request
+from cnnviz.tasks.class_names import descending
+from cnnviz.tasks.classification import Classification
 from cnnviz.tasks.elsewhere import noun_of, plural
 
 
@@ -38,6 +41,9 @@ class Asked:
         verdict: Whether they are right; None where that is not known.
         facts: Of the record, beside those of all images.
         shown: The class at each position of a dense output [h, w]; None for others.
+        guesses: The first classes, five at least; none of a network without classes for the whole image; None without
+            annotations.
+        meant_labels: Of the labels of what is marked on it those that mean a class; None without annotations.
     """
 
     requests: Sequence[Request]
@@ -46,6 +52,8 @@ class Asked:
     verdict: Verdict | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     shown: NDArray[np.int64] | None = None
+    guesses: tuple[int, ...] | None = None
+    meant_labels: tuple[str, ...] | None = None
 
     def of_image(self, judges: bool) -> Mapping[str, Any]:
         """All that the record says of the image because of what was asked.
@@ -57,6 +65,42 @@ class Asked:
         if not judges:
             known.pop("outcome", None)
         return {**known, **self.facts}
+
+
+def answered(
+    prepared: PreparedModel,
+    of: tuple[DecodedImage, Predictions, int],
+    requests: Sequence[Request],
+    targets: Sequence[TargetScore],
+    facts: Mapping[str, Any],
+) -> Asked:
+    """What the network says of an image beside what was asked of it.
+
+    Args:
+        prepared: The network of the run.
+        of: The image, the predictions for its batch, and its place there.
+        requests, targets, facts: As :class:`Asked` has them.
+    """
+    item, said, place = of
+    task, known = prepared.task, prepared.truth_classes
+    guesses = None if known is None else _guesses(prepared, said, place)
+    return Asked(
+        requests,
+        targets,
+        prepared.top_predictions(said, place, item),
+        prepared.verdict(item, said, place),
+        facts,
+        task.shown(said, place),
+        guesses,
+        None if known is None else known.meant_of(item.truth),
+    )
+
+
+def _guesses(prepared: PreparedModel, said: Predictions, place: int) -> tuple[int, ...]:
+    """The first classes. However few --top lists: the errors of ILSVRC are of five guesses."""
+    if not isinstance(prepared.task, Classification):
+        return ()
+    return tuple(descending(said.scores[place])[: max(GUESSES, prepared.settings.target.top)])
 
 
 def with_role(item: TargetMap, verdict: Verdict | None) -> TargetMap:

@@ -32,6 +32,7 @@ class Conclusion:
         spent: Where the time of this very run went, likewise.
         report: Further keys of ``report.json``.
         violated: Whether what it was asked to hold does not.
+        unmeasured: Whether it was asked to measure, and nothing could be.
         annotations: Lines that a CI system reads.
     """
 
@@ -41,6 +42,7 @@ class Conclusion:
     spent: Sequence[str] = ()
     report: Mapping[str, Any] = field(default_factory=dict)
     violated: bool = False
+    unmeasured: bool = False
     annotations: Sequence[str] = ()
 
 

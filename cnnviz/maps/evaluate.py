@@ -11,6 +11,7 @@ from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.store import Store
 from cnnviz.maps.comparison import Comparison, Conclusion, table
 from cnnviz.maps.prepared_method import BLURRED
+from cnnviz.maps.unmeasured import why_nothing
 from cnnviz.metrics.faithfulness_baselines import NAMES
 from cnnviz.metrics.intervals import bootstrap_mean
 from cnnviz.registry import lookup
@@ -61,14 +62,19 @@ class Evaluate(Comparison[EvaluateOptions]):
         self, figures: Mapping[str, Mapping[str, Any]], records: Iterable[Mapping[str, Any]], store: Store
     ) -> Conclusion:
         specs = [lookup.find_metric(name) for name in dict.fromkeys(self._names())]
-        found = {
-            method: {spec.name: _main(spec, _summary(spec, own)) for spec in specs} for method, own in figures.items()
-        }
+        said = {method: {spec.name: _summary(spec, own) for spec in specs} for method, own in figures.items()}
+        found = {method: {spec.name: _main(spec, own[spec.name]) for spec in specs} for method, own in said.items()}
         rows = list(records)
+        values = [each["value"] for own in found.values() for each in own.values()]
+        by_truth = all(spec.truth in ("boxes", "masks") for spec in specs)
+        summed = any(each is not None for own in said.values() for each in own.values())
+        unmeasured = by_truth and summed and all(value is None for value in values)
         heads = {spec.name: heading(spec.name, spec.direction, _unit(spec)) for spec in specs}
         pictures = _write_curves(self.writes(), rows, store)
-        sentences = [*table(found, heads), *_no_better_than_blurred(specs, list(figures), rows)]
-        return Conclusion({"metrics": found, "worst": _worst(specs, rows)}, pictures, sentences)
+        figures_told = [why_nothing(rows, self.target)] if unmeasured else table(found, heads)
+        sentences = [*figures_told, *_no_better_than_blurred(specs, list(figures), rows)]
+        summary = {"metrics": found, "worst": _worst(specs, rows)}
+        return Conclusion(summary, pictures, sentences, unmeasured=unmeasured)
 
 
 def _headline(spec: MetricSpec) -> str | None:

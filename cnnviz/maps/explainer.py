@@ -20,7 +20,7 @@ from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
 from cnnviz.maps import mosaics, tiling
-from cnnviz.maps.asked import Asked, check_targets, for_task, scored, truth_facts, truth_labels, with_role
+from cnnviz.maps.asked import Asked, answered, check_targets, for_task, scored, truth_facts, truth_labels, with_role
 from cnnviz.maps.comparison import Conclusion, comparison_of, of_several
 from cnnviz.maps.parts import Parts, Tell, untold
 from cnnviz.maps.preparation import cuts_of, of_methods, opened, passed_over, prepare_methods, rehearsed
@@ -190,14 +190,7 @@ class Explainer:
                 rows.append(own)
                 continue
             facts = {**prepared.task.facts(predictions, i), **own.facts}
-            of_image = Asked(
-                wanted[i],
-                targets[i],
-                prepared.top_predictions(predictions, i, item),
-                prepared.verdict(item, predictions, i),
-                facts,
-                prepared.task.shown(predictions, i),
-            )
+            of_image = answered(prepared, (item, predictions, i), wanted[i], targets[i], facts)
             rows.append(self._row(item, of_image, [made[i] for made in maps]))
         return rows
 
@@ -257,8 +250,7 @@ class Explainer:
             ]
             facts = tiling.facts(mosaic, predictions, prepared, row)
             requests = [task.request(index) for index in classes]
-            verdict = prepared.verdict(mosaic.item, predictions, row)
-            of_image = Asked(requests, targets, prepared.top_predictions(predictions, row), verdict, facts)
+            of_image = answered(prepared, (mosaic.item, predictions, row), requests, targets, facts)
             rows.append(self._row(mosaic.item, of_image, [whole]))
         return rows
 
@@ -287,6 +279,8 @@ class Explainer:
             maps=rows,
             of_image={**view_facts(item, prepared.preprocess), **truth_facts(self.annotations, item), **known},
             truth=item.truth,
+            meant_labels=asked.meant_labels,
+            guesses=asked.guesses,
             classes=asked.shown,
         )
 

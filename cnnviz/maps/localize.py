@@ -10,6 +10,7 @@ from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.store import Store
 from cnnviz.maps.comparison import Comparison, Conclusion, table
 from cnnviz.maps.other_thresholds import OtherThresholds
+from cnnviz.maps.unmeasured import why_nothing
 from cnnviz.metrics.localization_thresholds import at_thresholds
 from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import LocalizeOptions
@@ -28,7 +29,6 @@ _COLUMNS = (
 _OF_THRESHOLDS = ("max_box_acc", "max_box_acc_v2")
 _ORACLE = "MaxBoxAcc and MaxBoxAccV2: the best threshold of these very images; --threshold-from takes that of others"
 _COUNTS = ("maps", "without_truth", "classes_outside_truth", "flat")
-_NOTHING = "nothing was measured: no map is of a class that --truth marks on its image (--class truth asks for them)"
 
 
 class Localize(Comparison[LocalizeOptions]):
@@ -99,6 +99,9 @@ class Localize(Comparison[LocalizeOptions]):
         found.update(beside)
         for method in figures:
             found[method]["box_threshold"] = self._threshold(method)
+        figures_of = (each for row in found.values() for each in row.values() if isinstance(each, Mapping))
+        if not any(each.get("value") is not None for each in figures_of):
+            return Conclusion({"localization": found}, sentences=[why_nothing(records, self.target)], unmeasured=True)
         told = [_ORACLE] if self._others is None else self._use(self._others, found, records)
         pictures: list[Figure] = []
         if lines:
@@ -106,10 +109,8 @@ class Localize(Comparison[LocalizeOptions]):
             axis = "threshold, as a share of the map's maximum"
             store.write(_CURVES, encode(curves(lines, title, axis), ImageFormat("png")))
             pictures.append({"file": _CURVES, "caption": title})
-        figures_of = (each for row in found.values() for each in row.values() if isinstance(each, Mapping))
         heads = {name: heading(name, better_by_name(name)) for name in _COLUMNS}
-        measured = any(each.get("value") is not None for each in figures_of)
-        return Conclusion({"localization": found}, pictures, [*table(found, heads), *told] if measured else [_NOTHING])
+        return Conclusion({"localization": found}, pictures, [*table(found, heads), *told])
 
     def _use(
         self, others: OtherThresholds, found: dict[str, dict[str, Any]], records: Iterable[Mapping[str, Any]]

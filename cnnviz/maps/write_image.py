@@ -109,8 +109,9 @@ class TargetMap:
 class ImageResult:
     """What the model said about one image.
 
-    ``of_image`` are facts of the record; ``truth`` is what is known of the image; ``classes`` are those at each
-    position of a dense output [h, w].
+    ``of_image`` are facts of the record; ``truth`` is what is known of the image; ``meant_labels`` are those of its
+    labels that mean a class of the network (None: all); ``guesses`` are its first classes (None: those of
+    ``predictions``); ``classes`` are those at each position of a dense output [h, w].
     """
 
     ref: ImageRef
@@ -121,6 +122,8 @@ class ImageResult:
     maps: Sequence[TargetMap]
     of_image: Mapping[str, Any] = field(default_factory=dict)
     truth: Truth | None = None
+    meant_labels: tuple[str, ...] | None = None
+    guesses: tuple[int, ...] | None = None
     classes: NDArray[np.int64] | None = None
 
     @property
@@ -258,6 +261,8 @@ def _image(done: ImageResult, item: TargetMap) -> ExplainedImage:
         item.method.name,
         item.truth_labels,
         item.counted_labels,
+        done.meant_labels,
+        done.guesses,
     )
 
 

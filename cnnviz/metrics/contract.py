@@ -48,6 +48,10 @@ class ExplainedImage:
             retriever"); empty where the truth's vocabulary has none, or where there is no truth.
         counted_labels: Those of them that no likelier class means which is explained too: an object counts once, as the
             likeliest of the classes that it may be. None for all.
+        meant_labels: Of the labels of what is marked on the image those that mean some class of the network. None where
+            that is not known, which stands for all.
+        guesses: The classes of the image by falling score, the first five at least; none of a network without classes
+            for the whole image. None for those of ``predictions``.
     """
 
     uri: str
@@ -60,6 +64,8 @@ class ExplainedImage:
     method: str
     truth_labels: tuple[str, ...] = ()
     counted_labels: tuple[str, ...] | None = None
+    meant_labels: tuple[str, ...] | None = None
+    guesses: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,6 +40,12 @@ def counted_labels(image: ExplainedImage, truth: Truth) -> list[str]:
     return [label for label in true_labels(image, truth) if counted is None or label in counted]
 
 
+def known_labels(image: ExplainedImage, truth: Truth) -> list[str]:
+    """The labels of the objects of an image that mean a class of the network: what it could be right with."""
+    known = image.meant_labels
+    return [label for label in truth.object_labels if known is None or label in known]
+
+
 def says_nothing(placed: PlacedMap) -> bool:
     """Whether a method's map is the same everywhere: the box of all the image around it found nothing.
 

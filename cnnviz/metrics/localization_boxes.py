@@ -7,8 +7,9 @@ over union is at least 0.5.
 * ``gt_known_accuracy``: of the maps of true classes, those that fit; by COCO's size of the true box, too.
 * ``top1_error``, ``top5_error``: of an image, whether each of the first n guesses has a class that is not in the image
   or a box that does not fit one *of that class* (ILSVRC's development kit; five guesses each with its own map). An
-  image counts where the maps say all: those of its first n predictions, or those of all its true classes. A class
-  that the truth has no label for is wrong; a run in which it has one for no class has no errors.
+  image counts where the maps say all: those of its first n classes, or those of all its true classes; and where
+  something that is marked on it is a class of the network, which could not be right otherwise. A class that the truth
+  has no label for is wrong.
 * ``top1_classification_error``, ``top5_classification_error``: the same without boxes.
 
 With ``per_component`` there is a box around every region. True boxes of the class and these boxes are matched one to
@@ -36,14 +37,16 @@ from cnnviz.metrics.derived import Edges, derived, regions_above, shares
 from cnnviz.metrics.localization import (
     WSOL_SIDE,
     counted_labels,
+    known_labels,
     overlaps,
     says_nothing,
     true_edges,
     true_labels,
     wsol_levels,
 )
-from cnnviz.metrics.localization_figures import Values, by_size, mean, rate, summed
+from cnnviz.metrics.localization_figures import Remarks, Values, by_size, mean, rate, summed
 from cnnviz.metrics.localization_regions import Regions, contours_above
+from cnnviz.metrics.summaries import unscored_maps
 from cnnviz.records import ClassScore
 from cnnviz.registry.localization_metrics import BoxLocalizationOptions
 from cnnviz.registry.metrics import MetricSpec
@@ -60,21 +63,21 @@ def score(
     size = placed.values.shape[1], placed.values.shape[0]
     key = "box", placed.raw is None, params.threshold, params.component, params.protocol, placed.seen
     edges = derived.of(placed.values, key, lambda: _boxes(placed, params))
-    rank = _rank(image)
     labels = [] if truth is None else true_labels(image, truth)
     boxes = [] if truth is None else truth.boxes_of(labels)
+    order = _order(image)
     meant = truth is not None and bool(image.truth_labels)
     iou, chosen, matched = _best(edges, boxes, size, params)
     return {
         "flat": says_nothing(placed),
         "box_xywh": None if chosen is None else _on_photograph(edges[chosen], size, params).xywh,
         "iou": iou if meant else None,
-        "rank": rank,
-        "guesses": min(GUESSES, len(image.predictions)),
+        "rank": _rank(image, order),
+        "guesses": min(GUESSES, len(order)),
         "true_class": bool(labels) if meant else None,
         "counted": truth is not None and bool(counted_labels(image, truth)),
         "true_labels": labels,
-        "truth_classes": None if truth is None else len(truth.object_labels),
+        "truth_classes": None if truth is None else len(known_labels(image, truth)),
         "size": None if matched is None else matched.object_size,
         **(_per_component(placed, truth, labels, params) if params.per_component else {}),
     }
@@ -110,12 +113,18 @@ def _matched(found: NDArray[np.float64]) -> int:
     return len(rows)
 
 
-def _rank(image: ExplainedImage) -> int | None:
-    """Place of the explained class among the predictions, from 1."""
-    if not isinstance(image.target, ClassScore):
+def _order(image: ExplainedImage) -> Sequence[int]:
+    """The first classes, best first; none of a network that has none for the whole image."""
+    if image.guesses is not None:
+        return image.guesses
+    return [each.class_index for each in image.predictions if isinstance(each, ClassScore)]
+
+
+def _rank(image: ExplainedImage, order: Sequence[int]) -> int | None:
+    """Place of the explained class among these, from 1."""
+    if not isinstance(image.target, ClassScore) or image.target.class_index not in order:
         return None
-    order = [each.class_index for each in image.predictions]
-    return order.index(image.target.class_index) + 1 if image.target.class_index in order else None
+    return order.index(image.target.class_index) + 1
 
 
 def _boxes(placed: PlacedMap, params: BoxLocalizationOptions) -> Edges:
@@ -176,9 +185,19 @@ def _on_photograph(edges: Edges, size: tuple[int, int], params: BoxLocalizationO
 def summarize(rows: Iterable[Row], spec: MetricSpec, params: BoxLocalizationOptions) -> RunSummary:
     """The figures at the top of the module, with Wilson's intervals over images.
 
-    How many maps are the same everywhere is told: they have no box.
+    How many maps are the same everywhere is told: they have no box. So are images of which nothing that is marked is a
+    class of the network: they are left out, as those without truth are.
     """
-    found = summed(map(_measured, rows), spec, _figures)
+    every = list(rows)
+    nameless = [row for row in every if row.scores and row.scores["truth_classes"] == 0]
+
+    def unscored(spec: MetricSpec, without: int) -> Remarks:
+        images = len({row.image for row in nameless})
+        said = f"{images} of {len({row.image for row in every})} images are left out: nothing that is marked on them is"
+        left_out = ((spec.title, f"{said} a class of the model"),) if nameless else ()
+        return (*left_out, *unscored_maps(spec, without - len(nameless)))
+
+    found = summed(map(_measured, every), spec, _figures, unscored=unscored)
     flat = (found.figures or {}).get("flat")
     if not flat:
         return found
@@ -187,16 +206,15 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: BoxLocalizationOpti
 
 
 def _measured(row: Row) -> Row:
-    """A row as figures count it: a box without truth is not scored."""
-    return replace(row, scores=None) if row.scores and row.scores["truth_classes"] is None else row
+    """A row as figures count it: no box is scored without truth, nor where that has no class of the network."""
+    return replace(row, scores=None) if row.scores and not row.scores["truth_classes"] else row
 
 
 def _figures(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
     true = [(image, scores) for image, scores in rows if scores["true_class"] and scores.get("counted", True)]
     known: Values = [(image, float(scores["iou"] >= FITS)) for image, scores in true]
     images: dict[str, list[Mapping[str, Any]]] = {}
-    # Where the truth knows none of the classes, its labels were not matched to them: that is no error.
-    for image, scores in rows if any(scores["true_class"] is not None for _, scores in rows) else ():
+    for image, scores in rows:
         images.setdefault(image, []).append(scores)
     found: dict[str, Any] = {}
     for guesses in (1, GUESSES):
@@ -227,7 +245,8 @@ def _error(maps: Sequence[Mapping[str, Any]], guesses: int, needed: float) -> fl
             by_rank.setdefault(scores["rank"], scores)
     asked = range(1, min(guesses, maps[0]["guesses"]) + 1)
     covered = {label for scores in maps for label in scores["true_labels"]}
-    if not all(rank in by_rank for rank in asked) and len(covered) < maps[0]["truth_classes"]:
+    unsaid = not all(rank in by_rank for rank in asked) and len(covered) < maps[0]["truth_classes"]
+    if unsaid or not asked:
         return None
     right = (by_rank[rank] for rank in asked if rank in by_rank)
     return float(not any(scores["true_class"] and scores["iou"] >= needed for scores in right))

@@ -14,6 +14,8 @@ Values = Sequence[tuple[str, float]]
 """Image and figure of each map that counts."""
 Scored = Sequence[tuple[str, Mapping[str, Any]]]
 """Image and scores of each map."""
+Remarks = tuple[tuple[str, str], ...]
+"""Titles of metrics with a sentence each."""
 
 
 def figure(value: float | None, interval: Interval | None, count: int) -> dict[str, Any]:
@@ -56,7 +58,11 @@ def by_size(sizes: Sequence[str], rows: Values, sum_up: Callable[[Values], dict[
 
 
 def summed(
-    rows: Iterable[Row], spec: MetricSpec, figures: Callable[[Scored], dict[str, Any]], shown: Sequence[str] = ()
+    rows: Iterable[Row],
+    spec: MetricSpec,
+    figures: Callable[[Scored], dict[str, Any]],
+    shown: Sequence[str] = (),
+    unscored: Callable[[MetricSpec, int], Remarks] = unscored_maps,
 ) -> RunSummary:
     """The summary of a run: ``maps``, ``without_truth``, the figures, and the same of each baseline.
 
@@ -65,6 +71,7 @@ def summed(
         spec: The metric.
         figures: Of the maps that were scored.
         shown: Figures of the map alone, too long to be repeated for each baseline.
+        unscored: What is told of maps that were not scored: so many.
     """
     known: list[tuple[str, Mapping[str, Any]]] = []
     without = 0
@@ -83,8 +90,8 @@ def summed(
         for name in shown:
             each.pop(name, None)
     said = {"maps": len(known), "without_truth": without, **own, "baselines": beside}
-    unscored = unscored_maps(spec, without)
-    return RunSummary(said, (*_notes(spec, own, beside), *map(": ".join, unscored)), unscored)
+    told = unscored(spec, without)
+    return RunSummary(said, (*_notes(spec, own, beside), *map(": ".join, told)), told)
 
 
 def _of_baseline(

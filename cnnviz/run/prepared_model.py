@@ -98,7 +98,7 @@ class PreparedModel:
         if self.preprocess.view == "whole":
             check_other_size(self)
         self._name_and_read()
-        self.truth_classes = truth_classes_of(self.annotations, self.classes, settings.target.truth_classes, note)
+        self.truth_classes = truth_classes_of(self.annotations, self.classes, settings.target, note)
         self.target_selector = self._selector()
         self._other_layers: list[str] = []
         if not self._explains_classes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +18,10 @@ from cnnviz.tasks.class_names import ClassNames
 
 COCO = "coco"
 _IMAGENET = 1000
+_IMAGENETS = {"zebra": 340, "banana": 954, "pizza": 963}
+_FEW = 5
+# The command that is for nothing but measuring by what the labels mark.
+_MEASURES = "localize"
 
 
 def annotations_of(target: TargetSettings) -> Annotations | None:
@@ -34,10 +38,55 @@ def annotations_of(target: TargetSettings) -> Annotations | None:
 
 
 def truth_classes_of(
-    annotations: Annotations | None, classes: ClassNames, table: str | None, note: Callable[[str], None]
+    annotations: Annotations | None, classes: ClassNames, target: TargetSettings, note: Callable[[str], None]
 ) -> TruthClasses | None:
-    """What the labels of the annotations mean; None without annotations."""
-    return None if annotations is None else TruthClasses(annotations.names, classes, table, note)
+    """What the labels of the annotations mean; None without annotations. Labels that are no class are told.
+
+    Args:
+        annotations: What is known of the images.
+        classes: The network's classes.
+        target: What the run asks for.
+        note: Told which labels are no class, and what would say what they mean.
+
+    Raises:
+        CnnvizError: A table cannot be read, or names classes that do not exist; or no label is a class in a command
+            that is there to measure by them.
+    """
+    if annotations is None:
+        return None
+    found = TruthClasses(annotations.names, classes, target.truth_classes)
+    without = [name for name, indices in found.indices.items() if not indices]
+    if not without:
+        return found
+    hint = _hint(without, classes, target)
+    if len(without) == len(found.indices):
+        said = f"none of the {len(without)} labels of --truth is a class of the model"
+        if target.method == _MEASURES and not target.metrics:
+            raise CnnvizError(f"{_MEASURES} has nothing to measure by: {said} ({_few(without)}).", f"{hint}.")
+        note(f"{said}: {hint}")
+    else:
+        some = f"{len(without)} of {len(found.indices)} labels of --truth are no class of the model: {_few(without)}"
+        note(some if target.truth_classes is not None else f"{some}; {hint}")
+    return found
+
+
+def _few(labels: Sequence[str]) -> str:
+    return ", ".join(map(shown, labels[:_FEW])) + (" …" if len(labels) > _FEW else "")
+
+
+def _hint(without: Sequence[str], classes: ClassNames, target: TargetSettings) -> str:
+    """What says what labels mean: the table of COCO's where it has some of them and the classes are ImageNet's."""
+    option = "truth_classes: " if target.method == "audit" else "--truth-classes "
+    known = [name for name in without if imagenet_classes().get(name)]
+    if known and target.truth_classes is None and _are_imagenets(classes):
+        return f"{option}{COCO} says what {'they' if len(known) == len(without) else f'{len(known)} of them'} mean"
+    return f"{option}FILE says what they mean, in YAML: LABEL: [CLASS, ...]"
+
+
+def _are_imagenets(classes: ClassNames) -> bool:
+    """Whether these are ImageNet's 1,000 classes in their order, by names that all lists of them have."""
+    named = all(name in classes.labels[index].lower() for name, index in _IMAGENETS.items() if index < len(classes))
+    return len(classes) == _IMAGENET and named
 
 
 class TruthClasses:
@@ -50,15 +99,12 @@ class TruthClasses:
         names: All labels that the annotations have.
         classes: The network's classes.
         table: File of ``--truth-classes``, or ``coco``; None for names alone.
-        note: Told which labels are no classes.
 
     Raises:
         CnnvizError: The table cannot be read, or names classes that do not exist.
     """
 
-    def __init__(
-        self, names: Iterable[str], classes: ClassNames, table: str | None, note: Callable[[str], None]
-    ) -> None:
+    def __init__(self, names: Iterable[str], classes: ClassNames, table: str | None) -> None:
         self._classes = classes
         given = {} if table is None else self._table(table)
         self._indices: dict[str, tuple[int, ...]] = {}
@@ -68,16 +114,6 @@ class TruthClasses:
         for name, indices in self._indices.items():
             for index in indices:
                 self._labels[index] = (*self._labels.get(index, ()), name)
-        self._tell(note)
-
-    def _tell(self, note: Callable[[str], None]) -> None:
-        without = [name for name, indices in self._indices.items() if not indices]
-        if len(without) == len(self._indices):
-            hint = "--truth-classes FILE says what they mean (coco: COCO's labels for ImageNet's classes)"
-            note(f"none of the {len(without)} labels of --truth is a class of the model: {hint}")
-        elif without:
-            few = ", ".join(map(shown, without[:5])) + (" …" if len(without) > 5 else "")
-            note(f"{len(without)} of {len(self._indices)} labels of --truth are no class of the model: {few}")
 
     @property
     def indices(self) -> Mapping[str, tuple[int, ...]]:
@@ -87,6 +123,11 @@ class TruthClasses:
     def labels_of(self, index: int) -> tuple[str, ...]:
         """The labels that mean a class."""
         return self._labels.get(index, ())
+
+    def meant_of(self, truth: Truth | None) -> tuple[str, ...]:
+        """Of the labels of what is marked on an image those that mean a class of the network."""
+        marked = () if truth is None else (*truth.labels, *truth.object_labels, *truth.masks)
+        return tuple(label for label in dict.fromkeys(marked) if self._indices.get(label))
 
     def of_image(self, truth: Truth | None, logits: Tensor) -> list[int]:
         """The classes of what is marked on an image: for each label, of those that it means the one scored highest.

@@ -23,9 +23,11 @@ class BoxFigures(TypedDict):
     """The largest intersection over union with a true box of the class, 0 where the image has none; null where the
     truth does not know such a class."""
     rank: int | None
-    """Place of the class among the predictions, from 1; null where it is not among them."""
+    """Place of the class among the first ones (five, or as many as ``--top`` lists), from 1; null where it is not among
+    them."""
     guesses: Count
-    """How many predictions the image has, at most 5."""
+    """How many first classes of the network count as guesses: 5, or all that it has; 0 where it has none for the whole
+    image."""
     counted: bool
     """Whether it counts for GT-known: of several classes that mean one label the likeliest does."""
     true_class: bool | None
@@ -33,7 +35,8 @@ class BoxFigures(TypedDict):
     true_labels: list[str]
     """The labels of the image's truth that mean the class."""
     truth_classes: Count | None
-    """How many classes the truth of the image has; null where it has no boxes."""
+    """How many labels of true boxes mean a class of the network; of 0 it cannot be right, and the image counts in no
+    figure. Null where the image has no boxes."""
     boxes_xywh: NotRequired[list[Rectangle]]
     """Of ``per_component``: boxes around the regions, the largest first, at most 100."""
     objects: NotRequired[int | None]

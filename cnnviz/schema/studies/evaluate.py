@@ -9,12 +9,23 @@ from typing_extensions import NotRequired, TypedDict
 from cnnviz.schema.confusion import WithConfusion
 from cnnviz.schema.images import FailedImage, Image
 from cnnviz.schema.mosaics import WithMosaics
-from cnnviz.schema.shapes import By
+from cnnviz.schema.shapes import By, Count
 from cnnviz.schema.studies.base import StudyHeader
 from cnnviz.schema.summary import Counted, LeftOut, Mean, Network
 
 
-class Evaluated(Mean):
+class Summed(Mean):
+    """A figure of a metric over all maps."""
+
+    classes: NotRequired[Count]
+    """Of a mean over classes: how many."""
+    threshold: NotRequired[float | None]
+    """Of a figure at a threshold: the share of the maximum above which regions are taken; null without maps."""
+    oracle: NotRequired[bool]
+    """Of such a figure: whether the threshold was chosen on these very images."""
+
+
+class Evaluated(Summed):
     """What a metric says of a method."""
 
     better: Literal["higher", "lower", "neither"]
@@ -23,7 +34,7 @@ class Evaluated(Mean):
     """Name of the metric's figure that this is."""
     unit: NotRequired[str]
     """Its unit: ``%``, or ``share`` of a rate, which is 0 to 1. Not there of a plain number."""
-    others: NotRequired[dict[str, Mean]]
+    others: NotRequired[dict[str, Summed]]
     """The metric's other figures."""
 
 

@@ -52,7 +52,8 @@ class LocalizationFigures(TypedDict, total=False):
     maps: Count
     """How many maps of the method were measured."""
     without_truth: Count
-    """How many were not, because the annotations do not have their image, or no boxes of it."""
+    """How many were not, because the annotations do not have their image, or no boxes of it, or because nothing that is
+    marked on it is a class of the network."""
     classes_outside_truth: Count
     """How many are of classes that no label of the annotations means."""
     flat: Count
@@ -60,7 +61,8 @@ class LocalizationFigures(TypedDict, total=False):
     box_threshold: Share
     """The share of the maximum above which the boxes of the method are; baselines have that of the first method."""
     top1_error: Mean
-    """Share of the images whose first class is wrong, or whose box overlaps no true box of that class by half."""
+    """Share of the images whose first class is wrong, or whose box overlaps no true box of that class by half; of those
+    on which a class of the network is marked."""
     top5_error: Mean
     """The same with the best of the first five classes, each with its own box."""
     gt_known_accuracy: Mean
