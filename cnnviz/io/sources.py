@@ -284,8 +284,27 @@ def _unreadable_list(path: str, error: OSError) -> CnnvizError:
 def is_passed_over(ref: ImageRef, error: ImageError) -> bool:
     """Whether a file that cannot be decoded is one that merely lies among images: nobody named it, and its own name
     promises no image."""
-    promises = os.path.splitext(ref.name)[1].lower() in IMAGE_SUFFIXES
-    return error.kind in {"not-an-image", "empty"} and not ref.explicit and not promises
+    return error.kind in {"not-an-image", "empty"} and _is_unasked(ref)
+
+
+def _is_unasked(ref: ImageRef) -> bool:
+    return not ref.explicit and os.path.splitext(ref.name)[1].lower() not in IMAGE_SUFFIXES
+
+
+def can_be_stray(ref: ImageRef) -> bool:
+    """Whether :func:`is_stray` opens the file."""
+    return _is_unasked(ref) and not is_url(ref.uri)
+
+
+def is_stray(ref: ImageRef) -> bool:
+    """Whether the first bytes of a file of this machine say that it will be passed over (:func:`is_passed_over`)."""
+    if not can_be_stray(ref):
+        return False
+    try:
+        with open(ref.uri, "rb") as stream:
+            return sniff(stream.read(SNIFF_BYTES)) is None
+    except (OSError, ValueError):
+        return False
 
 
 def read_bytes(ref: ImageRef) -> bytes:

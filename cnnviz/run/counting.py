@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -10,12 +10,16 @@ from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizE
 from cnnviz.io.archives import is_fetched
 from cnnviz.io.exclusions import Exclusions
 from cnnviz.io.shards import parse_shard
-from cnnviz.io.sources import SourceOptions, find_images
+from cnnviz.io.sources import ImageRef, SourceOptions, can_be_stray, find_images, is_stray
 from cnnviz.metrics.seen_region import SeenRegion
 from cnnviz.run.confusion import ConfusionCount
 from cnnviz.schema.images import AnyImage, Image
 from cnnviz.schema.summary import Counted
 from cnnviz.settings import VIEWS, RunSettings
+
+# Files without the name of an image that are opened before a run, to tell how many images there are. A folder may hold
+# a million images without suffixes, each of which takes as long as a disk or a server likes.
+_LOOKED_INTO = 1000
 
 
 class Reporter(Protocol):
@@ -105,8 +109,8 @@ class RunResult:
 class Counts:
     """What became of the inputs; of the maps, how many are flat.
 
-    ``inputs`` are those that were come to, ``skipped`` those that ``--only`` leaves out, ``total`` the files that there
-    are to look at, where that is known; ``resumed`` those that an earlier run finished.
+    ``inputs`` are those that were come to, ``skipped`` those that ``--only`` leaves out, ``total`` the images that
+    there are, as far as is known; ``resumed`` those that an earlier run finished.
     """
 
     total: int | None = None
@@ -153,6 +157,12 @@ class Counts:
         names, unused = self.exclusions.names, self.exclusions.unused
         rest = f"; {unused} of its {names} names are of no image here" if unused else ""
         return f"--exclude left out {self.excluded} image{'' if self.excluded == 1 else 's'}{rest}"
+
+    def pass_over(self, ref: ImageRef) -> None:
+        """A file turned out to be no image."""
+        self.passed_over += 1
+        if self.total is not None and not can_be_stray(ref):  # it was counted
+            self.total -= 1
 
     def count(self, record: AnyImage) -> None:
         """Take in one finished record."""
@@ -215,7 +225,7 @@ class Counts:
 
     def all_inputs(self, complete: bool) -> int:
         """The images that were asked for; of a run that was cut short also those that it did not come to."""
-        return self.inputs if complete or self.total is None else max(self.inputs, self.total - self.passed_over)
+        return self.inputs if complete or self.total is None else max(self.inputs, self.total)
 
     def summary(self, seconds: float, interrupted: bool) -> Counted:
         """What the report says of the whole run."""
@@ -297,7 +307,8 @@ def rate(images: int, seconds: float) -> float | None:
 
 
 def count_inputs(settings: RunSettings) -> int | None:
-    """Number of files to look at; None when they come from standard input, or of archives that would be fetched.
+    """Number of images; None when they come from standard input, or of archives that would be fetched. Files that are
+    no images count where this machine cannot tell soon.
 
     Raises:
         CnnvizError: There are none, which is better known before a network is loaded.
@@ -306,7 +317,7 @@ def count_inputs(settings: RunSettings) -> int | None:
         return None
     counts = Counts()
     options = SourceOptions(told=counts.run_folders.append, left_out=counts.leave_out(settings))
-    refs = find_images(settings.inputs, options)
+    refs = _without_strays(find_images(settings.inputs, options), counts)
     if settings.shard is not None:
         # A share may be empty, all of them together not.
         share = parse_shard(settings.shard)
@@ -317,3 +328,15 @@ def count_inputs(settings: RunSettings) -> int | None:
     if not found:
         raise counts.no_images(settings)
     return found if settings.limit is None else min(found, settings.limit)
+
+
+def _without_strays(refs: Iterable[ImageRef], counts: Counts) -> Iterator[ImageRef]:
+    """The inputs without files that are seen to be no images, which ``counts`` takes in."""
+    looked = 0
+    for ref in refs:
+        if looked < _LOOKED_INTO and can_be_stray(ref):
+            looked += 1
+            if is_stray(ref):
+                counts.passed_over += 1
+                continue
+        yield ref

@@ -153,7 +153,7 @@ class Loop:
                 continue
             without_room = 0
             if item.passed_over:
-                self.counts.passed_over += 1
+                self.counts.pass_over(item.ref)
                 continue
             if self.settings.limit is not None and self.counts.inputs >= self.settings.limit:
                 break
