@@ -24,7 +24,7 @@ from cnnviz.records import Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import EntrySpec, PairSpec, StudySpec, TrainingSpec
 from cnnviz.render.overlay import Style
-from cnnviz.run.counting import Reporter, RunResult, Silent, Told, count_inputs
+from cnnviz.run.counting import Counts, Reporter, RunResult, Silent, Told, count_inputs
 from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.run.loop import Loop
 from cnnviz.run.reading import Recall
@@ -34,6 +34,7 @@ from cnnviz.studies.run import run_study
 
 _FIGURES = {"segments": "dense", "detections": "boxes", "words": "words"}
 """Pictures that several maps of an image share, by the property of the tasks that have them."""
+_TOO_EARLY = "interrupted before the first image was finished: there is nothing to compare"
 
 
 def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None) -> RunResult:
@@ -100,7 +101,11 @@ def _loop(
     reporter: Reporter | None,
     recall: Recall | None = None,
 ) -> Loop:
-    return Loop(explainer.prepared, explainer.explain, draw, reporter, annotations=explainer.annotations, recall=recall)
+    loop = Loop(explainer.prepared, explainer.explain, draw, reporter, annotations=explainer.annotations, recall=recall)
+    if any(maker.spec.singly for maker in explainer.makers):
+        # Each is written as soon as it is finished.
+        loop.together = 1
+    return loop
 
 
 def _remembered(
@@ -147,26 +152,13 @@ def _through(
     if not counts.inputs and not interrupted and settings.shard is None:
         run_folder.abandon()
         raise counts.no_images(settings)
-    for said in filter(
-        None,
-        (
-            counts.what_was_excluded(),
-            counts.what_was_outside(explainer.spec.views),
-            *counts.what_was_hidden(explainer.spec.views),
-            counts.what_was_unknown(),
-        ),
-    ):
-        reporter.note(said)
-    if counts.flat:
-        flat = f"{counts.flat} of {counts.maps} maps are zero, or the same, everywhere"
-        reporter.note(f"{flat}: flat_reason in the report says why")
-    if counts.trivial:
-        trivial = f"{counts.trivial} of {counts.maps} maps are the score map of their class and explain nothing"
-        reporter.note(f"{trivial}: trivial_reason in the report says why; name an earlier --layer")
+    _tell(counts, explainer.spec.views, reporter)
     with run_folder.store.noting() as written:
         found = explainer.conclude(run_folder.records, run_folder.store, interrupted=interrupted)
-    model = {"model": explainer.prepared.loaded.name}
-    summary = {**counts.summary(seconds, interrupted), **model, **explainer.facts(), **found.summary}
+    if interrupted and not counts.explained and explainer.comparison is not None:
+        found = replace(found, sentences=(_TOO_EARLY,))
+    model = explainer.prepared.loaded.name
+    summary = {**counts.summary(seconds, interrupted), "model": model, **explainer.facts(), **found.summary}
     sentences = [*found.sentences, *found.spent]
     if (remembered := explainer.remembered) is not None:
         summary.update(remembered.facts())
@@ -197,6 +189,26 @@ def _exit_code(found: Conclusion, of_images: int, *, shared: bool) -> int:
     if found.unmeasured and of_images == EXIT_DONE and not shared:
         return EXIT_SOME_FAILED
     return of_images
+
+
+def _tell(counts: Counts, views: Sequence[str], reporter: Reporter) -> None:
+    """What people should know of all images together."""
+    for said in filter(
+        None,
+        (
+            counts.what_was_excluded(),
+            counts.what_was_outside(views),
+            *counts.what_was_hidden(views),
+            counts.what_was_unknown(),
+        ),
+    ):
+        reporter.note(said)
+    if counts.flat:
+        flat = f"{counts.flat} of {counts.maps} maps are zero, or the same, everywhere"
+        reporter.note(f"{flat}: flat_reason in the report says why")
+    if counts.trivial:
+        trivial = f"{counts.trivial} of {counts.maps} maps are the score map of their class and explain nothing"
+        reporter.note(f"{trivial}: trivial_reason in the report says why; name an earlier --layer")
 
 
 def _once(explainer: Explainer, result: RunResult) -> str | None:
@@ -273,7 +285,8 @@ def _run_limits(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | N
             low, high = min(low, float(item.values.min())), max(high, float(item.values.max()))
         return Record(done.ref.uri, None, None, None)
 
-    _loop(explainer, widen, None).run(None, stdin)
+    if _loop(explainer, widen, None).run(None, stdin):
+        raise KeyboardInterrupt
     return (low, high) if low < high else (0.0, 1.0)
 
 

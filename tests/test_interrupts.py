@@ -32,6 +32,33 @@ with ended_by_the_second():
         print("stopping", flush=True)
         threading.Event().wait()
 """
+WHOLE = """
+import os, signal
+from cnnviz.cli.interrupts import ended_by_the_second
+from cnnviz.engine.stopping import unbroken
+with ended_by_the_second():
+    try:
+        with unbroken("being written"):
+            os.kill(os.getpid(), signal.SIGINT)
+            print("whole")
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+LOST = """
+import os, signal, threading
+from cnnviz.cli.interrupts import ended_by_the_second
+
+class Pressing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+with ended_by_the_second():
+    try:
+        Pressing()
+        threading.Event().wait(30)
+    except KeyboardInterrupt:
+        print("stopped")
+"""
 
 
 def test_the_second_ends_it_at_once() -> None:
@@ -43,6 +70,18 @@ def test_the_second_ends_it_at_once() -> None:
             process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stderr.read() == "\ncnnviz: ended at once\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "out", "err"),
+    [(WHOLE, ["whole", "stopped"], "cnnviz: being written\n"), (LOST, ["stopped"], "")],
+    ids=["whole", "lost"],
+)
+def test_what_belongs_together_is_done_whole_and_no_press_is_lost(script: str, out: list[str], err: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout.split() == out
+    assert ended.stderr == err
+    assert ended.returncode == 0
 
 
 def test_what_is_computed_is_given_up(tmp_path: Path) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from PIL import Image
 
 from tests.support import tiny_model
+from tests.support.killing import KILLED, Runs, contents
 from tests.support.pictures import photograph
 from tests.support.training import write_classes
 
@@ -28,36 +27,6 @@ COMMANDS = {
     "classmap": ["classmap", "--save", "overlay,raw", "-c", "all"],
     "activations": ["activations", "--raw", "--channel", "1,3"],
 }
-# What differs between any two runs: where they write, whether they were continued, and how long they took.
-KILLED = 9
-OPTIONS, TIMES = ("out", "resume"), ("seconds", "images_per_second")
-
-
-class Runs:
-    """Forks of one process that has imported everything."""
-
-    def __init__(self, log: Path) -> None:
-        self.log = log
-        script = Path(__file__).parent / "support" / "kill_runs.py"
-        self.process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def __call__(self, argv: list[str], out: Path, kill: int | None = None) -> tuple[int, int]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        job = {"argv": [*argv, "-o", str(out)], "out": str(out), "kill": kill, "log": str(self.log)}
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        found = json.loads(self.process.stdout.readline())
-        return found["code"], found["changes"]
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(30)
-        self.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -74,22 +43,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(photograph(index, (56, 48))).save(folder / f"{index}.png")
     (folder / "5.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     return folder
-
-
-def contents(out: Path) -> dict[str, Any]:
-    """All files of a run; of the report and the page without what differs between any two runs."""
-    found: dict[str, Any] = {
-        str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()
-    }
-    report = json.loads(found["report.json"])
-    for name in (*TIMES, "resumed"):
-        report["summary"].pop(name, None)
-    for name in OPTIONS:
-        report["options"].pop(name)
-    page = found["index.html"].decode()
-    for name in ("time", "images per second"):
-        page = re.sub(rf"<div><dt>{name}</dt><dd>.*?</dd></div>\n", "", page)
-    return {**found, "report.json": report, "index.html": page}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="fork and SIGKILL")

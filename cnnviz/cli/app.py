@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -127,19 +128,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv: Arguments without the program's name; None for those of the process.
+        argv: Arguments without the program's name; None for those of the process, of which nothing but its end is
+            left when this returns.
 
     Returns:
         The exit code of the process.
     """
     open_closed_ones()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    console = Console()
+    # Not Python's own handler, which an interpreter that ends tells of in a traceback.
+    afterwards = signal.SIG_DFL if argv is None else signal.default_int_handler
     looked_for = gc.get_threshold()
     gc.set_threshold(*_CYCLES)
     try:
-        with giving_way(), ended_by_the_second():
-            return _run(arguments, console)
+        with giving_way(), ended_by_the_second(afterwards):
+            return _told(arguments, Console())
+    except KeyboardInterrupt:  # while something else was told
+        return EXIT_INTERRUPTED
+    finally:
+        gc.set_threshold(*looked_for)
+
+
+def _told(arguments: list[str], console: Console) -> int:
+    """The exit code of a command line; what ends it is told."""
+    try:
+        return _run(arguments, console)
     except typer.Exit as stop:
         return int(stop.exit_code)
     except CnnvizError as error:
@@ -152,8 +165,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return console.broken_pipe()
     except Exception as error:
         return console.crash(error)
-    finally:
-        gc.set_threshold(*looked_for)
 
 
 def _run(arguments: list[str], console: Console) -> int:

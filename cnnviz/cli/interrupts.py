@@ -2,42 +2,89 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
+from cnnviz.engine.stopping import put_off
 from cnnviz.errors import EXIT_INTERRUPTED
 
 _SHOW_CURSOR = b"\x1b[?25h"
+# Seconds after which a Ctrl-C that was lost is heard again: by then what lost it has returned.
+_AGAIN = 0.05
+
+
+def _tell(text: bytes) -> None:
+    """Not by the streams: what was interrupted may hold their locks."""
+    with contextlib.suppress(OSError):
+        os.write(2, text)
+
+
+class _Hearing:
+    """Hears Ctrl-C in the main thread."""
+
+    def __init__(self) -> None:
+        self.heard = False
+        self._usual = sys.unraisablehook
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """The handler of the signal."""
+        if self.heard:
+            _tell((_SHOW_CURSOR if os.isatty(2) else b"") + b"\ncnnviz: ended at once\n")
+            os._exit(EXIT_INTERRUPTED)
+        self.heard = True
+        said = put_off()
+        if said is None:
+            signal.default_int_handler(number, frame)
+        elif said:
+            _tell(f"cnnviz: {said}\n".encode())
+
+    def unraisable(self, lost: Any) -> None:
+        """The hook for exceptions that Python cannot raise where they come up: in destructors, and in callbacks of
+        references. It would print a Ctrl-C there and go on."""
+        if lost.exc_type is not KeyboardInterrupt:
+            self._usual(lost)
+            return
+        self.heard = False
+        # Not a Timer: whoever starts one waits for its thread, and would be interrupted there.
+        _thread.start_new_thread(_press, ())
+
+
+def _press() -> None:
+    """Ctrl-C for the main thread, whatever it waits for, in a moment."""
+    time.sleep(_AGAIN)
+    main = threading.main_thread().ident
+    if main is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, signal.SIGINT)
+    else:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
-def ended_by_the_second() -> Iterator[None]:
+def ended_by_the_second(afterwards: Any = signal.default_int_handler) -> Iterator[None]:
     """Within it a second Ctrl-C ends the process at once: it waits for no thread, and writes no more.
 
     Nothing where whoever calls has a handler of their own, or in another thread than the main one.
+
+    Args:
+        afterwards: What Ctrl-C does behind it.
     """
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    heard = False
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        nonlocal heard
-        if heard:
-            # Not by the streams: what was interrupted may hold their locks.
-            with contextlib.suppress(OSError):
-                os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + b"\ncnnviz: ended at once\n")
-            os._exit(EXIT_INTERRUPTED)
-        heard = True
-        signal.default_int_handler(number, frame)
-
-    signal.signal(signal.SIGINT, hear)
+    hearing, usual = _Hearing(), sys.unraisablehook
+    signal.signal(signal.SIGINT, hearing.hear)
+    sys.unraisablehook = hearing.unraisable
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, afterwards)
+        sys.unraisablehook = usual

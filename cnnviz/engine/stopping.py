@@ -1,4 +1,7 @@
-"""Giving up what is being computed, between two of its passes: somebody else does not want it any more."""
+"""Giving up what is being computed, between two of its passes: somebody else does not want it any more.
+
+The other way round, Ctrl-C waits for the end of what is done whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -46,3 +49,41 @@ def go_on() -> None:
     unwanted = _unwanted.get()
     if unwanted is not None and unwanted():
         raise GivenUpError
+
+
+class _Unbroken(threading.local):
+    """What of this thread Ctrl-C waits for: how deep it is in it, what is said meanwhile, and whether it waits."""
+
+    def __init__(self) -> None:
+        self.depth, self.said, self.waits = 0, "", False
+
+
+_unbroken = _Unbroken()
+
+
+@contextlib.contextmanager
+def unbroken(said: str = "") -> Iterator[None]:
+    """Within it the first Ctrl-C of a command waits: what belongs together is done whole.
+
+    Args:
+        said: Told to who pressed it; nothing where it is a matter of milliseconds.
+
+    Raises:
+        KeyboardInterrupt: At its end, if there was one.
+    """
+    if not _unbroken.depth:
+        _unbroken.said = said
+    _unbroken.depth += 1
+    try:
+        yield
+    finally:
+        _unbroken.depth -= 1
+    if _unbroken.waits and not _unbroken.depth:
+        _unbroken.waits = False
+        raise KeyboardInterrupt
+
+
+def put_off() -> str | None:
+    """For who hears Ctrl-C, in the main thread: what to say if it waits, None if it is raised at once."""
+    _unbroken.waits = _unbroken.depth > 0
+    return _unbroken.said if _unbroken.waits else None

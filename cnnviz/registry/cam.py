@@ -320,6 +320,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         paper="Wang et al., Score-CAM: Score-Weighted Visual Explanations for CNNs, CVPR workshop 2020",
         options=ScoreCAMOptions,
         forward="1 + channels",
+        singly=True,
         dry_run_params={"channels": 2},
     ),
     MethodSpec(
@@ -332,6 +333,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         paper="Wang et al., SS-CAM: Smoothed Score-CAM for Sharper Visual Feature Localization, 2020",
         options=SSCAMOptions,
         forward="1 + samples × channels",
+        singly=True,
         dry_run_params={"samples": 1, "channels": 2},
     ),
     MethodSpec(
@@ -344,6 +346,7 @@ ACTIVATION_MAPS: tuple[MethodSpec, ...] = (
         paper="Naidu et al., IS-CAM: Integrated Score-CAM for axiomatic-based explanations, 2020",
         options=ISCAMOptions,
         forward="1 + steps × channels",
+        singly=True,
         dry_run_params={"steps": 1, "channels": 2},
     ),
     MethodSpec(

@@ -113,6 +113,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         space="grid",
         signed=True,
         forward="one for each window",
+        singly=True,
         dry_run_params={"stride": (1 << 20, 1 << 20)},
     ),
     MethodSpec(
@@ -126,6 +127,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         options=RISEOptions,
         space="grid",
         forward="masks",
+        singly=True,
         dry_run_params={"masks": 2},
     ),
     MethodSpec(
@@ -140,6 +142,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         needs=("boxes",),
         space="grid",
         forward="masks",
+        singly=True,
         dry_run_params={"masks": 2},
     ),
     MethodSpec(
@@ -153,6 +156,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         options=ExtremalOptions,
         space="grid",
         forward="about 3 × cells² + cells²/3 × steps",
+        singly=True,
         dry_run_params={"steps": 0, "cells": 2},
     ),
     MethodSpec(
@@ -167,6 +171,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         options=SobolOptions,
         space="grid",
         forward="designs × (2 + cells²)",
+        singly=True,
         dry_run_params={"designs": 2, "cells": 1},
     ),
     MethodSpec(
@@ -181,6 +186,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         options=HSICOptions,
         space="grid",
         forward="masks",
+        singly=True,
         dry_run_params={"masks": 4, "cells": 1},
     ),
     MethodSpec(
@@ -195,6 +201,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         space="grid",
         signed=True,
         forward="samples + 2",
+        singly=True,
         dry_run_params={"samples": 2},
         packages=_SLIC,
     ),
@@ -210,6 +217,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         space="grid",
         signed=True,
         forward="samples + 2",
+        singly=True,
         dry_run_params={"samples": 2},
         packages=_SLIC,
     ),

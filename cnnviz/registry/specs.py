@@ -262,6 +262,8 @@ class MethodSpec(CommandSpec):
         colour: Whether the raw values [C, H, W] are a picture of their own, drawn around grey.
         several_layers: Whether more than one ``--layer`` makes one map.
         gap: For maps that should sum to the score: why one may not, told with how many do not.
+        singly: Whether nearly all passes are of changed copies of one image after the other, so that images in a batch
+            only wait for each other.
         dry_run_params: Options with which a run tries the method on a probe before it starts, where few passes will do.
         many: ``module:function`` of ``(run, targets, params) -> Heatmap | None``, which makes the maps of many targets
             of a pass at once, values [K, N, h, w]; None where it cannot for these.
@@ -277,6 +279,7 @@ class MethodSpec(CommandSpec):
     colour: bool = False
     several_layers: bool = False
     gap: str = ""
+    singly: bool = False
     dry_run_params: Mapping[str, Any] = field(default_factory=dict)
     many: str = ""
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from numpy.typing import NDArray
 
+from cnnviz.engine.stopping import unbroken
 from cnnviz.errors import CnnvizError
 from cnnviz.io.line_log import LineLog
 from cnnviz.io.locks import FolderLock
@@ -227,6 +228,7 @@ class RunFolder:
         """The records so far, in input order."""
         return (record for _, record in self._ordered())
 
+    @unbroken("the report is being written; Ctrl-C again ends it at once")
     def close(self, summary: Mapping[str, Any], title: str, extras: Extras | None = None) -> dict[str, Any]:
         """Write ``report.json`` and ``index.html`` from the records in input order. Returns the summary.
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.stopping import Unwanted
+from cnnviz.engine.stopping import Unwanted, unbroken
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.annotations import Annotations
 from cnnviz.io.budget import Budget, Ticket
@@ -33,6 +33,7 @@ _DRAWING_BYTES = 448 << 20
 _DRAWING_PIXEL = 16
 # Images of which batches of one shape are made.
 _GATHERED = 32
+_SENDING = "stopping when what is on its way has arrived; Ctrl-C again ends it at once"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,12 @@ class Loop:
         annotations: What is known of the images; None where nobody asked.
         recall: What brings back the record of an image from the cache, by its file; None where there is
             no cache, and gives None where nothing is kept of the image.
+
+    Attributes:
+        together: Images that are explained together, where that is no batch.
     """
+
+    together: int | None = None
 
     def __init__(
         self,
@@ -122,18 +128,26 @@ class Loop:
                 self._hand_over(writers, keep=0)
                 self._drain(run_folder, keep=0)
             except KeyboardInterrupt:
-                self._unwanted.set()
-                if self.reporter is not None:
-                    self.reporter.note("stopping: finished images are written; Ctrl-C again ends it at once")
                 readers.shutdown(wait=False, cancel_futures=True)
-                models.shutdown(wait=False, cancel_futures=True)
-                self._drain(run_folder, keep=0)
+                self._end_early(run_folder, models, writers)
                 return True
             except BaseException:
                 for pool in (readers, models, writers):
                     pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return False
+
+    def _end_early(self, run_folder: RunFolder | None, models: ThreadPoolExecutor, writers: ThreadPoolExecutor) -> None:
+        """After Ctrl-C: batches that are done are written, also those behind one that is given up."""
+        self._unwanted.set()
+        if self.reporter is not None:
+            self.reporter.note("stopping: finished images are written; Ctrl-C again ends it at once")
+        models.shutdown(wait=False, cancel_futures=True)
+        self._drain(run_folder, keep=0)
+        models.shutdown()
+        self._running = deque(each for each in self._running if each[1] is None or _succeeded(each[1]))
+        self._hand_over(writers, keep=0)
+        self._drain(run_folder, keep=0)
 
     def _batches(self, waiting: Iterator[Waiting | None], run_folder: RunFolder | None) -> Iterator[list[Waiting]]:
         """Batches in input order; failures travel in them, so that records keep their order.
@@ -174,6 +188,8 @@ class Loop:
     def _gathered(self) -> int:
         """Images that are explained together. With ``--view whole`` batches of one shape are made of them: of no more
         images than a batch there would be one or two of each shape."""
+        if self.together is not None:
+            return self.together
         size, total = self._prepared.batch_size, self._prepared.total
         if self._prepared.preprocess.view != "whole":
             return size
@@ -181,27 +197,34 @@ class Loop:
 
     def _start(self, batch: list[Waiting], models: ThreadPoolExecutor) -> None:
         loaded = [item.loaded for item in batch if item.loaded is not None]
-        self._running.append((batch, models.submit(self._explain, loaded) if loaded else None))
+        with unbroken():
+            self._running.append((batch, models.submit(self._explain, loaded) if loaded else None))
 
     def _hand_over(self, writers: ThreadPoolExecutor, keep: int) -> None:
         """Give the oldest batches to the encoders until at most ``keep`` are with the model."""
         while len(self._running) > keep:
-            batch, future = self._running.popleft()
-            results = iter(future.result() if future is not None else [])
-            for item in batch:
-                result = next(results) if item.loaded is not None else item.failure
-                if item.finished is not None:
-                    self._finished.append(_Result(item, None, result))
-                elif item.recalled is not None:
-                    self._finished.append(_Result(item, writers.submit(item.recalled)))
-                elif isinstance(result, Record):
-                    item.memory.free()
-                    self._finished.append(_Result(item, result))
-                elif result is not None:
-                    seen = result if self._gathering is not None else None
-                    self._finished.append(_Result(item, self._drawn(result, item, writers), seen))
-                else:  # an image that a second pass has no use for
-                    item.memory.free()
+            batch, future = self._running[0]
+            results = future.result() if future is not None else []
+            with unbroken():
+                self._running.popleft()
+                self._distribute(batch, iter(results), writers)
+
+    def _distribute(self, batch: list[Waiting], results: Iterator[Any], writers: ThreadPoolExecutor) -> None:
+        """What becomes of each image of a batch: drawn, written as it is, or left out."""
+        for item in batch:
+            result = next(results) if item.loaded is not None else item.failure
+            if item.finished is not None:
+                self._finished.append(_Result(item, None, result))
+            elif item.recalled is not None:
+                self._finished.append(_Result(item, writers.submit(item.recalled)))
+            elif isinstance(result, Record):
+                item.memory.free()
+                self._finished.append(_Result(item, result))
+            elif result is not None:
+                seen = result if self._gathering is not None else None
+                self._finished.append(_Result(item, self._drawn(result, item, writers), seen))
+            else:  # an image that a second pass has no use for
+                item.memory.free()
 
     def _drawn(self, done: Any, item: Waiting, writers: ThreadPoolExecutor) -> Future[Record]:
         """The record of a result that is being drawn; also when that is cancelled, its memory is given back."""
@@ -235,18 +258,24 @@ class Loop:
                 if len(self._finished) <= keep and not record.done():
                     return
                 record = record.result()
-            self._finished.popleft()
-            if record is None:
-                self._recall(first, run_folder)
-            else:
-                if run_folder is not None:
-                    record = arrived(record, first.item.ref, first.item.source, run_folder.store)
-                if first.seen is not None and record.error is None and self._gathering is not None:
-                    self._gathering.fold(first.seen)
-                self._write(record, first.item, run_folder)
-            first.item.memory.free()
+            # Until here it can be begun again after Ctrl-C.
+            with unbroken("" if run_folder is None or run_folder.store.is_local else _SENDING):
+                self._finished.popleft()
+                self._settle(first, record, run_folder)
             if self.counts.stopped:
                 self._discard(run_folder)
+
+    def _settle(self, result: _Result, record: Record | None, run_folder: RunFolder | None) -> None:
+        """The next record is written, or one that an earlier run wrote takes its place."""
+        if record is None:
+            self._recall(result, run_folder)
+        else:
+            if run_folder is not None:
+                record = arrived(record, result.item.ref, result.item.source, run_folder.store)
+            if result.seen is not None and record.error is None and self._gathering is not None:
+                self._gathering.fold(result.seen)
+            self._write(record, result.item, run_folder)
+        result.item.memory.free()
 
     def _recall(self, result: _Result, run_folder: RunFolder | None) -> None:
         """What an earlier run finished stands."""
@@ -287,3 +316,7 @@ class Loop:
             if isinstance(result.record, Future) and not result.record.cancel() and run_folder is not None:
                 run_folder.discard(result.record.result().to_dict(result.item.ref.name, result.item.source))
         self._finished.clear()
+
+
+def _succeeded(future: Future[Any]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None

@@ -1,7 +1,7 @@
-"""Runs command lines in forks of a process that has imported everything, and kills them where it is told.
+"""Runs command lines in forks of a process that has imported everything, and ends them where it is told.
 
-One JSON object a line on standard input: ``argv`` of a run, ``out`` its folder, ``kill`` the number of the change to
-the folder at which the process ends by SIGKILL (null: never). One a line back: ``code``, or minus the signal, and
+One JSON object a line on standard input: ``argv`` of a run, ``out`` its folder, ``at`` the number of the change to the
+folder at which the process gets the signal ``by`` (null: never). One a line back: ``code``, or minus the signal, and
 ``changes``, how many there were.
 """
 
@@ -22,12 +22,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 
 class Killer:
-    """Counts what changes the folder, and ends the process at one of these: before it, within it, or after it."""
+    """Counts what changes the folder, and signals at one of these: before it, within it, or after it."""
 
-    def __init__(self, out: str, kill: int | None, count: Callable[[int], None]) -> None:
-        self.out, self.kill, self.count = os.path.abspath(out), kill, count
+    def __init__(self, out: str, at: int | None, by: int) -> None:
+        self.out, self.at, self.by = os.path.abspath(out), at, by
         self.changes = 0
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # Ctrl-C is heard within it
         for name in ("open", "replace", "unlink", "mkdir"):
             setattr(os, name, self._counted(getattr(os, name)))
         self._write = os.write
@@ -52,19 +52,20 @@ class Killer:
 
     def write(self, descriptor: int, data: Any) -> int:
         with self.lock:
+            written = 0
             if self._is_last():
-                self._write(descriptor, bytes(data)[: len(data) // 2])
+                written = self._write(descriptor, bytes(data)[: len(data) // 2])
                 self._end()
-            return self._write(descriptor, data)
+            return written + self._write(descriptor, bytes(data)[written:])
 
     def _is_last(self) -> bool:
         self.changes += 1
-        self.count(self.changes)
-        return self.changes == self.kill
+        return self.changes == self.at
 
     def _end(self) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-        threading.Event().wait()
+        os.kill(os.getpid(), self.by)
+        if self.by == signal.SIGKILL:
+            threading.Event().wait()
 
 
 def run(job: dict[str, Any]) -> dict[str, int]:
@@ -79,7 +80,8 @@ def run(job: dict[str, Any]) -> dict[str, int]:
             os.dup2(log, 1)
             os.dup2(log, 2)
             real = os.write
-            killer = Killer(job["out"], job["kill"], lambda number: None)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            killer = Killer(job["out"], job["at"], job["by"])
             from cnnviz.cli.app import main
 
             code = main(job["argv"])

@@ -1,0 +1,201 @@
+"""Runs that Ctrl-C ends: what of them is finished is written, and continued they write what one run writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support import tiny_model
+from tests.support.killing import Runs, contents
+from tests.support.pictures import photograph
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is no signal there")
+
+# The network presses Ctrl-C when it is shown a white image, once, and goes on for half a second.
+NETS = """
+import os, pathlib, signal, time
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        self.head = torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        if (x.flatten(1).amin(1) > 2).any() and not os.path.exists("pressed"):
+            pathlib.Path("pressed").touch()
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+        return self.head(self.features(x).mean((2, 3)))
+
+def make():
+    torch.manual_seed(2)
+    return Net()
+"""
+COUNT, WHITE = 6, 3
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "nets.py").write_text(NETS)
+    (tmp_path / "photos").mkdir()
+    for index in range(COUNT):
+        image = np.full((48, 48, 3), 255, np.uint8) if index == WHITE else photograph(index, (48, 48))
+        Image.fromarray(image).save(tmp_path / "photos" / f"{index}.png")
+    return tmp_path
+
+
+def run(folder: Path, out: str, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "cnnviz", command, "photos", "-m", "nets.py:make", "--input-size", "32", "-o", out]
+    words += ["--tracing", "off", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # one batch after the other
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, env=environment, timeout=300, check=False)
+
+
+def interrupted(folder: Path, command: str, *options: str) -> tuple[list[str], str]:
+    """The images that were finished, and what was said; that the run continued is what it would have been."""
+    ended = run(folder, "parts", command, *options)
+    assert (folder / "pressed").exists(), ended.stderr
+    assert ended.returncode == 130, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
+    report = json.loads((folder / "parts" / "report.json").read_text())
+    assert report["summary"]["interrupted"] is True
+    lines = [json.loads(line) for line in (folder / "parts" / "records.jsonl").read_text().splitlines()]
+    assert [each["path"] for each in lines] == [each["path"] for each in report["images"]]
+    for each in lines:
+        for explanation in each["explanations"]:
+            assert all((folder / "parts" / name).is_file() for name in explanation["files"].values())
+    assert run(folder, "parts", command, *options, "--resume").returncode == 0
+    assert run(folder, "whole", command, *options).returncode == 0
+    parts, whole = contents(folder / "parts"), contents(folder / "whole")
+    assert parts.keys() == whole.keys()
+    for name in whole:
+        assert parts[name] == whole[name], name
+    return [os.path.basename(each["path"]) for each in lines], ended.stderr
+
+
+def test_a_batch_whose_pass_is_done_is_written(folder: Path) -> None:
+    """The white image is in the second batch of two, which the model finishes."""
+    finished, said = interrupted(folder, "gradcam", "-b", "2")
+    assert finished == ["0.png", "1.png", "2.png", "3.png"]
+    assert "explained 4 of 6 images" in said
+    assert "cnnviz: interrupted; continue with --resume" in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["occlusion", "--window", "8", "--stride", "8"],
+        ["rise", "--masks", "40"],
+        ["localize", "--method", "rise:masks=40"],
+    ],
+)
+def test_of_methods_that_go_image_by_image_each_is_written(words: list[str], folder: Path) -> None:
+    """Though all six are one batch."""
+    finished, _ = interrupted(folder, *words)
+    assert finished == ["0.png", "1.png", "2.png"]
+
+
+def test_before_the_first_image_there_is_nothing_to_compare(folder: Path) -> None:
+    """And the figures that are missing are not laid to the metrics."""
+    for index in range(WHITE):
+        (folder / "photos" / f"{index}.png").unlink()
+    finished, said = interrupted(folder, "evaluate", "--preset", "small", "--method", "gradcam,saliency")
+    assert finished == []
+    assert "interrupted before the first image was finished: there is nothing to compare" in said.splitlines()
+    assert "the metrics have no figure" not in said
+    assert "went through 0 of 3 images" in said
+
+
+def test_the_pass_for_the_scale_of_a_run_is_no_run(folder: Path) -> None:
+    ended = run(folder, "out", "gradcam", "--scale", "run", "-b", "2")
+    assert ended.returncode == 130
+    assert "interrupted" in ended.stderr
+    assert not (folder / "out" / "records.jsonl").exists()
+    assert (folder / "pressed").exists()
+
+
+MODEL = f"{tiny_model.__file__}:make"
+COMMANDS = {
+    "gradcam": ["gradcam", "--save", "overlay,heatmap,raw", "-c", "top:2"],
+    "occlusion": ["occlusion", "--window", "8", "--stride", "8"],
+    "evaluate": ["evaluate", "--preset", "small", "--method", "gradcam,saliency"],
+    "localize": ["localize", "--method", "gradcam,layercam"],
+    "activations": ["activations", "--raw", "--channel", "1,3"],
+}
+TIMES = 6
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    made = Runs(tmp_path_factory.mktemp("log") / "log.txt")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("photos")
+    for index in range(5):
+        Image.fromarray(photograph(index, (56, 48))).save(made / f"{index}.png")
+    (made / "5.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    return made
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_interrupted_anywhere_and_continued_equals_uninterrupted(
+    command: str, runs: Runs, photos: Path, tmp_path: Path
+) -> None:
+    """Nothing of Python's is told, wherever the signal comes: among images, in the report, at the very end."""
+    argv = [*COMMANDS[command], str(photos), "-m", MODEL, "--input-size", "32", "--resize", "32", "-b", "2", "-j", "2"]
+    code, changes = runs(argv, tmp_path / "whole")
+    assert code == 3, runs.log.read_text()  # 5.png
+    whole = contents(tmp_path / "whole")
+    points = random.Random(command)
+    for turn, at in enumerate([*(points.randint(1, changes) for _ in range(TIMES)), changes - 1, changes]):
+        out = tmp_path / str(turn)
+        code = runs.interrupted(argv, out, at)
+        said = runs.log.read_text()
+        assert code in {130, 3}, (at, said)
+        assert "Traceback" not in said, (at, said)
+        assert "Exception ignored" not in said, (at, said)
+        code, _ = runs([*argv, "--resume"], out)
+        assert code == 3, (at, runs.log.read_text())
+        parts: dict[str, Any] = contents(out)
+        assert parts.keys() == whole.keys(), at
+        for name in whole:
+            assert parts[name] == whole[name], (at, name)
+
+
+ENDING = """
+import atexit, os, signal, sys, time
+from cnnviz.cli.app import main
+sys.argv = ["cnnviz", "methods"]
+
+def press():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(2)
+
+atexit.register(press)
+sys.exit(main())
+"""
+
+
+def test_at_its_very_end_python_tells_nothing() -> None:
+    ended = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == -signal.SIGINT
+    assert "gradcam" in ended.stdout
+    assert ended.stderr == ""
