@@ -200,15 +200,10 @@ def _tell(counts: Counts, views: Sequence[str], reporter: Reporter) -> None:
             counts.what_was_outside(views),
             *counts.what_was_hidden(views),
             counts.what_was_unknown(),
+            *counts.what_explains_nothing(),
         ),
     ):
         reporter.note(said)
-    if counts.flat:
-        flat = f"{counts.flat} of {counts.maps} maps are zero, or the same, everywhere"
-        reporter.note(f"{flat}: flat_reason in the report says why")
-    if counts.trivial:
-        trivial = f"{counts.trivial} of {counts.maps} maps are the score map of their class and explain nothing"
-        reporter.note(f"{trivial}: trivial_reason in the report says why; name an earlier --layer")
 
 
 def _once(explainer: Explainer, result: RunResult) -> str | None:

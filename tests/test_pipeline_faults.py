@@ -10,7 +10,7 @@ import struct
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from PIL import Image
 from cnnviz import pipeline
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
+from cnnviz.run.counting import Counts
 from cnnviz.settings import (
     RuntimeSettings,
     TargetSettings,
@@ -154,9 +155,20 @@ def test_maps_that_are_zero_everywhere_are_told(photos: Path, tmp_path: Path) ->
     pipeline.run(asked, reporter)
     rows = [row for record in report(tmp_path / "out")["images"] for row in record["explanations"]]
     flat = sum(bool(row["scores"].get("flat")) for row in rows)
-    told = [text for text in reporter.notes if "flat_reason" in text]
+    told = [text for text in reporter.notes if "flat" in text]
     assert 2 * flat == len(rows) > 0
-    assert told == [f"{flat} of {len(rows)} maps are zero, or the same, everywhere: flat_reason in the report says why"]
+    reason = "the map is zero everywhere: no position of this layer speaks for the class"
+    assert told == [f"{flat} of {len(rows)} maps are flat: {reason}"]
+
+
+def test_flat_and_trivial_maps_are_told_by_their_reasons() -> None:
+    counts = Counts()
+    flat = [{"target": {}, "scores": {"flat": True}, "flat_reason": reason} for reason in ("one", "other", "one")]
+    trivial = {"target": {}, "scores": {}, "trivial": True, "trivial_reason": "correlation 0.999"}
+    counts.count(cast(Any, {"explanations": [*flat, trivial]}))
+    assert counts.what_explains_nothing()[:2] == ["2 of 4 maps are flat: one", "1 of 4 maps are flat: other"]
+    assert "1 of 4 maps are the score map of their class" in counts.what_explains_nothing()[2]
+    assert "name an earlier --layer" in counts.what_explains_nothing()[2]
 
 
 @pytest.mark.parametrize(("method", "reason"), [("eigencam", "does not look at the class"), ("gradcam", "speaks for")])

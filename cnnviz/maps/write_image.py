@@ -18,6 +18,7 @@ from cnnviz.io.store import Store
 from cnnviz.maps.box_picture import box_tile, marked, pictured
 from cnnviz.maps.caption_picture import Written
 from cnnviz.maps.detection_picture import Detected, asked_boxes, boxed, how_sure
+from cnnviz.maps.flat_maps import flat_reason
 from cnnviz.maps.method_picture import method_picture
 from cnnviz.maps.mistake_picture import by_method, common_limits
 from cnnviz.maps.placing import Placing, on_photograph
@@ -25,7 +26,6 @@ from cnnviz.maps.segment_picture import Segmented, outlined, with_region
 from cnnviz.maps.unplaced import ON_CELLS, scores_of
 from cnnviz.metrics.chosen import MapMetrics
 from cnnviz.metrics.contract import ExplainedImage
-from cnnviz.metrics.derived import is_even
 from cnnviz.models.preprocess import Geometry
 from cnnviz.records import ClassScore, Explanation, PredictionScore, Record, TargetScore, WordScore
 from cnnviz.registry.metrics import MAP_STATISTICS
@@ -39,10 +39,6 @@ from cnnviz.render.overlay import Style, drawn_limits, heatmap_image, overlay
 from cnnviz.render.panel import PanelRow, PictureRow, panel, picture_panel, reduced
 
 HEATMAP_FORMAT = ImageFormat("png", 1)
-_THINGS = {
-    "unit": "unit", "neuron": "unit", "similar": "similarity", "embedding": "component", "function": "score",
-    "token": "word", "caption": "text", "answer": "answer",
-}  # fmt: skip
 _RULES = {"guided": "guided backpropagation", "deconvnet": "deconvnet", "backprop": "backpropagation"}
 
 
@@ -178,7 +174,7 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
         if written is not None:
             written.add(item, shown, own.style)
         if scores.get("flat"):
-            facts["flat_reason"] = _flat_reason(item)
+            facts["flat_reason"] = flat_reason(item)
         rows.append(Explanation(item.method.name, item.layer, item.target, files, scores, facts))
     figures = {"segments": segmented, "detections": detected, "words": written}
     _write_figures(done, how, rows, (panel_rows, tiles, figures))
@@ -187,7 +183,7 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
 
 def _undrawn(item: TargetMap, measured: Mapping[str, Any]) -> Explanation:
     scores = {**measured, **item.scores}
-    facts = {**item.facts, "flat_reason": _flat_reason(item)} if scores.get("flat") else item.facts
+    facts = {**item.facts, "flat_reason": flat_reason(item)} if scores.get("flat") else item.facts
     return Explanation(item.method.name, item.layer, item.target, {}, scores, facts)
 
 
@@ -289,24 +285,6 @@ def _kind(item: TargetMap) -> str:
     """The method as file names and captions have it."""
     name = item.method.name.replace(":", "-")
     return f"{name}-counterfactual" if _is_against(item) else name
-
-
-def _flat_reason(item: TargetMap) -> str:
-    values = item.values
-    if values.size == 1 and item.layer is not None:
-        return (
-            f"layer {item.layer} has a single cell at this input size, which tells no place from another: "
-            "use a larger --input-size or an earlier --layer"
-        )
-    if not values.any():
-        thing = _THINGS.get(getattr(item.target, "kind", "class"), "class")
-        found = f"speaks {'against' if _is_against(item) else 'for'} the {thing}"
-        if not item.method.class_specific:
-            found = "stands out (the method does not look at the class)"
-        return f"the map is zero everywhere: no position of this layer {found}"
-    if is_even(values):
-        return "the map is the same everywhere: it tells no place from another (a window over the whole input, perhaps)"
-    return "the map is zero on the part of the image that the network saw"
 
 
 def _write_map(

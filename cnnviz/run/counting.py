@@ -107,7 +107,7 @@ class RunResult:
 
 @dataclass
 class Counts:
-    """What became of the inputs; of the maps, how many are flat.
+    """What became of the inputs; of the maps, how many are flat, by the reason.
 
     ``inputs`` are those that were come to, ``skipped`` those that ``--only`` leaves out, ``total`` the images that
     there are, as far as is known; ``resumed`` those that an earlier run finished.
@@ -122,7 +122,7 @@ class Counts:
     excluded: int = 0
     resumed: int = 0
     maps: int = 0
-    flat: int = 0
+    flat: dict[str, int] = field(default_factory=dict)
     trivial: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     labelled: int = 0
@@ -188,7 +188,8 @@ class Counts:
         self.outside += share
         maps = record.get("explanations") or ()
         self.maps += len(maps)
-        self.flat += sum(bool(each["scores"].get("flat")) for each in maps)
+        for reason in (each.get("flat_reason", "") for each in maps if each["scores"].get("flat")):
+            self.flat[reason] = self.flat.get(reason, 0) + 1
         self.trivial += sum(bool(each.get("trivial")) for each in maps)
         targets = [cast("Mapping[str, Any]", each["target"]) for each in maps]
         for region, part in {each.get("region"): each.get("region_seen") for each in targets}.items():
@@ -215,6 +216,16 @@ class Counts:
             + ("with --view tiles it sees the whole picture in overlapping crops, " if "tiles" in views else "")
             + ("with --view whole in one piece" if "tiles" in views else "with --view whole it sees the whole picture")
         )
+
+    def what_explains_nothing(self) -> list[str]:
+        """How many maps tell no place from another, for each reason of that, and how many are only scores drawn."""
+        told = [f"{count} of {self.maps} maps are flat: {reason}" for reason, count in self.flat.items()]
+        if self.trivial:
+            told.append(
+                f"{self.trivial} of {self.maps} maps are the score map of their class and explain nothing: what lies "
+                "behind this layer looks at each position alone; name an earlier --layer"
+            )
+        return told
 
     def what_was_unknown(self) -> str:
         """How many pictures the annotations do not have; empty where they have all, or nobody asked."""
