@@ -189,6 +189,33 @@ def test_every_name_is_one_that_layer_options_take(network: str, capsys: pytest.
     assert rows == layer_table(toy, "toy", (3, 20, 30))
 
 
+TWO_HEADS = """
+from torch import nn
+
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.early, self.late = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.four, self.six = nn.Linear(8, 4), nn.Linear(8, 6)
+
+    def forward(self, x):
+        early = self.early(x)
+        return {"four": self.four(early.mean((2, 3))), "six": self.six(self.late(early).mean((2, 3)))}
+"""
+
+
+@pytest.mark.parametrize(("count", "layer"), [(4, "early"), (6, "late")])
+def test_labels_say_which_output_the_layers_lead_to(
+    count: int, layer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "heads.py").write_text(TWO_HEADS)
+    (tmp_path / "names.txt").write_text("".join(f"thing {chr(97 + place)}\n" for place in range(count)))
+    words = ["layers", f"{tmp_path}/heads.py:Heads", "--labels", f"{tmp_path}/names.txt", "--json"]
+    assert main(words) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows if row["default_target"]] == [layer]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

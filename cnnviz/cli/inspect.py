@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from cnnviz.models.graph.places import Places
     from cnnviz.models.loading.listing import ModelRow
 
-_SHARED = "model weights checkpoint trust_checkpoint num_classes input_size logits_key task tracing".split()
+_SHARED = (
+    "model weights checkpoint trust_checkpoint num_classes labels question input_size logits_key task tracing"
+).split()
 _CONTEXT_NOTE = (
     "* statistics of the whole map enter as well, so that every pixel counts; the field is that of the local path."
 )
@@ -66,7 +68,7 @@ def _rows(options: Shared) -> list[LayerRow]:
 
     loaded = load(options.model_spec(), options.logits_key, read_task(options.task))
     size = loaded.preprocess.input_size
-    return layer_table(loaded.module, loaded.name, size, options.logits_key, options.tracing, loaded.boxes)
+    return layer_table(loaded.module, loaded.name, size, loaded.key, options.tracing, loaded.boxes)
 
 
 def _layers_text(rows: Sequence[LayerRow]) -> str:

@@ -133,6 +133,20 @@ def described(param: Param) -> str:
 
 _MODEL_FLAGS = ("-m", "--model")
 _CLASS_FLAGS = ("-c", "--class")
+_ASKED = ("class_", "target_")
+_PRINTS = ("layers", "models", "methods", "metrics", "schema")
+# Why a command has no use for options that most others have.
+_REASONS = {
+    "layers": "the list of layers does not depend on it",
+    "targets": "what can be asked does not depend on it",
+    "models": "it lists names, and loads no network",
+    "serve": "it is chosen on the page, where there is a choice",
+    "merge": "the runs that it joins were made with theirs",
+    "report": "the runs that it shows were made with theirs",
+    "methods": "it loads no network",
+    "metrics": "it loads no network",
+    "schema": "it loads no network",
+}
 
 
 def refuse_foreign_options(spec: CommandSpec, specs: tuple[CommandSpec, ...], names: Iterable[str]) -> None:
@@ -162,7 +176,8 @@ def no_variants(path: str, arguments: Sequence[str]) -> tuple[str, str] | None:
 
 
 def elsewhere(flag: str, path: str, flags: Iterable[str]) -> str:
-    """A hint for an option that a command does not have: commands that have it, or near matches among its ``flags``.
+    """A hint for an option that a command does not have: why it has none or what to type instead where most commands
+    have it, commands that have it, or near matches among its ``flags``.
 
     ``path`` is the command as it is typed, such as ``cnnviz cam``.
     """
@@ -170,6 +185,8 @@ def elsewhere(flag: str, path: str, flags: Iterable[str]) -> str:
         return f"The network is named by --arch here. See {path} --help"
     if flag in _CLASS_FLAGS and "--of" in flags:
         return f"The class is named by --of here. See {path} --help"
+    if why := _of_others(flag, path.split()[-1], flags):
+        return f"{why} See {path} --help"
     wanted = flag.lstrip("-")
     takers = [
         f"cnnviz {name}"
@@ -179,6 +196,26 @@ def elsewhere(flag: str, path: str, flags: Iterable[str]) -> str:
     if takers:
         return f"{flag} is an option of {_listed(takers)}. See {path} --help"
     return nearest(flag, [each for each in flags if each.startswith("--")], ignore="-")
+
+
+def _of_others(flag: str, command: str, flags: Iterable[str]) -> str:
+    """What to do without an option that most commands have and this one does not; empty of any other option."""
+    # Not at the top: --help of the list of commands need not wait for the options of all.
+    from cnnviz.cli.shared import shared_options
+
+    name = next((name for name, option in shared_options().items() if flag in option.flags), "")
+    if not name:
+        return ""
+    if name == "out" and command in _PRINTS:
+        return f"It prints what it finds; for a file: cnnviz {command} > FILE."
+    if name == "resume" and "--overwrite" in flags:
+        return f"cnnviz {command} cannot go on with a run; --overwrite begins anew in the folder."
+    if name in _ASKED and command == "targets":
+        return f"It lists all that can be asked; cnnviz gradcam IMAGE {flag} explains one of them."
+    if name in ("metric", "sanity") and command not in _REASONS:
+        return f"Leave {flag} out: cnnviz evaluate measures maps."
+    reason = _REASONS.get(command, f"cnnviz gradcam and other commands have it, {command} has no use for it")
+    return f"Leave {flag} out: {reason}."
 
 
 def _listed(names: Sequence[str]) -> str:
