@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ from tests.support.onnx_files import exported, graph_file
 
 CONV = "a = Conv(x, w)  b = GlobalAveragePool(a)  y = Flatten(b)"
 WEIGHTS = {"w": (4, 3, 3, 3)}
+ROUNDED_UP = """net (float[1,3,8,8] x) => (float[1,4,9,9] y) {
+    a = Conv(x, w)  s = Constant<value = int64[4] {1, 4, 9, 9}>()
+    y = Resize<mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "ceil">(a,,, s)
+}"""
 
 
 def _simple(folder: Path, text: str = f"net (float[1,3,8,8] x) => (float[1,4] y) {{ {CONV} }}", **more: Any) -> str:
@@ -52,11 +57,7 @@ def test_a_network_that_cannot_be_explained_is_refused_with_the_reason(text: str
 
 def test_a_conversion_that_computes_something_else_is_an_error(tmp_path: Path) -> None:
     """torch has no nearest neighbour that is rounded up."""
-    text = """net (float[1,3,8,8] x) => (float[1,4,9,9] y) {
-        a = Conv(x, w)  s = Constant<value = int64[4] {1, 4, 9, 9}>()
-        y = Resize<mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "ceil">(a,,, s)
-    }"""
-    assert "differs from onnxruntime by" in refused(model=_simple(tmp_path, text)).message
+    assert "differs from onnxruntime by" in refused(model=_simple(tmp_path, ROUNDED_UP)).message
 
 
 def test_a_batch_that_cannot_be_made_free_is_an_error(tmp_path: Path) -> None:
@@ -76,6 +77,26 @@ def test_without_onnxruntime_it_is_said_that_nothing_was_compared(
     assert any(note.startswith("compared with onnxruntime") for note in load(ModelSpec(model=path)).notes)
     monkeypatch.setattr(compare, "find_spec", lambda name: None)
     assert any(note.startswith("not compared with onnxruntime") for note in load(ModelSpec(model=path)).notes)
+
+
+def test_warnings_of_the_converter_are_told_as_its_own_and_those_of_other_packages_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx2torch
+
+    path = _simple(tmp_path, ROUNDED_UP)
+    monkeypatch.setattr(compare, "find_spec", lambda name: None)
+    convert = onnx2torch.convert
+
+    def chatty(model: Any) -> Any:
+        warnings.warn("an array is not writable", UserWarning, stacklevel=1)
+        return convert(model)
+
+    monkeypatch.setattr(onnx2torch, "convert", chatty)
+    notes = load(ModelSpec(model=path)).notes
+    [warned] = [note for note in notes if "nearest_mode" in note]
+    assert warned.startswith("onnx2torch warns: Pytorch's nearest neighbor")
+    assert not any("writable" in note for note in notes)
 
 
 def test_without_the_extra_the_command_of_pip_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

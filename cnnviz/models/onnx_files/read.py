@@ -161,7 +161,7 @@ def _size(entry: _Input, asked: Sequence[int] | None) -> tuple[int, int, int]:
 
 
 def _converted(model: ModelProto, entry: _Input, size: tuple[int, int, int], path: Path) -> tuple[nn.Module, list[str]]:
-    """The module, and what onnx2torch warns of."""
+    """The module, and what onnx2torch warns of, as its words."""
     import onnx2torch
 
     from cnnviz.models.onnx_files.compare import FREE_BATCH
@@ -191,7 +191,14 @@ def _converted(model: ModelProto, entry: _Input, size: tuple[int, int, int], pat
                 f"--model {path} cannot be made a PyTorch network: {first_line(error)}",
                 "Export it again with opset 17, or give its PyTorch code with --model file.py:factory.",
             ) from error
-    return network.requires_grad_(False), list(dict.fromkeys(str(each.message) for each in caught))
+    return network.requires_grad_(False), _warned(caught)
+
+
+def _warned(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+    """What onnx2torch says of the conversion. Warnings of other packages are of their code, and say nothing of it."""
+    own = [each for each in caught if "onnx2torch" in Path(each.filename).parts]
+    own = [each for each in own if not issubclass(each.category, DeprecationWarning)]
+    return list(dict.fromkeys(f"onnx2torch warns: {each.message}" for each in own))
 
 
 def _as_in_file(entry: _Input, size: tuple[int, int, int]) -> tuple[int, int, int, int]:
