@@ -26,6 +26,7 @@ from torch import nn
 
 from cnnviz.errors import CnnvizError
 from cnnviz.io.checkpoint_files import check_file, damaged, is_safetensors
+from cnnviz.models.loading.carried_names import Names, names_in
 
 # Averaged weights first: they are what training scripts evaluate and report.
 _EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema", "teacher")
@@ -43,6 +44,7 @@ class Checkpoint:
         module: A whole pickled module (only from a trusted file).
         notes: What was unpacked on the way.
         metadata: What a safetensors file says beside its tensors.
+        names: Lists of class names that stand in it.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class Checkpoint:
     module: nn.Module | None = None
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    names: tuple[Names, ...] = ()
 
 
 def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
@@ -70,8 +73,9 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     else:
         content = _load_pickle(path, trust)
     found, trail = _find(content)
+    names = names_in(metadata or content)
     if isinstance(found, nn.Module):
-        return Checkpoint(path, {}, found, (f"{path.name} holds a whole {type(found).__name__} module",))
+        return Checkpoint(path, {}, found, (f"{path.name} holds a whole {type(found).__name__} module",), names=names)
     if found is None:
         keys = ", ".join(map(str, list(content)[:_LISTED])) if isinstance(content, Mapping) else ""
         held = f"{type(content).__name__} with the keys {keys}" if keys else type(content).__name__
@@ -83,7 +87,7 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     if trail:
         kind = " (the averaged weights)" if trail[0] in _EMA else ""
         notes.append(f"weights taken from {'.'.join(trail)!r} of {path.name}{kind}")
-    return Checkpoint(path, found, notes=tuple(notes), metadata=metadata)
+    return Checkpoint(path, found, notes=tuple(notes), metadata=metadata, names=names)
 
 
 def _find(content: Any, depth: int = 0) -> tuple[Mapping[str, torch.Tensor] | nn.Module | None, tuple[str, ...]]:

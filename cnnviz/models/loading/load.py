@@ -15,6 +15,7 @@ from cnnviz.io.label_files import ClassNames, read_class_names
 from cnnviz.models.graph.any_size import stride_at_any_size
 from cnnviz.models.graph.outputs import OutputChoice, choose_output
 from cnnviz.models.loading import zoo
+from cnnviz.models.loading.carried_names import Offered
 from cnnviz.models.loading.checkpoint import Checkpoint, read_checkpoint
 from cnnviz.models.loading.checkpoint_fit import classes_in, load_checkpoint
 from cnnviz.models.loading.factories import attribute_of, called, import_place, importable, words_of
@@ -97,6 +98,7 @@ class _Built:
     num_classes: int | None = None  # None: ask the network
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] | None = None
+    offered: Offered | None = None  # by the checkpoint
 
 
 def load(spec: ModelSpec, output: str | None = None, task: TaskRequest = _NO_TASK) -> LoadedModel:
@@ -198,11 +200,11 @@ def _given(
     if task.writes:
         noise = torch.randn((1, *preprocess.input_size), generator=torch.Generator().manual_seed(0))
         made = captioner(module, noise)
-        return made, replace(built, labels=vocabulary_of(made), num_classes=None)
+        return made, replace(built, labels=vocabulary_of(made), num_classes=None, offered=None)
     if spec.question is not None:
         made = answerer(module, spec.question)
-        return made, replace(built, labels=answers_of(made), num_classes=None)
-    return module, built
+        return made, replace(built, labels=answers_of(made), num_classes=None, offered=None)
+    return module, built if task.spec is None or task.spec.classes else replace(built, offered=None)
 
 
 def _counted(form: BoxForm | None, names: tuple[int, ...], count: int) -> int:
@@ -216,10 +218,12 @@ def _class_names(spec: ModelSpec, built: _Built, count: int, listed: bool) -> Cl
     if spec.labels is not None and listed:
         found = read_class_names(spec.labels)
         return ClassNames(without_background(found.names), notes=found.notes)
-    if spec.labels is None:
-        names = ClassNames(built.labels if len(built.labels) == count else numbered(count))
-    else:
+    if spec.labels is not None:
         names = read_class_names(spec.labels, count)
+    elif built.offered is not None and not listed:
+        names = built.offered.names(built.labels, count)
+    else:
+        names = ClassNames(built.labels if len(built.labels) == count else numbered(count))
     return names if names.synsets else replace(names, synsets=zoo.synsets_of(names.names))
 
 
@@ -244,10 +248,9 @@ def _from_zoo(spec: ModelSpec, checkpoint: Checkpoint | None) -> _Built:
         module = recipe.pretrained()
         files = recipe.files()
     count = None if zoo.detects(recipe.name) else _declared(module)
-    if checkpoint is not None and labels and len(labels) == count and spec.labels is None:
-        notes = (*notes, f"class names assumed to be those of {recipe.weights} ({count} classes)")
     read = None if files is None else tuple(map(str, files))
-    return _Built(module, recipe.name, recipe.source, weights, recipe.preprocess, labels, count, notes, read)
+    offered = None if checkpoint is None else Offered(checkpoint.path.name, checkpoint.names, recipe.weights or "")
+    return _Built(module, recipe.name, recipe.source, weights, recipe.preprocess, labels, count, notes, read, offered)
 
 
 def _tails(key: str) -> Iterator[str]:
@@ -286,13 +289,15 @@ def _from_factory(spec: ModelSpec, checkpoint: Checkpoint | None) -> _Built:
             module, notes = _seeded(spec.seed, lambda: called(factory, spec.num_classes, spec.model)), ()
     preprocess, said = _guessed(module, spec)
     weights = checkpoint.path.name if checkpoint is not None else None
-    return _Built(module, spec.model, "factory", weights, preprocess, notes=(*notes, *said))
+    offered = None if checkpoint is None else Offered(checkpoint.path.name, checkpoint.names)
+    return _Built(module, spec.model, "factory", weights, preprocess, notes=(*notes, *said), offered=offered)
 
 
 def _from_whole(spec: ModelSpec, checkpoint: Checkpoint, module: nn.Module) -> _Built:
     notes = (*checkpoint.notes, "--model is not used")
     (preprocess, said), path = _guessed(module, spec), checkpoint.path
-    return _Built(module, path.stem, "file", path.name, preprocess, notes=(*notes, *said))
+    offered = Offered(path.name, checkpoint.names)
+    return _Built(module, path.stem, "file", path.name, preprocess, notes=(*notes, *said), offered=offered)
 
 
 def _from_trained(spec: ModelSpec, checkpoint: Checkpoint) -> _Built:
