@@ -86,6 +86,18 @@ def test_time_is_told_by_check(photos: Path, tmp_path: Path) -> None:
     assert seconds["counterfactual"] > 0
 
 
+def test_long_metrics_are_told_by_the_checks_that_asked_for_them(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    path = Path(_policy(photos, "truth.json"))
+    path.write_text(path.read_text() + "  - {kind: sane}\n")
+    spent = {"maps": 3.0, "randomization": 17.2, "region_energy": 2.0}
+    monkeypatch.setattr("cnnviz.maps.second_look.SecondLook.seconds", lambda self: spent)
+    _rows(path, tmp_path / "out")
+    told = "time: sane (randomization) 17 s, maps 3 s, inside, avoid (region_energy) 2 s"
+    assert f"{told}; in seconds of threads, several of which run at once" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

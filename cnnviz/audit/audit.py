@@ -277,6 +277,14 @@ class Audit(Comparison[AuditOptions]):
         found = {**self.look.seconds(), **self._spent}
         return {name: round(value, 3) for name, value in found.items()}
 
+    def _askers(self) -> dict[str, list[str]]:
+        """By metric the checks that it was measured for."""
+        found: dict[str, list[str]] = {}
+        for check in self.checks:
+            for name in (*check.metrics(), *(["region_energy"] if isinstance(check, _OfRegions) else [])):
+                found.setdefault(name, []).append(check.check.name)
+        return found
+
     def _conclusion(
         self, results: Sequence[CheckResult], store: Store, told: Sequence[str], failed: list[dict[str, str]]
     ) -> Conclusion:
@@ -313,18 +321,20 @@ class Audit(Comparison[AuditOptions]):
         return Conclusion(
             {"audit": audit},
             sentences=sentences,
-            spent=_spent_on(spent),
+            spent=_spent_on(spent, self._askers()),
             violated=not passed,
             annotations=workflow_lines(path, rows, strict=strict),
         )
 
 
-def _spent_on(seconds: Mapping[str, float]) -> list[str]:
-    """Where an audit that took long spent its time, the most first."""
+def _spent_on(seconds: Mapping[str, float], askers: Mapping[str, Sequence[str]]) -> list[str]:
+    """Where an audit that took long spent its time, the most first; metrics by the checks that asked for them."""
     if sum(seconds.values()) < _LONG:
         return []
     most = sorted(seconds.items(), key=lambda item: -item[1])
-    return ["time: " + ", ".join(f"{name} {spent:.0f} s" for name, spent in most if spent >= 1)]
+    named = {name: f"{', '.join(own)} ({name})" for name, own in askers.items()}
+    told = ", ".join(f"{named.get(name, name)} {spent:.0f} s" for name, spent in most if spent >= 1)
+    return [f"time: {told}; in seconds of threads, several of which run at once"]
 
 
 def _check_until(params: AuditOptions) -> None:
