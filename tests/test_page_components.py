@@ -101,6 +101,25 @@ def test_a_slider_parts_photograph_and_overlay_and_obeys_the_keys(made: Any) -> 
     assert _colour(made, 0.2, 0.2) == [255, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"photo": "gone.png", "error": "DecodeError: damaged"}, "The photograph cannot be shown."),
+        ({"maps": [{"method": "m", "target": "t", "picture": "gone.png"}]}, "The picture is not beside this page."),
+    ],
+)
+def test_words_stand_in_the_place_of_a_picture_that_cannot_be_read(made: Any, row: dict[str, Any], said: str) -> None:
+    record = {"id": 0, "run": 0, "path": "a.png", **row}
+    made.show("Card", row=record, runs=[{"name": "r", "checks": []}], view={"method": ""})
+    made.until(f"document.querySelector('.open').textContent.trim() === '{said}'")
+    assert made.locator("img").count() == 0
+    made.show("MapView", row={"path": "a.png", "photo": "other.png"}, map=None, look="over", zoom=1, opacity=1)
+    made.until("document.querySelector('.map').textContent.includes('The photograph cannot be shown.')")
+    assert made.locator("img").count() == 0
+    assert all(text.startswith("error: Failed to load resource") for text in made.said)
+    made.said.clear()
+
+
 def test_without_a_photograph_the_overlay_stands_alone(made: Any) -> None:
     made.show("Picture", overlay="overlay.png", photo="gone.png", mode="slider", onPhotoMissing=1)
     made.until("heard.length === 1")

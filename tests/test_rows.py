@@ -58,19 +58,24 @@ def test_what_is_marked_is_said_in_the_words_of_the_marks() -> None:
     assert "marked sheep, person" in labelled["facts"]
 
 
-def _detected(**more: Any) -> dict[str, Any]:
-    box = {"label": "dog", "class_index": 1, "probability": 0.5, "score": 0.25, "number": 2, "box_xywh": [1, 2, 3, 4]}
-    explained = {"method": "gradcam", "target": {**box, "kind": "box"}, "files": {}}
-    return record_named("a", predictions=[box], explanations=[explained], **more)
+def _detected(number: int) -> dict[str, Any]:
+    """A box whose score is beside its probability, and a map of the box of that number by its logit."""
+    box = {"label": "dog", "class_index": 1, "probability": 0.818, "score": 0.889, "number": 2}
+    target = {**box, "kind": "box", "number": number, "score": 1.5}
+    explained = {"method": "gradcam", "target": target, "files": {}}
+    return record_named("a", predictions=[{**box, "box_xywh": [1, 2, 3, 4]}], explanations=[explained])
 
 
-def test_a_box_tells_its_score_from_its_probability() -> None:
-    row = row_of(_detected(), Checks(), None)
-    assert row["predictions"] == [["dog", 0.5, "box 2, score 0.25"]]
-    assert (row["maps"][0]["target"], row["maps"][0]["sure"]) == (
-        "dog, box 2", "probability 50.0 %, explained score 0.25",
-    )  # fmt: skip
-    assert "probability 50.0 %, explained score 0.25" in card(_detected())
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(2, "score 88.9 %, explained value 1.5"), (7, "probability 81.8 %, explained value 1.5")],
+)
+def test_a_box_has_the_score_that_its_pictures_have(number: int, said: str) -> None:
+    record = _detected(number)
+    row = row_of(record, Checks(), None)
+    assert row["predictions"] == [["dog", 0.818, "box 2, score 0.889"]]
+    assert (row["maps"][0]["target"], row["maps"][0]["sure"]) == (f"dog, box {number}", said)
+    assert f"<strong>dog, box {number}</strong> {said}" in card(record)
 
 
 @pytest.mark.parametrize(

@@ -171,14 +171,14 @@ def _figure(
         said = (f"{words.method(each)} {kind} for {words.target_name(each.get('target'))}" for each in explanations)
         about = _text(", ".join(dict.fromkeys(said)))
         picture = f'<a href="{link}"><img src="{link}" loading="lazy" decoding="async"{size} alt="{about}"></a>\n'
-    captions = "".join(f"<figcaption>{_caption(each)}</figcaption>\n" for each in explanations)
+    captions = "".join(f"<figcaption>{_caption(each, record)}</figcaption>\n" for each in explanations)
     return f"<figure>\n{picture}{captions}</figure>\n"
 
 
-def _caption(explanation: Mapping[str, object]) -> str:
+def _caption(explanation: Mapping[str, object], record: Mapping[str, object]) -> str:
     """The class that is explained, how, the scores, and the files."""
     target = explanation.get("target")
-    sure = words.target_probability(target)
+    sure = words.target_probability(target, record)
     layer = explanation.get("layer")
     where = "" if layer is None else f" at {_text(layer)}"
     others = "".join(f'<a href="{_link(path)}">{_text(kind)}</a>' for kind, path in words.files(explanation).items())

@@ -70,8 +70,10 @@ def _region(region: str) -> str:
     return _REGIONS.get(region) or (f"{_PLACED[kind]} {rest}" if kind in _PLACED else f"in {region}")
 
 
-def target_probability(target: object) -> str:
-    """How sure the network is of it: of a box its probability is told from its score."""
+def target_probability(target: object, record: Mapping[str, object]) -> str:
+    """How sure the network is of what a map of a record shows, as its pictures say it: of a box that is its score, by
+    which boxes are ranked; what is explained of it is another number.
+    """
     if not isinstance(target, Mapping) or (probability := number(target.get("probability"))) is None:
         return ""
     said = plain_percent(probability)
@@ -79,8 +81,11 @@ def target_probability(target: object) -> str:
         return f"mean probability {said}"
     if target.get("kind") != "box":
         return said
-    score = number(target.get("score"))
-    return f"probability {said}" + ("" if score is None else f", explained score {score:.3g}")
+    boxes = mappings(record.get("predictions"))
+    scores = [number(each.get("score")) for each in boxes if each.get("number") == target.get("number")]
+    sure = next((f"score {plain_percent(score)}" for score in scores if score is not None), f"probability {said}")
+    explained = number(target.get("score"))
+    return sure + ("" if explained is None else f", explained value {explained:.3g}")
 
 
 def prediction_note(prediction: Mapping[str, object]) -> str:

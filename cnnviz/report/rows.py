@@ -86,7 +86,7 @@ def row_of(record: Mapping[str, Any], checks: Checks, photo: str | None) -> dict
         "truth": [printable(name) for name in words.truths(record)],
         "error": printable(words.failure(record)),
         "predictions": [_prediction(each) for each in words.mappings(record.get("predictions"))],
-        "maps": [_map(each) for each in maps],
+        "maps": [_map(each, record) for each in maps],
         "figures": [
             {"picture": link(each.get("file", "")), "caption": printable(str(each.get("caption", "")))}
             for each in words.mappings(record.get("figures"))
@@ -103,7 +103,7 @@ def _prediction(prediction: Mapping[str, object]) -> list[Any]:
     return [*found, printable(note)] if note else found
 
 
-def _map(explanation: Mapping[str, object]) -> dict[str, Any]:
+def _map(explanation: Mapping[str, object], record: Mapping[str, object]) -> dict[str, Any]:
     target = explanation.get("target")
     kind, file = shown(explanation)
     layer = explanation.get("layer")
@@ -111,7 +111,7 @@ def _map(explanation: Mapping[str, object]) -> dict[str, Any]:
         "method": printable(words.method(explanation)),
         "layer": None if layer is None else printable(str(layer)),
         "target": printable(words.role(explanation) + words.target_name(target)),
-        "sure": words.target_probability(target),
+        "sure": words.target_probability(target, record),
         "probability": _rounded(words.number(target.get("probability")) if isinstance(target, Mapping) else None),
         "picture": link(file) if kind else None,
         "kind": kind,

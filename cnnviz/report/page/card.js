@@ -46,12 +46,14 @@
   function Card(props) {
     const row = props.row, maps = mapsOf(row, props.view);
     const [at, setAt] = useState(0);
+    const [broken, setBroken] = useState(null);
     const map = maps[Math.min(at, maps.length - 1)];
     const figure = !map && (row.figures || [])[0];
     const wide = Boolean((map && map.wide) || (row.figures || []).length);
     // Without a picture of its own, such as of --save none, the photograph.
     const drawn = map ? map.picture : figure ? figure.picture : null;
     const picture = drawn || row.photo;
+    const gone = Boolean(picture) && broken === picture;
     const size = row.size && !wide && map ? { width: row.size[0], height: row.size[1] } : {};
     const open = function () { props.onOpen(row, map ? row.maps.indexOf(map) : 0); };
     const items = maps.map(function (each, place) {
@@ -61,8 +63,11 @@
     return html`<article class=${"card" + (wide ? " wide" : "") + (row.error ? " failed" : "")} tabindex="0"
       data-id=${row.id} aria-label=${row.path}>
       ${picture && html`<button type="button" class="open" tabindex="-1" onClick=${open} aria-label=${"open " + row.path}>
-        <img key=${picture} src=${picture} loading="lazy" decoding="async" ...${size}
-          alt=${!drawn ? row.path : map ? map.method + " " + map.kind + " for " + map.target : figure.caption} /></button>`}
+        ${gone ? html`<span class="facts">${cnnviz.words.unshown(!drawn)}</span>`
+          : html`<img key=${picture} src=${picture} loading="lazy" decoding="async" ...${size}
+            onError=${function () { setBroken(picture); }}
+            alt=${!drawn ? row.path : map ? map.method + " " + map.kind + " for " + map.target : figure.caption} />`}
+        </button>`}
       <div class="text">
         <h2><button type="button" class="link" tabindex="-1" onClick=${open}><${Path} path=${row.path} /></button></h2>
         <${Facts} row=${row} runs=${props.runs} />

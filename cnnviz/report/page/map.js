@@ -30,11 +30,12 @@
           <button type="button" aria-label="larger" disabled=${props.zoom === 8}
             onClick=${function () { props.onZoom(zoomed(props.zoom, 1)); }}>+</button></span>
       </div>
-      ${picture || row.photo ? html`<${cnnviz.components.Picture} overlay=${picture} photo=${map ? photo : row.photo}
+      ${picture || (row.photo && without !== row.photo) ? html`<${cnnviz.components.Picture} overlay=${picture}
+        photo=${picture ? photo : row.photo}
         mode=${props.look} opacity=${props.opacity} zoom=${props.zoom} ...${size}
         onPhotoMissing=${function () { setWithout(row.photo); }}
         alt=${map ? map.method + " " + map.kind + " for " + map.target : row.path} />`
-        : html`<p class="facts">no picture was kept</p>`}
+        : html`<p class="facts">${row.photo ? cnnviz.words.unshown(true) : "no picture was kept"}</p>`}
       ${map && map.kind === "overlay" && !photo && html`<p class="facts">The photograph is not beside this page: only the
         overlay can be shown.</p>`}
     </div>`;

@@ -17,5 +17,10 @@
 
   function counted(count, one, many) { return count.toLocaleString("en") + " " + (count === 1 ? one : many); }
 
-  cnnviz.words = { percent: percent, short: short, counted: counted };
+  /** In the place of a picture that the browser cannot read or find. */
+  function unshown(photograph) {
+    return photograph ? "The photograph cannot be shown." : "The picture is not beside this page.";
+  }
+
+  cnnviz.words = { percent: percent, short: short, counted: counted, unshown: unshown };
 })();
