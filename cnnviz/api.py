@@ -25,7 +25,7 @@ from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import CallableTarget, Target
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.explanation import Explanation as Explanation
-from cnnviz.explanation import at_shape, explained_by, joined, with_caveat
+from cnnviz.explanation import at_shape, caveats, explained_by, joined
 from cnnviz.methods.explain import explain_batch
 from cnnviz.models import preprocess
 from cnnviz.models.graph.layers import LayerRef, reference, stages
@@ -180,11 +180,10 @@ def explain(
     readout = readout_of(target, _vector_readout(task))
     how = _How(asked, readout, precision, device, compile, general.get("logits_key"), tracing, task)
     with _session(model, batch, spec, how) as (session, told):
+        told = (*told, *caveats(session, (spec, params), target))
         exact = partial(_session, model, batch, spec, replace(how, precision="fp32", compile="off"))
         found = at_shape(_checks(session, told, exact, (spec, params), general.get("skip_check", ())), session, batch)
-        if isinstance(model, Model):
-            params = params.with_classes(_class_finder(model))
-            params = params.with_pictures(partial(read_background, preprocess=model.loaded.preprocess))
+        params = _resolved(params, model)
         activation = session.final_activation or "softmax" if activation == "auto" else activation
         make = partial(explain_batch, spec, params=params, augment=augment)
         made = partial(_target, model, (general.get("score", "logit"), activation), task)
@@ -251,6 +250,14 @@ def _task_of(model: Model | nn.Module) -> TaskRequest:
     return model.loaded.task if isinstance(model, Model) else TaskRequest()
 
 
+def _resolved(params: Options, model: Model | nn.Module) -> Options:
+    """Options with the classes and pictures that they name, of a network whose names and preprocessing are known."""
+    if not isinstance(model, Model):
+        return params
+    known = params.with_classes(_class_finder(model))
+    return known.with_pictures(partial(read_background, preprocess=model.loaded.preprocess))
+
+
 def _class_finder(model: Model | nn.Module) -> Callable[[str], int]:
     """The index of a class by its name, where the names are known; they are sorted out only when one is asked for."""
     if not isinstance(model, Model):
@@ -283,7 +290,7 @@ def _checks(
     skip: str | Sequence[str],
 ) -> Examination:
     """The examination of a session's network, with the agreement of its precision with float32 where it has another."""
-    found = with_caveat(_examined(session, *how, skip), session, how[0].name)
+    found = _examined(session, *how, skip)
     # Of this call alone: others may share its session.
     found = replace(found, notes=(*told, *found.notes))
     for text in found.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,11 @@ from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap, upsample
 from cnnviz.methods.levels import levels_of, on_level
 from cnnviz.registry import lookup
+from cnnviz.registry.specs import MethodSpec, Options
+from cnnviz.tasks.region_words import asks_place
+
+_VARIANTS = re.compile(r"(?:\w+ )?--variant (\w+(?:, \w+)*(?: or \w+)?)")
+_NAME = re.compile(r"\b(?!or\b)\w+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +75,22 @@ def explanation_of(run: ForwardPass, heatmap: Heatmap, indices: Tensor, found: E
     )
 
 
-def with_caveat(found: Examination, session: Session, method: str) -> Examination:
-    """What was found of a network, with what whoever asks for this method of a detector's boxes should know.
+def caveats(session: Session, method: tuple[MethodSpec, Options], target: Any) -> tuple[str, ...]:
+    """What whoever asks a method of a network for this target should know, as a run of the command tells it.
 
-    The command line takes another method there where none is named; here the name is always given, and obeyed.
+    The command line takes another method for boxes of a detector where none is named; here the name is always given,
+    and obeyed.
     """
-    if session.boxes is None:
-        return found
-    caveats = next(spec.caveats for spec in lookup.all_tasks() if spec.boxes)
-    text = caveats.get(method)
-    if text is None:
-        return found
-    return replace(found, notes=(*found.notes, text.replace("--variant odam", "method='odam'")))
+    spec, params = method
+    placed = session.boxes is None and isinstance(target, str) and asks_place(target)
+    tasks = [task for task in lookup.all_tasks() if (task.boxes and session.boxes is not None) or (task.dense and placed)]
+    told = (spec.caveat_with(params), *(task.caveats.get(spec.name, "") for task in tasks))
+    return tuple(_in_python(text) for text in told if text)
+
+
+def _in_python(text: str) -> str:
+    """Options of the command line as keywords: ``gradcam --variant hirescam or odam`` is ``method='hirescam' or ..``."""
+    return _VARIANTS.sub(lambda found: "method=" + _NAME.sub(r"'\g<0>'", found[1]), text)
 
 
 def at_shape(found: Examination, session: Session, batch: Tensor) -> Examination:

@@ -58,6 +58,14 @@ def test_every_spelling(kind: str, rule: str, tracing: str) -> None:
         assert found.facts["extended"] == (kind == "silu")
 
 
+def test_what_a_run_tells_of_the_method_is_told_in_python() -> None:
+    batch, network = kinds.images(1), kinds.make("plain")
+    alone = cnnviz.explain(network, batch, "guided", target=1)
+    assert any("guided backpropagation and deconvnet hardly depend on the class" in note for note in alone.notes)
+    product = cnnviz.explain(network, batch, "guided", target=1, with_gradcam=True)
+    assert not any("hardly depend" in note for note in product.notes)
+
+
 class Branches(nn.Module):
     """y = relu(x) + k x, summed: another reader of the rectifier's input."""
 

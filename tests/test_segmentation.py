@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cnnviz
+from cnnviz import api
 from cnnviz.engine.open_session import SessionOptions, open_session
 from cnnviz.engine.region_targets import RegionTarget
 from cnnviz.engine.runtime import resolve
@@ -55,6 +56,25 @@ def test_seg_grad_cam_is_that_of_the_paper(score: str) -> None:
     assert float(expected.max()) > 1e-6
     torch.testing.assert_close(found.raw.double(), expected, rtol=1e-4, atol=1e-5 * float(expected.max()))
     assert found.target.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "told"),
+    [
+        ("gradcam", "class:1@box:5,3,10,9", True), ("gradcam", "1@point:6,4", True),
+        ("gradcam", "diff:1@all,2@box:5,3,10,9", True), ("gradcam", "class:1@all", False), ("gradcam", 1, False),
+        ("layercam", "class:1@box:5,3,10,9", False),
+    ],
+)  # fmt: skip
+def test_that_channel_weights_hardly_follow_a_region_is_told_in_python(
+    method: str, target: Any, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    api._tell.cache_clear()
+    found = cnnviz.explain(unet(), IMAGES, method, target=target)
+    said = [note for note in found.notes if "weighs each channel by one number for the whole layer" in note]
+    assert bool(said) == told
+    assert all("; method='hirescam', 'odam' or 'layercam' weighs positions apart" in note for note in said)
+    assert [record.getMessage() for record in caplog.records if "weighs each channel" in record.getMessage()] == said
 
 
 def test_a_class_is_explained_where_it_is_found() -> None:

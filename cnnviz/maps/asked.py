@@ -29,6 +29,7 @@ from cnnviz.tasks.base import Predictions, Request
 from cnnviz.tasks.class_names import descending
 from cnnviz.tasks.classification import Classification
 from cnnviz.tasks.elsewhere import noun_of, plural
+from cnnviz.tasks.region_words import asks_place
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,11 +192,6 @@ def check_targets(prepared: PreparedModel, requests: Sequence[Sequence[MetricReq
         )
 
 
-def _of_region(spec: str) -> bool:
-    """Whether a target of a network with scores at positions is of another region than where its class is found."""
-    return spec.startswith("segment:") or any(f"@{kind}" in spec for kind in ("truth", "mask:", "box:", "point:"))
-
-
 def for_task(prepared: PreparedModel, chosen: list[tuple[MethodSpec, Options]]) -> list[tuple[MethodSpec, Options]]:
     """The methods of a run; of a command that names none the task may have another than the usual one.
 
@@ -211,7 +207,7 @@ def for_task(prepared: PreparedModel, chosen: list[tuple[MethodSpec, Options]]) 
         other = lookup.find_method(name)
         note(f"--task {task.name}: {other.command} is {other.title} (--variant {spec.name} for {spec.title})")
         return [(other, other.resolve_params({}))]
-    if task.dense and not any(_of_region(each) for each in prepared.asked_targets):
+    if task.dense and not any(asks_place(each) for each in prepared.asked_targets):
         return chosen
     for text in dict.fromkeys(task.caveats[each.name] for each, _ in chosen if each.name in task.caveats):
         note(text)

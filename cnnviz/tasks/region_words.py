@@ -78,6 +78,11 @@ def two_sides(text: str) -> tuple[str, str] | None:
     return pairs.two_sides(text, _is_side)
 
 
+def asks_place(spec: str) -> bool:
+    """Whether a target of a network with scores at positions is of another region than where its class is found."""
+    return spec.startswith("segment:") or any(f"@{kind}" in spec for kind in ("truth", "mask:", "box:", "point:"))
+
+
 def _is_side(text: str) -> bool:
     """Whether a text without quotation marks is a class, a class in a region, or a segment."""
     try:
