@@ -10,6 +10,7 @@ from torch import fx, nn
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.layers import LayerRef, reference, resolve, stepped_over
 from cnnviz.models.graph.levels import head_levels
+from cnnviz.models.graph.shrunk import shrunk
 from cnnviz.models.graph.trace import Graph
 from cnnviz.registry.specs import MethodSpec, Options
 
@@ -80,8 +81,8 @@ class Cut:
         """What people should know of the layers that they did not name themselves."""
         if self.boxes:
             return []
-        found = [stepped_over(graph, layer) for asked, layer in zip(self.layers, layers, strict=True) if not asked]
-        return [note for note in found if note]
+        usual = [layer for asked, layer in zip(self.layers, layers, strict=True) if not asked]
+        return [note for layer in usual for note in (stepped_over(graph, layer), shrunk(graph, layer)) if note]
 
 
 def cut_for(spec: MethodSpec, params: Options, asked: tuple[str, ...]) -> Cut:
