@@ -50,12 +50,12 @@ class Offered:
             return ClassNames(fitting[0], notes=(f"{len(fitting[0])} class names stand in {self.file}",))
         if fitting:
             why = f"{self.file} has {len(fitting)} lists of {count} class names that differ"
-        elif self.lists:
-            counts = " and ".join(str(each) for each in sorted({len(names) for names in self.lists}))
-            why = f"{self.file} has lists of {counts} names, and the network {count} classes"
         elif len(labels) == count:
             assumed = f"class names assumed to be those of {self.weights} ({count} classes)"
             return ClassNames(labels, notes=(assumed,))
+        elif self.lists:
+            counts = " and ".join(str(each) for each in sorted({len(names) for names in self.lists}))
+            why = f"{self.file} has lists of {counts} names, and the network {count} classes"
         else:
             why = f"no list of class names stands in {self.file}"
         return ClassNames(numbered(count), notes=(f"{why}: classes are told by number; --labels FILE names them",))
