@@ -83,13 +83,15 @@ def caveats(session: Session, method: tuple[MethodSpec, Options], target: Any) -
     """
     spec, params = method
     placed = session.boxes is None and isinstance(target, str) and asks_place(target)
-    tasks = [task for task in lookup.all_tasks() if (task.boxes and session.boxes is not None) or (task.dense and placed)]
+    tasks = [
+        task for task in lookup.all_tasks() if (task.boxes and session.boxes is not None) or (task.dense and placed)
+    ]
     told = (spec.caveat_with(params), *(task.caveats.get(spec.name, "") for task in tasks))
     return tuple(_in_python(text) for text in told if text)
 
 
 def _in_python(text: str) -> str:
-    """Options of the command line as keywords: ``gradcam --variant hirescam or odam`` is ``method='hirescam' or ..``."""
+    """Options of the command line as keywords: ``gradcam --variant odam`` is ``method='odam'``."""
     return _VARIANTS.sub(lambda found: "method=" + _NAME.sub(r"'\g<0>'", found[1]), text)
 
 

@@ -63,7 +63,10 @@ def test_names_that_stand_in_a_safetensors_file_or_a_whole_module_are_taken(tmp_
     ("beside", "why"),
     [
         ({}, "no list of class names stands in best.pth"),
-        ({"classes": 5, "names": torch.arange(5), "labels": [0, 1, 2, 3, 4]}, "no list of class names stands in best.pth"),
+        (
+            {"classes": 5, "names": torch.arange(5), "labels": [0, 1, 2, 3, 4]},
+            "no list of class names stands in best.pth",
+        ),
         ({"class_to_idx": {"ant": 0, "bee": 2}}, "no list of class names stands in best.pth"),
         ({"classes": ["ant", "bee"]}, "best.pth has lists of 2 names, and the network 5 classes"),
         (

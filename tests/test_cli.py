@@ -242,7 +242,11 @@ def test_names_that_are_no_utf8_survive(fake: FakePipeline) -> None:
         ("layers -o maps", "No such option: -o", "for a file: cnnviz layers > FILE."),
         ("targets a.jpg -c dog", "No such option: -c", "cnnviz gradcam IMAGE -c explains one of them."),
         ("serve -l layer4", "No such option: -l", "Leave -l out: it is chosen on the page"),
-        ("report maps -m resnet18", "No such option: -m", "Leave -m out: the runs that it shows were made with theirs."),
+        (
+            "report maps -m resnet18",
+            "No such option: -m",
+            "Leave -m out: the runs that it shows were made with theirs.",
+        ),
         ("merge maps --resume", "No such option: --resume", "--overwrite begins anew in the folder."),
         ("embed a.jpg --save raw", "No such option: --save", "Leave --save out: cnnviz gradcam and other commands"),
         ("grid a.jpg --metric peak", "No such option: --metric", "Leave --metric out: cnnviz evaluate measures maps."),

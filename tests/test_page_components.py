@@ -46,7 +46,9 @@ def test_scripts_need_no_module_no_eval_and_no_network() -> None:
 def made(page: Any, tmp_path: Path) -> Any:
     """A page under the strict policy, with all components and two pictures beside it; ``show(JS)`` renders one."""
     (tmp_path / "all.js").write_bytes(
-        page_files.libraries(page_files.LIBRARIES + page_files.CURVES) + b"\n" + page_files.script()
+        page_files.libraries(page_files.LIBRARIES + page_files.CURVES)
+        + b"\n"
+        + page_files.script((*page_files.COMPONENTS, "card.js", "map.js"))
     )
     (tmp_path / "style.css").write_bytes(page_files.style())
     for name, colour in (("photo.png", (255, 0, 0)), ("overlay.png", (0, 0, 255))):

@@ -39,7 +39,13 @@ def convolutional_head() -> nn.Module:
 
 @pytest.mark.parametrize(
     ("network", "side", "layer"),
-    [(make(), 8, "2"), (residual(), 8, "1"), (make(), 64, None), (residual(), 32, None), (convolutional_head(), 8, None)],
+    [
+        (make(), 8, "2"),
+        (residual(), 8, "1"),
+        (make(), 64, None),
+        (residual(), 32, None),
+        (convolutional_head(), 8, None),
+    ],
 )
 def test_that_a_single_cell_says_nothing_of_place_is_told(network: nn.Module, side: int, layer: str | None) -> None:
     found = cnnviz.explain(network, torch.rand(1, 3, side, side), target=0)

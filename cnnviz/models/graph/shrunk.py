@@ -9,7 +9,7 @@ from cnnviz.models.graph.trace import Graph, descendants
 
 
 def shrunk(graph: Graph, layer: LayerRef) -> str | None:
-    """What to tell where the last convolutions see a single cell, so that an earlier layer is explained; None elsewhere.
+    """What to tell where the last convolutions see one cell, so that an earlier layer is explained; None elsewhere.
 
     A convolution that reads the whole of a map, as a fully connected layer does, leaves a single cell too, and is none.
     """
