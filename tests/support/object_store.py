@@ -106,12 +106,14 @@ class ObjectStore:
 
 def serve() -> tuple[ObjectStore, Callable[[], None]]:
     """A server with one empty bucket, and what ends it."""
+    import s3fs
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Silent(WSGIRequestHandler):
         def log(self, *_: Any, **__: Any) -> None: ...
 
+    s3fs.S3FileSystem.clear_instance_cache()  # they know the address of an earlier server of this process
     store = ObjectStore()
     application = store.around(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Silent)
