@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,6 +122,9 @@ def serve() -> tuple[ObjectStore, Callable[[], None]]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     store.url = f"http://127.0.0.1:{server.server_port}"
+    # What moto holds is the process's, not the server's.
+    with urllib.request.urlopen(urllib.request.Request(f"{store.url}/moto-api/reset", method="POST")):
+        store.requests.clear()
 
     def end() -> None:
         server.shutdown()
