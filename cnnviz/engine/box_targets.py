@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.boxes import Candidates, candidate, candidates, overlaps
 from cnnviz.engine.targets import ByImage
 from cnnviz.registry.box_forms import BoxForm
@@ -63,7 +64,7 @@ class BoxTarget(ByImage):
         own = candidate(output, self.chosen.form, self.chosen.places)
         if self.part != "score":
             return _edge(own.boxes, self.part)[:, 0]
-        classes = self.chosen.classes.to(output.device)
+        classes = rt.moved(self.chosen.classes, output.device)
         if self.score == "logit":
             return own.logit(classes)[:, 0]
         share, there = own.of_class(classes)
@@ -110,7 +111,9 @@ class FollowedBox(ByImage):
 
     def __call__(self, output: Tensor) -> Tensor:
         found = candidates(output, self.chosen.form)
-        there = overlaps(found.boxes, self.chosen.boxes) * found.probability(self.chosen.classes.to(output.device))
+        there = overlaps(found.boxes, self.chosen.boxes) * found.probability(
+            rt.moved(self.chosen.classes, output.device)
+        )
         if self.part == "score":
             return there.amax(1)
         places = there.argmax(1)
@@ -148,7 +151,7 @@ class SimilarBox(ByImage):
 
     def _alike(self, found: Candidates) -> Tensor:
         if found.shares is None or self.chosen.shares is None:
-            return found.probability(self.chosen.classes.to(found.boxes.device))
+            return found.probability(rt.moved(self.chosen.classes, found.boxes.device))
         cosine = F.cosine_similarity(found.shares, self.chosen.shares.to(found.shares)[:, None], dim=2)
         return cosine * (found.shares.amax(2) if found.objectness is None else found.objectness)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.registry.box_forms import BoxForm
 
 # FastestDet ranks its boxes by class^0.4 x objectness^0.6.
@@ -75,7 +76,7 @@ def candidates(output: Tensor, form: BoxForm) -> Candidates:
 def candidate(output: Tensor, form: BoxForm, places: Tensor) -> Candidates:
     """One candidate of each image, M = 1, as :func:`candidates` has it at these places [N]."""
     rows, cells = _rows(output.float(), form), _cells(output, form)
-    places = places.to(output.device)
+    places = rt.moved(places, output.device)
     own = rows[torch.arange(len(rows), device=rows.device), places][:, None]
     return _read(own, form, None if cells is None else tuple(each[places][:, None] for each in cells))
 

@@ -50,8 +50,10 @@ def in_chunks(work: Callable[[range], T], count: int, size: int, device: torch.d
         except Exception as error:
             if size == 1 or not rt.is_out_of_memory(error):
                 raise
-            size //= 2
-            rt.release_memory(device)
+        else:
+            yield found
+            start = stop
             continue
-        yield found
-        start = stop
+        # Here what was raised, and the tensors of its frames, are gone.
+        size //= 2
+        rt.release_memory(device)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.targets import ByImage, class_logits
 
 Reduction = Literal["sum", "mean"]
@@ -42,14 +43,14 @@ class RegionTarget(ByImage):
 
     def __call__(self, output: Tensor) -> Tensor:
         scores = self.scores_at(output)
-        weights = self.weights.to(scores)
+        weights = rt.moved(self.weights, scores.device).to(scores)
         total = (scores * weights).sum((1, 2))
         return total if self.reduction == "sum" else total / weights.sum((1, 2))
 
     def scores_at(self, output: Tensor) -> Tensor:
         """The score of the class at every position [N, h, w] of an output [N, K, h, w]."""
         logits = dense_logits(output)
-        index = self.indices.to(logits.device)[:, None, None, None].expand(-1, 1, *logits.shape[2:])
+        index = rt.moved(self.indices, logits.device)[:, None, None, None].expand(-1, 1, *logits.shape[2:])
         chosen = logits.gather(1, index).squeeze(1)
         if self.score == "logit":
             return chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -161,9 +161,12 @@ def lanes(device: torch.device) -> Lanes:
     """Batches that run side by side.
 
     On a CPU several batches with few threads each beat one batch with all: threads of one operation wait for each
-    other at its end, and an encoder that holds one of their cores makes all of them wait.
+    other at its end, and an encoder that holds one of their cores makes all of them wait. On a graphics card two: while
+    one is waited for, for its classes or its maps, the next has been sent and asked for.
     """
     cores = torch.get_num_threads()
+    if device.type == "cuda":
+        return Lanes(2, max(1, cores // 2))
     if device.type != "cpu":
         return Lanes(1, cores)
     count = min(cores, _MOST_LANES)
@@ -204,7 +207,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    # cuBLAS and cuDNN say with words of their own that they got no memory for their workspace.
+    said = ("out of memory", "can't allocate memory", "status_alloc_failed")
+    return isinstance(error, RuntimeError) and any(words in text for words in said)
 
 
 def release_memory(device: torch.device) -> None:
@@ -214,10 +219,21 @@ def release_memory(device: torch.device) -> None:
 
 
 def moved(batch: Tensor, device: torch.device) -> Tensor:
-    """A batch on the device. To a graphics card from pinned memory, so that the copy runs beside what it computes."""
+    """A tensor on the device. To a graphics card from pinned memory, so that the copy runs beside what it computes, and
+    nobody waits for it: from other memory the host does, and for all that was asked of the card before.
+    """
     if device.type == "cuda" and batch.device.type == "cpu":
         batch = batch.pin_memory()
     return batch.to(device, non_blocking=True)
+
+
+def fetched(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors on the host. From a graphics card they go to pinned memory, and the host waits once for all of them."""
+    devices = {each.device for each in tensors if each.device.type == "cuda"}
+    found = [each.to("cpu", non_blocking=each.device in devices) for each in tensors]
+    for device in devices:
+        torch.cuda.current_stream(device).record_event().synchronize()
+    return found
 
 
 def wait(device: torch.device) -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.readout import SUM, Position, Readout
 from cnnviz.errors import CnnvizError
 from cnnviz.models.graph.outputs import two_dim
@@ -150,7 +151,7 @@ class ClassTarget(ByImage):
 
     def __call__(self, output: Tensor) -> Tensor:
         logits = two_dim(output)
-        index = self.indices.to(logits.device)[:, None]
+        index = rt.moved(self.indices, logits.device)[:, None]
         by_class = class_logits(logits)
         if self.score == "logit":
             return by_class.gather(1, index).squeeze(1)
@@ -254,7 +255,7 @@ class UnitTarget(ByImage):
                 f"Unit {wrong[0]} does not exist: layer {self.layer} has {output.shape[1]}.",
                 f"Use 0 to {output.shape[1] - 1}.",
             )
-        return output.gather(1, self.indices.to(output.device)[:, None]).squeeze(1)
+        return output.gather(1, rt.moved(self.indices, output.device)[:, None]).squeeze(1)
 
     @property
     def readout(self) -> Readout:
@@ -292,7 +293,9 @@ class OutputTarget(ByImage):
 
     def __call__(self, output: Tensor) -> Tensor:
         values = two_dim(output)
-        return values.gather(1, self.indices.to(values.device)[:, None]).squeeze(1) * self.signs.to(values)
+        return values.gather(1, rt.moved(self.indices, values.device)[:, None]).squeeze(1) * rt.moved(
+            self.signs, values.device
+        ).to(values)
 
     @property
     def unit(self) -> str:

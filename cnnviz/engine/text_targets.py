@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.targets import ByImage
 
 
@@ -30,13 +31,13 @@ class TextTarget(ByImage):
     score: str = "logit"
 
     def __call__(self, output: Tensor) -> Tensor:
-        return (self.each(output) * self.counted.to(output.device)).sum(dim=1)
+        return (self.each(output) * rt.moved(self.counted, output.device)).sum(dim=1)
 
     def each(self, output: Tensor) -> Tensor:
         """The score of every step [N, T], of logits [N, T, V]."""
         logits = output.float()
         values = logits if self.score == "logit" else F.log_softmax(logits, dim=2)
-        found = values.gather(2, self.tokens.to(output.device)[..., None]).squeeze(2)
+        found = values.gather(2, rt.moved(self.tokens, output.device)[..., None]).squeeze(2)
         return found.exp() if self.score == "probability" else found
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.targets import ByImage
 from cnnviz.errors import CnnvizError
@@ -33,7 +34,7 @@ class SimilarityTarget(ByImage):
                 f"The vectors to compare have shapes {list(output.shape)} and {list(self.vectors.shape)}.",
                 "Both are to be [N, D], of the same network.",
             )
-        return F.cosine_similarity(output.float(), self.vectors.to(output.device).float(), dim=1)
+        return F.cosine_similarity(output.float(), rt.moved(self.vectors, output.device).float(), dim=1)
 
     @property
     def unit(self) -> str:
@@ -65,7 +66,7 @@ class ComponentTarget(ByImage):
                 f"embedding:{wrong[0]} does not exist: the vector has {output.shape[1]} components.",
                 f"Use embedding:0 to embedding:{output.shape[1] - 1}.",
             )
-        return output.gather(1, self.indices.to(output.device)[:, None]).squeeze(1)
+        return output.gather(1, rt.moved(self.indices, output.device)[:, None]).squeeze(1)
 
     @property
     def unit(self) -> str:

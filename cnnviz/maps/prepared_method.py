@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, Session
@@ -208,16 +209,13 @@ class PreparedMethod:
         key = ("target", *map(id, requests))
         target, _ = own_run.remember(key, lambda: (some.target(requests), requests))
         heatmap = explain_batch(self.spec, own_run, target, self.params, self.augment)
-        raw = self._in_rgb(heatmap.values.detach().float()).cpu().numpy()
-        drawn = raw if heatmap.maps is None else heatmap.maps.detach().float().cpu().numpy()
-        arrays = {
-            name: (self._in_rgb(array.detach()) if name == "gradient" else array.detach()).cpu().numpy()
-            for name, array in heatmap.arrays.items()
-        }
+        on_host = self._on_host(heatmap)
+        raw = on_host.values.numpy()
+        drawn = raw if on_host.maps is None else on_host.maps.numpy()
         for image, request in enumerate(there):
             if request is not None:
-                own = {name: array[image] for name, array in arrays.items()}
-                scores = {k: v[image].tolist() if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()}
+                own = {name: array.numpy()[image] for name, array in on_host.arrays.items()}
+                scores = {k: v[image].tolist() if isinstance(v, Tensor) else v for k, v in on_host.scores.items()}
                 read = map_tensors(lambda t, i=image: t[i : i + 1], own_run.output)
                 facts = {**heatmap.facts, **request.facts(self.spec, heatmap.values[image].detach(), read)}
                 layer = None
@@ -225,6 +223,21 @@ class PreparedMethod:
                     facts["levels"] = [each.name for each in run.session.layers]
                     layer = run.session.layers[level].name
                 found[image].append(ComputedMap(drawn[image], raw[image], facts, scores, own, layer))
+
+    def _on_host(self, heatmap: Heatmap) -> Heatmap:
+        """The same in float32 on the host, a gradient in the order of pictures: a graphics card is waited for once."""
+        maps = [] if heatmap.maps is None else [heatmap.maps.float()]
+        arrays = [self._in_rgb(array) if name == "gradient" else array for name, array in heatmap.arrays.items()]
+        figures = [value for value in heatmap.scores.values() if isinstance(value, Tensor)]
+        every = [self._in_rgb(heatmap.values.float()), *maps, *arrays, *figures]
+        found = iter(rt.fetched([each.detach() for each in every]))
+        return replace(
+            heatmap,
+            values=next(found),
+            maps=next(found) if maps else None,
+            arrays={name: next(found) for name in heatmap.arrays},
+            scores={k: next(found) if isinstance(v, Tensor) else v for k, v in heatmap.scores.items()},
+        )
 
     def _in_rgb(self, values: Tensor) -> Tensor:
         """A gradient at the network's input [N, C, H, W] in the order of pictures; other values as they are."""

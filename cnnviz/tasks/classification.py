@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.targets import ClassTarget, class_logits, predicted, probabilities
 from cnnviz.models.graph.outputs import two_dim
@@ -35,7 +36,7 @@ class Classification(Task):
 
     def reads(self, output: Tensor) -> Predictions:
         logits = two_dim(output.detach())
-        scores, shares = class_logits(logits).cpu(), probabilities(logits, self.activation).cpu()
+        scores, shares = rt.fetched((class_logits(logits), probabilities(logits, self.activation)))
         return Predictions(scores, shares, tuple(torch.isfinite(scores).all(dim=1).tolist()))
 
     def default_target(self, output: Tensor) -> ClassTarget:

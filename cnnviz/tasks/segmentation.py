@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.region_targets import RegionTarget, dense_logits
 from cnnviz.geometry.regions import segments
@@ -79,15 +80,10 @@ class Segmentation(Task):
         found = logits > 0 if several else labels[:, None] == every[None, :, None, None]
         shares = torch.sigmoid(logits) if self.activation == "sigmoid" else torch.softmax(logits, dim=1)
         count = found.sum((2, 3))
-        usable = torch.isfinite(logits).flatten(1).all(dim=1).tolist()
-        return DensePredictions(
-            _mean_where(logits, found, count).cpu(),
-            _mean_where(shares, found, count).cpu(),
-            tuple(usable),
-            found.cpu(),
-            labels.cpu(),
-            (count / found[0, 0].numel()).cpu(),
-        )
+        usable = torch.isfinite(logits).flatten(1).all(dim=1)
+        means = (_mean_where(logits, found, count), _mean_where(shares, found, count))
+        said = rt.fetched((*means, usable, found, labels, count / found[0, 0].numel()))
+        return DensePredictions(said[0], said[1], tuple(said[2].tolist()), *said[3:])
 
     def default_target(self, output: Tensor) -> RegionTarget:
         said = self.reads(output)

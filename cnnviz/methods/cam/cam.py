@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass, Session
 from cnnviz.engine.targets import Target, logit_indices
 from cnnviz.errors import CnnvizError
@@ -98,13 +100,14 @@ def _reading(session: Session) -> HeadReading:
             f"CAM is defined on the feature map that is pooled, not on {session.layers[0].name}.",
             "Leave --layer out, or use `cnnviz gradcam --layer`.",
         )
-    return head
+    # Once a session: weights that cross to a graphics card with every batch make the host wait for it.
+    return replace(head, weight=rt.moved(head.weight.detach(), session.device))
 
 
 def _class_weights(head: HeadReading, target: Target, activations: Tensor) -> Tensor:
     """Weight of each channel for each image's class [N, C]."""
     classifier = head.weight.detach().to(activations)
-    indices = logit_indices(target).to(activations.device)
+    indices = rt.moved(logit_indices(target), activations.device)
     if classifier.shape[0] == 1:
         # One logit: class 1 is the logit, class 0 its negative.
         weights = classifier.expand(len(indices), -1) * (2 * indices - 1)[:, None]
@@ -123,7 +126,9 @@ def _through_norm(head: HeadReading, weights: Tensor, activations: Tensor) -> Te
     centred = x - x.mean(dim=1, keepdim=True)
     sigma = (centred.pow(2).mean(dim=1, keepdim=True) + head.norm.eps).sqrt()
     x_hat = centred / sigma
-    gamma = torch.ones_like(x[0]) if head.norm.weight is None else head.norm.weight.detach().to(x)
+    gamma = torch.ones_like(x[0])
+    if head.norm.weight is not None:
+        gamma = rt.moved(head.norm.weight.detach(), x.device).to(x)
     v = gamma * weights
     return (v - v.mean(dim=1, keepdim=True) - x_hat * (v * x_hat).mean(dim=1, keepdim=True)) / sigma
 

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.perturbed_scores import Changes, scores
 from cnnviz.engine.seeding import generator_for
 from cnnviz.engine.session import ForwardPass
@@ -78,10 +79,11 @@ def sscam(run: ForwardPass, target: Target, params: SSCAMOptions) -> Heatmap:
     channels = 1 if on_mask else pixels.shape[1]
     shape = (params.samples, channels, *pixels.shape[2:])
     sources = [generator_for(image, params.seed) for image in pixels]
-    draws = [torch.randn(shape, generator=source) * noise for source in sources]
+    # Moved once: each mask of each channel sees the same.
+    draws = [rt.moved(torch.randn(shape, generator=source) * noise, pixels.device) for source in sources]
 
     def hide(image: int, mask: Tensor, sample: int) -> Tensor:
-        drawn: Tensor = draws[image][sample].to(pixels)
+        drawn = draws[image][sample]
         return pixels[image] * (mask + drawn) if on_mask else (pixels[image] + drawn) * mask
 
     return _score_weighted(run, target, params.channels, params.samples, hide, params)
