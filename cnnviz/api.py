@@ -387,7 +387,7 @@ def _session(model: Model | nn.Module, batch: Tensor, spec: lookup.MethodSpec, h
         yield opened(lambda each: model.session(wanted, each, probe), runtime)
         return
     inference = any(p.is_inference() for p in module.parameters())
-    private = compiled or inference or runtime.precision != "fp32" or runtime.device != here
+    private = compiled or inference or runtime.precision != "fp32" or not rt.same_device(runtime.device, here)
     # Many passes pay for a faster private copy.
     private = private or spec.forward != "1"
     name = type(module).__name__

@@ -195,6 +195,23 @@ def test_a_batch_waits_for_what_the_network_says_and_for_maps(
         assert _waits_a_batch(tmp_path, command, options, size) == expected
 
 
+def test_noise_waits_for_the_images_of_a_batch_once(tmp_path: Path) -> None:
+    """They seed it; it was sent to the card copy by copy, each after a wait."""
+    expected = ["cnnviz/engine/seeding.py", "cnnviz/maps/prepared_method.py", "cnnviz/tasks/classification.py"]
+    for size in (1, 3):
+        assert _waits_a_batch(tmp_path, "saliency", ("--variant", "smoothgrad", "--samples", "3"), size) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [("cuda", "cuda:0", True), ("cuda", "cuda:1", False), ("mps", "mps:0", True), ("cpu", "cuda:0", False)],
+)
+def test_a_card_without_a_number_is_the_one_in_use(one: str, other: str, same: bool) -> None:
+    with pretended_card():
+        assert rt.same_device(torch.device(one), torch.device(other)) is same
+        assert rt.same_device(torch.device(other), torch.device(one)) is same
+
+
 def test_while_one_batch_is_waited_for_the_next_is_with_the_card(tmp_path: Path) -> None:
     """The first wait of a batch ends when another batch has been sent; with one batch at a time none would be."""
     photos = _photos(tmp_path / "photos", 8)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError, foreign_cause, foreign_code
@@ -27,6 +28,15 @@ def test_an_internal_error_shows_its_traceback_only_with_v(
     said = capsys.readouterr().err.splitlines()
     assert said[:3] == [*lines, "Traceback (most recent call last):"]
     assert said[-1] == "no"
+
+
+def test_memory_that_ran_out_is_no_internal_error(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB\nand more")
+    assert main(["gradcam", "a.jpg"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "cnnviz: out of memory: CUDA out of memory. Tried to allocate 20.00 MiB",
+        "Use a smaller --input-size or --batch-size, or --device cpu.",
+    ]
 
 
 def test_a_missing_input_has_no_traceback(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

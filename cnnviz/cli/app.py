@@ -164,7 +164,21 @@ def _told(arguments: list[str], console: Console) -> int:
     except BrokenPipeError:
         return console.broken_pipe()
     except Exception as error:
-        return console.crash(error)
+        return console.crash(error) if (known := _without_room(error)) is None else console.error(known)
+
+
+def _without_room(error: Exception) -> CnnvizError | None:
+    """What is told where memory ran out although no batch is left to be halved."""
+    if not isinstance(error, MemoryError) and "torch" not in sys.modules:
+        return None  # importing PyTorch takes a second; what has not done so ran no network
+    from cnnviz.engine.runtime import is_out_of_memory
+
+    if not is_out_of_memory(error):
+        return None
+    reason = (str(error).strip().splitlines() or ["no memory is left"])[0]
+    told = CnnvizError(f"out of memory: {reason}", "Use a smaller --input-size or --batch-size, or --device cpu.")
+    told.__cause__ = error
+    return told
 
 
 def _run(arguments: list[str], console: Console) -> int:

@@ -236,6 +236,17 @@ def fetched(tensors: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
+def same_device(one: torch.device, other: torch.device) -> bool:
+    """Whether two devices are one: a kind without a number is the one that is in use."""
+
+    def number(device: torch.device) -> int:
+        if device.index is not None:
+            return device.index
+        return torch.cuda.current_device() if device.type == "cuda" else 0
+
+    return one.type == other.type and number(one) == number(other)
+
+
 def wait(device: torch.device) -> None:
     """Wait until the device has done what was asked: for timing."""
     if device.type == "cuda":

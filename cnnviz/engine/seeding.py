@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.models.graph.randomness import seed_generators
 
 # The generators are those of the process: passes of several threads take turns.
@@ -43,3 +44,9 @@ def generator_for(image: Tensor, seed: int) -> torch.Generator:
     content = zlib.crc32(image.detach().float().cpu().contiguous().numpy().tobytes())
     # One number of 32 bits: torch's CPU generator reads no more of a seed.
     return torch.Generator().manual_seed(zlib.crc32(str(seed).encode(), content))
+
+
+def generators_for(images: Tensor, seed: int) -> list[torch.Generator]:
+    """:func:`generator_for` of each image of a batch; a graphics card is waited for once."""
+    [here] = rt.fetched([images.detach()])
+    return [generator_for(image, seed) for image in here]

@@ -8,7 +8,7 @@ import torch
 from PIL import ImageColor
 from torch import Tensor
 
-from cnnviz.engine.seeding import generator_for
+from cnnviz.engine.seeding import generator_for, generators_for
 from cnnviz.errors import CnnvizError, ImageError, nearest
 from cnnviz.models.background import Background
 from cnnviz.models.blur import blurred
@@ -48,7 +48,7 @@ def baseline(pixels: Tensor, kind: str, window: tuple[int, int], seed: int, prep
 def path_start(pixels: Tensor, kind: str, seed: int, preprocess: Preprocess | None) -> Tensor:
     """Where a way to the image begins [N, C, H, W]: a baseline, or ``random`` values within the image's range."""
     if kind == "random":
-        drawn = torch.stack([torch.rand(image.shape, generator=generator_for(image, seed)) for image in pixels])
+        drawn = torch.stack([torch.rand(pixels.shape[1:], generator=each) for each in generators_for(pixels, seed)])
         low, high = pixels.amin((2, 3), keepdim=True), pixels.amax((2, 3), keepdim=True)
         return low + (high - low) * drawn.to(pixels)
     height, width = pixels.shape[2:]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.memory import in_halves
-from cnnviz.engine.seeding import generator_for
+from cnnviz.engine.seeding import generators_for
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 
@@ -48,9 +48,9 @@ def layers_at(run: ForwardPass, target: Target, points: Iterator[Tensor]) -> Ite
 
 def noisy_copies(pixels: Tensor, noise: float, samples: int, seed: int) -> Iterator[Tensor]:
     """The images with normal noise whose deviation is ``noise`` times each image's range, ``samples`` times."""
-    sources = [generator_for(image, seed) for image in pixels]
+    sources = generators_for(pixels, seed)
     flat = pixels.flatten(1)
     sigma = (noise * (flat.amax(1) - flat.amin(1)))[:, None, None, None]
     for _ in range(samples):
         drawn = torch.stack([torch.randn(pixels.shape[1:], generator=source) for source in sources])
-        yield pixels + sigma * drawn.to(pixels)
+        yield pixels + sigma * rt.moved(drawn, pixels.device).to(pixels)

@@ -15,7 +15,7 @@ import math
 import numpy as np
 import torch
 
-from cnnviz.engine.seeding import generator_for
+from cnnviz.engine.seeding import generators_for
 from cnnviz.metrics.contract import ExplainedBatch, ExplainedNetwork, Map, ModelMetric, Scores
 from cnnviz.registry.faithfulness_metrics import MaxSensitivityOptions
 
@@ -29,7 +29,7 @@ class MaxSensitivity(ModelMetric):
     def score(self, batch: ExplainedBatch) -> list[list[Scores]]:
         """For each map its ``max_sensitivity``. Every draw is one pass over the whole batch."""
         params, pixels = self._params, batch.run.pixels.detach().float()
-        sources = [generator_for(image, params.seed) for image in pixels]
+        sources = generators_for(pixels, params.seed)
         largest = [[0.0 for _ in own] for own in batch.maps]
         for _ in range(params.draws):
             noise = torch.stack([2 * torch.rand(pixels.shape[1:], generator=source) - 1 for source in sources])

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.perturbed_scores import Changes, scores
-from cnnviz.engine.seeding import generator_for
+from cnnviz.engine.seeding import generators_for
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
@@ -78,7 +78,7 @@ def sscam(run: ForwardPass, target: Target, params: SSCAMOptions) -> Heatmap:
     on_mask = params.smooth == "mask"
     channels = 1 if on_mask else pixels.shape[1]
     shape = (params.samples, channels, *pixels.shape[2:])
-    sources = [generator_for(image, params.seed) for image in pixels]
+    sources = generators_for(pixels, params.seed)
     # Moved once: each mask of each channel sees the same.
     draws = [rt.moved(torch.randn(shape, generator=source) * noise, pixels.device) for source in sources]
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.perturbed_scores import Changes, chunk_size, chunks, scores
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
@@ -90,14 +91,14 @@ def _masked(run: ForwardPass, target: Target, params: RISEOptions | DRISEOptions
     masks = draw_masks(size, *asked)
 
     def hide(image: int, positions: range) -> Tensor:
-        return pixels[image] * masks.at(positions).to(pixels)[:, None]
+        return pixels[image] * rt.moved(masks.at(positions), pixels.device).to(pixels)[:, None]
 
-    found = scores(run, target, Changes(len(masks), hide, key=("rise", asked))).double()
+    found = scores(run, target, Changes(len(masks), hide, key=("rise", asked))).cpu().double()
     total = torch.zeros(len(pixels), size[0] * size[1], dtype=torch.float64)
     seen = torch.zeros(size[0] * size[1], dtype=torch.float64)
     for part in chunks(len(masks), chunk_size(run)):
         flat = masks.at(part).flatten(1).double()
-        total += found[:, part.start : part.stop].cpu() @ flat
+        total += found[:, part.start : part.stop] @ flat
         seen += flat.sum(0)
     if params.coverage == "expected":
         seen = torch.full_like(seen, len(masks) * params.p)
