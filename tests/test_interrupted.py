@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.support import tiny_model
-from tests.support.killing import Runs, contents
+from tests.support.killing import Runs, contents, write_photographs
 from tests.support.pictures import photograph
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is no signal there")
@@ -148,11 +148,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("photos")
-    for index in range(5):
-        Image.fromarray(photograph(index, (56, 48))).save(made / f"{index}.png")
-    (made / "5.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    return made
+    return write_photographs(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from tests.support import tiny_model
-from tests.support.killing import KILLED, Runs, contents
-from tests.support.pictures import photograph
+from tests.support.killing import KILLED, Runs, contents, write_photographs
 from tests.support.training import write_classes
 
 MODEL = f"{tiny_model.__file__}:make"
@@ -38,11 +36,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for index in range(5):
-        Image.fromarray(photograph(index, (56, 48))).save(folder / f"{index}.png")
-    (folder / "5.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    return folder
+    return write_photographs(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="fork and SIGKILL")

@@ -10,6 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from tests.support.pictures import photograph
+
 KILLED = 9
 # What differs between any two runs: where they write, whether they were continued, and how long they took.
 OPTIONS, TIMES = ("out", "resume"), ("seconds", "images_per_second", "seconds_per_map")
@@ -61,3 +65,11 @@ def contents(out: Path) -> dict[str, Any]:
     for name in ("time", "images per second"):
         page = re.sub(rf"<div><dt>{name}</dt><dd>.*?</dd></div>\n", "", page)
     return {**found, "report.json": report, "index.html": page}
+
+
+def write_photographs(folder: Path) -> Path:
+    """Five pictures and one that is broken."""
+    for index in range(5):
+        Image.fromarray(photograph(index, (56, 48))).save(folder / f"{index}.png")
+    (folder / "5.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    return folder
