@@ -320,3 +320,36 @@ def test_gradcam_of_a_box_is_gradcam_and_says_what_it_shows() -> None:
 def test_an_option_of_the_task_that_is_out_of_range_says_where_it_stands() -> None:
     with pytest.raises(CnnvizError, match=r"--task detect:score=3\.0: score=3\.0 is out of range: 0 to 1"):
         read_task("detect:score=3.0")
+
+
+class FineGrid(nets.Grid):
+    """Of 16 x 16 cells; its head reads 3 x 3 of them for a class, and a stage before it has 32 x 32."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.stem = nn.Conv2d(3, 3, 2, stride=2)
+        self.mid = nn.Conv2d(3, 3, 3, stride=2, padding=1)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.act(self.neck(self.act(self.mid(self.act(self.stem(x))))))  # type: ignore[no-any-return]
+
+
+def test_that_a_box_reads_few_cells_of_its_layer_is_told_with_the_layer_to_type() -> None:
+    network = FineGrid().eval()
+    found = cnnviz.explain(network, IMAGES, "odam", target="box:1", task=TASK, sigma=0.0)
+    assert found.raw.shape[1:] == (16, 16)
+    for of_image in found.raw:
+        rows, columns = of_image.nonzero(as_tuple=True)
+        assert max(int(rows.max() - rows.min()), int(columns.max() - columns.min())) <= 2
+    told = [text for text in found.notes if "the score of a box reads few cells of act" in text]
+    assert len(told) == 1
+    assert "3 x 3 of 16 x 16" in told[0]
+    assert told[0].endswith("--layer -2, in Python layer=-2")
+    earlier = cnnviz.explain(network, IMAGES, "odam", target="box:1", task=TASK, layer=-2, sigma=0.0)
+    assert earlier.raw.shape[1:] == (32, 32)
+    assert int((earlier.raw[0] > 0).sum()) > int((found.raw[0] > 0).sum())
+    assert not [text for text in earlier.notes if "few cells of act:0" in text and "1 x 1" in text]
+    # A head that reads a tenth of its layer and more has nothing to tell.
+    assert not [
+        text for text in cnnviz.explain(nets.grid(), IMAGES, "odam", target="box:1", task=TASK).notes if "few" in text
+    ]

@@ -9,14 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnviz.engine.box_targets import BoxTarget
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
-from cnnviz.methods.weighted_activations import class_map
+from cnnviz.methods.weighted_activations import class_map, gradients_of
+from cnnviz.models.graph.layers import stages
 from cnnviz.registry.cam import ODAMOptions
 
 # Where a Gaussian is cut off, in standard deviations.
 _REACH = 3.0
+# The share of the layer below which what a box reads is worth a word.
+_FEW = 0.1
 
 
 def odam(run: ForwardPass, target: Target, params: ODAMOptions) -> Heatmap:
@@ -46,7 +50,35 @@ def odam(run: ForwardPass, target: Target, params: ODAMOptions) -> Heatmap:
     def weigh(activations: Tensor, gradients: Tensor) -> Tensor:
         return (smoothed(gradients, params.sigma) * activations).sum(1)
 
-    return Heatmap(class_map(run, target, weigh).values.clamp_min(0), facts={"smoothed": params.sigma})
+    values = class_map(run, target, weigh).values.clamp_min(0)
+    notes = _notes(run, gradients_of(run, target)[0]) if isinstance(target, BoxTarget) else ()
+    return Heatmap(values, facts={"smoothed": params.sigma}, notes=notes)
+
+
+def _notes(run: ForwardPass, gradients: Tensor) -> tuple[str, ...]:
+    """That what is explained reads few cells of the layer, where it does: the map can mark no others."""
+    height, width = gradients.shape[2:]
+    lives = (gradients != 0).any(1)
+    rows, columns = (_extent(lives.any(axis)) for axis in (2, 1))
+    if not 0 < rows * columns <= _FEW * height * width:
+        return ()
+    session = run.session
+    layer = session.layers[0].name if len(session.layers) == 1 else "its layer"
+    earlier = session.graph is not None and len(stages(session.graph, session.name)) > 1
+    hint = "--layer -2, in Python layer=-2" if earlier else "--layer NAME; cnnviz layers lists them"
+    return (
+        f"the score of a box reads few cells of {layer}, those around its own ({rows} x {columns} of "
+        f"{height} x {width} on a trial), and ODAM can mark no others; an earlier layer shows more of what it "
+        f"rests on: {hint}",
+    )
+
+
+def _extent(there: Tensor) -> int:
+    """From the first to the last that is there [N, length], the most of the images."""
+    places = torch.arange(there.shape[1], device=there.device)
+    first = torch.where(there, places, there.shape[1]).amin(1)
+    last = torch.where(there, places, -1).amax(1)
+    return max(0, int((last - first).max()) + 1)
 
 
 def smoothed(values: Tensor, deviation: float) -> Tensor:
