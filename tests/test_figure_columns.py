@@ -71,10 +71,14 @@ def test_few_classes_stand_below_each_other(
 
 
 def test_columns_are_as_few_as_do_and_none_is_empty() -> None:
-    assert in_columns(6, (10, 100)) == (1, 6)
-    assert in_columns(7, (300, 100)) == (2, 4)  # 700 is more than 450
-    assert in_columns(9, (60, 100)) == (3, 3)  # four columns would do, and three hold them all
-    assert in_columns(1000, (300, 100)) == (15, 67)
+    assert in_columns(0, (10, 100)) == []
+    assert in_columns(6, (10, 100)) == [range(6)]
+    assert in_columns(7, (300, 100)) == [range(4), range(4, 7)]  # 700 is more than 450
+    # Four columns would do, and three hold them all.
+    assert in_columns(9, (60, 100)) == [range(3), range(3, 6), range(6, 9)]
+    many = in_columns(1000, (300, 100))
+    assert [len(own) for own in many] == [67] * 14 + [62]
+    assert [number for own in many for number in own] == list(range(1000))
 
 
 def test_text_is_wrapped_at_words_and_within_long_ones() -> None:

@@ -59,10 +59,11 @@ def test_a_bar_for_each_kind_of_map_says_what_its_colours_mean(kinds: tuple[bool
     cells = [Cell("any", each) for each in rows] or [Cell("any", why="it cannot")]
     page = method_panel(_photo(), [CellRow("red", 0.5, cells)], style, ("title", ""))
     for signed in (False, True):
-        ramp = np.linspace(-1 if signed else 0, 1, 72, dtype=np.float32)[None].repeat(10, axis=0)
-        bar = coloured(PlacedMap(ramp, (0, 0, 72, 10), signed), style)
+        ramp = np.linspace(-1 if signed else 0, 1, 72, dtype=np.float32)[None].repeat(12, axis=0)
+        bar = coloured(PlacedMap(ramp, (0, 0, 72, 12), signed), style)
         same = colours == "viridis" and bool(kinds)  # the same colours, whatever they mean
-        assert _has(page, bar) == (len(kinds) if same else signed in kinds)
+        for side in (bar[:, :28], bar[:, -28:]):  # between them stands the zero of a signed map
+            assert _has(page, side) == (len(kinds) if same else signed in kinds)
 
 
 def test_a_cell_without_a_map_says_why() -> None:

@@ -16,6 +16,7 @@ from cnnviz.render.colormap import colormap
 from cnnviz.render.legend import with_box, with_legend
 from cnnviz.render.overlay import Style
 from tests.support.runs import tiny_options
+from tests.support.written import listen
 
 
 def test_the_box_is_where_it_is_said_to_be() -> None:
@@ -64,3 +65,60 @@ def test_through_a_run(tmp_path: Path) -> None:
     assert (columns.max() + 1, found_rows.max() + 1) == (x + width, y + height)
     assert (shown[("--legend",)][:64] == shown[()]).all()
     assert shown[("--legend",)].shape[0] > 64
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_below_a_narrow_picture_nothing_of_the_legend_is_cut(signed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """162 pixels, as of a portrait; a label, its probability and two values do not stand in one line of them."""
+    label = "sulphur-crested cockatoo, Kakatoe galerita"
+    values = np.linspace(-0.01234 if signed else 0, 0.04567, 50 * 162, dtype=np.float32).reshape(50, 162)
+    placed = PlacedMap(values, (0, 0, 162, 50), signed)
+    picture = np.full((50, 162, 3), 7, dtype=np.uint8)
+    written = listen(monkeypatch)
+    drawn = with_legend(picture, label, 0.375, placed, Style())
+    assert (drawn[:50] == picture).all()
+    band = drawn[50:]
+    said = [each.text for each in written]
+    assert "37.5 %" in said
+    assert {"-0.0123" if signed else "0", "0.0457"} <= set(said)
+    lines = [each for each in written if each.text in label]
+    assert " ".join(each.text for each in lines) == label
+    for each in written:
+        left, top, right, bottom = each.box
+        assert 0 <= left < right <= 162, each
+        assert 0 <= top < bottom <= band.shape[0], each
+    # No two of them lie on each other, but for the zero on the bar.
+    boxes = [each.box for each in written]
+    for place, (x0, y0, x1, y1) in enumerate(boxes):
+        assert not any(x0 < c1 and c0 < x1 and y0 < d1 and d0 < y1 for c0, d0, c1, d1 in boxes[place + 1 :])
+    name = "coolwarm" if signed else "turbo"
+    table = {tuple(colour) for colour in colormap(name)[round(128 - 128 * 0.2) if signed else 0 :].tolist()}
+    bar = [tuple(pixel) in table for pixel in band[-8].tolist()]
+    assert sum(bar) > 40
+
+
+def test_zero_is_marked_on_the_legend_of_a_signed_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.linspace(-1, 3, 50 * 640, dtype=np.float32).reshape(50, 640)
+    written = listen(monkeypatch)
+    drawn = with_legend(
+        np.zeros((50, 640, 3), np.uint8), "cat", None, PlacedMap(values, (0, 0, 640, 50), True), Style()
+    )
+    [zero] = [each.box for each in written if each.text == "0"]
+    [low], [high] = ([each.box for each in written if each.text == text] for text in ("-1", "3"))
+    # The colours end where the values begin, but for the same gap; a quarter of them is below zero.
+    row = drawn[50 + 10].astype(int)
+    coloured = np.flatnonzero((np.ptp(row, axis=1) > 20) & (np.arange(640) > low[2]) & (np.arange(640) < high[0]))
+    first, last = int(coloured[0]), int(coloured[-1])
+    assert (zero[0] + zero[2]) / 2 == pytest.approx(first + (last + 1 - first) / 4, abs=2)
+
+
+def test_zero_at_an_end_of_the_legend_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.linspace(-0.02, 3, 50 * 640, dtype=np.float32).reshape(50, 640)
+    written = listen(monkeypatch)
+    drawn = with_legend(
+        np.zeros((50, 640, 3), np.uint8), "cat", None, PlacedMap(values, (0, 0, 640, 50), True), Style()
+    )
+    assert "0" not in [each.text for each in written]
+    dark = (drawn[50:].max(-1) < 60).sum(0)
+    [low] = [each.box for each in written if each.text == "-0.02"]
+    assert dark[round(low[2]) : round(low[2]) + 20].max() >= 20

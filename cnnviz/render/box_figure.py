@@ -68,8 +68,7 @@ def box_figure(
     widest = max((len(row) for own in classes for row in own), default=0)
     width, height = room_of([image, *(each for own in classes for row in own for each in row if each is not None)])
     block = widest * width, max(map(len, classes), default=1) * height
-    _, deep = in_columns(max(1, len(classes)), block)
-    stacks = [[row for own in classes[first : first + deep] for row in own] for first in range(0, len(classes), deep)]
+    stacks = [[row for number in own for row in classes[number]] for own in in_columns(len(classes), block)]
     rows: list[list[Cell | None]] = [[None] for _ in range(max(map(len, stacks), default=1))]
     rows[0] = [image]
     for stack in stacks:

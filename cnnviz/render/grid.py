@@ -19,16 +19,16 @@ def fit(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     return max(1, min(box[0], round(size[0] * scale))), max(1, min(box[1], round(size[1] * scale)))
 
 
-def in_columns(count: int, block: tuple[int, int]) -> tuple[int, int]:
-    """How many columns blocks of (W, H) fill, and how many stand in each, one below the other.
+def in_columns(count: int, block: tuple[int, int]) -> list[range]:
+    """Which of ``count`` blocks of (W, H) stand in each column, one below the other: as many in each but the last.
 
     Few blocks stand in one column, many in as few as make the figure no taller than half as much again as it is wide.
     """
     columns = 1
     while count > _FEW and -(-count // columns) * block[1] > _TALL * columns * block[0]:
         columns += 1
-    deep = -(-count // columns)
-    return -(-count // deep), deep
+    deep = max(1, -(-count // columns))
+    return [range(first, min(first + deep, count)) for first in range(0, count, deep)]
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

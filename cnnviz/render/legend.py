@@ -8,12 +8,12 @@ from PIL import Image, ImageDraw
 
 from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
-from cnnviz.render.colormap import colormap, is_diverging
-from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, entry, is_flat
-from cnnviz.render.text import fitted, font, number, percent
+from cnnviz.render.color_bar import lying_bar
+from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, is_flat
+from cnnviz.render.text import font, length, number, percent, wrapped, write
 
 _PAPER, _INK, _SOFT = (255, 255, 255), (28, 30, 34), (112, 117, 124)
-_SIZES = (11, 26)
+_SIZES, _MOST_LINES = (11, 26), 4
 
 
 def with_box(picture: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
@@ -45,40 +45,58 @@ def with_legend(
         style: How.
 
     Returns:
-        [H + h, W, 3], h about an eleventh of the width, 17 to 40 pixels.
+        [H + h, W, 3], h about an eleventh of the width, 17 to 40 pixels. Below a picture that is too narrow for one
+        line of all that the label is wrapped, and the colours stand under it.
     """
     width = picture.shape[1]
     size = int(np.clip(round(width / 24), *_SIZES))
-    pad, height = max(3, size // 3), size + 2 * max(3, size // 3)
-    band = Image.new("RGB", (width, height), _PAPER)
-    draw = ImageDraw.Draw(band)
-    scale = 0 if is_flat(placed) else _paint_scale(band, placed, style, size)
+    pad, step = max(3, size // 3), size + max(3, size // 3)
     figure = "" if probability is None else percent(probability)
-    room = width - scale - 3 * pad - round(font(size).getlength(f" {figure}"))
-    text = fitted(label, size, max(room, size))
-    draw.text((pad, pad - 1), text, font=font(size), fill=_INK)
-    draw.text((pad + font(size).getlength(f"{text} "), pad - 1), figure, font=font(size), fill=_SOFT)
+    scale = None if is_flat(placed) else _Scale(placed, style, size, pad)
+    room = width - 2 * pad
+    wide = 0 if scale is None else min(6 * size, width // 5) + scale.words
+    tail = pad + length(figure, size) if figure else 0
+    beside = length(label, size) + tail + wide + 2 * pad <= room
+    lines = [label] if beside else wrapped(label, size, room, _MOST_LINES)
+    if length(lines[-1], size) + tail > room:
+        lines.append("")
+    below = not beside and scale is not None and scale.words + size <= room
+    band = Image.new("RGB", (width, pad + (len(lines) + below) * step), _PAPER)
+    draw = ImageDraw.Draw(band)
+    for place, line in enumerate(lines):
+        write(draw, (pad, pad - 1 + place * step), line, size, _INK, room)
+    x = pad + (length(lines[-1], size) + pad if lines[-1] else 0)
+    write(draw, (x, pad - 1 + (len(lines) - 1) * step), figure, size, _SOFT, room)
+    if scale is not None and (beside or below):
+        scale.paint(band, (width - pad - wide, pad) if beside else (pad, pad + len(lines) * step))
     return np.concatenate([picture, np.array(band, dtype=np.uint8)])
 
 
-def _paint_scale(band: Image.Image, placed: PlacedMap, style: Style, size: int) -> int:
-    """The colour bar at the right, its ends in numbers. Returns how much room it takes; 0 where there is none."""
-    low, high = drawn_limits(placed, style)
-    name, pad = drawn_colormap(placed, style), max(3, size // 3)
-    small = max(9, size - 3)
-    ends = [number(low), number(high)]
-    lengths = [round(font(small).getlength(end)) for end in ends]
-    long = min(6 * size, band.width // 5)
-    taken = long + sum(lengths) + 4 * pad
-    if taken > 0.6 * band.width:
-        return 0
-    x = band.width - taken + pad
-    draw = ImageDraw.Draw(band)
-    draw.text((x, pad), ends[0], font=font(small), fill=_SOFT)
-    x += lengths[0] + pad
-    first, last = (entry(value, (low, high), is_diverging(name)) for value in (low, high))
-    colours = colormap(name)[np.rint(np.linspace(first, last, long)).astype(np.intp)]
-    bar = np.repeat(colours[None], size - 2, axis=0)
-    band.paste(Image.fromarray(np.ascontiguousarray(bar)), (x, pad + 2))
-    draw.text((x + long + pad, pad), ends[1], font=font(small), fill=_SOFT)
-    return taken
+class _Scale:
+    """The colours of a map in a line, with the values at their ends.
+
+    Args:
+        placed: The map.
+        style: How it is drawn.
+        size: Of the letters beside it.
+        pad: Between the values and the bar.
+
+    Attributes:
+        words: The pixels that the values take, with what lies between them and the bar.
+    """
+
+    def __init__(self, placed: PlacedMap, style: Style, size: int, pad: int) -> None:
+        self._name, self._limits = drawn_colormap(placed, style), drawn_limits(placed, style)
+        self._size, self._pad = size, pad
+        self._letters = max(9, size - 3)
+        self._ends = [number(value) for value in self._limits]
+        self.words = sum(length(end, self._letters) for end in self._ends) + 2 * pad
+
+    def paint(self, band: Image.Image, corner: tuple[int, int]) -> None:
+        """Draw it from ``corner`` to the right edge of the band."""
+        (x, y), draw = corner, ImageDraw.Draw(band)
+        long = band.width - self._pad - x - self.words
+        first = length(self._ends[0], self._letters)
+        draw.text((x, y), self._ends[0], font=font(self._letters), fill=_SOFT)
+        lying_bar(band, (x + first + self._pad, y + 2), (long, self._size - 2), self._name, self._limits)
+        draw.text((x + first + 2 * self._pad + long, y), self._ends[1], font=font(self._letters), fill=_SOFT)

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw
 from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.render.box_figure import with_boxes
-from cnnviz.render.colormap import colormap, is_diverging
+from cnnviz.render.color_bar import lying_bar
 from cnnviz.render.grid import fit, in_columns, paste, resize
-from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, entry, is_flat
+from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, is_flat
 from cnnviz.render.panel import PanelRow, drawn, grey_is
 from cnnviz.render.text import number, percent, write
 
@@ -23,7 +23,7 @@ _MARGIN, _GAP, _ROW_GAP, _COLUMN_GAP = 24, 12, 20, 36
 _TITLE, _SAID, _LABEL, _HEADING, _DETAIL, _FOOT = 28, 26, 28, 20, 20, 22
 _COLUMNS, _LEAST_WIDTH, _WORDS = 5, 150, 13
 # The line that says what colours mean: its height, and a bar in it.
-_COLOURS, _BAR = 22, (72, 10)
+_COLOURS, _BAR = 22, (72, 12)
 _INK, _SOFT, _PAPER = (28, 30, 34), (112, 117, 124), (243, 244, 246)
 _OWN_RANGE = "each map has a range of values of its own"
 
@@ -84,10 +84,9 @@ def method_panel(
     cell = max(shown[0], _LEAST_WIDTH), shown[1]
     block = columns * (cell[0] + _GAP) - _GAP
     below = _HEADING + cell[1] + _DETAIL + _ROW_GAP
-    beside, deep = in_columns(len(rows), (block + _COLUMN_GAP, _LABEL + len(lines[0]) * below))
-    width = 2 * _MARGIN + beside * (block + _COLUMN_GAP) - _COLUMN_GAP
+    stacks = in_columns(len(rows), (block + _COLUMN_GAP, _LABEL + len(lines[0]) * below))
+    width = 2 * _MARGIN + len(stacks) * (block + _COLUMN_GAP) - _COLUMN_GAP
     begin = _MARGIN + _TITLE + (_SAID if words[1] else 0)
-    stacks = [range(first, min(first + deep, len(rows))) for first in range(0, len(rows), deep)]
     shown_maps = [(each.row, each.picture) for row in rows for each in row.cells if each.row is not None]
     maps = [row for row, _ in shown_maps]
     coloured = [row.placed for row, picture in shown_maps if picture is None and not is_flat(row.placed)]
@@ -148,11 +147,8 @@ def _write_colours(page: Image.Image, coloured: Sequence[PlacedMap], style: Styl
     kinds = {placed.signed: drawn_colormap(placed, style) for placed in coloured}
     for signed, name in sorted(kinds.items()):
         low, first, last = (-1.0, "against", "for") if signed else (0.0, "0", "most")
-        start, end = (entry(value, (low, 1.0), is_diverging(name)) for value in (low, 1.0))
-        entries = np.rint(np.linspace(start, end, _BAR[0])).astype(np.intp)
-        bar = np.repeat(colormap(name)[entries][None], _BAR[1], axis=0)
         x += write(draw, (x, y), first, _WORDS, _SOFT, page.width) + 6
-        page.paste(Image.fromarray(np.ascontiguousarray(bar)), (x, y + 4))
+        lying_bar(page, (x, y + 3), _BAR, name, (low, 1.0))
         x += _BAR[0] + 6
         x += write(draw, (x, y), last, _WORDS, _SOFT, page.width) + 20
 

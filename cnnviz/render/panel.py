@@ -17,14 +17,14 @@ from PIL import Image, ImageDraw
 from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.render.box_figure import with_boxes
-from cnnviz.render.colormap import colormap, is_diverging
+from cnnviz.render.color_bar import bar_colours, zero_on
 from cnnviz.render.grid import fit, in_columns, paste, resize
-from cnnviz.render.overlay import Style, coloured, drawn_colormap, drawn_limits, entry, is_flat, overlay, resized
+from cnnviz.render.overlay import Style, coloured, drawn_colormap, drawn_limits, is_flat, overlay, resized
 from cnnviz.render.text import Colour, fitted, font, length, number, percent, wrapped, write
 
 _MARGIN, _GAP, _ROW_GAP, _COLUMN_GAP = 24, 12, 26, 24
 _CAPTION, _HEADING = 30, 28
-_BAR, BAR_WIDTH = 16, 108
+_BAR, _TICK, BAR_WIDTH = 16, 5, 108
 _LEAST_CELL = (150, 110)
 _LEAST_SIDE = 240
 _INK, _SOFT, _LINE, _FILL = (28, 30, 34), (112, 117, 124), (216, 219, 223), (66, 105, 208)
@@ -96,15 +96,16 @@ def panel(
     top = _MARGIN + (_CAPTION + 6 if title else 0)
     step = _CAPTION + cell[1] + _ROW_GAP
     block = 3 * (cell[0] + _GAP) + BAR_WIDTH
-    columns, deep = in_columns(len(rows), (block + _COLUMN_GAP, step))
-    width = 2 * _MARGIN + columns * (block + _COLUMN_GAP) - _COLUMN_GAP
-    height = top + _HEADING + deep * step - _ROW_GAP + _MARGIN
+    columns = in_columns(len(rows), (block + _COLUMN_GAP, step))
+    width = 2 * _MARGIN + len(columns) * (block + _COLUMN_GAP) - _COLUMN_GAP
+    height = top + _HEADING + len(columns[0]) * step - _ROW_GAP + _MARGIN
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
     small = resize(rgb, shown)
     image = with_boxes(small, boxes, (rgb.shape[1], rgb.shape[0])) if boxes else small
     corners = [
-        (_MARGIN + index // deep * (block + _COLUMN_GAP), top + _HEADING + index % deep * step + _CAPTION)
-        for index in range(len(rows))
+        (_MARGIN + place * (block + _COLUMN_GAP), top + _HEADING + below * step + _CAPTION)
+        for place, own in enumerate(columns)
+        for below in range(len(own))
     ]
     steps = [place * (cell[0] + _GAP) for place in range(4)]
     for row, (left, y) in zip(rows, corners, strict=True):
@@ -246,11 +247,8 @@ def _paint_bar(
     if is_flat(placed):
         canvas[y : y + height, x : x + _BAR] = _LINE
         return
-    name = drawn_colormap(placed, style)
-    low, high = drawn_limits(placed, style)
-    first, last = (entry(value, (low, high), is_diverging(name)) for value in (low, high))
-    entries = np.rint(np.linspace(last, first, height)).astype(np.intp)
-    canvas[y : y + height, x : x + _BAR] = colormap(name)[entries][:, None]
+    colours = bar_colours(drawn_colormap(placed, style), drawn_limits(placed, style), height)
+    canvas[y : y + height, x : x + _BAR] = colours[::-1][:, None]
 
 
 def _write_bar(
@@ -268,9 +266,13 @@ def _write_bar(
     write(draw, (x, bottom), number(low), _SMALL_SIZE, _INK, width)
     if not placed.signed:
         return
-    # Each side of zero is named where it is tall enough for the word.
-    zero = y + round(height * high / (high - low)) - 8 if low < 0.0 < high else None
-    if zero is not None and y + 14 <= zero <= bottom - 14:
+    # Each side of zero is named where it is tall enough for the word. Zero is marked where it is; close to an end its
+    # number stands beside that of the end.
+    zero = None
+    if (above := zero_on((low, high), height)) is not None:
+        row = y + height - 1 - above
+        draw.line((corner[0] + _BAR, row, corner[0] + _BAR + _TICK - 1, row), fill=_INK)
+        zero = min(max(row - 7, y + 14), bottom - 14)
         write(draw, (x, zero), "0", _SMALL_SIZE, _INK, width)
     if high > 0.0 and (zero is None or zero >= y + 29):
         write(draw, (x, y + 13), "for", _SMALL_SIZE, _SOFT, width)

@@ -22,7 +22,7 @@ def listen(monkeypatch: pytest.MonkeyPatch) -> list[Written]:
 
     def text(draw: ImageDraw.ImageDraw, corner: tuple[float, float], said: str, **how: Any) -> None:
         if said:
-            found.append(Written(said, draw.textbbox(corner, said, font=how["font"])))
+            found.append(Written(said, draw.textbbox(corner, said, font=how["font"], anchor=how.get("anchor"))))
         draw_text(draw, corner, said, **how)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
