@@ -216,12 +216,12 @@ def test_the_label_map_has_the_square_in_its_place(tmp_path: Path) -> None:
     shown = Image.open(tmp_path / "out" / row["explanations"][0]["files"]["classes"])
     [figure] = row["figures"]
     assert figure["file"] == row["explanations"][0]["files"]["classes"]
-    # Margin 16, drawn at 240 pixels across: orange (the second colour) on white, blue on black.
+    # Margin 16, drawn at 240 pixels across: teal (the second colour) on white, blue on black.
     bright, dark = shown.getpixel((16 + round(130 * 1.2), 16 + round(70 * 1.2))), shown.getpixel((30, 30))
     assert isinstance(bright, tuple)
     assert isinstance(dark, tuple)
-    assert bright[0] > 200 > bright[2]
-    assert dark[2] > dark[0]
+    assert bright == tuple(round(0.45 * 255 + 0.55 * level) for level in (45, 150, 135))
+    assert dark == (0, 0, round(0.55 * 255))
 
 
 def test_a_grey_network_finds_two_digits_beside_each_other(tmp_path: Path) -> None:

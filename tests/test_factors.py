@@ -14,8 +14,8 @@ from torch import nn
 from cnnviz.errors import CnnvizError
 from cnnviz.models.loading.load import load
 from cnnviz.models.preprocess import normalize, prepare
+from cnnviz.render.class_colours import PALETTE
 from cnnviz.render.factors import painted
-from cnnviz.render.label_map import PALETTE
 from tests.support.pictures import photographs_in
 from tests.support.runs import TINY, ran
 

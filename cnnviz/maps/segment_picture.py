@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.placement import place as placed_on
 from cnnviz.metrics.evidence import classes_at_pixels, evidence_by_class
+from cnnviz.render.class_colours import OTHER, Colour
 from cnnviz.render.grid import resize
 from cnnviz.render.overlay import Style, overlay
 from cnnviz.render.segments import (
-    OTHER,
     Bar,
-    Colour,
     SegmentTile,
     areas_of,
     colours_by_area,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from cnnviz.render.label_map import PALETTE
+from cnnviz.render.class_colours import PALETTE
 from cnnviz.render.text import write
 
 _INK, _SOFT, _PAPER = (28, 30, 34), (112, 117, 124), (255, 255, 255)

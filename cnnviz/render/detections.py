@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cnnviz.geometry.boxes import Box
+from cnnviz.render.class_colours import colours_of_classes
 from cnnviz.render.comparison import Cell, comparison
 from cnnviz.render.legend import frame
-from cnnviz.render.segments import colours_of_classes
 from cnnviz.render.text import font, percent, write
 
 Picture = NDArray[np.uint8]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cnnviz.geometry.placement import Rect, place
+from cnnviz.render.class_colours import PALETTE
 from cnnviz.render.grid import thumbnail
-from cnnviz.render.label_map import PALETTE
 from cnnviz.render.patches import square
 from cnnviz.render.text import write
 

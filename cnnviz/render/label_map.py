@@ -8,19 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from cnnviz.render.class_colours import OTHER, colours_of_classes
 from cnnviz.render.grid import fit, resize
 from cnnviz.render.text import font, percent, write
 
-# Colours that are told apart, also by most who are colour-blind (after Okabe & Ito), then mixtures of them.
-PALETTE = (
-    (0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (86, 180, 233), (240, 228, 66),
-    (120, 80, 40), (90, 60, 150), (150, 200, 60), (200, 40, 60), (40, 120, 120),
-)  # fmt: skip
 AREA = "share of the area"
 """Heading of the legend's figures."""
-_OTHER = (170, 174, 180)
 _INK, _SOFT = (28, 30, 34), (112, 117, 124)
 _MARGIN, _LINE, _LEGEND = 16, 24, 260
+_COLOURED = 12
 _LONGEST = (240, 640)
 _ROWS = 64
 
@@ -51,15 +47,15 @@ def label_map(
     rows, cols = (nearest_cells(centres[axis], rgb.shape[axis]) for axis in (0, 1))
     area = _areas(rows, cols, classes)
     ranked = sorted(area, key=lambda c: (-area[c], c))
-    colours = dict(zip(ranked, PALETTE, strict=False))
-    lookup = np.array([colours.get(int(c), _OTHER) for c in found], dtype=np.float32)
+    colours = colours_of_classes(ranked[:_COLOURED])
+    lookup = np.array([colours.get(int(c), OTHER) for c in found], dtype=np.float32)
     cells = lookup[np.searchsorted(found, classes)]
     picture = np.empty_like(rgb)
     for top in range(0, len(rgb), _ROWS):  # in strips: in floats a large image would take twelve times its memory
         part = slice(top, top + _ROWS)
         painted = rgb[part] * np.float32(1 - alpha) + cells[rows[part, None], cols[None, :]] * np.float32(alpha)
         picture[part] = np.rint(painted).astype(np.uint8)
-    return _with_legend(picture, [(names[c], colours.get(c, _OTHER), area[c]) for c in ranked])
+    return _with_legend(picture, [(names[c], colours.get(c, OTHER), area[c]) for c in ranked])
 
 
 def nearest_cells(centres: Sequence[float], length: int) -> NDArray[np.intp]:
@@ -91,10 +87,10 @@ def _with_legend(
     size = (picture.shape[1], picture.shape[0])
     longest = min(_LONGEST[1], max(_LONGEST[0], *size))
     shown = resize(picture, fit(size, (longest, longest)))
-    named, others = rows[: len(PALETTE)], rows[len(PALETTE) :]
+    named, others = rows[:_COLOURED], rows[_COLOURED:]
     lines = list(named)
     if others:
-        lines.append((f"{len(others)} other classes", _OTHER, sum(share for _, _, share in others)))
+        lines.append((f"{len(others)} other classes", OTHER, sum(share for _, _, share in others)))
     height = max(shown.shape[0], (1 + len(lines)) * _LINE)
     canvas = Image.new("RGB", (shown.shape[1] + _LEGEND + 3 * _MARGIN, height + 2 * _MARGIN), "white")
     canvas.paste(Image.fromarray(shown), (_MARGIN, _MARGIN))

@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cnnviz.render.box_figure import reduced
+from cnnviz.render.class_colours import Colour, colours_of_classes
 from cnnviz.render.comparison import Cell, comparison
 from cnnviz.render.grid import resize
-from cnnviz.render.label_map import PALETTE
+from cnnviz.render.label_map import AREA
 from cnnviz.render.text import font, percent, write
 
 Picture = NDArray[np.uint8]
-Colour = tuple[int, int, int]
 
-OTHER: Colour = (170, 174, 180)
 _INK, _SOFT = (28, 30, 34), (112, 117, 124)
 _ALPHA = 0.6
 _LINE, _MOST, _NAME, _SHARE = 26, 10, 118, 58
@@ -53,24 +52,6 @@ class SegmentTile:
 def colours_by_area(areas: Mapping[int, float]) -> dict[int, Colour]:
     """A colour for each class, as ``colours_of_classes`` has them, the largest asked first."""
     return colours_of_classes(sorted(areas, key=lambda index: (-areas[index], index)))
-
-
-def colours_of_classes(ranked: Sequence[int]) -> dict[int, Colour]:
-    """A colour for each class of a picture; grey for those that are more than there are colours.
-
-    A class has the same colour in every picture, that of its index, but where a class before it has that one already:
-    then it gets one that no other has.
-    """
-    found: dict[int, Colour] = {}
-    for index in ranked:
-        own = PALETTE[index % len(PALETTE)]
-        if own not in found.values():
-            found[index] = own
-    free = [colour for colour in PALETTE if colour not in found.values()]
-    for index in ranked:
-        if index not in found:
-            found[index] = free.pop(0) if free else OTHER
-    return found
 
 
 def areas_of(classes: NDArray[np.int64], seen: int | None = None) -> dict[int, float]:
@@ -150,7 +131,7 @@ def evidence_bars(bars: Sequence[Bar], size: tuple[int, int]) -> Picture:
         tick = _NAME + round(room * bar.area)
         draw.line((tick, y - 1, tick, y + 18), fill=_INK, width=2)
         draw.text((size[0] - 2, y + 1), percent(bar.share), font=font(13), fill=_SOFT, anchor="ra")
-    write(draw, (0, 6 + len(shown) * _LINE), "line: share of the area", 12, _SOFT, size[0])
+    write(draw, (0, 6 + len(shown) * _LINE), "bar: share of the map; line: share of the area", 12, _SOFT, size[0])
     return np.asarray(page)
 
 
@@ -171,7 +152,7 @@ def segment_figure(
         [
             Cell("image", rgb, "", ""),
             Cell("prediction", prediction, "", ""),
-            Cell("classes", legend(names, size), "", "share of the area"),
+            Cell("classes", legend(names, size), "", ""),
         ]
     ]
     for tile in tiles:
@@ -180,7 +161,7 @@ def segment_figure(
             [
                 None,
                 Cell(tile.heading, tile.picture, tile.caption, tile.detail),
-                Cell("evidence by class", bars, "", "where the map lies"),
+                Cell("evidence by class", bars, "", ""),
             ]
         )
     return comparison(rows, title)
@@ -192,26 +173,39 @@ def listing_figure(rgb: Picture, marked: Picture, names: Sequence[Bar], title: s
     cells = [
         Cell("image", rgb, "", ""),
         Cell("segments", marked, "", "--target segment:N"),
-        Cell("classes", legend(names, size), "", "share of the area"),
+        Cell("classes", legend(names, size), "", ""),
     ]
     return comparison([cells], title)
 
 
 def legend(names: Sequence[Bar], size: tuple[int, int]) -> Picture:
-    """Classes with their colour and area on white, (width, height)."""
-    return legend_of_areas([(bar.label, bar.colour, (bar.area,)) for bar in names], size)
+    """Classes with their colour and area on white, (width, height), and below them what the figures are."""
+    return legend_of_areas([(bar.label, bar.colour, (bar.area,)) for bar in names], size, AREA)
 
 
-def legend_of_areas(rows: Sequence[tuple[str, Colour, Sequence[float]]], size: tuple[int, int]) -> Picture:
-    """Classes with their colour and one or several areas on white, (width, height)."""
+def legend_of_areas(
+    rows: Sequence[tuple[str, Colour, Sequence[float]]], size: tuple[int, int], said: str = ""
+) -> Picture:
+    """Classes with their colour and one or several areas on white, (width, height).
+
+    Args:
+        rows: Name, colour and areas of each.
+        size: Where there is no room for all, it is said how many more there are.
+        said: Written below them: what the figures are.
+    """
     page = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(page)
-    for place, (label, colour, areas) in enumerate(rows[: max(1, size[1] // _LINE)]):
+    room = max(1, size[1] // _LINE - bool(said))
+    shown = rows if len(rows) <= room else rows[: max(1, room - 1)]
+    for place, (label, colour, areas) in enumerate(shown):
         y = 4 + place * _LINE
         draw.rectangle((0, y + 2, 13, y + 15), fill=colour)
         write(draw, (22, y), label, 14, _INK, size[0] - 20 - 80 * len(areas))
         for column, area in enumerate(reversed(areas)):
             draw.text((size[0] - 2 - 78 * column, y), percent(area), font=font(14), fill=_SOFT, anchor="ra")
+    more = [f"and {len(rows) - len(shown)} more"] if len(rows) > len(shown) else []
+    for place, text in enumerate([*more, said], len(shown)):
+        write(draw, (22 if text in more else 0, 4 + place * _LINE), text, 13, _SOFT, size[0])
     return np.asarray(page)
 
 

@@ -123,7 +123,7 @@ def prediction_figure(rgb: Picture, terms: Sequence[Term], labels: Labels, names
     cells = [
         Cell("image", large, "", ""),
         Cell("prediction", prediction, "", ""),
-        Cell("classes", legend(bars, size), "", "share of the area"),
+        Cell("classes", legend(bars, size), "", ""),
     ]
     return comparison([cells], title)
 
