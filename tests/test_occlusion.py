@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,16 +15,19 @@ from torch import Tensor, nn
 
 import cnnviz
 from cnnviz import pipeline
+from cnnviz.cli.app import main
 from cnnviz.errors import CnnvizError
-from cnnviz.methods.baselines import baseline
+from cnnviz.methods.baselines import baseline, baseline_figures
 from cnnviz.methods.perturbation.incremental.windows import Windows, _idle
 from cnnviz.methods.perturbation.occlusion import covering_mean, place_windows
-from cnnviz.models.preprocess import Preprocess
+from cnnviz.models.preprocess import Preprocess, normalize
 from cnnviz.registry import lookup
 from cnnviz.run.counting import Silent
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
 from tests.oracles import occlusion as oracle
 from tests.support import tiny_model
+from tests.support.runs import tiny_options
+from tests.support.written import listen
 
 NETWORK = tiny_model.make()
 TINY = f"{tiny_model.__file__}:make"
@@ -242,3 +247,50 @@ def test_records_say_how(tmp_path: Path) -> None:
         assert (scores["window"], scores["stride"], scores["positions"]) == ([24, 16], 12, [3, 5])
         assert scores["baseline"] == "zero"
         assert scores["max"] == pytest.approx(float(raw["raw"].max()))
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_the_levels_of_a_baseline_of_one_colour_are_known(order: Literal["rgb", "bgr"]) -> None:
+    """By the pixels of the pictures: the greys of zero, mean and gray are three."""
+    spec = replace(PIXELS, channel_order=order)
+    pictures = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (2, 3, 8, 8), dtype=np.uint8))
+    batch = normalize(pictures, spec)
+    expected = {
+        "zero": [[0.5 * 255, 0.4 * 255, 0.3 * 255]] * 2,
+        "mean": pictures.double().mean((2, 3)).tolist(),
+        "gray": [[127.5] * 3] * 2,
+        "black": [[0.0] * 3] * 2,
+        "10,20,30": [[10.0, 20.0, 30.0]] * 2,
+    }
+    for kind, levels in expected.items():
+        found = baseline_figures(kind, batch, spec)
+        assert found["baseline"] == kind
+        np.testing.assert_allclose(found["baseline_pixel"], levels, atol=0.06)
+    for kind in ("blur", "noise", "random"):
+        assert baseline_figures(kind, batch, spec) == {"baseline": kind}
+    assert baseline_figures("mean", batch, None) == {"baseline": "mean"}
+
+
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        ("occlusion", ["--window", "32", "--stride", "32"]),
+        ("superpixels", ["--samples", "4"]),
+        ("sensitivity", ["--cells", "2", "--designs", "2"]),
+        ("saliency", ["--variant", "integrated_gradients", "--steps", "2"]),
+    ],
+)
+def test_a_panel_says_the_levels_of_a_baseline(
+    command: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rgb = np.random.default_rng(1).integers(0, 200, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    mean = ",".join(f"{value:.3g}" for value in rgb.reshape(-1, 3).mean(0).round(1))
+    how = [*tiny_options(), "--mean", "0.5,0.4,0.3", "--std", "1", "--view", "squash", "--save", "panel", *more, "-q"]
+    written = listen(monkeypatch)
+    levels = {"gray": " (128)", "zero": " (128,102,76.5)", "mean": f" ({mean})", "blur": "", "#102030": " (16,32,48)"}
+    for kind, said in levels.items():
+        out = tmp_path / kind.strip("#")
+        assert main([command, str(tmp_path / "a.png"), *how, "--baseline", kind, "-o", str(out)]) == 0
+        assert any(each.text.endswith(f", baseline {kind}{said}") for each in written), written
+        written.clear()

@@ -37,6 +37,7 @@ from cnnviz.render.legend import with_box, with_legend
 from cnnviz.render.mistake import mistake_panel
 from cnnviz.render.overlay import Style, drawn_limits, heatmap_image, overlay
 from cnnviz.render.panel import PanelRow, PictureRow, panel, picture_panel, reduced
+from cnnviz.report.record_words import baseline_words
 
 HEATMAP_FORMAT = ImageFormat("png", 1)
 _RULES = {"guided": "guided backpropagation", "deconvnet": "deconvnet", "backprop": "backpropagation"}
@@ -214,7 +215,8 @@ def _panel_row(done: ImageResult, item: TargetMap, shown: PlacedMap) -> PanelRow
     score = item.target.logit if isinstance(item.target, ClassScore) and item.method.class_specific else None
     role = str(item.facts.get("role", ""))
     label = item.target.label if role and not _is_against(item) else _said(item)
-    return PanelRow(label, _sure(done, item), shown, _kind(item), score=score, role=role, boxes=asked_boxes(done, item))
+    said = ", ".join(filter(None, (_kind(item), baseline_words(item.scores))))
+    return PanelRow(label, _sure(done, item), shown, said, score=score, role=role, boxes=asked_boxes(done, item))
 
 
 def _write_figures(

@@ -15,6 +15,7 @@ from cnnviz.models.blur import blurred
 from cnnviz.models.preprocess import Preprocess, in_order
 
 BASELINES = ("zero", "mean", "blur", "noise", "black", "gray")
+_MANY_COLOURS = ("blur", "noise", "random")
 _PHOTOGRAPHS = 16
 
 
@@ -106,6 +107,25 @@ def starts(options: Start, trials: int | None) -> int:
 def start_name(options: Start) -> str:
     """What a record calls the start."""
     return options.baseline if options.background is None else "photographs"
+
+
+def start_figures(options: Start, pixels: Tensor, preprocess: Preprocess | None) -> dict[str, Any]:
+    """What a record says of the start of a map, listed among its scores."""
+    if options.background is not None:
+        return {"baseline": start_name(options)}
+    return baseline_figures(options.baseline, pixels, preprocess)
+
+
+def baseline_figures(kind: str, pixels: Tensor, preprocess: Preprocess | None) -> dict[str, Any]:
+    """The name of a baseline and, where it is one colour, the colour of each image [N, C] in levels from 0 to 255.
+
+    Several baselines are greys that nobody tells apart: the mean of the training images, that of the image, and gray.
+    """
+    if kind in _MANY_COLOURS or preprocess is None or len(preprocess.mean) != pixels.shape[1]:
+        return {"baseline": kind}
+    values = in_order(baseline(pixels, kind, (1, 1), 0, preprocess)[:, :, :1, :1], preprocess).flatten(1).double().cpu()
+    mean, std = (torch.tensor(each, dtype=torch.float64) for each in (preprocess.mean, preprocess.std))
+    return {"baseline": kind, "baseline_pixel": ((values * std + mean) / preprocess.scale).round(decimals=1)}
 
 
 def start_facts(options: Start, used: int) -> dict[str, Any]:

@@ -119,6 +119,19 @@ def facts(record: Mapping[str, object]) -> list[str]:
     return found
 
 
+def baseline_words(scores: Mapping[str, object]) -> str:
+    """What hides parts of the image, or where a way to it begins, with its levels: several greys look alike.
+
+    Empty of a map that has no such thing.
+    """
+    if (kind := scores.get("baseline")) is None:
+        return ""
+    pixel = scores.get("baseline_pixel")
+    levels = [f"{value:.3g}" for value in pixel] if isinstance(pixel, list) else []
+    said = ",".join(levels[:1] if len(set(levels)) == 1 else levels)
+    return f"baseline {kind}" if said in ("", kind) else f"baseline {kind} ({said})"
+
+
 def shown_maps(record: Mapping[str, object]) -> list[Mapping[str, object]]:
     """The maps that the page tells of: all, or of hundreds that have no pictures those of the likeliest targets."""
     maps = mappings(record.get("explanations"))

@@ -101,7 +101,10 @@ class Scores(MapScores, FaithfulnessScores):
     argmax_share: NotRequired[Share]
     """Of classmap: the share of what the network saw in which the class is the most probable one, 0 to 1."""
     baseline: NotRequired[str]
-    """Of occlusion, integrated gradients and their relatives: what stands for no information."""
+    """Of occlusion, superpixels, Sobol indices, HSIC, integrated gradients and their relatives: what stands for no
+    information."""
+    baseline_pixel: NotRequired[list[float]]
+    """The same where it is one colour: R, G and B (or the one channel) of this image's, from 0 to 255."""
     completeness_gap: NotRequired[float | None]
     """Of integrated gradients, gradient_shap, conductance, deeplift and FullGrad: what the sum of the values lacks of
     the score, or of the difference in score, in its unit."""

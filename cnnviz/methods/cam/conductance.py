@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
-from cnnviz.methods.baselines import path_start
+from cnnviz.methods.baselines import baseline_figures, path_start
 from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.nearby_images import layers_at
 from cnnviz.registry.cam import ConductanceOptions
@@ -54,7 +54,7 @@ def conductance(run: ForwardPass, target: Target, params: ConductanceOptions) ->
         "completeness_gap": gap,
         "gap_share": gap_share(gap, difference),
         "score_difference": difference,
-        "baseline": params.baseline,
+        **baseline_figures(params.baseline, pixels, run.session.preprocess),
         "steps": params.steps,
     }
     return Heatmap(total.sum(1), scores=figures)

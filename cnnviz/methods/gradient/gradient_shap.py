@@ -11,7 +11,7 @@ from torch import Tensor
 from cnnviz.engine.seeding import generator_for
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
-from cnnviz.methods.baselines import start_facts, start_name, start_of, starts
+from cnnviz.methods.baselines import start_facts, start_figures, start_of, starts
 from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.nearby_images import gradients_at, noisy_copies
 from cnnviz.registry.gradients import GradientSHAPOptions
@@ -65,7 +65,7 @@ def gradient_shap(run: ForwardPass, target: Target, params: GradientSHAPOptions)
         "completeness_gap": gap,
         "gap_share": gap_share(gap, difference),
         "score_difference": difference,
-        "baseline": start_name(params),
+        **start_figures(params, pixels, run.session.preprocess),
         "samples": samples,
     }
     facts = {"reduction": "sum over channels", **start_facts(params, starts(params, samples))}

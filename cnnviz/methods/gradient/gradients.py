@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
-from cnnviz.methods.baselines import start_facts, start_name, start_of, starts
+from cnnviz.methods.baselines import start_facts, start_figures, start_of, starts
 from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.nearby_images import gradients_at, noisy_copies
 from cnnviz.registry.gradients import IntegratedGradientsOptions, SaliencyOptions, SmoothGradOptions
@@ -150,7 +150,7 @@ def integrated_gradients(run: ForwardPass, target: Target, params: IntegratedGra
         "completeness_gap": gap,
         "gap_share": gap_share(gap, difference),
         "score_difference": difference,
-        "baseline": start_name(params),
+        **start_figures(params, pixels, run.session.preprocess),
         "steps": params.steps,
     }
     facts = {"reduction": _SUMMED, "quadrature": params.quadrature, **start_facts(params, count)}

@@ -8,7 +8,7 @@ from torch import Tensor
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
-from cnnviz.methods.baselines import path_start
+from cnnviz.methods.baselines import baseline_figures, path_start
 from cnnviz.methods.gradient.gradients import quadrature
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.registry.gradients import NeuronConductanceOptions
@@ -56,7 +56,7 @@ def neuron_conductance(run: ForwardPass, target: Target, params: NeuronConductan
         "unit": units,
         "conductance": values.double().sum((1, 2, 3)).float(),
         "score_difference": score.detach().float() - target(run.session.output_of(start)).detach().float(),
-        "baseline": params.baseline,
+        **baseline_figures(params.baseline, pixels, run.session.preprocess),
         "steps": params.steps,
     }
     return Heatmap(values, values.sum(1), facts={"reduction": "sum over channels"}, scores=figures)

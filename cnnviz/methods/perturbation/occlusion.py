@@ -22,7 +22,7 @@ from torch import Tensor
 from cnnviz.engine.perturbed_scores import by_position
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target, class_logits, probabilities
-from cnnviz.methods.baselines import baseline
+from cnnviz.methods.baselines import baseline, baseline_figures
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.methods.perturbation.incremental.windows import Windows, occluded_logits
 from cnnviz.registry.perturbation import OcclusionOptions
@@ -67,7 +67,7 @@ def occlusion(run: ForwardPass, target: Target, params: OcclusionOptions) -> Hea
     figures = {
         "window": _shown(windows.size),
         "stride": _shown(params.stride),
-        "baseline": params.baseline,
+        **baseline_figures(params.baseline, pixels, run.session.preprocess),
         "positions": list(shape),
     }
     return Heatmap(drops, maps, scores=figures, arrays=arrays)

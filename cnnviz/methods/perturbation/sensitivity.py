@@ -23,7 +23,7 @@ from torch import Tensor
 from cnnviz.engine.perturbed_scores import Changes, scores
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
-from cnnviz.methods.baselines import baseline
+from cnnviz.methods.baselines import baseline, baseline_figures
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.registry.perturbation import HSICOptions, SobolOptions
 
@@ -73,7 +73,7 @@ def sobol(run: ForwardPass, target: Target, params: SobolOptions) -> Heatmap:
     share = torch.where(variance > _TINY, half / variance.clamp_min(_TINY), 0.0)
     if params.order == "first":
         share = torch.where(variance > _TINY, 1 - share, 0.0)
-    figures = {"variance": variance[:, 0].float(), "sum": share.sum(1).float()}
+    figures = {"variance": variance[:, 0].float(), "sum": share.sum(1).float(), **_hidden_by(run, params)}
     return _heatmap(run, share, cells, {"order": params.order}, figures)
 
 
@@ -103,7 +103,8 @@ def hsic(run: ForwardPass, target: Target, params: HSICOptions) -> Heatmap:
     found = _scores(run, target, params, count, lambda positions: masks[positions.start : positions.stop])
     values = torch.stack([_dependence(masks.double(), own) for own in found])
     floor = values.amin(1)
-    heatmap = _heatmap(run, values - floor[:, None], cells, {}, {"floor": floor.float(), "masks": count})
+    figures = {"floor": floor.float(), "masks": count, **_hidden_by(run, params)}
+    heatmap = _heatmap(run, values - floor[:, None], cells, {}, figures)
     return Heatmap(values.reshape(-1, cells, cells).float(), heatmap.maps, facts=heatmap.facts, scores=heatmap.scores)
 
 
@@ -146,6 +147,10 @@ def _scores(
         return mask * pixels[image] + (1 - mask) * fill[image]
 
     return scores(run, target, Changes(count, seen, key=("sensitivity", params))).double().cpu()
+
+
+def _hidden_by(run: ForwardPass, params: SobolOptions | HSICOptions) -> dict[str, Any]:
+    return baseline_figures(params.baseline, run.pixels.detach().float(), run.session.preprocess)
 
 
 def _cell_of(length: int, cells: int) -> Tensor:

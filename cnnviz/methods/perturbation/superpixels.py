@@ -29,7 +29,7 @@ from cnnviz.engine.perturbed_scores import Changes, scores
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
-from cnnviz.methods.baselines import baseline
+from cnnviz.methods.baselines import baseline, baseline_figures
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.registry.perturbation import LIMEOptions, SuperpixelOptions
 
@@ -107,6 +107,7 @@ def _explained(run: ForwardPass, target: Target, params: SuperpixelOptions, desi
         fits.append(fit)
     lengths = torch.tensor([len(own) for own in designs])
     figures = {"superpixels": torch.tensor(counts), "fit": torch.tensor(fits), "samples": lengths}
+    figures |= baseline_figures(params.baseline, pixels, run.session.preprocess)
     arrays = {"segments": torch.from_numpy(segments)}
     return Heatmap(torch.stack(maps).float(), scores=figures, arrays=arrays)
 

@@ -26,7 +26,7 @@ from torch import Tensor, fx
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
-from cnnviz.methods.baselines import start_facts, start_name, start_of, starts
+from cnnviz.methods.baselines import start_facts, start_figures, start_of, starts
 from cnnviz.methods.heatmap import Heatmap, gap_share
 from cnnviz.methods.relevance.deeplift_rules import RULES, linear_kind
 from cnnviz.methods.relevance.propagation import canonical
@@ -81,7 +81,7 @@ def deeplift(run: ForwardPass, target: Target, params: DeepLIFTOptions) -> Heatm
         "completeness_gap": gap,
         "gap_share": gap_share(gap, difference),
         "score_difference": difference,
-        "baseline": start_name(params),
+        **start_figures(params, pixels, run.session.preprocess),
         "trials": count,
     }
     facts = {"reduction": "sum over channels", **start_facts(params, count)}
