@@ -5,21 +5,17 @@ from __future__ import annotations
 import io
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from cnnviz.engine.stopping import go_on
-from cnnviz.serve.network import Latest
 from cnnviz.serve.questions import check_target
 from cnnviz.serve.security import Door
 from cnnviz.serve.server import Listening, door_of
-from cnnviz.serve.worker import CancelledError, Job, Jobs, SupersededError, Worker
 from tests.support.runs import TINY
-from tests.support.serving import Served, photo, served, write_photos
+from tests.support.serving import Served, photo, served, soon, until_it_is_not_wanted, write_photos
 
 
 @pytest.fixture(scope="module")
@@ -257,118 +253,43 @@ def test_what_nobody_foresaw_is_an_answer_and_a_note(site: Served, monkeypatch: 
     assert site.notes[-1] == "GET /api/model: RuntimeError: a fuse"
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_a_client_that_has_gone_asked_for_is_given_up(
+    site: Served, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    """Scripts name no tab: nothing else would ever end it."""
+    begun, go = threading.Event(), threading.Event()
+    made: list[str] = []
+
+    def layers() -> list[str]:
+        until_it_is_not_wanted(begun)
+        return made
+
+    monkeypatch.setattr(site.explorer, "layers", layers)
+    if waits:
+        site.worker.submit(lambda: go.wait(20))
+        monkeypatch.setattr(site.explorer, "layers", lambda: made.append("computed"))
+    head = f"GET /api/layers HTTP/1.1\r\nHost: {site.host}\r\nAuthorization: Bearer {site.door.token}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", site.door.port)) as connection:
+        connection.sendall(head.encode())
+        assert soon(lambda: site.worker.waiting == 1) if waits else begun.wait(20)
+    assert soon(lambda: site.worker.waiting == 0)
+    go.set()
+    assert soon(lambda: not site.worker.busy)
+    assert not made
+
+
+def test_a_client_that_goes_while_it_sends_is_no_failure_of_ours(site: Served) -> None:
+    told = list(site.notes)
+    head = f"POST /api/images HTTP/1.1\r\nHost: {site.host}\r\nAuthorization: Bearer {site.door.token}\r\n"
+    with socket.create_connection(("127.0.0.1", site.door.port)) as connection:
+        connection.sendall(f"{head}Content-Length: 1000\r\n\r\n".encode() + b"x" * 10)
+        assert site.ask("/api/status").status == 200
+    assert not soon(lambda: site.notes != told, 0.5)
+
+
 def test_a_door_of_ipv6_has_its_address_in_brackets() -> None:
     door = Door("[::1]", 8080, "secret")
     assert door.url == "http://[::1]:8080/?token=secret"
     assert door.hosts == {"[::1]:8080", "localhost:8080"}
     assert door_of(Listening("::1"), 8080).url.startswith("http://[::1]:8080/?token=")
-
-
-# The worker.
-
-
-def test_a_request_that_waits_is_superseded_by_a_newer_one_of_its_view() -> None:
-    worker, begun, go = Worker(), threading.Event(), threading.Event()
-    running = worker.submit(lambda: (begun.set(), go.wait(20))[1], "map")
-    assert begun.wait(20)
-    old = worker.submit(lambda: "old", "map")
-    other = worker.submit(lambda: "other", "layer")
-    new = worker.submit(lambda: "new", "map")
-    with pytest.raises(SupersededError):
-        old.result(20)
-    go.set()
-    assert (running.result(20), other.result(20), new.result(20)) == (True, "other", "new")
-
-
-def _until_it_is_not_wanted(begun: threading.Event) -> None:
-    begun.set()
-    ended = time.monotonic() + 20
-    while time.monotonic() < ended:
-        go_on()
-        time.sleep(0.001)
-
-
-@pytest.mark.parametrize("how", [CancelledError, SupersededError])
-def test_a_request_that_runs_is_given_up(how: type[Exception]) -> None:
-    worker, begun = Worker(), threading.Event()
-    running = worker.submit(lambda: _until_it_is_not_wanted(begun), "map")
-    assert begun.wait(20)
-    worker.cancel("layer")
-    if how is CancelledError:
-        worker.cancel("map")
-    newer = worker.submit(lambda: (go_on(), "newer")[1], "map")
-    with pytest.raises(how):
-        running.result(20)
-    assert newer.result(20) == "newer"
-    go_on()
-
-
-def test_of_a_job_and_a_request_that_it_lets_pass_the_request_is_given_up() -> None:
-    worker, begun, passing, go = Worker(), threading.Event(), threading.Event(), threading.Event()
-
-    def work(job: Job) -> dict[str, Any]:
-        begun.set()
-        go.wait(20)
-        job.tell("half", 0.5)
-        go_on()
-        return {"made": True}
-
-    job = Jobs(worker).start("long", work)
-    assert begun.wait(20)
-    request = worker.submit(lambda: _until_it_is_not_wanted(passing), "map")
-    go.set()
-    assert passing.wait(20)
-    worker.cancel("map")
-    with pytest.raises(CancelledError):
-        request.result(20)
-    worker.submit(lambda: None).result(20)
-    assert (job.state, job.result) == ("done", {"made": True})
-
-
-def test_what_fails_fails_alone() -> None:
-    worker = Worker()
-
-    def fails() -> None:
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        worker.submit(fails).result(20)
-    assert worker.submit(lambda: 3).result(20) == 3
-
-
-def test_a_job_lets_requests_pass_between_its_steps() -> None:
-    worker = Worker()
-    order: list[str] = []
-    begun, go = threading.Event(), threading.Event()
-
-    def work(job: Job) -> dict[str, Any]:
-        begun.set()
-        go.wait(20)
-        job.tell("half", 0.5)
-        order.append("job")
-        return {}
-
-    job = Jobs(worker).start("long", work)
-    assert begun.wait(20)
-    passing = worker.submit(lambda: order.append("request"))
-    go.set()
-    passing.result(20)
-    worker.submit(lambda: None).result(20)
-    assert order == ["request", "job"]
-    assert (job.state, job.text, job.share) == ("done", "half", 0.5)
-    job.cancel()
-    with pytest.raises(CancelledError):
-        job.tell("more")
-
-
-def test_what_is_kept_is_bounded_by_number_and_size() -> None:
-    kept: Latest[str] = Latest(3, room=10)
-    for number in range(5):
-        kept.put(number, str(number), 1)
-    assert [kept.get(number) for number in range(5)] == [None, None, "2", "3", "4"]
-    kept.get(2)
-    kept.put(5, "large", 9)
-    assert [kept.get(number) for number in (2, 3, 4, 5)] == ["2", None, None, "large"]
-    kept.put(6, "larger than all", 99)
-    assert len(kept) == 1
-    assert kept.once(6, lambda: "made again") == "larger than all"

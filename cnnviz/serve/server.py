@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 import socket
@@ -9,7 +10,6 @@ import tempfile
 import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 
 import uvicorn
 
@@ -22,6 +22,7 @@ from cnnviz.settings import RunSettings
 
 LOOPBACK = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
 """The addresses that may be listened on: nobody else's machine reaches them."""
+_PATIENCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,22 @@ class Listening:
 
 
 class _Server(uvicorn.Server):
-    """A server that ends at the first Ctrl-C: nothing that it computes is worth waiting for."""
+    """A server that ends at the first Ctrl-C: nothing that it computes is worth waiting for.
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.force_exit = True
-        super().handle_exit(sig, frame)
+    Args:
+        config: Of it.
+        stop: Gives up what is being computed, so that who waits for it is told.
+    """
+
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stop()
+        # What still runs then is in a long pass, or its client is slow.
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(super().shutdown(sockets), _PATIENCE)
 
 
 def bound(listening: Listening) -> socket.socket:
@@ -73,8 +85,8 @@ def door_of(listening: Listening, port: int) -> Door:
     return Door(host, port, secrets.token_urlsafe(32))
 
 
-def server_of(app: App) -> uvicorn.Server:
-    """A server of an application: over HTTP alone, and silent."""
+def server_of(app: App, stop: Callable[[], None]) -> uvicorn.Server:
+    """A server of an application: over HTTP alone, and silent; ``stop`` gives up what it computes."""
     config = uvicorn.Config(
         app,
         http="h11",
@@ -86,7 +98,7 @@ def server_of(app: App) -> uvicorn.Server:
         server_header=False,
         proxy_headers=False,
     )
-    return _Server(config)
+    return _Server(config, stop)
 
 
 def serve(base: RunSettings, listening: Listening, note: Callable[[str], None], say: Callable[[str], None]) -> bool:
@@ -112,9 +124,11 @@ def serve(base: RunSettings, listening: Listening, note: Callable[[str], None], 
         explorer, worker = Explorer(base, note, folder), Worker()
         door = door_of(listening, int(made.getsockname()[1]))
         app: App = Wall(Site(explorer, worker, note).app(), door)
+        if base.inputs and not explorer.shelf.samples():
+            note(f"no image was found in {', '.join(base.inputs)}: there is none to choose, drop one on the page")
         say(door.url)
         if listening.browser:
             webbrowser.open(door.url)
         with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
-            server_of(app).run(sockets=[made])
+            server_of(app, worker.close).run(sockets=[made])
         return not worker.busy

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -24,7 +24,7 @@ from cnnviz.serve.network import Latest
 from cnnviz.serve.pages import page_file
 from cnnviz.serve.questions import Drawing, fields_of, read_question, text_of
 from cnnviz.serve.security import MOST_BYTES, TooLargeError
-from cnnviz.serve.worker import CancelledError, Job, Jobs, SupersededError, Worker
+from cnnviz.serve.worker import CancelledError, Job, Jobs, StoppedError, SupersededError, Worker
 
 T = TypeVar("T")
 
@@ -87,16 +87,36 @@ class Site:
         routes = [Route(path, _answering(endpoint, self.note), methods=methods) for path, endpoint, methods in made]
         return Starlette(routes=routes)
 
-    async def computed(self, work: Callable[[], T], request: Request | None = None) -> T:
-        """What the worker's thread makes of it. Where a request is given, a newer one of the same path supersedes it,
-        if both come from the same tab."""
+    async def computed(self, request: Request, work: Callable[[], T], view: str | None = None) -> T:
+        """What the worker's thread makes of it, which is given up where the client goes before.
+
+        Args:
+            request: Who waits for it.
+            work: What is to be done.
+            view: Which part of a page waits; a newer request of it supersedes this one.
+        """
 
         def alone() -> T:
             with self.explorer.threads():
                 return work()
 
-        view = None if request is None else _view(request, request.scope["endpoint"].__name__)
-        return await asyncio.wrap_future(self.worker.submit(alone, view))
+        asked = self.worker.submit(alone, view)
+        made, gone = asyncio.wrap_future(asked), asyncio.ensure_future(_gone(request))
+        try:
+            first: set[asyncio.Future[Any]] = {made, gone}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if not made.done():
+                gone.result()
+                raise CancelledError
+            return made.result()
+        finally:
+            gone.cancel()
+            self.worker.forget(asked)
+            made.cancel()
+
+    async def newest(self, request: Request, work: Callable[[], T]) -> T:
+        """The same, unless a newer request of the same path comes from the same tab."""
+        return await self.computed(request, work, _view(request, request.scope["endpoint"].__name__))
 
     # The page and the network.
 
@@ -105,10 +125,10 @@ class Site:
         return Response(data, media_type=kind)
 
     async def model(self, request: Request) -> Response:
-        return _Json(await self.computed(self.explorer.model))
+        return _Json(await self.computed(request, self.explorer.model))
 
     async def layers(self, request: Request) -> Response:
-        return _Json({"layers": await self.computed(self.explorer.layers)})
+        return _Json({"layers": await self.computed(request, self.explorer.layers)})
 
     async def status(self, request: Request) -> Response:
         return _Json({"busy": self.worker.busy, "waiting": self.worker.waiting})
@@ -121,11 +141,11 @@ class Site:
         def add() -> dict[str, Any]:
             return self._described(self.explorer.shelf.add(data, name).key)
 
-        return _Json(await self.computed(add))
+        return _Json(await self.computed(request, add))
 
     async def image(self, request: Request) -> Response:
         key = request.path_params["image"]
-        return _Json(await self.computed(lambda: self._described(key), request))
+        return _Json(await self.newest(request, lambda: self._described(key)))
 
     def _described(self, key: str) -> dict[str, Any]:
         """What the network says of an image, and what can be asked of it."""
@@ -137,7 +157,7 @@ class Site:
 
     async def photo(self, request: Request) -> Response:
         key = request.path_params["image"]
-        return _file(await self.computed(lambda: self.explorer.shelf.photo(key)), "jpg")
+        return _file(await self.computed(request, lambda: self.explorer.shelf.photo(key)), "jpg")
 
     async def thumbnail(self, request: Request) -> Response:
         key = request.path_params["image"]
@@ -154,7 +174,7 @@ class Site:
                 return places.of_parts(found, x, y)
             return places.of_neurons(self._values(key, layer), image.item.geometry.rect, x, y)
 
-        return _Json({"asked": await self.computed(ask, request)})
+        return _Json({"asked": await self.newest(request, ask)})
 
     # A layer of an image.
 
@@ -169,22 +189,22 @@ class Site:
 
     async def layer(self, request: Request) -> Response:
         key, layer = request.path_params["image"], request.query_params.get("layer") or None
-        return _Json((await self.computed(lambda: self._values(key, layer), request)).to_dict())
+        return _Json((await self.newest(request, lambda: self._values(key, layer))).to_dict())
 
     async def channels(self, request: Request) -> Response:
         key, layer = request.path_params["image"], request.query_params.get("layer") or None
-        return _file((await self.computed(lambda: self._values(key, layer))).grid, "png")
+        return _file((await self.computed(request, lambda: self._values(key, layer))).grid, "png")
 
     async def channel(self, request: Request) -> Response:
         key, layer = request.path_params["image"], request.query_params.get("layer") or None
         number, how = request.path_params["channel"], _drawing(request.query_params)
-        return _file(await self.computed(lambda: self._values(key, layer).channel_png(number, how)), "png")
+        return _file(await self.computed(request, lambda: self._values(key, layer).channel_png(number, how)), "png")
 
     # Maps.
 
     async def explain(self, request: Request) -> Response:
         question = read_question(await _json(request))
-        result = await self.computed(lambda: self.explorer.explain(question), request)
+        result = await self.newest(request, lambda: self.explorer.explain(question))
         return _Json(result.to_dict())
 
     async def give_up(self, request: Request) -> Response:
@@ -210,7 +230,7 @@ class Site:
         kind = request.path_params["kind"]
         if kind not in DOWNLOADS:
             raise CnnvizError(f"{shown(kind)} is no kind of file.", f"Use {', '.join(DOWNLOADS)}.")
-        data = await self.computed(lambda: self.explorer.download(result, kind, how))
+        data = await self.computed(request, lambda: self.explorer.download(result, kind, how))
         (item,) = result.done.maps
         name = f"{result.done.ref.name.rsplit('/', 1)[-1]}.{item.slug}.{item.method.name}.{DOWNLOADS[kind]}"
         return _file(data, name.rsplit(".", 1)[-1], name)
@@ -264,8 +284,12 @@ def _answering(endpoint: Endpoint, note: Callable[[str], None]) -> Endpoint:
             return await endpoint(request)
         except SupersededError:
             return _Json({"superseded": True}, 409)
-        except CancelledError:
+        except (CancelledError, ClientDisconnect):
             return _Json({"cancelled": True, "error": "Stopped.", "hint": ""}, 409)
+        except (StoppedError, asyncio.CancelledError):
+            # It is cancelled by the loop alone, as the last that this does: nothing waits for the cancellation.
+            ended = {"error": "cnnviz serve was ended before this was computed.", "hint": "Start it again."}
+            return _Json({**ended, "type": "stopped"}, 503)
         except TooLargeError:
             most = f"At most {MOST_BYTES >> 20} MiB are taken."
             return _Json({"error": most, "hint": "Make the file smaller.", "type": "too-large"}, 413)
@@ -281,6 +305,12 @@ def _answering(endpoint: Endpoint, note: Callable[[str], None]) -> Endpoint:
             return _Json({"error": said or type(error).__name__, "hint": "", "type": type(error).__name__}, 500)
 
     return answered
+
+
+async def _gone(request: Request) -> None:
+    """Until its client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _view(request: Request, name: str) -> str | None:

@@ -27,6 +27,10 @@ class CancelledError(Exception):
     """Somebody cancelled what was being computed."""
 
 
+class StoppedError(Exception):
+    """The server ended before it was computed."""
+
+
 @dataclass(eq=False)
 class _Task:
     work: Callable[[], Any]
@@ -59,7 +63,7 @@ class Worker:
         self._waiting: list[_Task] = []
         self._jobs: list[_Task] = []
         self._running: list[_Task] = []
-        self._busy = False
+        self._busy = self._closed = False
         # A daemon: Ctrl-C waits for no network.
         self._thread = threading.Thread(target=self._work, name="compute", daemon=True)
         self._thread.start()
@@ -85,9 +89,12 @@ class Worker:
 
         Raises:
             CnnvizError: Very many wait already.
+            StoppedError: It was closed.
         """
         task = _Task(work, view)
         with self._changed:
+            if self._closed:
+                raise StoppedError
             self._drop(view, SupersededError())
             if len(self._waiting) >= MOST_WAITING:
                 raise CnnvizError(f"{MOST_WAITING} requests wait already.", "Wait until some are done.")
@@ -99,6 +106,24 @@ class Worker:
         """Give up the requests of a view; they get a :class:`CancelledError`."""
         with self._changed:
             self._drop(view, CancelledError())
+
+    def forget(self, future: Future[Any]) -> None:
+        """Give up a request for which nobody waits any more; nothing, if it is done."""
+        with self._changed:
+            self._waiting = [each for each in self._waiting if each.future is not future]
+            for running in self._running:
+                if running.future is future:
+                    running.unwanted = running.unwanted or CancelledError()
+
+    def close(self) -> None:
+        """Give up everything, and take nothing more; all requests get a :class:`StoppedError`."""
+        with self._changed:
+            self._closed = True
+            for waiting in self._waiting:
+                waiting.future.set_exception(StoppedError())
+            self._waiting, self._jobs = [], []
+            for running in self._running:
+                running.unwanted = running.unwanted or StoppedError()
 
     def _drop(self, view: str | None, why: Exception) -> None:
         if view is None:

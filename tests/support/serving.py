@@ -7,7 +7,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cnnviz.engine.stopping import go_on
 from cnnviz.serve.engine import Explorer
 from cnnviz.serve.security import Door, Wall
 from cnnviz.serve.server import Listening, bound, door_of, server_of
@@ -38,6 +39,23 @@ def write_photos(folder: Path) -> Path:
     for number in range(3):
         (folder / f"{number}.png").write_bytes(photo(number))
     return folder
+
+
+def soon(it_is: Callable[[], bool], seconds: float = 10) -> bool:
+    """Whether it is so within some seconds."""
+    until = time.monotonic() + seconds
+    while not it_is() and time.monotonic() < until:
+        time.sleep(0.01)
+    return it_is()
+
+
+def until_it_is_not_wanted(begun: threading.Event) -> None:
+    """What a worker computes, between whose passes it may be given up."""
+    begun.set()
+    ended = time.monotonic() + 20
+    while time.monotonic() < ended:
+        go_on()
+        time.sleep(0.001)
 
 
 @dataclass(frozen=True)
@@ -114,7 +132,7 @@ def served(*inputs: Any, model: ModelSpec, task: str = "auto", most: int = 1 << 
     explorer, worker, listening = Explorer(base, notes.append), Worker(), Listening(browser=False)
     with bound(listening) as made:
         door = door_of(listening, int(made.getsockname()[1]))
-        server = server_of(Wall(Site(explorer, worker, notes.append).app(), door, most))
+        server = server_of(Wall(Site(explorer, worker, notes.append).app(), door, most), worker.close)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [made]})
         thread.start()
         try:
