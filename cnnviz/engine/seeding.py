@@ -41,9 +41,13 @@ def same_noise(seed: int, device: torch.device) -> Iterator[None]:
 
 def generator_for(image: Tensor, seed: int) -> torch.Generator:
     """A source of randomness for one image, from the seed and the image itself, so that its batch does not matter."""
+    return torch.Generator().manual_seed(seed_for(image, seed))
+
+
+def seed_for(image: Tensor, seed: int) -> int:
+    """A seed of 32 bits, of which torch's generator on a CPU reads no more, from another one and an image."""
     content = zlib.crc32(image.detach().float().cpu().contiguous().numpy().tobytes())
-    # One number of 32 bits: torch's CPU generator reads no more of a seed.
-    return torch.Generator().manual_seed(zlib.crc32(str(seed).encode(), content))
+    return zlib.crc32(str(seed).encode(), content)
 
 
 def generators_for(images: Tensor, seed: int) -> list[torch.Generator]:

@@ -89,7 +89,9 @@ class ConceptsOptions(Options):
     )
     components: int = option(6, "Concepts that the crops are made of.", minimum=1, maximum=12)
     crop: float = option(0.35, "Side of a crop, as a share of what the network sees.", minimum=0.05, maximum=1)
-    designs: int = option(32, "Points of each half of the design of the Sobol indices.", minimum=2)
+    designs: int = option(
+        128, "Points of each half of the design of the Sobol indices. A power of two covers best.", minimum=2
+    )
     patches: int = option(5, "Crops of each concept in the sheet.", minimum=0, maximum=20)
     iterations: int = option(200, "Iterations of the factorisation, at most.", minimum=1)
 

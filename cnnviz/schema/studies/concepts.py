@@ -29,7 +29,8 @@ class ImportantConcept(TypedDict):
     concept: Count
     """Its number, from 1."""
     importance: float
-    """Mean over the images of its total Sobol index of the class's logit; of several concepts they sum to 1 or more."""
+    """Mean over the images of its total Sobol index of the class's logit; but for the error of the estimate, those of
+    all concepts sum to 1 or more."""
     crops: list[ConceptCrop]
     """The crops in which it is strongest, at most one per image, strongest first."""
 

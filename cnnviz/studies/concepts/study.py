@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
+from cnnviz.engine.seeding import seed_for
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import class_logits, predicted
 from cnnviz.errors import CnnvizError
@@ -222,7 +223,8 @@ class Concepts(Study[ConceptsOptions]):
                 found.append(class_logits(two_dim(run.rerun(changed, images)).float())[:, self.index])
             return torch.cat(found).cpu()
 
-        seed = self.prepared.settings.runtime.seed
+        # One design for all images would be wrong in all of them by the same: their mean would keep its error.
+        seed = seed_for(item.pixels, self.prepared.settings.runtime.seed)
         indices, variance = total_indices(score, len(weights), self.params.designs, seed)
         return _Seen(item, weights, indices.numpy(), variance)
 
