@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import reprlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -151,6 +152,24 @@ def brief(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:20]}… ({len(text)} characters)"
 
 
+def counted(count: int, noun: str) -> str:
+    """How many of something there are.
+
+    >>> counted(1, "map"), counted(2, "map")
+    ('1 map', '2 maps')
+    """
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def of_all(count: int, every: int, noun: str, one: str = "is", many: str = "are") -> str:
+    """How many of how many do something: the noun is one or several as ``every`` is, the verb as ``count`` is.
+
+    >>> of_all(1, 6, "map"), of_all(1, 1, "map", "leaves", "leave"), of_all(2, 6, "image", "has", "have")
+    ('1 of 6 maps is', '1 of 1 map leaves', '2 of 6 images have')
+    """
+    return f"{count} of {counted(every, noun)} {one if count == 1 else many}".rstrip()
+
+
 def nearest(value: str, known: Iterable[str], count: int = 3, ignore: str = "", before: str = "") -> str:
     """Near matches of ``value`` among ``known`` as a phrase for a hint, or an empty string.
 
@@ -168,3 +187,19 @@ def nearest(value: str, known: Iterable[str], count: int = 3, ignore: str = "", 
         return ""
     found = [before + folded[match] for match in matches]
     return f"Did you mean {' or '.join(found)}?"
+
+
+def nearest_file(value: str, names: Iterable[str], count: int = 3, before: str = "") -> str:
+    """The same for names of files, which must also be near without their ends: those most files share.
+
+    >>> nearest_file("nofile.jpg", ["rocket.jpg"]), nearest_file("roket.jpg", ["rocket.jpg"])
+    ('', 'Did you mean rocket.jpg?')
+    """
+    known = list(names)
+    stems = {_stem(name) for name in known}
+    near = set(difflib.get_close_matches(_stem(value), stems, n=max(1, len(stems)), cutoff=0.6))
+    return nearest(value, [name for name in known if _stem(name) in near], count, before=before)
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0].casefold()

@@ -192,7 +192,7 @@ def test_a_run_has_the_truth_in_its_records(tmp_path: Path, capsys: pytest.Captu
     assert main([*words, "--truth", str(coco(tmp_path)), "-o", str(tmp_path / "o")]) == 0
     report = json.loads((tmp_path / "o" / "report.json").read_text())
     assert report["summary"]["without_truth"] == 1
-    assert "1 of 3 images are not among the annotations" in capsys.readouterr().err
+    assert "1 of 3 images is not among the annotations" in capsys.readouterr().err
     truths = {Path(row["path"]).stem: row["truth"] for row in report["images"]}
     assert truths["a"]["labels"] == ["cat", "dog"]
     assert truths["a"]["objects"][0] == {"label": "cat", "box_xywh": CAT.xywh}

@@ -109,7 +109,7 @@ def test_flat_maps_are_left_out_for_that_reason(tmp_path: Path) -> None:
     energy = {"region_energy": {"energies": [None], "peak_inside": None}}
     [flat] = check.statements("gradcam", [_judged({}, {"flat": True, **energy})], cast("SecondLook", None))
     [unmarked] = check.statements("gradcam", [_judged({}, energy)], cast("SecondLook", None))
-    assert flat.why_not.startswith("the maps of 1 of 1 images are flat")
+    assert flat.why_not.startswith("the maps of 1 of 1 image are flat")
     assert "marked" not in flat.why_not
     assert "marked" in unmarked.why_not
     assert "flat" not in unmarked.why_not
@@ -340,7 +340,7 @@ def test_maps_that_random_weights_make_flat_are_counted() -> None:
     found, remarks = made([0.1, None, 0.2, 0.3])
     assert ([each.value for each in found.observations], found.why_not) == ([0.1, 0.2, 0.3], "")
     assert remarks == [
-        "1 of 4 maps are flat, with random weights or without, and correlate with nothing; only the rest counts, "
+        "1 of 4 maps is flat, with random weights or without, and correlates with nothing; only the rest counts, "
         "3 images"
     ]
     found, remarks = made([None, None, 0.2, 0.3])

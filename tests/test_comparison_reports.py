@@ -112,7 +112,7 @@ def test_a_constant_map_is_no_box(tmp_path: Path) -> None:
     assert not box["baselines"]["whole_image"]["flat"]
     assert (scores["pointing_game"]["point"], scores["pointing_game"]["hit"]) == (None, False)
     said = told("localize", tmp_path / "photos", tmp_path / "again", *options)
-    assert any("Box localization: 1 of 1 maps are the same everywhere" in line for line in said)
+    assert any("Box localization: 1 of 1 map is the same everywhere" in line for line in said)
 
 
 def test_figures_without_maps_are_left_out(rectangles: Path, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_images_that_fail_the_second_time_are_told(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(module, "weights_of", failing)
     report, _, told = ran("factors", [photos], tmp_path / "out", params={"components": 2}, batch_size=1)
     assert len(report["maps"]) == 2
-    assert any("1 of 3 images failed when they were gone through again" in note for note in told.notes)
+    assert any("1 of 3 images failed when gone through again: left out" in note for note in told.notes)
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

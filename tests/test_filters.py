@@ -155,6 +155,7 @@ def test_without_a_normalisation_the_weights_alone_count() -> None:
     ("layers", "params", "said"),
     [
         (("1",), {}, "--layer 1: that is no 2-D convolution"),
+        (("nosuch",), {}, "The network has no layer 'nosuch'."),
         ((), {"filters": "8"}, "--filters 8: 8 does not exist: there are 8 filters of 0"),
         ((), {"filters": "one"}, "--filters one: 'one' is not a number"),
         ((), {"channels": "0"}, "--channels 0: the filters of 0 are drawn whole"),

@@ -119,8 +119,8 @@ def test_images_of_which_no_class_is_marked_are_left_out() -> None:
     given = [*rows([outside, nameless, nameless], ["a", "b", "b"]), *rows([None], ["c"])]
     said = of_boxes(given, BOX_LOCALIZATION, BoxLocalizationOptions())
     assert [sentence for _, sentence in said.remarks] == [
-        "1 of 3 images are left out: nothing that is marked on them is a class of the model",
-        "1 maps of images without boxes were not scored",
+        "1 of 3 images is left out: nothing that is marked on it is a class of the model",
+        "1 map of images without boxes was not scored",
     ]
 
 

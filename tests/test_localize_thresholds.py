@@ -104,7 +104,7 @@ def test_images_on_which_they_were_chosen_are_told(
     more = ["--threshold-from", str(tmp_path / "first" / "report.json"), "--labels", str(tmp_path / "labels.txt")]
     out = tmp_path / "out"
     assert main(["localize", str(tmp_path / "some"), *MODEL, *truth, "--method", "cam", *more, "-o", str(out)]) == 0
-    assert "1 of 2 images are in" in capsys.readouterr().err
+    assert "1 of 2 images is in" in capsys.readouterr().err
     report = json.loads((out / "report.json").read_text())
     assert report["summary"]["localization"]["cam"]["max_box_acc"]["oracle"]
     assert str(tmp_path / "first" / "report.json") in report["option_files_sha256"]

@@ -240,7 +240,7 @@ def test_a_run_is_summed_up_by_images() -> None:
     assert found.figures["hit"]["ci95"] == pytest.approx(wilson(0.6 * 4, 4), abs=1e-6)
     assert found.figures["baselines"]["random"]["hit"]["value"] == 0
     assert len(found.notes) == 2
-    assert "1 maps of images without boxes" in found.notes[1]
+    assert "1 map of images without boxes" in found.notes[1]
     assert by_kind([], spec(), Options()).figures is None
 
 
@@ -273,10 +273,10 @@ def test_summaries_stand_under_their_keys() -> None:
     assert found["metrics"]["inside"]["share"] == {"value": 0.25, "ci95": None, "n": 1}
     assert found["metrics"]["inside"]["without_truth"] == 1
     assert found["left_out"] == {"maps": 2, "above_tolerance": 1, "tolerance": 0.01, "largest": 0.5}
-    assert notes[-1] == "1 of 2 maps leave out more than 1% of the score (at most 50%): biases"
+    assert notes[-1] == "1 of 2 maps leaves out more than 1% of the score (at most 50%): biases"
     above = CONSERVATION.request({"reason": "steps"})
     just = summed_up([above], gathered({"": [above]}, [record("a", peak=[1, 2], gap_share=0.0114, inside=None)])[""])
-    assert just.notes == ("1 of 1 maps leave out more than 1% of the score (at most 1.14%): steps",)
+    assert just.notes == ("1 of 1 map leaves out more than 1% of the score (at most 1.14%): steps",)
 
 
 def test_records_are_not_read_where_no_metric_has_a_summary() -> None:

@@ -166,8 +166,8 @@ def test_flat_and_trivial_maps_are_told_by_their_reasons() -> None:
     flat = [{"target": {}, "scores": {"flat": True}, "flat_reason": reason} for reason in ("one", "other", "one")]
     trivial = {"target": {}, "scores": {}, "trivial": True, "trivial_reason": "correlation 0.999"}
     counts.count(cast(Any, {"explanations": [*flat, trivial]}))
-    assert counts.what_explains_nothing()[:2] == ["2 of 4 maps are flat: one", "1 of 4 maps are flat: other"]
-    assert "1 of 4 maps are the score map of their class" in counts.what_explains_nothing()[2]
+    assert counts.what_explains_nothing()[:2] == ["2 of 4 maps are flat: one", "1 of 4 maps is flat: other"]
+    assert "1 of 4 maps is the score map of its class and explains nothing" in counts.what_explains_nothing()[2]
     assert "name an earlier --layer" in counts.what_explains_nothing()[2]
 
 

@@ -128,7 +128,9 @@ def test_the_ascent_is_filmed_and_told(tmp_path: Path) -> None:
     assert np.abs(frames[-1][:, :, ::-1].astype(int) - final).mean() < 12
     progress = [text for text in told.notes if "step" in text]
     assert progress[-1].startswith("step 12 of 12: score ")
-    assert float(progress[-1].rpartition(" ")[2]) == pytest.approx(row["scores"][-1], abs=0.006)
+    assert progress[-1].endswith(" of that step's view; that of the finished image follows")
+    assert not any("finished" in text for text in progress[:-1])
+    assert float(progress[-1].split("score ")[1].split()[0]) == pytest.approx(row["scores"][-1], abs=0.006)
 
 
 def test_films_of_odd_sides_and_grey_levels() -> None:

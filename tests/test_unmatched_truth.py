@@ -70,7 +70,7 @@ def test_an_image_that_nothing_could_be_right_about_is_no_error(
     # What the run itself says of its images is counted elsewhere.
     assert report["summary"]["outcomes"] == {"correct": 1, "wrong": 1}
     said = _said(capsys)
-    assert said.count("1 of 3 images are left out: nothing that is marked on them is a class of the model") == 1
+    assert said.count("1 of 3 images is left out: nothing that is marked on it is a class of the model") == 1
     assert "maps of images without boxes" not in said
 
 

@@ -21,7 +21,7 @@ from cnnviz.audit.policy import Policy, load_policy
 from cnnviz.audit.results import CheckResult, audit_table, row_of
 from cnnviz.audit.trust import is_for_trust
 from cnnviz.audit.verdict import Result, Statement, decide
-from cnnviz.errors import CnnvizError, shown
+from cnnviz.errors import CnnvizError, counted, shown
 from cnnviz.io.archives import path_of
 from cnnviz.io.baselines import FACTS, write_baseline
 from cnnviz.io.groups import read_groups
@@ -123,7 +123,7 @@ class Audit(Comparison[AuditOptions]):
         told = self._remarks()
         if self._only != self.policy.only:
             only = f"only: {self.policy.only} is of networks with one class for an image"
-            told.append(f"{only}; all {len(rows)} images are judged")
+            told.append(f"{only}; {f'all {len(rows)} images are' if len(rows) > 1 else 'the one image is'} judged")
         drawn = [figure for check in self.checks for figure in check.pictures(self.look, store)]
         if self.params.accept is not None:
             told += self._accept({method: self._judged(rows, method, "all", None) for method in methods}, raw)
@@ -213,7 +213,7 @@ class Audit(Comparison[AuditOptions]):
         assert self.look is not None
         judged, spec = self._judged(rows, method, check.check.scope, check), check.check.spec
         if spec.asks_network and len(judged) >= _TOLD_FROM:
-            self.look.tell(f"{check.check.name}: {len(judged)} images{f', {method}' * spec.of_maps}")
+            self.look.tell(f"{check.check.name}: {counted(len(judged), 'image')}{f', {method}' * spec.of_maps}")
         began = time.perf_counter()
         made = self._without_groups(check, judged, check.statements(method, judged, self.look))
         self._spent[check.check.name] = self._spent.get(check.check.name, 0.0) + time.perf_counter() - began

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cnnviz.audit.policy import Policy
 from cnnviz.audit.policy_checks import PolicyCheck
 from cnnviz.audit.verdict import Observation, Statement
+from cnnviz.errors import of_all
 from cnnviz.metrics.seen_region import BACKGROUND, SeenRegion, in_words
 from cnnviz.metrics.similarity import spearman
 from cnnviz.report.record_words import is_flat
@@ -96,9 +97,10 @@ class Check(ABC):
         if not out:
             return ""
         what = "marked" if self.policy.truth_labels == "any" else "marked as their class"
-        text = f"{len(out)} of {len(judged)} images have {least} {what}: {_first(out)}"
+        text = f"{of_all(len(out), len(judged), 'image', 'has', 'have')} {least} {what}: {_first(out)}"
         if not seen:
-            text = f"all {len(judged)} images have {least} {what}"
+            all_of = f"all {len(judged)} images have" if len(judged) > 1 else "the one image has"
+            text = f"{all_of} {least} {what}"
         if self.policy.truth_labels == "class":
             text += "; truth_labels: any takes all that is marked, truth_classes says what its labels mean"
         if seen:
@@ -118,7 +120,8 @@ class Check(ABC):
         for kind, what in ((all_flat, "are flat"), (all_negative, "have no positive values")):
             out = [each.path for each in judged if each.path not in seen and kind(each)]
             if out:
-                texts.append(f"the maps of {len(out)} of {len(judged)} images {what}, no {lack}: {_first(out)}")
+                of = of_all(len(out), len(judged), "image", "", "")
+                texts.append(f"the maps of {of} {what}, no {lack}: {_first(out)}")
         self.remarks += texts
         return "; ".join(texts)
 
@@ -139,8 +142,8 @@ class Check(ABC):
             if share or everywhere:
                 seen.add(share)
         if out and not everywhere:
-            nothing = f"the network saw nothing of {in_words(region)} in {len(out)} of {len(shares)} images"
-            texts.append(f"{nothing}, left out: {_first(out)}")
+            of = of_all(len(out), len(shares), "image", "", "")
+            texts.append(f"the network saw nothing of {in_words(region)} in {of}, left out: {_first(out)}")
         if everywhere or region != BACKGROUND:
             texts.append(seen.hidden(region))
         said = "; ".join(filter(None, texts))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cnnviz.audit.check import Check, Judged
 from cnnviz.audit.suspects import Hidden, hidden, hot, share_on_object
 from cnnviz.audit.verdict import Observation, Statement
+from cnnviz.errors import counted
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.metrics.map_clusters import DIVISIBLE, SIDE, Clusters, clusters, prepared
 from cnnviz.render.cluster_sheet import ClusterRow, cluster_sheet
@@ -118,17 +119,21 @@ class Shortcuts(Check):
         large = {label: own for label, own in maps.items() if len(own.images) >= _FEWEST}
         if not large:
             most = max((len(own.images) for own in maps.values()), default=0)
-            return [self._undecided(f"{most} maps of a class at most; {_FEWEST} are needed")]
+            return [self._undecided(f"{counted(most, 'map')} of a class at most; {_FEWEST} are needed")]
         if len(large) < len(maps):
             few = len(maps) - len(large)
-            self.remarks.append(f"{few} of {len(maps)} classes have fewer than {_FEWEST} maps")
+            self.remarks.append(
+                f"{few} of {len(maps)} classes {'has' if few == 1 else 'have'} fewer than {_FEWEST} maps"
+            )
         own = [self._divided(method, label, large[label], look) for label in sorted(large)]
         self.classes += own
         # Where nothing says what the object is, a class that is not divided has no cluster to suspect.
         known = [each for each in own if each.found.divisible or any(c.on_object is not None for c in each.clusters)]
         if not known:
             most = max(len(each.found.labels) for each in own)
-            return [self._undecided(f"{most} maps of a class at most; without truth, {DIVISIBLE} can be divided")]
+            return [
+                self._undecided(f"{counted(most, 'map')} of a class at most; without truth, {DIVISIBLE} can be divided")
+            ]
         return [self._statement(known)]
 
     def _undecided(self, why: str) -> Statement:
@@ -269,7 +274,7 @@ def _is_odd(each: ClassClusters) -> bool:
 
 
 def _said(cluster: Cluster) -> str:
-    text = f"cluster {cluster.number}: {len(cluster.members)} maps"
+    text = f"cluster {cluster.number}: {counted(len(cluster.members), 'map')}"
     if cluster.on_object is not None:
         text += f", {100 * cluster.on_object:.0f} % of what it looks at lies on the object"
     if cluster.hidden is not None and cluster.excess is not None:

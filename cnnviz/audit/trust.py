@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnviz.audit.check import Check, Judged, mean
 from cnnviz.audit.verdict import Observation, Statement
+from cnnviz.errors import counted, of_all
 
 if TYPE_CHECKING:
     from cnnviz.maps.second_look import SecondLook
@@ -81,8 +82,10 @@ class Sane(Check):
         """Tells of maps that correlate with nothing; why nothing can be decided, where too few images are left."""
         if not flat:
             return ""
-        text = f"{flat} of {tried} maps are flat, with random weights or without, and correlate with nothing"
+        verb = "correlates" if flat == 1 else "correlate"
+        text = f"{of_all(flat, tried, 'map')} flat, with random weights or without, and {verb} with nothing"
         if left < self.policy.min_images:
-            return f"{text}; {left} images are left, at least {self.policy.min_images} decide"
-        self.remarks.append(f"{text}; only the rest counts, {left} images")
+            rest = f"{counted(left, 'image')} {'is' if left == 1 else 'are'} left"
+            return f"{text}; {rest}, at least {self.policy.min_images} decide"
+        self.remarks.append(f"{text}; only the rest counts, {counted(left, 'image')}")
         return ""

@@ -22,6 +22,7 @@ from typing import Literal
 
 import numpy as np
 
+from cnnviz.errors import counted
 from cnnviz.metrics.intervals import Interval, bootstrap_mean, clopper_pearson
 from cnnviz.metrics.tests import binomial_p, t_p
 
@@ -194,5 +195,6 @@ def _result(statement: Statement, groups: Sequence[GroupResult], alarms: Sequenc
         )
     if few:
         where = f" in {few[0].group}" if few[0].group else ""
-        return Result(statement, "not decided", worst, groups, f"{few[0].n} images{where}; at least {least} decide")
+        why = f"{counted(few[0].n, 'image')}{where}; at least {least} decide"
+        return Result(statement, "not decided", worst, groups, why)
     return Result(statement, "passed", worst, groups)

@@ -6,7 +6,7 @@ import os
 import zipfile
 from pathlib import Path
 
-from cnnviz.errors import CnnvizError, nearest
+from cnnviz.errors import CnnvizError, nearest_file
 
 
 def _neighbours(path: Path) -> list[str]:
@@ -28,7 +28,7 @@ def check_file(path: Path) -> None:
             f"cannot read the checkpoint {path}: {getattr(error, 'strerror', None) or error}",
             "its permissions do not let you read it"
             if isinstance(error, PermissionError)
-            else nearest(path.name, neighbours) or "give --checkpoint FILE (.pth, .pt, .bin or .safetensors)",
+            else nearest_file(path.name, neighbours) or "give --checkpoint FILE (.pth, .pt, .bin or .safetensors)",
         ) from error
     start = head.lstrip().lower()
     if not head:

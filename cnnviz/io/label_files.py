@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cnnviz.errors import CnnvizError, nearest, shown
+from cnnviz.errors import CnnvizError, nearest_file, shown
 from cnnviz.io.label_tables import is_index
 from cnnviz.io.structured import load_json, load_yaml
 
@@ -85,7 +85,7 @@ def _text(path: Path) -> str:
             ) from error
         raise CnnvizError(
             f"cannot read the labels file {str(path)!r}: {getattr(error, 'strerror', None) or error}",
-            nearest(path.name, _neighbours(path)) or "give --labels FILE with one class name a line",
+            nearest_file(path.name, _neighbours(path)) or "give --labels FILE with one class name a line",
         ) from error
 
 

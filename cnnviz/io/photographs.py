@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnviz.errors import ImageError, nearest
+from cnnviz.errors import ImageError, nearest_file
 from cnnviz.io.decode import IMAGE_SUFFIXES, open_image
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.sources import is_url
@@ -78,7 +78,7 @@ def pictures_near(path: str, count: int = 3) -> str:
         return f"The folder {parent!r} does not exist or cannot be read."
     pictures = sorted(name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
     before = path[: len(path) - len(base)]
-    if near := nearest(base, pictures, count, before=before):
+    if near := nearest_file(base, pictures, count, before=before):
         return near
     told = ", ".join(before + name for name in pictures[:count])
     more = f" and {len(pictures) - count} more" if len(pictures) > count else ""

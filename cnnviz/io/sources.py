@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from cnnviz.errors import CnnvizError, ImageError, nearest
+from cnnviz.errors import CnnvizError, ImageError, nearest_file
 from cnnviz.io import archives
 from cnnviz.io.decode import IMAGE_SUFFIXES, SNIFF_BYTES, sniff
 from cnnviz.io.faults import persistently
@@ -186,7 +186,7 @@ def _missing(text: str) -> CnnvizError:
     try:
         with os.scandir(parent or ".") as entries:
             names = [entry.name for entry in itertools.islice(entries, 10_000)]
-            near = nearest(base, names, before=text.rstrip("/")[: -len(base)] if base else "")
+            near = nearest_file(base, names, before=text.rstrip("/")[: -len(base)] if base else "")
     except (OSError, ValueError):
         return CnnvizError(message, f"The folder {parent!r} does not exist or cannot be read.")
     return CnnvizError(message, near or "Give an image, a folder, a glob in quotes, a list, a URL, or - .")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, of_all
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.store import Store
 from cnnviz.maps.comparison import Comparison, Conclusion, table
@@ -120,7 +120,10 @@ class Localize(Comparison[LocalizeOptions]):
         common = sum(map(others.has, rows))
         told = [f"thresholds of MaxBoxAcc and of boxes: those that are best in {others.path}"]
         if common:
-            told.append(f"{common} of {len(rows)} images are in {others.path} too: the thresholds were chosen on them")
+            what = "it" if common == 1 else "them"
+            told.append(
+                f"{of_all(common, len(rows), 'image')} in {others.path} too: the thresholds were chosen on {what}"
+            )
         for (row, metric), scores in _scores_by_row(rows, next(iter(found))).items():
             chosen = others.of(row, metric)
             if chosen is None or metric not in found.get(row, {}):

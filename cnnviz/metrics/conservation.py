@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cnnviz.errors import of_all
 from cnnviz.metrics.contract import Row, RunSummary
 from cnnviz.registry.metrics import ConservationOptions, MetricSpec
 
@@ -34,7 +35,7 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: ConservationOptions
     if most == f"{TOLERATED:.0%}":  # "more than 1% (at most 1%)" would contradict itself
         most = f"{largest:.2%}"
     note = (
-        f"{above} of {maps} maps leave out more than {TOLERATED:.0%} of the score "
+        f"{of_all(above, maps, 'map', 'leaves', 'leave')} out more than {TOLERATED:.0%} of the score "
         f"(at most {most}){f': {params.reason}' if params.reason else ''}"
     )
     return RunSummary(figures, (note,), (("", note),)) if above else RunSummary(figures)

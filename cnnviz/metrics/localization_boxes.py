@@ -29,6 +29,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnviz.errors import of_all
 from cnnviz.geometry.boxes import Box
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.geometry.truth import Truth
@@ -193,15 +194,17 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: BoxLocalizationOpti
 
     def unscored(spec: MetricSpec, without: int) -> Remarks:
         images = len({row.image for row in nameless})
-        said = f"{images} of {len({row.image for row in every})} images are left out: nothing that is marked on them is"
-        left_out = ((spec.title, f"{said} a class of the model"),) if nameless else ()
+        of = of_all(images, len({row.image for row in every}), "image")
+        said = f"{of} left out: nothing that is marked on {'it' if images == 1 else 'them'} is a class of the model"
+        left_out = ((spec.title, said),) if nameless else ()
         return (*left_out, *unscored_maps(spec, without - len(nameless)))
 
     found = summed(map(_measured, every), spec, _figures, unscored=unscored)
     flat = (found.figures or {}).get("flat")
     if not flat:
         return found
-    said = f"{flat} of {found.figures['maps']} maps are the same everywhere: they found nothing"
+    of = of_all(flat, found.figures["maps"], "map")
+    said = f"{of} the same everywhere: {'it' if flat == 1 else 'they'} found nothing"
     return replace(found, notes=(*found.notes, f"{spec.title}: {said}"), remarks=(*found.remarks, (spec.title, said)))
 
 

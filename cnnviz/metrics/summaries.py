@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cnnviz.errors import counted
 from cnnviz.metrics.contract import Row, RunSummary
 from cnnviz.metrics.intervals import Interval, bootstrap_mean, wilson
 from cnnviz.registry.metrics import Figure, MetricSpec
@@ -77,4 +78,7 @@ def _notes(spec: MetricSpec, own: Mapping[str, Mapping[str, Any]]) -> tuple[str,
 
 def unscored_maps(spec: MetricSpec, without: int) -> tuple[tuple[str, str], ...]:
     """A remark on maps that could not be scored, where there are any."""
-    return ((spec.title, f"{without} maps of images without {spec.truth} were not scored"),) if without else ()
+    if not without:
+        return ()
+    were = "was" if without == 1 else "were"
+    return ((spec.title, f"{counted(without, 'map')} of images without {spec.truth} {were} not scored"),)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cnnviz.errors import of_all
 from cnnviz.report.markup import anchor, text
 
 if TYPE_CHECKING:
@@ -35,11 +36,16 @@ def confusion_table(confusion: Confusion, only: str | None = None, place: int = 
     in_rows = [each for each in told if _key(each["truth"]) in rows]
     columns, more_columns = _most(in_rows, "predicted", COLUMNS)
     said = (
-        f"{confusion['wrong']} of {confusion['images']} images are taken for another class. "
+        f"{of_all(confusion['wrong'], confusion['images'], 'image')} taken for another class. "
         "Rows: what an image shows; columns: what the network takes it for."
     )
     if not wrong:
-        said = f"All {confusion['images']} images are taken for what they show."
+        many = confusion["images"] > 1
+        said = (
+            f"All {confusion['images']} images are taken for what they show."
+            if many
+            else "It is taken for what it shows."
+        )
     elif left := len(every) - len(wrong):
         said += f" {left} {'class' if left == 1 else 'classes'} without errors {'is' if left == 1 else 'are'} left out."
     for shown, more, what in ((rows, more_rows, "true"), (columns, more_columns, "predicted")):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError
+from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError, of_all
 from cnnviz.io.archives import is_fetched
 from cnnviz.io.exclusions import Exclusions
 from cnnviz.io.shards import parse_shard
@@ -219,10 +219,11 @@ class Counts:
 
     def what_explains_nothing(self) -> list[str]:
         """How many maps tell no place from another, for each reason of that, and how many are only scores drawn."""
-        told = [f"{count} of {self.maps} maps are flat: {reason}" for reason, count in self.flat.items()]
+        told = [f"{of_all(count, self.maps, 'map')} flat: {reason}" for reason, count in self.flat.items()]
         if self.trivial:
+            what = "its class and explains" if self.trivial == 1 else "their class and explain"
             told.append(
-                f"{self.trivial} of {self.maps} maps are the score map of their class and explain nothing: what lies "
+                f"{of_all(self.trivial, self.maps, 'map')} the score map of {what} nothing: what lies "
                 "behind this layer looks at each position alone; name an earlier --layer"
             )
         return told
@@ -232,7 +233,7 @@ class Counts:
         if not self.without_truth:
             return ""
         count = self.with_truth + self.without_truth
-        return f"{self.without_truth} of {count} images are not among the annotations of --truth"
+        return f"{of_all(self.without_truth, count, 'image')} not among the annotations of --truth"
 
     def all_inputs(self, complete: bool) -> int:
         """The images that were asked for; of a run that was cut short also those that it did not come to."""

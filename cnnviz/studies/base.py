@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
+from cnnviz.errors import of_all
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.models.loading.load import LoadedModel
@@ -157,4 +158,5 @@ def tell_of_lost(prepared: PreparedModel, seen: int, again: int) -> None:
         again: Those of the second.
     """
     if again < seen:
-        prepared.note(f"{seen - again} of {seen} images failed when they were gone through again: they are left out")
+        lost = of_all(seen - again, seen, "image", "", "")
+        prepared.note(f"{lost} failed when gone through again: left out")

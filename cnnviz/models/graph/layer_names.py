@@ -9,6 +9,9 @@ from torch import fx
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.models.graph.trace import Graph
 
+SHOWN_LAYERS = 6
+"""As many layers a message lists."""
+
 
 def name_of(graph: Graph, node: fx.Node) -> tuple[str, int]:
     """Module path and call index by which people know the tensor ``node``.
@@ -27,12 +30,13 @@ def name_of(graph: Graph, node: fx.Node) -> tuple[str, int]:
         current = upstream[0]
 
 
-def unknown_layer(layer: str, known: Sequence[str]) -> CnnvizError:
+def unknown_layer(layer: str, known: Sequence[str], what: str = "spatial layers") -> CnnvizError:
     """What to say of a name that no layer has, or of several in one text.
 
     Args:
         layer: As it was named.
         known: Layers that may be meant.
+        what: What these are.
     """
     parts = [part.strip() for part in layer.split(",")]
     if len(parts) > 1 and all(parts):
@@ -41,6 +45,6 @@ def unknown_layer(layer: str, known: Sequence[str]) -> CnnvizError:
         near = nearest(wrong[0], known) if wrong else ""
         hint = f"Where several are taken each has its own: {each}" + (f" ({near})" if near else "")
         return CnnvizError(f"The network has no layer {layer!r}, which looks like {len(parts)} layers.", hint)
-    shown = ", ".join(known[-6:])
-    hint = nearest(layer, known) or f"The last spatial layers are {shown}."
+    shown = ", ".join(known[-SHOWN_LAYERS:])
+    hint = nearest(layer, known) or f"The last {what} are {shown}."
     return CnnvizError(f"The network has no layer {layer!r}.", hint)

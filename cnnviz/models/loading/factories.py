@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from cnnviz.errors import CnnvizError, StoppedError, foreign_code, nearest
+from cnnviz.errors import CnnvizError, StoppedError, foreign_code, nearest, nearest_file
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def import_place(place: str, option: str = "--model") -> Any:
             with foreign_code():
                 return importlib.import_module(place)
         if not Path(place).is_file():
-            near = nearest(Path(place).name, [item.name for item in Path(place).parent.glob("*.py")])
+            near = nearest_file(Path(place).name, [item.name for item in Path(place).parent.glob("*.py")])
             raise CnnvizError(f"{place} does not exist", near or "give file.py:function")
         # Under a name of its own: a file called random.py must not stand in for the standard library's, nor for another
         # of that name in another folder.

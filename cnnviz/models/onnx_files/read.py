@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from cnnviz.errors import CnnvizError, nearest
+from cnnviz.errors import CnnvizError, nearest_file
 from cnnviz.models.loading.inputs import first_line
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _check_installed(path: Path) -> None:
             raise CnnvizError(f"--model {path} needs {package}, which is not installed.", "pip install 'cnnviz[onnx]'")
     if not path.is_file():
         folder = path.parent
-        near = nearest(path.name, [item.name for item in folder.glob(f"*{SUFFIX}")]) if folder.is_dir() else ""
+        near = nearest_file(path.name, [item.name for item in folder.glob(f"*{SUFFIX}")]) if folder.is_dir() else ""
         raise CnnvizError(f"--model {path}: there is no such file.", near or "Check the path.")
 
 

@@ -14,6 +14,7 @@ from cnnviz.errors import CnnvizError, nearest
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.names import Names, safe_component
 from cnnviz.io.store import Store
+from cnnviz.models.graph.layer_names import SHOWN_LAYERS, unknown_layer
 from cnnviz.models.graph.trace import Graph
 from cnnviz.registry.studies import FiltersOptions
 from cnnviz.render.text import number
@@ -72,9 +73,12 @@ class Filters(Study[FiltersOptions]):
 
     def _choose(self, name: str, found: Mapping[str, nn.Conv2d]) -> _ShownFilters:
         if name not in found:
+            if name not in dict(self.prepared.loaded.module.named_modules()):
+                raise unknown_layer(name, list(found), "convolutions")
             inside = [path for path in found if path.startswith(f"{name}.")]
             hint = f"Its first convolution is {inside[0]}." if inside else nearest(name, found)
-            raise CnnvizError(f"--layer {name}: that is no 2-D convolution.", hint or f"One of: {', '.join(found)}.")
+            last = f"The last convolutions are {', '.join(list(found)[-SHOWN_LAYERS:])}."
+            raise CnnvizError(f"--layer {name}: that is no 2-D convolution.", hint or last)
         module = found[name]
         weight = module.weight.detach().float().cpu().numpy()
         count, depth = weight.shape[:2]

@@ -54,8 +54,8 @@ class MadeOutput:
         """An image from noise in a line."""
         best = made.predictions[0]
         if rows := self._regions(made):
-            return f"{objective_text(made.terms)}: {made.score:.3g}; {regions.in_words(rows)}"
-        return f"{objective_text(made.terms)}: {made.score:.3g}; seen as {best.label} {percent(best.probability)}"
+            return f"{objective_text(made.terms)}: score {made.score:.3g}; {regions.in_words(rows)}"
+        return f"{objective_text(made.terms)}: score {made.score:.3g}; seen as {best.label} {percent(best.probability)}"
 
     def _regions(self, made: MadeImage) -> list[SynthesizedRegion]:
         if made.classes is None:

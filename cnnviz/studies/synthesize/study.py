@@ -262,7 +262,8 @@ class Synthesize(Study[SynthesizeOptions]):
                 values = scores().tolist()
                 more = ", …" if len(values) > _SHOWN_SCORES else ""
                 shown = ", ".join(f"{value:.2f}" for value in values[:_SHOWN_SCORES])
-                self.prepared.note(f"{said}step {step + 1} of {steps}: score {shown}{more}")
+                of = " of that step's view; that of the finished image follows" if last else ""
+                self.prepared.note(f"{said}step {step + 1} of {steps}: score {shown}{more}{of}")
 
         return watch
 

@@ -17,7 +17,7 @@ from torch import fx
 
 from cnnviz.engine.cut import DEFAULT_LAYER, Cut
 from cnnviz.engine.session import ForwardPass
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, of_all
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.names import safe_component
 from cnnviz.io.reports import read_report
@@ -330,9 +330,10 @@ class TopPatches(Study[TopPatchesOptions]):
     def _facts(self, unit: _Unit) -> str:
         fired = int(self.top.fired[unit.index])
         if not fired:
-            return f"never fires on these {self.images} images"
+            return f"never fires on {f'these {self.images} images' if self.images > 1 else 'this image'}"
         before = " before the activation" if self.layer.pre_activation else ""
-        said = f"up to {self.top.values[unit.index, 0]:.3g}{before}, fires on {fired} of {self.images} images"
+        of = of_all(fired, self.images, "image", "", "")
+        said = f"up to {self.top.values[unit.index, 0]:.3g}{before}, fires on {of}"
         if unit.classes is not None:
             found = unit.classes
             said += f"; {100 * found.purity:.0f} % {found.label}, {found.entropy:.2f} bits"
