@@ -70,6 +70,7 @@ DEAR = tuple(
     Group((method,), boxed=8, labelled=6, classes=("truth",), draws=0, mosaics=0)
     for method in (
         "occlusion:stride=16", "rise:masks=300", "scorecam:channels=64", "lime:samples=200", "kernelshap:samples=200",
+        "shapley:samples=200",
         "iscam:steps=2,channels=32", "sscam:samples=2,channels=32", "sobol:cells=6,designs=8", "hsic:masks=300",
         "extremal",
     )

@@ -36,7 +36,8 @@ TELLING = frozenset(
 # Fewer repetitions than the defaults, by method or study.
 CHEAP: dict[str, tuple[str, ...]] = {
     "occlusion": ("--stride", "32"), "rise": ("--masks", "64"), "extremal": ("--cells", "4", "--steps", "1"),
-    "kernelshap": ("--samples", "64"), "lime": ("--samples", "64"), "smoothgrad": ("--samples", "4"),
+    "kernelshap": ("--samples", "64"), "shapley": ("--samples", "64"), "lime": ("--samples", "64"),
+    "smoothgrad": ("--samples", "4"),
     "smoothgradcam++": ("--samples", "4"), "scorecam": ("--channels", "16"),
     "sscam": ("--channels", "8", "--samples", "2"), "iscam": ("--channels", "8", "--steps", "2"),
     "integrated_gradients": ("--steps", "8"), "synthesize": ("--steps", "6"), "dream": ("--steps", "3"),

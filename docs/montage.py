@@ -39,6 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sobol": {"designs": 8},
     "hsic": {"masks": 700},
     "rise": {"masks": 500},
+    "shapley": {"samples": 200},
     "kernelshap": {"samples": 200},
     "lime": {"samples": 200},
 }

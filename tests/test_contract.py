@@ -29,6 +29,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "sscam": {"samples": 3},
     "iscam": {"steps": 3},
     "rise": {"masks": 20, "cells": 4},
+    "shapley": {"segments": 6, "samples": 20, "compactness": 100},
     "kernelshap": {"segments": 6, "samples": 20, "compactness": 100},
     "lime": {"segments": 6, "samples": 20, "compactness": 100},
     "sobol": {"designs": 4, "cells": 3},

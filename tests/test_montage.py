@@ -33,6 +33,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "hsic": {"masks": 16, "cells": 3},
     "rise": {"masks": 16},
     "extremal": {"steps": 0, "cells": 4},
+    "shapley": {"samples": 8},
     "kernelshap": {"samples": 8},
     "lime": {"samples": 8},
 }

@@ -1,14 +1,16 @@
-"""KernelSHAP and LIME against Shapley's definition and the normal equations in float64."""
+"""Shapley values, KernelSHAP and LIME against Shapley's definition and the normal equations in float64."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import cnnviz
@@ -16,8 +18,13 @@ from cnnviz.engine import perturbed_scores as perturb
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.baselines import baseline
 from cnnviz.methods.perturbation import superpixels
+from cnnviz.metrics.chosen import gathered, requested, summed_up
+from cnnviz.registry.metrics import REPEATABILITY
+from cnnviz.settings import TargetSettings
 from tests.oracles import superpixels as oracle
 from tests.support import networks as nets
+from tests.support.pictures import photograph
+from tests.support.runs import ran
 
 CLASSES = [1, 3, 0]
 SQUARE = 100  # compactness: the images are noise, whose colours make no superpixels
@@ -37,18 +44,126 @@ def _games(found: Any, network: Any, batch: Tensor, kind: str) -> Iterator[tuple
         yield i, oracle.game(network, batch[i], fill[i], segments, index), int(segments.max()) + 1
 
 
+@pytest.mark.parametrize("method", ["kernelshap", "shapley"])
 @pytest.mark.parametrize("kind", ["zero", "mean"])
 @pytest.mark.parametrize("name", ["residual", "untraceable"])
-def test_kernelshap_with_all_samples_is_shapley(name: str, kind: str) -> None:
+def test_with_all_samples_these_are_the_shapley_values(name: str, kind: str, method: str) -> None:
     network, batch = nets.TOYS[name].build(), nets.images()
     asked = {"segments": 6, "samples": 1000, "baseline": kind, "compactness": SQUARE}
-    found = cnnviz.explain(network, batch, "kernelshap", target=CLASSES, **asked)
+    found = cnnviz.explain(network, batch, method, target=CLASSES, **asked)
+    assert (max(found.scores["standard_error"]), min(found.scores["reliability"])) == (0, 1)
     for i, score, count in _games(found, network, batch, kind):
         assert 2 <= count <= 8
         values = oracle.shapley(score, count)
         segments = found.arrays["segments"][i].numpy()
         close(found.raw[i], np.array(values)[segments])
         assert found.scores["superpixels"][i] == count
+
+
+def test_orders_give_the_mean_of_their_gains() -> None:
+    network, batch = nets.TOYS["residual"].build(), nets.images()
+    asked = {"segments": 8, "samples": 60, "seed": 3, "compactness": SQUARE}
+    found = cnnviz.explain(network, batch, "shapley", target=CLASSES, **asked)
+    for i, score, count in _games(found, network, batch, "zero"):
+        design = superpixels._orders(count, 60, seed=3)
+        assert len(design) == found.scores["samples"][i] == 60 // (2 * (count - 1)) * 2 * (count - 1)
+        orders = oracle.orders(design.reshape(-1, count - 1, count))
+        assert all(one == other[::-1] for one, other in zip(orders[::2], orders[1::2], strict=True))
+        gains = np.array([oracle.gains(score, order) for order in orders])
+        segments = found.arrays["segments"][i].numpy()
+        close(found.raw[i], gains.mean(0)[segments])
+        pairs = gains.reshape(-1, 2, count).mean(1)
+        square = np.mean([np.var(each, ddof=1) / len(pairs) for each in pairs.T])
+        assert found.scores["standard_error"][i] == pytest.approx(square**0.5, rel=1e-3)
+        alike = max(0.0, 1 - square / np.var(gains.mean(0)))
+        assert found.scores["reliability"][i] == pytest.approx(alike, abs=1e-3)
+
+
+def _game(count: int) -> Any:
+    """Scores of z [S, d] with interactions of two and of three, and its Shapley values in closed form."""
+    random = np.random.default_rng(1)
+    alone, two, three = random.normal(size=count), random.normal(size=(count,) * 2), random.normal(size=(count,) * 3)
+
+    def score(design: Any) -> Any:
+        z = design.astype(float)
+        pairs, triples = np.einsum("si,sj,ij->s", z, z, two), np.einsum("si,sj,sk,ijk->s", z, z, z, three)
+        return z @ alone + pairs + triples
+
+    values = alone.copy()
+    for gain in (two, three):
+        for together in np.ndindex(gain.shape):
+            players = list(set(together))  # they share what comes when all of them are there
+            values[players] += gain[together] / len(players)
+    return score, values
+
+
+@pytest.mark.parametrize("method", ["kernelshap", "shapley"])
+def test_the_error_that_is_stated_is_that_over_seeds(method: str) -> None:
+    """Of a game whose values are known: the root mean square of errors, and how two seeds correlate."""
+    count, samples = 12, 440
+    score, exact = _game(count)
+    assert score(np.ones((1, count), bool))[0] == pytest.approx(exact.sum())
+    stated, found = [], []
+    for seed in range(60):
+        if method == "shapley":
+            design = superpixels._orders(count, samples, seed)
+            values, figures = superpixels._mean_gains(design, score(design), (0.0, exact.sum()))
+        else:
+            design = superpixels._shap_design(count, samples, seed)
+            values, figures = superpixels._solve_shap(design, score(design), (0.0, exact.sum()))
+        assert values.sum() == pytest.approx(exact.sum())
+        found.append(values)
+        stated.append([figures["standard_error"] ** 2, figures["reliability"]])
+    square, alike = np.mean(stated, 0)
+    assert np.mean((np.array(found) - exact) ** 2) == pytest.approx(square, rel=0.15)
+    between = np.corrcoef(found)[np.triu_indices(60, 1)].mean()
+    assert 0.2 < between < 0.999
+    assert alike == pytest.approx(between, abs=0.05)
+
+
+def test_of_too_few_samples_the_error_is_not_known() -> None:
+    network, batch = nets.TOYS["residual"].build(), nets.images()
+    for method in ("kernelshap", "shapley"):
+        found = cnnviz.explain(network, batch, method, target=1, segments=9, samples=6, compactness=SQUARE)
+        assert np.isnan(found.scores["standard_error"]).all()
+        assert np.isnan(found.scores["reliability"]).all()
+
+
+def test_two_ways_with_the_same_options_do_not_share_their_images() -> None:
+    network, batch = nets.TOYS["residual"].build(), nets.images()
+    asked = {"segments": 9, "samples": 40, "compactness": SQUARE}
+    first, second = (cnnviz.explain(network, batch, each, target=1, **asked) for each in ("kernelshap", "shapley"))
+    with_both = cnnviz.explain(network, batch, "shapley", target=1, **asked)
+    assert torch.equal(second.raw, with_both.raw)
+    assert not torch.allclose(first.raw, second.raw, atol=1e-6)
+
+
+def test_maps_that_another_seed_would_not_repeat_are_told(tmp_path: Path) -> None:
+    Image.fromarray(photograph(0)).save(tmp_path / "a.png")
+    for samples, unknown in ((2, 1), (70000, 0)):
+        options = {"segments": 16, "samples": samples}
+        report, _, said = ran("shapley", [tmp_path / "a.png"], tmp_path / str(samples), params=options)
+        [row] = report["images"][0]["explanations"]
+        assert row["scores"]["reliability"] == (None if unknown else 1)
+        assert report["summary"]["repeatability"]["unknown"] == unknown
+        too_few = (
+            "1 of 1 maps: too few samples to tell how alike that of another seed would be; four times the --samples"
+        )
+        assert any(note.startswith(too_few) for note in said.notes) is bool(unknown)
+    records = [
+        {"path": str(number), "explanations": [{"scores": {"reliability": each}}]}
+        for number, each in enumerate((0.9, 0.8, 0.789, None, 0.25))
+    ]
+    [request] = [each for each in requested(TargetSettings(), "", chance="do that") if each.spec is REPEATABILITY]
+    found = summed_up([request], gathered({"": [request]}, records)[""])
+    expected = {"maps": 5, "below_enough": 2, "unknown": 1, "enough": 0.8, "least": 0.25}
+    assert found.figures == {"repeatability": expected}
+    assert found.notes == (
+        "2 of 5 maps would correlate by less than 0.8 with the map of another seed (the least by 0.25); do that",
+        "1 of 5 maps: too few samples to tell how alike that of another seed would be; do that",
+    )
+    with pytest.raises(CnnvizError, match="does not state"):
+        requested(TargetSettings(metrics=("repeatability",)), "")
 
 
 def test_kernelshap_with_few_samples_is_complete_and_near() -> None:
@@ -92,13 +207,13 @@ def test_a_sum_over_superpixels_is_found_exactly() -> None:
             return torch.stack([value, -value], 1)
 
     batch = nets.images()
-    for method, options in (("kernelshap", {}), ("lime", {"ridge": 0.0})):
+    for method, options in (("kernelshap", {}), ("shapley", {}), ("lime", {"ridge": 0.0})):
         asked = {"segments": 12, "samples": 64, "compactness": SQUARE, **options}
         found = cnnviz.explain(Linear(), batch, method, target=0, **asked)
         for raw, segments, image in zip(found.raw, found.arrays["segments"], batch, strict=True):
             parts = [(image * weights)[:, segments == k].sum() for k in range(int(segments.max()) + 1)]
             close(raw, torch.stack(parts)[segments.long()], 1e-4)
-        assert min(found.scores["fit"]) > 1 - 1e-6
+        assert min(found.scores.get("fit", found.scores.get("reliability"))) > 1 - 1e-6
 
 
 def test_segments_cover_the_image_and_depend_on_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,10 +28,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "eigengradcam": {}, "shapleycam": {}, "scorecam": {}, "ablationcam": {}, "saliency": {}, "gradient_x_input": {},
     "smoothgrad": {"samples": 2}, "integrated_gradients": {"steps": 3}, "guided": {}, "lrp": {},
     "fullgrad": {}, "occlusion": {"window": 4, "stride": 4}, "rise": {"masks": 12}, "kernelshap": {"samples": 20},
+    "shapley": {"samples": 20},
     "lime": {"samples": 20}, "extremal": {"cells": 3, "steps": 1},
 }  # fmt: skip
 AT_IMAGE = {"saliency", "gradient_x_input", "smoothgrad", "integrated_gradients", "guided", "lrp",
-            "fullgrad", "occlusion", "rise", "kernelshap", "lime", "extremal"}  # fmt: skip
+            "fullgrad", "occlusion", "rise", "kernelshap", "shapley", "lime", "extremal"}  # fmt: skip
 
 
 class UpToNorm(nets.ConvNorm):

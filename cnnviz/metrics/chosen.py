@@ -16,7 +16,14 @@ from cnnviz.geometry.truth import Truth
 from cnnviz.metrics.baseline_maps import baseline
 from cnnviz.metrics.contract import ExplainedBatch, ExplainedImage, ExplainedNetwork, ModelMetric, Row, RunSummary
 from cnnviz.registry import lookup
-from cnnviz.registry.metrics import CONSERVATION, MAP_STATISTICS, RANDOMIZATION, MetricRequest, MetricSpec
+from cnnviz.registry.metrics import (
+    CONSERVATION,
+    MAP_STATISTICS,
+    RANDOMIZATION,
+    REPEATABILITY,
+    MetricRequest,
+    MetricSpec,
+)
 from cnnviz.registry.params import Options
 from cnnviz.settings import TargetSettings
 
@@ -27,13 +34,16 @@ _SHORT = 16
 Score = Callable[[PlacedMap, ExplainedImage, "Truth | None", Options], Mapping[str, Any]]
 
 
-def requested(target: TargetSettings, gap: str, own: Sequence[MetricRequest] = ()) -> tuple[MetricRequest, ...]:
+def requested(
+    target: TargetSettings, gap: str, own: Sequence[MetricRequest] = (), chance: str = ""
+) -> tuple[MetricRequest, ...]:
     """The metrics of a run of maps: map statistics, those that are named, and what the method's maps call for.
 
     Args:
         target: ``metrics`` as ``--metric`` has them; ``sanity`` is short for the randomization test.
         gap: Of a method whose values should add up to the score, why they may not; else empty.
         own: What the command measures of itself; ``--metric`` may ask for the same with other options.
+        chance: Of a method whose values are drawn by chance and who knows their error, how it becomes less; else empty.
 
     Raises:
         CnnvizError: An unknown metric or option.
@@ -47,6 +57,13 @@ def requested(target: TargetSettings, gap: str, own: Sequence[MetricRequest] = (
             "--metric conservation: the maps of this method are not meant to add up to the score.",
             "Use it with lrp, excitation-backprop, integrated_gradients or fullgrad, which measure it by themselves.",
         )
+    if REPEATABILITY.name in found and not chance:
+        raise CnnvizError(
+            "--metric repeatability: this method does not state how far its values are from those of another seed.",
+            "Use it with superpixels (shapley, kernelshap), which measures it by itself.",
+        )
+    if chance:
+        found[REPEATABILITY.name] = REPEATABILITY.request({"reason": chance})
     if gap:
         found[CONSERVATION.name] = CONSERVATION.request({"reason": gap})
     return tuple(found.values())

@@ -14,11 +14,13 @@ __all__ = [
     "MAP_STATISTICS",
     "METRICS",
     "RANDOMIZATION",
+    "REPEATABILITY",
     "ConservationOptions",
     "Figure",
     "MapStatisticsOptions",
     "MetricRequest",
     "MetricSpec",
+    "RepeatabilityOptions",
 ]
 
 
@@ -30,6 +32,12 @@ class MapStatisticsOptions(Options):
         "The photograph's pixels, or the map's own cells, for which nothing may be drawn or measured beside; "
         "auto: cells for all classes of a network where nothing is.",
     )
+
+
+class RepeatabilityOptions(Options):
+    """Options of repeatability."""
+
+    reason: str | None = option(None, "How the maps of the method come out more alike.")
 
 
 class ConservationOptions(Options):
@@ -112,4 +120,26 @@ CONSERVATION = MetricSpec(
     summary_key="left_out",
 )
 
-METRICS: tuple[MetricSpec, ...] = (MAP_STATISTICS, RANDOMIZATION, CONSERVATION, *FAITHFULNESS, *LOCALIZATION)
+REPEATABILITY = MetricSpec(
+    name="repeatability",
+    entry="",
+    title="Repeatability",
+    summary="How alike the maps of two seeds would be, of methods that draw by chance and know their error.",
+    paper="Covert & Lee, Improving KernelSHAP: Practical Shapley Value Estimation via Linear Regression, AISTATS 2021",
+    measures="figures",
+    direction="higher",
+    options=RepeatabilityOptions,
+    figures=(Figure("reliability", "correlation to expect of the maps of two seeds"),),
+    summarizer="cnnviz.metrics.repeatability:summarize",
+    key="",
+    summary_key="repeatability",
+)
+
+METRICS: tuple[MetricSpec, ...] = (
+    MAP_STATISTICS,
+    RANDOMIZATION,
+    CONSERVATION,
+    REPEATABILITY,
+    *FAITHFULNESS,
+    *LOCALIZATION,
+)

@@ -262,6 +262,8 @@ class MethodSpec(CommandSpec):
         colour: Whether the raw values [C, H, W] are a picture of their own, drawn around grey.
         several_layers: Whether more than one ``--layer`` makes one map.
         gap: For maps that should sum to the score: why one may not, told with how many do not.
+        chance: For maps that are drawn by chance and state their ``reliability``: how they come out more alike, told
+            with how many would not.
         singly: Whether nearly all passes are of changed copies of one image after the other, so that images in a batch
             only wait for each other.
         dry_run_params: Options with which a run tries the method on a probe before it starts, where few passes will do.
@@ -279,6 +281,7 @@ class MethodSpec(CommandSpec):
     colour: bool = False
     several_layers: bool = False
     gap: str = ""
+    chance: str = ""
     singly: bool = False
     dry_run_params: Mapping[str, Any] = field(default_factory=dict)
     many: str = ""

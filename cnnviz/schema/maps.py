@@ -150,13 +150,19 @@ class Scores(MapScores, FaithfulnessScores):
     """Of extremal: the shares of the image that the masks have, 0 to 1, for each area."""
     references: NotRequired[list[Count]]
     """Of finercam: indices of the classes that the class is compared with."""
+    reliability: NotRequired[float | None]
+    """Of kernelshap and shapley: the correlation to expect of the maps of two seeds over superpixels, 0 to 1; null
+    where too few samples tell."""
     samples: NotRequired[Count]
-    """Of kernelshap and lime: how many perturbed images were run; of gradient_shap: how many points."""
+    """Of kernelshap, shapley and lime: how many perturbed images were run; of gradient_shap: how many points."""
     score_difference: NotRequired[float | None]
     """Of integrated gradients, gradient_shap, conductance, neuron_conductance and deeplift: the score of the image
     minus that of the baseline, or the mean over baselines."""
     similarity: NotRequired[float | None]
     """Of compare: rank correlation with the map of the other run, -1 to 1."""
+    standard_error: NotRequired[float | None]
+    """Of kernelshap and shapley: the standard error of the values, root mean square over superpixels, in the score's
+    unit; 0 where all subsets were run, null where too few samples tell."""
     steps: NotRequired[Count]
     """Of integrated gradients and neuron_conductance: points on the path; of conductance: steps of it."""
     stride: NotRequired[int | list[int]]
@@ -165,7 +171,7 @@ class Scores(MapScores, FaithfulnessScores):
     sum: NotRequired[float | None]
     """Of sobol: the sum of the indices; of total ones at least 1, up to the noise of the estimate."""
     superpixels: NotRequired[Count]
-    """Of kernelshap and lime: how many superpixels the image has."""
+    """Of kernelshap, shapley and lime: how many superpixels the image has."""
     through_relevance: NotRequired[float | None]
     """Of lrp with ``--through``: the relevance of those channels at the layer, in the score's unit."""
     top_channel_relevance: NotRequired[list[float | None]]

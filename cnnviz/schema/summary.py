@@ -159,6 +159,21 @@ class LeftOut(TypedDict):
     """The largest share that one leaves out."""
 
 
+class Repeatability(TypedDict):
+    """How alike the maps of another seed would be, of methods that draw by chance."""
+
+    maps: Count
+    """How many maps have a ``reliability``."""
+    below_enough: Count
+    """How many have less than ``enough``."""
+    unknown: Count
+    """Of how many too few samples tell it."""
+    enough: Share
+    """The correlation from which on a map is not worth mentioning."""
+    least: float | None
+    """The least of all maps of which it is known."""
+
+
 @open_to("figures of the metric, each with ``value``, ``ci95`` and ``n``")
 class MetricSummary(TypedDict, total=False):
     """What a metric says of all maps of a run: its figures, by bootstrap over images, of rates by Wilson."""
@@ -191,6 +206,8 @@ class Conclusions(TypedDict, total=False):
     """Of ``--sanity``: how alike maps are to those of the network with random weights, one row a step."""
     left_out: LeftOut
     """How much of the score maps leave out, of methods whose values should add up to it."""
+    repeatability: Repeatability
+    """How alike the maps of another seed would be, of methods that draw by chance."""
     metrics: dict[str, MetricSummary]
     """Of ``--metric NAME``: the figures over all maps, by the metric's name."""
 

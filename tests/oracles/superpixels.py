@@ -48,6 +48,28 @@ def shapley(score: Game, count: int) -> list[float]:
     return found
 
 
+def orders(ways: Array) -> list[list[int]]:
+    """The order in which players come, of ways [n, d - 1, d]: who is there after the first, the second ..."""
+    found = []
+    for way in ways:
+        there: set[int] = set()
+        order = []
+        for row in [*way, [True] * way.shape[1]]:
+            [new] = {k for k, visible in enumerate(row) if visible} - there
+            there.add(new)
+            order.append(new)
+        found.append(order)
+    return found
+
+
+def gains(score: Game, order: list[int]) -> list[float]:
+    """What each player adds as it comes."""
+    found = [0.0] * len(order)
+    for place, player in enumerate(order):
+        found[player] = score(frozenset(order[: place + 1])) - score(frozenset(order[:place]))
+    return found
+
+
 def lime(score: Game, design: list[list[bool]], width: float, ridge: float) -> list[float]:
     """Coefficients of the weighted ridge regression; the intercept is not penalised."""
     count = len(design[0])

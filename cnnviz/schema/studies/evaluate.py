@@ -11,7 +11,7 @@ from cnnviz.schema.images import FailedImage, Image
 from cnnviz.schema.mosaics import WithMosaics
 from cnnviz.schema.shapes import By, Count
 from cnnviz.schema.studies.base import StudyHeader
-from cnnviz.schema.summary import Counted, LeftOut, Mean, Network
+from cnnviz.schema.summary import Counted, LeftOut, Mean, Network, Repeatability
 
 
 class Summed(Mean):
@@ -66,6 +66,8 @@ class EvaluateSummary(Counted, Network):
     """By metric the five maps of methods of which it says the worst, the worst first."""
     left_out: NotRequired[dict[str, LeftOut]]
     """By method whose values should add up to the score, how much of it they leave out."""
+    repeatability: NotRequired[dict[str, Repeatability]]
+    """By method that draws by chance, how alike the maps of another seed would be."""
     seconds_per_map: dict[str, float]
     """By method how long a map takes beside the forward passes that methods share, in seconds of the clock."""
 

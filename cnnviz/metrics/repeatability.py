@@ -1,0 +1,39 @@
+"""How alike the maps of another seed would be, of methods that draw by chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cnnviz.metrics.contract import Row, RunSummary
+from cnnviz.registry.metrics import MetricSpec, RepeatabilityOptions
+
+ENOUGH = 0.8
+"""Correlation with the map of another seed from which on a map is not worth mentioning."""
+
+
+def summarize(rows: Iterable[Row], spec: MetricSpec, params: RepeatabilityOptions) -> RunSummary:
+    """How many of the maps with a ``reliability`` have less than is enough, the least, and of how many it is not known.
+
+    Args:
+        rows: Their figures, as the method states them.
+        spec: The metric.
+        params: ``reason``: how the method's maps come out more alike, for people.
+    """
+    said = [row.scores["reliability"] for row in rows if row.scores and "reliability" in row.scores]
+    if not said:
+        return RunSummary(None)
+    stated = [each for each in said if each is not None]
+    below, unknown, least = sum(each < ENOUGH for each in stated), len(said) - len(stated), min(stated, default=None)
+    figures = {"maps": len(said), "below_enough": below, "unknown": unknown, "enough": ENOUGH, "least": least}
+    how = f"; {params.reason}" if params.reason else ""
+    notes = []
+    if below:
+        notes.append(
+            f"{below} of {len(said)} maps would correlate by less than {ENOUGH} with the map of another seed (the "
+            f"least by {least:.2f}){how}"
+        )
+    if unknown:
+        notes.append(
+            f"{unknown} of {len(said)} maps: too few samples to tell how alike that of another seed would be{how}"
+        )
+    return RunSummary(figures, tuple(notes), tuple(("", note) for note in notes))
