@@ -18,6 +18,7 @@ from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.render.colormap import colormap
 from cnnviz.render.tiles import Layout, coloured, layout, table, tiles
 from cnnviz.settings import ModelSpec
+from cnnviz.studies.activations import study
 from cnnviz.studies.activations.channels import ChannelTally, channel_figures, order
 from tests.support import digits
 from tests.support.runs import TINY, ran
@@ -140,6 +141,46 @@ def test_a_grey_network_without_dead_channels_named(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = net[:2](torch.from_numpy(images[place]).float()[None, None] / 255)[0].numpy()
     assert row["layers"][0]["sparsity"] == pytest.approx((expected <= 0).mean(), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("sort", "numbers", "end"),
+    [
+        ("mean", [2, 0], "; 2 are zero and left out"),
+        ("max", [2, 0], "; 2 are zero and left out"),
+        ("index", [0, 1, 2, 3], "scale"),
+        ("dead", [0], "; all are zero"),
+    ],
+)
+def test_channels_that_are_zero_have_no_tile_unless_places_say_which_they_are(
+    sort: str, numbers: list[int], end: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[list[int], str]] = []
+
+    def remembered(pictures: Any, shown: list[int], place: Layout, title: str) -> NDArray[np.uint8]:
+        drawn.append((list(shown), title))
+        return tiles(pictures, shown, place, title)
+
+    monkeypatch.setattr(study, "tiles", remembered)
+    scale = "[1., 0., 2., 0.]" if sort != "dead" else "[0., 0., 0., 0.]"
+    source = f"""
+import torch
+from torch import nn
+
+class Scaled(nn.Module):
+    def forward(self, x):
+        return x.mean(1, keepdim=True).square() * torch.tensor({scale})[None, :, None, None]
+
+def make():
+    return nn.Sequential(Scaled(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+"""
+    (tmp_path / "scaled.py").write_text(source)
+    model = ModelSpec(model=f"{tmp_path}/scaled.py:make", input_size=(3, 64, 64), resize=64)
+    run(photos / "0.png", tmp_path / "out", model, ("0",), sort="mean" if sort == "dead" else sort)
+    [(shown, title)] = drawn
+    assert shown == numbers
+    assert title.startswith("0: 4 channels of 64x64, by ")
+    assert title.endswith(end)
 
 
 def test_order_and_figures_by_hand() -> None:

@@ -19,7 +19,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.io.write_tables import Spool, VectorFile, write_csv
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.settings import ModelSpec
-from cnnviz.studies.embed import embedding
+from cnnviz.studies.embed import embedding, study
 from tests.support import digits, tiny_model
 from tests.support.embeds import run, table
 from tests.support.pictures import photograph
@@ -188,6 +188,23 @@ def test_few_images(count: int, tmp_path: Path) -> None:
     else:
         assert found["tsne"]["perplexity"] < count
         assert all(math.isfinite(float(row["tsne_x"])) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("most", "begin"), [(9, "each picture, then its nearest"), (4, "4 of 9 pictures, each before its")]
+)
+def test_a_sheet_of_neighbours_says_how_many_pictures_it_has(
+    most: int, begin: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headings: list[str] = []
+    sheet = study.drawing.neighbour_sheet
+    monkeypatch.setattr(study, "_SHEET_ROWS", most)
+    monkeypatch.setattr(
+        study.drawing, "neighbour_sheet", lambda rows, heading: (headings.append(heading), sheet(rows, heading))[1]
+    )
+    run(photos, tmp_path / "out")
+    [heading] = headings
+    assert heading.startswith(begin)
 
 
 def test_labels_come_from_tables_lists_and_folders(photos: Path, tmp_path: Path) -> None:

@@ -78,6 +78,22 @@ def test_a_region_that_the_network_was_not_shown_is_said(photos: Path, tmp_path:
     assert beside["reason"] == "@box:200%,0,9,9 lies outside this image"
 
 
+@pytest.mark.parametrize("command", ["gradcam", "targets"])
+def test_what_it_was_not_shown_is_grey_in_the_prediction(command: str, tmp_path: Path) -> None:
+    """A red picture of twice its height, of which the crop hides both outer quarters."""
+    Image.fromarray(np.full((SIDE, 2 * SIDE, 3), (255, 0, 0), dtype=np.uint8)).save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    save = ["--save", "segments"] if command == "gradcam" else []
+    assert main([command, str(tmp_path / "a.png"), *MODEL, "--view", "crop", *save, "-o", str(out), "-q"]) == 0
+    [name] = [*out.rglob("a.png.segments.png"), *out.rglob("a.png.targets.png")]
+    with Image.open(name) as opened:
+        figure = np.asarray(opened.convert("RGB")).astype(int)
+    # The photograph is red from edge to edge; its copy with the prediction in no column of its outer quarters.
+    red = (figure == (255, 0, 0)).all(axis=2)
+    columns = np.flatnonzero(red.sum(axis=0) > 100)
+    assert columns.max() - columns.min() + 1 == len(columns) == 420
+
+
 def test_what_is_found_is_explained_and_said(photos: Path, tmp_path: Path) -> None:
     report = _run(photos, tmp_path, "-c", "pred", "-c", "top:5", "-t", "segment:2", "-t", "class:blue", code=3)
     assert report["model"]["task"] == "segment"

@@ -13,7 +13,7 @@ from cnnviz.geometry.placement import place as placed_on
 from cnnviz.metrics.evidence import classes_at_pixels, evidence_by_class
 from cnnviz.render.class_colours import OTHER, Colour
 from cnnviz.render.grid import resize
-from cnnviz.render.overlay import Style, overlay
+from cnnviz.render.overlay import Style, overlay, with_unseen
 from cnnviz.render.segments import (
     Bar,
     SegmentTile,
@@ -91,7 +91,9 @@ class Segmented:
         at = enlarged(self._at, (small.shape[1], small.shape[0]))
         ranked = sorted(areas, key=lambda index: -areas[index])
         names = [Bar(self._labels[index], colours[index], 0.0, areas[index]) for index in ranked]
-        return segment_figure(small, painted(small, at, colours), names, self._tiles, self._done.ref.name)
+        rect, size = self._done.geometry.rect, self._done.geometry.image_size
+        prediction = with_unseen(painted(small, at, colours), small, rect, size)
+        return segment_figure(small, prediction, names, self._tiles, self._done.ref.name)
 
 
 def with_region(item: TargetMap) -> str:

@@ -21,6 +21,7 @@ from cnnviz.metrics.evidence import classes_at_pixels
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.records import DetectionScore
 from cnnviz.render.grid import resize
+from cnnviz.render.overlay import with_unseen
 from cnnviz.render.segments import (
     Bar,
     areas_of,
@@ -103,7 +104,8 @@ class TargetList:
         masks = [place(each.cells.astype(np.float32), rect, (width, height), signed=False).values >= 0.5
                  for each in self.asked if each.cells is not None]  # fmt: skip
         parts = [resize(mask.astype(np.uint8) * 255, size) >= 128 for mask in masks]
-        marked = numbered(painted(small, enlarged(at, size), colours), parts)
+        coloured = with_unseen(painted(small, enlarged(at, size), colours), small, rect, (width, height))
+        marked = numbered(coloured, parts)
         names = [Bar(self.labels[index], colours[index], 0.0, area) for index, area in areas.items()]
         names.sort(key=lambda bar: -bar.area)
         return listing_figure(small, marked, names, self.item.ref.name)

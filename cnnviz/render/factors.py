@@ -9,17 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from cnnviz.geometry.placement import Rect, place
+from cnnviz.geometry.placement import Rect, place, seen_part
 from cnnviz.render.class_colours import PALETTE
 from cnnviz.render.grid import thumbnail
+from cnnviz.render.overlay import UNSEEN, with_unseen
 from cnnviz.render.patches import square
-from cnnviz.render.text import write
+from cnnviz.render.text import wrapped, write
 
 Picture = NDArray[np.uint8]
 MOST = len(PALETTE)
 """Factors that have a colour of their own."""
 _INK, _SOFT, _PAPER = (28, 30, 34), (112, 117, 124), (255, 255, 255)
 _LONGEST, _MARGIN, _LINE, _WORDS = 640, 14, 22, 250
+_SMALL, _MOST_LINES = 11, 4
 _STRONGEST = 0.8
 
 
@@ -34,6 +36,8 @@ class FactorRow:
 
 def painted(rgb: Picture, weights: NDArray[np.float32], rect: Rect) -> Picture:
     """The image in grey under the colour of each pixel's strongest factor, strongest colour at the largest weight.
+
+    What the cells do not cover is drawn as in all pictures: light, outside a frame.
 
     Args:
         rgb: [H, W, 3].
@@ -53,15 +57,28 @@ def painted(rgb: Picture, weights: NDArray[np.float32], rect: Rect) -> Picture:
     grey = shown @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     colours = np.array(PALETTE, dtype=np.float32)[strongest]
     mixed: Picture = np.rint(grey[..., None] * (1 - opacity) + colours * opacity).astype(np.uint8)
-    return mixed
+    return with_unseen(mixed, shown, rect, (rgb.shape[1], rgb.shape[0]))
 
 
-def factor_figure(rgb: Picture, coloured: Picture, areas: Sequence[float]) -> Picture:
-    """The image, the same in colours, and below them which colour is which factor, with its share of the area."""
+def what_figures_are(said: str, rect: Rect, size: tuple[int, int]) -> str:
+    """What is written below a figure: what its shares are, and what is grey where the cells do not cover the image."""
+    return said if seen_part(rect, size) == (0, 0, *size) else f"{said}; {UNSEEN}"
+
+
+def factor_figure(rgb: Picture, coloured: Picture, areas: Sequence[float], said: str) -> Picture:
+    """The image, the same in colours, and below them which colour is which factor, with its share of the area.
+
+    Args:
+        rgb: [H, W, 3].
+        coloured: As :func:`painted` makes it.
+        areas: Share of each factor.
+        said: Written below all: what these are.
+    """
     height, width = coloured.shape[:2]
     room = max(2 * width + _MARGIN, 66 * min(len(areas), 5))
     lines = -(-len(areas) // max(1, room // 66))
-    canvas = Image.new("RGB", (room, height + 8 + lines * _LINE), _PAPER)
+    words, top = wrapped(said, _SMALL, room, _MOST_LINES), height + 8 + lines * _LINE
+    canvas = Image.new("RGB", (room, top + len(words) * (_SMALL + 5)), _PAPER)
     canvas.paste(Image.fromarray(thumbnail(rgb, max(width, height))), (0, 0))
     canvas.paste(Image.fromarray(coloured), (width + _MARGIN, 0))
     draw = ImageDraw.Draw(canvas)
@@ -69,7 +86,9 @@ def factor_figure(rgb: Picture, coloured: Picture, areas: Sequence[float]) -> Pi
         line, column = divmod(factor, max(1, room // 66))
         x, y = column * 66, height + 8 + line * _LINE
         draw.rectangle((x, y + 2, x + 13, y + 15), PALETTE[factor])
-        write(draw, (x + 18, y + 2), f"{factor + 1}: {100 * area:.0f} %", 11, _INK if area else _SOFT, 48)
+        write(draw, (x + 18, y + 2), f"{factor + 1}: {100 * area:.0f} %", _SMALL, _INK if area else _SOFT, 48)
+    for line, text in enumerate(words):
+        write(draw, (0, top + line * (_SMALL + 5)), text, _SMALL, _SOFT, room)
     return np.asarray(canvas)
 
 

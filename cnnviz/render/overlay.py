@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError
-from cnnviz.geometry.placement import PlacedMap
+from cnnviz.geometry.placement import PlacedMap, Rect, seen_part
 from cnnviz.render.colormap import AUTO, NEUTRAL, SIGNED_DEFAULT, UNSIGNED_DEFAULT, colormap, is_diverging
 
 # Light and without colour: neither a cold place nor a dark one.
+UNSEEN = "grey, outside the frame: not shown to the network"
 _UNSEEN_CONTRAST, _UNSEEN_LIGHT = 0.4, 140.0
 _UNSEEN_FRAME = (64, 64, 64)
 # Of a layer that is laid over the image: colour and weight.
@@ -130,6 +131,25 @@ def overlay(rgb: NDArray[np.uint8], placed: PlacedMap, style: Style) -> NDArray[
     paint = _painter(placed, style)
     for rows in _strips(y0, y1, x1 - x0):
         out[rows, x0:x1] = paint(rgb[rows, x0:x1], placed.values[rows, x0:x1])
+    return out
+
+
+def with_unseen(
+    picture: NDArray[np.uint8], rgb: NDArray[np.uint8], rect: Rect, size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """A picture of a photograph, with what the network did not see of it as :func:`overlay` draws that.
+
+    Args:
+        picture: [h, w, 3].
+        rgb: The photograph at that size.
+        rect: What it saw, in pixels of the photograph.
+        size: (W, H) of that.
+    """
+    height, width = picture.shape[:2]
+    across, down = width / size[0], height / size[1]
+    around = (rect[0] * across, rect[1] * down, rect[2] * across, rect[3] * down)
+    out = picture.copy()
+    _draw_unseen(np.ascontiguousarray(rgb), seen_part(around, (width, height)), out)
     return out
 
 

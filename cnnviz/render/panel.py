@@ -19,7 +19,7 @@ from cnnviz.geometry.placement import PlacedMap
 from cnnviz.render.box_figure import with_boxes
 from cnnviz.render.color_bar import bar_colours, zero_on
 from cnnviz.render.grid import fit, in_columns, paste, resize
-from cnnviz.render.overlay import Style, coloured, drawn_colormap, drawn_limits, is_flat, overlay, resized
+from cnnviz.render.overlay import UNSEEN, Style, coloured, drawn_colormap, drawn_limits, is_flat, overlay, resized
 from cnnviz.render.text import Colour, fitted, font, length, number, percent, wrapped, write
 
 _MARGIN, _GAP, _ROW_GAP, _COLUMN_GAP = 24, 12, 26, 24
@@ -132,7 +132,7 @@ def grey_is(rows: Sequence[PanelRow]) -> str:
     """What the grey means, where there is any."""
     height, width = rows[0].placed.values.shape
     seen_whole = all(row.placed.seen == (0, 0, width, height) for row in rows)
-    return "" if seen_whole else "grey, outside the frame: not shown to the network"
+    return "" if seen_whole else UNSEEN
 
 
 @dataclass(frozen=True, eq=False)

@@ -124,8 +124,10 @@ class Activations(Study[ActivationsOptions]):
     def _grid(self, ref: LayerRef, layer: _Layer) -> NDArray[np.uint8]:
         sort, own = self._order_of(ref), self.params.per_channel
         channels, height, width = layer.values.shape
-        picked = order(layer.figures, sort).tolist()
         figures, limit = layer.figures, layer.limit()
+        ranked = order(figures, sort)
+        # By index a place says which channel it is; in another order tiles of zeros say nothing.
+        picked = (ranked if sort == "index" else _alive(ranked, figures)).tolist()
         largest = np.maximum(figures.largest, -figures.smallest if layer.signed else 0.0)
         made = [
             coloured(layer.values[c], float(largest[c]) if own else limit, self.style.colormap, layer.signed)
@@ -133,7 +135,9 @@ class Activations(Study[ActivationsOptions]):
         ]
         scale = "each on its own scale" if own else f"{'-' + number(limit) if layer.signed else '0'} to {number(limit)}"
         title = f"{ref.name}: {channels} channels of {height}x{width}, by {sort}, {scale}"
-        return tiles(made, picked, layout(channels, (height, width)), title)
+        if left := channels - len(picked):
+            title += "; all are zero" if limit == 0 else f"; {left} are zero and left out"
+        return tiles(made, picked, layout(len(picked), (height, width)), title)
 
     def _order_of(self, ref: LayerRef) -> str:
         """``--sort``; by itself a wide layer begins with what is most active, since nobody reads it to the end."""
@@ -202,6 +206,12 @@ class Activations(Study[ActivationsOptions]):
             )
         sentences = [_told(ref, tally) for ref, tally in zip(self.refs, self.tallies, strict=True)]
         return Findings({"activations": summary}, {"layers": report}, sentences=sentences)
+
+
+def _alive(ranked: NDArray[np.int64], figures: ChannelFigures) -> NDArray[np.int64]:
+    """Of ranked channels those that are not zero everywhere; where all are, the first."""
+    alive = ranked[(figures.largest[ranked] != 0) | (figures.smallest[ranked] != 0)]
+    return alive if len(alive) else ranked[:1]
 
 
 def _told(ref: LayerRef, tally: ChannelTally) -> str:

@@ -25,7 +25,7 @@ from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record
 from cnnviz.registry.studies import ConceptsOptions
 from cnnviz.render.concepts import importance_chart
-from cnnviz.render.factors import FactorRow, factor_figure, factor_legend, painted
+from cnnviz.render.factors import FactorRow, factor_figure, factor_legend, painted, what_figures_are
 from cnnviz.render.patches import cut
 from cnnviz.run.images import DecodedImage, failed
 from cnnviz.run.loop import Fold, Loop
@@ -232,7 +232,8 @@ class Concepts(Study[ConceptsOptions]):
         if seen is not None:
             self.store.write(seen.file.removesuffix(".png") + ".npz", encode_npz({"weights": seen.weights}))
             coloured = painted(seen.item.rgb, seen.weights, seen.item.geometry.rect)
-            self.store.write(seen.file, encode(factor_figure(seen.item.rgb, coloured, seen.areas()), _PNG))
+            said = what_figures_are(_PER_CENT, seen.item.geometry.rect, seen.item.geometry.image_size)
+            self.store.write(seen.file, encode(factor_figure(seen.item.rgb, coloured, seen.areas(), said), _PNG))
         return Record("", None, None, None)
 
     def _gather(self, seen: _Seen | None) -> None:

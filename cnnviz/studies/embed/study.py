@@ -235,10 +235,11 @@ class Embed(Study[EmbedOptions]):
         grid = drawing.thumbnail_grid(self._thumbnail, layout.cells, layout.shape, side)
         self.store.write("grid.png", encode(grid, _PNG))
         if layout.near.index.shape[1]:
-            heading = f"each picture, then its nearest by {self.params.metric} {self._measure()}"
-            self.store.write(
-                "neighbours.png", encode(drawing.neighbour_sheet(self._sheet(layout, kind), heading), _PNG)
-            )
+            sheet = self._sheet(layout, kind)
+            every = len(self.rows)
+            of = "each picture, then" if len(sheet) == every else f"{len(sheet)} of {every} pictures, each before"
+            heading = f"{of} its nearest by {self.params.metric} {self._measure()}"
+            self.store.write("neighbours.png", encode(drawing.neighbour_sheet(sheet, heading), _PNG))
 
     def _sheet(self, layout: Layout, kind: str) -> list[list[drawing.Near]]:
         values, shown = self._values(layout, kind), layout.near.index[:, :8]

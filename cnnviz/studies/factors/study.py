@@ -22,7 +22,7 @@ from cnnviz.models.graph.outputs import two_dim
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record
 from cnnviz.registry.studies import FactorsOptions
-from cnnviz.render.factors import FactorRow, factor_figure, factor_legend, painted
+from cnnviz.render.factors import FactorRow, factor_figure, factor_legend, painted, what_figures_are
 from cnnviz.render.patches import cut
 from cnnviz.render.text import percent
 from cnnviz.run.images import DecodedImage, failed
@@ -189,7 +189,8 @@ class DeepFeatureFactors(Study[FactorsOptions]):
     def _draw(self, seen: _Seen) -> Record:
         item = seen.item
         coloured = painted(item.rgb, seen.weights, item.geometry.rect)
-        self.store.write(seen.file, encode(factor_figure(item.rgb, coloured, seen.areas()), _PNG))
+        said = what_figures_are(_PER_CENT, item.geometry.rect, item.geometry.image_size)
+        self.store.write(seen.file, encode(factor_figure(item.rgb, coloured, seen.areas(), said), _PNG))
         self.store.write(seen.file.removesuffix(".png") + ".npz", encode_npz({"weights": seen.weights}))
         return Record("", None, None, None)
 
