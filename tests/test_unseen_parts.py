@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cnnviz.geometry.placement import place
 from cnnviz.render.factors import factor_figure, painted, what_figures_are
 from cnnviz.render.overlay import Style, overlay, with_unseen
+from cnnviz.studies.adversarial import region_figure
 
 RECT = (40.0, 10.0, 100.0, 60.0)
 
@@ -51,6 +52,30 @@ def test_factors_have_the_frame_and_say_what_their_shares_are(rgb: NDArray[np.ui
     assert (told[: len(bare) - 16] == bare[: len(bare) - 16]).all()
     assert (told[-16:] < 200).any()
     assert (bare[-16:] == 255).all()
+
+
+def test_predictions_under_attack_have_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figure's photographs have the size at which it draws them, so that pixels stay what they are."""
+    photo = np.random.default_rng(2).integers(0, 256, (420, 420, 3), dtype=np.uint8)
+    rect = (105.0, 105.0, 315.0, 315.0)
+    drawn: dict[str, Any] = {}
+
+    def remembered(rows: Any, title: str) -> Any:
+        drawn.update({cell.heading: cell.picture for row in rows for cell in row if cell is not None})
+        return photo
+
+    monkeypatch.setattr(region_figure, "comparison", remembered)
+    classes = np.zeros((2, 2), dtype=np.int64)
+    region_figure.attack_figure(
+        region_figure.Attacked(
+            "", (photo, photo, photo), (classes, classes), None, rect, ("one",), ("noise", "", "", "")
+        )
+    )
+    blank = place(np.zeros((2, 2), np.float32), rect, (420, 420), signed=False)
+    expected = overlay(photo, blank, Style("turbo", 0.5))
+    for name in ("prediction", "prediction of the adversarial image"):
+        np.testing.assert_array_equal(drawn[name][:105], expected[:105])
+        np.testing.assert_array_equal(drawn[name][:, 315:], expected[:, 315:])
 
 
 def _flat() -> Any:

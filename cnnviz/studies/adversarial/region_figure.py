@@ -11,6 +11,7 @@ from cnnviz.geometry.placement import Rect, place
 from cnnviz.metrics.evidence import classes_at_pixels
 from cnnviz.render.comparison import Cell, comparison
 from cnnviz.render.grid import resize
+from cnnviz.render.overlay import with_unseen
 from cnnviz.render.segments import areas_of, colours_by_area, enlarged, legend_of_areas, painted, roomy, with_outline
 
 Picture = NDArray[np.uint8]
@@ -51,7 +52,7 @@ def attack_figure(shown: Attacked) -> Picture:
     every = {index: max(area.get(index, 0.0) for area in areas) for index in {*areas[0], *areas[1]}}
     colours = colours_by_area(every)
     drawn = [
-        painted(picture, enlarged(at, size), colours)
+        with_unseen(painted(picture, enlarged(at, size), colours), picture, shown.rect, (width, height))
         for picture, at in ((clean, before_at), (after, after_at))
     ]  # fmt: skip
     if shown.region is not None:
