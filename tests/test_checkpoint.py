@@ -200,9 +200,10 @@ def test_files_without_weights(tmp_path: Path) -> None:
     torch.save([1], tmp_path / "a.pt")
     with pytest.raises(CnnvizError, match="holds list, but no weights"):
         read_checkpoint(tmp_path / "a.pt")
+    torch.save(state(), tmp_path / "weights.pt")
     with pytest.raises(CnnvizError, match="No such file") as caught:
-        read_checkpoint(tmp_path / "b.pt")
-    assert caught.value.hint == "Did you mean a.pt?"
+        read_checkpoint(tmp_path / "wieghts.pt")
+    assert caught.value.hint == "Did you mean weights.pt?"
     with pytest.raises(CnnvizError, match="cannot read"):
         read_checkpoint(tmp_path)
 

@@ -208,7 +208,7 @@ def test_another_function_is_another_run(
         ("diff:{code}:first,class:1", "a class and a function have no common scale"),
         ("diff:{code}:first,{code}:first", "both are the same function"),
         ("similar:{folder}/none.png", "there is no such picture"),
-        ("similar:{folder}/in/5.pgn", "Did you mean {folder}/in/"),
+        ("similar:{folder}/in/5.pgn", "There are {folder}/in/"),
         ("similar:{folder}/in/nothing-like-it", "There are {folder}/in/"),
         ("similar:{folder}/nowhere/5.png", "nowhere' does not exist"),
         ("similar:{code}", "similar:"),
