@@ -91,8 +91,24 @@ def foreign_code() -> Iterator[None]:
         raise
     except BaseException as error:
         _mark(error)
-        said = next(iter(str(error).splitlines()), "")
+        said = first_line(error, "")
         raise StoppedError(f"the network's code raised {type(error).__name__}{f': {said}' if said else ''}") from error
+
+
+def first_line(error: BaseException, otherwise: str | None = None) -> str:
+    """The first line of what an exception says.
+
+    Args:
+        error: The exception.
+        otherwise: What to give where it says nothing; None for the name of its kind.
+
+    >>> first_line(ValueError("bad\\nworse")), first_line(KeyError()), first_line(KeyError(), "")
+    ('bad', 'KeyError', '')
+    """
+    said = str(error).strip().splitlines()
+    if said:
+        return said[0]
+    return type(error).__name__ if otherwise is None else otherwise
 
 
 _FOREIGN = "raised_by_foreign_code"
@@ -161,13 +177,22 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
+def out_of(count: int, every: int, noun: str) -> str:
+    """How many of how many: the noun is one or several as ``every`` is.
+
+    >>> out_of(1, 6, "map"), out_of(1, 1, "map")
+    ('1 of 6 maps', '1 of 1 map')
+    """
+    return f"{count} of {counted(every, noun)}"
+
+
 def of_all(count: int, every: int, noun: str, one: str = "is", many: str = "are") -> str:
-    """How many of how many do something: the noun is one or several as ``every`` is, the verb as ``count`` is.
+    """How many of how many do something: as :func:`out_of`, and the verb is one or several as ``count`` is.
 
     >>> of_all(1, 6, "map"), of_all(1, 1, "map", "leaves", "leave"), of_all(2, 6, "image", "has", "have")
     ('1 of 6 maps is', '1 of 1 map leaves', '2 of 6 images have')
     """
-    return f"{count} of {counted(every, noun)} {one if count == 1 else many}".rstrip()
+    return f"{out_of(count, every, noun)} {one if count == 1 else many}"
 
 
 def nearest(value: str, known: Iterable[str], count: int = 3, ignore: str = "", before: str = "") -> str:

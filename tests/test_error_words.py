@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cnnviz.cli.app import main
-from cnnviz.errors import counted, nearest_file, of_all
+from cnnviz.errors import counted, nearest_file, of_all, out_of
 from cnnviz.models.graph.layer_names import unknown_layer
 
 
@@ -17,7 +17,7 @@ from cnnviz.models.graph.layer_names import unknown_layer
 )
 def test_the_noun_follows_all_and_the_verb_the_part(count: int, every: int, said: str) -> None:
     assert of_all(count, every, "map") == said
-    assert of_all(count, every, "map", "", "") == said.rsplit(" ", 1)[0]
+    assert out_of(count, every, "map") == said.rsplit(" ", 1)[0]
     assert counted(every, "map") == said.split(" of ")[1].rsplit(" ", 1)[0]
 
 

@@ -268,7 +268,7 @@ def test_a_loss_that_is_no_number_ends_it_with_the_last_good_checkpoint(
     assert main([*line, "-o", str(tmp_path / "o")]) == 2
     said = capsys.readouterr().err
     best = report(tmp_path / "o")["summary"]["training"]["best"]["epoch"]
-    assert f"no finite number in epoch 3, step 3: checkpoint.safetensors is that of epoch {best}." in said
+    assert f"NaN or infinite in epoch 3, step 3: checkpoint.safetensors is that of epoch {best}." in said
     assert "--learning-rate below 0.001" in said
     assert "epoch 3, step 3" in report(tmp_path / "o")["summary"]["stopped"]
     assert len(epochs(tmp_path / "o")) == 2

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cnnviz.audit.policy import Policy
 from cnnviz.audit.policy_checks import PolicyCheck
 from cnnviz.audit.verdict import Observation, Statement
-from cnnviz.errors import of_all
+from cnnviz.errors import of_all, out_of
 from cnnviz.metrics.seen_region import BACKGROUND, SeenRegion, in_words
 from cnnviz.metrics.similarity import spearman
 from cnnviz.report.record_words import is_flat
@@ -120,7 +120,7 @@ class Check(ABC):
         for kind, what in ((all_flat, "are flat"), (all_negative, "have no positive values")):
             out = [each.path for each in judged if each.path not in seen and kind(each)]
             if out:
-                of = of_all(len(out), len(judged), "image", "", "")
+                of = out_of(len(out), len(judged), "image")
                 texts.append(f"the maps of {of} {what}, no {lack}: {_first(out)}")
         self.remarks += texts
         return "; ".join(texts)
@@ -142,7 +142,7 @@ class Check(ABC):
             if share or everywhere:
                 seen.add(share)
         if out and not everywhere:
-            of = of_all(len(out), len(shares), "image", "", "")
+            of = out_of(len(out), len(shares), "image")
             texts.append(f"the network saw nothing of {in_words(region)} in {of}, left out: {_first(out)}")
         if everywhere or region != BACKGROUND:
             texts.append(seen.hidden(region))

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from cnnviz.audit.check import Check, Judged, mean, rate
 from cnnviz.audit.verdict import Observation, Statement
-from cnnviz.errors import of_all
+from cnnviz.errors import out_of
 from cnnviz.geometry.placement import seen_part
 from cnnviz.metrics.region_energy import rectangle
 from cnnviz.metrics.seen_region import BACKGROUND, in_words, share_seen
@@ -77,7 +77,7 @@ class Counterfactual(Check):
         if not out:
             return ""
         first = f"{out[0].path}{', ...' * (len(out) > 1)}"
-        of = of_all(len(out), len(judged), "image", "", "")
+        of = out_of(len(out), len(judged), "image")
         nearly = f"{in_words(region)} is more than 95 % of what the network saw of {of}"
         text = f"{nearly}, left out, for nothing is left beside it: {first}"
         if seen:

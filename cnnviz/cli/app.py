@@ -20,7 +20,7 @@ from cnnviz.cli.console import Console
 from cnnviz.cli.interrupts import ended_by_the_second
 from cnnviz.cli.options import unconverted
 from cnnviz.cli.streams import open_closed_ones
-from cnnviz.errors import EXIT_INTERRUPTED, CnnvizError, nearest
+from cnnviz.errors import EXIT_INTERRUPTED, CnnvizError, first_line, nearest
 from cnnviz.io.idle_threads import giving_way
 from cnnviz.registry import lookup
 
@@ -175,7 +175,7 @@ def _without_room(error: Exception) -> CnnvizError | None:
 
     if not is_out_of_memory(error):
         return None
-    reason = (str(error).strip().splitlines() or ["no memory is left"])[0]
+    reason = first_line(error, "no memory is left")
     told = CnnvizError(f"out of memory: {reason}", "Use a smaller --input-size or --batch-size, or --device cpu.")
     told.__cause__ = error
     return told

@@ -17,9 +17,8 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.boxes import candidates
 from cnnviz.engine.gradient_path import gradient_at_layers
 from cnnviz.engine.session import ForwardPass, Session
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, first_line
 from cnnviz.models.graph.outputs import OutputChoice
-from cnnviz.models.loading.inputs import first_line
 from cnnviz.schema import header
 
 # Largest difference between two answers that rounding may explain, relative to the largest logit.

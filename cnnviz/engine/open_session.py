@@ -23,14 +23,14 @@ from cnnviz.engine.prepare.split import Split, computes, crossing, cut, quietly,
 from cnnviz.engine.readout import Readout
 from cnnviz.engine.session import ForwardPass, PreparedNetwork, Session, check_rows
 from cnnviz.engine.shared_outputs import with_shared_marked
-from cnnviz.errors import CnnvizError, foreign_code
+from cnnviz.errors import CnnvizError, first_line, foreign_code
 from cnnviz.models.borrowing import borrowed
 from cnnviz.models.graph.layers import LayerRef
 from cnnviz.models.graph.levels import marked_levels
 from cnnviz.models.graph.outputs import OutputChoice, choose_output, select_output, selector
 from cnnviz.models.graph.trace import Graph, of_boxes, trace
 from cnnviz.models.graph.units import ending_at_units, ending_at_vector
-from cnnviz.models.loading.inputs import cannot_run, first_line
+from cnnviz.models.loading.inputs import cannot_run
 from cnnviz.models.loading.listed_boxes import lists_boxes, with_rows
 from cnnviz.registry.tasks import TaskRequest
 

@@ -141,7 +141,7 @@ def seconds_a_batch(session: Session, batch: Tensor) -> float:
 
 def correlation(a: Tensor, b: Tensor) -> float:
     """Pearson's correlation of two maps of the same shape; 1 for equal ones, 0 where one of two is constant."""
-    x, y = (t.detach().double().cpu().flatten() for t in (a, b))
+    x, y = (t.detach().cpu().double().flatten() for t in (a, b))
     if torch.equal(x, y):
         return 1.0
     if not bool(torch.isfinite(x).all()):

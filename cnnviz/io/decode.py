@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, _imaging
 
-from cnnviz.errors import ImageError
+from cnnviz.errors import ImageError, first_line
 from cnnviz.io.pixels import STRIP_BYTES, orientation, to_rgb, upright
 
 MAX_PIXELS = 200_000_000
@@ -288,8 +288,7 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def _damage(kind: str, stream: BinaryIO, error: Exception) -> ImageError:
-    said = str(error).strip().splitlines()
-    reason = said[0][:200] if said else type(error).__name__
+    reason = first_line(error)[:200]
     if isinstance(error, EOFError) or "truncated" in reason.lower() or _is_cut(kind, stream):
         return ImageError("truncated", f"the {kind.upper()} data ends too early: {reason}")
     return ImageError("corrupt", f"the {kind.upper()} data is damaged: {reason}")

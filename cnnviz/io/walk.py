@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, first_line
 from cnnviz.io.faults import persistently
 from cnnviz.io.names import Names, safe_component
 from cnnviz.io.patience import patiently
@@ -218,8 +218,7 @@ def _fsspec() -> Any:
 
 def said(error: Exception) -> str:
     """The first line of an error's text."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return first_line(error)[:200]
 
 
 def walk(files: Files, root: str, state: State = None, pattern: Sequence[str] = ()) -> Found:

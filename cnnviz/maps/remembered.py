@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from cnnviz.engine.runtime import device_name
-from cnnviz.errors import of_all
+from cnnviz.errors import out_of
 from cnnviz.io.annotations import Annotations
 from cnnviz.io.cache import ContentCache
 from cnnviz.io.digests import file_sha256, package_sha256, running_code
@@ -158,9 +158,7 @@ class Remembered:
         images, answers = self.images, self.answers
         if not images.hits + answers.hits:
             return []
-        text = (
-            f"from the cache {self.cache.folder}: {of_all(images.hits, images.hits + images.misses, 'image', '', '')}"
-        )
+        text = f"from the cache {self.cache.folder}: {out_of(images.hits, images.hits + images.misses, 'image')}"
         if answers.hits + answers.misses:
             text += f", {answers.hits} of {answers.hits + answers.misses} answers of checks"
         return [text]

@@ -123,7 +123,7 @@ def baseline_figures(kind: str, pixels: Tensor, preprocess: Preprocess | None) -
     """
     if kind in _MANY_COLOURS or preprocess is None or len(preprocess.mean) != pixels.shape[1]:
         return {"baseline": kind}
-    values = in_order(baseline(pixels, kind, (1, 1), 0, preprocess)[:, :, :1, :1], preprocess).flatten(1).double().cpu()
+    values = in_order(baseline(pixels, kind, (1, 1), 0, preprocess)[:, :, :1, :1], preprocess).flatten(1).cpu().double()
     mean, std = (torch.tensor(each, dtype=torch.float64) for each in (preprocess.mean, preprocess.std))
     return {"baseline": kind, "baseline_pixel": ((values * std + mean) / preprocess.scale).round(decimals=1)}
 

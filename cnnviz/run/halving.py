@@ -7,7 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
 from cnnviz.engine import runtime as rt
-from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.errors import CnnvizError, ImageError, first_line
 from cnnviz.records import Record
 from cnnviz.run.images import DecodedImage, failed
 
@@ -34,7 +34,7 @@ class Halving:
         """``work`` on a batch, one result an image.
 
         Raises:
-            CnnvizError: A fault that is no image's.
+            CnnvizError: A fault of the run, not of an image.
         """
         prepared = self._prepared
         try:
@@ -42,7 +42,7 @@ class Halving:
         except Exception as error:
             if isinstance(error, CnnvizError) and not isinstance(error, ImageError):
                 raise
-            memory, reason = rt.is_out_of_memory(error), _first_line(error)
+            memory, reason = rt.is_out_of_memory(error), first_line(error)
             # The tiles of one image are a batch of their own.
             tiled = memory and prepared.preprocess.view == "tiles" and prepared.batch_size > 1
             if len(items) == 1 and not tiled:
@@ -66,7 +66,3 @@ class Halving:
             first, self._told = not self._told, True
         if first:
             self._prepared.note(f"a batch of {count} failed though none of its images did, and ran in parts: {reason}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

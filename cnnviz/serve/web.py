@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cnnviz.errors import CnnvizError, ImageError, shown
+from cnnviz.errors import CnnvizError, ImageError, first_line, shown
 from cnnviz.registry.params import Param
 from cnnviz.serve import dossier, places
 from cnnviz.serve.activations import LayerValues, values_of
@@ -300,7 +300,7 @@ def _answering(endpoint: Endpoint, note: Callable[[str], None]) -> Endpoint:
         except CnnvizError as error:
             return _Json({"error": error.message, "hint": error.hint, "type": "request"}, 400)
         except Exception as error:
-            said = next(iter(str(error).splitlines()), "")
+            said = first_line(error, "")
             note(f"{request.method} {request.url.path}: {type(error).__name__}: {said}")
             return _Json({"error": said or type(error).__name__, "hint": "", "type": type(error).__name__}, 500)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from cnnviz.engine.stopping import GivenUpError, while_wanted
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, first_line
 
 T = TypeVar("T")
 
@@ -267,4 +267,4 @@ class Jobs:
         except CnnvizError as error:
             job.state, job.text = "failed", str(error)
         except Exception as error:
-            job.state, job.text = "failed", next(iter(str(error).splitlines()), type(error).__name__)
+            job.state, job.text = "failed", first_line(error)

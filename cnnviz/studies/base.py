@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
-from cnnviz.errors import of_all
+from cnnviz.errors import out_of
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.models.loading.load import LoadedModel
@@ -158,5 +158,5 @@ def tell_of_lost(prepared: PreparedModel, seen: int, again: int) -> None:
         again: Those of the second.
     """
     if again < seen:
-        lost = of_all(seen - again, seen, "image", "", "")
+        lost = out_of(seen - again, seen, "image")
         prepared.note(f"{lost} failed when gone through again: left out")

@@ -92,8 +92,8 @@ class Detection(Task):
             every.probability(every.labels)[image],
             every.logit(every.labels)[image],
         ]
-        values = torch.stack([column[places] for column in columns], 1).double().cpu().tolist()
-        boxes = every.boxes[image, places].double().cpu().tolist()
+        values = torch.stack([column[places] for column in columns], 1).cpu().double().tolist()
+        boxes = every.boxes[image, places].cpu().double().tolist()
         classes, at = labels[0, places].cpu().tolist(), places.cpu().tolist()
         shares = [None] * len(at) if every.shares is None else list(every.shares[image, places].cpu())
         return tuple(

@@ -32,7 +32,7 @@ _FIRST = 0.01
 
 
 class NotFiniteError(CnnvizError):
-    """The loss became infinite, or no number at all."""
+    """The loss became NaN or infinite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +173,7 @@ class Trainer:
             loss, accuracy = self._learn(number)
         val_loss, val_accuracy = self._validate()
         if not math.isfinite(val_loss):
-            raise NotFiniteError(f"the validation loss is no finite number in epoch {number}")
+            raise NotFiniteError(f"the validation loss is NaN or infinite in epoch {number}")
         rate = self._optimizer.param_groups[0]["lr"]
         return Epoch(number, rate, loss, accuracy, val_loss, val_accuracy, round(time.perf_counter() - began, 3))
 
@@ -191,7 +191,7 @@ class Trainer:
             loss = F.cross_entropy(scores.float(), wanted)
             value, step = float(loss.detach()), step + 1
             if not math.isfinite(value):
-                raise NotFiniteError(f"the loss is no finite number in epoch {number}, step {step}")
+                raise NotFiniteError(f"the loss is NaN or infinite in epoch {number}, step {step}")
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self._optimizer.step()

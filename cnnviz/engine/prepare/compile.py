@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine.runtime import Runtime, compiler_here, is_out_of_memory
+from cnnviz.errors import first_line
 
 Trunk = Callable[[Tensor], tuple[Any, ...]]
 
@@ -49,7 +50,7 @@ def compile_trunk(trunk: Trunk, image: Tensor, runtime: Runtime, batch_size: int
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        return None, (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return None, first_line(error)[:200]
     return _padded(compiled, batch_size), ""
 
 

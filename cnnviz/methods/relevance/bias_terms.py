@@ -27,10 +27,9 @@ from torch import Tensor, fx
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.prepare.fold import batch_norm
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, first_line
 from cnnviz.models.graph.operations import Operation, attribute, operation_of
 from cnnviz.models.graph.trace import Graph, ancestors
-from cnnviz.models.loading.inputs import first_line
 
 # f(a) = J a for every a, beside clipping at zero. Told by their names: what a batch happens to hold must not decide
 # what is counted.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, first_line
 from cnnviz.models.graph.operations import Operation, operation_of_function
 
 Size = tuple[int, int]
@@ -51,7 +51,7 @@ def stride_at_any_size(module: nn.Module, name: str, input_size: tuple[int, int,
                 if (found := _watched(module, (channels, *size))[1]) != expected:
                     raise ValueError(f"its output has another shape: {found} instead of {expected}")
         except Exception as error:  # the user's network runs here
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            said = first_line(error)
             raise CnnvizError(
                 f"--view whole: {name} takes inputs of {height} x {width} pixels only ({said}).",
                 "Use --view tiles, which covers the whole picture with crops of that size, or --view squash.",

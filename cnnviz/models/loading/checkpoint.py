@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, first_line
 from cnnviz.io.checkpoint_files import check_file, damaged, is_safetensors
 from cnnviz.models.loading.carried_names import Names, names_in
 
@@ -147,7 +147,7 @@ def _load_pickle(path: Path, trust: bool) -> Any:
 
 def _first_line(error: Exception) -> str:
     """The first sentence: torch goes on to explain its archive reader."""
-    return next(iter(str(error).splitlines()), "").split(". ")[0]
+    return first_line(error, "").split(". ")[0]
 
 
 def _wanted(message: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from cnnviz.errors import CnnvizError, StoppedError, foreign_code, nearest, nearest_file
+from cnnviz.errors import CnnvizError, StoppedError, first_line, foreign_code, nearest, nearest_file
 
 
 @contextlib.contextmanager
@@ -144,4 +144,4 @@ def _takes_num_classes(factory: Callable[..., Any]) -> bool:
 
 def words_of(error: BaseException) -> str:
     error = error.__cause__ if isinstance(error, StoppedError) and error.__cause__ else error
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    return f"{type(error).__name__}: {first_line(error, '')}"

@@ -6,13 +6,8 @@ import inspect
 
 from torch import nn
 
-from cnnviz.errors import CnnvizError, StoppedError
+from cnnviz.errors import CnnvizError, StoppedError, first_line
 from cnnviz.models.loading.given import is_answerer, is_captioner
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, or its name where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def cannot_run(module: nn.Module, name: str, error: Exception, otherwise: CnnvizError) -> CnnvizError:

@@ -21,7 +21,7 @@ from urllib.request import getproxies, proxy_bypass
 import torch
 from torch import nn
 
-from cnnviz.errors import CnnvizError, nearest
+from cnnviz.errors import CnnvizError, first_line, nearest
 from cnnviz.models.loading import bundled
 from cnnviz.models.loading.libraries import timm, torchvision_models
 from cnnviz.models.loading.listed_boxes import without_background
@@ -357,7 +357,7 @@ def _fetching(model: str, what: str, url: str, hint: str, *, cached: Path | None
     except CnnvizError:
         raise
     except Exception as error:  # network, disk, hash, unpickling: each library has its own
-        reason = next(iter(str(error).splitlines()), "")
+        reason = first_line(error, "")
         if here:
             raise CnnvizError(
                 f"the weights of {model} in {cached} cannot be used: {type(error).__name__} {reason}",

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, first_line
 
 # Of the largest value of the output: float32 with sums in another order stays far below.
 _TOLERANCE = 1e-3
@@ -90,7 +90,7 @@ def _by_onnxruntime(path: Path, images: Tensor, batch: int) -> list[NDArray[Any]
         ]
     except Exception as error:  # onnxruntime has classes of its own, one for each kind of failure
         raise CnnvizError(
-            f"{path}: onnxruntime does not run it: {next(iter(str(error).splitlines()), '')}",
+            f"{path}: onnxruntime does not run it: {first_line(error)}",
             "Check the file: python -m onnx.checker, or export it again.",
         ) from error
     # An output without rows for the images is the same for each.

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from cnnviz.errors import CnnvizError, nearest_file
-from cnnviz.models.loading.inputs import first_line
+from cnnviz.errors import CnnvizError, first_line, nearest_file
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto

@@ -20,7 +20,7 @@ from cnnviz.attacks.linf import LEVELS, Aim, Goal
 from cnnviz.engine.cut import Cut, cut_for
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import ClassTarget, class_logits
-from cnnviz.errors import CnnvizError, ImageError, of_all
+from cnnviz.errors import CnnvizError, ImageError, out_of
 from cnnviz.geometry import placement as resample
 from cnnviz.io.decode import decode
 from cnnviz.io.encode import ImageFormat, encode
@@ -318,9 +318,9 @@ class Adversarial(Study[AdversarialOptions]):
     def _sentences(self, robustness: Robustness) -> list[str]:
         """How many images were fooled, and how many hold out at the epsilon of the attack."""
         tally, choice = self.tally, self.choice
-        told = [f"{TITLES[choice.name]} fooled the network on {of_all(tally.fooled, tally.attacked, 'image', '', '')}"]
+        told = [f"{TITLES[choice.name]} fooled the network on {out_of(tally.fooled, tally.attacked, 'image')}"]
         if tally.blind:
-            blind = of_all(tally.blind, tally.attacked, "image", "", "")
+            blind = out_of(tally.blind, tally.attacked, "image")
             told.append(f"the gradient is zero at {blind}: this says nothing about robustness")
         if robustness.rows:
             # Minimal L2 attacks have no epsilon of their own: there, the largest of the curve.

@@ -184,7 +184,7 @@ class DeepFeatureFactors(Study[FactorsOptions]):
         for factor, direction in enumerate(torch.from_numpy(self.found.directions).to(layer)):
             part = torch.from_numpy(maps[:, factor]).to(layer)[:, None] * direction[None, :, None, None]
             rows.append(whole - class_logits(two_dim(run.rerun(layer - part)).float()))
-        return torch.stack(rows, dim=1).double().cpu().numpy()
+        return torch.stack(rows, dim=1).cpu().double().numpy()
 
     def _draw(self, seen: _Seen) -> Record:
         item = seen.item

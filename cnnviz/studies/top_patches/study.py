@@ -17,7 +17,7 @@ from torch import fx
 
 from cnnviz.engine.cut import DEFAULT_LAYER, Cut
 from cnnviz.engine.session import ForwardPass
-from cnnviz.errors import CnnvizError, of_all
+from cnnviz.errors import CnnvizError, out_of
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.names import safe_component
 from cnnviz.io.reports import read_report
@@ -332,7 +332,7 @@ class TopPatches(Study[TopPatchesOptions]):
         if not fired:
             return f"never fires on {f'these {self.images} images' if self.images > 1 else 'this image'}"
         before = " before the activation" if self.layer.pre_activation else ""
-        of = of_all(fired, self.images, "image", "", "")
+        of = out_of(fired, self.images, "image")
         said = f"up to {self.top.values[unit.index, 0]:.3g}{before}, fires on {of}"
         if unit.classes is not None:
             found = unit.classes
