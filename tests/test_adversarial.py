@@ -186,6 +186,13 @@ def test_images_that_are_there_already_are_not_counted(photographs: Path, tmp_pa
     assert (summary["already"], summary["attacked"]) == (there, 5 - there)
     first = report["images"][0]
     assert (first["already"], first["success"], first["steps"], first["l2"]) == (True, True, 0, 0.0)
+    more = {"model": TINY, "params": {"target_class": label}}
+    report, result, _ = ran("adversarial", [Path(first["path"])], tmp_path / "c", **more)
+    assert report["summary"]["adversarial"]["attacked"] == 0
+    assert result.exit_code == 3, "there was nothing to measure"
+    assert result.sentences == (
+        f"nothing was measured: the network takes every image for {label} already: --target-class takes another class",
+    )
     assert np.array_equal(pixels(Path(first["path"])), pixels(tmp_path / "b" / first["files"]["adversarial"]))
 
 

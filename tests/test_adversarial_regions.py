@@ -146,6 +146,10 @@ def test_what_is_that_class_already_is_not_attacked(colours: Path, tmp_path: Pat
     report, _ = run(colours, tmp_path, COLOURS, **more)
     found = report["summary"]["adversarial"]
     assert (found["attacked"], found["already"], found["mean_pixels_changed"]) == (0, 1, None)
+    options = {"device": "cpu", "model": COLOURS, "workers": 1}
+    _, result, _ = ran("adversarial", [colours], tmp_path / "again", **options, **more)
+    assert result.exit_code == 3, "there was nothing to measure"
+    assert result.sentences[0].startswith("nothing was measured: what would be attacked is ")
     assert report["images"][0]["linf"] == 0
 
 

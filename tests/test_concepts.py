@@ -100,10 +100,11 @@ def test_every_image_or_those_of_the_class(model: ModelSpec, photos: Path, tmp_p
     assert report["summary"]["concepts"]["images"] == 6
     assert any("are parts of 6 images alone" in note for note in told.notes)
     assert any("did not settle in 2 iterations" in note for note in told.notes)
-    report, result, told = ran("concepts", [photos / "5.png"], tmp_path / "b", model=model, params=params)
+    report, result, _ = ran("concepts", [photos / "5.png"], tmp_path / "b", model=model, params=params)
     assert report["summary"]["concepts"] is None
-    assert result.exit_code == 0
-    assert any("no image is predicted as class 0" in note for note in told.notes)
+    assert result.exit_code == 3, "there was nothing to measure"
+    assert result.sentences[0].startswith("nothing was measured: no image is predicted as class 0")
+    assert "--images all" in result.sentences[0]
 
 
 def test_images_of_other_classes_give_their_memory_back(

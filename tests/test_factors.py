@@ -129,14 +129,15 @@ def test_batches_change_nothing_and_a_sample_is_told(tmp_path: Path, monkeypatch
 def test_a_layer_that_is_never_active(tmp_path: Path) -> None:
     photos = photographs_in(tmp_path / "in", 2)
     model = type(TINY)(model=TINY.model.replace(":make", ":make_dead"), input_size=(3, 64, 64), resize=64)
-    report, result, told = ran("factors", [photos], tmp_path / "out", model=model)
+    report, result, _ = ran("factors", [photos], tmp_path / "out", model=model)
     assert report["summary"]["factors"] is None
-    assert result.exit_code == 0
-    assert any("above zero nowhere" in note for note in told.notes)
+    assert result.exit_code == 3, "there was nothing to measure"
+    assert "nothing was measured: " in result.sentences[0]
+    assert "above zero nowhere" in result.sentences[0]
     (tmp_path / "no.png").write_bytes(b"no picture")
-    report, _, told = ran("factors", [tmp_path / "no.png"], tmp_path / "none")
+    report, result, _ = ran("factors", [tmp_path / "no.png"], tmp_path / "none")
     assert report["summary"]["factors"] is None
-    assert any("no image could be used" in note for note in told.notes), "the layer is not to blame"
+    assert result.sentences == ("nothing was measured: no image could be used",), "the layer is not to blame"
 
 
 def test_images_that_fail_the_second_time_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,8 @@ class Findings:
         figures: ``{"file", "caption"}`` of pictures that stand before the images in ``index.html``.
         index: Chunks of a page that stands in the place of the gallery; None for the gallery.
         sentences: What it found in a few lines, for the person who ran it.
+        unmeasured: Why it came to nothing although it was asked for something, and what to type next; empty where it
+            found what it looks for.
     """
 
     summary: Mapping[str, Any] = field(default_factory=dict)
@@ -68,6 +70,7 @@ class Findings:
     figures: Sequence[Figure] = ()
     index: Iterable[bytes] | None = None
     sentences: Sequence[str] = ()
+    unmeasured: str = ""
 
 
 class Study(Generic[_Options]):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
 from cnnviz.engine import runtime as rt
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import EXIT_DONE, EXIT_SOME_FAILED, CnnvizError
 from cnnviz.io.encode import encode_npz
 from cnnviz.io.line_log import LineLog
 from cnnviz.io.store import Store
@@ -105,8 +105,12 @@ def _through(
     extras = Extras(more, findings.figures, findings.index, tuple(sorted(set(names))))
     summary = run_folder.close(summary, f"cnnviz {settings.command}", extras)
     report = os.path.join(settings.output.out, REPORT)
-    code = counts.exit_code(interrupted)
-    return RunResult(summary, report, code, sentences=tuple(findings.sentences))
+    code, told = counts.exit_code(interrupted), tuple(findings.sentences)
+    if findings.unmeasured:
+        told = (f"nothing was measured: {findings.unmeasured}", *told)
+        # A share of the images may have nothing by chance: all of them together decide.
+        code = EXIT_SOME_FAILED if code == EXIT_DONE and settings.shard is None else code
+    return RunResult(summary, report, code, sentences=told)
 
 
 def _recalling(study: Study[Any]) -> Callable[[AnyImage], None]:

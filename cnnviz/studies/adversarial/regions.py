@@ -245,14 +245,23 @@ class AdversarialRegions(Adversarial):
             "mean_mean_iou_lost": lost,
             "mean_target_share": reached,
         }
-        return Findings({"adversarial": summary}, sentences=self._told())
+        return Findings({"adversarial": summary}, sentences=self._told(), unmeasured=self._why_nothing())
+
+    def _why_nothing(self) -> str:
+        """Why no image was attacked; empty where one was."""
+        tally = self.changes
+        if tally.attacked:
+            return ""
+        if not tally.already:
+            return "no image could be used"
+        return f"what would be attacked is {self._goal_label} already: --target-class takes another class"
 
     def _told(self) -> list[str]:
         tally = self.changes
         changed, lost, reached = tally.means
         many = f"{tally.attacked} image{'s' * (tally.attacked != 1)}"
         if changed is None or lost is None:
-            return ["No image was attacked: all of it is that class already."]
+            return []
         told = [
             f"{TITLES[self.choice.name]} at epsilon {self.choice.epsilon_text} changed the prediction of "
             f"{percent(changed)} of the region, and the mean IoU with the prediction before is {1 - lost:.2f} ({many})"

@@ -303,6 +303,8 @@ class Adversarial(Study[AdversarialOptions]):
         attack: AttackName = {"attack": choice.name, "norm": choice.norm, "epsilon": choice.epsilon}
         summary = cast("Attack", {**attack, **tally.summary()})
         robustness = Robustness.of(tally, self._goal_label)
+        if not tally.attacked:
+            return Findings({"adversarial": summary}, unmeasured=self._why_nothing())
         if not robustness.rows:
             return Findings({"adversarial": summary}, sentences=self._sentences(robustness))
         summary["labelled"] = tally.labelled
@@ -310,6 +312,12 @@ class Adversarial(Study[AdversarialOptions]):
         self.store.write(_CURVE, encode(self._plot(robustness), _PNG))
         figure: Figure = {"file": _CURVE, "caption": f"{robustness.words} over epsilon"}
         return Findings({"adversarial": summary}, figures=[figure], sentences=self._sentences(robustness))
+
+    def _why_nothing(self) -> str:
+        """Why no image was attacked."""
+        if not self.tally.already:
+            return "no image could be used"
+        return f"the network takes every image for {self._goal_label} already: --target-class takes another class"
 
     @property
     def _goal_label(self) -> str | None:

@@ -75,13 +75,13 @@ class _Seen:
 
 @dataclass(eq=False)
 class _Gathered:
-    """What both passes found: rows of crops with the image of each; then maps, and crops by (concept, rank)."""
+    """What both passes found: images, rows of crops with the image of each; then maps, and crops by (concept, rank)."""
 
     rows: list[NDArray[np.float32]] = field(default_factory=list)
     images: list[int] = field(default_factory=list)
     values: int = 0
     left_out: int = 0
-    seen: list[_Seen] = field(default_factory=list)
+    seen: int = 0
     facts: list[schema.ConceptMap] = field(default_factory=list)
     crops: dict[tuple[int, int], tuple[schema.ConceptCrop, NDArray[np.uint8]]] = field(default_factory=dict)
 
@@ -146,6 +146,7 @@ class Concepts(Study[ConceptsOptions]):
 
     def fold(self, done: Observed) -> None:
         gathered = self.gathered
+        gathered.seen += 1
         if done.seen is None:
             return
         if gathered.values + done.seen.size > MOST_VALUES:
@@ -162,9 +163,7 @@ class Concepts(Study[ConceptsOptions]):
         gathered, params = self.gathered, self.params
         rows = np.concatenate(gathered.rows) if gathered.rows else np.zeros((0, 1), dtype=np.float32)
         if not rows.any():
-            what = "no image is predicted as" if not len(rows) else "nothing is active in crops of"
-            self.prepared.note(f"{what} {self.label}: there are no concepts; --images all takes every image")
-            return Findings({"concepts": None})
+            return Findings({"concepts": None}, unmeasured=self._why_nothing())
         if gathered.left_out:
             self.prepared.note(f"the concepts are made of the first {len(gathered.images)} images of the class")
         count = min(params.components, *rows.shape)
@@ -180,7 +179,23 @@ class Concepts(Study[ConceptsOptions]):
         if loop.run(None, None):
             raise KeyboardInterrupt
         tell_of_lost(self.prepared, len(gathered.images) + gathered.left_out, len(gathered.facts))
+        if not gathered.facts:
+            return Findings({"concepts": None}, unmeasured="every image failed when gone through again")
         return self._findings(found.error, len(rows))
+
+    def _why_nothing(self) -> str:
+        """Why there are no concepts, and what to type next."""
+        if self.gathered.rows:
+            return (
+                f"nothing is active at {self.layer.name} in crops of {self.label}: --layer takes another one, which "
+                "cnnviz layers lists"
+            )
+        if not self.gathered.seen:
+            return "no image could be used"
+        return (
+            f"no image is predicted as {self.label}, so that there are no crops of it: name images of the class, or "
+            "take every image with --images all"
+        )
 
     def _winners(self, weights: NDArray[np.float32]) -> dict[int, list[tuple[int, int, int, float]]]:
         """The strongest crops of each concept, at most one per image: (concept, rank, crop, weight) by image."""

@@ -145,7 +145,7 @@ class Embed(Study[EmbedOptions]):
 
     def finish(self) -> Findings:
         if not self.rows:
-            return Findings({"embedding": None})
+            return Findings({"embedding": None}, unmeasured="no image could be used")
         if len(self.rows) > _PATIENCE:
             self.prepared.note(f"arranging {len(self.rows)} vectors")
         began = time.perf_counter()

@@ -126,9 +126,12 @@ class DeepFeatureFactors(Study[FactorsOptions]):
     def finish(self) -> Findings:
         rows = self.positions.rows() if self.images else np.zeros((0, 1), dtype=np.float32)
         if not rows.any():
-            why = f"{self.layer.name} is above zero nowhere" if self.images else "no image could be used"
-            self.prepared.note(f"{why}: there is nothing to factorise")
-            return Findings({"factors": None})
+            why = (
+                f"{self.layer.name} is above zero nowhere: --layer takes another one, which cnnviz layers lists"
+                if self.images
+                else "no image could be used"
+            )
+            return Findings({"factors": None}, unmeasured=why)
         self._tell(rows)
         components = min(self.params.components, len(rows))
         found = factorize(rows, components, self.params.iterations, self.prepared.settings.runtime.seed)
@@ -142,6 +145,8 @@ class DeepFeatureFactors(Study[FactorsOptions]):
         if loop.run(None, None):
             raise KeyboardInterrupt
         tell_of_lost(self.prepared, self.images, len(self.gathered.maps))
+        if not self.gathered.maps:
+            return Findings({"factors": None}, unmeasured="every image failed when gone through again")
         return self._findings(found, len(rows))
 
     def _tell(self, rows: NDArray[np.float32]) -> None:

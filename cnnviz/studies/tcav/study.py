@@ -153,8 +153,7 @@ class Tcav(Study[TcavOptions]):
 
     def finish(self) -> Findings:
         if not self._rows:
-            self.prepared.note("no image could be used: there are no scores")
-            return Findings({"tcav": None})
+            return Findings({"tcav": None}, unmeasured="no image could be used")
         derivatives = np.stack(self._rows)
         scores = (derivatives > 0).mean(axis=0)
         self._tell_coarse(len(derivatives), scores)

@@ -197,7 +197,7 @@ class TopPatches(Study[TopPatchesOptions]):
 
     def finish(self) -> Findings:
         if not self.images:
-            return Findings({"layer": self.layer.name, "units": 0})
+            return Findings({"layer": self.layer.name, "units": 0}, unmeasured="no image could be used")
         numbers = {winner.ref.name: number for number, winner in self.winners.items()}
         join(self.states, numbers, self.top, self.quantiles, self.folders)
         self.seconds = time.perf_counter() - self.began
