@@ -63,6 +63,36 @@ def test_the_card_knows_what_waits() -> None:
         assert not card.unread
 
 
+# As Apple's cards are.
+_WITHOUT_FLOAT64 = frozenset({torch.float64})
+
+
+def test_a_card_may_lack_float64() -> None:
+    with pretended_card(lacks=_WITHOUT_FLOAT64):
+        there = torch.full((3,), 1 / 3, device="cuda")
+        for work in (there.double, lambda: torch.zeros(2, dtype=torch.float64).to("cuda")):
+            with pytest.raises(TypeError, match="float64"):
+                work()
+        assert (rt.wide(there).dtype, rt.wide(there).device) == (torch.float32, CARD)
+        assert torch.equal(rt.exact(there), torch.full((3,), 1 / 3).double())
+    with pretended_card():
+        there = torch.ones(3, device="cuda")
+        assert [(each.dtype, each.device) for each in (rt.wide(there), rt.exact(there))] == [(torch.float64, CARD)] * 2
+    assert not rt.has_float64(torch.device("mps"))
+
+
+@pytest.mark.parametrize(("device", "beside"), [("mps", False), ("cuda", True)])
+def test_to_apples_cards_nobody_goes_on_beside_a_copy(
+    device: str, beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would read memory that may have been given to another tensor: PyTorch's issue 189690."""
+    batch, asked = torch.ones(3), []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(Tensor, "to", lambda self, *where, **how: asked.append((where, how)))
+    rt.moved(batch, torch.device(device))
+    assert asked == [((torch.device(device),), {"non_blocking": beside})]
+
+
 def test_the_card_refuses_what_a_card_refuses() -> None:
     with pretended_card():
         there = torch.ones(3, device="cuda")
@@ -95,11 +125,12 @@ def _close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-4 * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("lacks", [frozenset(), _WITHOUT_FLOAT64], ids=["usual", "without-float64"])
 @pytest.mark.parametrize("method", METHODS)
-def test_methods_on_a_card(method: str) -> None:
+def test_methods_on_a_card(method: str, lacks: frozenset[torch.dtype]) -> None:
     network, batch, how = nets.TOYS["residual"].build(), nets.images(2), CHEAP.get(method, {})
     expected = cnnviz.explain(network, batch, method=method, target=1, **how)
-    with pretended_card() as card:
+    with pretended_card(lacks=lacks) as card:
         found = cnnviz.explain(network, batch, method=method, target=1, device="cuda", **how)
     assert card.passed["send"] or card.waits, "it ran there"
     assert not card.unread
@@ -136,6 +167,28 @@ def test_targets_on_a_card(method: str, target: Any) -> None:
     with pretended_card():
         found = cnnviz.explain(network, batch, method=method, target=target, device="cuda", **how)
     _close(found.raw, expected.raw)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "concepts PHOTOS --of 1 --designs 8",
+        "classmap PHOTOS --scales 1,1.5",
+        "factors PHOTOS",
+        "adversarial PHOTOS --attack deepfool",
+        "synthesize --class 1 --steps 3",
+        "gradcam PHOTOS --precision bf16",
+        "gradcam PHOTOS --augment flip,zoom",
+        "gradcam PHOTOS --sanity",
+    ],
+)
+def test_commands_on_a_card_without_float64(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = _photos(tmp_path / "photos", 6)
+    line = [str(photos) if word == "PHOTOS" else word for word in words.split()]
+    with pretended_card(lacks=_WITHOUT_FLOAT64) as card:
+        assert main([*line, *tiny_options(), "--device", "cuda", "-o", str(tmp_path / "out"), "-q"]) == 0
+    assert card.waits
+    assert "float64" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", [None, "class:1", "segment:1"])

@@ -216,15 +216,18 @@ def release_memory(device: torch.device) -> None:
     """Give cached blocks back after an out-of-memory, so that the smaller batch finds room."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def moved(batch: Tensor, device: torch.device) -> Tensor:
     """A tensor on the device. To a graphics card from pinned memory, so that the copy runs beside what it computes, and
-    nobody waits for it: from other memory the host does, and for all that was asked of the card before.
+    nobody waits for it: from other memory the host does, and for all that was asked of the card before. To Apple's the
+    host waits: a copy beside which it goes on reads memory that may be gone by then (PyTorch's issue 189690).
     """
     if device.type == "cuda" and batch.device.type == "cpu":
         batch = batch.pin_memory()
-    return batch.to(device, non_blocking=True)
+    return batch.to(device, non_blocking=device.type == "cuda")
 
 
 def fetched(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -234,6 +237,21 @@ def fetched(tensors: Sequence[Tensor]) -> list[Tensor]:
     for device in devices:
         torch.cuda.current_stream(device).record_event().synchronize()
     return found
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether tensors there can have 64 bits: not on Apple's cards."""
+    return device.type != "mps"
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In float64, in which a sum of many values keeps its digits; in float32 where the device has no float64."""
+    return tensor.double() if has_float64(tensor.device) else tensor.float()
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """In float64, for what fails in float32; on the host where the device has no float64."""
+    return tensor.double() if has_float64(tensor.device) else tensor.cpu().double()
 
 
 def same_device(one: torch.device, other: torch.device) -> bool:
@@ -251,6 +269,8 @@ def wait(device: torch.device) -> None:
     """Wait until the device has done what was asked: for timing."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def default_batch_size(device: torch.device, precision: str = "fp32") -> int:

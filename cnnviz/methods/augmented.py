@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
@@ -82,12 +83,13 @@ class Copy:
         values = values.flip(-1) if self.flip else values
         if not self.zoom:
             return values, torch.ones_like(values[(0,) * (values.dim() - 2)])
+        like = rt.wide(values)
         rows, columns = (
-            overlaps(count, first / pixels, last / pixels).to(values.device)
+            overlaps(count, first / pixels, last / pixels).to(like)
             for count, pixels in zip(values.shape[-2:], size, strict=True)
             for first, last in [self.part(pixels)]
         )
-        back = rows @ values.double() @ columns.T
+        back = rows @ like @ columns.T
         return back.to(values), torch.outer(rows.sum(1), columns.sum(1)).to(values)
 
 

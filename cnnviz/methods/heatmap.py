@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
+
 
 @dataclass(frozen=True, eq=False)
 class Heatmap:
@@ -43,5 +45,5 @@ def upsample(values: Tensor, size: tuple[int, int]) -> Tensor:
 
 def gap_share(gap: Tensor, score: Tensor) -> Tensor:
     """What a map leaves out, as a share of the score [N]; 0 where the score is 0."""
-    whole = score.detach().double().abs()
-    return torch.where(whole > 0, gap.double().abs() / whole.clamp_min(1e-30), 0.0).float()
+    whole = rt.wide(score.detach()).abs()
+    return torch.where(whole > 0, rt.wide(gap).abs() / whole.clamp_min(1e-30), 0.0).float()

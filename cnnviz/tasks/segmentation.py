@@ -148,7 +148,7 @@ def class_map_correlation(values: Tensor, scores: Tensor) -> float:
     either is the same everywhere.
     """
     there = F.interpolate(scores.float()[None, None], tuple(values.shape), mode="area")[0, 0].clamp_min(0).flatten()
-    pair = torch.stack([values.to(there).float().flatten(), there]).double()
+    pair = rt.wide(torch.stack([values.to(there).float().flatten(), there]))
     pair = pair - pair.mean(dim=1, keepdim=True)
     norms = pair.norm(dim=1)
     return float(pair[0] @ pair[1] / (norms[0] * norms[1])) if bool((norms > 0).all()) else 0.0

@@ -6,8 +6,9 @@
 
 Tensors on the card say ``cuda:0`` and hold a tensor of the processor, by which all is computed. So every value is
 there, and whatever looks at a device takes the way that it takes with a card. What a card refuses raises here too:
-tensors of two devices in one operation, a generator of the processor, ``numpy()`` of what lies on the card. What it
-shows of time is the number of waits and where they are: nothing is measured, and no kernel of a card runs.
+tensors of two devices in one operation, a generator of the processor, ``numpy()`` of what lies on the card; on request
+a dtype that it does not have, as Apple's cards have no float64. What it shows of time is the number of waits and where
+they are: nothing is measured, and no kernel of a card runs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import cnnviz
+from cnnviz.engine import runtime as rt
 
 aten = torch.ops.aten
 CARD = torch.device("cuda:0")
@@ -65,12 +67,14 @@ class Card:
     """What was asked of the card, by any thread.
 
     Attributes:
+        lacks: Dtypes that no tensor on it can have.
         waits: The waits, in order.
         passed: Copies without a wait: ``send`` and ``read``.
         unread: Tensors whose copy to the host nobody waited for.
     """
 
     on_wait: Callable[[Card], None] = lambda card: None
+    lacks: frozenset[torch.dtype] = frozenset()
     waits: list[Wait] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
     unread: list[Tensor] = field(default_factory=list)
@@ -116,6 +120,8 @@ class OnCard(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> OnCard:
+        if held.dtype in _here.card.lacks:
+            raise TypeError(f"Cannot convert a tensor to {held.dtype}: the card does not have it.")
         made: OnCard = Tensor._make_wrapper_subclass(
             cls, held.shape, held.stride(), held.storage_offset(), None, held.dtype, held.layout, _INSIDE
         )
@@ -322,13 +328,17 @@ _SILENT = ("_lazy_init", "empty_cache", "set_rng_state", "manual_seed", "manual_
 
 
 @contextlib.contextmanager
-def pretended_card(on_wait: Callable[[Card], None] = lambda card: None) -> Iterator[Card]:
+def pretended_card(
+    on_wait: Callable[[Card], None] = lambda card: None, lacks: frozenset[torch.dtype] = frozenset()
+) -> Iterator[Card]:
     """A card while the body runs, for this thread and all that it starts.
 
     Args:
         on_wait: Called in the thread that waits, before it goes on.
+        lacks: Dtypes that it does not have. PyTorch does not let anybody pretend to be an ``mps`` device: one that
+            lacks float64 is told to the runtime as Apple's are.
     """
-    card = Card(on_wait)
+    card = Card(on_wait, lacks)
 
     def run(thread: threading.Thread) -> None:
         torch._C._set_only_lift_cpu_tensors(True)  # what a list becomes is sent as any tensor is
@@ -359,6 +369,8 @@ def pretended_card(on_wait: Callable[[Card], None] = lambda card: None) -> Itera
     with contextlib.ExitStack() as stack:
         for name, value in says.items():
             stack.enter_context(patch.object(torch.cuda, name, value))
+        if torch.float64 in lacks:
+            stack.enter_context(patch.object(rt, "has_float64", lambda device: device.type == "cpu"))
         stack.enter_context(patch.object(threading.Thread, "run", run))
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         stack.callback(torch._C._set_only_lift_cpu_tensors, lifts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.baselines import baseline_figures, path_start
@@ -49,7 +50,7 @@ def conductance(run: ForwardPass, target: Target, params: ConductanceOptions) ->
         before = activation, gradient
         ends = [*ends[:1], score]
     difference = ends[-1] - ends[0]
-    gap = difference - total.double().sum((1, 2, 3)).float()
+    gap = difference - rt.wide(total).sum((1, 2, 3)).float()
     figures = {
         "completeness_gap": gap,
         "gap_share": gap_share(gap, difference),

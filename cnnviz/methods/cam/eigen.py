@@ -25,6 +25,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
@@ -92,12 +93,13 @@ def first_component(values: Tensor, like: Tensor | None = None) -> tuple[Tensor,
     otherwise the stronger side is positive.
     """
     maps, shares = [], []
-    for image, value in enumerate(values.double()):
+    for image, value in enumerate(rt.exact(values)):
         map_, share = _component(value.flatten(1))
-        agreement = () if like is None else (like[image].double().flatten(),)
+        agreement = () if like is None else (rt.exact(like[image]).flatten(),)
         maps.append(with_sign(map_, *agreement))
         shares.append(share)
-    return torch.stack(maps).reshape(len(values), *values.shape[2:]).float(), torch.stack(shares).float()
+    found = torch.stack(maps).reshape(len(values), *values.shape[2:])
+    return found.to(values), torch.stack(shares).to(values)
 
 
 def _component(rows: Tensor) -> tuple[Tensor, Tensor]:

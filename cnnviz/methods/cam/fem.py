@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap
@@ -30,7 +31,7 @@ def fem(run: ForwardPass, target: Target, params: FEMOptions) -> Heatmap:
     """
     activations = run.activations[0].detach().float()
     mean = activations.mean((2, 3), keepdim=True)
-    spread = activations.double().std((2, 3), correction=0, keepdim=True).float()
+    spread = rt.wide(activations).std((2, 3), correction=0, keepdim=True).float()
     # Rounding alone spreads a channel that is the same everywhere.
     alive = spread > 1e-6 * activations.abs().amax((2, 3), keepdim=True)
     strong = (activations >= mean + params.sigmas * spread) & alive

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.cam.eigen import with_sign
@@ -40,14 +41,15 @@ def kpcacam(run: ForwardPass, target: Target, params: KPCACAMOptions) -> Heatmap
         ``component_share`` [N]: l_1 over the sum of the positive eigenvalues.
     """
     maps, shares = [], []
-    for values in run.activations[0].detach().double():
+    activations = run.activations[0].detach()
+    for values in rt.exact(activations):
         map_, share = _component(values.flatten(1).T, params)
         maps.append(map_.reshape(values.shape[1:]))
         shares.append(share)
     return Heatmap(
-        torch.stack(maps).clamp_min(0).float(),
+        torch.stack(maps).clamp_min(0).to(activations),
         facts={"sign": "the side on which the activations are larger is positive", "kernel": params.kernel},
-        scores={"component_share": torch.stack(shares).float()},
+        scores={"component_share": torch.stack(shares).to(activations)},
     )
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap, upsample
@@ -44,8 +45,8 @@ def opticam(run: ForwardPass, target: Target, params: OptiCAMOptions) -> Heatmap
         softmax of u*.
     """
     pixels = run.pixels.detach().float()
-    activations = run.activations[1].detach().double()
-    u = torch.zeros(activations.shape[:2], dtype=torch.float64, device=pixels.device)
+    activations = rt.exact(run.activations[1].detach())
+    u = activations.new_zeros(activations.shape[:2])
     adam = _Adam(u, params.rate)
     best, before = u, torch.empty(0)
     highest = torch.full((len(u),), -torch.inf, device=pixels.device)
@@ -53,24 +54,24 @@ def opticam(run: ForwardPass, target: Target, params: OptiCAMOptions) -> Heatmap
         leaf = u.detach().requires_grad_()
         with torch.enable_grad():
             mask = _mask(_summed(activations, leaf.softmax(1)), pixels.shape[2:])
-        seen: Iterator[Tensor] = iter([pixels * mask.detach().float()[:, None]])
+        seen: Iterator[Tensor] = iter([pixels * mask.detach().to(pixels)[:, None]])
         score, slope = next(gradients_at(run, target, seen))
         if iteration == 0:
             before = score
         better = score > highest
-        highest, best = torch.where(better, score, highest), torch.where(better[:, None], u, best)
+        highest, best = torch.where(better, score, highest), torch.where(better.to(u.device)[:, None], u, best)
         if iteration < params.iterations:
-            towards = (slope * pixels).sum(1).double()
+            towards = rt.exact((slope * pixels).sum(1))
             u = adam.step(u, torch.autograd.grad(mask, leaf, towards)[0])
     weights = best.softmax(1)
-    values = _summed(activations, weights).float()
+    values = _summed(activations, weights).to(pixels)
     maps = upsample(values, (int(pixels.shape[2]), int(pixels.shape[3])))
     floor = maps.amin((1, 2))
     return Heatmap(
         values,
         maps - floor[:, None, None],
         scores={"floor": floor, "masked_score": highest, "masked_score_before": before},
-        arrays={"weights": weights.float()},
+        arrays={"weights": weights.to(pixels)},
     )
 
 

@@ -168,7 +168,7 @@ def _score_weighted(run: ForwardPass, target: Target, most: int, samples: int, h
         return torch.stack([hide(image, mask, p // count) for mask, p in zip(masks, positions, strict=True)])
 
     each = scores(run, target, Changes(count * samples, masked, key=("masked", key)))
-    mean = each.reshape(len(each), samples, count).double().mean(1)
+    mean = rt.wide(each.reshape(len(each), samples, count)).mean(1)
     weights = _softmax(mean, varies.gather(1, chosen)).float()
     figures = {"masks": varies.sum(1).clamp_max(count) * samples}
     return Heatmap(_weighed(activations, chosen, weights), scores=figures)
@@ -193,7 +193,7 @@ def _chosen(activations: Tensor, most: int, useful: Tensor) -> Tensor:
 
     Images with fewer useful channels than others of their batch run some that are not; these weigh nothing.
     """
-    spread = activations.flatten(2).double().std(2, correction=0).masked_fill(~useful, -1)
+    spread = rt.wide(activations.flatten(2)).std(2, correction=0).masked_fill(~useful, -1)
     count = max(1, int(useful.sum(1).max()))
     order = torch.argsort(spread, dim=1, descending=True, stable=True)
     return order[:, : min(most or count, count)].sort(1).values

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.seeding import generator_for
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
@@ -60,7 +61,7 @@ def gradient_shap(run: ForwardPass, target: Target, params: GradientSHAPOptions)
     for _, gradient in gradients_at(run, target, points()):
         values += ways.popleft() * gradient / samples
     difference = ends.value - begins.value
-    gap = difference - values.double().sum((1, 2, 3)).float()
+    gap = difference - rt.wide(values).sum((1, 2, 3)).float()
     figures = {
         "completeness_gap": gap,
         "gap_share": gap_share(gap, difference),

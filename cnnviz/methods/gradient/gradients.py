@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.baselines import start_facts, start_figures, start_of, starts
@@ -145,7 +146,7 @@ def integrated_gradients(run: ForwardPass, target: Target, params: IntegratedGra
         values += (pixels - start) * total / count
         there = target(run.session.output_of(start)).detach().float()
         difference += (score - there) / count
-    gap = difference - values.double().sum((1, 2, 3)).float()
+    gap = difference - rt.wide(values).sum((1, 2, 3)).float()
     figures = {
         "completeness_gap": gap,
         "gap_share": gap_share(gap, difference),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
@@ -54,7 +55,7 @@ def neuron_conductance(run: ForwardPass, target: Target, params: NeuronConductan
     values = (pixels - start) * total
     figures = {
         "unit": units,
-        "conductance": values.double().sum((1, 2, 3)).float(),
+        "conductance": rt.wide(values).sum((1, 2, 3)).float(),
         "score_difference": score.detach().float() - target(run.session.output_of(start)).detach().float(),
         **baseline_figures(params.baseline, pixels, run.session.preprocess),
         "steps": params.steps,

@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.perturbed_scores import answers, chunk_size, chunks
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
@@ -90,7 +91,7 @@ def extremal(run: ForwardPass, target: Target, params: ExtremalOptions) -> Heatm
     masks, reached, exchanges = (torch.stack([row[i] for row in found]) for i in range(3))
     figures = {
         "areas": list(areas),
-        "reached_areas": masks.double().mean((2, 3)).float(),
+        "reached_areas": rt.wide(masks).mean((2, 3)).float(),
         "perturbed_scores": reached,
         "exchanges": exchanges,
     }
@@ -125,7 +126,7 @@ def _one(
         for part in chunks(len(regions), chunk_size(run)):
             masks = lattice(regions[part.start : part.stop].to(pixels))
             found = answers(run, image, perturb(pyramid, 1 - masks if deletes else masks))
-            made.append(score_of(run, target, image, found).detach().double().cpu())
+            made.append(score_of(run, target, image, found).detach().cpu().double())
         return torch.cat(made)
 
     whole = torch.ones((1, *lattice.inner), dtype=torch.bool)

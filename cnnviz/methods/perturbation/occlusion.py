@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.perturbed_scores import by_position
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target, class_logits, probabilities
@@ -106,11 +107,12 @@ def covering_mean(drops: Tensor, windows: Windows, size: tuple[int, int]) -> tup
         maps [N, H, W], and the coverage [H, W]: how many windows cover each pixel. Pixels that no window covers (a
         stride beyond the window) take the value of the window whose centre is nearest; their coverage is 0.
     """
-    rows = _membership(windows.rows, windows.size[0], size[0]).to(drops.device)
-    cols = _membership(windows.cols, windows.size[1], size[1]).to(drops.device)
+    drops = rt.wide(drops)
+    rows = _membership(windows.rows, windows.size[0], size[0]).to(drops)
+    cols = _membership(windows.cols, windows.size[1], size[1]).to(drops)
     coverage = (rows > 0).sum(0)[:, None] * (cols > 0).sum(0)[None, :]
     down, across = rows / rows.sum(0), cols / cols.sum(0)
-    maps = down.T @ drops.double() @ across
+    maps = down.T @ drops @ across
     # A gap along one axis is a gap.
     seen = _covered(windows.rows, windows.size[0], size[0])[:, None] & _covered(windows.cols, windows.size[1], size[1])
     return maps.float(), torch.where(seen.to(drops.device), coverage, 0).int()

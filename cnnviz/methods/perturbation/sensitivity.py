@@ -146,7 +146,7 @@ def _scores(
         mask = grid[:, rows][:, :, columns][:, None]
         return mask * pixels[image] + (1 - mask) * fill[image]
 
-    return scores(run, target, Changes(count, seen, key=("sensitivity", params))).double().cpu()
+    return scores(run, target, Changes(count, seen, key=("sensitivity", params))).cpu().double()
 
 
 def _hidden_by(run: ForwardPass, params: SobolOptions | HSICOptions) -> dict[str, Any]:

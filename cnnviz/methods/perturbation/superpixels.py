@@ -140,7 +140,7 @@ def _explained(run: ForwardPass, target: Target, params: SuperpixelOptions, desi
 
     # Other designs are other images: the same options do not make them the same.
     key = ("superpixels", params, tuple(own.tobytes() for own in rows))
-    found = scores(run, target, Changes(longest + 2, hide, key=key)).double().cpu().numpy()
+    found = scores(run, target, Changes(longest + 2, hide, key=key)).cpu().double().numpy()
     maps, stated = [], []
     for own, answers, of_image in zip(designs, found, segments, strict=True):
         values, known = solve(own, answers[: len(own)], (float(answers[-2]), float(answers[-1])))

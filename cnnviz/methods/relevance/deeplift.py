@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
@@ -76,7 +77,7 @@ def deeplift(run: ForwardPass, target: Target, params: DeepLIFTOptions) -> Heatm
         values += (pixels - start) * multipliers[: len(pixels)].float() / count
         ours, theirs = scores.detach().float().chunk(2)
         difference = difference + (ours - theirs) / count
-    gap = difference - values.double().sum((1, 2, 3)).float()
+    gap = difference - rt.wide(values).sum((1, 2, 3)).float()
     figures = {
         "completeness_gap": gap,
         "gap_share": gap_share(gap, difference),

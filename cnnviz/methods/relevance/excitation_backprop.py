@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import ClassTarget, Target, logit_indices
 from cnnviz.errors import CnnvizError
@@ -60,7 +61,7 @@ def excitation_backprop(run: ForwardPass, target: Target, params: ExcitationBack
         raise CnnvizError("Excitation backprop starts at a class.", "Leave --score out, or use gradcam.")
     pooled = bool(params.contrastive) and _has_class_maps(run)
     chosen = _winning(run, target, _Walk(pooled=pooled))
-    gap = 1 - chosen.double().sum((1, 2)).float()
+    gap = 1 - rt.wide(chosen).sum((1, 2)).float()
     values, notes = chosen, tuple[str, ...]()
     if params.contrastive:
         values, notes = _contrast(chosen, _winning(run, target, _Walk(True, pooled)))

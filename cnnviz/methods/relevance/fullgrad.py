@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.methods.heatmap import Heatmap, gap_share
@@ -53,7 +54,7 @@ def fullgrad(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     run.passing_gradients(score, found.add)
     size = (int(run.pixels.shape[2]), int(run.pixels.shape[3]))
     values = torch.stack([_upsampled(summed, size) for summed in found.maps.values()]).sum(0)
-    gap = score.detach().double() - found.total
+    gap = rt.wide(score.detach()) - found.total
     # The image's own share is in the sum, and is no bias.
     scores = {"completeness_gap": gap.float(), "gap_share": gap_share(gap, score)}
     return Heatmap(values, facts={"bias_layers": found.layers - 1}, scores=scores)
@@ -74,7 +75,7 @@ class _Pieces:
     """
 
     def __init__(self, run: ForwardPass, known: BiasTerms) -> None:
-        self.total = torch.zeros(len(run.pixels), dtype=torch.float64, device=run.pixels.device)
+        self.total = rt.wide(torch.zeros(len(run.pixels), device=run.pixels.device))
         self.maps: dict[tuple[int, ...], Tensor] = {}
         self.layers = 0
         self._run, self._known = run, known
@@ -101,8 +102,8 @@ def _image_by_image(share: Tensor) -> tuple[Tensor, Tensor | None]:
     The share is used up: a fresh tensor of this size would cost as much as the arithmetic.
     """
     if share.dim() != 4 or min(share.shape[2:]) < 2:
-        return share.double().flatten(1).sum(1), None
-    total = share.sum((2, 3)).double().sum(1)
+        return rt.wide(share).flatten(1).sum(1), None
+    total = rt.wide(share.sum((2, 3))).sum(1)
     magnitude = share.abs_()
     low, high = magnitude.amin((1, 2, 3), keepdim=True)[:, 0], magnitude.amax((1, 2, 3), keepdim=True)[:, 0]
     flat = high <= low

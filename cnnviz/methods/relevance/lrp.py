@@ -37,6 +37,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError, ImageError
@@ -85,7 +86,7 @@ def lrp(run: ForwardPass, target: Target, params: LRPOptions) -> Heatmap:
     score = target(propagation.output)
     values = propagation.relevance(score)
     _check_finite(values, score, params)
-    gap = score.detach().double() - values.double().sum((1, 2, 3))
+    gap = rt.wide(score.detach()) - rt.wide(values).sum((1, 2, 3))
     facts = {"rule": params.rule, "layers": dict(propagation.used), "reduction": "sum over channels"}
     scores = {"conservation_gap": gap.float(), "gap_share": gap_share(gap, score)}
     if params.through:
@@ -105,7 +106,7 @@ def _through(propagation: Propagation, score: Tensor, through: str) -> tuple[Ten
             "Name what follows it with --layer, such as the activation.",
         )
     c = torch.autograd.grad(score.sum(), layer, retain_graph=True)[0]
-    each = (layer.detach() * c).double().sum((2, 3))
+    each = rt.wide(layer.detach() * c).sum((2, 3))
     channels = _channels(through, each.shape[1])
     kept = torch.zeros_like(c)
     kept[:, channels] = c[:, channels]

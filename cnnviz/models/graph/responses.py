@@ -116,7 +116,8 @@ def _movement(bands: Tensor) -> tuple[float, float]:
     count, cells = bands.shape
     if cells == 1:
         return 0.0, 0.0
-    share = bands.double() / bands.double().sum(0).clamp_min(1e-30)
+    bands = bands.cpu().double()
+    share = bands / bands.sum(0).clamp_min(1e-30)
     centre = (share * torch.arange(count, device=bands.device)[:, None]).sum(0)
     place = count * (torch.arange(cells, device=bands.device) + 0.5) / cells - 0.5
     centre, place = centre - centre.mean(), place - place.mean()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cnnviz.engine import runtime as rt
+
 MERGES = ("mean", "max")
 Place = tuple[float, float]
 
@@ -46,7 +48,7 @@ def merged(scales: Sequence[Placement], how: str = "mean") -> Placement:
         return finest
     device, (_, h, w) = finest.values.device, finest.values.shape
     points = [
-        place[0] + place[1] * torch.arange(count, dtype=torch.float64, device=device)
+        place[0] + place[1] * rt.wide(torch.arange(count, device=device))
         for place, count in ((finest.rows, h), (finest.cols, w))
     ]
     read = []

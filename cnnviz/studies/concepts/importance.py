@@ -28,12 +28,12 @@ def total_indices(score: Callable[[Tensor], Tensor], concepts: int, designs: int
     """
     drawn = torch.quasirandom.SobolEngine(2 * concepts, scramble=True, seed=seed).draw(designs)
     first, second = drawn[:, :concepts], drawn[:, concepts:]
-    a, b = score(first).double(), score(second).double()
+    a, b = score(first).cpu().double(), score(second).cpu().double()
     variance = float(torch.cat([a, b]).var(correction=0))
     indices = torch.zeros(concepts, dtype=torch.float64)
     if variance > _TINY:
         for concept in range(concepts):
             mixed = first.clone()
             mixed[:, concept] = second[:, concept]
-            indices[concept] = (a - score(mixed).double()).square().mean() / (2 * variance)
+            indices[concept] = (a - score(mixed).cpu().double()).square().mean() / (2 * variance)
     return indices, variance
