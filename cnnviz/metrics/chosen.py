@@ -60,7 +60,7 @@ def requested(
     if REPEATABILITY.name in found and not chance:
         raise CnnvizError(
             "--metric repeatability: this method does not state how far its values are from those of another seed.",
-            "Use it with superpixels (shapley, kernelshap), which measures it by itself.",
+            "Use it with sensitivity or superpixels (shapley, kernelshap), which measure it by themselves.",
         )
     if chance:
         found[REPEATABILITY.name] = REPEATABILITY.request({"reason": chance})

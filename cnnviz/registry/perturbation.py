@@ -81,7 +81,9 @@ class SobolOptions(Options):
     """Options of Sobol indices."""
 
     cells: int = option(8, "Cells of the grid along each side.", minimum=1)
-    designs: int = option(32, "Points of the design; 2 + cells² images each. A power of two covers best.", minimum=2)
+    designs: int = option(
+        32, "Points of the design; 2 + cells² images each. Four times a power of two covers best.", minimum=2
+    )
     order: Literal["total", "first"] = option("total", "With all interactions of a cell, or its effect alone.")
     baseline: str = option(
         "zero", "What a cell fades to: zero (mean colour), black, gray, mean, blur, noise, or a colour."
@@ -171,6 +173,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         options=SobolOptions,
         space="grid",
         forward="designs × (2 + cells²)",
+        chance="four times the --designs halve the error; fewer --cells have less",
         singly=True,
         dry_run_params={"designs": 2, "cells": 1},
     ),
@@ -181,6 +184,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         entry="cnnviz.methods.perturbation.sensitivity:hsic",
         title="HSIC",
         summary="How much the score depends on whether each cell is visible, of any form of dependence.",
+        chance="four times the --masks halve the error; fewer --cells have less",
         paper="Novello et al., Making Sense of Dependence: Efficient Black-box Explanations Using Dependence Measure, "
         "NeurIPS 2022",
         options=HSICOptions,

@@ -33,6 +33,7 @@ from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
 from cnnviz.methods.baselines import baseline, baseline_figures
+from cnnviz.methods.chance import certainty
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.registry.perturbation import LIMEOptions, SuperpixelOptions
 
@@ -213,14 +214,7 @@ def _mean_gains(design: Bools, answers: Floats, ends: Ends) -> tuple[Floats, dic
     pairs = of_each.reshape(-1, 2, count).mean(1)
     values = pairs.mean(0)
     square = float(pairs.var(0, ddof=1).mean() / len(pairs)) if len(pairs) > 1 else math.nan
-    return values, _certainty(values, square)
-
-
-def _certainty(values: Floats, square: float) -> dict[str, float]:
-    """What is said of an error whose square is known, as its mean over superpixels."""
-    spread = float(values.var())
-    alike = max(0.0, 1 - square / spread) if spread > 0 else 1.0 - (square > 0)
-    return {"standard_error": math.sqrt(square), "reliability": math.nan if math.isnan(square) else alike}
+    return values, certainty(values, square)
 
 
 def _shap_design(count: int, samples: int, seed: int) -> Bools:
@@ -257,7 +251,7 @@ def _solve_shap(design: Bools, answers: Floats, ends: Ends) -> tuple[Floats, dic
     others = np.linalg.lstsq(left * root, right * root[:, 0], rcond=None)[0]
     values = np.append(others, total - others.sum())
     square = 0.0 if complete else _sandwich(left, right - left @ others)
-    return values, {"fit": _fit(answers, nothing + z @ values, weights), **_certainty(values, square)}
+    return values, {"fit": _fit(answers, nothing + z @ values, weights), **certainty(values, square)}
 
 
 def _sandwich(left: Floats, rest: Floats) -> float:
