@@ -1,8 +1,8 @@
 """Are maps and predictions those that were accepted: a baseline beside the policy.
 
 ``cnnviz audit POLICY --accept REASON`` writes it: for each image the digest of its file, the class that is predicted,
-and the raw map of each method in half precision, in its own cells. A map on another grid is compared
-on 32 x 32 cells, which the result says.
+what of it the network sees, and the raw map of each method in half precision, in its own cells. A map on another grid
+is compared on 32 x 32 cells, which a remark says.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.audit.check import Check, Judged, likeness_of_ranks, mean, rate
+from cnnviz.audit.unlike_baseline import none_known, told, told_of_maps
 from cnnviz.audit.verdict import Observation, Statement
 from cnnviz.errors import CnnvizError
 from cnnviz.io.baselines import Baseline, BaselineFiles, read_baseline
@@ -72,6 +73,11 @@ class Drift(Check):
             why = self._missing(bool(judged))
         if stored is not None and (until := stored.facts.get("until")) and until < datetime.date.today().isoformat():
             why = f"the baseline was accepted until {until}: {stored.facts.get('reason', '')}"
+        if stored is not None:
+            why = why or none_known(stored, judged, self.folder)
+            self.remarks += told(stored, judged)
+        grids: list[bool] = []
+        absent: list[str] = []
         found = []
         similar: list[Observation] = []
         changes: list[Observation] = []
@@ -89,12 +95,16 @@ class Drift(Check):
             for row in each.maps if each.counts else ():
                 before = stored.maps.get(_key(each.record, method, row["target"]))
                 after = self.raw(row)
+                if before is None:
+                    absent.append(each.path)
                 value = None if before is None or after is None else likeness(before, after)
-                if value is not None:
+                if before is not None and after is not None and value is not None:
+                    grids.append(before.shape[-2:] != after.shape[-2:])
                     similar.append(each.seen(value))
         if others:
             self.remarks.append(f"{len(others)} files are others than those accepted: {others[0]}, ...")
         if self.params.min_similarity is not None:
+            self.remarks += told_of_maps(method, grids, absent)
             found.append(mean("similarity", self.params.min_similarity, similar, at_least=True, low=-1.0))
         if self.params.max_changed_predictions is not None:
             allowed = self.params.max_changed_predictions
@@ -156,6 +166,7 @@ def accepted(judged: Mapping[str, Sequence[Judged]], raw: Any, reason: str, unti
             images[name] = {
                 "sha256": source.get("sha256"),
                 "predicted": each.record["predictions"][0]["class_index"],
+                "seen_xywh": each.record.get("seen_xywh"),
             }
             for row in each.maps:
                 values = raw(row)
