@@ -130,9 +130,32 @@ def test_class_names_of_the_metadata(text: str, tmp_path: Path) -> None:
     onnx.save(model, path)
     loaded = load(ModelSpec(model=path))
     assert loaded.labels == ("cat", "dog", "cow's", "hen")
-    assert "4 class names stand in network.onnx" in loaded.notes
+    assert "class names from the file's 'names': cat, dog, cow's, …" in loaded.notes
     (tmp_path / "own.txt").write_text("a\nb\nc\nd\n")
     assert load(ModelSpec(model=path, labels=str(tmp_path / "own.txt"))).labels == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("['lr', 'momentum', 'nesterov', 'eps']", "has names of settings"),
+        ("['a.jpg', 'b.jpg', 'c.jpg', 'd.jpg']", "has names of files"),
+        ("{" + "9" * 5000 + ": 'a', 1: 'b'}", ""),
+        ("['a', 'b']", "has 2 names for 4 classes"),
+    ],
+)
+def test_what_is_no_class_names_in_the_metadata_is_passed_over(text: str, why: str, tmp_path: Path) -> None:
+    import onnx
+
+    path = _simple(tmp_path)
+    model = onnx.load(path)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "names", text
+    onnx.save(model, path)
+    loaded = load(ModelSpec(model=path))
+    assert loaded.labels == ("class 0", "class 1", "class 2", "class 3")
+    (note,) = [note for note in loaded.notes if note.endswith("classes are told by number; --labels FILE names them")]
+    assert why in note
 
 
 def test_what_the_file_does_not_say_is_told(tmp_path: Path) -> None:

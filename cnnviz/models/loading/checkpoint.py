@@ -26,7 +26,7 @@ from torch import nn
 
 from cnnviz.errors import CnnvizError, first_line
 from cnnviz.io.checkpoint_files import check_file, damaged, is_safetensors
-from cnnviz.models.loading.carried_names import Names, names_in
+from cnnviz.models.loading.carried_names import Candidate, names_in
 
 # Averaged weights first: they are what training scripts evaluate and report.
 _EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema", "teacher")
@@ -44,7 +44,7 @@ class Checkpoint:
         module: A whole pickled module (only from a trusted file).
         notes: What was unpacked on the way.
         metadata: What a safetensors file says beside its tensors.
-        names: Lists of class names that stand in it.
+        names: What may be class names in it.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class Checkpoint:
     module: nn.Module | None = None
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
-    names: tuple[Names, ...] = ()
+    names: tuple[Candidate, ...] = ()
 
 
 def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
@@ -73,7 +73,7 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     else:
         content = _load_pickle(path, trust)
     found, trail = _find(content)
-    names = names_in(metadata or content)
+    names = names_in(metadata or content, _names_of(found))
     if isinstance(found, nn.Module):
         return Checkpoint(path, {}, found, (f"{path.name} holds a whole {type(found).__name__} module",), names=names)
     if found is None:
@@ -106,6 +106,10 @@ def _find(content: Any, depth: int = 0) -> tuple[Mapping[str, torch.Tensor] | nn
     if hasattr(content, "_metadata"):
         tensors._metadata = content._metadata  # type: ignore[attr-defined]
     return tensors, ()
+
+
+def _names_of(found: Mapping[str, torch.Tensor] | nn.Module | None) -> tuple[str, ...]:
+    return tuple((found.state_dict() if isinstance(found, nn.Module) else found) or ())
 
 
 def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:

@@ -321,8 +321,7 @@ def _from_onnx(spec: ModelSpec) -> _Built:
             )
     network, path = read_onnx(spec.model, spec.input_size), Path(spec.model)
     notes = network.notes
-    if network.labels and spec.labels is None:
-        notes = (*notes, f"{len(network.labels)} class names stand in {path.name}")
+    offered = Offered(path.name, network.names, kind="file")
     assumed = [name for name in ("mean", "std", "channel_order") if getattr(spec, name) is None]
     if assumed:
         notes = (*notes, f"preprocessing assumed to be ImageNet's ({', '.join(assumed)}): an ONNX file does not say it")
@@ -330,7 +329,7 @@ def _from_onnx(spec: ModelSpec) -> _Built:
     if override(preprocess, input_size=spec.input_size).input_size != network.input_size:
         rows, columns = network.input_size[1:]
         notes = (*notes, f"{path.name} says {rows} x {columns} pixels, and was compared with onnxruntime at these")
-    return _Built(network.module, path.stem, "onnx", path.name, preprocess, network.labels, None, notes)
+    return _Built(network.module, path.stem, "onnx", path.name, preprocess, offered.only, None, notes, None, offered)
 
 
 def _guessed(module: nn.Module, spec: ModelSpec) -> tuple[Preprocess, tuple[str, ...]]:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
 
 from cnnviz.errors import CnnvizError, first_line, nearest_file
+from cnnviz.models.loading.carried_names import Candidate, names_in
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
 SUFFIX = ".onnx"
 _USUAL = 224
-# Keys under which exporters write class names into a file.
-_NAMES = ("names", "classes", "class_names", "labels")
 # Pixels more for a second size: odd where a network takes that, since halves are then rounded.
 _LARGER = ((37, 75), (64, 96))
 
@@ -35,13 +32,13 @@ class OnnxNetwork:
     Attributes:
         module: The network: [N, C, H, W] in; a tensor out, or a dict of tensors by the names of the outputs.
         input_size: Channels, height and width that the file says, or that were asked for where it leaves them free.
-        labels: Class names that stand in the file; empty if none do.
+        names: What may be class names in the file.
         notes: What a person should know.
     """
 
     module: nn.Module
     input_size: tuple[int, int, int]
-    labels: tuple[str, ...]
+    names: tuple[Candidate, ...]
     notes: tuple[str, ...]
 
 
@@ -83,7 +80,7 @@ def read_onnx(path: str | Path, asked: Sequence[int] | None = None) -> OnnxNetwo
     notes.append(said if entry.batch is None else f"{said}; made for any number of images, the file for {entry.batch}")
     if said.startswith("not compared"):
         notes += warned
-    return OnnxNetwork(module, size, _labels(model), tuple(notes))
+    return OnnxNetwork(module, size, _names(model), tuple(notes))
 
 
 def _check_installed(path: Path) -> None:
@@ -244,20 +241,7 @@ def _transposed(network: fx.GraphModule) -> None:
     network.recompile()
 
 
-def _labels(model: ModelProto) -> tuple[str, ...]:
-    """Class names in the metadata: a list, or a mapping from the number of a class."""
-    said = {entry.key: entry.value for entry in model.metadata_props}
-    for key in _NAMES:
-        value = _literal(said.get(key, ""))
-        if isinstance(value, dict) and all(str(name).isdigit() for name in value):
-            value = [value[name] for name in sorted(value, key=int)]
-        if isinstance(value, (list, tuple)) and value and all(isinstance(name, str) for name in value):
-            return tuple(value)
-    return ()
-
-
-def _literal(text: str) -> Any:
-    for read in (json.loads, ast.literal_eval):
-        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            return read(text)
-    return None
+def _names(model: ModelProto) -> tuple[Candidate, ...]:
+    """What may be class names in the metadata."""
+    parameters = [tensor.name for tensor in model.graph.initializer]
+    return names_in({entry.key: entry.value for entry in model.metadata_props}, parameters)
