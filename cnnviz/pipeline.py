@@ -153,6 +153,8 @@ def _through(
         run_folder.abandon()
         raise counts.no_images(settings)
     _tell(counts, explainer.spec.views, reporter)
+    if explainer.comparison is not None:
+        explainer.comparison.unfinished = counts.unfinished(interrupted)
     with run_folder.store.noting() as written:
         found = explainer.conclude(run_folder.records, run_folder.store, interrupted=interrupted)
     if interrupted and not counts.explained and explainer.comparison is not None:

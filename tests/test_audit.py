@@ -206,16 +206,6 @@ def test_the_page_has_the_checks(photos: Path, tmp_path: Path) -> None:
     assert "<h2>Audit: passed</h2>" in (tmp_path / "b" / "index.html").read_text("utf-8")
 
 
-def test_few_images_decide_nothing_and_strict_fails(photos: Path, tmp_path: Path) -> None:
-    path = _policy(photos, "balanced", "  - {kind: accuracy, min: 0.9}", name="few.yaml")
-    code, report = _audit(path, tmp_path / "a", "--limit", "4")
-    assert "## Attention audit: not decided" in (tmp_path / "a" / "summary.md").read_text("utf-8")
-    assert "<h2>Audit: not decided</h2>" in (tmp_path / "a" / "index.html").read_text("utf-8")
-    [row] = report["summary"]["audit"]["checks"]
-    assert (code, row["verdict"], row["passed"]) == (0, "not decided", None)
-    assert _audit(path, tmp_path / "b", "--limit", "4", "--strict")[0] == 1
-
-
 def test_a_warning_does_not_fail(photos: Path, tmp_path: Path) -> None:
     check = "  - {kind: avoid, region: background, max_energy: 0.3, level: warning}"
     path = _policy(photos, "weather", check, name="warn.yaml", more="only: all")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +127,86 @@ def test_the_pass_for_the_scale_of_a_run_is_no_run(folder: Path) -> None:
     assert "interrupted" in ended.stderr
     assert not (folder / "out" / "records.jsonl").exists()
     assert (folder / "pressed").exists()
+
+
+POLICY = """version: 1
+model: {name: "nets.py:make", input_size: 32}
+images: photos
+labels: labels.csv
+min_images: 2
+checks:
+  - {kind: accuracy, min: 0.0}
+  - {kind: avoid, region: [0, 0, 1, 0.5], max_energy: 0.9999}
+  - {kind: avoid, region: [0, 0.9, 1, 1], max_energy: 0.00001}
+  - {kind: stable}
+  - {kind: counterfactual, replace: [0, 0, 0.5, 0.5], with: blur}
+  - {kind: shortcuts, level: error}
+  - {kind: sane}
+  - {kind: drift, baseline: baseline/}
+  - {kind: calibration, level: warning}
+"""
+
+
+@pytest.fixture
+def policy(folder: Path) -> Path:
+    """A check of each kind for :func:`folder`; two images are enough."""
+    (folder / "labels.csv").write_text("path,label\n" + "".join(f"{index}.png,0\n" for index in range(COUNT)))
+    (folder / "policy.yaml").write_text(POLICY)
+    return folder
+
+
+def audit(folder: Path, out: str, *options: str) -> tuple[int, dict[str, Any], str]:
+    words = [sys.executable, "-m", "cnnviz", "audit", "policy.yaml", "-o", out, "--tracing", "off", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GITHUB_ACTIONS": "true"}
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert "Traceback" not in done.stderr
+    assert "internal error" not in done.stderr
+    return done.returncode, json.loads((folder / out / "report.json").read_text()), done.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--strict",)])
+def test_an_audit_that_is_ended_has_decided_nothing(options: tuple[str, ...], policy: Path) -> None:
+    """In no file: a part of the images, in order of their folders, may be of the first classes alone."""
+    more = ("-b", "2", "--no-cache", "--accept", "so it was", *options)
+    code, report, said = audit(policy, "parts", *more)
+    found, count = report["summary"]["audit"], report["summary"]["explained"]
+    why = f"Ctrl-C ended the run after {count} images: nothing is decided"
+    assert (code, 2 <= count < COUNT) == (130, True), said
+    assert said.splitlines().count(why) == 1
+    assert (found["passed"], found["verdict"], found["strict"]) == (False, "not decided", bool(options))
+    rows = found["checks"]
+    assert {(row["verdict"], row["passed"], row["reason"]) for row in rows} == {("not decided", None, why)}
+    assert {row["kind"] for row in rows} >= {"accuracy", "avoid", "stable", "counterfactual", "shortcuts", "drift"}
+    assert found["undecided"] == sum(row["level"] == "error" for row in rows)
+    assert (found["passes"], found["remarks"]) == (0, [why, f"not accepted: {why}"])
+    assert not (policy / "baseline").exists()
+    files = {each.name: each.read_text("utf-8") for each in (policy / "parts").iterdir() if each.is_file()}
+    assert json.loads(files["audit.sarif"])["runs"][0]["invocations"][0]["executionSuccessful"] is False
+    assert files["junit.xml"].count("<failure" if options else "<skipped") >= found["undecided"]
+    outcome = "failed" if options else "not decided"
+    assert f"## Attention audit: {outcome}" in files["summary.md"]
+    assert f"<h2>Audit: {outcome}</h2>" in files["index.html"]
+    assert "| passed |" not in files["summary.md"]
+    code, again, said = audit(policy, "parts", *more, "--resume")
+    shutil.rmtree(policy / "baseline")
+    _, whole, _ = audit(policy, "whole", *more)
+    for each in (again, whole):
+        each["summary"]["audit"].pop("seconds")
+    found = again["summary"]["audit"]
+    assert found == whole["summary"]["audit"]
+    assert (code, found["passed"], found["verdict"]) == (int(bool(options)), False, "not decided"), said
+    assert found["checks"][0]["passed"] is True
+
+
+def test_an_audit_that_ends_at_the_first_failure_has_decided_nothing(policy: Path) -> None:
+    (policy / "pressed").touch()
+    (policy / "photos" / "4.png").write_bytes(b"none")
+    code, report, _ = audit(policy, "out", "-b", "1", "--no-cache", "--fail-fast")
+    found = report["summary"]["audit"]
+    assert (code, found["passed"], found["verdict"]) == (3, False, "not decided")
+    assert {row["reason"] for row in found["checks"]} == {
+        "--fail-fast ended the run at the first input that failed: nothing is decided"
+    }
 
 
 MODEL = f"{tiny_model.__file__}:make"

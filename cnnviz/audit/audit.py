@@ -119,8 +119,9 @@ class Audit(Comparison[AuditOptions]):
 
         for check in self.checks:
             check.raw = raw
-        results = self._results(rows, methods)
-        told = self._remarks()
+        # Of a part of the images nothing is said: in order of their folders they may be of the first classes alone.
+        results = self._results([] if self.unfinished else rows, methods)
+        told = [self.unfinished] if self.unfinished else self._remarks()
         if self._only != self.policy.only:
             only = f"only: {self.policy.only} is of networks with one class for an image"
             told.append(f"{only}; {f'all {len(rows)} images are' if len(rows) > 1 else 'the one image is'} judged")
@@ -216,6 +217,7 @@ class Audit(Comparison[AuditOptions]):
             self.look.tell(f"{check.check.name}: {counted(len(judged), 'image')}{f', {method}' * spec.of_maps}")
         began = time.perf_counter()
         made = self._without_groups(check, judged, check.statements(method, judged, self.look))
+        made = [replace(each, why_not=self.unfinished) for each in made] if self.unfinished else made
         self._spent[check.check.name] = self._spent.get(check.check.name, 0.0) + time.perf_counter() - began
         return made
 
@@ -264,10 +266,10 @@ class Audit(Comparison[AuditOptions]):
     def _accept(self, judged: Mapping[str, Sequence[Judged]], raw: Any) -> list[str]:
         folder = self._baseline
         reason = str(self.params.accept)
-        if not any(judged.values()):
+        if self.unfinished or not any(judged.values()):
             there = os.path.isfile(os.path.join(folder, FACTS))
             kept = f"; the baseline in {folder} is as it was" if there else ""
-            return [f"not accepted: no image has a prediction{kept}"]
+            return [f"not accepted: {self.unfinished or 'no image has a prediction'}{kept}"]
         write_baseline(folder, accepted(judged, raw, reason, self.params.until))
         return [f"accepted as the baseline in {folder}: {reason}"]
 
@@ -289,19 +291,20 @@ class Audit(Comparison[AuditOptions]):
         self, results: Sequence[CheckResult], store: Store, told: Sequence[str], failed: list[dict[str, str]]
     ) -> Conclusion:
         rows = [row_of(each) for each in results]
-        errors = [each for each in results if each.check.level == "error"]
-        violated = [each for each in errors if each.result.verdict == "violated"]
-        undecided = [each for each in errors if each.result.verdict == "not decided"]
-        passed = not violated and not (self.params.strict and undecided)
-        path = self.policy.path
-        strict = self.params.strict
+        binding = [row for row in rows if row["level"] == "error"]
+        violated = any(row["verdict"] == "violated" for row in binding)
+        undecided = sum(row["verdict"] == "not decided" for row in binding)
+        verdict = "violated" if violated else "not decided" if undecided or self.unfinished else "passed"
+        path, strict, spent = self.policy.path, self.params.strict, self._seconds()
+        fails = any(audit_words.fails(row, strict=strict) for row in rows)
         store.write(JUNIT, junit(path, rows, failed, strict=strict, remarks=told))
-        spent = self._seconds()
         audit = {
-            "passed": passed,
+            "passed": verdict == "passed",
+            "verdict": verdict,
+            "strict": strict,
             "policy": path,
             "false_alarm": self.policy.false_alarm,
-            "undecided": len(undecided),
+            "undecided": undecided,
             "passes": self.look.passes if self.look is not None else 0,
             "seconds": spent,
             "checks": rows,
@@ -310,19 +313,20 @@ class Audit(Comparison[AuditOptions]):
             "clusters": [row for check in self.checks for row in check.findings()],
         }
         keys = {check.check.name: check.check.key for check in self.checks}
-        store.write(SARIF, sarif(path, rows, keys, audit_words.notes(audit), strict=strict))
+        notes, whole = audit_words.notes(audit), not self.unfinished
+        store.write(SARIF, sarif(path, rows, keys, notes, strict=strict, whole=whole))
         store.write(MARKDOWN, summary_markdown(audit))
-        verdict = audit_words.outcome(audit) if passed else "VIOLATED" if violated else "NOT DECIDED (--strict)"
-        sentences = [*audit_table(rows), *told, f"audit of {path}: {verdict}"]
-        if undecided and passed:
-            sentences.append(
-                f"{len(undecided)} of {len(errors)} not decided: never counted as passed; --strict makes them fail"
-            )
+        said = "VIOLATED" if violated else "NOT DECIDED (--strict)" if fails else audit_words.outcome(audit)
+        table = audit_table([{**row, "reason": ""} for row in rows] if self.unfinished else rows)
+        sentences = [*table, *told, f"audit of {path}: {said}"]
+        if undecided and not fails and not self.unfinished:
+            how = f"{undecided} of {len(binding)} not decided"
+            sentences.append(f"{how}: never counted as passed; --strict makes them fail")
         return Conclusion(
             {"audit": audit},
             sentences=sentences,
             spent=_spent_on(spent, self._askers()),
-            violated=not passed,
+            violated=fails,
             annotations=workflow_lines(path, rows, strict=strict),
         )
 

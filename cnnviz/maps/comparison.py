@@ -55,9 +55,11 @@ class Comparison(Generic[_Options]):
 
     Attributes:
         look: Photographs of the run and the network once more, when :meth:`conclude` is called.
+        unfinished: Then also why not all images were seen; empty where they were.
     """
 
     look: SecondLook | None = None
+    unfinished: str = ""
 
     @property
     def looks_again(self) -> bool:

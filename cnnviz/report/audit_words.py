@@ -12,7 +12,7 @@ _FAILED = 10
 def outcome(audit: Mapping[str, Any]) -> str:
     """``failed``, ``passed``, or how much of it is not decided, with how many images failed.
 
-    An audit that decided nothing did not pass.
+    What is not decided has not passed.
 
     Args:
         audit: ``summary.audit`` of the report.
@@ -35,14 +35,16 @@ def notes(audit: Mapping[str, Any]) -> list[str]:
 
 
 def _of_checks(audit: Mapping[str, Any]) -> str:
-    if not audit["passed"]:
+    binding, undecided = [row for row in audit["checks"] if row["level"] == "error"], audit["undecided"]
+    violated = any(row["verdict"] == "violated" for row in binding)
+    # Earlier versions wrote whether the audit failed, and nothing of strictness.
+    if violated or (audit["strict"] and undecided if "strict" in audit else not audit["passed"]):
         return "failed"
-    binding, undecided = sum(row["level"] == "error" for row in audit["checks"]), audit["undecided"]
-    if not undecided:
+    if not undecided and audit.get("verdict", "passed") == "passed":
         return "passed"
-    if undecided == binding:
-        return "not decided"
-    return f"nothing violated, {undecided} of {binding} not decided"
+    return (
+        "not decided" if undecided == len(binding) else f"nothing violated, {undecided} of {len(binding)} not decided"
+    )
 
 
 def fails(row: Mapping[str, Any], *, strict: bool) -> bool:

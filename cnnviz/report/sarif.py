@@ -23,6 +23,7 @@ def sarif(
     notes: Sequence[str] = (),
     *,
     strict: bool = False,
+    whole: bool = True,
 ) -> bytes:
     """The document: violations as errors or warnings, what is not decided as notes.
 
@@ -32,6 +33,7 @@ def sarif(
         keys: By name of a check what fingerprints know it by, which no limit is part of; the name where none is given.
         notes: What was left out and what failed, which no verdict tells: notifications of the run.
         strict: Whether what is not decided fails: it is an error then, not a note.
+        whole: Whether all images were seen.
     """
     rules: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -44,7 +46,7 @@ def sarif(
     ][:_MOST]
     driver = {"name": "cnnviz audit", "version": cnnviz.__version__, "rules": list(rules.values())}
     told = [{"level": "note", "message": {"text": text}} for text in notes]
-    invocation = {"executionSuccessful": True, "toolExecutionNotifications": told}
+    invocation = {"executionSuccessful": whole, "toolExecutionNotifications": told}
     run = {"tool": {"driver": driver}, "invocations": [invocation], "results": results}
     document = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
     return json.dumps(document, indent=1).encode()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError, of_all
+from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError, counted, of_all
 from cnnviz.io.archives import is_fetched
 from cnnviz.io.exclusions import Exclusions
 from cnnviz.io.shards import parse_shard
@@ -274,6 +274,14 @@ class Counts:
         elif self.stopped:
             summary["stopped"] = "--fail-fast: at the first input that failed"
         return summary
+
+    def unfinished(self, interrupted: bool) -> str:
+        """Why not all inputs were seen; empty where they were."""
+        if interrupted:
+            return f"Ctrl-C ended the run after {counted(self.explained, 'image')}: nothing is decided"
+        if self.stopped:
+            return "--fail-fast ended the run at the first input that failed: nothing is decided"
+        return ""
 
     def exit_code(self, interrupted: bool) -> int:
         return EXIT_INTERRUPTED if interrupted else EXIT_SOME_FAILED if self.failed else EXIT_DONE

@@ -150,7 +150,15 @@ class AuditFigures(TypedDict):
     """What an audit came to."""
 
     passed: bool
-    """Whether no check of level error is violated (with ``--strict``: and none is undecided)."""
+    """Whether all checks of level error passed: what is not decided has not, though without ``--strict`` it fails
+    nothing.
+    """
+    verdict: Literal["passed", "violated", "not decided"]
+    """What the checks of level error came to together; not decided, too, where not all images were seen."""
+    strict: bool
+    """Whether what is not decided fails: the exit code is 1 where a check is violated, and with this where one is
+    undecided.
+    """
     policy: str
     """The policy's file."""
     false_alarm: float
