@@ -105,6 +105,40 @@ def test_the_list_is_that_of_the_register() -> None:
     assert listed["randomization"]["measures"] == "model"
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        # As scripts write them, and as papers do.
+        ("insertion,deletion,road,average_drop,increase,infidelity,sparseness,grid_pointing,randomization", ""),
+        ("max_box_acc,max_box_acc_v2,pointing_game,energy_pointing_game,pxap,sensitivity-n,ROAD,PxAP", ""),
+        ("sensitivity,max-sensitivity,sensitivity_max", "max_sensitivity"),
+        ("GT-known,gt_known_accuracy,top1_error,top5-error,top1_classification_error", "box_localization"),
+        ("MaxBoxAcc", "max_box_acc"),
+        ("MaxBoxAccV2", "max_box_acc_v2"),
+        ("grid-pointing-game", "grid_pointing"),
+    ],
+)
+def test_a_metric_goes_by_each_name_that_it_has(words: str, name: str) -> None:
+    for word in words.split(","):
+        found = lookup.read_metric(word).spec
+        assert found.name == (name or word.casefold().replace("-", "_"))
+    assert lookup.read_metric("sensitivity:radius=0.5").params.radius == 0.5  # type: ignore[attr-defined]
+
+
+def test_no_metric_is_called_as_another_is_also_called() -> None:
+    names = [each for spec in METRICS for each in (spec.name, *spec.aliases)]
+    assert len(set(names)) == len(names)
+    listed = {row["name"]: row for row in cnnviz.list_metrics()}
+    assert listed["max_sensitivity"]["aliases"] == ("sensitivity", "sensitivity_max")
+
+
+def test_a_package_may_call_a_metric_as_another_is_also_called(
+    registered: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered.append(point(monkeypatch, spec(name="sensitivity")))
+    assert lookup.find_metric("sensitivity").title == "Inside"
+
+
 def test_a_package_adds_a_metric(registered: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     registered.append(point(monkeypatch, spec()))
     assert lookup.find_metric("inside").title == "Inside"

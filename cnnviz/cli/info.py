@@ -44,7 +44,8 @@ def metrics(
         better = "" if spec.direction == "neither" else f" Better: {spec.direction}."
         needs = "" if spec.truth == "nothing" else f" Needs {spec.truth}."
         source = "" if spec.paper == "none" else f" {spec.paper}."
-        lines += [f"{spec.name}: {spec.summary}{better}{needs}{source}"]
+        also = f" Also called {', '.join(spec.aliases)}." if spec.aliases else ""
+        lines += [f"{spec.name}: {spec.summary}{better}{needs}{source}{also}"]
         lines += [f"    {figure.name}  {figure.meaning}" for figure in spec.figures]
         lines += [f"    :{param.name}=  {_option(param)}" for param in spec.params]
     console.text("\n".join(lines))

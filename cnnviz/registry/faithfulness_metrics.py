@@ -216,6 +216,7 @@ FAITHFULNESS: tuple[MetricSpec, ...] = (
         direction="lower",
         options=MaxSensitivityOptions,
         figures=(Figure("max_sensitivity", "largest norm of the change over the norm of the map", "mean"),),
+        aliases=("sensitivity", "sensitivity_max"),  # as Yeh et al. call it, beside infidelity, and captum
     ),
     MetricSpec(
         name="sparseness",

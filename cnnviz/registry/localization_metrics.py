@@ -103,6 +103,15 @@ BOX_LOCALIZATION = MetricSpec(
         Figure("objects_found", "with per_component: how many of them have a box of their own with an IoU of 0.5"),
     ),
     summarizer="cnnviz.metrics.localization_boxes:summarize",
+    # What the summary of a run has of it.
+    aliases=(
+        "gt_known",
+        "gt_known_accuracy",
+        "top1_error",
+        "top5_error",
+        "top1_classification_error",
+        "top5_classification_error",
+    ),
 )
 
 MAX_BOX_ACC = MetricSpec(
@@ -118,6 +127,7 @@ MAX_BOX_ACC = MetricSpec(
     baselines=_BASELINES,
     figures=(Figure("hits", "`[first, last]` levels of the threshold at which the box fits"), _TRUE_LABELS),
     summarizer="cnnviz.metrics.localization_thresholds:summarize",
+    aliases=("maxboxacc",),
 )
 
 MAX_BOX_ACC_V2 = MetricSpec(
@@ -139,6 +149,7 @@ MAX_BOX_ACC_V2 = MetricSpec(
         _TRUE_LABELS,
     ),
     summarizer="cnnviz.metrics.localization_thresholds:summarize_v2",
+    aliases=("maxboxaccv2",),
 )
 
 PXAP = MetricSpec(
@@ -227,6 +238,7 @@ GRID_POINTING = MetricSpec(
     direction="higher",
     options=GridPointingOptions,
     figures=(Figure("energy", "share of the positive values in the own cell of four; by chance 0.25", "mean"),),
+    aliases=("grid_pointing_game",),
 )
 
 LOCALIZATION: tuple[MetricSpec, ...] = (

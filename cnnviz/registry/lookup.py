@@ -155,12 +155,15 @@ def all_metrics() -> tuple[MetricSpec, ...]:
 
 
 def find_metric(name: str) -> MetricSpec:
-    """The entry of a metric.
+    """The entry of a metric, by its name or another that it has, in large or small letters.
 
     Raises:
         CnnvizError: Unknown name, with near matches.
     """
-    return _find(name, all_metrics(), "metric")
+    specs = all_metrics()
+    own = {each: spec.name for spec in specs for each in (*spec.aliases, spec.name.casefold())}
+    named = any(spec.name == name for spec in specs)  # a package's metric may be called as another is also called
+    return _find(name if named else own.get(name.casefold(), name), specs, "metric")
 
 
 def read_metric(text: str) -> MetricRequest:
@@ -179,6 +182,7 @@ def list_metrics() -> list[dict[str, Any]]:
     return [
         {
             "name": spec.name,
+            "aliases": spec.aliases,
             "summary": spec.summary,
             "paper": spec.paper,
             "measures": spec.measures,

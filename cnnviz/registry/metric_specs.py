@@ -65,6 +65,7 @@ class MetricSpec(EntrySpec):
         key: Key of a record's ``scores`` under which its figures stand, None for its name; empty where they stand
             among the others.
         summary_key: Key of the report's ``summary``; empty for its name within ``summary.metrics``.
+        aliases: Other names, in small letters, under which ``--metric`` takes it; reports have its name.
     """
 
     kind: ClassVar[str] = "Metric"
@@ -79,6 +80,7 @@ class MetricSpec(EntrySpec):
     summarizer: str = BY_KIND
     key: str | None = None
     summary_key: str = ""
+    aliases: tuple[str, ...] = ()
 
     @property
     def score_key(self) -> str:
