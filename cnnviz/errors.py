@@ -171,10 +171,11 @@ def brief(text: str) -> str:
 def counted(count: int, noun: str) -> str:
     """How many of something there are.
 
-    >>> counted(1, "map"), counted(2, "map")
-    ('1 map', '2 maps')
+    >>> counted(1, "map"), counted(2, "map"), counted(2, "class")
+    ('1 map', '2 maps', '2 classes')
     """
-    return f"{count} {noun}{'s' * (count != 1)}"
+    many = "es" if noun.endswith(("s", "x", "ch")) else "s"
+    return f"{count} {noun}{many * (count != 1)}"
 
 
 def out_of(count: int, every: int, noun: str) -> str:

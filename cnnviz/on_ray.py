@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from cnnviz import pipeline
-from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.errors import CnnvizError, ImageError, counted
 from cnnviz.io.digests import fingerprint
 from cnnviz.io.exclusions import Exclusions
 from cnnviz.io.shard_folders import folders_of_shares
@@ -179,7 +179,7 @@ class Cluster:
         here = os.getcwd()
         running = {self._task.remote(each, here): each for each in map(self._of, self._shards())}
         without_culprit: Counter[str | None] = Counter()
-        self._note(f"Ray: {len(running)} shares on {len(self._ray.nodes())} machines")
+        self._note(f"Ray: {counted(len(running), 'share')} on {counted(len(self._ray.nodes()), 'machine')}")
         while running:
             (ended, *_), _ = self._ray.wait(list(running), num_returns=1)
             settings = running.pop(ended)

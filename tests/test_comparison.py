@@ -99,7 +99,7 @@ def test_an_image_of_which_nothing_is_known_is_a_row(rectangles: Path, tmp_path:
         str(tmp_path / "out"),
     ]
     assert main([*arguments, "--truth", str(tmp_path / "part.json"), "--class", "truth"]) == 3
-    assert "1 of 2 labels of --truth are no class of the model: 'violet'" in " ".join(capsys.readouterr().err.split())
+    assert "1 of 2 labels of --truth is no class of the model: 'violet'" in " ".join(capsys.readouterr().err.split())
     images = json.loads((tmp_path / "out" / "report.json").read_text())["images"]
     assert [image["error"] and image["error"]["type"] for image in images] == [None, "no-truth", "no-truth"]
 

@@ -217,7 +217,7 @@ def shares(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run/shard-1-of-2"], "1 of 2 shares are missing: 2"),
+        (["run/shard-1-of-2"], "1 of 2 shares is missing: 2"),
         (["run/shard-1-of-2", "copy"], "Share 1/2 is there twice"),
         (["run/shard-1-of-2", "run/shard-2-of-2"], "Nothing says where the whole run goes"),
         (["run/shard-1-of-2", "three"], "shares of 2 and of 3"),

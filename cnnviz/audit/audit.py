@@ -21,7 +21,7 @@ from cnnviz.audit.policy import Policy, load_policy
 from cnnviz.audit.results import CheckResult, audit_table, row_of
 from cnnviz.audit.trust import is_for_trust
 from cnnviz.audit.verdict import Result, Statement, decide
-from cnnviz.errors import CnnvizError, counted, shown
+from cnnviz.errors import CnnvizError, counted, out_of, shown
 from cnnviz.io.archives import path_of
 from cnnviz.io.baselines import FACTS, write_baseline
 from cnnviz.io.groups import read_groups
@@ -228,7 +228,9 @@ class Audit(Comparison[AuditOptions]):
             return made
         if len(out) == len(judged):
             return [replace(each, why_not=f"{self.policy.groups} names none of the images") for each in made]
-        check.remarks.append(f"{self.policy.groups} does not name {len(out)} of {len(judged)} images: {out[0]}, ...")
+        check.remarks.append(
+            f"{self.policy.groups} does not name {out_of(len(out), len(judged), 'image')}: {out[0]}, ..."
+        )
         return made
 
     def _remarks(self) -> list[str]:

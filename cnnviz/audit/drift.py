@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cnnviz.audit.check import Check, Judged, likeness_of_ranks, mean, rate
 from cnnviz.audit.unlike_baseline import none_known, told, told_of_maps
 from cnnviz.audit.verdict import Observation, Statement
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, counted
 from cnnviz.io.baselines import Baseline, BaselineFiles, read_baseline
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ class Drift(Check):
                     grids.append(before.shape[-2:] != after.shape[-2:])
                     similar.append(each.seen(value))
         if others:
-            self.remarks.append(f"{len(others)} files are others than those accepted: {others[0]}, ...")
+            are, more = ("is another", "") if len(others) == 1 else ("are others", ", ...")
+            self.remarks.append(f"{counted(len(others), 'file')} {are} than those accepted: {others[0]}{more}")
         if self.params.min_similarity is not None:
             self.remarks += told_of_maps(method, grids, absent)
             found.append(mean("similarity", self.params.min_similarity, similar, at_least=True, low=-1.0))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cnnviz.audit.check import Check, Judged
 from cnnviz.audit.suspects import Hidden, hidden, hot, share_on_object
 from cnnviz.audit.verdict import Observation, Statement
-from cnnviz.errors import counted
+from cnnviz.errors import counted, of_all
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.metrics.map_clusters import DIVISIBLE, SIDE, Clusters, clusters, prepared
 from cnnviz.render.cluster_sheet import ClusterRow, cluster_sheet
@@ -122,9 +122,7 @@ class Shortcuts(Check):
             return [self._undecided(f"{counted(most, 'map')} of a class at most; {_FEWEST} are needed")]
         if len(large) < len(maps):
             few = len(maps) - len(large)
-            self.remarks.append(
-                f"{few} of {len(maps)} classes {'has' if few == 1 else 'have'} fewer than {_FEWEST} maps"
-            )
+            self.remarks.append(f"{of_all(few, len(maps), 'class', 'has', 'have')} fewer than {_FEWEST} maps")
         own = [self._divided(method, label, large[label], look) for label in sorted(large)]
         self.classes += own
         # Where nothing says what the object is, a class that is not divided has no cluster to suspect.

@@ -20,7 +20,7 @@ from cnnviz.compare.pairing import Paired, Row, Targets, methods_of, pair_images
 from cnnviz.compare.panels import compared_panel
 from cnnviz.compare.sides import A, B, differences, explaining, in_words, of_b, sides_of
 from cnnviz.compare.tell import MOST_NAMED, sentences
-from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_POLICY_VIOLATED, EXIT_SOME_FAILED, CnnvizError
+from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_POLICY_VIOLATED, EXIT_SOME_FAILED, CnnvizError, counted
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.finished_runs import FinishedRun
 from cnnviz.io.store import Store
@@ -140,10 +140,9 @@ class _Comparison:
         for pair in paired.failed:
             self._folder.append(self._failure(pair))
         if self._unread:
-            self._folder.note(
-                f"{self._unread} photographs are not where the run of A read them, and are drawn grey: run this where "
-                "that was run"
-            )
+            are, them = ("is", "it") if self._unread == 1 else ("are", "them")
+            unread = f"{counted(self._unread, 'photograph')} {are} not where the run of A read {them}"
+            self._folder.note(f"{unread}, and {are} drawn grey: run this where that was run")
         compared = {**self._identity(explained), **_images(paired), **tally.summary(), **self._most(order)}
         passed, wrong = held_to(compared, self._params)
         compared |= {"passed": passed, "wrong": wrong}

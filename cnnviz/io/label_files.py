@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cnnviz.errors import CnnvizError, nearest_file, shown
+from cnnviz.errors import CnnvizError, counted, nearest_file, shown
 from cnnviz.io.label_tables import is_index
 from cnnviz.io.structured import load_json, load_yaml
 
@@ -68,8 +68,8 @@ def read_class_names(path: str | Path, num_classes: int | None = None) -> ClassN
     one_logit = num_classes == 1 and len(found.names) == 2
     if num_classes is not None and len(found.names) != num_classes and not one_logit:
         raise CnnvizError(
-            f"the labels file {path} names {len(found.names)} classes, the network has {num_classes}",
-            f"give a file with {num_classes} names, or leave --labels out for 'class 0', 'class 1', …",
+            f"the labels file {path} names {counted(len(found.names), 'class')}, the network has {num_classes}",
+            f"give a file with {counted(num_classes, 'name')}, or leave --labels out for 'class 0', 'class 1', …",
         )
     return replace(found, notes=tuple(f"{path.name}: {note}" for note in found.notes))
 

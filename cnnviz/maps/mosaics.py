@@ -19,7 +19,7 @@ from torch import Tensor
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.other_size import holds_at
 from cnnviz.engine.session import ForwardPass, Session
-from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.errors import CnnvizError, ImageError, counted
 from cnnviz.geometry.placement import PlacedMap, place
 from cnnviz.io.decode import open_image
 from cnnviz.io.encode import ImageFormat, encode
@@ -126,9 +126,11 @@ def play(
             by_class.setdefault(record["predictions"][0]["class_index"], []).append(record["name"])
     mosaics = choose(by_class, params.mosaics, params.seed)
     if not mosaics:
-        has = f"{len(by_class)} class{'' if len(by_class) == 1 else 'es'}"
+        has = counted(len(by_class), "class")
         return Played(notes=(f"{request.spec.title}: needs right predictions of {CELLS} classes; there are {has}",))
-    prepared.note(f"{request.spec.title}: {len(mosaics)} mosaics of {CELLS} images; a map that knows nothing has 0.25")
+    prepared.note(
+        f"{request.spec.title}: {counted(len(mosaics), 'mosaic')} of {CELLS} images; a map that knows nothing has 0.25"
+    )
     tiles = _Tiles(prepared, paths)
     _, height, width = prepared.preprocess.input_size
     session, size = prepared.session, (SIDE * height, SIDE * width)
@@ -175,7 +177,8 @@ def _played(
     if len(mosaics) + unread < params.mosaics:
         notes.append(f"{request.spec.title}: {params.mosaics} were asked for; there are no more different ones")
     if unread:
-        notes.append(f"{request.spec.title}: {unread} mosaics left out: an image of theirs can no longer be read")
+        why = f"an image of {'it' if unread == 1 else 'theirs'} can no longer be read"
+        notes.append(f"{request.spec.title}: {counted(unread, 'mosaic')} left out: {why}")
     return Played({"full_size": full, "seed": params.seed, "mosaics": listed}, rows, tuple(notes))
 
 

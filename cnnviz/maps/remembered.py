@@ -160,7 +160,7 @@ class Remembered:
             return []
         text = f"from the cache {self.cache.folder}: {out_of(images.hits, images.hits + images.misses, 'image')}"
         if answers.hits + answers.misses:
-            text += f", {answers.hits} of {answers.hits + answers.misses} answers of checks"
+            text += f", {out_of(answers.hits, answers.hits + answers.misses, 'answer')} of checks"
         return [text]
 
     def facts(self) -> dict[str, Any]:

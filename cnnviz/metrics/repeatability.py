@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cnnviz.errors import out_of
 from cnnviz.metrics.contract import Row, RunSummary
 from cnnviz.registry.metrics import MetricSpec, RepeatabilityOptions
 
@@ -29,11 +30,11 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: RepeatabilityOption
     notes = []
     if below:
         notes.append(
-            f"{below} of {len(said)} maps would correlate by less than {ENOUGH} with the map of another seed (the "
-            f"least by {least:.2f}){how}"
+            f"{out_of(below, len(said), 'map')} would correlate by less than {ENOUGH} with the map of another seed "
+            f"(the least by {least:.2f}){how}"
         )
     if unknown:
         notes.append(
-            f"{unknown} of {len(said)} maps: too few samples to tell how alike that of another seed would be{how}"
+            f"{out_of(unknown, len(said), 'map')}: too few samples to tell how alike that of another seed would be{how}"
         )
     return RunSummary(figures, tuple(notes), tuple(("", note) for note in notes))

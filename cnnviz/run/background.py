@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cnnviz.engine import runtime as rt
-from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.errors import CnnvizError, ImageError, of_all
 from cnnviz.io.decode import open_image
 from cnnviz.io.digests import fingerprint
 from cnnviz.io.sources import find_images, is_passed_over, open_file
@@ -79,7 +79,7 @@ def read_background(path: str, preprocess: Preprocess, note: Callable[[str], Non
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         note(f"--background {path}: {problems[0]}{more}: left out")
     found = len(refs) - others
-    said = f"--background {path}: {len(made)} of {found} photographs were read"
+    said = f"--background {path}: {of_all(len(made), found, 'photograph', 'was', 'were')} read"
     note(f"{said}; the network runs on them once for a trial, then for every image")
     with rt.scope():
         return Background(path, normalize(torch.stack(made), preprocess), found, files)

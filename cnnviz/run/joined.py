@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cnnviz.errors import CnnvizError, shown
+from cnnviz.errors import CnnvizError, counted, of_all, shown
 from cnnviz.io.names import safe_component
 from cnnviz.io.photographs import small_copy
 from cnnviz.io.run_folders import RunFolderReader
@@ -242,7 +242,11 @@ def told(joined: Joined, settings: ReportSettings) -> list[str]:
     """What is worth saying of it."""
     found = []
     if joined.without_photo:
-        found.append(f"{joined.without_photo} of {joined.images} photographs were not found: overlays stand alone")
+        of = of_all(joined.without_photo, joined.images, "photograph", "was", "were")
+        found.append(f"{of} not found: overlays stand alone")
     if joined.missing:
-        found.append(f"{joined.missing} pictures that the runs list are not in {shown(settings.folders[0])}")
+        are = "is" if joined.missing == 1 else "are"
+        found.append(
+            f"{counted(joined.missing, 'picture')} that the runs list {are} not in {shown(settings.folders[0])}"
+        )
     return found

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, of_all
 from cnnviz.io.exclusions import Exclusions
 from cnnviz.io.locks import FolderLock
 from cnnviz.io.shard_folders import file_of, folders_of_shares, has, lies_in, open_in, same_folder
@@ -157,8 +157,8 @@ def check(runs: Sequence[SharedRun]) -> None:
     if missing:
         some = ", ".join(missing[:_UNKNOWN]) + (", ..." if len(missing) > _UNKNOWN else "")
         raise CnnvizError(
-            f"{len(missing)} of {first.shard.count} shares are missing: {some}.",
-            "Run them, and name their folders too.",
+            f"{of_all(len(missing), first.shard.count, 'share')} missing: {some}.",
+            f"Run {'it, and name its folder' if len(missing) == 1 else 'them, and name their folders'} too.",
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cnnviz.errors import CnnvizError, nearest, shown
+from cnnviz.errors import CnnvizError, nearest, out_of, shown
 from cnnviz.geometry.truth import Truth
 from cnnviz.io.annotation_formats import load_truth
 from cnnviz.io.annotations import Annotations
@@ -60,12 +60,15 @@ def truth_classes_of(
         return found
     hint = _hint(without, classes, target)
     if len(without) == len(found.indices):
-        said = f"none of the {len(without)} labels of --truth is a class of the model"
+        none = f"none of the {len(without)} labels" if len(without) > 1 else "not the one label"
+        said = f"{none} of --truth is a class of the model"
         if target.method == _MEASURES and not target.metrics:
             raise CnnvizError(f"{_MEASURES} has nothing to measure by: {said} ({_few(without)}).", f"{hint}.")
         note(f"{said}: {hint}")
     else:
-        some = f"{len(without)} of {len(found.indices)} labels of --truth are no class of the model: {_few(without)}"
+        are = "is" if len(without) == 1 else "are"
+        some = f"{out_of(len(without), len(found.indices), 'label')} of --truth {are} no class of the model"
+        some = f"{some}: {_few(without)}"
         note(some if target.truth_classes is not None else f"{some}; {hint}")
     return found
 

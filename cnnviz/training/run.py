@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from cnnviz.engine import runtime as rt
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, counted, of_all
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.store import Store
 from cnnviz.models.loading import trained
@@ -135,7 +135,8 @@ class _Run:
             share, seed = self._course.params.val_fraction, self._settings.runtime.seed
             how = f"{100 * share:g} % of each class drawn by --seed {seed}"
         classes = len(self._beginning.loaded.labels)
-        return f"{classes} classes: {len(data.train)} pictures to learn from, {len(data.val)} to validate with ({how})"
+        learned = f"{counted(len(data.train), 'picture')} to learn from"
+        return f"{counted(classes, 'class')}: {learned}, {len(data.val)} to validate with ({how})"
 
     def _read(self, decoder: Decoder) -> tuple[Data, str]:
         """The pictures that can be read, and a digest of them and of what they are for."""
@@ -280,7 +281,7 @@ class _Run:
         report = os.path.join(self._settings.output.out, REPORT)
         sentences = self._sentences(best)
         if ended:
-            over = f"{len(progress.epochs)} of {self._course.params.epochs} epochs are over"
+            over = f"{of_all(len(progress.epochs), self._course.params.epochs, 'epoch')} over"
             sentences = (*sentences, f"interrupted: {over}; --resume goes on from there")
         return RunResult(summary, report, code, sentences=sentences)
 

@@ -105,7 +105,7 @@ class Offered:
             said = f"class names from the {self.kind}'s {taken.place!r}: {taken.begin}"
             return ClassNames(taken.names, notes=(said, *self._others(taken.names, count)))
         if not fitting and len(labels) == count:
-            assumed = f"class names assumed to be those of {self.weights} ({count} classes)"
+            assumed = f"class names assumed to be those of {self.weights} ({counted(count, 'class')})"
             return ClassNames(labels, notes=(assumed, *self._others(labels, count)))
         why = f"{self._why_none(fitting, count)}: classes are told by number; --labels FILE names them"
         return ClassNames(numbered(count), notes=(why,))
@@ -120,7 +120,10 @@ class Offered:
             return f"{self.file} has class names that differ, {' and '.join(each.told for each in fitting)}"
         if not self.candidates:
             return f"no list of class names stands in {self.file}"
-        others = [f"{each.place!r} has {counted(len(each.names), 'name')} for {count} classes" for each in self.lists]
+        others = [
+            f"{each.place!r} has {counted(len(each.names), 'name')} for {counted(count, 'class')}"
+            for each in self.lists
+        ]
         told = [*(each.told for each in self.candidates if each.fault), *others]
         told[_TOLD:] = [f"{len(told) - _TOLD} more are as little"] * (len(told) > _TOLD)
         return f"no class names are taken from {self.file}, in which {' and '.join(told)}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, counted
 from cnnviz.models.loading.checkpoint import Checkpoint
 from cnnviz.models.loading.families import looks_like
 
@@ -81,7 +81,7 @@ def load_checkpoint(checkpoint: Checkpoint, module: nn.Module) -> tuple[str, ...
     if len(pairs) == 1:
         (in_file, in_model), key = next(iter(pairs.items()))
         raise CnnvizError(
-            f"{checkpoint.path} was trained for {in_file} classes ({key}), the network has {in_model}",
+            f"{checkpoint.path} was trained for {counted(in_file, 'class')} ({key}), the network has {in_model}",
             f"give --num-classes {in_file}",
         )
     tensors, more = _without_auxiliary(tensors, module)

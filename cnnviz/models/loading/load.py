@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cnnviz.errors import CnnvizError, foreign_code
+from cnnviz.errors import CnnvizError, counted, foreign_code
 from cnnviz.io.label_files import ClassNames, read_class_names
 from cnnviz.models.graph.any_size import stride_at_any_size
 from cnnviz.models.graph.outputs import OutputChoice, choose_output
@@ -134,10 +134,11 @@ def load(spec: ModelSpec, output: str | None = None, task: TaskRequest = _NO_TAS
 
 
 def _check_count(spec: ModelSpec, name: str, count: int) -> None:
-    if spec.num_classes not in (None, count):
+    if spec.num_classes is not None and spec.num_classes != count:
+        wanted = counted(spec.num_classes, "class")
         raise CnnvizError(
-            f"{name} has {count} classes, --num-classes asks for {spec.num_classes}",
-            f"leave --num-classes out, or give weights for {spec.num_classes} classes with --checkpoint FILE",
+            f"{name} has {counted(count, 'class')}, --num-classes asks for {spec.num_classes}",
+            f"leave --num-classes out, or give weights for {wanted} with --checkpoint FILE",
         )
 
 
@@ -270,7 +271,7 @@ def _filled(
     if found is not None:
         module = _seeded(spec.seed, lambda: build(found))
         target = unwrap(module)
-        notes = (f"built with {found} classes, as {checkpoint.path.name} has",)
+        notes = (f"built with {counted(found, 'class')}, as {checkpoint.path.name} has",)
     return module, (*notes, *load_checkpoint(checkpoint, target))
 
 

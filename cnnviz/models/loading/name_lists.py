@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cnnviz.errors import shown
+from cnnviz.errors import counted, shown
 from cnnviz.io.label_tables import is_index
 
 Names = tuple[str, ...]
@@ -98,7 +98,7 @@ def _ordered(value: Mapping[Any, Any], by: str) -> NameList | None:
     if len(by_index) < len(indices):
         return NameList(fault="gives two names one index")
     if set(by_index) != set(range(len(by_index))):
-        return NameList(fault=f"does not count its {len(by_index)} names from 0 without gaps")
+        return NameList(fault=f"does not count its {counted(len(by_index), 'name')} from 0 without gaps")
     return _checked([by_index[index] for index in range(len(by_index))])
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, counted
 from cnnviz.geometry.placement import place
 from cnnviz.io.encode import ImageFormat, encode, encode_npz
 from cnnviz.io.names import Names, safe_component
@@ -134,7 +134,7 @@ class Activations(Study[ActivationsOptions]):
             for c in picked
         ]
         scale = "each on its own scale" if own else f"{'-' + number(limit) if layer.signed else '0'} to {number(limit)}"
-        title = f"{ref.name}: {channels} channels of {height}x{width}, by {sort}, {scale}"
+        title = f"{ref.name}: {counted(channels, 'channel')} of {height}x{width}, by {sort}, {scale}"
         if left := channels - len(picked):
             title += "; all are zero" if limit == 0 else f"; {left} are zero and left out"
         return tiles(made, picked, layout(len(picked), (height, width)), title)
@@ -216,7 +216,7 @@ def _alive(ranked: NDArray[np.int64], figures: ChannelFigures) -> NDArray[np.int
 
 def _told(ref: LayerRef, tally: ChannelTally) -> str:
     """How many channels say nothing; what is silent in a few images need not be dead."""
-    over = f"over {tally.images} image{'' if tally.images == 1 else 's'}"
+    over = f"over {counted(tally.images, 'image')}"
     few, still = tally.dead() is None, len(tally.silent())
-    text = f"{ref.name}: {still or 'none'} of {ref.channels} channels {'silent' if few else 'dead'} {over}"
+    text = f"{ref.name}: {still or 'none'} of {counted(ref.channels, 'channel')} {'silent' if few else 'dead'} {over}"
     return f"{text}, too few to call any of them dead" if few and still else text

@@ -17,7 +17,7 @@ from cnnviz.engine.cut import Cut
 from cnnviz.engine.seeding import seed_for
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import class_logits, predicted
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, counted
 from cnnviz.io.encode import ImageFormat, encode, encode_npz
 from cnnviz.io.store import Store
 from cnnviz.models.graph.outputs import two_dim
@@ -291,7 +291,7 @@ class Concepts(Study[ConceptsOptions]):
             )
             said = [f"importance {mean[concept]:.2f}"]
             legend.append(FactorRow(f"concept {concept + 1}", said, [picture for _, picture in found]))
-        title = f"{self.label}: {len(report)} concepts of {_images(len(gathered.facts))}, {self.layer.name}"
+        title = f"{self.label}: {counted(len(report), 'concept')} of {_images(len(gathered.facts))}, {self.layer.name}"
         self.store.write("concepts.png", encode(factor_legend(title, legend), _PNG))
         self.store.write("importance.png", encode(importance_chart(title, mean.tolist()), _PNG))
         self.store.write("concepts.npz", encode_npz({"concepts": self.directions}))

@@ -15,7 +15,7 @@ from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import class_logits
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, counted
 from cnnviz.io.encode import ImageFormat, encode, encode_npz
 from cnnviz.io.store import Store
 from cnnviz.models.graph.outputs import two_dim
@@ -257,7 +257,7 @@ class DeepFeatureFactors(Study[FactorsOptions]):
             title = f"factor {factor + 1}: {percent(area)} of the area"
             legend.append(FactorRow(title, said, [crop for _, crop in patches]))
         many = len(gathered.maps)
-        title = f"{self.layer.name}: {len(report)} factors of {many} image{'s' * (many != 1)}"
+        title = f"{self.layer.name}: {counted(len(report), 'factor')} of {counted(many, 'image')}"
         self.store.write("factors.png", encode(factor_legend(title, legend), _PNG))
         self.store.write("factors.npz", encode_npz({"factors": found.directions}))
         figures: list[Figure] = [{"file": "factors.png", "caption": title}]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cnnviz.engine.cut import Cut
-from cnnviz.errors import CnnvizError, nearest
+from cnnviz.errors import CnnvizError, counted, nearest, out_of
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.names import Names, safe_component
 from cnnviz.io.store import Store
@@ -167,6 +167,8 @@ class Filters(Study[FiltersOptions]):
 def _dead(dead: Sequence[int], filters: int | None = None) -> str:
     """How many filters are dead, and which: ``2 of 64 dead (3, 17)``."""
     if not dead:
-        return "none dead" if filters is None else f"none of {filters} filters dead"
+        return "none dead" if filters is None else f"none of {counted(filters, 'filter')} dead"
     which = ", ".join(map(str, dead[:_NAMED])) + (" …" if len(dead) > _NAMED else "")
-    return f"{len(dead)} dead ({which})" if filters is None else f"{len(dead)} of {filters} filters dead ({which})"
+    return (
+        f"{len(dead)} dead ({which})" if filters is None else f"{out_of(len(dead), filters, 'filter')} dead ({which})"
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnviz.errors import ImageError
+from cnnviz.errors import ImageError, counted
 from cnnviz.io.decode import decode
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.line_log import LineLog
@@ -122,7 +122,7 @@ class Synthesized:
         if len(self.pictures) > 1:
             sheet = grid(self.pictures, math.ceil(math.sqrt(len(self.pictures))), _CELL)
             self.store.write("sheet.png", encode(sheet, _PNG))
-            self.figures.insert(0, {"file": "sheet.png", "caption": f"{len(self.pictures)} images"})
+            self.figures.insert(0, {"file": "sheet.png", "caption": counted(len(self.pictures), "image")})
 
 
 def key_of(row: Request) -> str:

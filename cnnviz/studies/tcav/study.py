@@ -15,7 +15,7 @@ from torch import Tensor
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import class_logits
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, out_of
 from cnnviz.io.encode import ImageFormat, encode, encode_npz
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
@@ -106,8 +106,8 @@ class Tcav(Study[TcavOptions]):
         """A vector of zeros raises no logit, which is no score of 0: refuse where one is among them."""
         if found.nothing:
             raise CnnvizError(
-                f"{flag}: in {found.nothing} of {len(found.directions)} partitions nothing at {self.layer.name} tells "
-                f"{what} apart: they are active alike.",
+                f"{flag}: in {out_of(found.nothing, len(found.directions), 'partition')} nothing at "
+                f"{self.layer.name} tells {what} apart: they are active alike.",
                 "Give other pictures, or another --layer.",
             )
 

@@ -17,7 +17,7 @@ from torch import fx
 
 from cnnviz.engine.cut import DEFAULT_LAYER, Cut
 from cnnviz.engine.session import ForwardPass
-from cnnviz.errors import CnnvizError, out_of
+from cnnviz.errors import CnnvizError, counted, out_of
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.names import safe_component
 from cnnviz.io.reports import read_report
@@ -301,7 +301,8 @@ class TopPatches(Study[TopPatchesOptions]):
     # Writing.
 
     def _draw(self, units: Sequence[_Unit], review: Review) -> list[Figure]:
-        figures: list[Figure] = [{"file": "sheet.png", "caption": f"{self._where}: {len(units)} units. {FRAMES}"}]
+        caption = f"{self._where}: {counted(len(units), 'unit')}. {FRAMES}"
+        figures: list[Figure] = [{"file": "sheet.png", "caption": caption}]
         self.columns = max([1, *(len(unit.patches) for unit in units)])
         page = sheet(len(units), self.columns, lambda place: self._row(units[place], review))
         self.store.write("sheet.png", encode(page, _PNG))
@@ -390,10 +391,9 @@ class TopPatches(Study[TopPatchesOptions]):
 
     def _sentences(self, summary: schema.TopPatchesOwn, report: schema.TopPatchesExtras) -> list[str]:
         """How many units were looked at, and the three that respond most to one class only."""
-        told = [
-            f"{self._where}: {summary['units']} of {summary['units_of_layer']} units, {summary['patches']} patches"
-            + (f"; {summary['units_never_fired']} units never fired" if summary["units_never_fired"] else "")
-        ]
+        units, never = out_of(summary["units"], summary["units_of_layer"], "unit"), summary["units_never_fired"]
+        silent = f"; {counted(never, 'unit')} never fired" if never else ""
+        told = [f"{self._where}: {units}, {counted(summary['patches'], 'patch')}{silent}"]
         for row in report.get("selectivity", ())[:3]:
             told.append(f"unit {row['unit']}: {row['label']} in {percent(row['purity'])} of its patches")
         return told
