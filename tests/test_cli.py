@@ -279,15 +279,6 @@ def test_an_error_of_the_run(fake: FakePipeline, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr() == ("", "cnnviz: bad \\x1b[31m\\nname \\udcff\ndo that\n")
 
 
-def test_ctrl_c(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
-    fake.error = KeyboardInterrupt()
-    assert main(["gradcam", "a.jpg"]) == 130
-    assert capsys.readouterr().err == "cnnviz: interrupted; continue with --resume\n"
-    fake.error, fake.exit_code = None, 130
-    assert main(["gradcam", "a.jpg"]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "cnnviz: interrupted; continue with --resume"
-
-
 @pytest.mark.parametrize("args", [["methods"], ["methods", "--json"], ["gradcam", "--help"], ["--version"]])
 def test_a_reader_that_went_away_is_no_error(args: list[str]) -> None:
     reader, writer = os.pipe()

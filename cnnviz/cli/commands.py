@@ -67,6 +67,7 @@ def _run(ctx: Any, specs: Specs, options: Mapping[str, Option]) -> int:
         console.resumes = "resume" in options
         spec = named_variant(specs, given.get("variant"))
         run_settings = _settings(spec, shared, given)
+    console.out = run_settings.output.out
     if run_settings.shard is not None:
         told = share_of(shared)[1]
         console.note(f"share {run_settings.shard} of the inputs" + (f", by {told}" if told else ""))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from cnnviz.cli import streams
 from cnnviz.cli.heartbeat import Heartbeat
+from cnnviz.cli.interrupts import what_next
 from cnnviz.cli.progress import Done
 from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, CnnvizError, foreign_cause
 
@@ -64,13 +65,15 @@ class Console:
         verbose: Every input, and tracebacks of what code of the user raised, or nobody foresaw.
         json: Standard output carries the summary as JSON.
         resumes: Whether the command has ``--resume``.
+        out: The folder that it writes; None where it writes none, or has not said which.
     """
 
     def __init__(self) -> None:
         self.quiet = False
         self.verbose = False
         self.json = False
-        self.resumes = True
+        self.resumes = False
+        self.out: str | None = None
         self._opened, self._began = time.perf_counter(), 0.0
         self._failed = 0
         self._rows: list[AnyImage] = []
@@ -283,8 +286,7 @@ class Console:
     def interrupted(self) -> int:
         """Ctrl-C. Returns the exit code."""
         self.finish()
-        how = "continue with --resume" if self.resumes else "this command begins again, with --overwrite"
-        _line(sys.stderr, f"cnnviz: interrupted; {how}")
+        _line(sys.stderr, f"cnnviz: interrupted{what_next(self.out, resumes=self.resumes)}")
         return EXIT_INTERRUPTED
 
     def broken_pipe(self) -> int:

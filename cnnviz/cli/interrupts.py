@@ -19,6 +19,29 @@ from cnnviz.errors import EXIT_INTERRUPTED
 _SHOW_CURSOR = b"\x1b[?25h"
 # Seconds after which a Ctrl-C that was lost is heard again: by then what lost it has returned.
 _AGAIN = 0.05
+# How the names of what a run leaves in its folder in passing begin.
+_OURS = ".cnnviz-"
+
+
+def what_next(out: str | None, *, resumes: bool) -> str:
+    """What stands behind "interrupted": what to type next, where a run stands in the folder that it was to go on in.
+
+    Args:
+        out: The output folder; ``-`` for standard output, None where a command writes nothing.
+        resumes: Whether the command has ``--resume``.
+    """
+    if out is None or out == "-":
+        return ""
+    if "://" not in out and not _holds_anything(out):
+        return " before anything was written"
+    return "; continue with --resume" if resumes else "; this command begins again, with --overwrite"
+
+
+def _holds_anything(folder: str) -> bool:
+    """Whether there is more than the lock of a run, and what its writers leave."""
+    with contextlib.suppress(OSError, ValueError):
+        return any(not name.startswith(_OURS) for name in os.listdir(folder))
+    return False
 
 
 def _tell(text: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +48,7 @@ def merge_command(summary: str) -> MadeCommand:
             from cnnviz.run.merge import merge as joined
 
             outs = [str(each) for each in given["outs"]]
+            console.out = str(given.get("out") or os.path.dirname(os.path.abspath(outs[0])))
             changes = {"overwrite": given.get("overwrite"), "device": given.get("device")}
             result = joined(outs, given.get("out"), changes, console, run)
         return console.outcome(result)

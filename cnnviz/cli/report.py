@@ -60,6 +60,7 @@ def _run(ctx: Any, options: dict[str, Option]) -> int:
     asked = joined.ReportSettings(
         tuple(folders), given.get("out") or _OUT, bool(given.get("overwrite")), bool(given.get("single_file")), size
     )
+    console.out = asked.out
     found = joined.join_runs(asked)
     for said in joined.told(found, asked):
         console.note(said)
