@@ -176,7 +176,7 @@ def test_a_baseline_of_other_files_is_not_compared(tmp_path: Path) -> None:
         record = {**judged.record, "input": {"sha256": sha}}
         both = check.statements("gradcam", [replace(judged, record=record)], cast("SecondLook", SimpleNamespace()))
         assert [len(each.observations) for each in both] == [seen, seen]
-        assert [text for text in check.remarks if "others than those accepted" in text] == check.remarks
+        assert [text for text in check.remarks if text == "1 file is not among those accepted: a.png"] == check.remarks
         assert len(check.remarks) == 1 - seen
 
 

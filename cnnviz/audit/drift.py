@@ -102,8 +102,8 @@ class Drift(Check):
                     grids.append(before.shape[-2:] != after.shape[-2:])
                     similar.append(each.seen(value))
         if others:
-            are, more = ("is another", "") if len(others) == 1 else ("are others", ", ...")
-            self.remarks.append(f"{counted(len(others), 'file')} {are} than those accepted: {others[0]}{more}")
+            are, more = ("is", "") if len(others) == 1 else ("are", ", ...")
+            self.remarks.append(f"{counted(len(others), 'file')} {are} not among those accepted: {others[0]}{more}")
         if self.params.min_similarity is not None:
             self.remarks += told_of_maps(method, grids, absent)
             found.append(mean("similarity", self.params.min_similarity, similar, at_least=True, low=-1.0))
