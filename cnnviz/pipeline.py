@@ -302,7 +302,8 @@ def _picture(settings: RunSettings, explainer: Explainer, stdin: BinaryIO | None
 
     how = output_style(settings, explainer, store, settings.draw.limits)
     loop = _loop(explainer, lambda done: draw(done, how), Only())
-    loop.run(None, stdin)
+    if loop.run(None, stdin):
+        raise KeyboardInterrupt
     if not record:
         raise CnnvizError(f"No images in {', '.join(settings.inputs)}.", "Name one image file.")
     if record["error"]:

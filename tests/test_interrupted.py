@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnnviz.cli.app import main
+from cnnviz.io.store import Store
 from tests.support import tiny_model
 from tests.support.killing import Runs, contents, write_photographs
 from tests.support.pictures import photograph
@@ -44,6 +46,9 @@ class Net(torch.nn.Module):
 def make():
     torch.manual_seed(2)
     return Net()
+
+def make_stopped():
+    raise KeyboardInterrupt
 """
 COUNT, WHITE = 6, 3
 
@@ -59,10 +64,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, out: str, command: str, *options: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "cnnviz", command, "photos", "-m", "nets.py:make", "--input-size", "32", "-o", out]
-    words += ["--tracing", "off", *options]
+    words = [command, "photos", "-m", "nets.py:make", "--input-size", "32", "-o", out, "--tracing", "off", *options]
+    return ran(folder, *words)
+
+
+def ran(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # one batch after the other
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "cnnviz", *words],
+        cwd=folder, capture_output=True, text=True, env=environment, timeout=300, check=False,
+    )  # fmt: skip
 
 
 def interrupted(folder: Path, command: str, *options: str) -> tuple[list[str], str]:
@@ -255,6 +266,66 @@ def test_interrupted_anywhere_and_continued_equals_uninterrupted(
         assert parts.keys() == whole.keys(), at
         for name in whole:
             assert parts[name] == whole[name], (at, name)
+
+
+def test_one_picture_that_ctrl_c_ended_is_no_picture_and_no_error(folder: Path) -> None:
+    for index in set(range(COUNT)) - {WHITE}:
+        (folder / "photos" / f"{index}.png").unlink()
+    ended = run(folder, "-", "occlusion", "--window", "8", "--stride", "8", "--save", "heatmap")
+    assert (folder / "pressed").exists()
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr.splitlines()[-1] == "cnnviz: interrupted"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("layers", ""),
+        ("targets photos/0.png", ""),
+        ("gradcam photos/0.png -o - --save overlay", ""),
+        ("gradcam photos -o out", " before anything was written"),
+        ("top-patches photos -o out", " before anything was written"),
+    ],
+)
+def test_nothing_is_proposed_that_is_not_there(
+    words: str, said: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing was written nothing can be continued or replaced."""
+    monkeypatch.chdir(folder)
+    assert main([*words.split(), "-m", "nets.py:make_stopped"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"cnnviz: interrupted{said}"
+
+
+def test_what_cannot_be_continued_begins_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A gallery that was ended as it copied pictures is known for one, and --overwrite leaves nothing of it."""
+    monkeypatch.chdir(folder)
+    (folder / "pressed").touch()
+    for name in ("first", "second"):
+        assert run(folder, name, "gradcam").returncode == 0
+    written: list[str] = []
+
+    def pressing(store: Store, name: str, *rest: Any) -> Any:
+        written.extend([name] * name.startswith("runs/"))
+        if len(written) == 7 and name == written[-1]:
+            raise KeyboardInterrupt
+        return write(store, name, *rest)
+
+    write = Store.write
+    monkeypatch.setattr(Store, "write", pressing)
+    assert main(["report", "first", "second", "-o", "both"]) == 130
+    assert capsys.readouterr().err == "cnnviz: interrupted; this command begins again, with --overwrite\n"
+    assert "This gallery was not finished." in (folder / "both" / "index.html").read_text()
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    shutil.rmtree(folder / "second")
+    assert main(["report", "first", "-o", "both"]) == 2
+    assert "not empty: it holds a gallery" in capsys.readouterr().err
+    assert main(["report", "first", "-o", "both", "--overwrite"]) == 0
+    assert main(["report", "first", "-o", "fresh"]) == 0
+    both, fresh = ({path.relative_to(out) for path in out.rglob("*.*")} for out in (folder / "both", folder / "fresh"))
+    assert both == fresh
 
 
 ENDING = """

@@ -56,6 +56,7 @@ class _Hearing:
     def __init__(self) -> None:
         self.heard = False
         self._usual = sys.unraisablehook
+        self._over, self._turn = False, threading.Lock()
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """The handler of the signal."""
@@ -77,12 +78,22 @@ class _Hearing:
             return
         self.heard = False
         # Not a Timer: whoever starts one waits for its thread, and would be interrupted there.
-        _thread.start_new_thread(_press, ())
+        _thread.start_new_thread(self._press, ())
+
+    def _press(self) -> None:
+        """Ctrl-C for the main thread, whatever it waits for, in a moment; not once nobody hears it: it would kill."""
+        time.sleep(_AGAIN)
+        with self._turn:
+            if not self._over:
+                _press()
+
+    def end(self) -> None:
+        """Nothing is pressed again from here on."""
+        with self._turn:
+            self._over = True
 
 
 def _press() -> None:
-    """Ctrl-C for the main thread, whatever it waits for, in a moment."""
-    time.sleep(_AGAIN)
     main = threading.main_thread().ident
     if main is not None and hasattr(signal, "pthread_kill"):
         signal.pthread_kill(main, signal.SIGINT)
@@ -109,5 +120,8 @@ def ended_by_the_second(afterwards: Any = signal.default_int_handler) -> Iterato
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, afterwards)
-        sys.unraisablehook = usual
+        try:
+            hearing.end()
+        finally:
+            signal.signal(signal.SIGINT, afterwards)
+            sys.unraisablehook = usual

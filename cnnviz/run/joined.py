@@ -19,7 +19,7 @@ from cnnviz.io.photographs import small_copy
 from cnnviz.io.run_folders import RunFolderReader
 from cnnviz.io.store import Store
 from cnnviz.report import compare_words
-from cnnviz.report.gallery import FOLDER, GENERATOR, Gallery
+from cnnviz.report.gallery import FOLDER, GENERATOR, Gallery, document
 from cnnviz.report.headline import headline
 from cnnviz.report.markup import Address, link
 from cnnviz.run.gallery import INDEX, RUNS, GalleryRun, remove_gallery, write_gallery
@@ -95,9 +95,17 @@ def join_runs(settings: ReportSettings, advance: Callable[[], None] = lambda: No
     if settings.single_file:
         write_single_file(store, title, runs)
     else:
-        write_gallery(store, title, runs)
-        store.write(PICTURES, "".join(f"{json.dumps(name)}\n" for name in joined.pictures).encode())
+        _write_folder(store, title, runs, joined)
     return joined
+
+
+def _write_folder(store: Store, title: str, runs: Sequence[GalleryRun], joined: Joined) -> None:
+    """The gallery with its pictures; what was begun is known for ours, whatever ends it."""
+    store.write(INDEX, f"{document(title)}<p>This gallery was not finished.</p>\n</body>\n</html>\n".encode())
+    try:
+        write_gallery(store, title, runs)
+    finally:
+        store.write(PICTURES, "".join(f"{json.dumps(name)}\n" for name in joined.pictures).encode())
 
 
 def _make_room(store: Store, settings: ReportSettings) -> None:
