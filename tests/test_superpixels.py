@@ -19,7 +19,7 @@ from cnnviz.errors import CnnvizError
 from cnnviz.methods.baselines import baseline
 from cnnviz.methods.perturbation import superpixels
 from cnnviz.metrics.chosen import gathered, requested, summed_up
-from cnnviz.registry.metrics import REPEATABILITY
+from cnnviz.registry.metrics import FIT, REPEATABILITY
 from cnnviz.settings import TargetSettings
 from tests.oracles import superpixels as oracle
 from tests.support import networks as nets
@@ -164,6 +164,38 @@ def test_maps_that_another_seed_would_not_repeat_are_told(tmp_path: Path) -> Non
     )
     with pytest.raises(CnnvizError, match="does not state"):
         requested(TargetSettings(metrics=("repeatability",)), "")
+
+
+def test_values_that_explain_less_than_a_constant_are_told(tmp_path: Path) -> None:
+    """Of a score that is one where all superpixels are seen, and about 0 elsewhere, shares of a sum say nothing."""
+    count = 10
+    design = superpixels._shap_design(count, 200, seed=0)
+    _, figures = superpixels._solve_shap(design, np.zeros(len(design)), (0.0, 1.0))
+    assert figures["fit"] == 1.0, "nothing varies"
+    answers = 0.01 * np.random.default_rng(0).normal(size=len(design))
+    values, figures = superpixels._solve_shap(design, answers, (0.0, 1.0))
+    expected = 1 - ((answers - design @ values) ** 2).sum() / ((answers - answers.mean()) ** 2).sum()
+    assert expected < -10
+    assert figures["fit"] == pytest.approx(expected)
+    [request] = [each for each in requested(TargetSettings(), "", fit="do that") if each.spec is FIT]
+    records = [
+        {"path": str(number), "explanations": [{"scores": {"fit": each}}]}
+        for number, each in enumerate((0.9, 0.0, -0.25, -0.9, None))
+    ]
+    found = summed_up([request], gathered({"": [request]}, records)[""])
+    assert found.figures == {"fit": {"maps": 4, "below_enough": 2, "enough": 0.0, "least": -0.9}}
+    assert found.notes == (
+        "2 of 4 maps: their values explain the score of images with hidden parts worse than a constant would (fit "
+        "-0.90 at the least); do that",
+    )
+    with pytest.raises(CnnvizError, match="fits no linear model"):
+        requested(TargetSettings(metrics=("fit",)), "")
+    Image.fromarray(photograph(0)).save(tmp_path / "a.png")
+    for method in ("kernelshap", "lime"):
+        options = {"segments": 9, "samples": 30}
+        report, _, _ = ran(method, [tmp_path / "a.png"], tmp_path / method, params=options)
+        [row] = report["images"][0]["explanations"]
+        assert report["summary"]["fit"]["least"] == row["scores"]["fit"]
 
 
 def test_kernelshap_with_few_samples_is_complete_and_near() -> None:

@@ -18,6 +18,7 @@ from cnnviz.metrics.contract import ExplainedBatch, ExplainedImage, ExplainedNet
 from cnnviz.registry import lookup
 from cnnviz.registry.metrics import (
     CONSERVATION,
+    FIT,
     MAP_STATISTICS,
     RANDOMIZATION,
     REPEATABILITY,
@@ -35,7 +36,7 @@ Score = Callable[[PlacedMap, ExplainedImage, "Truth | None", Options], Mapping[s
 
 
 def requested(
-    target: TargetSettings, gap: str, own: Sequence[MetricRequest] = (), chance: str = ""
+    target: TargetSettings, gap: str, own: Sequence[MetricRequest] = (), chance: str = "", fit: str = ""
 ) -> tuple[MetricRequest, ...]:
     """The metrics of a run of maps: map statistics, those that are named, and what the method's maps call for.
 
@@ -44,6 +45,7 @@ def requested(
         gap: Of a method whose values should add up to the score, why they may not; else empty.
         own: What the command measures of itself; ``--metric`` may ask for the same with other options.
         chance: Of a method whose values are drawn by chance and who knows their error, how it becomes less; else empty.
+        fit: Of a method whose values are coefficients, what says more where they explain nothing; else empty.
 
     Raises:
         CnnvizError: An unknown metric or option.
@@ -62,6 +64,13 @@ def requested(
             "--metric repeatability: this method does not state how far its values are from those of another seed.",
             "Use it with sensitivity or superpixels (shapley, kernelshap), which measure it by themselves.",
         )
+    if FIT.name in found and not fit:
+        raise CnnvizError(
+            "--metric fit: this method fits no linear model of the score.",
+            "Use it with superpixels (kernelshap, lime), which measure it by themselves.",
+        )
+    if fit:
+        found[FIT.name] = FIT.request({"reason": fit})
     if chance:
         found[REPEATABILITY.name] = REPEATABILITY.request({"reason": chance})
     if gap:

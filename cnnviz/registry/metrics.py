@@ -11,12 +11,14 @@ from cnnviz.registry.params import Options, option
 
 __all__ = [
     "CONSERVATION",
+    "FIT",
     "MAP_STATISTICS",
     "METRICS",
     "RANDOMIZATION",
     "REPEATABILITY",
     "ConservationOptions",
     "Figure",
+    "FitOptions",
     "MapStatisticsOptions",
     "MetricRequest",
     "MetricSpec",
@@ -38,6 +40,12 @@ class RepeatabilityOptions(Options):
     """Options of repeatability."""
 
     reason: str | None = option(None, "How the maps of the method come out more alike.")
+
+
+class FitOptions(Options):
+    """Options of fit."""
+
+    reason: str | None = option(None, "What says more of a score that the values do not explain.")
 
 
 class ConservationOptions(Options):
@@ -135,11 +143,27 @@ REPEATABILITY = MetricSpec(
     summary_key="repeatability",
 )
 
+FIT = MetricSpec(
+    name="fit",
+    entry="",
+    title="Fit",
+    summary="What share of the scores' variance the values of a linear model explain, of methods that fit one.",
+    paper="Ribeiro et al., Why Should I Trust You? Explaining the Predictions of Any Classifier, KDD 2016",
+    measures="figures",
+    direction="higher",
+    options=FitOptions,
+    figures=(Figure("fit", "share of the scores' variance that the values explain, at most 1"),),
+    summarizer="cnnviz.metrics.fit:summarize",
+    key="",
+    summary_key="fit",
+)
+
 METRICS: tuple[MetricSpec, ...] = (
     MAP_STATISTICS,
     RANDOMIZATION,
     CONSERVATION,
     REPEATABILITY,
+    FIT,
     *FAITHFULNESS,
     *LOCALIZATION,
 )

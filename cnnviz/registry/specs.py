@@ -264,6 +264,8 @@ class MethodSpec(CommandSpec):
         gap: For maps that should sum to the score: why one may not, told with how many do not.
         chance: For maps that are drawn by chance and state their ``reliability``: how they come out more alike, told
             with how many would not.
+        fit: For maps that are a linear model's coefficients and state its ``fit``: what says more of a score that they
+            do not explain, told with how many do not.
         singly: Whether nearly all passes are of changed copies of one image after the other, so that images in a batch
             only wait for each other.
         dry_run_params: Options with which a run tries the method on a probe before it starts, where few passes will do.
@@ -282,6 +284,7 @@ class MethodSpec(CommandSpec):
     several_layers: bool = False
     gap: str = ""
     chance: str = ""
+    fit: str = ""
     singly: bool = False
     dry_run_params: Mapping[str, Any] = field(default_factory=dict)
     many: str = ""

@@ -174,6 +174,19 @@ class Repeatability(TypedDict):
     """The least of all maps of which it is known."""
 
 
+class Fit(TypedDict):
+    """How well linear models of the score fit, of methods whose values are their coefficients."""
+
+    maps: Count
+    """How many maps have a ``fit``."""
+    below_enough: Count
+    """How many have less than ``enough``."""
+    enough: float
+    """The share of the variance below which a constant would explain the scores better."""
+    least: float
+    """The least of all maps."""
+
+
 @open_to("figures of the metric, each with ``value``, ``ci95`` and ``n``")
 class MetricSummary(TypedDict, total=False):
     """What a metric says of all maps of a run: its figures, by bootstrap over images, of rates by Wilson."""
@@ -208,6 +221,8 @@ class Conclusions(TypedDict, total=False):
     """How much of the score maps leave out, of methods whose values should add up to it."""
     repeatability: Repeatability
     """How alike the maps of another seed would be, of methods that draw by chance."""
+    fit: Fit
+    """How well linear models of the score fit, of methods whose values are their coefficients."""
     metrics: dict[str, MetricSummary]
     """Of ``--metric NAME``: the figures over all maps, by the metric's name."""
 

@@ -10,7 +10,7 @@ from cnnviz.schema.confusion import WithConfusion
 from cnnviz.schema.images import FailedImage, Image
 from cnnviz.schema.shapes import By
 from cnnviz.schema.studies.base import StudyHeader
-from cnnviz.schema.summary import Counted, LeftOut, Network, Repeatability
+from cnnviz.schema.summary import Counted, Fit, LeftOut, Network, Repeatability
 
 
 class GridSummary(Counted, Network):
@@ -28,6 +28,8 @@ class GridSummary(Counted, Network):
     """By method whose values should add up to the score, how much of it they leave out."""
     repeatability: NotRequired[dict[str, Repeatability]]
     """By method that draws by chance, how alike the maps of another seed would be."""
+    fit: NotRequired[dict[str, Fit]]
+    """By method whose values are coefficients of a linear model of the score, how well that fits."""
     seconds_per_map: dict[str, float]
     """By method how long a map takes beside the forward passes that methods share, in seconds of the clock."""
 
