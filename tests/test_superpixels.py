@@ -97,6 +97,27 @@ def _game(count: int) -> Any:
     return score, values
 
 
+@pytest.mark.parametrize("width", [0.25, 0.1])
+def test_the_error_that_lime_states_is_that_over_seeds(width: float) -> None:
+    """Of a score that is no sum: how far values are from their mean over seeds, and how two seeds correlate."""
+    count, samples, ridge = 12, 440, 1.0
+    score, _ = _game(count)
+    whole = float(score(np.ones((1, count), bool))[0])
+    stated, found = [], []
+    for seed in range(60):
+        design = superpixels._lime_design(count, samples, seed)
+        values, figures = superpixels._solve_lime(design, score(design), (0.0, whole), width, ridge)
+        found.append(values)
+        stated.append([figures["standard_error"] ** 2, figures["reliability"]])
+    square, alike = np.mean(stated, 0)
+    assert np.var(found, axis=0, ddof=1).mean() ** 0.5 == pytest.approx(square**0.5, rel=0.12)
+    between = np.corrcoef(found)[np.triu_indices(60, 1)].mean()
+    assert 0.8 < between < 0.98
+    assert alike == pytest.approx(between, abs=0.05)
+    _, figures = superpixels._solve_lime(design[:13], score(design[:13]), (0.0, whole), width, ridge)
+    assert np.isnan([figures["standard_error"], figures["reliability"]]).all(), "too few samples"
+
+
 @pytest.mark.parametrize("method", ["kernelshap", "shapley"])
 def test_the_error_that_is_stated_is_that_over_seeds(method: str) -> None:
     """Of a game whose values are known: the root mean square of errors, and how two seeds correlate."""

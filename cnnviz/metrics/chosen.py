@@ -62,7 +62,7 @@ def requested(
     if REPEATABILITY.name in found and not chance:
         raise CnnvizError(
             "--metric repeatability: this method does not state how far its values are from those of another seed.",
-            "Use it with sensitivity or superpixels (shapley, kernelshap), which measure it by themselves.",
+            "Use it with sensitivity or superpixels, which measure it by themselves.",
         )
     if FIT.name in found and not fit:
         raise CnnvizError(

@@ -238,6 +238,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         summary="A linear model of the score, fitted around the image to which superpixels are visible.",
         paper="Ribeiro et al., Why Should I Trust You? Explaining the Predictions of Any Classifier, KDD 2016",
         options=LIMEOptions,
+        chance="four times the --samples halve the error; fewer --segments have less",
         fit="another --width, or fewer --segments, may fit better",
         space="grid",
         signed=True,

@@ -110,12 +110,12 @@ def lime(run: ForwardPass, target: Target, params: LIMEOptions) -> Heatmap:
         params: As for :func:`kernelshap`, and ``width`` of the kernel, ``ridge``: the penalty on squared values.
 
     Returns:
-        As :func:`kernelshap`; values are changes of the score as one superpixel becomes visible.
+        As :func:`kernelshap`; values are changes of the score as one superpixel becomes visible, and their error is
+        the sandwich estimate with residuals of samples that are left out (HC3; MacKinnon & White 1985).
     """
 
     def solve(design: Bools, answers: Floats, ends: Ends) -> tuple[Floats, dict[str, float]]:
-        values, fit = _solve_lime(design, answers, ends, params.width, params.ridge)
-        return values, {"fit": fit}
+        return _solve_lime(design, answers, ends, params.width, params.ridge)
 
     return _explained(run, target, params, lambda count: _lime_design(count, params.samples, params.seed), solve)
 
@@ -270,8 +270,13 @@ def _lime_design(count: int, samples: int, seed: int) -> Bools:
     return np.random.default_rng(seed).random((samples, count)) < 0.5
 
 
-def _solve_lime(design: Bools, answers: Floats, ends: Ends, width: float, ridge: float) -> tuple[Floats, float]:
-    """Ridge regression [d] with an intercept; the whole image is among the samples, with weight 1."""
+def _solve_lime(
+    design: Bools, answers: Floats, ends: Ends, width: float, ridge: float
+) -> tuple[Floats, dict[str, float]]:
+    """Ridge regression [d] with an intercept; the whole image is among the samples, with weight 1.
+
+    Also how well it fits, and what is known of its error.
+    """
     z = np.concatenate([design, np.ones((1, design.shape[1]), bool)]).astype(np.float64)
     wanted = np.append(answers, ends[1])
     distance = 1 - np.sqrt(z.mean(1))  # the cosine between z and 1 is sqrt(|z| / d)
@@ -279,8 +284,26 @@ def _solve_lime(design: Bools, answers: Floats, ends: Ends, width: float, ridge:
     middle, level = np.average(z, axis=0, weights=weights), np.average(wanted, weights=weights)
     root = np.sqrt(weights)[:, None]
     left, right = (z - middle) * root, (wanted - level) * root[:, 0]
-    values = np.linalg.solve(left.T @ left + ridge * np.eye(z.shape[1]), left.T @ right)
-    return values, _fit(wanted, level + (z - middle) @ values, weights)
+    normal = left.T @ left + ridge * np.eye(z.shape[1])
+    values = np.linalg.solve(normal, left.T @ right)
+    square = _left_out(left, right - left @ values, normal) if len(design) > z.shape[1] + 1 else math.nan
+    return values, {"fit": _fit(wanted, level + (z - middle) @ values, weights), **certainty(values, square)}
+
+
+def _left_out(left: Floats, rest: Floats, normal: Floats) -> float:
+    """Mean of the squared standard errors of a ridge regression, by what each sample pulls when it is left out.
+
+    The last row is the whole image, which no seed changes.
+    """
+    if np.linalg.matrix_rank(normal) < len(normal):
+        return math.nan
+    pulls = left * rest[:, None]
+    reach = np.linalg.solve(normal, left.T)
+    # With a penalty the pulls do not add up to zero; what they have in common is none of the draws'.
+    free = np.maximum(1 - np.einsum("sk,ks->s", left, reach), 1e-6)
+    pulls = ((pulls - pulls[:-1].mean(0)) / free[:, None])[:-1]
+    moves = np.linalg.solve(normal, pulls.T)
+    return float((moves**2).sum() / len(normal))
 
 
 def _fit(wanted: Floats, found: Floats, weights: Floats) -> float:
