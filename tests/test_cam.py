@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -162,17 +163,20 @@ def test_a_pointwise_convolution_after_the_pooling() -> None:
 
 @pytest.mark.parametrize("rectified", [False, True])
 def test_a_pointwise_convolution_before_the_pooling(rectified: bool) -> None:
-    """Without a ReLU behind it the map's mean is the logit; with one (SqueezeNet) it is not, and the record says so."""
+    """The map's mean and the bias are the logit; with a ReLU behind it (SqueezeNet) the mean of what it lets by."""
     last = F.relu if rectified else (lambda t: t)
     network = _made(lambda: _Head(lambda n, a: last(n.conv1(a)).mean((2, 3)), conv1=nn.Conv2d(6, 4, 1)))
     x = nets.images(2)
+    bias = network.conv1.bias[CLASSES].detach()
     with torch.no_grad():
         expected = oracle.cam(network.conv1.weight, F.relu(network.maps(x)), CLASSES)
+    if rectified:
+        expected = np.maximum(expected + bias[:, None, None].numpy(), 0)
+        assert (expected == 0).any()
     found = cnnviz.explain(network, x, method="cam", target=CLASSES)
     close(found.raw, expected)
     assert found.facts["linear"] is not rectified
-    averages = found.raw.mean((1, 2)) + network.conv1.bias[CLASSES].detach()
-    assert torch.allclose(averages, found.logits[[0, 1], CLASSES], rtol=1e-5) is not rectified
+    close(found.raw.mean((1, 2)) + (0 if rectified else bias), found.logits[[0, 1], CLASSES])
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_0", "squeezenet1_1"])
@@ -181,7 +185,9 @@ def test_squeezenet(name: str) -> None:
     with torch.no_grad():
         a = network.features(x)
     found = cnnviz.explain(network, x, method="cam", target=CLASSES)
-    close(found.raw, oracle.cam(network.classifier[1].weight, a, CLASSES), 2e-5)
+    bias = network.classifier[1].bias[CLASSES].detach()[:, None, None]
+    close(found.raw, np.maximum(oracle.cam(network.classifier[1].weight, a, CLASSES) + bias.numpy(), 0), 2e-5)
+    close(found.raw.mean((1, 2)), found.logits[[0, 1], CLASSES])
     assert found.facts["linear"] is False
     assert found.layer == "features"
 

@@ -33,7 +33,10 @@ def cam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     the pooling (or of the 1x1 convolution before it). With average pooling and bias b the map's mean is the logit:
     mean(M_c) + b_c = z_c; the identity is checked on the first batch of a session and its error recorded. Where a
     layer normalisation stands between pooling and classifier the logit is not linear in the pooled features; the
-    weights are then those of the head linearised at this image, and the record says ``"linear": false``.
+    weights are then those of the head linearised at this image, and the record says ``"linear": false``. Where a ReLU
+    stands between a classifying convolution and the pooling (SqueezeNet), what is below it has no part in the logit:
+
+        M_c(i, j) = max(0, sum_k w_ck A_k(i, j) + b_c),    mean(M_c) = z_c
 
     Args:
         run: A forward pass through the default layer.
@@ -53,7 +56,8 @@ def cam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
     head, activations, facts = read(run)
     weights = _class_weights(head, target, activations)
     n, channels, height, width = activations.shape
-    return Heatmap((weights[:, None] @ activations.reshape(n, channels, -1)).reshape(n, height, width), facts=facts)
+    maps = (weights[:, None] @ activations.reshape(n, channels, -1)).reshape(n, height, width)
+    return Heatmap(_rectified(head, target, maps) if head.rectified else maps, facts=facts)
 
 
 def cams(run: ForwardPass, targets: Sequence[Target], params: Options) -> Heatmap | None:
@@ -67,8 +71,10 @@ def cams(run: ForwardPass, targets: Sequence[Target], params: Options) -> Heatma
     head, activations, facts = read(run)
     # [K, N, C] as [N, K, C]
     weights = torch.stack([_class_weights(head, target, activations) for target in targets], dim=1)
-    maps = (weights @ activations.flatten(2)).unflatten(2, activations.shape[2:])
-    return Heatmap(maps.transpose(0, 1), facts=facts)
+    maps = (weights @ activations.flatten(2)).unflatten(2, activations.shape[2:]).transpose(0, 1)
+    if head.rectified:
+        maps = torch.stack([_rectified(head, target, own) for target, own in zip(targets, maps, strict=True)])
+    return Heatmap(maps, facts=facts)
 
 
 def read(run: ForwardPass) -> tuple[HeadReading, Tensor, Mapping[str, Any]]:
@@ -101,7 +107,10 @@ def _reading(session: Session) -> HeadReading:
             "Leave --layer out, or use `cnnviz gradcam --layer`.",
         )
     # Once a session: weights that cross to a graphics card with every batch make the host wait for it.
-    return replace(head, weight=rt.moved(head.weight.detach(), session.device))
+    bias = head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias
+    return replace(
+        head, weight=rt.moved(head.weight.detach(), session.device), bias=rt.moved(bias.detach(), session.device)
+    )
 
 
 def _class_weights(head: HeadReading, target: Target, activations: Tensor) -> Tensor:
@@ -114,6 +123,13 @@ def _class_weights(head: HeadReading, target: Target, activations: Tensor) -> Te
     else:
         weights = classifier[indices]
     return weights if head.norm is None else _through_norm(head, weights, activations)
+
+
+def _rectified(head: HeadReading, target: Target, maps: Tensor) -> Tensor:
+    """What the ReLU behind the classifying convolution makes of maps [N, h, w]."""
+    assert head.bias is not None
+    bias = head.bias.to(maps)[rt.moved(logit_indices(target), maps.device)]
+    return (maps + bias[:, None, None]).clamp_min(0)
 
 
 def _through_norm(head: HeadReading, weights: Tensor, activations: Tensor) -> Tensor:
