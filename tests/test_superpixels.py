@@ -206,8 +206,8 @@ def test_values_that_explain_less_than_a_constant_are_told(tmp_path: Path) -> No
     found = summed_up([request], gathered({"": [request]}, records)[""])
     assert found.figures == {"fit": {"maps": 4, "below_enough": 2, "enough": 0.0, "least": -0.9}}
     assert found.notes == (
-        "2 of 4 maps: their values explain the score of images with hidden parts worse than a constant would (fit "
-        "-0.90 at the least); do that",
+        "2 of 4 maps explain the score of images with hidden parts worse than a constant would (fit -0.90 at the "
+        "least); do that",
     )
     with pytest.raises(CnnvizError, match="fits no linear model"):
         requested(TargetSettings(metrics=("fit",)), "")

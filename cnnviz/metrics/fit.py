@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cnnviz.errors import of_all
 from cnnviz.metrics.contract import Row, RunSummary
 from cnnviz.registry.metrics import FitOptions, MetricSpec
 
@@ -28,7 +29,7 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: FitOptions) -> RunS
         return RunSummary(figures)
     how = f"; {params.reason}" if params.reason else ""
     note = (
-        f"{below} of {len(found)} maps: their values explain the score of images with hidden parts worse than a "
+        f"{of_all(below, len(found), 'map', 'explains', 'explain')} the score of images with hidden parts worse than a "
         f"constant would (fit {least:.2f} at the least){how}"
     )
     return RunSummary(figures, (note,), (("", note),))
