@@ -89,9 +89,8 @@ def _listed(name: str, text: str, panel: str) -> pages.Command:
 
 
 def _hint_for(name: str, commands: list[str]) -> str:
-    for spec in lookup.all_methods():
-        if spec.name.replace("_", "-") == name.replace("_", "-").casefold():
-            return f"It is a variant: cnnviz {spec.command} --variant {spec.name}"
+    if called := variants.called_here(name):
+        return called
     near = nearest(name, commands)
     if near:
         return near

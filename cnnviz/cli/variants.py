@@ -12,6 +12,7 @@ from pathlib import Path
 from cnnviz.cli.values import long_name
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.registry import lookup
+from cnnviz.registry.other_names import folded
 from cnnviz.registry.specs import CommandSpec, Param
 
 
@@ -27,7 +28,7 @@ def named_variant(specs: tuple[CommandSpec, ...], name: str | None) -> CommandSp
     if name not in by_name:
         if (spec := of_another(name)) is not None:
             raise CnnvizError(f"--variant {name}: this is not of cnnviz {specs[0].command}.", call_of(spec))
-        hint = nearest(name, by_name) or f"See cnnviz {specs[0].command} --help"
+        hint = called_here(name) or nearest(name, by_name) or f"See cnnviz {specs[0].command} --help"
         raise CnnvizError(f"--variant {name}: expected one of {', '.join(by_name)}.", hint)
     return by_name[name]
 
@@ -45,6 +46,25 @@ def call_of(spec: CommandSpec) -> str:
         return f"Type cnnviz {spec.command}."
     call = f"cnnviz {spec.command}" + ("" if alone else f" --variant {spec.name}")
     return f"Type {call}; {spec.name} is {'a command of its own' if alone else f'a variant of {spec.command}'}."
+
+
+def called_here(name: str) -> str:
+    """What to type for a method, a study or a metric that is no command of that name; empty where there is none."""
+    other = lookup.called_here(name)
+    if other is None:
+        metrics = {folded(each): spec.name for spec in lookup.all_metrics() for each in (spec.name, *spec.aliases)}
+        metric = metrics.get(folded(name))
+        return "" if metric is None else f"It is a metric: cnnviz evaluate photos/ --metric {metric}"
+    spec = lookup.find_entry(other.entry)
+    flags = [
+        f"--{long_name(option)}" if value == "true" else f"--{long_name(option)} {value}"
+        for option, value in other.options.items()
+    ]
+    default = spec == lookup.default_variant(lookup.commands()[spec.command])
+    call = " ".join(["cnnviz", spec.command, *([] if default else ["--variant", spec.name]), *flags])
+    if folded(name) != folded(other.entry):
+        return f"Here that is {call}"
+    return f"Type {call}" if default else f"It is a variant: {call}"
 
 
 def variant_for_help(specs: tuple[CommandSpec, ...], arguments: Sequence[str]) -> tuple[CommandSpec, ...]:

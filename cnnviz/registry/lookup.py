@@ -20,6 +20,7 @@ from cnnviz.registry.checks import CHECKS, CheckSpec
 from cnnviz.registry.comparisons import COMPARISONS, PAIRS
 from cnnviz.registry.gradients import INPUT_GRADIENTS
 from cnnviz.registry.metrics import METRICS, MetricRequest, MetricSpec
+from cnnviz.registry.other_names import OTHER_NAMES, OtherName, folded
 from cnnviz.registry.perturbation import PERTURBATION
 from cnnviz.registry.relevance import RELEVANCE
 from cnnviz.registry.spec_words import check_words
@@ -310,7 +311,16 @@ def _find(name: str, specs: tuple[_Spec, ...], what: str) -> _Spec:
         said = f"{name!r} is a command with {len(of_command)} methods, and none of them."
         raise CnnvizError(said, f"Name one or several: {', '.join(of_command)}.")
     hint = nearest(name, by_name) or f"Available: {', '.join(by_name)}."
+    if what != "metric" and (other := called_here(name)) is not None and other.entry in by_name:
+        options = [f"{option}={value}" for option, value in other.options.items()]
+        hint = f"Here that is {other.entry}{' with ' if options else ''}{','.join(options)}."
     raise CnnvizError(f"Unknown {what} {name!r}.", hint)
+
+
+def called_here(name: str) -> OtherName | None:
+    """What a name of the field, or a name of the register in another spelling, is called here; None of any other."""
+    own = {folded(spec.name): OtherName(spec.name) for spec in all_entries()}
+    return own.get(folded(name)) or OTHER_NAMES.get(folded(name))
 
 
 def commands() -> dict[str, tuple[CommandSpec, ...]]:
