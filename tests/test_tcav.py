@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,35 @@ def test_what_scores_of_few_images_can_be_is_told(
     notes = [note for note in console.notes if "the score of a vector is a share of images" in note]
     assert len(notes) == bool(told)
     assert all(told in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("others", "own", "told"),
+    [
+        (4, 0, "0 of 4 images are predicted as class 0: derivatives and scores are of other images"),
+        (4, 1, "1 of 5 images is predicted as class 0: derivatives and scores are mostly of other images"),
+        (1, 2, ""),
+    ],
+)
+def test_images_that_are_not_of_the_class_are_told(
+    model: ModelSpec, folders: dict[str, Path], tmp_path: Path, others: int, own: int, told: str
+) -> None:
+    """With pixels up to 2 green is of class 1, 4 against 1, and red of class 0."""
+    pictures = []
+    for number in range(others + own):
+        colour = (0, 255, 0) if number < others else (200, 30, 30)
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{number}.png")
+        pictures.append(tmp_path / f"{number}.png")
+    params = {"concept": (str(folders["green"]),), "random": str(folders["random"])}
+    doubled = replace(model, std=(0.5, 0.5, 0.5))
+    report, _, console = ran(
+        "tcav", pictures, tmp_path / "out", model=doubled, classes=("0",), layers=("features",), params=params
+    )
+    by_records = sum(record["predictions"][0]["class_index"] == 0 for record in report["images"])
+    assert report["summary"]["tcav"]["of_class"] == by_records == own
+    notes = [note for note in console.notes if "predicted as" in note]
+    assert len(notes) == bool(told)
+    assert all(note.startswith(told) for note in notes)
 
 
 def test_the_normal_is_that_of_the_classifier_on_all_activations() -> None:

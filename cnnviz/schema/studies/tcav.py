@@ -79,6 +79,8 @@ class TcavFigures(TypedDict):
     """Name of the class."""
     images: Count
     """How many images the scores are shares of."""
+    of_class: Count
+    """How many of them the network predicts as the class, or their label says are of it."""
     features: Count
     """Length of a vector."""
     random_pictures: Count

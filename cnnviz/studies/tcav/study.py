@@ -15,7 +15,7 @@ from torch import Tensor
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import class_logits
-from cnnviz.errors import CnnvizError, out_of
+from cnnviz.errors import CnnvizError, of_all, out_of
 from cnnviz.io.encode import ImageFormat, encode, encode_npz
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
@@ -73,6 +73,7 @@ class Tcav(Study[TcavOptions]):
         stacked = np.stack([np.stack([each.directions for each in pair]) for pair in self.cavs])
         self._directions = torch.from_numpy(stacked.reshape(-1, stacked.shape[-1]).T.copy())
         self._rows: list[NDArray[np.float64]] = []
+        self._of_class, self._labelled = 0, 0
 
     @classmethod
     def cut(cls, settings: RunSettings, params: TcavOptions) -> Cut:
@@ -147,6 +148,9 @@ class Tcav(Study[TcavOptions]):
 
     def fold(self, done: Observed) -> None:
         self._rows.append(done.seen)
+        self._labelled += done.label is not None
+        taken = any(each.class_index == self.index for each in done.predictions[:1])
+        self._of_class += taken or done.label == self.label
 
     def writes(self) -> Sequence[str]:
         return ["tcav.png", "cavs.npz"]
@@ -156,6 +160,7 @@ class Tcav(Study[TcavOptions]):
             return Findings({"tcav": None}, unmeasured="no image could be used")
         derivatives = np.stack(self._rows)
         scores = (derivatives > 0).mean(axis=0)
+        self._tell_others(len(derivatives))
         self._tell_coarse(len(derivatives), scores)
         report = [self._concept(place, scores[place]) for place in range(len(self.names))]
         bars = [
@@ -177,6 +182,7 @@ class Tcav(Study[TcavOptions]):
             "class_index": self.index,
             "label": self.label,
             "images": len(derivatives),
+            "of_class": self._of_class,
             "features": self.features,
             "random_pictures": self.random_pictures,
             "level": self.params.level,
@@ -184,6 +190,17 @@ class Tcav(Study[TcavOptions]):
         caption = "share of the images whose logit a step towards the concept raises, and the same of random vectors"
         figures: list[Figure] = [{"file": "tcav.png", "caption": caption}]
         return Findings({"tcav": summary}, {"concepts": report}, figures, sentences=[title, *map(_said, report)])
+
+    def _tell_others(self, images: int) -> None:
+        """A note where most images are not of the class, as far as is known: a significant p does not show it."""
+        if 2 * self._of_class >= images:
+            return
+        how = "predicted or labelled" if self._labelled else "predicted"
+        whose = "of other images" if self._of_class == 0 else "mostly of other images"
+        self.prepared.note(
+            f"{of_all(self._of_class, images, 'image')} {how} as {self.label}: derivatives and scores are {whose}, and "
+            f"p says nothing of {self.label}; give images of the class"
+        )
 
     def _tell_coarse(self, images: int, scores: NDArray[np.float64]) -> None:
         """Notes on scores that say less than they seem to: of few images, or where the layer decides all of them."""
