@@ -351,6 +351,8 @@ def test_maps_that_random_weights_make_flat_are_counted() -> None:
 def test_what_the_confirmation_says_is_no_acquittal() -> None:
     flips = audit_words.confirmation({"flips": 3, "of": 20, "fill": "shuffle"})
     assert flips.startswith("with the region replaced by that of another picture, 3 of the 20 worst images get another")
+    for of, images in ((16, "1 of the 16 worst images"), (1, "1 of the worst image")):
+        assert f", {images} gets another prediction" in audit_words.confirmation({"flips": 1, "of": of, "fill": "blur"})
     none = audit_words.confirmation({"flips": 0, "of": 20, "fill": "blur"})
     assert none.startswith("with the region blurred (its mean colours stay), 0 of the 20 worst images")
     assert "counterfactual" in none

@@ -273,6 +273,11 @@ def test_the_page_says_what_the_terminal_says(folder: Path, capsys: pytest.Captu
     assert "allows no more than 0 %" in err
     for name in ("old.pth", "new.pth"):
         assert name in page.partition("<dl")[0].rpartition("<br>")[2]
+    first = err.partition("what changed most (1 minus the rank correlation of its maps):\n")[2].splitlines()[0]
+    record = next(each for each in report(folder / "words")["images"] if first.startswith(f"  {each['name']} "))
+    (pair,) = record["pairs"]
+    change = float(first.removeprefix(f"  {record['name']}").split()[0])
+    assert change == pytest.approx(1 - pair["spearman"], abs=6e-4)
 
 
 def test_against_an_earlier_run(folder: Path) -> None:

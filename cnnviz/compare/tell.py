@@ -78,7 +78,8 @@ def _most(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if not told:
         return
     width = max(len(row["name"]) for row in told)
-    yield "what changed most:"
+    compared = any(row["change"] is not None for row in told)
+    yield f"what changed most{' (1 minus the rank correlation of its maps)' if compared else ''}:"
     for row in told:
         change = "  -  " if row["change"] is None else f"{row['change']:5.3f}"
         labels = f"  {row['label_a']} -> {row['label_b']}" if row["changed_prediction"] else ""

@@ -96,7 +96,8 @@ def confirmation(found: Mapping[str, Any]) -> str:
     """
     how = _REPLACED.get(found["fill"], f"filled by {found['fill']}")
     images = "the worst image" if found["of"] == 1 else f"the {found['of']} worst images"
-    said = f"with the region {how}, {found['flips']} of {images} get another prediction, beyond what a control does"
+    gets = "gets" if found["flips"] == 1 else "get"
+    said = f"with the region {how}, {found['flips']} of {images} {gets} another prediction, beyond what a control does"
     if found["flips"]:
         return said
     return (
