@@ -58,6 +58,35 @@ def test_the_count_is_checked(tmp_path: Path, name: str) -> None:
     assert "has 7" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("some.csv", "path,class_index,name\na.png,7,cock\nb.png,17,jay\n"),
+        ("some.json", '{"7": "cock", "17": "jay"}'),
+        ("to.json", '{"cock": 7, "jay": 17}'),
+    ],
+)
+def test_names_of_some_classes_are_counted_without_the_gaps(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(CnnvizError) as caught:
+        read_class_names(path, 20)
+    assert caught.value.message.endswith("names 2 classes with indices up to 17, those of the network end at 19")
+    assert "give 19 a name in it too" in caught.value.hint
+    with pytest.raises(CnnvizError) as caught:
+        read_class_names(path, 10)
+    assert "give a file with indices from 0 to 9" in caught.value.hint
+    # What the hint says helps.
+    last = {"csv": "c.png,19,ox\n"}.get(name[-3:])
+    path.write_text(content + last if last else json.dumps({**json.loads(content), **_another(content)}))
+    names = read_class_names(path, 20).names
+    assert (names[7], names[17], names[19], names[18]) == ("cock", "jay", "ox", "class 18")
+
+
+def _another(content: str) -> dict[str, object]:
+    return {"ox": 19} if content.startswith('{"cock"') else {"19": "ox"}
+
+
 def test_gaps_of_a_mapping_are_numbered(tmp_path: Path) -> None:
     path = tmp_path / "coco.json"
     path.write_text('{"1": "person", "3": "car"}')

@@ -38,11 +38,13 @@ class ClassNames:
         names: One name for each output.
         synsets: WordNet ids such as ``n01440764``, one for each output, where the file has them.
         notes: How it was read, wherever another reading would have been possible.
+        unnamed: How many of the names are only numbers, of indices that the file leaves out.
     """
 
     names: tuple[str, ...]
     synsets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unnamed: int = 0
 
 
 def read_class_names(path: str | Path, num_classes: int | None = None) -> ClassNames:
@@ -67,11 +69,26 @@ def read_class_names(path: str | Path, num_classes: int | None = None) -> ClassN
         raise CnnvizError(f"the labels file {path} holds no names", "write one class name a line")
     one_logit = num_classes == 1 and len(found.names) == 2
     if num_classes is not None and len(found.names) != num_classes and not one_logit:
-        raise CnnvizError(
-            f"the labels file {path} names {counted(len(found.names), 'class')}, the network has {num_classes}",
-            f"give a file with {counted(num_classes, 'name')}, or leave --labels out for 'class 0', 'class 1', …",
-        )
+        raise _of_another_number(path, found, num_classes)
     return replace(found, notes=tuple(f"{path.name}: {note}" for note in found.notes))
+
+
+def _of_another_number(path: Path, found: ClassNames, num_classes: int) -> CnnvizError:
+    """What is said of a file that is not of a network of so many classes."""
+    count, out = len(found.names), "leave --labels out for 'class 0', 'class 1', …"
+    named = counted(count - found.unnamed, "class")
+    if not found.unnamed:
+        message = f"the labels file {path} names {named}, the network has {num_classes}"
+        return CnnvizError(message, f"give a file with {counted(num_classes, 'name')}, or {out}")
+    last = num_classes - 1
+    message = f"the labels file {path} names {named} with indices up to {count - 1}, those of the network end at {last}"
+    if count > num_classes:
+        return CnnvizError(message, f"give a file with indices from 0 to {last}, or {out}")
+    return CnnvizError(
+        message,
+        f"if its indices are those of this network, give {last} a name in it too: what lies between is told by number; "
+        f"otherwise {out}",
+    )
 
 
 def _text(path: Path) -> str:
@@ -300,7 +317,8 @@ def _from_mapping(content: Mapping[Any, Any], path: Path, num_classes: int | Non
             "the keys must be the indices of the network's outputs",
         )
     names = tuple(_name(by_index.get(index), index, path) for index in range(size))
-    return ClassNames(names, _synsets([by_index.get(index) for index in range(size)]), notes)
+    synsets = _synsets([by_index.get(index) for index in range(size)])
+    return ClassNames(names, synsets, notes, size - len(by_index))
 
 
 def _fits(content: Mapping[Any, Any], keys: str) -> bool:
