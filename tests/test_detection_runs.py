@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,22 @@ def test_boxes_of_a_crop_lie_on_the_photograph(photos: Path, tmp_path: Path) -> 
 def test_a_box_that_nothing_matches(photos: Path, tmp_path: Path) -> None:
     report = _run(photos, tmp_path, "-t", "box:0,0,5%,5%", "-c", "red", "--save", "none")
     [row] = report["images"][0]["unmatched"]
-    assert row["reason"].startswith("no box has an IoU of 0.5 with it")
+    assert row["reason"] == "no box has an IoU of 0.5 with it; none overlaps with it"
+
+
+def test_where_no_box_is_found_a_lower_score_is_told(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    high = ["--task", "detect:score=1,iou=0.5"]
+    told = "the network finds no box in this image with a score of 1 or more; --task "
+    report = _run(photos, tmp_path, "--save", "none", *high)
+    assert report["images"][0]["error"]["message"].startswith(told)
+    assert main(["targets", str(photos / "a.png"), *MODEL, *high, "-q"]) == 0
+    said = capsys.readouterr().out
+    [lower] = re.findall("--task ([^ ]*) takes lower ones", said)
+    assert lower == "detect:iou=0.5,score=0.1"
+    assert main(["targets", str(photos / "a.png"), *MODEL, "--task", lower, "-q"]) == 0
+    assert "box:1 " in capsys.readouterr().out
 
 
 def test_two_targets_that_are_one_box_are_said(photos: Path, tmp_path: Path) -> None:

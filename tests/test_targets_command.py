@@ -69,6 +69,11 @@ def test_segments_are_numbered_with_area_and_box(
 def test_fewer_are_listed_where_that_is_asked(street: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = listed(capsys, street, *MODEL, *PLAIN, "--top", 1)
     assert [row["target"] for row in found["targets"]] == ["class:0", "segment:1"]
+    # As above, but nothing says here which class is the background, so that it has a segment too.
+    assert found["unlisted"] == {"class": 2, "segment": 3}
+    assert main(["targets", str(street), *MODEL, *PLAIN, "--top", "1", "-q"]) == 0
+    assert "Not listed: 2 more classes, 3 more segments: --top 4" in capsys.readouterr().out.splitlines()
+    assert listed(capsys, street, *MODEL, *PLAIN, "--top", 4)["unlisted"] == {}
 
 
 def test_a_table_says_how_to_ask(street: Path, capsys: pytest.CaptureFixture[str]) -> None:

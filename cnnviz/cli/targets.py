@@ -100,7 +100,8 @@ def _text(found: TargetList, written: dict[str, str]) -> str:
     asked = f"cnnviz gradcam {found.item.ref.uri} --target {first.get('target')}"
     notes = [f"Ask for one, with the same options of the model: {asked}"] if rows else []
     if not rows:
-        notes = ["The network finds nothing in this image."]
+        notes = [found.if_nothing]
+    notes += [rest] if (rest := found.rest()) else []
     notes += [f"Picture: {name}" for name in written.values()]
     return "\n".join([*aligned(table, right=set(range(2, 2 + len(figures)))), "", *notes])
 

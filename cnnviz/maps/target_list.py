@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
-from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.errors import CnnvizError, ImageError, counted
 from cnnviz.geometry.placement import Rect, place
 from cnnviz.io.decode import open_image
 from cnnviz.io.sources import ImageRef, find_images, open_file
@@ -35,12 +36,14 @@ from cnnviz.render.segments import (
 from cnnviz.run.images import DecodedImage
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.settings import RunSettings
-from cnnviz.tasks.base import Askable
+from cnnviz.tasks.base import Askable, Predictions
 
 Picture = NDArray[np.uint8]
 
 # An entry that explains any network without gradients: nothing is explained here, so nothing is examined in vain.
 _ENTRY = "occlusion"
+# So many of a kind are counted, listed or not: the parts of a speckled segmentation are without end.
+_COUNTED = 1001
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +57,9 @@ class TargetList:
         labels: Class names by index.
         classes: The class at each position of an output that has positions [h, w]; None for others.
         boxes: What a detector finds, in pixels of the photograph.
+        unlisted: How many more there are of each kind (``class``, ``box``, ``segment``, …), where there are any; a
+            thousand and one are counted.
+        if_nothing: What is said where nothing can be asked.
     """
 
     item: DecodedImage
@@ -62,6 +68,8 @@ class TargetList:
     labels: tuple[str, ...]
     classes: NDArray[np.int64] | None
     boxes: tuple[DetectionScore, ...] = ()
+    unlisted: Mapping[str, int] = field(default_factory=dict)
+    if_nothing: str = ""
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each, plain JSON: ``target``, ``label``, ``class_index``, its figures, and of parts ``box_xywh`` in
@@ -85,7 +93,18 @@ class TargetList:
             "height": height,
             "task": self.task,
             "targets": self.rows(),
+            "unlisted": dict(self.unlisted),
         }
+
+    def rest(self) -> str:
+        """How many are not listed, and what lists them; empty where all are."""
+        listed = Counter(each.kind for each in self.asked)
+        every = {kind: listed[kind] + count for kind, count in self.unlisted.items()}
+        told = [
+            f"{'at least ' if every[kind] >= _COUNTED else ''}{counted(count, f'more {kind}')}"
+            for kind, count in self.unlisted.items()
+        ]
+        return f"Not listed: {', '.join(told)}: --top {max(every.values())}" if told else ""
 
     def picture(self) -> Picture | None:
         """The photograph, its numbered parts and its classes; None where the network's output has no positions."""
@@ -139,7 +158,14 @@ def list_targets(settings: RunSettings, note: Callable[[str], None]) -> TargetLi
     prepared = PreparedModel(replace(settings, target=target), Cut.before_classifier(), 1, note)
     item = _decoded(refs[0], prepared)
     with rt.threads(prepared.lanes.threads):
-        return targets_of(prepared, item)
+        said = _said(prepared, item)
+        found = _listed(prepared, item, said)
+        return replace(found, unlisted=_unlisted(prepared, said, found.asked))
+
+
+def _unlisted(prepared: PreparedModel, said: Predictions, asked: Sequence[Askable]) -> dict[str, int]:
+    every = prepared.task.askable(said, 0, max(_COUNTED, prepared.settings.target.top))
+    return dict(Counter(each.kind for each in every) - Counter(each.kind for each in asked))
 
 
 def targets_of(prepared: PreparedModel, item: DecodedImage) -> TargetList:
@@ -148,6 +174,10 @@ def targets_of(prepared: PreparedModel, item: DecodedImage) -> TargetList:
     Raises:
         CnnvizError: The network's output is not finite.
     """
+    return _listed(prepared, item, _said(prepared, item))
+
+
+def _said(prepared: PreparedModel, item: DecodedImage) -> Predictions:
     with rt.scope():
         pixels = normalize(prepared.batch([item]), prepared.preprocess)
         said = prepared.predict(prepared.forward(prepared.session, pixels).chosen.detach())
@@ -156,11 +186,16 @@ def targets_of(prepared: PreparedModel, item: DecodedImage) -> TargetList:
             f"{item.ref.uri}: the network's output is not finite in {prepared.runtime.precision}.",
             "Check --mean and --std.",
         )
+    return said
+
+
+def _listed(prepared: PreparedModel, item: DecodedImage, said: Predictions) -> TargetList:
     asked = tuple(prepared.task.askable(said, 0, prepared.settings.target.top))
     shown = prepared.task.shown(said, 0)
     listed = prepared.top_predictions(said, 0, item)
     boxes = tuple(each for each in listed if isinstance(each, DetectionScore))
-    return TargetList(item, prepared.task_spec.name, asked, prepared.classes.labels, shown, boxes)
+    name, labels = prepared.task_spec.name, prepared.classes.labels
+    return TargetList(item, name, asked, labels, shown, boxes, if_nothing=prepared.task.if_nothing())
 
 
 def _decoded(ref: ImageRef, prepared: PreparedModel) -> DecodedImage:

@@ -119,6 +119,11 @@ class Askable:
     figures: Mapping[str, float]
     cells: NDArray[np.bool_] | None = None
 
+    @property
+    def kind(self) -> str:
+        """What it is: ``class``, ``box``, ``segment`` and so on."""
+        return self.spec.partition(":")[0]
+
 
 class SeenImage(Protocol):
     """An image of a run, and what is known of it; ``shown_size`` are width and height of the network's input."""
@@ -305,6 +310,10 @@ class Task(ABC):
     def facts(self, said: Predictions, place: int) -> dict[str, Any]:
         """What the record of an image says beside its predictions."""
         return {}
+
+    def if_nothing(self) -> str:
+        """What is said of an image of which nothing can be asked, and what to type then."""
+        return "The network finds nothing in this image."
 
     def shown(self, said: Predictions, place: int) -> NDArray[np.int64] | None:
         """The class at each position of an output that has positions [h, w]; None for others."""

@@ -121,7 +121,7 @@ class BoxSelector(Selector):
                 raise _Nothing("both sides are the same box")
             return [DifferenceRequest(first, second, spec)]
         if not seen.boxes:
-            raise _Nothing("the network finds no box in this image")
+            raise _Nothing(f"the network finds no box in this image{self.task.of_lower_scores()}")
         word = parse_box(spec) if kind == "box" else None
         if word is not None:
             return [self._box(word, seen)]
@@ -171,9 +171,8 @@ class BoxSelector(Selector):
         place = max(range(len(ious)), key=ious.__getitem__)
         if ious[place] < _LEAST_IOU:
             label = self.task.label(seen.boxes[place].class_index)
-            raise _Nothing(
-                f"no box has an IoU of {_LEAST_IOU} with it; that of the nearest, {label}, is {ious[place]:.2f}"
-            )
+            most = f"the largest, of {label}, is {ious[place]:.2g}" if ious[place] > 0 else "none overlaps with it"
+            raise _Nothing(f"no box has an IoU of {_LEAST_IOU} with it; {most}")
         return self._request(place, word.spec, seen, word, ious[place])
 
     def _request(

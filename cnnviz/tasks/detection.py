@@ -136,6 +136,19 @@ class Detection(Task):
     def selector(self, words: Words) -> BoxSelector:
         return BoxSelector(words, self)
 
+    def if_nothing(self) -> str:
+        return f"The network finds no box in this image{self.of_lower_scores()}."
+
+    def of_lower_scores(self) -> str:
+        """What the least score of a box is, and what to type for boxes with lower ones; empty where there are none."""
+        least = self.form.least_score(self.options)
+        if not least:
+            return ""
+        given = {"form": self.options.form, "iou": self.options.iou}
+        kept = "".join(f"{name}={value}," for name, value in given.items() if value not in ("auto", None))
+        lower = 0.1 if least > 0.1 else float(f"{least / 10:.1g}")
+        return f" with a score of {least:g} or more; --task detect:{kept}score={lower:g} takes lower ones"
+
     def label(self, index: int) -> str:
         """The name of a class."""
         return self.classes.labels[index] if 0 <= index < len(self.classes) else f"class {index}"
