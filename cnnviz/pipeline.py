@@ -202,6 +202,7 @@ def _tell(counts: Counts, views: Sequence[str], reporter: Reporter) -> None:
             counts.what_was_outside(views),
             *counts.what_was_hidden(views),
             counts.what_was_unknown(),
+            counts.what_was_not_found(),
             *counts.what_explains_nothing(),
         ),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -312,3 +313,24 @@ def test_what_can_be_asked_is_listed(photos: Path, tmp_path: Path, capsys: Any) 
 def test_the_sizes_that_a_detector_takes(photos: Path, tmp_path: Path) -> None:
     report = _run(photos, tmp_path, "-c", "red", "--save", "none")
     assert report["model"]["checks"]["input_sizes"]["takes"] == "any"
+
+
+def test_targets_that_are_not_found_are_counted(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = ["--labels", str(photos.parent / "labels.txt"), "--save", "none", "-o", str(tmp_path)]
+    asked = ["-t", "box:1", "-t", "box:9", "-t", "box:0,0,5%,5%", "-c", "blue", "-c", "red"]
+    low = ["--task", "detect:score=0.4"]
+    assert main(["gradcam", str(photos / "a.png"), str(photos / "c.png"), *MODEL, *labels, *low, *asked]) == 0
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    records = [row["spec"] for image in report["images"] for row in image["unmatched"]]
+    assert report["summary"]["unmatched"] == Counter(records)
+    told = [line for line in capsys.readouterr().err.splitlines() if "not found" in line]
+    assert len(told) == 1
+    assert "3 targets were not found: " in told[0]
+    assert "blue in 2 of 2 images (blue is none of the boxes)" in told[0]
+    assert "box:9 in 2 of 2 images (there is no box 9: the network finds 2 boxes)" in told[0]
+    found = ["gradcam", str(photos / "a.png"), *MODEL, *labels, *low, "-t", "box:1", "--overwrite"]
+    assert main(found) == 0
+    assert "unmatched" not in json.loads((tmp_path / "report.json").read_text("utf-8"))["summary"]
+    assert "not found" not in capsys.readouterr().err

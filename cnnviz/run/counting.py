@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError, counted, of_all
+from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError, brief, counted, of_all, out_of
 from cnnviz.io.archives import is_fetched
 from cnnviz.io.exclusions import Exclusions
 from cnnviz.io.shards import parse_shard
@@ -20,6 +20,8 @@ from cnnviz.settings import VIEWS, RunSettings
 # Files without the name of an image that are opened before a run, to tell how many images there are. A folder may hold
 # a million images without suffixes, each of which takes as long as a disk or a server likes.
 _LOOKED_INTO = 1000
+# So many targets that were not found are named on the console.
+_NAMED = 5
 
 
 class Reporter(Protocol):
@@ -107,7 +109,8 @@ class RunResult:
 
 @dataclass
 class Counts:
-    """What became of the inputs; of the maps, how many are flat, by the reason.
+    """What became of the inputs; of the maps, how many are flat, by the reason; of the targets that match nothing in
+    an image, in how many they do not and the reasons.
 
     ``inputs`` are those that were come to, ``skipped`` those that ``--only`` leaves out, ``total`` the images that
     there are, as far as is known; ``resumed`` those that an earlier run finished.
@@ -124,6 +127,8 @@ class Counts:
     maps: int = 0
     flat: dict[str, int] = field(default_factory=dict)
     trivial: int = 0
+    unmatched: dict[str, int] = field(default_factory=dict)
+    unmatched_why: dict[str, set[str]] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
     labelled: int = 0
     right: int = 0
@@ -190,6 +195,11 @@ class Counts:
         self.maps += len(maps)
         for reason in (each.get("flat_reason", "") for each in maps if each["scores"].get("flat")):
             self.flat[reason] = self.flat.get(reason, 0) + 1
+        for spec, reason in ((each["spec"], each["reason"]) for each in cast("Image", record).get("unmatched", ())):
+            self.unmatched[spec] = self.unmatched.get(spec, 0) + 1
+            why = self.unmatched_why.setdefault(spec, set())
+            if len(why) < 2:
+                why.add(reason)
         self.trivial += sum(bool(each.get("trivial")) for each in maps)
         targets = [cast("Mapping[str, Any]", each["target"]) for each in maps]
         for region, part in {each.get("region"): each.get("region_seen") for each in targets}.items():
@@ -228,6 +238,20 @@ class Counts:
             )
         return told
 
+    def what_was_not_found(self) -> str:
+        """Which targets match nothing in how many images, and why; empty where each matches something in all."""
+        if not self.unmatched:
+            return ""
+        told = []
+        for spec, count in list(self.unmatched.items())[:_NAMED]:
+            why = self.unmatched_why[spec]
+            reason = next(iter(why)) if len(why) == 1 else "for reasons that differ"
+            told.append(f"{brief(spec)} in {out_of(count, self.explained, 'image')} ({reason})")
+        rest = len(self.unmatched) - len(told)
+        more = f"; {rest} more in the report" if rest else ""
+        was = "was" if len(self.unmatched) == 1 else "were"
+        return f"{counted(len(self.unmatched), 'target')} {was} not found: {'; '.join(told)}{more}"
+
     def what_was_unknown(self) -> str:
         """How many pictures the annotations do not have; empty where they have all, or nobody asked."""
         if not self.without_truth:
@@ -265,6 +289,8 @@ class Counts:
             summary["skipped"] = self.skipped
         if self.with_truth or self.without_truth:
             summary["without_truth"] = self.without_truth
+        if self.unmatched:
+            summary["unmatched"] = dict(self.unmatched)
         if self.cropped:
             summary["outside_view"] = {"images": self.cropped, "mean_share": round(self.outside / self.cropped, 6)}
         if self.run_folders:

@@ -104,6 +104,8 @@ class Inputs(TypedDict):
     """Of ``--only``: how many images were looked at and left out."""
     without_truth: NotRequired[Count]
     """Of ``--truth``: how many of those explained the annotations do not have."""
+    unmatched: NotRequired[dict[str, Count]]
+    """In how many images a target matches nothing although another does, by the target as it was asked for."""
     outside_view: NotRequired[OutsideView]
     """What of the images the network was not shown."""
     run_folders_passed_over: NotRequired[list[str]]
