@@ -31,6 +31,15 @@ def test_few_images_decide_nothing_and_strict_fails(tanks: Path, tmp_path: Path)
     assert "## Attention audit: failed" in (tmp_path / "b" / "summary.md").read_text("utf-8")
 
 
+def test_warnings_alone_pass_where_one_of_them_was_decided(tanks: Path, tmp_path: Path) -> None:
+    path = policy_of(tanks, "balanced", "  - {kind: accuracy, min: 0.9, level: warning}", name="warning.yaml")
+    code, report = audited(path, tmp_path / "a", "--limit", "4")
+    assert (code, _together(report)) == (0, (False, "not decided", False))
+    assert "## Attention audit: not decided" in (tmp_path / "a" / "summary.md").read_text("utf-8")
+    code, report = audited(path, tmp_path / "b")
+    assert (code, _together(report)) == (0, (True, "passed", False))
+
+
 def test_where_all_images_fail_nothing_passed(tanks: Path, tmp_path: Path) -> None:
     (tmp_path / "none" / "sun").mkdir(parents=True)
     for number in range(3):

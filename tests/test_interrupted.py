@@ -328,6 +328,36 @@ def test_what_cannot_be_continued_begins_again(
     assert both == fresh
 
 
+@pytest.mark.parametrize("at", [2, 5])
+def test_a_gallery_that_was_killed_leaves_nothing_behind(
+    at: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second of its pictures is a figure of the run, the fifth one of an image."""
+    monkeypatch.chdir(folder)
+    (folder / "pressed").touch()
+    assert run(folder, "first", "top-patches", "--layer", "features.1", "--units", "0,1").returncode == 0
+    assert run(folder, "second", "gradcam").returncode == 0
+    adopted: list[str] = []
+
+    def killed(store: Store, name: str, path: str) -> None:
+        adopted.append(name)
+        if len(adopted) == at:
+            raise SystemExit(9)
+        adopt(store, name, path)
+
+    adopt = Store.adopt
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "adopt", killed)
+        with pytest.raises(SystemExit):
+            main(["report", "first", "second", "-o", "out"])
+    with (folder / "out" / "gallery" / "pictures.jsonl").open("a") as half:
+        half.write('"runs/fir')
+    assert main(["report", "second", "-o", "out", "--overwrite"]) == 0, capsys.readouterr().err
+    assert main(["report", "second", "-o", "fresh"]) == 0
+    out, fresh = ({path.relative_to(top) for path in top.rglob("*.*")} for top in (folder / "out", folder / "fresh"))
+    assert out == fresh
+
+
 ENDING = """
 import atexit, os, signal, sys, time
 from cnnviz.cli.app import main

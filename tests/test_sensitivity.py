@@ -5,6 +5,8 @@ Their stated errors are compared with how far the maps of many seeds are from ea
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +75,18 @@ def test_hsic_by_its_formula() -> None:
         like = np.exp(-(apart**2) / (2 * width**2))
         expected = np.trace(same @ centring @ like @ centring) / (n - 1) ** 2
         assert float(found[i]) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("equal", "known"), [(0.5, True), (0.85, False)])
+def test_hsic_where_few_masks_differ_does_not_know_its_reliability(equal: float, known: bool) -> None:
+    """A probability that most masks leave at 1: maps of seeds correlate by 0.2, where 0.86 was stated."""
+    drawn = np.random.default_rng(3)
+    masks = drawn.integers(0, 2, (100, 49)).astype(np.float64)
+    score = masks[:, :7].sum(1) + drawn.normal(0, 0.1, 100)
+    answers = np.maximum(score, np.quantile(score, equal))
+    stated = _dependence(torch.from_numpy(masks), torch.from_numpy(answers))[1]
+    assert math.isfinite(stated["standard_error"])
+    assert math.isfinite(stated["reliability"]) is known
 
 
 def test_hsic_ranks_cells_by_how_much_the_score_depends_on_them() -> None:

@@ -7,6 +7,7 @@ cameras write beside the pixels. Records pass one by one.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,6 +61,8 @@ class Joined:
         without_photo: How many photographs were not found.
         missing: Pictures that records list and that are not there.
         page: The page.
+        pictures: Names of the pictures that came along.
+        list_: Keeps such a name.
     """
 
     images: int = 0
@@ -67,6 +70,12 @@ class Joined:
     missing: int = 0
     page: str = ""
     pictures: list[str] = field(default_factory=list)
+    list_: Callable[[str], object] = lambda name: None
+
+    def add(self, name: str) -> None:
+        """A picture that comes along."""
+        self.list_(name)
+        self.pictures.append(name)
 
 
 def join_runs(settings: ReportSettings, advance: Callable[[], None] = lambda: None) -> Joined:
@@ -87,25 +96,29 @@ def join_runs(settings: ReportSettings, advance: Callable[[], None] = lambda: No
     _make_room(store, settings)
     names = _names(settings.folders)
     joined = Joined(page=f"{settings.out.rstrip('/')}/{INDEX}")
-    runs = [
-        _run_of(_Taken(reader, store, settings, f"runs/{name}", joined, advance), name if len(names) > 1 else "")
-        for reader, name in zip(readers, names, strict=True)
-    ]
-    title = runs[0].head.title if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}"
-    if settings.single_file:
-        write_single_file(store, title, runs)
-    else:
-        _write_folder(store, title, runs, joined)
+    with contextlib.nullcontext() if settings.single_file else _begun(store, joined):
+        runs = [
+            _run_of(_Taken(reader, store, settings, f"runs/{name}", joined, advance), name if len(names) > 1 else "")
+            for reader, name in zip(readers, names, strict=True)
+        ]
+        title = runs[0].head.title if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}"
+        write = write_single_file if settings.single_file else write_gallery
+        write(store, title, runs)
     return joined
 
 
-def _write_folder(store: Store, title: str, runs: Sequence[GalleryRun], joined: Joined) -> None:
-    """The gallery with its pictures; what was begun is known for ours, whatever ends it."""
-    store.write(INDEX, f"{document(title)}<p>This gallery was not finished.</p>\n</body>\n</html>\n".encode())
+@contextlib.contextmanager
+def _begun(store: Store, joined: Joined) -> Iterator[None]:
+    """Within it pictures come along: the folder is known for ours, and each of them is listed before it is there,
+    whatever ends the process.
+    """
+    store.write(INDEX, f"{document('not finished')}<p>This gallery was not finished.</p>\n</body>\n</html>\n".encode())
+    log = store.open_lines(PICTURES)
+    joined.list_ = lambda name: log.append(json.dumps(name))
     try:
-        write_gallery(store, title, runs)
+        yield
     finally:
-        store.write(PICTURES, "".join(f"{json.dumps(name)}\n" for name in joined.pictures).encode())
+        log.close()
 
 
 def _make_room(store: Store, settings: ReportSettings) -> None:
@@ -120,8 +133,11 @@ def _make_room(store: Store, settings: ReportSettings) -> None:
             f"The output folder {store.root} is not empty: it holds a gallery.",
             "Use --overwrite to replace it, or -o for another folder.",
         )
+    store.gather(PICTURES)
     for line in (store.read(PICTURES) or b"").splitlines():
-        name = json.loads(line)
+        name = None
+        with contextlib.suppress(ValueError):  # of the last line a part, where the process was killed
+            name = json.loads(line)
         if isinstance(name, str) and name.startswith("runs/"):
             store.remove(name)
     store.remove(PICTURES)
@@ -221,8 +237,8 @@ class _Taken:
             return None if kind == "raw" else data_address(path, self.settings.side)
         place = f"{self.below}/{'/'.join(part for part in name.split('/') if part not in ('', '.', '..'))}"
         if place not in self.joined.pictures[-1:]:
+            self.joined.add(place)
             self.store.adopt(place, path)
-            self.joined.pictures.append(place)
         return place
 
     def photo(self, record: Mapping[str, Any]) -> str | None:
@@ -233,8 +249,8 @@ class _Taken:
             address = data_address(path, self.settings.side)
         elif (data := small_copy(path, _SIDE)) is not None:
             name = f"{self.below}/photographs/{record.get('name', self.joined.images)}.jpg"
+            self.joined.add(name)
             self.store.write(name, data)
-            self.joined.pictures.append(name)
             address = link(name)
         self.joined.without_photo += address is None
         return address

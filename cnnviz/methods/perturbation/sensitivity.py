@@ -14,6 +14,7 @@ HSIC    m in {0, 1}^d, each cell visible with probability 1/2. The Hilbert-Schmi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -144,8 +145,9 @@ def _dependence(masks: Tensor, answers: Tensor) -> tuple[Tensor, dict[str, float
     distances = (answers[:, None] - answers[None]).abs()
     apart = distances[torch.triu(torch.ones_like(distances, dtype=torch.bool), 1)]
     bandwidth = apart.median()
-    if not bool(bandwidth > 0):
-        # More than half of the answers are equal: the mean is a scale that is not zero unless all are.
+    few = not bool(bandwidth > 0)
+    if few:
+        # More than half of the pairs of answers are equal: the mean is a scale that is not zero unless all are.
         bandwidth = apart.mean()
         if not bool(bandwidth > 0):
             return masks.new_zeros(masks.shape[1]), {"standard_error": 0.0, "reliability": 1.0}
@@ -154,7 +156,10 @@ def _dependence(masks: Tensor, answers: Tensor) -> tuple[Tensor, dict[str, float
     signs = 2 * masks - 1
     terms = signs * (centred @ signs) / 2 / (len(masks) - 1) ** 2
     values = terms.sum(0).clamp_min(0)
-    return values, _error_of_pairs(values, terms, centred)
+    stated = _error_of_pairs(values, terms, centred)
+    # A few masks decide all of it then, and which they are is not among these: maps of other seeds were much less alike
+    # than their errors say.
+    return values, {**stated, "reliability": math.nan} if few else stated
 
 
 def _error_of_pairs(values: Tensor, terms: Tensor, centred: Tensor) -> dict[str, float]:
