@@ -178,6 +178,18 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{many * (count != 1)}"
 
 
+def in_percent(share: float) -> str:
+    """A share with one decimal, but never a 0 or a 100 that is none.
+
+    >>> in_percent(0.657), in_percent(0.9996), in_percent(0.0004), in_percent(1.0)
+    ('65.7 %', '> 99.9 %', '< 0.1 %', '100.0 %')
+    """
+    percent = 100.0 * share
+    if 99.9 < percent < 100.0:
+        return "> 99.9 %"
+    return "< 0.1 %" if 0.0 < percent < 0.1 else f"{percent:.1f} %"
+
+
 def out_of(count: int, every: int, noun: str) -> str:
     """How many of how many: the noun is one or several as ``every`` is.
 

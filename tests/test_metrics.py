@@ -307,10 +307,14 @@ def test_summaries_stand_under_their_keys() -> None:
     assert found["metrics"]["inside"]["share"] == {"value": 0.25, "ci95": None, "n": 1}
     assert found["metrics"]["inside"]["without_truth"] == 1
     assert found["left_out"] == {"maps": 2, "above_tolerance": 1, "tolerance": 0.01, "largest": 0.5}
-    assert notes[-1] == "1 of 2 maps leaves out more than 1% of the score (at most 50%): biases"
+    assert notes[-1] == "1 of 2 maps leaves out more than 1 % of the score (the largest share: 50.0 %): biases"
     above = CONSERVATION.request({"reason": "steps"})
-    just = summed_up([above], gathered({"": [above]}, [record("a", peak=[1, 2], gap_share=0.0114, inside=None)])[""])
-    assert just.notes == ("1 of 1 map leaves out more than 1% of the score (at most 1.14%): steps",)
+    just = summed_up([above], gathered({"": [above]}, [record("a", peak=[1, 2], gap_share=0.01014, inside=None)])[""])
+    assert just.notes == ("1 of 1 map leaves out more than 1 % of the score (the largest share: 1.01 %): steps",)
+    most = summed_up([above], gathered({"": [above]}, [record("a", peak=[1, 2], gap_share=0.9988, inside=None)])[""])
+    assert most.notes == ("1 of 1 map leaves out more than 1 % of the score (the largest share: 99.9 %): steps",)
+    nearly = summed_up([above], gathered({"": [above]}, [record("a", peak=[1, 2], gap_share=0.9998, inside=None)])[""])
+    assert "(the largest share: > 99.9 %)" in nearly.notes[0]
 
 
 def test_records_are_not_read_where_no_metric_has_a_summary() -> None:

@@ -224,8 +224,8 @@ def test_a_gap_is_told_with_how_many_maps_have_one(photos: Path, tmp_path: Path)
     assert above > 0
     told = [text for text in reporter.notes if "of the score" in text]
     assert len(told) == 1
-    assert told[0].startswith(f"{above} of {len(shares)} maps leave out more than 1% of the score")
-    assert f"at most {max(shares):.0%}" in told[0]
+    assert told[0].startswith(f"{above} of {len(shares)} maps leave out more than 1 % of the score")
+    assert f"the largest share: {100 * max(shares):.1f} %" in told[0]
     assert report(tmp_path / "o")["summary"]["left_out"]["above_tolerance"] == above
     # FullGrad accounts for all of it.
     quiet = Quiet()

@@ -92,6 +92,17 @@ def test_who_waits_for_a_map_at_ctrl_c_is_told_so(tmp_path: Path) -> None:
     assert said["error"] == "cnnviz serve was ended before this was computed."
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process at once there")
+def test_sigterm_ends_it_as_ctrl_c_does_and_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with _serving() as (process, ask):
+        assert ask("/api/status")[0] == 200
+        assert len(list(tmp_path.glob("cnnviz-serve-*"))) == 1
+        process.send_signal(signal.SIGTERM)
+        _ended_well(process)
+    assert list(tmp_path.glob("cnnviz-serve-*")) == []
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is no signal there")
 def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cnnviz.errors import of_all
+from cnnviz.errors import in_percent, of_all
 from cnnviz.metrics.contract import Row, RunSummary
 from cnnviz.registry.metrics import ConservationOptions, MetricSpec
 
@@ -31,11 +31,11 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: ConservationOptions
     if not maps:
         return RunSummary(None)
     figures = {"maps": maps, "above_tolerance": above, "tolerance": TOLERATED, "largest": largest}
-    most = f"{largest:.0%}"
-    if most == f"{TOLERATED:.0%}":  # "more than 1% (at most 1%)" would contradict itself
-        most = f"{largest:.2%}"
+    most = in_percent(largest)
+    if most == in_percent(TOLERATED):  # "more than 1 % (the largest share: 1.0 %)" would contradict itself
+        most = f"{100 * largest:.2f} %"
     note = (
-        f"{of_all(above, maps, 'map', 'leaves', 'leave')} out more than {TOLERATED:.0%} of the score "
-        f"(at most {most}){f': {params.reason}' if params.reason else ''}"
+        f"{of_all(above, maps, 'map', 'leaves', 'leave')} out more than {100 * TOLERATED:g} % of the score "
+        f"(the largest share: {most}){f': {params.reason}' if params.reason else ''}"
     )
     return RunSummary(figures, (note,), (("", note),)) if above else RunSummary(figures)

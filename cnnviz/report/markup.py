@@ -7,6 +7,8 @@ import os
 import unicodedata
 from urllib.parse import quote
 
+from cnnviz.errors import in_percent
+
 
 def percent(probability: float) -> str:
     """:func:`plain_percent` as text of a page."""
@@ -15,10 +17,7 @@ def percent(probability: float) -> str:
 
 def plain_percent(probability: float) -> str:
     """One decimal, but never a 0 or a 100 that is none."""
-    share = 100.0 * probability
-    if 99.9 < share < 100.0:
-        return "> 99.9 %"
-    return "< 0.1 %" if 0.0 < share < 0.1 else f"{share:.1f} %"
+    return in_percent(probability)
 
 
 def text(value: object) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.layer_table import LayerRow, layer_table
-from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.errors import CnnvizError, ImageError, in_percent
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.store import Store
 from cnnviz.maps.explainer import Explainer
@@ -271,7 +271,7 @@ def _gap_of(record: dict[str, Any], method: str) -> tuple[str, ...]:
     if share is None or share <= TOLERATED:
         return ()
     reason = lookup.find_method(method).gap
-    return (f"this map leaves out {share:.0%} of the score{f': {reason}' if reason else ''}",)
+    return (f"this map leaves out {in_percent(share)} of the score{f': {reason}' if reason else ''}",)
 
 
 def at_size_of_page(done: ImageResult) -> ImageResult:

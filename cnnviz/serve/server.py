@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import signal
 import socket
 import tempfile
+import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import uvicorn
@@ -101,8 +103,22 @@ def server_of(app: App, stop: Callable[[], None]) -> uvicorn.Server:
     return _Server(config, stop)
 
 
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM is a Ctrl-C here. Left to the system, it would end the process before the folder is removed: uvicorn
+    raises it again when it has ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def serve(base: RunSettings, listening: Listening, note: Callable[[str], None], say: Callable[[str], None]) -> bool:
-    """Load the network, and serve its page until Ctrl-C.
+    """Load the network, and serve its page until Ctrl-C or SIGTERM.
 
     Args:
         base: Inputs, model, task and runtime.
@@ -118,6 +134,7 @@ def serve(base: RunSettings, listening: Listening, note: Callable[[str], None], 
     """
     # The folder is its own, so that a job that Ctrl-C ends leaves nothing behind.
     with (
+        _terminated_as_interrupted(),
         bound(listening) as made,
         tempfile.TemporaryDirectory(prefix="cnnviz-serve-", ignore_cleanup_errors=True) as folder,
     ):
