@@ -270,6 +270,43 @@ def test_a_click_asks_for_neurons_also_with_the_keyboard(page: Any, site: Served
     page.until("!document.querySelector('.look .command code').innerText.includes('--target')")
 
 
+def test_the_default_layer_that_is_shown_is_the_one_of_the_map(page: Any, site: Served) -> None:
+    find = opened(page, site)
+    command(page, "png")
+    click_at(page, 0.3, 0.4)
+    command(page, "--target neuron:")
+    page.until("!document.querySelector('.waiting button')")
+    used = find(".scores div", has_text="layer").locator("dd").inner_text()
+    assert find("select[name=layer] option").first.inner_text() == f"default ({used})"
+
+
+def test_a_refusal_is_gone_once_something_else_is_asked(page: Any, site: Served) -> None:
+    find = opened(page, site)
+    command(page, "png")
+    for select, value in (("method", "saliency"), ("method", "gradcam"), ("layer", "1")):
+        find("input[name=class]").fill("no such class")
+        find(".search button").click()
+        find("[role=alert]", has_text="No class is called").wait_for()
+        find(f"select[name={select}]").select_option(value)
+        find("[role=alert]").wait_for(state="detached")
+
+
+def test_the_row_scrolls_to_an_image_that_was_dropped_and_names_it(page: Any, site: Served) -> None:
+    page.set_viewport_size({"width": 400, "height": 800})
+    find = opened(page, site)
+    command(page, "png")
+    for index in range(8):
+        drop(page, picture(70 + 2 * index), f"dropped {index}.png")
+        find(f".samples button[title='dropped {index}.png'][aria-pressed=true] img").wait_for()
+    page.until(
+        "(() => { const row = document.querySelector('.samples').getBoundingClientRect(),"
+        " one = document.querySelector('.samples [aria-pressed=true]').getBoundingClientRect();"
+        " return one.width > 10 && one.left >= row.left - 1 && one.right <= row.right + 1; })()"
+    )
+    assert find(".samples").evaluate("each => each.scrollLeft") > 0
+    assert find(".shown").inner_text() == "dropped 7.png"
+
+
 def test_the_dossier_shows_channels_and_makes_an_image(page: Any, site: Served) -> None:
     find = opened(page, site)
     command(page, "png")

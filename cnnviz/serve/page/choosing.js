@@ -1,7 +1,8 @@
 /* How a map is made: the method, its options, the layer.
 
    Methods({methods, chosen, onChoose}), Options({options, values, onChange}), Layers({layers, chosen, onChoose,
-   disabled, label}): layers is null until they are known; chosen is null for the default. */
+   disabled, label, usual}): layers is null until they are known; chosen is null for the default; usual is the layer that
+   the default came to, "" where that is not known. */
 (function () {
   "use strict";
   const { html, useState } = htmPreact;
@@ -81,8 +82,9 @@
   function Layers(props) {
     const layers = props.layers || [];
     const at = layers.findIndex(function (layer) { return layer.name === props.chosen; });
-    const usual = layers.filter(function (layer) { return layer.default; });
-    const named = usual.length ? " (" + usual.map(function (layer) { return layer.name; }).join(", ") + ")" : "";
+    const usual = typeof props.usual === "string" ? props.usual
+      : layers.filter(function (layer) { return layer.default; }).map(function (layer) { return layer.name; }).join(", ");
+    const named = usual && " (" + usual + ")";
     const shape = at < 0 ? "" : layers[at].shape.join(" × ");
     const choose = function (place) { props.onChoose(place < 0 ? null : layers[place].name); };
     return html`<div class="field"><label><span>${props.label || "Layer"} <small>${shape}</small></span>

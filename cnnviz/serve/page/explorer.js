@@ -26,12 +26,24 @@
   }
 
   function Samples(props) {
+    const row = useRef(null);
+    const reveal = function () {
+      const chosen = row.current && row.current.querySelector("[aria-pressed=true]");
+      if (!chosen) { return; }
+      // Along the row alone: scrollIntoView would move the page too.
+      const there = chosen.getBoundingClientRect();
+      const room = row.current.getBoundingClientRect();
+      row.current.scrollLeft += Math.min(0, there.left - room.left) + Math.max(0, there.right - room.right);
+    };
+    useEffect(reveal, [props.chosen, props.samples.length]);
     if (!props.samples.length) { return null; }
-    return html`<div class="samples" aria-label="images">${props.samples.map(function (sample) {
+    const shown = props.samples.find(function (sample) { return sample.image === props.chosen; });
+    return html`<div class="samples" aria-label="images" ref=${row}>${props.samples.map(function (sample) {
       return html`<button type="button" key=${sample.image} title=${sample.name}
         aria-pressed=${String(props.chosen === sample.image)} onClick=${function () { props.onChoose(sample.image); }}>
-        <img src=${"api/images/" + sample.image + "/thumbnail.jpg"} alt=${sample.name} loading="lazy" /></button>`;
-    })}</div>`;
+        <img src=${"api/images/" + sample.image + "/thumbnail.jpg"} alt=${sample.name} loading="lazy"
+          onLoad=${props.chosen === sample.image ? reveal : null} /></button>`;
+    })}</div>${shown && html`<p class="facts shown">${shown.name}</p>`}`;
   }
 
   function figureOf(row) {
@@ -232,7 +244,9 @@
       history.replaceState(null, "", location.pathname + query(view).replace("?", "#"));
     }, [image && image.image, name, usedLayer, target]);
 
-    const stop = function () { stopAsking(); cancel("api/explain").catch(function () {}); };
+    // What was refused before is no answer to what is asked now.
+    useEffect(function () { setError(null); }, [JSON.stringify(asked), units]);
+    const stop = function () { setError(null); stopAsking(); cancel("api/explain").catch(function () {}); };
     const choose = function (spec) { setNear([]); setError(null); setTarget(spec); };
     const place = function (x, y) {
       get("api/images/" + image.image + "/at" + query({ x: x.toFixed(2), y: y.toFixed(2), layer: units }))
@@ -250,6 +264,8 @@
     const strip = model.samples.concat(uploads.filter(function (each) {
       return model.samples.every(function (sample) { return sample.image !== each.image; });
     }));
+    // Below a neuron or unit another layer is the usual one than for a class: the map says which.
+    const usual = since || layer ? null : own ? own.record.explanations[0].layer : /^(neuron|unit):/.test(target) ? "" : null;
     const chosen = target || (own && own.record.explanations[0].target.spec);
 
     return html`<div class="explorer">
@@ -303,7 +319,7 @@
               onChange=${function (key, value) {
                 setOptions(function (old) { return Object.assign({}, old, { [key]: value }); });
               }} />
-            <${Layers} layers=${layers} chosen=${layer} onChoose=${setLayer}
+            <${Layers} layers=${layers} chosen=${layer} usual=${usual} onChoose=${setLayer}
               disabled=${usedLayer === null && !method.layer ? method.title + " looks at no layer" : ""} />
             <label class="field"><span>Score</span><select name="score" value=${score}
               onChange=${function (event) { setScore(event.target.value); }}>
