@@ -362,11 +362,12 @@ def _numbers(parts: list[str], what: str, example: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in parts)
     except ValueError:
-        wrong = next(part for part in parts if not _is_number(part))
+        wrong = next(part for part in parts if not is_number(part))
         raise CnnvizError(f"{what}: {wrong!r} is not a number.", f"For example {example}") from None
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text is a number as Python reads one."""
     try:
         float(text)
     except ValueError:

@@ -42,7 +42,7 @@ def train(settings: RunSettings, params: TrainOptions, reporter: Reporter) -> Ru
         reporter: Told about progress.
 
     Raises:
-        CnnvizError: Nothing could be trained (exit code 2), or the loss became no number.
+        CnnvizError: Nothing could be trained (exit code 2), or the loss became NaN or infinite.
     """
     if len(settings.inputs) != 1:
         raise CnnvizError(f"train takes one folder, got {len(settings.inputs)}.", "Put all classes into one folder.")
@@ -203,7 +203,7 @@ class _Run:
     # Training.
 
     def _epochs(self, trainer: Trainer, progress: Progress) -> str:
-        """All that are left. Returns why they ended early: ``interrupted``, or that the loss is no number."""
+        """All that are left. Returns why they ended early: ``interrupted``, or that the loss is NaN or infinite."""
         try:
             trainer.keep_maps(self._beginning.shape, KEPT_BYTES)
             for epoch in trainer.run(progress):
@@ -254,7 +254,7 @@ class _Run:
         """Write curves, report and page.
 
         Raises:
-            CnnvizError: The loss became no number; everything is written.
+            CnnvizError: The loss became NaN or infinite; everything is written.
         """
         best, stopped = progress.best, ended not in ("", "interrupted")
         seconds = sum(epoch.seconds for epoch in progress.epochs)

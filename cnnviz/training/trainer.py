@@ -157,7 +157,7 @@ class Trainer:
         """The epochs that are left. Who takes one may keep the network as it is then.
 
         Raises:
-            NotFiniteError: The loss is no number.
+            NotFiniteError: The loss is NaN or infinite.
         """
         params = self._course.params
         for number in range(len(progress.epochs) + 1, params.epochs + 1):

@@ -14,6 +14,7 @@ from functools import cache
 from torch import optim
 
 from cnnviz.errors import shown
+from cnnviz.settings import is_number
 
 # Two classes of ImageNet are called crane, two maillot; a table of labels of images repeats many.
 _REPEATED = 0.01
@@ -50,7 +51,7 @@ def speaks_against(names: Collection[str], keys: Iterable[str], parameters: Iter
         return "has names of files"
     if len(set(names)) < (1 - _REPEATED) * len(names):
         return "has texts that repeat"
-    if all(_is_number(name) for name in names):
+    if all(is_number(name) for name in names):
         return "has numbers"
     settings = _TRAINING | _of_optimizers() | {_plain(key) for key in keys}
     if sum(_plain(name) in settings for name in names) > _FOREIGN * len(names):
@@ -61,14 +62,6 @@ def speaks_against(names: Collection[str], keys: Iterable[str], parameters: Iter
 
 def _plain(text: str) -> str:
     return text.casefold().replace("-", "_").replace(" ", "_")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _paths(name: str) -> list[str]:
