@@ -173,6 +173,29 @@ def test_the_evidence_for_red_lies_on_red(photos: Path, tmp_path: Path) -> None:
     assert (tmp_path / first["files"]["segments"]).is_file()
 
 
+@pytest.mark.parametrize(("height", "width", "resize"), [(37, 37, SIDE), (40, 64, 40)])
+def test_outlined_is_the_same_share_as_in_the_list(
+    photos: Path, tmp_path: Path, height: int, width: int, resize: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A photograph whose pixels are no cells of the network, and one that is smaller than what it is shown."""
+    rgb = np.zeros((height, width, 3), dtype=np.uint8)
+    rgb[5:30, 7:29, 0] = 255
+    (tmp_path / "odd").mkdir()
+    Image.fromarray(rgb).save(tmp_path / "odd" / "a.png")
+    told: list[Any] = []
+    monkeypatch.setattr("cnnviz.maps.segment_picture.segment_figure", lambda *figure: told.append(figure) or rgb)
+    how = ["--view", "crop", "--resize", str(resize)]
+    words = ["-c", "red", "-t", "segment:1", "-t", "class:red@box:0,0,50%,100%", "--save", "segments"]
+    _run(tmp_path / "odd", tmp_path / "out", *how, *words, "--labels", str(photos.parent / "labels.txt"))
+    [(_, _, names, tiles, _)] = told
+    listed = {bar.label: bar.area for bar in names}
+    # The figure of the list, with the digits that a picture shows.
+    assert sum(listed.values()) == pytest.approx(1, abs=1e-9)
+    red = f"outlined: {100 * listed['red']:.1f} % of what was seen"
+    assert [tile.detail for tile in tiles] == [red, red, "outlined: 50.0 % of what was seen"]
+    assert abs(listed["red"] - 25 * 22 / (height * width)) < 0.05
+
+
 @pytest.mark.parametrize(
     ("region", "elements"),
     [

@@ -66,6 +66,21 @@ def test_segments_are_numbered_with_area_and_box(
     assert (target["label"], target["region_area"]) == ("red", pytest.approx(rows["segment:3"]["area"]))
 
 
+def test_the_picture_has_the_areas_of_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a photograph whose pixels are no cells of the network."""
+    rgb = np.zeros((37, 37, 3), dtype=np.uint8)
+    rgb[5:30, 7:29, 0] = 255
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    told: list[Any] = []
+    monkeypatch.setattr("cnnviz.maps.target_list.listing_figure", lambda *figure: told.append(figure) or rgb)
+    found = listed(capsys, tmp_path / "a.png", *MODEL, *PLAIN, "-o", tmp_path / "out")
+    areas = {row["label"]: row["area"] for row in found["targets"] if row["target"].startswith("class:")}
+    [(_, _, names, _)] = told
+    assert {bar.label: bar.area for bar in names} == pytest.approx(areas, abs=1e-6)
+
+
 def test_fewer_are_listed_where_that_is_asked(street: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = listed(capsys, street, *MODEL, *PLAIN, "--top", 1)
     assert [row["target"] for row in found["targets"]] == ["class:0", "segment:1"]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnviz.geometry.placement import PlacedMap
+from cnnviz.geometry.placement import PlacedMap, Rect
 from cnnviz.geometry.placement import place as placed_on
 from cnnviz.metrics.evidence import classes_at_pixels, evidence_by_class
+from cnnviz.records import RegionScore
 from cnnviz.render.class_colours import OTHER, Colour
 from cnnviz.render.grid import resize
 from cnnviz.render.overlay import Style, overlay, with_unseen
@@ -77,7 +78,7 @@ class Segmented:
             Bar(row["label"], self._colours.get(row["class_index"], OTHER), row["share"], row["area"])
             for row in evidence
         ]
-        area = getattr(item.target, "region_area", None)
+        area = outlined_area(item, self._done.geometry.rect, shown)
         detail = "" if area is None else f"outlined: {percent(area)} of what was seen"
         detail = detail if item.outline is not None else "asked of all of it"
         caption = with_region(item)
@@ -100,6 +101,25 @@ def with_region(item: TargetMap) -> str:
     """The class of a map, and the region of it that was asked about where it was not all that is found of it."""
     region = getattr(item.target, "region", "pred")
     return item.target.label if region == "pred" else f"{item.target.label} @{region}"
+
+
+def outlined_area(item: TargetMap, rect: Rect, shown: PlacedMap) -> float | None:
+    """The share of the region that is asked about in what was seen of the photograph; None where there is none.
+
+    Positions that the network predicts are counted in pixels, as the list of classes counts them: in its own cells,
+    some of which may lie beside the photograph, one class would have two figures. Of other regions the share of a cell
+    is known, and says more than pixels.
+    """
+    target = item.target
+    if item.outline is None or not isinstance(target, RegionScore):
+        return None
+    left, top, right, bottom = shown.seen
+    seen = (right - left) * (bottom - top)
+    if target.region == "pred" or target.region.startswith("segment:"):
+        inside = classes_at_pixels((item.outline > 0).astype(np.int64), rect, shown)
+        return float(np.count_nonzero(inside == 1) / seen)
+    x0, y0, x1, y1 = rect
+    return min(1.0, target.region_area * (x1 - x0) * (y1 - y0) / seen)
 
 
 def outlined(done: ImageResult, item: TargetMap, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

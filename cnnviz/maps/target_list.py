@@ -117,8 +117,8 @@ class TargetList:
         size = small.shape[1], small.shape[0]
         whole = place(np.zeros((1, 1), np.float32), rect, (width, height), signed=False)
         at = classes_at_pixels(self.classes, rect, whole)
-        left, top, right, bottom = whole.seen
-        areas = areas_of(at, (right - left) * (bottom - top))
+        # Of the network's cells, as the list has them: counted in pixels a class would have two figures.
+        areas = areas_of(self.classes, self.classes.size)
         colours = colours_by_area(areas)
         masks = [place(each.cells.astype(np.float32), rect, (width, height), signed=False).values >= 0.5
                  for each in self.asked if each.cells is not None]  # fmt: skip
