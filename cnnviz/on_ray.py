@@ -20,7 +20,7 @@ from cnnviz.io.shards import Shard, parse_shard
 from cnnviz.io.sources import ImageRef, SourceOptions, find_images, is_url, open_file
 from cnnviz.io.store import Store
 from cnnviz.io.walk import said as said_by
-from cnnviz.records import parse_line, to_json
+from cnnviz.records import parse_line
 from cnnviz.run.counting import Reporter, RunResult, Silent
 from cnnviz.run.earlier import KILLED, RECORDS, REPORT
 from cnnviz.run.images import failed
@@ -28,6 +28,7 @@ from cnnviz.run.merge import merge
 from cnnviz.run.share import share_of
 from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
+from cnnviz.strict_json import to_json
 
 _SUSPECTS = 256
 """Images that may have been in flight when a worker died: decoded ahead, with the model, or being drawn."""

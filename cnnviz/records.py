@@ -5,11 +5,11 @@ What is written is typed in :mod:`cnnviz.schema`.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
+
+from cnnviz.strict_json import from_json
 
 if TYPE_CHECKING:
     from cnnviz.schema import boxes, header, images, maps, targets
@@ -332,26 +332,6 @@ class Record:
         return cast("images.Image", {**row, "error": None, **self.facts, "input": source})
 
 
-def to_json(value: Any, *, indent: int | None = None) -> str:
-    """Strict JSON on one line: no NaN, non-ASCII escaped, so that any file name survives any reader."""
-    try:
-        return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=indent)
-    except (TypeError, ValueError):
-        # Going through everything in Python takes ten times as long: few records need it.
-        return json.dumps(finite(value), ensure_ascii=True, allow_nan=False, indent=indent)
-
-
-def finite(value: Any) -> Any:
-    """``value`` with every NaN or infinity replaced by null, tuples by lists."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return value
-
-
 @dataclass(frozen=True)
 class RunHeader:
     """Everything of a report but its images."""
@@ -373,7 +353,7 @@ class RunHeader:
 def parse_line(line: bytes) -> images.AnyImage | None:
     """A line of ``records.jsonl``; None when it was cut off while being written, or is no record."""
     try:
-        value = json.loads(line)
+        value = from_json(line)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not isinstance(value.get("path"), str):

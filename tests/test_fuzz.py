@@ -38,9 +38,10 @@ from cnnviz.io.store import Store
 from cnnviz.io.structured import load_json, load_yaml
 from cnnviz.models.loading.checkpoint import read_checkpoint
 from cnnviz.models.loading.checkpoint_fit import classes_in, load_checkpoint
-from cnnviz.records import RunHeader, to_json
+from cnnviz.records import RunHeader
 from cnnviz.run.folder import RunFolder
 from cnnviz.settings import OutputSettings, RunSettings
+from cnnviz.strict_json import to_json
 from cnnviz.tasks.base import Words
 from cnnviz.tasks.class_names import ClassNames
 from cnnviz.tasks.class_selection import TargetSelector

@@ -257,7 +257,7 @@ class Console:
 
     def data(self, value: Any) -> None:
         """A JSON value that was asked for, on one line of standard output."""
-        from cnnviz.records import to_json
+        from cnnviz.strict_json import to_json
 
         _line(sys.stdout, to_json(value))
 

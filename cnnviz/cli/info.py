@@ -60,7 +60,7 @@ def schema(
     # Not at the top: --help need not wait for them.
     from cnnviz.audit.policy_schema import policy_schema
     from cnnviz.io.reports import report_schema
-    from cnnviz.records import to_json
+    from cnnviz.strict_json import to_json
 
     known = {"report": report_schema, "policy": policy_schema}
     if what not in known:

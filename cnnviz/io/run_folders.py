@@ -9,6 +9,7 @@ from typing import Any
 
 from cnnviz.errors import CnnvizError, shown
 from cnnviz.io.sources import is_url
+from cnnviz.strict_json import from_json
 
 RECORDS, REPORT = "records.jsonl", "report.json"
 _HINT = "Give the output folder of a run, such as cnnviz-out/gradcam."
@@ -69,7 +70,7 @@ class RunFolderReader:
             with open(os.path.join(self.folder, RECORDS), encoding="utf-8") as stream:
                 for line in stream:
                     try:
-                        record = json.loads(line)
+                        record = from_json(line)
                     except ValueError:
                         continue
                     if isinstance(record, dict) and isinstance(record.get("path"), str):

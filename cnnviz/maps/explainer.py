@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from cnnviz.io.store import Store
 from cnnviz.maps import mosaics, tiling
 from cnnviz.maps.asked import Asked, answered, check_targets, for_task, scored, truth_facts, truth_labels, with_role
 from cnnviz.maps.comparison import Conclusion, comparison_of, of_several
+from cnnviz.maps.flat_maps import all_finite
 from cnnviz.maps.parts import Parts, Tell, untold
 from cnnviz.maps.preparation import cuts_of, of_methods, opened, passed_over, prepare_methods, rehearsed
 from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, forgotten
@@ -258,7 +258,7 @@ class Explainer:
         """What is written of an image; ``maps`` are those of each method, for each request."""
         prepared = self.prepared
         for method, own in zip(self.makers, maps, strict=True):
-            if not all(np.isfinite(made.drawn).all() for made in own):
+            if not all_finite([made.drawn for made in own]):
                 of = f" of {method.spec.name}" if len(self.makers) > 1 else ""
                 return failed(item, "not-finite", f"the map{of} is not finite in {prepared.runtime.precision}")
         labels = truth_labels(prepared.truth_classes, asked.targets)

@@ -1,8 +1,12 @@
-"""Why a map tells no place from another, in words."""
+"""Maps that tell nothing: whether all are finite, and why one tells no place from another, in words."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cnnviz.metrics.derived import is_even
 
@@ -13,6 +17,12 @@ _THINGS = {
     "unit": "unit", "neuron": "unit", "similar": "similarity", "embedding": "component", "function": "score",
     "token": "word", "caption": "text", "answer": "answer",
 }  # fmt: skip
+
+
+def all_finite(maps: Sequence[NDArray[np.float32]], at_once: int = 128) -> bool:
+    """Whether no map has a NaN or an infinity; so many small ones together are looked at in the time of one or two."""
+    parts = (maps[first : first + at_once] for first in range(0, len(maps), at_once))
+    return all(bool(np.isfinite(np.concatenate([each.ravel() for each in part])).all()) for part in parts)
 
 
 def flat_reason(item: TargetMap) -> str:

@@ -80,13 +80,13 @@ class PreparedMethod:
             run: The pass over the batch.
             level: Of a detector's pyramid: at which of its maps.
         """
-        session = self.other_sessions.get(request.readout)
+        session = self.other_sessions.get(request.readout) if self.other_sessions else None
         own = run if session is None else run.remember(request.readout, lambda: session.forward(run.pixels))
         return own if level is None else on_level(own, level)
 
     def layer_of(self, request: Request) -> LayerRef | None:
         """The layer at which a request is explained."""
-        session = self.other_sessions.get(request.readout, self.session)
+        session = self.other_sessions.get(request.readout, self.session) if self.other_sessions else self.session
         return session.layers[0] if session.layers else None
 
     @property

@@ -27,11 +27,12 @@ from cnnviz.io.digests import file_sha256, package_sha256, running_code
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.models.background import Background
-from cnnviz.records import Record, RunHeader, files_of, to_json
+from cnnviz.records import Record, RunHeader, files_of
 from cnnviz.registry.specs import EntrySpec
 from cnnviz.run.kept_records import RestoredRecord, packed, record_of, restored
 from cnnviz.schema.images import InputFile
 from cnnviz.settings import RunSettings, files_named
+from cnnviz.strict_json import to_json
 
 _OF_NETWORK = (
     "weights_sha256", "source_sha256", "labels_sha256", "parameters", "num_classes", "task", "boxes", "input_size",

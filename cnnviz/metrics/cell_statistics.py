@@ -99,7 +99,7 @@ def cell_scores(maps: NDArray[np.float32], raw: NDArray[np.float32], grid: CellG
     low, high = cells.min(axis=1), cells.max(axis=1)
     even = high - low <= EVEN * np.maximum(np.abs(low), np.abs(high))
     shown = np.flatnonzero(~even & (high > 0.0) & np.isfinite(high) & np.isfinite(low))
-    for each in range(count):
+    for each in np.setdiff1d(np.arange(count), shown).tolist():
         found[each] |= UNDEFINED
         if even[each]:
             found[each]["flat"] = True

@@ -92,7 +92,7 @@ def card(record: Mapping[str, object], place: int = 0) -> str:
         record: What the run says of an input.
         place: Number of the run on the page.
     """
-    explanations = words.shown_maps(record)
+    explanations = words.mappings(record.get("explanations"))
     own = words.mappings(record.get("figures"))
     figures = "".join(_picture(figure) for figure in own) + _figures(explanations, record)
     wide = bool(own) or any(shown(each)[0] in WIDE for each in explanations)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from cnnviz.report.markup import plain_percent
 
@@ -14,6 +15,7 @@ FLAT = "the map is zero, or the same, everywhere"
 _TRUE = 5
 # Of an image with so many maps without pictures the page tells of so few.
 _MANY, _SHOWN = 100, 20
+_IN_ALL = "maps_in_all"
 _REGIONS = {"pred": "where it is found", "all": "everywhere", "truth": "in its true region"}
 _PLACED = {"mask": "in mask", "box": "in box", "point": "at", "segment": "in segment"}
 _SCORES = {
@@ -112,8 +114,9 @@ def facts(record: Mapping[str, object]) -> list[str]:
     told = record.get("outcome") is not None and 0 < len(_marked(record)) <= _TRUE
     if isinstance(truth, Mapping) and truth.get("labels") and not told:
         found.append(f"marked {', '.join(map(str, truth['labels']))}")
-    if (shown := len(shown_maps(record))) < (every := len(mappings(record.get("explanations")))):
-        found.append(f"the likeliest {shown} of {every} maps; all are in the report")
+    if (every := number(record.get(_IN_ALL))) is not None:
+        shown = len(mappings(record.get("explanations")))
+        found.append(f"the likeliest {shown} of {every:.0f} maps; all are in the report")
     # Of a comparison: maps that have no similarity.
     found += dict.fromkeys(f"similarity - ({each['why']})" for each in mappings(record.get("pairs")) if each.get("why"))
     return found
@@ -132,17 +135,21 @@ def baseline_words(scores: Mapping[str, object]) -> str:
     return f"baseline {kind}" if said in ("", kind) else f"baseline {kind} ({said})"
 
 
-def shown_maps(record: Mapping[str, object]) -> list[Mapping[str, object]]:
-    """The maps that the page tells of: all, or of hundreds that have no pictures those of the likeliest targets."""
-    maps = mappings(record.get("explanations"))
-    if len(maps) <= _MANY or any(files(each) for each in maps):
-        return maps
+def abridged(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record with the maps that the page tells of: all, or of hundreds that have no pictures those of the likeliest
+    targets, and then how many there are."""
+    maps = record.get("explanations")
+    if not isinstance(maps, list) or len(maps) <= _MANY:
+        return record
+    maps = mappings(maps)
+    if any(files(each) for each in maps):
+        return record
 
     def likeliest(each: Mapping[str, object]) -> float:
         target = each.get("target")
         return -(number(target.get("probability")) or 0.0) if isinstance(target, Mapping) else 0.0
 
-    return sorted(maps, key=likeliest)[:_SHOWN]
+    return {**record, "explanations": sorted(maps, key=likeliest)[:_SHOWN], _IN_ALL: len(maps)}
 
 
 def truths(record: Mapping[str, object]) -> list[str]:

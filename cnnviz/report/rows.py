@@ -74,7 +74,6 @@ def row_of(record: Mapping[str, Any], checks: Checks, photo: str | None) -> dict
     """
     size = words.size(record)
     outcome = words.outcome(record)
-    maps = words.shown_maps(record)
     row = {
         "name": printable(str(record.get("name", record.get("path", "")))),
         "path": printable(str(record.get("path", ""))),
@@ -86,7 +85,7 @@ def row_of(record: Mapping[str, Any], checks: Checks, photo: str | None) -> dict
         "truth": [printable(name) for name in words.truths(record)],
         "error": printable(words.failure(record)),
         "predictions": [_prediction(each) for each in words.mappings(record.get("predictions"))],
-        "maps": [_map(each, record) for each in maps],
+        "maps": [_map(each, record) for each in words.mappings(record.get("explanations"))],
         "figures": [
             {"picture": link(each.get("file", "")), "caption": printable(str(each.get("caption", "")))}
             for each in words.mappings(record.get("figures"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -14,9 +14,10 @@ from cnnviz.io.names import Names
 from cnnviz.io.run_folders import runs_beside
 from cnnviz.io.store import LOCK, Store
 from cnnviz.io.temporaries import is_temporary
-from cnnviz.records import SCHEMA, RunHeader, files_of, parse_line, to_json
+from cnnviz.records import SCHEMA, RunHeader, files_of, parse_line
 from cnnviz.report.gallery import FOLDER
 from cnnviz.settings import AUTO_PRECISION, FREE_OPTIONS, RunSettings
+from cnnviz.strict_json import from_json, to_json
 
 if TYPE_CHECKING:
     from cnnviz.schema.images import AnyImage
@@ -32,6 +33,7 @@ DIGESTS = {
     "source_sha256": "the source code of the network",
     "labels_sha256": "the class names",
 }
+_NAMES_FILES = re.compile(rb'"files": ?\{ ?"|"(?:file|thumbnail)":')
 _ELSE = "Use --overwrite to begin again, or -o for another folder."
 
 
@@ -133,7 +135,7 @@ class EarlierRun:
             )
         before = self.report.get("options")
         old = {"command": self.report.get("command"), **(before if isinstance(before, dict) else {})}
-        new = {"command": command, **json.loads(to_json(options))}
+        new = {"command": command, **from_json(to_json(options))}
         for name in new:
             if name not in FREE_OPTIONS and old.get(name) != new[name]:
                 raise CnnvizError(
@@ -157,7 +159,7 @@ class EarlierRun:
             if path in new and new[path] != digest:
                 raise CnnvizError(f"--resume: {path} changed since the run in {root} began.", _ELSE)
         limits = header.extra.get("scale_limits")
-        if limits is not None and self.report.get("scale_limits") not in (None, json.loads(to_json(limits))):
+        if limits is not None and self.report.get("scale_limits") not in (None, from_json(to_json(limits))):
             raise CnnvizError(
                 f"--resume: with these inputs --scale run makes a scale that the pictures in {root} do not have.", _ELSE
             )
@@ -255,7 +257,8 @@ class EarlierRun:
             stream = self.store.open(file) if file in self.entries else None
             with stream or contextlib.nullcontext(()) as lines:
                 for line in lines:
-                    for name in files_of(_json(line)):
+                    # A thousand maps of which nothing was written need not be looked at one by one.
+                    for name in files_of(_json(line)) if _NAMES_FILES.search(line) else ():
                         remove(name)
         if self.report is not None:
             remove(LINES)
@@ -273,7 +276,7 @@ def precision_in(report: Any) -> str:
 
 def _json(data: bytes | None) -> Any:
     try:
-        return json.loads(data or b"")
+        return from_json(data or b"")
     except (ValueError, RecursionError):
         return None
 

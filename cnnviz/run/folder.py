@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import zlib
 from array import array
@@ -25,7 +24,7 @@ from cnnviz.io.locks import FolderLock
 from cnnviz.io.photographs import beside
 from cnnviz.io.sources import ImageRef, is_url
 from cnnviz.io.store import Store
-from cnnviz.records import RunHeader, files_of, to_json
+from cnnviz.records import RunHeader, files_of
 from cnnviz.report import compare_words
 from cnnviz.report.gallery import FOLDER, Gallery
 from cnnviz.report.headline import headline
@@ -37,6 +36,7 @@ from cnnviz.run.share import FILE as SHARD
 from cnnviz.run.share import share_of, states_in
 from cnnviz.schema.images import AnyImage, Figure
 from cnnviz.settings import RunSettings
+from cnnviz.strict_json import from_json, to_json
 
 __all__ = ["REPORT", "Extras", "FinishedRecord", "RunFolder"]
 
@@ -385,7 +385,7 @@ class RunFolder:
 
     def _parsed(self, line: bytes) -> AnyImage:
         try:
-            record = json.loads(line)
+            record = from_json(line)
         except (ValueError, RecursionError):
             raise self._changed() from None
         if not line.endswith(b"\n") or not isinstance(record, dict):

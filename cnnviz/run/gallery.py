@@ -13,6 +13,7 @@ from typing import Any
 from cnnviz.io import page_files
 from cnnviz.io.store import Store
 from cnnviz.report import gallery as html
+from cnnviz.report import record_words as words
 from cnnviz.report import rows
 from cnnviz.report.checks_table import checks_table
 from cnnviz.report.confusion_table import confusion_table
@@ -128,6 +129,7 @@ class SeenRecords:
         for record in self.run.records:
             if record.get("skipped"):
                 continue
+            record = words.abridged(record)
             if self.count < self.most:
                 self.cards.append(html.card(record, self.place))
             row = rows.row_of(record, self._checks, self.run.photo(record))

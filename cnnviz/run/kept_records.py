@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cnnviz.io.store import Store
-from cnnviz.records import Record, files_of, to_json
+from cnnviz.records import Record, files_of
 from cnnviz.schema.images import AnyImage, InputFile
+from cnnviz.strict_json import from_json, to_json
 
 Files = Sequence[tuple[str, bytes]]
 _OF_RECORD = frozenset(Record("", None, None, None).to_dict("", None))
@@ -37,7 +37,7 @@ def unpacked(content: bytes) -> tuple[dict[str, Any], dict[str, bytes]] | None:
     """The head and the files of an entry; None where it is not what :func:`packed` writes."""
     end = content.find(b"\n")
     try:
-        head = json.loads(content[: max(end, 0)])
+        head = from_json(content[: max(end, 0)])
         lengths = {str(name): int(length) for name, length in head["files"]}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -19,13 +19,14 @@ from cnnviz.io.locks import FolderLock
 from cnnviz.io.shard_folders import file_of, folders_of_shares, has, lies_in, open_in, same_folder
 from cnnviz.io.shards import Shard
 from cnnviz.io.store import Store
-from cnnviz.records import files_of, parse_line, to_json
+from cnnviz.records import files_of, parse_line
 from cnnviz.registry import lookup
 from cnnviz.run.counting import Reporter, RunResult, rate
 from cnnviz.run.earlier import DIGESTS, RECORDS, REPORT, EarlierRun, precision_in
 from cnnviz.run.gallery import remove_gallery
 from cnnviz.run.share import FILE, SCHEMA, STATE, listing_of, settings_from
 from cnnviz.settings import FREE_OPTIONS, RunSettings
+from cnnviz.strict_json import to_json
 
 Run = Callable[[RunSettings, Reporter, "BinaryIO | None"], RunResult]
 _AGAIN = "Run that share again with --resume."

@@ -14,7 +14,7 @@ from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.geometry.placement import place
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.store import Store
-from cnnviz.records import Record, finite
+from cnnviz.records import Record
 from cnnviz.registry import lookup
 from cnnviz.render.grid import fit
 from cnnviz.render.overlay import Style, layer
@@ -23,6 +23,7 @@ from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.serve.images import LONGEST_SIDE, KeptImage
 from cnnviz.serve.questions import Drawing
 from cnnviz.settings import DrawSettings, RunSettings
+from cnnviz.strict_json import finite
 from cnnviz.studies.activations.study import Activations
 from cnnviz.studies.base import Observed
 from cnnviz.studies.run import observed

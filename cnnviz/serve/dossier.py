@@ -13,7 +13,7 @@ from typing import Any, cast
 from cnnviz.engine import runtime as rt
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
-from cnnviz.records import files_of, finite
+from cnnviz.records import files_of
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import StudySpec
 from cnnviz.run.command_line import command_line
@@ -22,6 +22,7 @@ from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import AnyImage
 from cnnviz.serve.worker import Job
 from cnnviz.settings import DrawSettings, OutputSettings, RunSettings
+from cnnviz.strict_json import finite
 from cnnviz.studies.base import Study
 from cnnviz.studies.run import run_study
 

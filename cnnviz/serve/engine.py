@@ -23,7 +23,7 @@ from cnnviz.maps.write_image import ImageResult, OutputStyle, draw
 from cnnviz.metrics.conservation import TOLERATED
 from cnnviz.models.preprocess import Geometry
 from cnnviz.pipeline import output_style
-from cnnviz.records import Record, finite
+from cnnviz.records import Record
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import CommandSpec, MethodSpec
 from cnnviz.render.colormap import AUTO, COLORMAPS
@@ -35,6 +35,7 @@ from cnnviz.serve.images import LONGEST_SIDE, ImageShelf, KeptImage
 from cnnviz.serve.network import Latest, SharedNetwork
 from cnnviz.serve.questions import Drawing, Question, check_target, option_facts, settings_of
 from cnnviz.settings import RunSettings
+from cnnviz.strict_json import finite
 
 DOWNLOADS = {"overlay": "overlay.png", "heatmap": "heatmap.png", "raw": "raw.npz"}
 """Kinds of files that a map is downloaded as, with the ends of their names."""

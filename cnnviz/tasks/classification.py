@@ -55,8 +55,7 @@ class Classification(Task):
 
     def scored(self, index: int, said: Predictions, place: int) -> ClassScore:
         """A class with what the network said of it."""
-        share, score = float(said.shares[place, index]), float(said.scores[place, index])
-        return ClassScore(index, self.classes.labels[index], share, score)
+        return ClassScore(index, self.classes.labels[index], *said.said_of(place, index))
 
     def top(self, said: Predictions, place: int, count: int) -> tuple[ClassScore, ...]:
         """The ``count`` best classes of one image, best first."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.models.loading.digests import labels_sha256, weights_sha256
-from cnnviz.records import RunHeader, to_json
+from cnnviz.records import RunHeader
 from cnnviz.render.curves import Curve, curves
 from cnnviz.report import gallery
 from cnnviz.report.headline import headline
@@ -19,6 +19,7 @@ from cnnviz.report.markup import plain_percent
 from cnnviz.run.command_line import command_line
 from cnnviz.run.header import run_header
 from cnnviz.settings import CHECKS, RunSettings
+from cnnviz.strict_json import to_json
 from cnnviz.training.begin import Beginning
 from cnnviz.training.state import Epoch
 from cnnviz.training.trainer import Course

@@ -54,7 +54,7 @@ def cam(run: ForwardPass, target: Target, params: Options) -> Heatmap:
             "CAM explains the logit of a class.", "Ask for a class, and leave --score out, or use `cnnviz gradcam`."
         )
     head, activations, facts = read(run)
-    weights = _class_weights(head, target, activations)
+    weights = _class_weights(head, logit_indices(target), activations)
     n, channels, height, width = activations.shape
     maps = (weights[:, None] @ activations.reshape(n, channels, -1)).reshape(n, height, width)
     return Heatmap(_rectified(head, target, maps) if head.rectified else maps, facts=facts)
@@ -69,8 +69,8 @@ def cams(run: ForwardPass, targets: Sequence[Target], params: Options) -> Heatma
     if any(target.logit_index is None for target in targets):
         return None
     head, activations, facts = read(run)
-    # [K, N, C] as [N, K, C]
-    weights = torch.stack([_class_weights(head, target, activations) for target in targets], dim=1)
+    indices = torch.stack([logit_indices(target) for target in targets])
+    weights = _class_weights(head, indices, activations).transpose(0, 1)
     maps = (weights @ activations.flatten(2)).unflatten(2, activations.shape[2:]).transpose(0, 1)
     if head.rectified:
         maps = torch.stack([_rectified(head, target, own) for target, own in zip(targets, maps, strict=True)])
@@ -113,13 +113,13 @@ def _reading(session: Session) -> HeadReading:
     )
 
 
-def _class_weights(head: HeadReading, target: Target, activations: Tensor) -> Tensor:
-    """Weight of each channel for each image's class [N, C]."""
+def _class_weights(head: HeadReading, indices: Tensor, activations: Tensor) -> Tensor:
+    """Weight of each channel for each image's class [..., N, C], of classes [..., N]."""
     classifier = head.weight.detach().to(activations)
-    indices = rt.moved(logit_indices(target), activations.device)
+    indices = rt.moved(indices, activations.device)
     if classifier.shape[0] == 1:
         # One logit: class 1 is the logit, class 0 its negative.
-        weights = classifier.expand(len(indices), -1) * (2 * indices - 1)[:, None]
+        weights = classifier[0] * (2 * indices - 1)[..., None]
     else:
         weights = classifier[indices]
     return weights if head.norm is None else _through_norm(head, weights, activations)
@@ -133,7 +133,7 @@ def _rectified(head: HeadReading, target: Target, maps: Tensor) -> Tensor:
 
 
 def _through_norm(head: HeadReading, weights: Tensor, activations: Tensor) -> Tensor:
-    """Row c of the classifier carried back through y = gamma (x - mean) / sigma + beta.
+    """Rows c of the classifier [..., N, C] carried back through y = gamma (x - mean) / sigma + beta.
 
     v = gamma w_c,    J^T w_c = (v - mean(v) - x_hat mean(v x_hat)) / sigma
     """
@@ -146,7 +146,7 @@ def _through_norm(head: HeadReading, weights: Tensor, activations: Tensor) -> Te
     if head.norm.weight is not None:
         gamma = rt.moved(head.norm.weight.detach(), x.device).to(x)
     v = gamma * weights
-    return (v - v.mean(dim=1, keepdim=True) - x_hat * (v * x_hat).mean(dim=1, keepdim=True)) / sigma
+    return (v - v.mean(dim=-1, keepdim=True) - x_hat * (v * x_hat).mean(dim=-1, keepdim=True)) / sigma
 
 
 def _pooled(head: HeadReading, activations: Tensor) -> Tensor:

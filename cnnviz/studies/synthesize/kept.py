@@ -15,11 +15,12 @@ from cnnviz.io.decode import decode
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.line_log import LineLog
 from cnnviz.io.store import Store
-from cnnviz.records import PredictionScore, to_json
+from cnnviz.records import PredictionScore
 from cnnviz.render.grid import grid
 from cnnviz.run.earlier import LINES
 from cnnviz.schema.images import Figure
 from cnnviz.schema.studies import synthesize as schema
+from cnnviz.strict_json import to_json
 from cnnviz.synthesis.ascent import as_picture
 from cnnviz.synthesis.objectives import Term, objective_text
 
