@@ -24,7 +24,7 @@ from cnnviz.records import Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import EntrySpec, PairSpec, StudySpec, TrainingSpec
 from cnnviz.render.overlay import Style
-from cnnviz.run.counting import Counts, Reporter, RunResult, Silent, Told, count_inputs
+from cnnviz.run.counting import Counts, Reporter, RunResult, Silent, Told, count_inputs, told_of_nothing
 from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.run.loop import Loop
 from cnnviz.run.reading import Recall
@@ -158,10 +158,12 @@ def _through(
     with run_folder.store.noting() as written:
         found = explainer.conclude(run_folder.records, run_folder.store, interrupted=interrupted)
     if interrupted and not counts.explained and explainer.comparison is not None:
-        found = replace(found, sentences=(_TOO_EARLY,))
+        found = replace(found, sentences=(_TOO_EARLY,), unmeasured="")
     model = explainer.prepared.loaded.name
     summary = {**counts.summary(seconds, interrupted), "model": model, **explainer.facts(), **found.summary}
-    sentences = [*found.sentences, *found.spent]
+    if found.unmeasured:
+        summary["unmeasured"] = found.unmeasured
+    sentences = [*told_of_nothing(found.unmeasured), *found.sentences, *found.spent]
     if (remembered := explainer.remembered) is not None:
         summary.update(remembered.facts())
         remembered.cache.tidy()

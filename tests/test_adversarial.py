@@ -193,6 +193,7 @@ def test_images_that_are_there_already_are_not_counted(photographs: Path, tmp_pa
     assert result.sentences == (
         f"nothing was measured: the network takes every image for {label} already: --target-class takes another class",
     )
+    assert result.sentences == (f"nothing was measured: {report['summary']['unmeasured']}",)
     assert np.array_equal(pixels(Path(first["path"])), pixels(tmp_path / "b" / first["files"]["adversarial"]))
 
 

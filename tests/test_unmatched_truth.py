@@ -161,6 +161,10 @@ def test_why_nothing_was_measured_and_what_to_type(
     said = _said(capsys)
     assert said.count("nothing was measured: ") == 1
     assert reason in said
+    # Who reads the report or its page is told as well.
+    assert reason in report["summary"]["unmeasured"]
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert f"<dt>nothing was measured</dt><dd>{report['summary']['unmeasured']}</dd>" in page
     # Of a share that is chance: only all of them together say so.
     labelled = ["--labels", str(tmp_path / "labels.txt"), "-o", str(tmp_path / "share"), "-q"]
     assert main([command, str(rectangles), *MODEL, *labelled, *asked[:2], *asked[4:], "--shard", "1/9"]) == 0

@@ -32,7 +32,7 @@ class Conclusion:
         spent: Where the time of this very run went, likewise.
         report: Further keys of ``report.json``.
         violated: Whether what it was asked to hold does not.
-        unmeasured: Whether it was asked to measure, and nothing could be.
+        unmeasured: Why nothing could be measured although it was asked to, and what to type next; empty otherwise.
         annotations: Lines that a CI system reads.
     """
 
@@ -42,7 +42,7 @@ class Conclusion:
     spent: Sequence[str] = ()
     report: Mapping[str, Any] = field(default_factory=dict)
     violated: bool = False
-    unmeasured: bool = False
+    unmeasured: str = ""
     annotations: Sequence[str] = ()
 
 

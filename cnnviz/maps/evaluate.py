@@ -68,10 +68,12 @@ class Evaluate(Comparison[EvaluateOptions]):
         values = [each["value"] for own in found.values() for each in own.values()]
         by_truth = all(spec.truth in ("boxes", "masks") for spec in specs)
         summed = any(each is not None for own in said.values() for each in own.values())
-        unmeasured = by_truth and summed and all(value is None for value in values)
+        explained = any(row.get("error") is None and not row.get("skipped") for row in rows)
+        nothing = not explained or (by_truth and summed and all(value is None for value in values))
+        unmeasured = why_nothing(rows, self.target) if nothing else ""
         heads = {spec.name: heading(spec.name, spec.direction, _unit(spec)) for spec in specs}
         pictures = _write_curves(self.writes(), rows, store)
-        figures_told = [why_nothing(rows, self.target)] if unmeasured else table(found, heads)
+        figures_told = [] if unmeasured else table(found, heads)
         sentences = [*figures_told, *_no_better_than_blurred(specs, list(figures), rows)]
         summary = {"metrics": found, "worst": _worst(specs, rows)}
         return Conclusion(summary, pictures, sentences, unmeasured=unmeasured)

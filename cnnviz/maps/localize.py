@@ -101,7 +101,7 @@ class Localize(Comparison[LocalizeOptions]):
             found[method]["box_threshold"] = self._threshold(method)
         figures_of = (each for row in found.values() for each in row.values() if isinstance(each, Mapping))
         if not any(each.get("value") is not None for each in figures_of):
-            return Conclusion({"localization": found}, sentences=[why_nothing(records, self.target)], unmeasured=True)
+            return Conclusion({"localization": found}, unmeasured=why_nothing(records, self.target))
         told = [_ORACLE] if self._others is None else self._use(self._others, found, records)
         pictures: list[Figure] = []
         if lines:

@@ -11,17 +11,13 @@ _TRUTH = "truth"
 
 
 def why_nothing(records: Iterable[Mapping[str, Any]], asked: TargetSettings) -> str:
-    """A sentence for the person who ran it.
+    """The reason, for the person who ran it.
 
     Args:
         records: Of the run.
         asked: What it explains, and by which annotations.
     """
     rows = [row for row in records if row.get("error") is None and not row.get("skipped")]
-    return f"nothing was measured: {_reason(rows, asked)}"
-
-
-def _reason(rows: list[Mapping[str, Any]], asked: TargetSettings) -> str:
     if not rows:
         return "no image was explained"
     # A folder of masks knows of every image that it has no mask of: nothing is marked there.

@@ -13,7 +13,7 @@ _WORDS = {
     "seconds": "time", "images_per_second": "images per second", "labelled": "images with a label",
     "accuracy": "accuracy", "method": "method", "class_specific": "depends on the class", "caveat": "note",
     "skipped": "left out by --only", "excluded": "left out by --exclude", "interrupted": "interrupted",
-    "stopped": "stopped", "kept": "images kept from an earlier run",
+    "stopped": "stopped", "unmeasured": "nothing was measured", "kept": "images kept from an earlier run",
     "gone": "images no longer there", "layer": "layer", "units": "units", "units_of_layer": "units of the layer",
     "units_never_fired": "units that never fired", "patches": "patches",
     "patches_not_reproduced": "patches not reproduced", "with": "gradients of patches", "objective": "objective",

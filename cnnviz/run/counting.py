@@ -333,6 +333,11 @@ class Counts:
         return CnnvizError(f"No images in {where}{over}.", "Name image files, or a folder of them.")
 
 
+def told_of_nothing(reason: str) -> list[str]:
+    """What the person who ran it is told where nothing was measured; nothing without a reason."""
+    return [f"nothing was measured: {reason}"] if reason else []
+
+
 def outside(record: AnyImage) -> float:
     """The share of a picture that the network was not shown, 0 to 1; 0 where that is not known."""
     if record.get("error") is not None:

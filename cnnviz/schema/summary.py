@@ -112,6 +112,8 @@ class Inputs(TypedDict):
     """Output folders of other runs that lie among the inputs."""
     stopped: NotRequired[str]
     """Why the run ended early, but for Ctrl-C."""
+    unmeasured: NotRequired[str]
+    """Of studies, ``evaluate`` and ``localize``, where nothing was measured: why, and what to type next."""
     kept: NotRequired[Count]
     """How many results of inputs that were not named this time stay, behind the others."""
     gone: NotRequired[Count]

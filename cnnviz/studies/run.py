@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
 from cnnviz.engine import runtime as rt
@@ -16,7 +17,7 @@ from cnnviz.io.store import Store
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record
 from cnnviz.registry.specs import StudySpec
-from cnnviz.run.counting import Reporter, RunResult, count_inputs
+from cnnviz.run.counting import Reporter, RunResult, count_inputs, told_of_nothing
 from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.run.images import DecodedImage, failed, view_facts
 from cnnviz.run.loop import Fold, Loop
@@ -94,10 +95,16 @@ def _through(
     if settings.shard is not None and not interrupted and (state := study.state()):
         study.store.write(STATE, encode_npz(state))
     seconds = time.perf_counter() - began
-    figures = counts.summary(seconds, interrupted) if settings.inputs else {"seconds": round(seconds, 3)}
+    figures: dict[str, Any] = {"seconds": round(seconds, 3)}
+    if settings.inputs:
+        figures = {**counts.summary(seconds, interrupted)}
     if interrupted:
         figures["interrupted"] = True
     facts = {"model": study.prepared.loaded.name, "study": settings.target.method}
+    if not counts.explained and not interrupted:
+        findings = _of_no_image(settings, findings)
+    if findings.unmeasured:
+        figures["unmeasured"] = findings.unmeasured
     summary = {**figures, **facts, **findings.summary}
     names = cast(_Noting, study.store).names
     confusion = counts.confusion.to_dict()
@@ -105,12 +112,18 @@ def _through(
     extras = Extras(more, findings.figures, findings.index, tuple(sorted(set(names))))
     summary = run_folder.close(summary, f"cnnviz {settings.command}", extras)
     report = os.path.join(settings.output.out, REPORT)
-    code, told = counts.exit_code(interrupted), tuple(findings.sentences)
-    if findings.unmeasured:
-        told = (f"nothing was measured: {findings.unmeasured}", *told)
-        # A share of the images may have nothing by chance: all of them together decide.
-        code = EXIT_SOME_FAILED if code == EXIT_DONE and settings.shard is None else code
-    return RunResult(summary, report, code, sentences=told)
+    code = counts.exit_code(interrupted)
+    # A share of the images may have nothing by chance: all of them together decide.
+    if findings.unmeasured and code == EXIT_DONE and settings.shard is None:
+        code = EXIT_SOME_FAILED
+    return RunResult(summary, report, code, sentences=(*told_of_nothing(findings.unmeasured), *findings.sentences))
+
+
+def _of_no_image(settings: RunSettings, findings: Findings) -> Findings:
+    """What a study came to that saw none of its images: what it says of them all is said of nothing."""
+    if not settings.inputs:
+        return findings
+    return replace(findings, sentences=(), unmeasured=findings.unmeasured or "no image could be used")
 
 
 def _recalling(study: Study[Any]) -> Callable[[AnyImage], None]:
