@@ -16,7 +16,7 @@ from PIL import Image
 
 from cnnviz.audit.attention import Evidence, Inside
 from cnnviz.audit.audit import Audit
-from cnnviz.audit.check import Check, Judged
+from cnnviz.audit.check import Check, Judged, RawMap
 from cnnviz.audit.counterfactual import changed
 from cnnviz.audit.drift import Drift, _key, accepted, likeness
 from cnnviz.audit.policy import load_policy
@@ -33,6 +33,8 @@ from cnnviz.report.summary_markdown import summary_markdown
 from cnnviz.settings import TargetSettings
 from tests.support import segment_network
 from tests.support.segment_network import CLASSES, SIDE
+
+WHOLE = (0.0, 0.0, 7.0, 7.0)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,14 @@ def test_the_predicted_class_of_a_segmentation_is_not_the_background(segments: P
 
 def _judged(spec: dict[str, Any], scores: dict[str, Any] | None = None) -> Judged:
     row = {"method": "gradcam", "target": spec, "scores": scores or {}, "files": {}}
-    record: dict[str, Any] = {"name": "a", "path": "a.png", "predictions": [{"class_index": 3}], "explanations": [row]}
+    record: dict[str, Any] = {
+        "name": "a",
+        "path": "a.png",
+        "width": 7,
+        "height": 7,
+        "predictions": [{"class_index": 3}],
+        "explanations": [row],
+    }
     record["input"] = {"sha256": "a" * 64}
     return Judged(record, [row], "")
 
@@ -89,16 +98,17 @@ def _judged(spec: dict[str, Any], scores: dict[str, Any] | None = None) -> Judge
 def test_maps_as_small_as_gradients_are_accepted_as_they_are() -> None:
     values = np.random.default_rng(0).random((7, 7)).astype(np.float32) * 1e-9
     judged = _judged({"class_index": 3})
-    files = accepted({"gradcam": [judged]}, lambda row: values, "small", None)
+    files = accepted({"gradcam": [judged]}, lambda row: RawMap(values, WHOLE), "small", None)
     with np.load(io.BytesIO(files.maps)) as stored:
         [before] = (stored[name] for name in stored.files)
-    found = likeness(before, values)
+    found, _ = likeness(RawMap(before, WHOLE), RawMap(values, WHOLE), (7, 7))
     assert found == pytest.approx(1, abs=1e-3)
 
 
 def test_a_map_that_became_flat_has_changed() -> None:
-    some, none = np.eye(7, dtype=np.float32), np.zeros((7, 7), np.float32)
-    assert [likeness(a, b) for a, b in ((none, some), (some, none), (none, none), (some, some))] == [0, 0, 1, 1]
+    some, none = (RawMap(each, WHOLE) for each in (np.eye(7, dtype=np.float32), np.zeros((7, 7), np.float32)))
+    pairs = (none, some), (some, none), (none, none), (some, some)
+    assert [likeness(a, b, (7, 7)) for a, b in pairs] == [(0, False), (0, False), (1, False), (1, False)]
 
 
 def test_flat_maps_are_left_out_for_that_reason(tmp_path: Path) -> None:
@@ -169,10 +179,12 @@ def test_a_baseline_of_other_files_is_not_compared(tmp_path: Path) -> None:
     policy = load_policy(str(tmp_path / "p.yaml"))
     judged = _judged({"class_index": 3})
     values = np.random.default_rng(0).random((7, 7)).astype(np.float32)
-    write_baseline(str(tmp_path / "baseline"), accepted({"gradcam": [judged]}, lambda row: values, "first", None))
+    write_baseline(
+        str(tmp_path / "baseline"), accepted({"gradcam": [judged]}, lambda row: RawMap(values, WHOLE), "first", None)
+    )
     for sha, seen in (("a" * 64, 1), ("b" * 64, 0)):
         check = Drift(policy.checks[0], policy)
-        check.raw = lambda row: values
+        check.raw = lambda row: RawMap(values, WHOLE)
         record = {**judged.record, "input": {"sha256": sha}}
         both = check.statements("gradcam", [replace(judged, record=record)], cast("SecondLook", SimpleNamespace()))
         assert [len(each.observations) for each in both] == [seen, seen]

@@ -121,6 +121,26 @@ def test_drift(photo: Path, model: cnnviz.Model, tmp_path: Path, monkeypatch: py
         assert_no_drift(model, photo, kept, target=0)
 
 
+def test_drift_of_another_part_of_the_picture_is_refused(
+    photo: Path, model: cnnviz.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same photograph at twice the size, of which the centre crop shows a quarter, on as many cells."""
+    monkeypatch.setenv("CNNVIZ_FAILURES", "")
+    name, kept = f"{colour_network.__file__}:make", tmp_path / "kept.npz"
+    near = cnnviz.load_model(name, input_size=(3, SIDE, SIDE), resize=2 * SIDE, mean=(0, 0, 0), std=(1, 1, 1))
+    assert_no_drift(model, photo, kept, target=0)
+    expected = (
+        r"the map covers x,y,w,h \[16, 16, 32, 32\], the accepted one \[0, 0, 64, 64\] of the picture: the network is "
+        r"shown another part; delete .*kept.npz to accept this one$"
+    )
+    with pytest.raises(AssertionError, match=expected):
+        assert_no_drift(near, photo, kept, at_least=-1, target=0)
+    # Files of earlier versions do not say which part it is.
+    with np.load(kept) as stored:
+        np.savez(kept, raw=stored["raw"])
+    assert_no_drift(near, photo, kept, at_least=-1, target=0)
+
+
 @pytest.mark.parametrize(
     ("box", "why"),
     [

@@ -11,10 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnviz.audit.attention import _OfRegions
-from cnnviz.audit.check import Check, Judged
+from cnnviz.audit.check import Check, Judged, RawMap
 from cnnviz.audit.counterfactual import Counterfactual, changed
 from cnnviz.audit.drift import Drift, accepted
 from cnnviz.audit.policy import Policy, load_policy
@@ -108,14 +107,14 @@ class Audit(Comparison[AuditOptions]):
         rows = list(records)
         methods = [spec.name for spec, _ in self.methods()]
 
-        def raw(explanation: Mapping[str, Any]) -> NDArray[Any] | None:
+        def raw(explanation: Mapping[str, Any]) -> RawMap | None:
             name = explanation["files"].get("raw")
             data = None if name is None else store.read(name)
             if data is None:
                 return None
             with np.load(io.BytesIO(data)) as stored:
-                values: NDArray[Any] = stored["raw"]
-            return values
+                x0, y0, x1, y1 = stored["rect"].tolist()
+                return RawMap(stored["raw"], (x0, y0, x1, y1))
 
         for check in self.checks:
             check.raw = raw

@@ -13,6 +13,7 @@ from cnnviz.audit.policy import Policy
 from cnnviz.audit.policy_checks import PolicyCheck
 from cnnviz.audit.verdict import Observation, Statement
 from cnnviz.errors import of_all, out_of
+from cnnviz.geometry.placement import Rect
 from cnnviz.metrics.seen_region import BACKGROUND, SeenRegion, in_words
 from cnnviz.metrics.similarity import spearman
 from cnnviz.report.record_words import is_flat
@@ -48,6 +49,14 @@ class Judged:
         return Observation(self.path, float(value), self.group)
 
 
+@dataclass(frozen=True, eq=False)
+class RawMap:
+    """A method's own values, [h, w] or gradients in colours [3, H, W], and the part of the image that they cover."""
+
+    values: NDArray[Any]
+    rect: Rect
+
+
 def all_flat(judged: Judged) -> bool:
     """Whether an image has maps, and each of them is the same everywhere."""
     return bool(judged.maps) and all(is_flat(each) for each in judged.maps)
@@ -72,7 +81,7 @@ class Check(ABC):
         raw: Reads the raw map of an explanation, of checks that keep maps; set before they are asked.
     """
 
-    raw: Callable[[Mapping[str, Any]], NDArray[Any] | None]
+    raw: Callable[[Mapping[str, Any]], RawMap | None]
 
     def __init__(self, check: PolicyCheck, policy: Policy) -> None:
         self.check, self.policy = check, policy

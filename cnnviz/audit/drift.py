@@ -1,8 +1,8 @@
 """Are maps and predictions those that were accepted: a baseline beside the policy.
 
 ``cnnviz audit POLICY --accept REASON`` writes it: for each image the digest of its file, the class that is predicted,
-what of it the network sees, and the raw map of each method in half precision, in its own cells. A map on another grid
-is compared on 32 x 32 cells, which a remark says.
+what of it the network sees, and the raw map of each method in half precision, in its own cells. A map on another grid,
+or of another part of the image, is compared where both cover it, which a remark says.
 """
 
 from __future__ import annotations
@@ -12,25 +12,43 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnviz.audit.check import Check, Judged, likeness_of_ranks, mean, rate
+from cnnviz.audit.check import Check, Judged, RawMap, likeness_of_ranks, mean, rate
 from cnnviz.audit.unlike_baseline import none_known, told, told_of_maps
 from cnnviz.audit.verdict import Observation, Statement
 from cnnviz.errors import CnnvizError, counted
+from cnnviz.geometry.common_cells import aligned
+from cnnviz.geometry.placement import Rect
 from cnnviz.io.baselines import Baseline, BaselineFiles, read_baseline
 
 if TYPE_CHECKING:
     from cnnviz.maps.second_look import SecondLook
 
-_GRID = (32, 32)
-Map = NDArray[np.float32]
+
+@dataclass(frozen=True, eq=False)
+class _Laid:
+    """A map [h, w] on its image."""
+
+    values: NDArray[np.float32]
+    rect: Rect
+
+
+@dataclass
+class _Compared:
+    """What became of the maps of a method: how alike those are that were compared, whether their grids differ, and the
+    images of those that were not, as the baseline has no such map or one of a part that has nothing in common.
+    """
+
+    similar: list[Observation] = field(default_factory=list)
+    grids: list[bool] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    apart: list[str] = field(default_factory=list)
 
 
 class Drift(Check):
@@ -76,10 +94,8 @@ class Drift(Check):
         if stored is not None:
             why = why or none_known(stored, judged, self.folder)
             self.remarks += told(stored, judged)
-        grids: list[bool] = []
-        absent: list[str] = []
         found = []
-        similar: list[Observation] = []
+        compared = _Compared()
         changes: list[Observation] = []
         others: list[str] = []
         for each in judged if stored is not None else ():
@@ -92,25 +108,34 @@ class Drift(Check):
                 others.append(each.path)
                 continue
             changes.append(each.seen(known["predicted"] != each.record["predictions"][0]["class_index"]))
-            for row in each.maps if each.counts else ():
-                before = stored.maps.get(_key(each.record, method, row["target"]))
-                after = self.raw(row)
-                if before is None:
-                    absent.append(each.path)
-                value = None if before is None or after is None else likeness(before, after)
-                if before is not None and after is not None and value is not None:
-                    grids.append(before.shape[-2:] != after.shape[-2:])
-                    similar.append(each.seen(value))
+            if each.counts:
+                self._compare(each, method, stored, compared)
         if others:
             are, more = ("is", "") if len(others) == 1 else ("are", ", ...")
             self.remarks.append(f"{counted(len(others), 'file')} {are} not among those accepted: {others[0]}{more}")
         if self.params.min_similarity is not None:
-            self.remarks += told_of_maps(method, grids, absent)
-            found.append(mean("similarity", self.params.min_similarity, similar, at_least=True, low=-1.0))
+            self.remarks += told_of_maps(method, compared.grids, compared.absent, compared.apart)
+            found.append(mean("similarity", self.params.min_similarity, compared.similar, at_least=True, low=-1.0))
         if self.params.max_changed_predictions is not None:
             allowed = self.params.max_changed_predictions
             found.append(rate("changed_predictions", allowed, changes, at_least=False))
         return [replace(each, why_not=why) for each in found]
+
+    def _compare(self, each: Judged, method: str, stored: Baseline, compared: _Compared) -> None:
+        """Take in how alike the maps of an image are to those that were accepted."""
+        for row in each.maps:
+            values, after = stored.maps.get(_key(each.record, method, row["target"])), self.raw(row)
+            if values is None:
+                compared.absent.append(each.path)
+            if values is None or after is None:
+                continue
+            before = RawMap(values, _accepted_rect(each.record, stored, after.rect))
+            value, apart = likeness(before, after, (int(each.record["width"]), int(each.record["height"])))
+            if apart:
+                compared.apart.append(each.path)
+            if value is not None:
+                compared.grids.append(values.shape[-2:] != after.values.shape[-2:])
+                compared.similar.append(each.seen(value))
 
     def _missing(self, judged: bool) -> str:
         """Why there is no baseline, and what writes one."""
@@ -133,20 +158,36 @@ def _key(record: Mapping[str, Any], method: str, target: Mapping[str, Any]) -> s
     return "|".join(map(str, [record["name"], method, *said]))
 
 
-def likeness(before: NDArray[Any], after: NDArray[Any]) -> float | None:
-    """Rank correlation of two maps; on a common grid where theirs differ. Of gradients in colours the magnitudes.
+def _accepted_rect(record: Mapping[str, Any], stored: Baseline, now: Rect) -> Rect:
+    """The part of an image that the maps of a baseline cover.
 
-    Without ranks, where a map is the same everywhere: 1 if both are, 0 if one is; None where one is not finite.
+    Older baselines say which pixels the network saw, which is that part where it was not padded; those that do not even
+    say that have the part of today.
     """
-    if not (np.isfinite(before).all() and np.isfinite(after).all()):
-        return None
-    pair: list[Map] = []
-    for each in (before, after):
-        flat = (np.abs(each).max(0) if each.ndim == 3 else each).astype(np.float32)
-        if before.shape[-2:] != after.shape[-2:]:
-            flat = cv2.resize(flat, _GRID, interpolation=cv2.INTER_LINEAR).astype(np.float32)
-        pair.append(flat)
-    return likeness_of_ranks(pair[0], pair[1])
+    known = stored.images[str(record["name"])]
+    if (rect := known.get("rect")) is not None:
+        return rect[0], rect[1], rect[2], rect[3]
+    then = known.get("seen_xywh")
+    if then is None or then == record.get("seen_xywh"):
+        return now
+    return float(then[0]), float(then[1]), float(then[0] + then[2]), float(then[1] + then[3])
+
+
+def likeness(before: RawMap, after: RawMap, size: tuple[int, int]) -> tuple[float | None, bool]:
+    """Rank correlation of two maps of an image (W, H), and whether they have no part of it in common.
+
+    Cell by cell where their grids and what they cover are the same; else where both cover the image, as runs are
+    compared. Of gradients in colours the magnitudes. Without ranks, where a map is the same everywhere: 1 if both are,
+    0 if one is; None where one is not finite, or there is no common part.
+    """
+    if not (np.isfinite(before.values).all() and np.isfinite(after.values).all()):
+        return None, False
+    first, second = (
+        _Laid((np.abs(each.values).max(0) if each.values.ndim == 3 else each.values).astype(np.float32), each.rect)
+        for each in (before, after)
+    )
+    pair = aligned(first, second, size)
+    return (None, True) if pair is None else (likeness_of_ranks(*pair), False)
 
 
 def accepted(judged: Mapping[str, Sequence[Judged]], raw: Any, reason: str, until: str | None) -> BaselineFiles:
@@ -170,11 +211,12 @@ def accepted(judged: Mapping[str, Sequence[Judged]], raw: Any, reason: str, unti
                 "seen_xywh": each.record.get("seen_xywh"),
             }
             for row in each.maps:
-                values = raw(row)
-                if values is not None:
+                found = raw(row)
+                if found is not None:
+                    images[name]["rect"] = list(found.rect)
                     # Ranks are compared: half precision has no room for gradients as small as they are.
-                    scale = float(np.abs(values).max()) or 1.0
-                    maps[_key(each.record, method, row["target"])] = (values / scale).astype(np.float16)
+                    scale = float(np.abs(found.values).max()) or 1.0
+                    maps[_key(each.record, method, row["target"])] = (found.values / scale).astype(np.float16)
     facts = {"reason": reason, "until": until, "accepted": datetime.date.today().isoformat()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **maps)  # type: ignore[arg-type]

@@ -144,7 +144,7 @@ class Shortcuts(Check):
             for row in each.maps:
                 own = found.setdefault(str(row["target"].get("label")), _Maps())
                 raw = self.raw(row) if len(own.images) < _MOST else None
-                vector = None if raw is None else prepared(raw)
+                vector = None if raw is None else prepared(raw.values)
                 if vector is not None:
                     own.images.append(each)
                     own.vectors.append(vector)

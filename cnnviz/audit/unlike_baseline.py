@@ -7,6 +7,7 @@ from typing import Any
 
 from cnnviz.audit.check import Judged
 from cnnviz.errors import of_all, out_of
+from cnnviz.geometry.common_cells import LONGER
 from cnnviz.io.baselines import Baseline
 
 # Edges of what is seen are rounded to pixels of the photograph.
@@ -36,26 +37,34 @@ def told(stored: Baseline, judged: Sequence[Judged]) -> list[str]:
         of = out_of(len(elsewhere), len(known), "image")
         texts.append(
             f"of {of} the network sees another part than when the baseline was accepted (of {first.path} "
-            f"x,y,w,h {_by_comma(now)}, accepted {_by_comma(then)}): maps are compared as if the parts were the same"
+            f"x,y,w,h {_by_comma(now)}, accepted {_by_comma(then)}): maps are compared where both saw it"
         )
     return texts
 
 
-def told_of_maps(method: str, compared: Sequence[bool], absent: Sequence[str]) -> list[str]:
+def told_of_maps(method: str, compared: Sequence[bool], absent: Sequence[str], apart: Sequence[str]) -> list[str]:
     """What people should know of maps of a method.
 
     Args:
         method: Its name.
         compared: Of each map that is compared, whether its grid is another.
         absent: Images of maps that the baseline does not have.
+        apart: Images of maps that have no part of the picture in common with those of the baseline.
     """
     texts = []
     if any(compared):
         maps = of_all(sum(compared), len(compared), "map", "has", "have")
-        texts.append(f"{method}: {maps} another grid than those accepted, compared on 32 x 32 cells")
+        texts.append(
+            f"{method}: {maps} another grid than those accepted, compared on {LONGER} cells along the longer side"
+        )
+    every = len(compared) + len(absent) + len(apart)
     if absent:
-        maps = of_all(len(absent), len(absent) + len(compared), "map")
+        maps = of_all(len(absent), every, "map")
         texts.append(f"{method}: {maps} not compared, since the baseline explains other targets there: {_some(absent)}")
+    if apart:
+        maps = of_all(len(apart), every, "map")
+        text = f"{method}: {maps} not compared, since the network sees nothing of what it saw when they were accepted"
+        texts.append(f"{text}: {_some(apart)}; --accept takes in all")
     return texts
 
 

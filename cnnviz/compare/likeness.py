@@ -8,14 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.compare.pairing import PairedMaps
-from cnnviz.geometry.placement import PlacedMap, place
+from cnnviz.geometry.common_cells import on_common_cells, same_cells
 from cnnviz.io.finished_runs import KeptMap
 from cnnviz.metrics.similarity import pearson, spearman, ssim
-
-LONGER = 64
-"""Cells along the longer side of an image, where maps have different ones."""
-_NEAR = 0.5
-
 
 FLAT = {
     (True, False): "the map of A is the same everywhere",
@@ -81,8 +76,7 @@ def likeness(a: KeptMap, b: KeptMap, size: tuple[int, int]) -> Likeness | None:
         None where they have no part of the image in common.
     """
     exact = a.exact and b.exact
-    near = np.allclose(a.rect, b.rect, rtol=0, atol=_NEAR)
-    if exact and near and a.values.shape == b.values.shape:
+    if exact and same_cells(a, b):
         return _measured(a.values, b.values, resampled=False, exact=True)
     both = on_common_cells(a, b, size)
     return None if both is None else _measured(*both, resampled=True, exact=exact)
@@ -91,29 +85,3 @@ def likeness(a: KeptMap, b: KeptMap, size: tuple[int, int]) -> Likeness | None:
 def _measured(x: NDArray[np.float32], y: NDArray[np.float32], *, resampled: bool, exact: bool) -> Likeness:
     flat = bool(x.min() == x.max()), bool(y.min() == y.max())
     return Likeness(spearman(x, y), pearson(x, y), ssim(x, y), resampled, exact, flat)
-
-
-def on_common_cells(
-    a: KeptMap, b: KeptMap, size: tuple[int, int]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Both maps where both networks saw the image, on its cells; None where that is nowhere."""
-    scale = LONGER / max(size)
-    cells = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-    first, second = (placed(each, size, cells) for each in (a, b))
-    if first is None or second is None:
-        return None
-    ends = np.array([first.seen, second.seen])
-    (x0, y0), (x1, y1) = ends[:, :2].max(axis=0), ends[:, 2:].min(axis=0)
-    if x0 >= x1 or y0 >= y1:
-        return None
-    return first.values[y0:y1, x0:x1], second.values[y0:y1, x0:x1]
-
-
-def placed(kept: KeptMap, size: tuple[int, int], shown: tuple[int, int]) -> PlacedMap | None:
-    """A map on its image as that is shown at another size (W, H); None where it does not touch it."""
-    scale = np.array([shown[0] / size[0], shown[1] / size[1]] * 2)
-    x0, y0, x1, y1 = (float(edge) for edge in np.array(kept.rect) * scale)
-    try:
-        return place(kept.values, (x0, y0, x1, y1), shown, signed=kept.signed)
-    except ValueError:
-        return None

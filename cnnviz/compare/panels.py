@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnviz.compare.likeness import ComparedMaps, placed
+from cnnviz.compare.likeness import ComparedMaps
 from cnnviz.compare.pairing import PairedMaps
 from cnnviz.errors import ImageError
+from cnnviz.geometry.common_cells import placed_at
 from cnnviz.geometry.placement import PlacedMap
 from cnnviz.io.decode import open_image
 from cnnviz.io.sources import ImageRef, open_file
@@ -53,7 +54,11 @@ def compared_panel(
     headings = ("image", a_is, b_is, _DIFFERENCE)
     rows = []
     for each in pairs:
-        both = [_scaled(lies) for kept in (each.a, each.b) if kept and (lies := placed(kept, size, shown))]
+        both = [
+            _scaled(lies)
+            for kept in (each.a, each.b)
+            if kept and (lies := placed_at(kept, size, shown, signed=kept.signed))
+        ]
         if len(both) < 2:
             continue
         a, b = both

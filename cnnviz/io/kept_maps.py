@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError
+from cnnviz.geometry.placement import Rect
 from cnnviz.io.encode import encode_npz
 
 
-def read_map(path: str) -> NDArray[Any] | None:
-    """The map in a file; None where there is none.
+def read_map(path: str) -> tuple[NDArray[Any], Rect | None] | None:
+    """The map in a file, and the part of the picture that it covers, which older files do not say; None without a file.
 
     Raises:
         CnnvizError: It cannot be read.
@@ -23,14 +24,17 @@ def read_map(path: str) -> NDArray[Any] | None:
     try:
         with np.load(path) as stored:
             found: NDArray[Any] = stored["raw"]
-            return found
-    except (OSError, ValueError, KeyError) as error:
+            if "rect" not in stored.files:
+                return found, None
+            x0, y0, x1, y1 = stored["rect"].tolist()
+            return found, (x0, y0, x1, y1)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CnnvizError(f"{path}: no map can be read from it ({error}).", "Delete it to accept another.") from error
 
 
-def write_map(path: str, raw: NDArray[np.float32]) -> None:
-    """Keep a map."""
-    _write(path, encode_npz({"raw": raw}))
+def write_map(path: str, raw: NDArray[np.float32], rect: Rect) -> None:
+    """Keep a map, and the part of the picture that it covers."""
+    _write(path, encode_npz({"raw": raw, "rect": np.asarray(rect, dtype=np.float64)}))
 
 
 def write_picture(path: str, data: bytes) -> None:

@@ -17,7 +17,8 @@ from cnnviz.api import Model, explain, load_model
 from cnnviz.audit.check import likeness_of_ranks
 from cnnviz.errors import CnnvizError
 from cnnviz.geometry.boxes import Box
-from cnnviz.geometry.placement import PlacedMap, place
+from cnnviz.geometry.common_cells import same_part
+from cnnviz.geometry.placement import PlacedMap, Rect, place
 from cnnviz.io.decode import open_image
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.kept_maps import read_map, write_map, write_picture
@@ -43,6 +44,7 @@ class _Looked:
 
     placed: PlacedMap
     raw: NDArray[np.float32]
+    rect: Rect
     rgb: NDArray[np.uint8] | None
     said: str
 
@@ -127,17 +129,25 @@ def assert_no_drift(
         at_least: -1 to 1.
 
     Raises:
-        AssertionError: The map is less alike, or has another size. Of maps that are the same everywhere, which have no
-            ranks, two are alike, and one beside another map is not.
+        AssertionError: The map is less alike, has another size, or covers another part of the picture, as behind
+            another ``view`` or ``resize``: its cells are not those of the accepted one. Of maps that are the same
+            everywhere, which have no ranks, two are alike, and one beside another map is not.
     """
     looked = _look(model, image, how)
-    before = read_map(os.fspath(accepted))
-    if before is None:
-        write_map(os.fspath(accepted), looked.raw)
+    found = read_map(os.fspath(accepted))
+    if found is None:
+        write_map(os.fspath(accepted), looked.raw, looked.rect)
         return
+    before, rect = found
     if before.shape != looked.raw.shape:
         shapes = f"{list(looked.raw.shape)}, accepted was {list(before.shape)}"
         raise AssertionError(f"{looked.said}: the map has the size {shapes}{_kept(looked, None)}")
+    if rect is not None and not same_part(rect, looked.rect):
+        parts = f"{_by_size(looked.rect)}, the accepted one {_by_size(rect)}"
+        again = f"the network is shown another part; delete {accepted} to accept this one"
+        raise AssertionError(
+            f"{looked.said}: the map covers x,y,w,h {parts} of the picture: {again}{_kept(looked, None)}"
+        )
     value = likeness_of_ranks(before.astype(np.float32), looked.raw)
     if value is None or value < at_least:
         shown = "undefined" if value is None else f"{value:.3g}"
@@ -172,7 +182,7 @@ def _look(model: ModelLike, image: ImageLike, how: dict[str, Any]) -> _Looked:
     drawn = found.maps[0].numpy() if raw.ndim != 2 else raw
     placed = place(drawn, rect, size, signed=signed)
     label = _label(network, int(found.target[0]))
-    return _Looked(placed, raw, rgb, f"{method} of {label}")
+    return _Looked(placed, raw, rect, rgb, f"{method} of {label}")
 
 
 def _picture(image: ImageLike) -> NDArray[np.uint8]:
@@ -190,6 +200,11 @@ def _label(network: Model | nn.Module, index: int) -> str:
 
 def _shown(box: Sequence[float]) -> str:
     return "[" + ", ".join(f"{value:g}" for value in box) + "]"
+
+
+def _by_size(rect: Rect) -> str:
+    x0, y0, x1, y1 = rect
+    return _shown((x0, y0, x1 - x0, y1 - y0))
 
 
 def _kept(looked: _Looked, box: Sequence[float] | None) -> str:
