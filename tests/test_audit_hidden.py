@@ -193,8 +193,8 @@ def test_a_region_of_which_a_part_is_hidden_counts_and_is_told(photos: Path, tmp
     _, audit = _audit(photos, tmp_path / "a", checks, *wide, "-q")
     assert [(row["verdict"], row["n"]) for row in audit["checks"]] == [("passed", 8)] * 2
     told = [
-        f"{kind}: the network saw {share} % of the region {region}, the mean of 8 images: it cannot look at the rest"
-        for kind, share, region in (("avoid", 60, "0,0.9,1,1"), ("counterfactual", 34, "0,0,0.3,1"))
+        f"{kind}: the network saw {share} of the region {region}, the mean of 8 images: it cannot look at the rest"
+        for kind, share, region in (("avoid", "60.0 %", "0,0.9,1,1"), ("counterfactual", "34.4 %", "0,0,0.3,1"))
     ]
     assert audit["remarks"] == [*told, HINT]
     scores = json.loads((tmp_path / "a" / "report.json").read_text("utf-8"))["images"][0]["explanations"][0]["scores"]
@@ -226,7 +226,7 @@ def test_of_several_maps_those_of_hidden_objects_do_not_count(tmp_path: Path, ki
     # Of two images that it saw something of: all, and a quarter, the mean of its two objects.
     assert check.remarks[0] == (
         "the network saw nothing of the object in 1 of 3 images, left out: none; "
-        "the network saw 62 % of the object, the mean of 2 images: it cannot look at the rest"
+        "the network saw 62.5 % of the object, the mean of 2 images: it cannot look at the rest"
     )
 
 

@@ -46,7 +46,7 @@ def wide(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("command", "tiles"), [("cam", True), ("localize", False), ("evaluate", False)])
 def test_only_views_that_a_command_takes_are_recommended(wide: Path, tmp_path: Path, command: str, tiles: bool) -> None:
     options = CHEAP if command == "evaluate" else ()
-    [note] = [line for line in told(command, wide, tmp_path / "out", *options) if "left out 33 %" in line]
+    [note] = [line for line in told(command, wide, tmp_path / "out", *options) if "left out 33.3 %" in line]
     assert ("--view tiles" in note) == tiles
     assert "--view whole" in note
 

@@ -78,8 +78,8 @@ def test_what_the_network_saw_of_a_region_is_said() -> None:
     said = summarize(rows, lookup.find_metric("region_energy"), params)
     assert said.figures is None
     assert [text.partition(": ")[2] for text in said.notes] == [
-        "the network saw 25 % of the object, the mean of 2 images, and nothing of it in 1: it cannot look at the rest; "
-        "--view whole shows it all",
-        "the network saw 10 % of the region 0,0,0.5,1, the mean of 2 images, and nothing of it in 1: it cannot look at "
-        "the rest; --view whole shows it all",
+        "the network saw 25.0 % of the object, the mean of 2 images, and nothing of it in 1: it cannot look at the "
+        "rest; --view whole shows it all",
+        "the network saw 10.0 % of the region 0,0,0.5,1, the mean of 2 images, and nothing of it in 1: it cannot look "
+        "at the rest; --view whole shows it all",
     ]

@@ -69,7 +69,7 @@ def test_a_region_that_the_network_was_not_shown_is_said(photos: Path, tmp_path:
     out = tmp_path / "out"
     assert main(["gradcam", str(tmp_path / "wide"), *how, "-o", str(out), *words, "-t", "class:1"]) == 0
     said = capsys.readouterr().err
-    assert "the network saw 50 % of the region box:0,0,50%,100%: it cannot look at the rest; --view whole" in said
+    assert "the network saw 50.0 % of the region box:0,0,50%,100%: it cannot look at the rest; --view whole" in said
     [image] = json.loads((out / "report.json").read_text("utf-8"))["images"]
     seen = {row["target"]["region"]: row["target"]["region_seen"] for row in image["explanations"]}
     assert seen == {"box:0,0,50%,100%": pytest.approx(0.5), "pred": None}

@@ -198,7 +198,7 @@ def test_what_the_crop_leaves_out_is_told_counted_and_drawn_plainly(
 ) -> None:
     pixels = photograph(tmp_path / "a.png", 128, 64)
     report = run(["gradcam", str(tmp_path / "a.png"), *MODEL], tmp_path / "o")
-    assert "centre crop left out 50 % of 1 picture" in capsys.readouterr().err
+    assert "centre crop left out 50.0 % of 1 picture" in capsys.readouterr().err
     assert report["summary"]["outside_view"] == {"images": 1, "mean_share": 0.5}
     row = report["images"][0]["explanations"][0]
     drawn = np.asarray(Image.open(tmp_path / "o" / row["files"]["overlay"])).astype(float)

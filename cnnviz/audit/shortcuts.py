@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cnnviz.audit.check import Check, Judged
 from cnnviz.audit.suspects import Hidden, hidden, hot, share_on_object
 from cnnviz.audit.verdict import Observation, Statement
-from cnnviz.errors import counted, of_all
+from cnnviz.errors import counted, in_percent, of_all
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.metrics.map_clusters import DIVISIBLE, SIDE, Clusters, clusters, prepared
 from cnnviz.render.cluster_sheet import ClusterRow, cluster_sheet
@@ -274,10 +274,10 @@ def _is_odd(each: ClassClusters) -> bool:
 def _said(cluster: Cluster) -> str:
     text = f"cluster {cluster.number}: {counted(len(cluster.members), 'map')}"
     if cluster.on_object is not None:
-        text += f", {100 * cluster.on_object:.0f} % of what it looks at lies on the object"
+        text += f", {in_percent(cluster.on_object)} of what it looks at lies on the object"
     if cluster.hidden is not None and cluster.excess is not None:
-        own, other = cluster.hidden.flips.mean(), cluster.hidden.at_random.mean()
-        text += f"; without the region {100 * own:.0f} % flip, without random ones {100 * other:.0f} %"
+        own, other = (in_percent(float(each.mean())) for each in (cluster.hidden.flips, cluster.hidden.at_random))
+        text += f"; without the region {own} flip, without random ones {other}"
         text += f" (p = {cluster.hidden.p:.2g})"
     return text
 

@@ -13,7 +13,7 @@ from cnnviz.cli.options import Option
 from cnnviz.cli.shared import Shared, shared_options
 from cnnviz.cli.tables import aligned
 from cnnviz.cli.values import given_values
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, in_percent
 from cnnviz.settings import OutputSettings, RunSettings, TargetSettings
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _figure(name: str, value: float | None) -> str:
         return ""
     if name == "value":
         return f"{value:.4g}"
-    return f"{value:.2f}" if name == "logit" else f"{100 * value:.1f} %"
+    return f"{value:.2f}" if name == "logit" else in_percent(value)
 
 
 def _by_comma(box: Sequence[float]) -> str:

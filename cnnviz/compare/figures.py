@@ -210,6 +210,6 @@ def held_to(figures: Mapping[str, Any], params: CompareOptions) -> tuple[bool | 
             wrong.append(f"{what}: nothing could be measured, and {flag} asks for {bound:g}")
         elif value < bound if at_least else value > bound:
             said = f"{value:.3g}" if at_least else compare_words.rate(measured)
-            allowed = f"no less than {bound:g}" if at_least else f"no more than {compare_words.percent(bound)}"
+            allowed = f"no less than {bound:g}" if at_least else f"no more than {compare_words.allowed(bound)}"
             wrong.append(f"{what}: {said}, {flag} allows {allowed}")
     return (not wrong if asked else None), wrong

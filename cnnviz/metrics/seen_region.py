@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnviz.errors import in_percent
+
 TRUTH, BACKGROUND = "truth", "background"
 # Borders of pixels are no news.
 _WHOLE = 0.99
@@ -53,4 +55,5 @@ class SeenRegion:
             return f"the network saw nothing of {what}{where}: it cannot look there"
         where = "" if self.images == 1 else f", the mean of {self.images} images"
         where += f", and nothing of it in {self.none}" if self.none else ""
-        return f"the network saw {100 * self.total / self.images:.0f} % of {what}{where}: it cannot look at the rest"
+        share = in_percent(self.total / self.images)
+        return f"the network saw {share} of {what}{where}: it cannot look at the rest"

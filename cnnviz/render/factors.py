@@ -14,14 +14,14 @@ from cnnviz.render.class_colours import PALETTE
 from cnnviz.render.grid import thumbnail
 from cnnviz.render.overlay import UNSEEN, with_unseen
 from cnnviz.render.patches import square
-from cnnviz.render.text import wrapped, write
+from cnnviz.render.text import percent, wrapped, write
 
 Picture = NDArray[np.uint8]
 MOST = len(PALETTE)
 """Factors that have a colour of their own."""
 _INK, _SOFT, _PAPER = (28, 30, 34), (112, 117, 124), (255, 255, 255)
 _LONGEST, _MARGIN, _LINE, _WORDS = 640, 14, 22, 250
-_SMALL, _MOST_LINES = 11, 4
+_SMALL, _MOST_LINES, _ENTRY = 11, 4, 78
 _STRONGEST = 0.8
 
 
@@ -75,18 +75,18 @@ def factor_figure(rgb: Picture, coloured: Picture, areas: Sequence[float], said:
         said: Written below all: what these are.
     """
     height, width = coloured.shape[:2]
-    room = max(2 * width + _MARGIN, 66 * min(len(areas), 5))
-    lines = -(-len(areas) // max(1, room // 66))
+    room = max(2 * width + _MARGIN, _ENTRY * min(len(areas), 5))
+    lines = -(-len(areas) // max(1, room // _ENTRY))
     words, top = wrapped(said, _SMALL, room, _MOST_LINES), height + 8 + lines * _LINE
     canvas = Image.new("RGB", (room, top + len(words) * (_SMALL + 5)), _PAPER)
     canvas.paste(Image.fromarray(thumbnail(rgb, max(width, height))), (0, 0))
     canvas.paste(Image.fromarray(coloured), (width + _MARGIN, 0))
     draw = ImageDraw.Draw(canvas)
     for factor, area in enumerate(areas):
-        line, column = divmod(factor, max(1, room // 66))
-        x, y = column * 66, height + 8 + line * _LINE
+        line, column = divmod(factor, max(1, room // _ENTRY))
+        x, y = column * _ENTRY, height + 8 + line * _LINE
         draw.rectangle((x, y + 2, x + 13, y + 15), PALETTE[factor])
-        write(draw, (x + 18, y + 2), f"{factor + 1}: {100 * area:.0f} %", _SMALL, _INK if area else _SOFT, 48)
+        write(draw, (x + 18, y + 2), f"{factor + 1}: {percent(area)}", _SMALL, _INK if area else _SOFT, _ENTRY - 20)
     for line, text in enumerate(words):
         write(draw, (0, top + line * (_SMALL + 5)), text, _SMALL, _SOFT, room)
     return np.asarray(canvas)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cnnviz.render.grid import thumbnail
-from cnnviz.render.text import write
+from cnnviz.render.text import percent, write
 
 Score = tuple[float, Sequence[float]]
 _INK, _SOFT, _PAPER, _LINE = (28, 30, 34), (112, 117, 124), (255, 255, 255), (214, 217, 221)
@@ -79,5 +79,5 @@ def derivative_figure(rgb: NDArray[np.uint8], rows: Sequence[tuple[str, float, f
         write(draw, (2, y), name, 12, _INK, 180)
         end = middle + round(60 * value / limit)
         draw.rectangle((min(middle, end), y + 2, max(middle, end), y + 14), _CONCEPT if value > 0 else _AGAINST)
-        write(draw, (322, y), f"{value:+.2g}; above 0: {100 * positive:.0f} %", 11, _SOFT, _SIDE - 324)
+        write(draw, (322, y), f"{value:+.2g}; above 0: {percent(positive)}", 11, _SOFT, _SIDE - 324)
     return np.asarray(canvas)

@@ -8,6 +8,8 @@ from functools import cache
 
 from PIL import ImageDraw, ImageFont
 
+from cnnviz.errors import in_percent
+
 _PROBE_SIZE, _LONGEST = 17, 4096
 
 # What Unicode does not decompose into letters that the font has.
@@ -116,12 +118,5 @@ def number(value: float) -> str:
 
 
 def percent(probability: float | None) -> str:
-    """Two digits that tell 99.96 % from certainty and 0.04 % from nothing; of no probability nothing."""
-    if probability is None:
-        return ""
-    share = 100.0 * probability
-    if 99.9 < share < 100.0:
-        return "> 99.9 %"
-    if 0.0 < share < 0.1:
-        return "< 0.1 %"
-    return f"{share:.1f} %"
+    """:func:`~cnnviz.errors.in_percent`; of no probability nothing."""
+    return "" if probability is None else in_percent(probability)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cnnviz.report.markup import plain_percent
+from cnnviz.errors import in_percent
 
 KEPT_BY = "--save raw"
 
@@ -21,24 +21,24 @@ def rate(figure: Mapping[str, Any]) -> str:
     """A share of images, counted, and in per cent with its interval.
 
     >>> rate({"value": 0.05, "ci95": [0.009, 0.236], "n": 20})
-    '1 of 20 (5 %; 95 % interval 0.9 to 23.6 %)'
+    '1 of 20 (5.0 %; 95 % interval 0.9 % to 23.6 %)'
     """
     count, ends = round(figure["value"] * figure["n"]), figure["ci95"]
-    span = "" if ends is None else f"; 95 % interval {100 * ends[0]:.3g} to {100 * ends[1]:.3g} %"
-    return f"{count} of {figure['n']} ({percent(figure['value'])}{span})"
+    span = "" if ends is None else f"; 95 % interval {in_percent(ends[0])} to {in_percent(ends[1])}"
+    return f"{count} of {figure['n']} ({in_percent(figure['value'])}{span})"
 
 
-def percent(share: float) -> str:
-    """A share of images, or what is allowed of it."""
-    return f"{100 * share:.3g} %"
+def allowed(share: float) -> str:
+    """A share of images that is allowed, as it was written."""
+    return f"{100 * share:g} %"
 
 
 def right(figures: Mapping[str, Any]) -> str:
     """Which of the runs is right, and whether one is more often."""
     return (
         f"both {figures['both']}, only A {figures['only_a']}, only B {figures['only_b']}, neither "
-        f"{figures['neither']}; A {plain_percent(figures['accuracy_a']['value'])}, "
-        f"B {plain_percent(figures['accuracy_b']['value'])} of {figures['n']} "
+        f"{figures['neither']}; A {in_percent(figures['accuracy_a']['value'])}, "
+        f"B {in_percent(figures['accuracy_b']['value'])} of {figures['n']} "
         f"(McNemar's exact test: p = {figures['mcnemar_p']:.2g})"
     )
 

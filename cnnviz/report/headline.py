@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cnnviz.errors import in_percent
 from cnnviz.report import compare_words
-from cnnviz.report.markup import plain_percent
 
 _WORDS = {
     "inputs": "images", "explained": "explained", "failed": "failed", "passed_over": "other files passed over",
@@ -35,9 +35,9 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     pairs = []
     for key, value in summary.items():
         if key == "outside_view" and isinstance(value, Mapping):
-            share, count = 100 * float(value["mean_share"]), int(value["images"])
+            share, count = in_percent(float(value["mean_share"])), int(value["images"])
             of = "1 picture" if count == 1 else f"{count} pictures, on average"
-            pairs.append(("grey: not shown to the network", f"{share:.0f} % of {of}"))
+            pairs.append(("grey: not shown to the network", f"{share} of {of}"))
         if key == "outcomes" and isinstance(value, Mapping):
             pairs += [("right", str(value["correct"])), ("wrong", str(value["wrong"]))]
         if key == "compare" and isinstance(value, Mapping):
@@ -101,5 +101,5 @@ def _value(key: str, value: bool | int | float | str) -> str:
     if key == "images_per_second":
         return f"{value:.1f}"
     if key == "accuracy":
-        return plain_percent(float(value))
+        return in_percent(float(value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -11,13 +11,8 @@ from cnnviz.errors import in_percent
 
 
 def percent(probability: float) -> str:
-    """:func:`plain_percent` as text of a page."""
-    return html.escape(plain_percent(probability))
-
-
-def plain_percent(probability: float) -> str:
-    """One decimal, but never a 0 or a 100 that is none."""
-    return in_percent(probability)
+    """:func:`~cnnviz.errors.in_percent` as text of a page."""
+    return html.escape(in_percent(probability))
 
 
 def text(value: object) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cnnviz.report.markup import plain_percent
+from cnnviz.errors import in_percent
 
 FLAT = "the map is zero, or the same, everywhere"
 _TRUE = 5
@@ -78,14 +78,14 @@ def target_probability(target: object, record: Mapping[str, object]) -> str:
     """
     if not isinstance(target, Mapping) or (probability := number(target.get("probability"))) is None:
         return ""
-    said = plain_percent(probability)
+    said = in_percent(probability)
     if target.get("kind") == "region":
         return f"mean probability {said}"
     if target.get("kind") != "box":
         return said
     boxes = mappings(record.get("predictions"))
     scores = [number(each.get("score")) for each in boxes if each.get("number") == target.get("number")]
-    sure = next((f"score {plain_percent(score)}" for score in scores if score is not None), f"probability {said}")
+    sure = next((f"score {in_percent(score)}" for score in scores if score is not None), f"probability {said}")
     explained = number(target.get("score"))
     return sure + ("" if explained is None else f", explained value {explained:.3g}")
 
@@ -98,7 +98,7 @@ def prediction_note(prediction: Mapping[str, object]) -> str:
         if (score := number(prediction.get("score"))) is not None:
             found.append(f"score {score:.3g}")
     if (area := number(prediction.get("area"))) is not None:
-        found.append(f"{100 * area:.1f} % of the area")
+        found.append(f"{in_percent(area)} of the area")
     if prediction.get("probability") is None and (logit := number(prediction.get("logit"))) is not None:
         found.append(f"{logit:.4g}")
     return ", ".join(found)

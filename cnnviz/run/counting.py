@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CnnvizError, brief, counted, of_all, out_of
+from cnnviz.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    CnnvizError,
+    brief,
+    counted,
+    in_percent,
+    of_all,
+    out_of,
+)
 from cnnviz.io.archives import is_fetched
 from cnnviz.io.exclusions import Exclusions
 from cnnviz.io.shards import parse_shard
@@ -219,10 +229,10 @@ class Counts:
         """
         if not self.cropped:
             return ""
-        share = 100.0 * self.outside / self.cropped
+        share = in_percent(self.outside / self.cropped)
         of = "1 picture" if self.cropped == 1 else f"{self.cropped} pictures, on average"
         return (
-            f"the network's centre crop left out {share:.0f} % of {of}, drawn in grey; "
+            f"the network's centre crop left out {share} of {of}, drawn in grey; "
             + ("with --view tiles it sees the whole picture in overlapping crops, " if "tiles" in views else "")
             + ("with --view whole in one piece" if "tiles" in views else "with --view whole it sees the whole picture")
         )
@@ -314,13 +324,10 @@ class Counts:
 
     def no_images(self, settings: RunSettings) -> CnnvizError:
         """What to say when nothing was explained because nothing was found."""
-        over = (
-            " (1 file is not an image)"
-            if self.passed_over == 1
-            else f" ({self.passed_over} files are not images)"
-            if self.passed_over
-            else ""
-        )
+        over = ""
+        if self.passed_over:
+            are = "is not an image" if self.passed_over == 1 else "are not images"
+            over = f" ({counted(self.passed_over, 'file')} {are})"
         if self.run_folders:
             over += f"; {self.run_folders[0]}, the output folder of a cnnviz run, is passed over"
         if self.excluded:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnviz.errors import in_percent
 from cnnviz.models.loading.digests import labels_sha256, weights_sha256
 from cnnviz.records import RunHeader
 from cnnviz.render.curves import Curve, curves
 from cnnviz.report import gallery
 from cnnviz.report.headline import headline
-from cnnviz.report.markup import plain_percent
 from cnnviz.run.command_line import command_line
 from cnnviz.run.header import run_header
 from cnnviz.settings import CHECKS, RunSettings
@@ -89,7 +89,7 @@ def page(
     if best is not None:
         pairs += [
             ("best epoch", f"{best['epoch']} of {training['epochs']}"),
-            ("validation accuracy", plain_percent(best["val_accuracy"])),
+            ("validation accuracy", in_percent(best["val_accuracy"])),
         ]
     head = gallery.Gallery(f"cnnviz {settings.command}", command_line(settings), name, pairs)
     yield gallery.begin(head).encode("utf-8", "replace")

@@ -10,12 +10,11 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from cnnviz.engine import runtime as rt
-from cnnviz.errors import CnnvizError, counted, of_all
+from cnnviz.errors import CnnvizError, counted, in_percent, of_all
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.store import Store
 from cnnviz.models.loading import trained
 from cnnviz.registry.training import TrainOptions
-from cnnviz.report.markup import plain_percent
 from cnnviz.run.counting import Counts, Reporter, RunResult
 from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.schema.images import AnyImage
@@ -228,9 +227,9 @@ class _Run:
         states.write(self._store, progress)
         self._store.write(METRICS, metrics_lines(progress.epochs))
         of = f"epoch {epoch.epoch} of {self._course.params.epochs}"
-        val = f"validation loss {epoch.val_loss:.3f}, accuracy {plain_percent(epoch.val_accuracy)}"
+        val = f"validation loss {epoch.val_loss:.3f}, accuracy {in_percent(epoch.val_accuracy)}"
         best = ", the best so far" if better else ""
-        train = f"loss {epoch.train_loss:.3f}, accuracy {plain_percent(epoch.train_accuracy)}"
+        train = f"loss {epoch.train_loss:.3f}, accuracy {in_percent(epoch.train_accuracy)}"
         self._reporter.note(f"{of}: {train}; {val}{best}")
 
     # Concluding.
@@ -294,7 +293,6 @@ class _Run:
             return ()
         path = os.path.join(self._settings.output.out, CHECKPOINT)
         return (
-            f"best epoch {best.epoch}: validation accuracy {plain_percent(best.val_accuracy)}, "
-            f"loss {best.val_loss:.3f}",
+            f"best epoch {best.epoch}: validation accuracy {in_percent(best.val_accuracy)}, loss {best.val_loss:.3f}",
             f"{path} needs no other option: cnnviz cam IMAGE --checkpoint {path}",
         )

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from cnnviz.engine import runtime as rt
 from cnnviz.engine.seeding import same_noise
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, in_percent
 from cnnviz.models.preprocess import Preprocess, normalize
 from cnnviz.registry.training import TrainOptions
-from cnnviz.report.markup import plain_percent
 from cnnviz.training.frozen import Regime
 from cnnviz.training.pixels import Pictures, augmentation, is_fixed
 from cnnviz.training.state import Epoch, Progress
@@ -198,7 +197,7 @@ class Trainer:
             loss_sum, seen = loss_sum + value * len(labels), seen + len(labels)
             right += float((scores.detach().argmax(1) == wanted).sum())
             of = f"epoch {number}/{course.params.epochs}"
-            self._told(len(labels), f"{of}  loss {loss_sum / seen:.3f}  accuracy {plain_percent(right / seen)}")
+            self._told(len(labels), f"{of}  loss {loss_sum / seen:.3f}  accuracy {in_percent(right / seen)}")
         return loss_sum / seen, right / seen
 
     @torch.no_grad()

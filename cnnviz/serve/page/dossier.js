@@ -117,7 +117,7 @@
       ${busy && html`<p class="waiting" role="status">Computing …</p>`}
       ${error && html`<p class="error" role="alert">${error.error} ${error.hint}</p>`}
       ${fresh && html`<p class="facts">${shown.layer}: ${shown.channels} channels of ${shown.size[0]} × ${shown.size[1]},
-        ${shown.silent} silent, ${(100 * shown.sparsity).toFixed(0)} % of all values zero. Strongest by mean:</p>
+        ${shown.silent} silent, ${cnnviz.words.percent(shown.sparsity)} of all values zero. Strongest by mean:</p>
         <div class="channels">${shown.strongest.map(function (each) {
           const png = "api/images/" + image.image + "/layer/" + each.channel + ".png" + query({ layer: shown.layer, alpha: 0.6 });
           return html`<button type="button" key=${each.channel} aria-pressed=${String(each.channel === channel)}

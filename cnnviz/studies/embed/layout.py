@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnviz.errors import in_percent
 from cnnviz.render import embedding as drawing
 from cnnviz.render.grid import thumbnail
 from cnnviz.schema.studies.embed import Embedding
@@ -94,8 +95,7 @@ def headline(summary: Embedding) -> list[tuple[str, str]]:
     for kind, found in (("label", summary["purity"]["label"]), ("prediction", summary["purity"]["prediction"])):
         name = f"neighbours of the same {kind}"
         if found["value"] is not None and found["chance"] is not None:
-            value, chance = 100.0 * found["value"], 100.0 * found["chance"]
-            rows.append((name, f"{value:.1f} % (by chance {chance:.1f} %)"))
+            rows.append((name, f"{in_percent(found['value'])} (by chance {in_percent(found['chance'])})"))
         elif found["n"]:
             rows.append((name, f"undefined, as no two images share a {kind}"))
     return rows

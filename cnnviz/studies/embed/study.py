@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cnnviz.engine.cut import Cut
 from cnnviz.engine.session import ForwardPass
-from cnnviz.errors import CnnvizError
+from cnnviz.errors import CnnvizError, in_percent
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.label_tables import is_label_table
 from cnnviz.io.store import Store
@@ -23,7 +23,6 @@ from cnnviz.registry.studies import EmbedOptions
 from cnnviz.render import embedding as drawing
 from cnnviz.report.embedding_page import Key, Plot, Point, page
 from cnnviz.report.gallery import Gallery
-from cnnviz.report.markup import plain_percent
 from cnnviz.run.command_line import command_line
 from cnnviz.run.images import DecodedImage, failed
 from cnnviz.run.prepared_model import PreparedModel
@@ -341,7 +340,7 @@ class Embed(Study[EmbedOptions]):
         row = self.rows[place]
         facts = [] if layout.labels[place] is None else [f"labelled {layout.labels[place]}"]
         if row.prediction is not None and row.probability is not None:
-            facts.append(f"predicted {row.prediction}, {plain_percent(row.probability)}")
+            facts.append(f"predicted {row.prediction}, {in_percent(row.probability)}")
         near = [self.rows[other].file for other in layout.near.index[place, :5].tolist()]
         where = [(float(points[place, 0]), float(points[place, 1])) for points in places]
         return Point(row.path, row.file, facts, where, [int(known.of[place]) for known in categories], near)
@@ -359,8 +358,8 @@ class Embed(Study[EmbedOptions]):
 
     def _title(self, name: str, layout: Layout) -> str:
         if name == "pca":
-            first, second = (100.0 * share for share in layout.pca.explained.tolist())
-            return f"PCA ({first:.0f} % + {second:.0f} % of the variance)"
+            first, second = (in_percent(share) for share in layout.pca.explained.tolist())
+            return f"PCA ({first} + {second} of the variance)"
         if name == "tsne":
             used = arrange.effective_perplexity(layout.different, self.params.perplexity)
             return f"t-SNE (perplexity {used:.3g})"

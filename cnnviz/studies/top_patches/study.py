@@ -337,7 +337,7 @@ class TopPatches(Study[TopPatchesOptions]):
         said = f"up to {self.top.values[unit.index, 0]:.3g}{before}, fires on {of}"
         if unit.classes is not None:
             found = unit.classes
-            said += f"; {100 * found.purity:.0f} % {found.label}, {found.entropy:.2f} bits"
+            said += f"; {percent(found.purity)} {found.label}, {found.entropy:.2f} bits"
         for best in self.iou.get(unit.number, {}).get("concepts", ())[:1]:
             said += f"; IoU {best['iou']:.2f} with {best['concept']}"
         return said
