@@ -357,7 +357,8 @@ def test_the_sentence_is_about_the_epsilon_that_was_asked_for(
     found = json.loads((tmp_path / "o" / "report.json").read_text())["summary"]["adversarial"]
     [row] = [row for row in found["prediction_unchanged"] if row["epsilon"] == 3 / 255]
     said = capsys.readouterr().err
-    share = f"share of unchanged predictions at epsilon 3/255: {100 * row['value']:.1f} % of 2 images without labels"
+    where = "at epsilon 3/255, attacked at the network's input, not rounded to 8 bits"
+    share = f"share of unchanged predictions {where}: {100 * row['value']:.1f} % of 2 images without labels"
     assert share in said
     assert "accuracy" not in said
     assert "accuracy" not in (tmp_path / "o" / "index.html").read_text()

@@ -61,9 +61,10 @@ def test_what_few_images_do_not_move_is_not_called_dead() -> None:
 def test_adversarial(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text, report = told(["adversarial", str(photographs)], tmp_path / "o", capsys)
     found = report["summary"]["adversarial"]
-    assert f"PGD fooled the network on {found['fooled']} of 3 images\n" in text
+    assert f"PGD fooled the network with {found['fooled']} of 3 written pictures (8 bits, read again)\n" in text
     [asked] = [row for row in found["prediction_unchanged"] if row["epsilon"] == 4 / 255]
-    assert f"share of unchanged predictions at epsilon 4/255: {100 * asked['value']:.1f} % of 3 images" in text
+    where = "at epsilon 4/255, attacked at the network's input, not rounded to 8 bits"
+    assert f"share of unchanged predictions {where}: {100 * asked['value']:.1f} % of 3 images" in text
 
 
 def test_embed(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

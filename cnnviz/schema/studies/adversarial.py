@@ -34,7 +34,7 @@ class AdversarialFigures(TypedDict):
     already: Count
     """How many did: nothing was changed."""
     fooled: Count
-    """How many the attack changed the prediction of, as asked for."""
+    """How many the attack changed the prediction of, as asked for, in the written picture of 8 bits, read again."""
     zero_gradient: Count
     """How many were not fooled where the gradient is zero, which says nothing about robustness."""
     success_rate: Share | None
@@ -64,7 +64,8 @@ class Attack(AttackName, AdversarialFigures):
     labelled: NotRequired[Count]
     """How many images on the curve have a known class."""
     robust_accuracy: NotRequired[list[ShareByEpsilon]]
-    """By epsilon the share of labelled images that are classified rightly under any attack within epsilon."""
+    """By epsilon the share of labelled images that are classified rightly under any attack within epsilon on the input
+    of the network, which is not rounded to 8 bits: ``fooled`` is of what is written, and may be fewer."""
     prediction_unchanged: NotRequired[list[ShareByEpsilon]]
     """The same of all images whose prediction does not change, where no labels are known."""
     goal_not_reached: NotRequired[list[ShareByEpsilon]]
@@ -126,7 +127,8 @@ class AdversarialFacts(TypedDict):
     figures: list[Figure]
     """The pictures that its card on the page shows."""
     falls_at: NotRequired[float | None]
-    """Of a run with a curve: the first epsilon at which the network is fooled; null where it holds out at all."""
+    """Of a run with a curve: the first epsilon at which the network is fooled at its input, which is not rounded; null
+    where it holds out at all."""
 
 
 class AdversarialImage(Image, AdversarialFacts):

@@ -43,7 +43,7 @@ from cnnviz.schema.images import AnyImage, Figure
 from cnnviz.schema.studies.adversarial import AdversarialFacts, AdversarialImage, Attack, AttackName
 from cnnviz.settings import RunSettings
 from cnnviz.studies.adversarial.attack_choice import CURVES, TITLES, Choice, epsilons
-from cnnviz.studies.adversarial.tally import Outcome, Robustness, Tally
+from cnnviz.studies.adversarial.tally import AT_INPUT, Outcome, Robustness, Tally
 from cnnviz.studies.base import Findings, Observed, Study
 from cnnviz.tasks.base import Task
 from cnnviz.tasks.segmentation import Segmentation
@@ -310,7 +310,7 @@ class Adversarial(Study[AdversarialOptions]):
         summary["labelled"] = tally.labelled
         summary[robustness.key] = robustness.rows
         self.store.write(_CURVE, encode(self._plot(robustness), _PNG))
-        figure: Figure = {"file": _CURVE, "caption": f"{robustness.words} over epsilon"}
+        figure: Figure = {"file": _CURVE, "caption": f"{robustness.words} over epsilon, {AT_INPUT}"}
         return Findings({"adversarial": summary}, figures=[figure], sentences=self._sentences(robustness))
 
     def _why_nothing(self) -> str:
@@ -326,7 +326,8 @@ class Adversarial(Study[AdversarialOptions]):
     def _sentences(self, robustness: Robustness) -> list[str]:
         """How many images were fooled, and how many hold out at the epsilon of the attack."""
         tally, choice = self.tally, self.choice
-        told = [f"{TITLES[choice.name]} fooled the network on {out_of(tally.fooled, tally.attacked, 'image')}"]
+        pictures = out_of(tally.fooled, tally.attacked, "written picture")
+        told = [f"{TITLES[choice.name]} fooled the network with {pictures} (8 bits, read again)"]
         if tally.blind:
             blind = out_of(tally.blind, tally.attacked, "image")
             told.append(f"the gradient is zero at {blind}: this says nothing about robustness")
@@ -345,7 +346,7 @@ class Adversarial(Study[AdversarialOptions]):
         ]
         title = f"{TITLES[self.choice.name]}: {robustness.words}, {robustness.images}"
         axis = "largest change of a channel, in 1/255" if unit == LEVELS else "L2 norm of the change, pixels in 0–1"
-        return accuracy_curve(points, title, axis)
+        return accuracy_curve(points, title, f"{axis} ({AT_INPUT})")
 
 
 class _MapsOfBoth:

@@ -9,6 +9,10 @@ from typing import Literal
 from cnnviz.render.text import percent
 from cnnviz.schema.studies.adversarial import AdversarialFigures, ShareByEpsilon
 
+AT_INPUT = "attacked at the network's input, not rounded to 8 bits"
+"""What the shares by epsilon are of. How many images were fooled is said of the written pictures, read again: what
+rounding takes away, or resizing, is the difference.
+"""
 RobustnessKey = Literal["robust_accuracy", "prediction_unchanged", "goal_not_reached"]
 
 
@@ -144,7 +148,8 @@ class Robustness:
     def sentence(self, row: ShareByEpsilon, where: str) -> str:
         """The share in one row, with its 95 % interval; ``where`` is its epsilon in words."""
         low, high = (percent(share) for share in row["ci95"])
-        return f"{self.words} at {where}: {percent(row['value'])} of {self.images} (95 % interval: {low} to {high})"
+        share = f"{percent(row['value'])} of {self.images} (95 % interval: {low} to {high})"
+        return f"{self.words} at {where}, {AT_INPUT}: {share}"
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
