@@ -156,7 +156,7 @@ def _through(
     if explainer.comparison is not None:
         explainer.comparison.unfinished = counts.unfinished(interrupted)
     with run_folder.store.noting() as written:
-        found = explainer.conclude(run_folder.records, run_folder.store, interrupted=interrupted)
+        found = explainer.conclude(run_folder.records, run_folder.store, unfinished=interrupted or counts.stopped)
     if interrupted and not counts.explained and explainer.comparison is not None:
         found = replace(found, sentences=(_TOO_EARLY,), unmeasured="")
     model = explainer.prepared.loaded.name

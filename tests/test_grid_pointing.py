@@ -181,6 +181,29 @@ def test_what_is_missing_is_said(photos: Path, tmp_path: Path, capsys: pytest.Ca
     assert "100 were asked for; there are no more different ones" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words", [("gradcam", "--metric", "grid_pointing:mosaics=6"), ("evaluate", "--method", "gradcam", "--mosaics", "6")]
+)
+def test_no_mosaics_after_a_failure_that_ends_the_run(
+    photos: Path, tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last image cannot be read: by then all four classes have right predictions, enough for mosaics."""
+    (photos / max(COLOURS) / "zz.png").write_bytes(b"no picture")
+    played: list[Any] = []
+    play = mosaics.play
+    monkeypatch.setattr("cnnviz.maps.mosaics.play", lambda *how: played.append(how) or play(*how))
+    more = (
+        ("--class", "folder", "-q", "--metric", "sparseness") if words[0] == "evaluate" else ("--class", "folder", "-q")
+    )
+    assert main(arguments(words[0], photos, tmp_path / "all", *words[1:], *more)) == 3
+    assert len(played) == 1
+    assert main(arguments(words[0], photos, tmp_path / "out", *words[1:], *more, "--fail-fast")) == 3
+    assert len(played) == 1
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["summary"]["stopped"] == "--fail-fast: at the first input that failed"
+    assert "mosaics" not in report
+
+
 def test_mosaics_that_need_too_much_memory_go_in_halves(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -314,16 +314,17 @@ class Explainer:
         )
 
     def conclude(
-        self, records: Callable[[], Iterable[Mapping[str, Any]]], store: Store, *, interrupted: bool = False
+        self, records: Callable[[], Iterable[Mapping[str, Any]]], store: Store, *, unfinished: bool = False
     ) -> Conclusion:
         """What all images together say.
 
         Args:
             records: Goes through the records of the run, once more at each call.
             store: The output folder.
-            interrupted: After Ctrl-C, when nothing more is run.
+            unfinished: That not all images were seen, after Ctrl-C or a failure with ``--fail-fast``: then nothing more
+                is run.
         """
-        played = mosaics.Played() if interrupted else self._played(records)
+        played = mosaics.Played() if unfinished else self._played(records)
         for text in played.notes:
             self.prepared.note(text)
         report = {} if played.report is None else {"mosaics": played.report}
