@@ -75,6 +75,17 @@ def test_work_on_images_that_are_not_finished_is_told_off_a_terminal(
     assert waited(None) == {"cnnviz: at image 2 for 0 s"}
 
 
+def test_half_minutes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told every thirty seconds: ``2 min`` came twice."""
+    console = Console()
+    console.start(1)
+    for seconds in (90, 120, 150, 181):
+        console._still(seconds)
+    console.finish()
+    told = [line.split(" for ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["90 s", "2 min", "2.5 min", "3 min"]
+
+
 def test_the_bar_moves_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console_module, "_is_lively", lambda stream: True)
     console = Console()

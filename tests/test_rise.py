@@ -89,6 +89,37 @@ def test_every_image_sees_the_same_masks(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not torch.allclose(other.raw, found.raw[:3], rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize("masks", [60, 300])
+@pytest.mark.parametrize("coverage", rise.COVERAGES)
+def test_the_error_that_is_stated_is_that_over_seeds(coverage: str, masks: int) -> None:
+    """How far maps are from their mean over seeds, but for what moves all pixels alike, and how two correlate."""
+    asked: dict[str, Any] = {"masks": masks, "cells": 4, "coverage": coverage}
+    found = [
+        cnnviz.explain(_Spot(), torch.ones(1, 3, 40, 56), "rise", target=1, seed=seed, **asked) for seed in range(30)
+    ]
+    maps = np.array([each.raw[0].double().numpy().ravel() for each in found])
+    error = (maps - maps.mean(1, keepdims=True)).var(0, ddof=1).mean() ** 0.5
+    stated = [float(each.scores["standard_error"][0]) ** 2 for each in found]
+    assert np.mean(stated) ** 0.5 == pytest.approx(error, rel=0.15)
+    between = np.corrcoef(maps)[np.triu_indices(30, 1)].mean()
+    assert 0.6 < between < 0.98
+    alike = np.mean([float(each.scores["reliability"][0]) for each in found])
+    assert alike == pytest.approx(between, abs=0.12 if masks == 60 else 0.03)
+
+
+def test_of_one_mask_no_error_is_known_and_a_constant_score_has_that_of_the_masks() -> None:
+    """A score that no mask changes: all of the map is chance as expected, none of it as observed."""
+    ones, masks = torch.ones(1, 3, 24, 32), {"expected": 60, "observed": 60}
+    for coverage, count in [*masks.items(), ("expected", 1), ("observed", 1)]:
+        asked: dict[str, Any] = {"masks": count, "coverage": coverage, "target": lambda z: z[:, 0] * 0 + 0.5}
+        stated = cnnviz.explain(_Spot(), ones, "rise", **asked).scores
+        error, alike = (float(stated[key][0]) for key in ("standard_error", "reliability"))
+        if count == 1:
+            assert np.isnan([error, alike]).all()
+        else:
+            assert (error > 0.01, alike < 0.4) == (coverage == "expected",) * 2
+
+
 class _Spot(nn.Module):
     """Class 1 is seen where one spot of the image is seen."""
 

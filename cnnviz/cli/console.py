@@ -159,7 +159,7 @@ class Console:
         count, total = self._done.count, self._done.total
         at = "finishing" if count == total else f"at image {count + 1}{'' if total is None else f' of {total}'}"
         done = f", {share} of the work is done" if (share := self._done.share) else ""
-        self._say(f"cnnviz: {at} for {f'{seconds} s' if seconds < 120 else f'{seconds // 60} min'}{done}")
+        self._say(f"cnnviz: {at} for {f'{seconds} s' if seconds < 120 else f'{round(seconds / 30) / 2:g} min'}{done}")
 
     def note(self, text: str) -> None:
         """A notice or a warning."""

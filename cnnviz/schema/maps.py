@@ -151,8 +151,8 @@ class Scores(MapScores, FaithfulnessScores):
     references: NotRequired[list[Count]]
     """Of finercam: indices of the classes that the class is compared with."""
     reliability: NotRequired[float | None]
-    """Of sobol, hsic, kernelshap, shapley and lime: the correlation to expect of the maps of two seeds over cells or
-    superpixels, 0 to 1; null where too few samples tell."""
+    """Of sobol, hsic, kernelshap, shapley, lime, rise and drise: the correlation to expect of the maps of two seeds
+    over cells, superpixels or pixels, 0 to 1; null where too few samples tell."""
     samples: NotRequired[Count]
     """Of kernelshap, shapley and lime: how many perturbed images were run; of gradient_shap: how many points."""
     score_difference: NotRequired[float | None]
@@ -161,8 +161,8 @@ class Scores(MapScores, FaithfulnessScores):
     similarity: NotRequired[float | None]
     """Of compare: rank correlation with the map of the other run, -1 to 1."""
     standard_error: NotRequired[float | None]
-    """Of sobol, hsic, kernelshap, shapley and lime: the standard error of the values, root mean square over cells
-    or superpixels, in their unit; 0 where all subsets were run, null where too few samples tell."""
+    """Of sobol, hsic, kernelshap, shapley, lime, rise and drise: the standard error of the values, root mean square
+    over cells, superpixels or pixels, in their unit; 0 where all subsets were run, null where too few samples tell."""
     steps: NotRequired[Count]
     """Of integrated gradients and neuron_conductance: points on the path; of conductance: steps of it."""
     stride: NotRequired[int | list[int]]

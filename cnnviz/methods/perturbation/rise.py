@@ -12,7 +12,8 @@ pixel, which is the average of the score over the masks that show the pixel: fre
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from cnnviz.engine.perturbed_scores import Changes, chunk_size, chunks, scores
 from cnnviz.engine.session import ForwardPass
 from cnnviz.engine.targets import Target
 from cnnviz.errors import CnnvizError
+from cnnviz.methods.chance import certainty
 from cnnviz.methods.heatmap import Heatmap
 from cnnviz.registry.perturbation import DRISEOptions, RISEOptions
 
@@ -45,7 +47,8 @@ def rise(run: ForwardPass, target: Target, params: RISEOptions) -> Heatmap:
     Returns:
         Heatmap with values [N, H, W], in units of the score: the expected score when the pixel is visible. Half of the
         image is visible even where it shows nothing of the class, so they have a floor: maps [N, H, W] are the values
-        above it, and the score ``floor`` is the lowest value of each image.
+        above it, and the score ``floor`` is the lowest value of each image. ``standard_error`` and ``reliability`` say
+        how far chance moves values, and how alike the maps of two seeds would be.
     """
     if target.unit == "logit":
         target = target.in_unit("probability") or target
@@ -104,8 +107,52 @@ def _masked(run: ForwardPass, target: Target, params: RISEOptions | DRISEOptions
         seen = torch.full_like(seen, len(masks) * params.p)
     values = torch.where(seen > 0, total / seen, 0.0).reshape(-1, *size).float()
     floor = values.amin((1, 2))
-    figures = {"masks": len(masks), "floor": floor}
+    figures = {"masks": len(masks), "floor": floor, **_certainties(masks, found, values, seen, params.coverage)}
     return Heatmap(values, values - floor[:, None, None], facts=facts, scores=figures)
+
+
+def _certainties(masks: Masks, found: Tensor, values: Tensor, seen: Tensor, coverage: str) -> dict[str, Tensor]:
+    """How far chance moves maps, and how alike those of two seeds would be, from what each mask adds.
+
+        r_i(u) = (f_i M_i(u) / p - S(u)) / N            coverage expected
+        r_i(u) = (f_i - S(u)) M_i(u) / sum_i M_i(u)     coverage observed
+        standard_error^2 = N / (N - 1) sum_i Var_u r_i(u)
+
+    What moves all pixels alike makes no two maps less alike: the variance over pixels leaves it out.
+
+    Args:
+        masks: N masks.
+        found: Scores f [images, N].
+        values: Maps S [images, H, W].
+        seen: What the sums were divided by [H * W].
+        coverage: How that was found.
+
+    Returns:
+        ``standard_error`` [images], root mean square over pixels, in the unit of the score, and ``reliability``
+        [images] of :func:`cnnviz.methods.chance.certainty`; NaN of a single mask. Of 32 x 32 pixels evenly over the
+        image: masks are smooth.
+    """
+    count, (rows, columns) = len(masks), (_evenly(length) for length in values.shape[1:])
+    few = replace(masks, down=masks.down[:, rows], across=masks.across[:, columns])
+    maps = values[:, rows][:, :, columns].flatten(1).double()
+    often = seen.reshape(values.shape[1:])[rows][:, columns].flatten()
+    squares = torch.zeros(len(maps), dtype=torch.float64)
+    for start in range(0, count, 1024):
+        part = range(start, min(count, start + 1024))
+        share = torch.where(often > 0, few.at(part).flatten(1).double() / often, 0.0)
+        for image, (value, scores_of) in enumerate(zip(maps, found[:, part.start : part.stop, None], strict=True)):
+            own = scores_of - value if coverage == "observed" else scores_of
+            moved = own * share - (value / count if coverage == "expected" else 0.0)
+            squares[image] += moved.var(1, correction=0).sum()
+    squares = squares * count / (count - 1) if count > 1 else squares * math.nan
+    stated = [certainty(value.numpy(), float(square)) for value, square in zip(maps, squares, strict=True)]
+    return {key: torch.tensor([each[key] for each in stated]) for key in ("standard_error", "reliability")}
+
+
+def _evenly(length: int) -> Tensor:
+    """Up to 32 positions of ``length``, evenly: the middle of each of as many parts."""
+    parts = min(length, 32)
+    return (torch.arange(parts) * 2 + 1) * length // (2 * parts)
 
 
 @dataclass(frozen=True, eq=False)
