@@ -87,13 +87,6 @@ def _another(content: str) -> dict[str, object]:
     return {"ox": 19} if content.startswith('{"cock"') else {"19": "ox"}
 
 
-def test_gaps_of_a_mapping_are_numbered(tmp_path: Path) -> None:
-    path = tmp_path / "coco.json"
-    path.write_text('{"1": "person", "3": "car"}')
-    assert read_class_names(path, 4).names == ("class 0", "person", "class 2", "car")
-    assert numbered(2) == ("class 0", "class 1")
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cnnviz.errors import CnnvizError, counted, nearest_file, shown
+from cnnviz.errors import CnnvizError, nearest_file, shown
 from cnnviz.io.label_tables import is_index
+from cnnviz.io.label_words import of_another_number, told_of_unnamed
 from cnnviz.io.structured import load_json, load_yaml
 
 # Keys under which common tools keep the names: YOLO data.yaml, Hugging Face config.json, hand-written files.
@@ -38,13 +39,13 @@ class ClassNames:
         names: One name for each output.
         synsets: WordNet ids such as ``n01440764``, one for each output, where the file has them.
         notes: How it was read, wherever another reading would have been possible.
-        unnamed: How many of the names are only numbers, of indices that the file leaves out.
+        unnamed: The outputs whose names are only numbers, of indices that the file leaves out or gives no name.
     """
 
     names: tuple[str, ...]
     synsets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    unnamed: int = 0
+    unnamed: tuple[int, ...] = ()
 
 
 def read_class_names(path: str | Path, num_classes: int | None = None) -> ClassNames:
@@ -69,26 +70,9 @@ def read_class_names(path: str | Path, num_classes: int | None = None) -> ClassN
         raise CnnvizError(f"the labels file {path} holds no names", "write one class name a line")
     one_logit = num_classes == 1 and len(found.names) == 2
     if num_classes is not None and len(found.names) != num_classes and not one_logit:
-        raise _of_another_number(path, found, num_classes)
-    return replace(found, notes=tuple(f"{path.name}: {note}" for note in found.notes))
-
-
-def _of_another_number(path: Path, found: ClassNames, num_classes: int) -> CnnvizError:
-    """What is said of a file that is not of a network of so many classes."""
-    count, out = len(found.names), "leave --labels out for 'class 0', 'class 1', …"
-    named = counted(count - found.unnamed, "class")
-    if not found.unnamed:
-        message = f"the labels file {path} names {named}, the network has {num_classes}"
-        return CnnvizError(message, f"give a file with {counted(num_classes, 'name')}, or {out}")
-    last = num_classes - 1
-    message = f"the labels file {path} names {named} with indices up to {count - 1}, those of the network end at {last}"
-    if count > num_classes:
-        return CnnvizError(message, f"give a file with indices from 0 to {last}, or {out}")
-    return CnnvizError(
-        message,
-        f"if its indices are those of this network, give {last} a name in it too: what lies between is told by number; "
-        f"otherwise {out}",
-    )
+        raise of_another_number(path, found, num_classes)
+    notes = (*found.notes, *told_of_unnamed(found.unnamed))
+    return replace(found, notes=tuple(f"{path.name}: {note}" for note in notes))
 
 
 def _text(path: Path) -> str:
@@ -274,19 +258,22 @@ def _named(content: Any, path: Path, num_classes: int | None) -> ClassNames:
             if isinstance(inner, Mapping):
                 return _from_mapping(inner, path, num_classes, "name" if key in _BY_NAME else "index")
             if isinstance(inner, list):
-                return _from_list(inner, path)
+                return _from_list(inner, path, num_classes)
         return _from_mapping(content, path, num_classes, "")
     if isinstance(content, list):
-        return _from_list(content, path)
+        return _from_list(content, path, num_classes)
     raise CnnvizError(
         f"the labels file {path} holds {type(content).__name__}, not a list of names or a mapping",
         'write a list ["cat", "dog"] or a mapping {"0": "cat", "1": "dog"}',
     )
 
 
-def _from_list(content: Sequence[Any], path: Path) -> ClassNames:
+def _from_list(content: Sequence[Any], path: Path, num_classes: int | None) -> ClassNames:
+    if len(content) - 1 == num_classes and str(content[0]).casefold() in _HEADERS:
+        content = content[1:]
     names = tuple(_name(item, index, path) for index, item in enumerate(content))
-    return ClassNames(names, _synsets(list(content)) or _synsets([[name, name] for name in names]))
+    synsets = _synsets(list(content)) or _synsets([[name, name] for name in names])
+    return ClassNames(names, synsets, (), tuple(at for at, item in enumerate(content) if not _is_named(item)))
 
 
 def _synsets(items: Sequence[Any]) -> tuple[str, ...]:
@@ -318,7 +305,8 @@ def _from_mapping(content: Mapping[Any, Any], path: Path, num_classes: int | Non
         )
     names = tuple(_name(by_index.get(index), index, path) for index in range(size))
     synsets = _synsets([by_index.get(index) for index in range(size)])
-    return ClassNames(names, synsets, notes, size - len(by_index))
+    unnamed = tuple(index for index in range(size) if not _is_named(by_index.get(index)))
+    return ClassNames(names, synsets, notes, unnamed)
 
 
 def _fits(content: Mapping[Any, Any], keys: str) -> bool:
@@ -362,14 +350,22 @@ def _is_index(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9
 
 
-def _name(item: Any, index: int, path: Path) -> str:
-    """One name: a string, torchvision's [wnid, name], or an object with a name."""
+def _written(item: Any) -> Any:
+    """What stands for a name: a string, the last of torchvision's [wnid, name], the name of an object."""
     if isinstance(item, Mapping):
         item = next((item[key] for key in ("name", "label", "display_name") if key in item), item)
-    if isinstance(item, list) and item:
-        item = item[-1]
-    if item is None or item == "":
+    return item[-1] if isinstance(item, list) and item else item
+
+
+def _is_named(item: Any) -> bool:
+    return _written(item) not in (None, "")
+
+
+def _name(item: Any, index: int, path: Path) -> str:
+    """One name; its number where none is written."""
+    if not _is_named(item):
         return f"class {index}"
+    item = _written(item)
     if isinstance(item, str) or (isinstance(item, (int, float)) and abs(item) < 1e15):
         return str(item)
     raise CnnvizError(
