@@ -191,12 +191,14 @@ def test_requests_that_are_refused(
 
 def test_which_metrics_a_run_has() -> None:
     def names(*metrics: str, sanity: bool = False, gap: str = "") -> list[str]:
-        return [each.spec.name for each in requested(TargetSettings(metrics=metrics, sanity=sanity), gap)]
+        return [
+            each.spec.name for each in requested(TargetSettings(metrics=metrics, sanity=sanity), {"conservation": gap})
+        ]
 
     assert names() == ["map_statistics"]
     assert names("randomization", sanity=True) == names("randomization") == names(sanity=True)
     assert names(gap="ReLUs") == ["map_statistics", "conservation"]
-    [_, conservation] = requested(TargetSettings(metrics=("conservation",)), "ReLUs")
+    [_, conservation] = requested(TargetSettings(metrics=("conservation",)), {"conservation": "ReLUs"})
     assert conservation.params == ConservationOptions(reason="ReLUs")
 
 

@@ -175,7 +175,9 @@ def test_maps_that_another_seed_would_not_repeat_are_told(tmp_path: Path) -> Non
         {"path": str(number), "explanations": [{"scores": {"reliability": each}}]}
         for number, each in enumerate((0.9, 0.8, 0.789, None, 0.25))
     ]
-    [request] = [each for each in requested(TargetSettings(), "", chance="do that") if each.spec is REPEATABILITY]
+    [request] = [
+        each for each in requested(TargetSettings(), {"repeatability": "do that"}) if each.spec is REPEATABILITY
+    ]
     found = summed_up([request], gathered({"": [request]}, records)[""])
     expected = {"maps": 5, "below_enough": 2, "unknown": 1, "enough": 0.8, "least": 0.25}
     assert found.figures == {"repeatability": expected}
@@ -184,7 +186,7 @@ def test_maps_that_another_seed_would_not_repeat_are_told(tmp_path: Path) -> Non
         "1 of 5 maps: too few samples to tell how alike that of another seed would be; do that",
     )
     with pytest.raises(CnnvizError, match="does not state"):
-        requested(TargetSettings(metrics=("repeatability",)), "")
+        requested(TargetSettings(metrics=("repeatability",)))
 
 
 def test_values_that_explain_less_than_a_constant_are_told(tmp_path: Path) -> None:
@@ -198,7 +200,7 @@ def test_values_that_explain_less_than_a_constant_are_told(tmp_path: Path) -> No
     expected = 1 - ((answers - design @ values) ** 2).sum() / ((answers - answers.mean()) ** 2).sum()
     assert expected < -10
     assert figures["fit"] == pytest.approx(expected)
-    [request] = [each for each in requested(TargetSettings(), "", fit="do that") if each.spec is FIT]
+    [request] = [each for each in requested(TargetSettings(), {"fit": "do that"}) if each.spec is FIT]
     records = [
         {"path": str(number), "explanations": [{"scores": {"fit": each}}]}
         for number, each in enumerate((0.9, 0.0, -0.25, -0.9, None))
@@ -210,7 +212,7 @@ def test_values_that_explain_less_than_a_constant_are_told(tmp_path: Path) -> No
         "least); do that",
     )
     with pytest.raises(CnnvizError, match="fits no linear model"):
-        requested(TargetSettings(metrics=("fit",)), "")
+        requested(TargetSettings(metrics=("fit",)), {"fit": ""})
     Image.fromarray(photograph(0)).save(tmp_path / "a.png")
     for method in ("kernelshap", "lime"):
         options = {"segments": 9, "samples": 30}

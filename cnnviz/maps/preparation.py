@@ -80,7 +80,8 @@ def cuts_of(
     def make(item: tuple[MethodSpec, Options]) -> tuple[Cut, tuple[MetricRequest, ...]]:
         spec, params = item
         own = () if comparison is None else comparison.metrics(spec.name)
-        return cut_for(spec, params, target.layers), requested(target, spec.gap, own, spec.chance, spec.fit)
+        stated = {"conservation": spec.gap, "repeatability": spec.chance, "fit": spec.fit}
+        return cut_for(spec, params, target.layers), requested(target, stated, own)
 
     found = each_that_can(chosen, lambda item: item[0], make, refuse)
     return [item for item, _ in found], [cut for _, (cut, _) in found], [metrics for _, (_, metrics) in found]

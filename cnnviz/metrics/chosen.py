@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,46 +36,62 @@ _SHORT = 16
 Score = Callable[[PlacedMap, ExplainedImage, "Truth | None", Options], Mapping[str, Any]]
 
 
+@dataclass(frozen=True)
+class _Stated:
+    """A metric of what methods state themselves, which no other can be asked for.
+
+    Attributes:
+        spec: The metric. Its reason comes from the method.
+        lack: Why a method has none.
+        have: The methods that measure it by themselves.
+    """
+
+    spec: MetricSpec
+    lack: str
+    have: str
+
+
+_STATED = (
+    _Stated(FIT, "this method fits no linear model of the score", "superpixels (kernelshap, lime)"),
+    _Stated(
+        REPEATABILITY,
+        "this method does not state how far its values are from those of another seed",
+        "sensitivity or superpixels",
+    ),
+    _Stated(
+        CONSERVATION,
+        "the maps of this method are not meant to add up to the score",
+        "lrp, excitation-backprop, integrated_gradients or fullgrad",
+    ),
+)
+
+
 def requested(
-    target: TargetSettings, gap: str, own: Sequence[MetricRequest] = (), chance: str = "", fit: str = ""
+    target: TargetSettings, stated: Mapping[str, str] = MappingProxyType({}), own: Sequence[MetricRequest] = ()
 ) -> tuple[MetricRequest, ...]:
     """The metrics of a run of maps: map statistics, those that are named, and what the method's maps call for.
 
     Args:
         target: ``metrics`` as ``--metric`` has them; ``sanity`` is short for the randomization test.
-        gap: Of a method whose values should add up to the score, why they may not; else empty.
+        stated: By metric the reason with which a method states it; empty, or missing, where it does not.
+            ``conservation``: why values that should add up to the score may not. ``repeatability``: how the error of
+            values that are drawn by chance becomes less. ``fit``: what says more where coefficients explain nothing.
         own: What the command measures of itself; ``--metric`` may ask for the same with other options.
-        chance: Of a method whose values are drawn by chance and who knows their error, how it becomes less; else empty.
-        fit: Of a method whose values are coefficients, what says more where they explain nothing; else empty.
 
     Raises:
-        CnnvizError: An unknown metric or option.
+        CnnvizError: An unknown metric or option, or one that the method does not state.
     """
     found = {MAP_STATISTICS.name: MAP_STATISTICS.request(), **{each.spec.name: each for each in own}}
     found |= {each.spec.name: each for each in map(lookup.read_metric, target.metrics)}
     if target.sanity:
         found.setdefault(RANDOMIZATION.name, RANDOMIZATION.request())
-    if CONSERVATION.name in found and not gap:
-        raise CnnvizError(
-            "--metric conservation: the maps of this method are not meant to add up to the score.",
-            "Use it with lrp, excitation-backprop, integrated_gradients or fullgrad, which measure it by themselves.",
-        )
-    if REPEATABILITY.name in found and not chance:
-        raise CnnvizError(
-            "--metric repeatability: this method does not state how far its values are from those of another seed.",
-            "Use it with sensitivity or superpixels, which measure it by themselves.",
-        )
-    if FIT.name in found and not fit:
-        raise CnnvizError(
-            "--metric fit: this method fits no linear model of the score.",
-            "Use it with superpixels (kernelshap, lime), which measure it by themselves.",
-        )
-    if fit:
-        found[FIT.name] = FIT.request({"reason": fit})
-    if chance:
-        found[REPEATABILITY.name] = REPEATABILITY.request({"reason": chance})
-    if gap:
-        found[CONSERVATION.name] = CONSERVATION.request({"reason": gap})
+    for each in _STATED:
+        name = each.spec.name
+        if reason := stated.get(name):
+            found[name] = each.spec.request({"reason": reason})
+        elif name in found:
+            hint = f"Use it with {each.have}, which measure it by themselves."
+            raise CnnvizError(f"--metric {name}: {each.lack}.", hint)
     return tuple(found.values())
 
 
