@@ -1,4 +1,8 @@
-"""Ctrl-C: the first asks a command to stop, the second ends it."""
+"""Ctrl-C: the first asks a command to stop, the second ends it. So do SIGTERM and SIGHUP.
+
+Left to the system, those two end the process where it stands: with temporary files and the lock in its folder, without
+a report.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,8 @@ _SHOW_CURSOR = b"\x1b[?25h"
 _AGAIN = 0.05
 # How the names of what a run leaves in its folder in passing begin.
 _OURS = ".cnnviz-"
+# Of a service or a scheduler that ends a job, and of a terminal that is closed. Windows has no SIGHUP.
+_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def what_next(out: str | None, *, resumes: bool) -> str:
@@ -51,19 +57,28 @@ def _tell(text: bytes) -> None:
 
 
 class _Hearing:
-    """Hears Ctrl-C in the main thread."""
+    """Hears Ctrl-C, SIGTERM and SIGHUP in the main thread.
+
+    The same signal once more ends the process. Another one does not: who closes a session sends several of them.
+    """
 
     def __init__(self) -> None:
-        self.heard = False
+        self.heard: set[int] = set()
+        self._terminal = os.isatty(2)
         self._usual = sys.unraisablehook
         self._over, self._turn = False, threading.Lock()
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """The handler of the signal."""
-        if self.heard:
+        """The handler of the signals."""
+        if number in self.heard:
             _tell((_SHOW_CURSOR if os.isatty(2) else b"") + b"\ncnnviz: ended at once\n")
             os._exit(EXIT_INTERRUPTED)
-        self.heard = True
+        stopping = bool(self.heard)
+        self.heard.add(number)
+        if self._terminal and not os.isatty(2):  # it was closed: what is told on the way out goes nowhere
+            _give_up_terminal()
+        if stopping:
+            return
         said = put_off()
         if said is None:
             signal.default_int_handler(number, frame)
@@ -76,7 +91,7 @@ class _Hearing:
         if lost.exc_type is not KeyboardInterrupt:
             self._usual(lost)
             return
-        self.heard = False
+        self.heard.clear()
         # Not a Timer: whoever starts one waits for its thread, and would be interrupted there.
         _thread.start_new_thread(self._press, ())
 
@@ -93,6 +108,14 @@ class _Hearing:
             self._over = True
 
 
+def _give_up_terminal() -> None:
+    """Let standard error lead nowhere. To write to a terminal that is gone fails, and progress is drawn there."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+
+
 def _press() -> None:
     main = threading.main_thread().ident
     if main is not None and hasattr(signal, "pthread_kill"):
@@ -105,6 +128,8 @@ def _press() -> None:
 def ended_by_the_second(afterwards: Any = signal.default_int_handler) -> Iterator[None]:
     """Within it a second Ctrl-C ends the process at once: it waits for no thread, and writes no more.
 
+    SIGTERM and SIGHUP are heard as Ctrl-C is, but where they are ignored, as behind ``nohup``, or have a handler.
+
     Nothing where whoever calls has a handler of their own, or in another thread than the main one.
 
     Args:
@@ -115,7 +140,9 @@ def ended_by_the_second(afterwards: Any = signal.default_int_handler) -> Iterato
         yield
         return
     hearing, usual = _Hearing(), sys.unraisablehook
-    signal.signal(signal.SIGINT, hearing.hear)
+    others = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in (signal.SIGINT, *others):
+        signal.signal(number, hearing.hear)
     sys.unraisablehook = hearing.unraisable
     try:
         yield
@@ -124,4 +151,6 @@ def ended_by_the_second(afterwards: Any = signal.default_int_handler) -> Iterato
             hearing.end()
         finally:
             signal.signal(signal.SIGINT, afterwards)
+            for number in others:
+                signal.signal(number, signal.SIG_DFL)
             sys.unraisablehook = usual
