@@ -89,24 +89,6 @@ def test_every_image_sees_the_same_masks(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not torch.allclose(other.raw, found.raw[:3], rtol=1e-2, atol=0)
 
 
-@pytest.mark.parametrize("masks", [60, 300])
-@pytest.mark.parametrize("coverage", rise.COVERAGES)
-def test_the_error_that_is_stated_is_that_over_seeds(coverage: str, masks: int) -> None:
-    """How far maps are from their mean over seeds, but for what moves all pixels alike, and how two correlate."""
-    asked: dict[str, Any] = {"masks": masks, "cells": 4, "coverage": coverage}
-    found = [
-        cnnviz.explain(_Spot(), torch.ones(1, 3, 40, 56), "rise", target=1, seed=seed, **asked) for seed in range(30)
-    ]
-    maps = np.array([each.raw[0].double().numpy().ravel() for each in found])
-    error = (maps - maps.mean(1, keepdims=True)).var(0, ddof=1).mean() ** 0.5
-    stated = [float(each.scores["standard_error"][0]) ** 2 for each in found]
-    assert np.mean(stated) ** 0.5 == pytest.approx(error, rel=0.15)
-    between = np.corrcoef(maps)[np.triu_indices(30, 1)].mean()
-    assert 0.6 < between < 0.98
-    alike = np.mean([float(each.scores["reliability"][0]) for each in found])
-    assert alike == pytest.approx(between, abs=0.12 if masks == 60 else 0.03)
-
-
 def test_of_one_mask_no_error_is_known_and_a_constant_score_has_that_of_the_masks() -> None:
     """A score that no mask changes: all of the map is chance as expected, none of it as observed."""
     ones, masks = torch.ones(1, 3, 24, 32), {"expected": 60, "observed": 60}
@@ -136,3 +118,79 @@ def test_finds_the_spot_and_a_constant_score_is_constant() -> None:
     assert 4 <= x < 8
     flat = cnnviz.explain(_Spot(), ones, "rise", target=lambda z: z[:, 0] * 0 + 0.7, masks=60, coverage="observed")
     close(flat.raw, torch.full((1, 24, 32), 0.7), 1e-6)
+
+
+def _contributions(own: np.ndarray, masks: np.ndarray, p: float | None) -> np.ndarray:
+    """What the map would be without one mask after the other, [N, pixels]: the jackknife, by loops."""
+    rows = []
+    for left_out in range(len(masks)):
+        some = np.delete(np.arange(len(masks)), left_out)
+        seen = len(some) * p if p is not None else masks[some].sum(0)
+        rows.append((own[some, None] * masks[some]).sum(0) / seen)
+    return np.array(rows)
+
+
+def test_the_error_is_that_of_the_jackknife() -> None:
+    """Of a mean the jackknife's variance is that of the mean; what a constant and the map explain is taken off."""
+    network, batch = nets.TOYS["residual"].build(), nets.images()
+    asked = {**ASKED, "masks": 80}
+    found = cnnviz.explain(network, batch, "rise", target=CLASSES, **asked)
+    masks = np.array(_masks(masks=80)).reshape(80, -1)
+    exact = network.double().eval()
+    for i, index in enumerate(CLASSES):
+        hidden = batch[i].double() * torch.from_numpy(masks).reshape(80, 1, 12, 16)
+        with torch.no_grad():
+            own = torch.softmax(exact(hidden), 1)[:, index].numpy()
+        without = _contributions(own, masks, 0.4)
+        apart = without - without.mean(0)
+        assert found.scores["standard_error"][i] == pytest.approx((79 / 80 * (apart**2).sum(0)).mean() ** 0.5, rel=1e-4)
+        map_ = (own[:, None] * masks).mean(0) / 0.4
+        known = np.stack([np.ones_like(map_), map_], 1)
+        rest = apart.T - known @ np.linalg.lstsq(known, apart.T, rcond=None)[0]
+        alike = 1 - 79 / 80 * (rest**2).sum(1).mean() / map_.var()
+        assert 0.1 < alike < 0.99
+        assert found.scores["reliability"][i] == pytest.approx(alike, abs=1e-4)
+
+
+class _Pairs(nn.Module):
+    """A score of sixteen cells and their pairs."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        random = np.random.default_rng(3)
+        self.pool, self.scale = nn.AvgPool2d(8), scale
+        self.alone = nn.Parameter(torch.from_numpy(random.normal(size=16)).float())
+        self.two = nn.Parameter(torch.from_numpy(np.triu(random.normal(size=(16, 16)), 1)).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.pool(x).mean(1).flatten(1)
+        score = self.scale * (seen @ self.alone + 0.3 * ((seen @ self.two) * seen).sum(1))
+        return torch.stack([score, -score], 1)
+
+
+@pytest.mark.parametrize("coverage", rise.COVERAGES)
+@pytest.mark.parametrize(("masks", "scale"), [(200, 1.0), (600, 6.0)])
+def test_the_error_that_is_stated_is_that_over_seeds(masks: int, scale: float, coverage: str) -> None:
+    network, image, values, stated = _Pairs(scale), torch.ones(1, 3, 32, 32), [], []
+    for seed in range(40):
+        asked: dict[str, Any] = {"masks": masks, "cells": 4, "seed": seed, "coverage": coverage}
+        found = cnnviz.explain(network, image, "rise", target=0, **asked)
+        values.append(found.raw[0].flatten().double().numpy())
+        stated.append([float(found.scores["standard_error"][0]) ** 2, float(found.scores["reliability"][0])])
+    square, alike = np.mean(stated, axis=0)
+    assert square**0.5 == pytest.approx(np.var(values, axis=0, ddof=1).mean() ** 0.5, rel=0.1)
+    between = np.corrcoef(values)[np.triu_indices(40, 1)].mean()
+    assert 0.8 < between < 0.98
+    assert alike == pytest.approx(between, abs=0.03)
+
+
+def test_where_a_few_masks_decide_the_map_its_reliability_is_not_known() -> None:
+    def stated(target: Any, **changed: Any) -> list[float]:
+        found = cnnviz.explain(_Spot(), torch.ones(1, 3, 24, 32), "rise", target=target, **{**ASKED, **changed})
+        return [float(found.scores[name][0]) for name in ("standard_error", "reliability")]
+
+    error, alike = stated(lambda z: (20 * (z[:, 1] - 2.99)).exp(), masks=60)
+    assert error > 0
+    assert np.isnan(alike)
+    assert np.isnan(stated(1, masks=1)).all()
+    assert stated(lambda z: z[:, 0] * 0 + 0.7, coverage="observed") == [pytest.approx(0, abs=1e-12), 1]

@@ -13,6 +13,7 @@ pixel, which is the average of the score over the masks that show the pixel: fre
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from cnnviz.methods.heatmap import Heatmap
 from cnnviz.registry.perturbation import DRISEOptions, RISEOptions
 
 COVERAGES = ("expected", "observed")
+_TINY, _FEW = 1e-12, 10
 
 
 def rise(run: ForwardPass, target: Target, params: RISEOptions) -> Heatmap:
@@ -116,9 +118,10 @@ def _certainties(masks: Masks, found: Tensor, values: Tensor, seen: Tensor, cove
 
         r_i(u) = (f_i M_i(u) / p - S(u)) / N            coverage expected
         r_i(u) = (f_i - S(u)) M_i(u) / sum_i M_i(u)     coverage observed
-        standard_error^2 = N / (N - 1) sum_i Var_u r_i(u)
+        standard_error^2 = N / (N - 1) sum_i mean over u of r_i(u)^2
 
-    What moves all pixels alike makes no two maps less alike: the variance over pixels leaves it out.
+    What moves all pixels alike makes no two maps less alike, nor does what makes a map a multiple of what it is, as a
+    few masks with high scores do: for the reliability both are left out.
 
     Args:
         masks: N masks.
@@ -129,24 +132,46 @@ def _certainties(masks: Masks, found: Tensor, values: Tensor, seen: Tensor, cove
 
     Returns:
         ``standard_error`` [images], root mean square over pixels, in the unit of the score, and ``reliability``
-        [images] of :func:`cnnviz.methods.chance.certainty`; NaN of a single mask. Of 32 x 32 pixels evenly over the
-        image: masks are smooth.
+        [images] of :func:`cnnviz.methods.chance.certainty`; NaN of a single mask, the reliability also where less than
+        ten masks, evenly weighed, would have as much of the error: others would differ by more than these tell. Of 32 x
+        32 pixels evenly over the image: masks are smooth.
     """
     count, (rows, columns) = len(masks), (_evenly(length) for length in values.shape[1:])
     few = replace(masks, down=masks.down[:, rows], across=masks.across[:, columns])
     maps = values[:, rows][:, :, columns].flatten(1).double()
     often = seen.reshape(values.shape[1:])[rows][:, columns].flatten()
-    squares = torch.zeros(len(maps), dtype=torch.float64)
+    # Sums over masks of r^2, of it without what moves all pixels alike or by a factor, and of the square of that.
+    sums = torch.zeros(len(maps), 3, dtype=torch.float64)
     for start in range(0, count, 1024):
         part = range(start, min(count, start + 1024))
         share = torch.where(often > 0, few.at(part).flatten(1).double() / often, 0.0)
         for image, (value, scores_of) in enumerate(zip(maps, found[:, part.start : part.stop, None], strict=True)):
             own = scores_of - value if coverage == "observed" else scores_of
             moved = own * share - (value / count if coverage == "expected" else 0.0)
-            squares[image] += moved.var(1, correction=0).sum()
-    squares = squares * count / (count - 1) if count > 1 else squares * math.nan
-    stated = [certainty(value.numpy(), float(square)) for value, square in zip(maps, squares, strict=True)]
+            apart = _apart(moved, value).square().mean(1)
+            sums[image] += torch.stack([moved.square().mean(1).sum(), apart.sum(), apart.square().sum()])
+    of_all = count / (count - 1) if count > 1 else math.nan
+    stated = [_stated(value, own.tolist(), of_all) for value, own in zip(maps, sums, strict=True)]
     return {key: torch.tensor([each[key] for each in stated]) for key in ("standard_error", "reliability")}
+
+
+def _apart(rows: Tensor, map_: Tensor) -> Tensor:
+    """What of each row [N, P] is neither the same everywhere nor a multiple of the map [P]."""
+    rows, shape = rows - rows.mean(1, keepdim=True), map_ - map_.mean()
+    length = shape.square().sum()
+    return rows - (rows @ shape)[:, None] * shape / length if float(length) > 0 else rows
+
+
+def _stated(map_: Tensor, sums: Sequence[float], of_all: float) -> dict[str, float]:
+    square, apart, of_few = sums
+    if float(map_.std()) <= _TINY * float(map_.abs().max()):
+        apart = 0.0  # of a score that no mask changes only rounding varies
+    elif apart**2 < _FEW * of_few:
+        apart = math.nan
+    return {
+        "standard_error": math.sqrt(square * of_all),
+        "reliability": certainty(map_.numpy(), apart * of_all)["reliability"],
+    }
 
 
 def _evenly(length: int) -> Tensor:
