@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cnnviz.errors import CnnvizError
 from cnnviz.models.fully_convolutional.head import HeadReader, Pair, adaptive_size, refused
 from cnnviz.models.graph.trace import Graph, ancestors, at_size
+from cnnviz.models.graph.without_values import without_values
 from cnnviz.models.receptive_field.field import ReceptiveField, receptive_field
 
 CLASS_MAP = "class_map"
@@ -187,7 +187,7 @@ def _check(graph: Graph, module: FullyConvolutional, name: str) -> None:
         raise refused(name, "rewritten, it gives other values at the training size")
     height, width = 2 * shape[2], 2 * shape[3]
     try:
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.no_grad(), without_values():
             large = module.class_map(module.head(module.body(torch.empty((1, shape[1], height, width)))))
     except Exception as error:
         raise refused(name, f"it does not run on {height} x {width} pixels") from error

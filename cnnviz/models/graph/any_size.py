@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from cnnviz.errors import CnnvizError, first_line
 from cnnviz.models.graph.operations import Operation, operation_of_function
+from cnnviz.models.graph.without_values import without_values
 
 Size = tuple[int, int]
 # Where no convolution or pooling could be watched (a scripted part, an operation of another library).
@@ -70,7 +70,7 @@ def _watched(module: nn.Module, shape: tuple[int, int, int]) -> tuple[list[Size]
         # A copy that shares the weights: what a network keeps for itself on the way must not be tensors without values.
         shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
         twin = copy.deepcopy(module, shared)
-        with FakeTensorMode(allow_non_fake_inputs=True), _Watching() as seen:
+        with without_values(), _Watching() as seen:
             return seen.sizes, _shapes(twin(torch.empty((1, *shape)).to(like.dtype)))
     except Exception:  # the user's network runs here: it may look at values, or not take this size
         generator = torch.Generator().manual_seed(0)

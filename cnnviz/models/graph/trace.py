@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cnnviz.models.graph.attention import AttentionWatch
 from cnnviz.models.graph.attributes import left_as_found
@@ -23,6 +22,7 @@ from cnnviz.models.graph.functionalize import without_in_place, without_strides
 from cnnviz.models.graph.operations import Operation, operation_of
 from cnnviz.models.graph.rectifiers import spelled_as_rectifiers
 from cnnviz.models.graph.tracer import TURN, Tracer
+from cnnviz.models.graph.without_values import without_values
 
 _MAX_RETRIES = 64
 
@@ -261,7 +261,7 @@ def probed(graph: Graph, shape: tuple[int, ...] | None = None) -> tuple[dict[fx.
     shape = shape or graph.shapes[graph.input]
     like = next((p for p in graph.module.parameters() if p.is_floating_point()), torch.zeros(0))
     try:
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.no_grad(), without_values():
             (prober := Prober(graph.module)).run(torch.empty(shape).to(like))
     except Exception:  # of the user's network
         with torch.no_grad(), torch.random.fork_rng():
