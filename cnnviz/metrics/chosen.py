@@ -56,7 +56,7 @@ _STATED = (
     _Stated(
         REPEATABILITY,
         "this method does not state how far its values are from those of another seed",
-        "sensitivity or superpixels",
+        "rise, sensitivity or superpixels",
     ),
     _Stated(
         CONSERVATION,
