@@ -166,7 +166,7 @@ def test_a_map_without_evidence_speaks_for_nothing(tmp_path: Path) -> None:
         one = _judged({"label": "car"}, scores)
         maps = [{**one.maps[0], "evidence": evidence}]
         judged.append(replace(one, record={**one.record, "path": name}, maps=maps))
-    look = cast("SecondLook", SimpleNamespace(labels=("car", "road")))
+    look = cast("SecondLook", SimpleNamespace(labels=("car", "road"), at_positions=True))
     [made] = check.statements("gradcam", judged, look)
     assert [(each.image, each.value) for each in made.observations] == [("some", 0.5), ("other", 0.0)]
     assert "the maps of 2 of 4 images are flat, no evidence to share out: constant, zero" in check.remarks[0]

@@ -233,3 +233,18 @@ def test_a_column_is_called_alike_in_a_terminal_and_on_the_page(
     if metrics:
         assert (metrics["average_drop"]["unit"], metrics["increase"]["unit"]) == ("%", "share")
         assert "unit" not in metrics["sparseness"]
+
+
+def test_an_error_is_called_by_its_name_and_less_of_it_is_better(rectangles: Path, tmp_path: Path) -> None:
+    """A column of ``box localization`` with 1 for a method that found nothing looked like the best one."""
+    truth = tmp_path / "truth.json"
+    write_truth(truth, {path.name: CLASSES[0] for path in rectangles.iterdir()})
+    options = ("--metric", "box_localization", "--no-baselines", "--truth", str(truth), "-c", "pred")
+    report = run("evaluate", rectangles, tmp_path / "out", *options)
+    figure = report["summary"]["metrics"]["gradcam"]["box_localization"]
+    assert (figure["figure"], figure["better"]) == ("top1_error", "lower")
+    rows = {name: {"box_localization": {**figure, "value": value}} for name, value in (("a", 1.0), ("b", 0.25))}
+    page = figures_table({"study": "evaluate", "methods": ["a", "b"], "metrics": rows})
+    assert "top-1 error ↓" in page
+    assert "<strong>0.25" in page
+    assert any("top-1 error ↓" in line for line in told("evaluate", rectangles, tmp_path / "again", *options))

@@ -10,6 +10,7 @@ import struct
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from PIL import Image
 from cnnviz import pipeline
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
+from cnnviz.maps.flat_maps import flat_reason
 from cnnviz.run.counting import Counts
 from cnnviz.settings import (
     RuntimeSettings,
@@ -159,6 +161,16 @@ def test_maps_that_are_zero_everywhere_are_told(photos: Path, tmp_path: Path) ->
     assert 2 * flat == len(rows) > 0
     reason = "the map is zero everywhere: no position of this layer speaks for the class"
     assert told == [f"{flat} of {len(rows)} maps are flat: {reason}"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "where"), [(None, "no part of the image"), ("features", "no position of this layer")]
+)
+def test_a_map_of_pixels_has_no_layer_to_name(layer: str | None, where: str) -> None:
+    values, target = np.zeros((4, 4), dtype=np.float32), SimpleNamespace(kind="class")
+    method = SimpleNamespace(class_specific=True)
+    item: Any = SimpleNamespace(values=values, layer=layer, scores={}, target=target, facts={}, method=method)
+    assert flat_reason(item) == f"the map is zero everywhere: {where} speaks for the class"
 
 
 def test_flat_and_trivial_maps_are_told_by_their_reasons() -> None:

@@ -123,6 +123,9 @@ class Evidence(Check):
 
     def statements(self, method: str, judged: Sequence[Judged], look: SecondLook) -> list[Statement]:
         of, on = self.params.of, self.params.on
+        if not look.at_positions:
+            why = "the network says no class at its positions: evidence is of segmentation networks, avoid of all"
+            return [Statement("evidence", "mean", False, self.params.max_share, (), why)]
         for name in (on, *([] if of is None else [of])):
             if name not in look.labels:
                 why = f"the network has no class {name!r}. {nearest(name, look.labels)}".strip()

@@ -216,9 +216,19 @@ class Audit(Comparison[AuditOptions]):
             self.look.tell(f"{check.check.name}: {counted(len(judged), 'image')}{f', {method}' * spec.of_maps}")
         began = time.perf_counter()
         made = self._without_groups(check, judged, check.statements(method, judged, self.look))
+        none = self._none_judged(rows, judged)
+        made = [each if each.why_not or each.observations else replace(each, why_not=none) for each in made]
         made = [replace(each, why_not=self.unfinished) for each in made] if self.unfinished else made
         self._spent[check.check.name] = self._spent.get(check.check.name, 0.0) + time.perf_counter() - began
         return made
+
+    def _none_judged(self, rows: Sequence[Mapping[str, Any]], judged: Sequence[Judged]) -> str:
+        """Why there is nothing to judge where the policy's ``only`` leaves no prediction; empty otherwise."""
+        only = self._only
+        if only == "all" or not rows or any(each.counts for each in judged):
+            return ""
+        kind = "right" if only == "correct" else "wrong"
+        return f"no prediction of its images is {kind}, and only: {only} judges no others; only: all judges them"
 
     def _without_groups(self, check: Check, judged: Sequence[Judged], made: list[Statement]) -> list[Statement]:
         """Nothing is decided by groups where the table names no image; what it leaves out is said."""

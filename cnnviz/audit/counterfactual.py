@@ -59,6 +59,7 @@ class Counterfactual(Check):
             left_out += "" if changes else "; or replace a rectangle"
         elif judged:
             left_out = self._filled(judged, changes)
+        self._one_class(judged)
         changes = {path: each for path, each in changes.items() if each["seen"]}
         why = "" if changes else "; ".join(filter(None, (hidden, left_out)))
         found = []
@@ -69,6 +70,16 @@ class Counterfactual(Check):
             drops = [Observation(path, each["drop"], each["group"]) for path, each in changes.items()]
             found.append(mean("drop", self.params.max_drop, drops, at_least=False, low=-1.0))
         return [dataclasses.replace(each, why_not=why) for each in found]
+
+    def _one_class(self, judged: Sequence[Judged]) -> None:
+        """Tell where what is exchanged comes from images of the same class, which may have the same reason for it."""
+        said = {each.record["predictions"][0]["label"] for each in judged}
+        if self.params.with_ == "shuffle" and len(said) == 1 and len(judged) > 1:
+            self.remarks.append(
+                f"all {len(judged)} images are predicted as {said.pop()}: what is put in comes from images of the same "
+                "class, and where these have the same mark or background the prediction stays; "
+                "with: mean, or images of other classes, take it away"
+            )
 
     def _filled(self, judged: Sequence[Judged], seen: Collection[str]) -> str:
         """That images are left out, because the rectangle is nearly all that the network saw; empty where none is."""

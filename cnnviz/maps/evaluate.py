@@ -18,7 +18,7 @@ from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import EvaluateOptions
 from cnnviz.registry.metrics import RANDOMIZATION, MetricRequest, MetricSpec
 from cnnviz.render.curves import Curve, curves
-from cnnviz.report.figures_table import heading
+from cnnviz.report.figures_table import better_by_name, column_name, heading
 from cnnviz.schema.images import Figure
 
 ALL = (
@@ -71,7 +71,7 @@ class Evaluate(Comparison[EvaluateOptions]):
         explained = any(row.get("error") is None and not row.get("skipped") for row in rows)
         nothing = not explained or (by_truth and summed and all(value is None for value in values))
         unmeasured = why_nothing(rows, self.target) if nothing else ""
-        heads = {spec.name: heading(spec.name, spec.direction, _unit(spec)) for spec in specs}
+        heads = {spec.name: _head(spec, [own[spec.name] for own in found.values()]) for spec in specs}
         pictures = _write_curves(self.writes(), rows, store)
         figures_told = [] if unmeasured else table(found, heads)
         sentences = [*figures_told, *_no_better_than_blurred(specs, list(figures), rows)]
@@ -82,6 +82,12 @@ class Evaluate(Comparison[EvaluateOptions]):
 def _headline(spec: MetricSpec) -> str | None:
     """The figure of a map that says how good it is: the first that is summed up."""
     return next((figure.name for figure in spec.figures if figure.summed_up != "no"), None)
+
+
+def _head(spec: MetricSpec, figures: Sequence[Mapping[str, Any]]) -> str:
+    """What stands above a metric's column, of which these are the methods' figures."""
+    own = figures[0] if figures else {"figure": spec.name, "better": spec.direction}
+    return heading(column_name(spec.name, own["figure"]), own["better"], _unit(spec))
 
 
 def _unit(spec: MetricSpec) -> str:
@@ -105,7 +111,9 @@ def _main(spec: MetricSpec, found: Mapping[str, Any] | None) -> dict[str, Any]:
     # Of a figure that was measured of no map, such as that of a blurred copy which stands in a row of its own, nothing.
     figures = {key: each for key, each in figures.items() if each.get("n")}
     unit = {"unit": unit} if (unit := _unit(spec)) else {}
-    return {**own, "better": spec.direction, "figure": name, **unit, **({"others": figures} if figures else {})}
+    several = spec.direction == "neither" and column_name(spec.name, name) == name != spec.name
+    better = better_by_name(name) if several else spec.direction
+    return {**own, "better": better, "figure": name, **unit, **({"others": figures} if figures else {})}
 
 
 def _worst(specs: Sequence[MetricSpec], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -43,7 +43,8 @@ def flat_reason(item: TargetMap) -> str:
         found = f"speaks {'against' if item.facts.get('counterfactual') else 'for'} the {thing}"
         if not item.method.class_specific:
             found = "stands out (the method does not look at the class)"
-        return f"the map is zero everywhere: no position of this layer {found}"
+        where = "no part of the image" if item.layer is None else "no position of this layer"
+        return f"the map is zero everywhere: {where} {found}"
     if is_even(values):
         return "the map is the same everywhere: it tells no place from another"
     return "the map is zero on the part of the image that the network saw"

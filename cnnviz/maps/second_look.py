@@ -25,6 +25,7 @@ from cnnviz.models.preprocess import Geometry, Preprocess, normalize, prepare, r
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.tasks.base import Predictions, Request
 from cnnviz.tasks.classification import Classification
+from cnnviz.tasks.segmentation import Segmentation
 
 Picture = NDArray[np.uint8]
 Item = TypeVar("Item")
@@ -139,6 +140,11 @@ class SecondLook:
     def of_classes(self) -> bool:
         """Whether the network has class scores for the whole image."""
         return isinstance(self._prepared.task, Classification)
+
+    @property
+    def at_positions(self) -> bool:
+        """Whether the network says a class at each of its positions."""
+        return isinstance(self._prepared.task, Segmentation)
 
     def class_of(self, word: str) -> int | None:
         """The class that a person calls so; None where there is none."""

@@ -33,7 +33,13 @@ def figures_table(summary: Mapping[str, Any]) -> str:
     best = {name: _best(name, better[name], [rows[method] for method in methods]) for name in columns}
     figures = {name: [row[name] for row in rows.values() if isinstance(row.get(name), Mapping)] for name in columns}
     units = {name: next((str(each["unit"]) for each in own if "unit" in each), "") for name, own in figures.items()}
-    heads = "".join(f'<th scope="col">{text(heading(name, better[name], units[name]))}</th>' for name in columns)
+    named = {
+        name: next((str(each["figure"]) for each in own if "figure" in each), name) for name, own in figures.items()
+    }
+    called = {name: column_name(name, figure) for name, figure in named.items()}
+    heads = "".join(
+        f'<th scope="col">{text(heading(called[name], better[name], units[name]))}</th>' for name in columns
+    )
     own = "".join(_row(method, rows[method], columns, best) for method in methods)
     beside = "".join(_row(name, rows[name], columns, {}) for name in others)
     apart = f'<tbody class="beside">\n{beside}</tbody>\n' if beside else ""
@@ -70,6 +76,11 @@ def heading(name: str, better: str, unit: str = "") -> str:
 def better_by_name(name: str) -> str:
     """Which values of a figure of localization are better."""
     return "lower" if name.endswith("_error") else "higher"
+
+
+def column_name(metric: str, figure: str) -> str:
+    """What a column is called: by its figure, where that is an error or accuracy of a metric that has several."""
+    return figure if figure.endswith(("_error", "_accuracy")) else metric
 
 
 def _value(row: Mapping[str, Any], name: str) -> float | None:

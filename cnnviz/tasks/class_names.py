@@ -45,6 +45,11 @@ class ClassNames:
         self._tell = tell
         self._told: set[str] = set()
 
+    @property
+    def are_numbers(self) -> bool:
+        """Whether nothing names the classes: their labels only count them."""
+        return self._lookup.are_numbers
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -97,6 +97,8 @@ class ClassWords:
             names = ", ".join(map(shown, itertools.islice(known, _NAMED)))
             more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
             near = "" if len(known) == 1 else nearest(next(iter(known)), self.classes.labels)
+            if self.classes.are_numbers:
+                near = "Nothing names the network's classes: give --labels FILE, or call folders by their numbers."
             raise CnnvizError(
                 f"--class folder: no folder of an input is called like a class of the network ({names}{more}).",
                 f"{near} " * bool(near)

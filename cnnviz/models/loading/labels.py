@@ -45,6 +45,9 @@ class LabelLookup:
     Args:
         labels: Class names by index.
         synsets: WordNet ids such as ``n01514668`` by index; empty where they are not known.
+
+    Attributes:
+        are_numbers: Whether the labels only count the classes, because nothing names them.
     """
 
     def __init__(self, labels: Sequence[str], synsets: Sequence[str] = ()) -> None:
@@ -53,7 +56,7 @@ class LabelLookup:
         self._folded = _places((index, _fold(label)) for index, label in enumerate(self.labels))
         self._synonyms = _places((i, part) for i, label in enumerate(self.labels) for part in _synonyms(label))
         self._ids = _places(enumerate(self._synsets))
-        self._is_numbered = self.labels == numbered(len(self.labels))
+        self.are_numbers = self.labels == numbered(len(self.labels))
 
     def typed(self, text: str) -> Match:
         """The class that a person typed.
@@ -146,7 +149,7 @@ class LabelLookup:
 
     def _counted(self, wanted: str) -> Match:
         index = self._index(wanted)
-        if self._is_numbered and wanted == str(index):  # folders padded as in 07 are sorted like numbers
+        if self.are_numbers and wanted == str(index):  # folders padded as in 07 are sorted like numbers
             place = sorted(map(str, range(len(self.labels)))).index(str(index))
             if place != index:
                 raise CnnvizError(
@@ -167,7 +170,7 @@ class LabelLookup:
 
     def _all_named(self) -> str:
         """All names, where these are few and no mere numbers."""
-        if not 0 < len(self.labels) <= _FEW or self._is_numbered:
+        if not 0 < len(self.labels) <= _FEW or self.are_numbers:
             return ""
         return f"they are {', '.join(brief(label) for label in self.labels)}"
 
