@@ -189,6 +189,9 @@ def test_what_the_method_states_is_that_of_each_map(photos: Path, tmp_path: Path
     [
         ("gradcam", ("-t", "diff:1"), "expected diff:A,B with two classes"),
         ("gradcam", ("-t", "diff:1,1"), "both are the same class"),
+        ("gradcam", ("-t", "class:1@box:1,1,9,9"), "a region such as @box is asked of a network with scores at posi"),
+        ("gradcam", ("-c", "1@point:3,3"), "a region such as @point is asked of a network with scores at positions"),
+        ("gradcam", ("-t", "@truth"), "a region such as @truth is asked of a network with scores at positions"),
         ("gradcam", ("-t", "dif:1,2"), "there is no kind of target 'dif'"),
         ("gradcam", ("-t", "diff:1,9"), "Class 9 does not exist"),
         ("gradcam", ("-t", "diff:1,2", "--view", "tiles"), "only classes are explained by tiles"),

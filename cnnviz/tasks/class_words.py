@@ -16,6 +16,7 @@ from cnnviz.io.label_tables import LABEL_TABLES, is_label_table, read_label_tabl
 from cnnviz.io.sources import ImageRef
 from cnnviz.tasks.base import LabelMeanings
 from cnnviz.tasks.class_names import ClassNames
+from cnnviz.tasks.region_words import region_named
 
 _MOST_DIGITS = 9
 # So many folders are named in a message.
@@ -71,6 +72,12 @@ class ClassWords:
         try:
             return "class", self.classes.resolve(spec)
         except CnnvizError as error:
+            if region := region_named(spec):
+                raise CnnvizError(
+                    f"--class {shown(spec)}: a region such as @{region} is asked of a network with scores at positions "
+                    "(segmentation), which this is not.",
+                    "Name the class alone; --task says what the network is for, where that was taken wrongly.",
+                ) from error
             if not os.path.isfile(spec):
                 raise
             endings = " or ".join(LABEL_TABLES)

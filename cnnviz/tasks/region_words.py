@@ -73,6 +73,12 @@ def _region(kind: str, rest: str, spec: str) -> Region:
     )
 
 
+def region_named(spec: str) -> str:
+    """The kind of region that stands behind an ``@``: ``box`` of ``car@box:1,2,3,4``; empty where none does."""
+    kind = spec.partition("@")[2].partition(":")[0].strip()
+    return kind if kind in _KINDS else ""
+
+
 def two_sides(text: str) -> tuple[str, str] | None:
     """The two sides of ``diff:A,B``; a comma inside a region belongs to it."""
     return pairs.two_sides(text, _is_side)
