@@ -116,6 +116,30 @@ def test_the_second_ends_it_at_once(name: str) -> None:
         assert process.stderr.read() == "\ncnnviz: ended at once\n"
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_what_a_script_starts_in_the_background_is_ended_too(name: str) -> None:
+    """There the shell lets Ctrl-C be ignored, and nothing else."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(getattr(signal, name))
+        assert process.stdout.readline() == "stopping\n"
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(getattr(signal, name))
+        assert process.wait(60) == 130
+
+
+def test_a_signal_that_a_destructor_lost_comes_again_where_ctrl_c_is_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lost = LOST.replace("signal.SIGINT", "signal.SIGTERM")
+    ended = subprocess.run([sys.executable, "-c", lost], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout, ended.stderr) == ("stopped\n", "")
+
+
 def test_another_signal_does_not_end_it_at_once() -> None:
     """Who closes a session sends SIGHUP and SIGTERM, one after the other."""
     with subprocess.Popen([sys.executable, "-c", STUCK], stdout=-1, stderr=-1, text=True) as process:

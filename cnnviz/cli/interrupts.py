@@ -64,6 +64,7 @@ class _Hearing:
 
     def __init__(self) -> None:
         self.heard: set[int] = set()
+        self._first: int = signal.SIGINT
         self._terminal = os.isatty(2)
         self._usual = sys.unraisablehook
         self._over, self._turn = False, threading.Lock()
@@ -79,6 +80,7 @@ class _Hearing:
             _give_up_terminal()
         if stopping:
             return
+        self._first = number
         said = put_off()
         if said is None:
             signal.default_int_handler(number, frame)
@@ -96,11 +98,12 @@ class _Hearing:
         _thread.start_new_thread(self._press, ())
 
     def _press(self) -> None:
-        """Ctrl-C for the main thread, whatever it waits for, in a moment; not once nobody hears it: it would kill."""
+        """The signal once more for the main thread, whatever it waits for, in a moment; not once nobody hears it: it
+        would kill. Not always Ctrl-C, which may be ignored."""
         time.sleep(_AGAIN)
         with self._turn:
             if not self._over:
-                _press()
+                _press(self._first)
 
     def end(self) -> None:
         """Nothing is pressed again from here on."""
@@ -116,32 +119,35 @@ def _give_up_terminal() -> None:
         os.close(nowhere)
 
 
-def _press() -> None:
+def _press(number: int) -> None:
     main = threading.main_thread().ident
     if main is not None and hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(main, signal.SIGINT)
+        signal.pthread_kill(main, number)
     else:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
 
 @contextlib.contextmanager
 def ended_by_the_second(afterwards: Any = signal.default_int_handler) -> Iterator[None]:
     """Within it a second Ctrl-C ends the process at once: it waits for no thread, and writes no more.
 
-    SIGTERM and SIGHUP are heard as Ctrl-C is, but where they are ignored, as behind ``nohup``, or have a handler.
+    SIGTERM and SIGHUP are heard as Ctrl-C is, but where they are ignored, as behind ``nohup``, or have a handler. They
+    also are where Ctrl-C is ignored, as it is in what a script starts in the background.
 
-    Nothing where whoever calls has a handler of their own, or in another thread than the main one.
+    Nothing where whoever calls has a handler of Ctrl-C of their own, or in another thread than the main one.
 
     Args:
         afterwards: What Ctrl-C does behind it.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    ours, pressed = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGINT)
+    if not ours or pressed not in (signal.default_int_handler, signal.SIG_IGN):
         yield
         return
     hearing, usual = _Hearing(), sys.unraisablehook
-    others = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
-    for number in (signal.SIGINT, *others):
+    behind = {number: signal.SIG_DFL for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL}
+    if pressed is not signal.SIG_IGN:
+        behind[signal.SIGINT] = afterwards
+    for number in behind:
         signal.signal(number, hearing.hear)
     sys.unraisablehook = hearing.unraisable
     try:
@@ -150,7 +156,6 @@ def ended_by_the_second(afterwards: Any = signal.default_int_handler) -> Iterato
         try:
             hearing.end()
         finally:
-            signal.signal(signal.SIGINT, afterwards)
-            for number in others:
-                signal.signal(number, signal.SIG_DFL)
+            for number, handler in behind.items():
+                signal.signal(number, handler)
             sys.unraisablehook = usual
