@@ -17,6 +17,7 @@ from cnnviz.cli import console as console_module
 from cnnviz.cli.app import main
 from cnnviz.cli.console import Console, closing_line, printable
 from cnnviz.cli.heartbeat import Heartbeat
+from cnnviz.cli.progress import Done
 from cnnviz.run.counting import rate
 from tests.support.fake_pipeline import SUMMARY, FakePipeline, failed, record
 
@@ -73,6 +74,13 @@ def test_work_on_images_that_are_not_finished_is_told_off_a_terminal(
 
     assert waited(5) == {"cnnviz: at image 2 of 5 for 0 s, 35 % of the work is done"}
     assert waited(None) == {"cnnviz: at image 2 for 0 s"}
+
+
+@pytest.mark.parametrize(("done", "share"), [(0.004, "< 1 %"), (2.996, "> 99 %"), (3.0, "100 %"), (1.0, "33 %")])
+def test_work_that_is_not_done_is_not_all_of_it(done: float, share: str) -> None:
+    work = Done(3)
+    work.part(done)
+    assert work.share == share
 
 
 def test_half_minutes_are_told(capsys: pytest.CaptureFixture[str]) -> None:

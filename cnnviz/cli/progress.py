@@ -46,4 +46,8 @@ class Done:
     def share(self) -> str:
         """``23 %`` of the work, where more of it is done than finished images tell; else empty."""
         work = self.work
-        return f"{100 * work / self.total:.0f} %" if self.total and work > self.count else ""
+        if not self.total or work <= self.count:
+            return ""
+        if (whole := round(100 * work / self.total)) == 0:
+            return "< 1 %"
+        return "> 99 %" if whole == 100 and work < self.total else f"{whole} %"

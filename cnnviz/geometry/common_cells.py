@@ -61,7 +61,13 @@ def on_common_cells(a: Covering, b: Covering, size: tuple[int, int]) -> tuple[Ma
     (x0, y0), (x1, y1) = ends[:, :2].max(axis=0), ends[:, 2:].min(axis=0)
     if x0 >= x1 or y0 >= y1:
         return None
-    return first.values[y0:y1, x0:x1], second.values[y0:y1, x0:x1]
+    return _level(a, first.values[y0:y1, x0:x1]), _level(b, second.values[y0:y1, x0:x1])
+
+
+def _level(each: Covering, part: Map) -> Map:
+    """Part of a map, at other cells; of one that is the same everywhere without their rounding, which has ranks."""
+    value = each.values.flat[0]
+    return np.full_like(part, value) if bool((each.values == value).all()) else part
 
 
 def placed_at(each: Covering, size: tuple[int, int], shown: tuple[int, int], *, signed: bool) -> PlacedMap | None:
