@@ -52,3 +52,17 @@ def test_what_is_exchanged_within_a_class_is_told(
     _rows(path, tmp_path / "out")
     said = capsys.readouterr().err
     assert ("counterfactual: all 12 images are predicted as sun: what is put in comes from" in said) is told
+
+
+@pytest.mark.parametrize("save", ["none", "overlay", "[none]", None])
+def test_a_baseline_has_maps_whatever_is_saved(save: str | None, tmp_path: Path, photos: Path) -> None:
+    """With ``save: none`` it had none, and maps of the same network had nothing to be compared with."""
+    path = _policy(photos, "truth.json", "" if save is None else f"options: {{save: {save}}}")
+    checks = f"checks:\n  - {{kind: drift, baseline: {tmp_path / 'base'}}}\n"
+    path.write_text(path.read_text().partition("checks:")[0] + checks)
+    _rows(path, tmp_path / "first", "--accept", "first")
+    [row] = _rows(path, tmp_path / "again")
+    assert (row["verdict"], row["n"], row["measured"]) == ("passed", 12, 1.0)
+    # On the command line too.
+    [row] = _rows(path, tmp_path / "told", "--save", "none")
+    assert (row["verdict"], row["measured"]) == ("passed", 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from glob import has_magic
 from typing import Any, NamedTuple
 
@@ -59,9 +59,11 @@ def with_policy(given: Mapping[str, Any], options: Mapping[str, Option]) -> Aske
     policy = load_policy(str(named))
     _check_there(policy, {**given, **({"images": inputs} if inputs else {})})
     asked, places = _options(policy, options)
-    asked |= _asked(policy, asked, bool(given.get("accept")))
+    asked |= _asked(policy)
     rest = {key: value for key, value in given.items() if key != "inputs"}
     found = {**asked, **rest, "inputs": inputs or list(policy.images), "policy": str(named)}
+    if given.get("accept") or any(check.spec.keeps_maps for check in policy.checks):
+        found["save"] = _with_raw(found.get("save"))
     if policy.truth_classes is not None and found.get("truth") is None:
         said = "they say what the labels of truth mean, which is not given."
         raise CnnvizError(f"{policy.where('truth_classes')}: truth_classes: {said}", "Give truth: boxes.json")
@@ -142,7 +144,7 @@ def _keys(options: Mapping[str, Option], within: str) -> list[str]:
     return [*(["name"] if within == "model" else []), *sorted(long_name(name).replace("-", "_") for name in own)]
 
 
-def _asked(policy: Policy, options: Mapping[str, Any], accepts: bool) -> dict[str, Any]:
+def _asked(policy: Policy) -> dict[str, Any]:
     found: dict[str, Any] = {}
     classes = [] if policy.labels is None else [policy.labels]
     if policy.target == "pred" or policy.labels is None:
@@ -154,6 +156,11 @@ def _asked(policy: Policy, options: Mapping[str, Any], accepts: bool) -> dict[st
         found["truth"] = policy.truth
     if policy.truth_classes is not None:
         found["truth_classes"] = policy.truth_classes
-    if "save" not in options and (accepts or any(check.spec.keeps_maps for check in policy.checks)):
-        found["save"] = "overlay,raw"
     return found
+
+
+def _with_raw(save: str | Sequence[str] | None) -> str:
+    """What is to be saved, and the maps themselves, which a check reads: without them it has nothing to compare."""
+    text = "overlay" if save is None else save if isinstance(save, str) else ",".join(save)
+    kinds = [kind for each in text.split(",") if (kind := each.strip()) not in ("", "none", "raw")]
+    return ",".join([*kinds, "raw"])
