@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from cnnviz.maps.unmeasured import why_nothing
+from cnnviz.settings import TargetSettings
 from tests.support.pictures import photographs_in
 from tests.support.runs import ran
 
@@ -43,6 +45,14 @@ def test_nor_was_anything_compared_where_no_image_could_be_read(tmp_path: Path) 
     report, result, _ = ran("evaluate", [tmp_path / "no.png"], tmp_path / "out", params=params, metrics=("deletion",))
     assert (result.exit_code, result.sentences) == (3, ("nothing was measured: no image was explained",))
     assert report["summary"]["unmeasured"] == "no image was explained"
+
+
+def test_images_that_only_leaves_out_are_the_reason() -> None:
+    asked = TargetSettings(only="wrong")
+    left_out, failed = {"error": None, "skipped": True}, {"error": {"type": "unreadable"}}
+    assert why_nothing([left_out], asked) == "--only wrong left out the one image: without --only it is measured"
+    assert why_nothing([left_out] * 3, asked) == "--only wrong left out all 3 images: without --only they are measured"
+    assert why_nothing([left_out, failed], asked) == "no image was explained"
 
 
 def test_a_run_that_measured_something_does_not_say_so(tmp_path: Path) -> None:

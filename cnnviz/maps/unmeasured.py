@@ -17,8 +17,12 @@ def why_nothing(records: Iterable[Mapping[str, Any]], asked: TargetSettings) -> 
         records: Of the run.
         asked: What it explains, and by which annotations.
     """
-    rows = [row for row in records if row.get("error") is None and not row.get("skipped")]
+    every = list(records)
+    rows = [row for row in every if row.get("error") is None and not row.get("skipped")]
     if not rows:
+        if every and all(row.get("skipped") for row in every):
+            left, they = ("the one image", "it is") if len(every) == 1 else (f"all {len(every)} images", "they are")
+            return f"--only {asked.only} left out {left}: without --only {they} measured"
         return "no image was explained"
     # A folder of masks knows of every image that it has no mask of: nothing is marked there.
     known = [row[_TRUTH] for row in rows if any((row.get(_TRUTH) or {}).values())]
