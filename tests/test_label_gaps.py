@@ -23,6 +23,12 @@ def test_gaps_of_a_mapping_are_numbered(tmp_path: Path) -> None:
     [
         ("a.json", '{"1": "person", "3": "car"}', "2 classes, which are told by number: 0, 2"),
         ("a.json", '{"person": 1, "car": 3}', "2 classes, which are told by number: 0, 2"),
+        ("a.csv", "name,code\ncat,x\n,y\ndog,z\n ,w\n", "2 classes, which are told by number: 1, 3"),
+        (
+            "a.csv",
+            "wnid,name\nn01440764,tench\nn01443537,\nn01484850,shark\nn01491361,x\n",
+            "1 class, which is told by number: 1",
+        ),
         ("a.json", '["cat", null, "dog", ""]', "2 classes, which are told by number: 1, 3"),
         (
             "a.json",

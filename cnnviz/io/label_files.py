@@ -160,7 +160,13 @@ def _by_synset(rows: Sequence[tuple[str, str]], *, sort: bool) -> ClassNames:
         notes = ("the classes are in the order of their WordNet ids; the numbers beside these were not used",)
     elif ids != sorted(ids):
         notes = ("the classes are in the order of the lines, whose WordNet ids are not sorted",)
-    return ClassNames(tuple(name for _, name in rows), tuple(wnid for wnid, _ in rows), notes)
+    return _of_column([name for _, name in rows], tuple(wnid for wnid, _ in rows), notes)
+
+
+def _of_column(cells: Sequence[str], synsets: tuple[str, ...], notes: tuple[str, ...]) -> ClassNames:
+    """Names in a table, some of which may be empty."""
+    unnamed = tuple(at for at, cell in enumerate(cells) if not cell)
+    return ClassNames(tuple(cell or f"class {at}" for at, cell in enumerate(cells)), synsets, notes, unnamed)
 
 
 def _counted(pairs: Sequence[tuple[int, str]]) -> ClassNames | None:
@@ -204,7 +210,7 @@ def _from_csv(text: str, path: Path) -> Any:
         return [line.strip() for line in text.splitlines() if line.strip()]  # names that have a semicolon in them
     body = rows[1:] if header[name] in _HEADERS else rows
     note = f"column {name + 1} of {width} has the names"
-    return ClassNames(tuple(row[name] for row in body), (), (note,))
+    return _of_column([row[name] for row in body], (), (note,))
 
 
 def _rows(text: str) -> tuple[list[list[str]], str]:
