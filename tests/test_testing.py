@@ -135,6 +135,11 @@ def test_drift_of_another_part_of_the_picture_is_refused(
     )
     with pytest.raises(AssertionError, match=expected):
         assert_no_drift(near, photo, kept, at_least=-1, target=0)
+    # The same photograph at another resolution is no other part of it.
+    larger = np.asarray(Image.open(photo)).repeat(2, 0).repeat(2, 1)
+    assert_no_drift(model, larger, kept, at_least=0.7, target=0)  # another resolution blurs its edges
+    with pytest.raises(AssertionError, match=r"covers x,y,w,h \[32, 32, 64, 64\], the accepted one \[0, 0, 128, 128\]"):
+        assert_no_drift(near, larger, kept, at_least=-1, target=0)
     # Files of earlier versions do not say which part it is.
     with np.load(kept) as stored:
         np.savez(kept, raw=stored["raw"])

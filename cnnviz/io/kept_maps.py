@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz.errors import CnnvizError
-from cnnviz.geometry.placement import Rect
 from cnnviz.io.encode import encode_npz
 
+Part = tuple[float, float, float, float]
+"""x0, y0, x1, y1 as shares of a picture's width and height, which do not change with its resolution."""
 
-def read_map(path: str) -> tuple[NDArray[Any], Rect | None] | None:
+
+def read_map(path: str) -> tuple[NDArray[Any], Part | None] | None:
     """The map in a file, and the part of the picture that it covers, which older files do not say; None without a file.
 
     Raises:
@@ -24,17 +26,17 @@ def read_map(path: str) -> tuple[NDArray[Any], Rect | None] | None:
     try:
         with np.load(path) as stored:
             found: NDArray[Any] = stored["raw"]
-            if "rect" not in stored.files:
+            if "part" not in stored.files:
                 return found, None
-            x0, y0, x1, y1 = stored["rect"].tolist()
+            x0, y0, x1, y1 = stored["part"].tolist()
             return found, (x0, y0, x1, y1)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CnnvizError(f"{path}: no map can be read from it ({error}).", "Delete it to accept another.") from error
 
 
-def write_map(path: str, raw: NDArray[np.float32], rect: Rect) -> None:
+def write_map(path: str, raw: NDArray[np.float32], part: Part) -> None:
     """Keep a map, and the part of the picture that it covers."""
-    _write(path, encode_npz({"raw": raw, "rect": np.asarray(rect, dtype=np.float64)}))
+    _write(path, encode_npz({"raw": raw, "part": np.asarray(part, dtype=np.float64)}))
 
 
 def write_picture(path: str, data: bytes) -> None:

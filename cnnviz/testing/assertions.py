@@ -17,11 +17,10 @@ from cnnviz.api import Model, explain, load_model
 from cnnviz.audit.check import likeness_of_ranks
 from cnnviz.errors import CnnvizError
 from cnnviz.geometry.boxes import Box
-from cnnviz.geometry.common_cells import same_part
 from cnnviz.geometry.placement import PlacedMap, Rect, place
 from cnnviz.io.decode import open_image
 from cnnviz.io.encode import ImageFormat, encode
-from cnnviz.io.kept_maps import read_map, write_map, write_picture
+from cnnviz.io.kept_maps import Part, read_map, write_map, write_picture
 from cnnviz.io.sources import ImageRef, open_file
 from cnnviz.metrics.derived import nowhere
 from cnnviz.metrics.seen_region import share_seen
@@ -32,6 +31,8 @@ from cnnviz.render.overlay import Style, overlay
 
 _FOLDER = "CNNVIZ_FAILURES"
 _USUAL = "cnnviz-failures"
+# Of the picture's sides: edges are rounded to pixels of the network's input, and its resolution may be another one.
+_NEAR = 0.005
 
 ModelLike = Model | nn.Module | str
 ImageLike = Any
@@ -47,6 +48,18 @@ class _Looked:
     rect: Rect
     rgb: NDArray[np.uint8] | None
     said: str
+
+    @property
+    def part(self) -> Part:
+        """What the map covers, as shares of the picture."""
+        height, width = self.placed.values.shape
+        x0, y0, x1, y1 = self.rect
+        return x0 / width, y0 / height, x1 / width, y1 / height
+
+    def in_pixels(self, part: Part) -> Rect:
+        """A part of the picture in its pixels."""
+        height, width = self.placed.values.shape
+        return part[0] * width, part[1] * height, part[2] * width, part[3] * height
 
     def share(self, box: Box) -> float:
         """The share of the map's positive values in a box.
@@ -136,14 +149,14 @@ def assert_no_drift(
     looked = _look(model, image, how)
     found = read_map(os.fspath(accepted))
     if found is None:
-        write_map(os.fspath(accepted), looked.raw, looked.rect)
+        write_map(os.fspath(accepted), looked.raw, looked.part)
         return
-    before, rect = found
+    before, part = found
     if before.shape != looked.raw.shape:
         shapes = f"{list(looked.raw.shape)}, accepted was {list(before.shape)}"
         raise AssertionError(f"{looked.said}: the map has the size {shapes}{_kept(looked, None)}")
-    if rect is not None and not same_part(rect, looked.rect):
-        parts = f"{_by_size(looked.rect)}, the accepted one {_by_size(rect)}"
+    if part is not None and not np.allclose(part, looked.part, rtol=0, atol=_NEAR):
+        parts = f"{_by_size(looked.rect)}, the accepted one {_by_size(looked.in_pixels(part))}"
         again = f"the network is shown another part; delete {accepted} to accept this one"
         raise AssertionError(
             f"{looked.said}: the map covers x,y,w,h {parts} of the picture: {again}{_kept(looked, None)}"
