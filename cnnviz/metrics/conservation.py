@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cnnviz.errors import in_percent, of_all
 from cnnviz.metrics.contract import Row, RunSummary
 from cnnviz.registry.metrics import ConservationOptions, MetricSpec
+from cnnviz.report import cautions
 
 TOLERATED = 0.01
 """Share of the score up to which a gap is not worth mentioning."""
@@ -31,11 +31,5 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: ConservationOptions
     if not maps:
         return RunSummary(None)
     figures = {"maps": maps, "above_tolerance": above, "tolerance": TOLERATED, "largest": largest}
-    most = in_percent(largest)
-    if most == in_percent(TOLERATED):  # "more than 1 % (the largest share: 1.0 %)" would contradict itself
-        most = f"{100 * largest:.2f} %"
-    note = (
-        f"{of_all(above, maps, 'map', 'leaves', 'leave')} out more than {100 * TOLERATED:g} % of the score "
-        f"(the largest share: {most}){f': {params.reason}' if params.reason else ''}"
-    )
-    return RunSummary(figures, (note,), (("", note),)) if above else RunSummary(figures)
+    notes = [f"{each}{f': {params.reason}' if params.reason else ''}" for each in cautions.left_out(figures)]
+    return RunSummary(figures, tuple(notes), tuple(("", note) for note in notes))

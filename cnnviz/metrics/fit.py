@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cnnviz.errors import of_all
 from cnnviz.metrics.contract import Row, RunSummary
 from cnnviz.registry.metrics import FitOptions, MetricSpec
+from cnnviz.report import cautions
 
 ENOUGH = 0.0
 """Share of the variance below which a constant would explain the scores better than the values do."""
@@ -25,11 +25,5 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: FitOptions) -> RunS
         return RunSummary(None)
     below, least = sum(each < ENOUGH for each in found), min(found)
     figures = {"maps": len(found), "below_enough": below, "enough": ENOUGH, "least": least}
-    if not below:
-        return RunSummary(figures)
-    how = f"; {params.reason}" if params.reason else ""
-    note = (
-        f"{of_all(below, len(found), 'map', 'explains', 'explain')} the score of images with hidden parts worse than a "
-        f"constant would (fit {least:.2f} at the least){how}"
-    )
-    return RunSummary(figures, (note,), (("", note),))
+    notes = [f"{each}{f'; {params.reason}' if params.reason else ''}" for each in cautions.fit(figures)]
+    return RunSummary(figures, tuple(notes), tuple(("", note) for note in notes))

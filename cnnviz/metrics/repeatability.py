@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cnnviz.errors import out_of
 from cnnviz.metrics.contract import Row, RunSummary
 from cnnviz.registry.metrics import MetricSpec, RepeatabilityOptions
+from cnnviz.report import cautions
 
 ENOUGH = 0.8
 """Correlation with the map of another seed from which on a map is not worth mentioning."""
@@ -26,15 +26,5 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: RepeatabilityOption
     stated = [each for each in said if each is not None]
     below, unknown, least = sum(each < ENOUGH for each in stated), len(said) - len(stated), min(stated, default=None)
     figures = {"maps": len(said), "below_enough": below, "unknown": unknown, "enough": ENOUGH, "least": least}
-    how = f"; {params.reason}" if params.reason else ""
-    notes = []
-    if below:
-        notes.append(
-            f"{out_of(below, len(said), 'map')} would correlate by less than {ENOUGH} with the map of another seed "
-            f"(the least by {least:.2f}){how}"
-        )
-    if unknown:
-        notes.append(
-            f"{out_of(unknown, len(said), 'map')}: too few samples to tell how alike that of another seed would be{how}"
-        )
+    notes = [f"{each}{f'; {params.reason}' if params.reason else ''}" for each in cautions.repeatability(figures)]
     return RunSummary(figures, tuple(notes), tuple(("", note) for note in notes))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cnnviz.errors import in_percent
-from cnnviz.report import compare_words
+from cnnviz.report import cautions, compare_words
 
 _WORDS = {
     "inputs": "images", "explained": "explained", "failed": "failed", "passed_over": "other files passed over",
@@ -42,6 +42,7 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             pairs += [("right", str(value["correct"])), ("wrong", str(value["wrong"]))]
         if key == "compare" and isinstance(value, Mapping):
             pairs += _compared(value)
+        pairs += cautions.told(key, value)
         # Of several methods there is a table.
         if key == "metrics" and "study" not in summary and isinstance(value, Mapping):
             pairs += _measured(value)

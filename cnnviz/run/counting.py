@@ -232,7 +232,7 @@ class Counts:
         share = in_percent(self.outside / self.cropped)
         of = "1 picture" if self.cropped == 1 else f"{self.cropped} pictures, on average"
         return (
-            f"the network's centre crop left out {share} of {of}, drawn in grey; "
+            f"the network's centre crop left out {share} of {of} (grey where they are drawn); "
             + ("with --view tiles it sees the whole picture in overlapping crops, " if "tiles" in views else "")
             + ("with --view whole in one piece" if "tiles" in views else "with --view whole it sees the whole picture")
         )

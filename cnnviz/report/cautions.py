@@ -1,0 +1,84 @@
+"""What the figures of a run's summary warn of, in words: the same on the console and above the cards of its page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cnnviz.errors import in_percent, of_all, out_of
+
+Figures = Mapping[str, Any]
+
+
+def repeatability(figures: Figures) -> list[str]:
+    """That maps would come out otherwise with another seed, or that this is not known; nothing where all are alike."""
+    below, unknown, maps, enough = (figures[key] for key in ("below_enough", "unknown", "maps", "enough"))
+    found = []
+    if below:
+        least = "" if maps == 1 else "the least "
+        found.append(
+            f"{out_of(below, maps, 'map')} would correlate by less than {enough} with the map of another seed "
+            f"({least}by {figures['least']:.2f})"
+        )
+    if unknown:
+        found.append(f"{out_of(unknown, maps, 'map')}: too few samples to tell how alike that of another seed would be")
+    return found
+
+
+def left_out(figures: Figures) -> list[str]:
+    """That the values of maps add up to less than the score; nothing where they do."""
+    above, maps, tolerance = figures["above_tolerance"], figures["maps"], figures["tolerance"]
+    if not above:
+        return []
+    most = in_percent(figures["largest"])
+    if most == in_percent(tolerance):  # "more than 1 % (the largest share: 1.0 %)" would contradict itself
+        most = f"{100 * figures['largest']:.2f} %"
+    return [
+        f"{of_all(above, maps, 'map', 'leaves', 'leave')} out more than {100 * tolerance:g} % of the score "
+        f"(the largest share: {most})"
+    ]
+
+
+def fit(figures: Figures) -> list[str]:
+    """That a linear model says less of the score than a constant would; nothing where none does."""
+    below, maps = figures["below_enough"], figures["maps"]
+    if not below:
+        return []
+    return [
+        f"{of_all(below, maps, 'map', 'explains', 'explain')} the score of images with hidden parts worse than a "
+        f"constant would (fit {figures['least']:.2f} at the least)"
+    ]
+
+
+_TITLES: Mapping[str, tuple[str, Callable[[Figures], list[str]]]] = {
+    "repeatability": ("another seed", repeatability),
+    "left_out": ("score left out", left_out),
+    "fit": ("linear model", fit),
+}
+
+
+def told(key: str, value: Any) -> list[tuple[str, str]]:
+    """Pairs of name and value for the page, of a key of the summary; nothing of keys that warn of nothing.
+
+    Args:
+        key: Of the summary.
+        value: What it has there: figures, or figures by method.
+    """
+    if key == "sanity" and isinstance(value, Sequence):
+        return _sanity(value)
+    if key not in _TITLES or not isinstance(value, Mapping):
+        return []
+    title, words = _TITLES[key]
+    if "maps" in value:
+        return [(title, each) for each in words(value)]
+    return [(title, f"{method}: {each}") for method, own in value.items() for each in words(own)]
+
+
+def _sanity(steps: Sequence[Figures]) -> list[tuple[str, str]]:
+    """How alike maps are to those of the network with random weights: of its last layer, and of all of them."""
+    known = [each for each in steps if each["spearman"]["value"] is not None]
+    if not known:
+        return []
+    ends = [known[0]] if len(known) == 1 else [known[0], known[-1]]
+    said = [f"{each['spearman']['value']:.2f} where all down to {each['down_to']} are random" for each in ends]
+    return [("rank correlation with maps of random weights", ", ".join(said))]
