@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -28,12 +29,13 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
             pass
         else:
             return line if line.isascii() else _BEYOND_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], line)
+    separators = (",", ":") if indent is None else None
+    dumps = partial(json.dumps, ensure_ascii=True, allow_nan=False, indent=indent, separators=separators)
     try:
-        return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=indent, separators=_separators(indent))
+        return dumps(value)
     except (TypeError, ValueError):
         # Going through everything in Python takes ten times as long: few values need it.
-        value = finite(value)
-        return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=indent, separators=_separators(indent))
+        return dumps(finite(value))
 
 
 def from_json(text: bytes | str) -> Any:
@@ -59,10 +61,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return value
-
-
-def _separators(indent: int | None) -> tuple[str, str]:
-    return (",", ": ") if indent is not None else (",", ":")
 
 
 def _plain(value: Any) -> Any:

@@ -31,14 +31,6 @@ if TYPE_CHECKING:
     from cnnviz.maps.second_look import SecondLook
 
 
-@dataclass(frozen=True, eq=False)
-class _Laid:
-    """A map [h, w] on its image."""
-
-    values: NDArray[np.float32]
-    rect: Rect
-
-
 @dataclass
 class _Compared:
     """What became of the maps of a method: how alike those are that were compared, whether their grids differ, and the
@@ -183,7 +175,7 @@ def likeness(before: RawMap, after: RawMap, size: tuple[int, int]) -> tuple[floa
     if not (np.isfinite(before.values).all() and np.isfinite(after.values).all()):
         return None, False
     first, second = (
-        _Laid((np.abs(each.values).max(0) if each.values.ndim == 3 else each.values).astype(np.float32), each.rect)
+        RawMap((np.abs(each.values).max(0) if each.values.ndim == 3 else each.values).astype(np.float32), each.rect)
         for each in (before, after)
     )
     pair = aligned(first, second, size)

@@ -26,14 +26,9 @@ class Covering(Protocol):
     def rect(self) -> Rect: ...
 
 
-def same_part(a: Rect, b: Rect) -> bool:
-    """Whether two parts of an image are one, to half a pixel."""
-    return bool(np.allclose(a, b, rtol=0, atol=_NEAR))
-
-
 def same_cells(a: Covering, b: Covering) -> bool:
-    """Whether two maps have equal grids that cover the same part of the image."""
-    return a.values.shape == b.values.shape and same_part(a.rect, b.rect)
+    """Whether two maps have equal grids that cover the same part of the image, to half a pixel."""
+    return a.values.shape == b.values.shape and bool(np.allclose(a.rect, b.rect, rtol=0, atol=_NEAR))
 
 
 def aligned(a: Covering, b: Covering, size: tuple[int, int]) -> tuple[Map, Map] | None:

@@ -31,5 +31,4 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: ConservationOptions
     if not maps:
         return RunSummary(None)
     figures = {"maps": maps, "above_tolerance": above, "tolerance": TOLERATED, "largest": largest}
-    notes = [f"{each}{f': {params.reason}' if params.reason else ''}" for each in cautions.left_out(figures)]
-    return RunSummary(figures, tuple(notes), tuple(("", note) for note in notes))
+    return RunSummary.warning(figures, cautions.left_out(figures), params.reason, ": ")

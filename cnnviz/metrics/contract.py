@@ -196,3 +196,16 @@ class RunSummary:
     figures: Any
     notes: tuple[str, ...] = ()
     remarks: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def warning(cls, figures: Any, said: Sequence[str], reason: str | None, joined: str = "; ") -> RunSummary:
+        """Figures that warn of something: it is told alike of one method and of several.
+
+        Args:
+            figures: Plain JSON for the report.
+            said: What they warn of.
+            reason: What the method says of it, if anything.
+            joined: What stands before the reason.
+        """
+        notes = tuple(f"{each}{joined}{reason}" if reason else each for each in said)
+        return cls(figures, notes, tuple(("", note) for note in notes))

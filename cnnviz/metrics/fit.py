@@ -25,5 +25,4 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: FitOptions) -> RunS
         return RunSummary(None)
     below, least = sum(each < ENOUGH for each in found), min(found)
     figures = {"maps": len(found), "below_enough": below, "enough": ENOUGH, "least": least}
-    notes = [f"{each}{f'; {params.reason}' if params.reason else ''}" for each in cautions.fit(figures)]
-    return RunSummary(figures, tuple(notes), tuple(("", note) for note in notes))
+    return RunSummary.warning(figures, cautions.fit(figures), params.reason)

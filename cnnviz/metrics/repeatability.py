@@ -26,5 +26,4 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: RepeatabilityOption
     stated = [each for each in said if each is not None]
     below, unknown, least = sum(each < ENOUGH for each in stated), len(said) - len(stated), min(stated, default=None)
     figures = {"maps": len(said), "below_enough": below, "unknown": unknown, "enough": ENOUGH, "least": least}
-    notes = [f"{each}{f'; {params.reason}' if params.reason else ''}" for each in cautions.repeatability(figures)]
-    return RunSummary(figures, tuple(notes), tuple(("", note) for note in notes))
+    return RunSummary.warning(figures, cautions.repeatability(figures), params.reason)

@@ -102,6 +102,7 @@ class HSICOptions(Options):
     seed: int = option(0, "Seeds the masks and the noise.", minimum=0)
 
 
+_MASKS = "--coverage observed has less of this noise than --coverage expected; four times the --masks halve it"
 PERTURBATION: tuple[MethodSpec, ...] = (
     MethodSpec(
         name="occlusion",
@@ -129,7 +130,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         options=RISEOptions,
         space="grid",
         forward="masks",
-        chance="--coverage observed has less of this noise than --coverage expected; four times the --masks halve it",
+        chance=_MASKS,
         singly=True,
         dry_run_params={"masks": 2},
     ),
@@ -145,7 +146,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         needs=("boxes",),
         space="grid",
         forward="masks",
-        chance="--coverage observed has less of this noise than --coverage expected; four times the --masks halve it",
+        chance=_MASKS,
         singly=True,
         dry_run_params={"masks": 2},
     ),

@@ -30,6 +30,7 @@ from cnnviz.methods.heatmap import Heatmap
 from cnnviz.registry.perturbation import DRISEOptions, RISEOptions
 
 COVERAGES = ("expected", "observed")
+# A map that varies by no more than this share of its maximum varies by rounding; so few masks tell nothing of others.
 _TINY, _FEW = 1e-12, 10
 
 
