@@ -299,9 +299,12 @@ def test_a_class_that_covers_the_image_and_is_not_drawn_is_said(
     assert 0.75 < share < 0.9
     expected = (
         "a.png: the map is of class 0, which the network says at its training size; at --size 64 class 1 covers "
-        f"{100 * share:.1f} % of the image: -c 1 maps it"
+        f"{100 * share:.1f} % of what it saw, class 0 {100 * (1 - share):.1f} %: -c 1 maps it"
     )
     assert [note for note in console.notes if note.startswith("a.png")] == ([expected] if told else [])
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    target = report["images"][0]["explanations"][0]["target"]
+    assert f"{100 * target['probability']:.1f} % at the training size" in page
 
 
 def test_the_figure_of_a_picture_is_of_its_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

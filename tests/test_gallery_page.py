@@ -294,3 +294,21 @@ def test_without_scripts_the_cards_and_tables_stand_there(chromium: Any, made: P
     assert page.locator("table.confusion summary").count() > 0
     page.locator("progress.bar").first.wait_for()
     context.close()
+
+
+def test_a_picture_of_the_whole_image_stands_before_those_of_its_targets(page: Any, tmp_path: Path) -> None:
+    """As of class maps: the most probable class of each place, and behind the tabs each class."""
+    rows = [{**record(0), "figures": [{"file": "images/f.png", "caption": "all of it"}]}, record(1)]
+    made = gallery(tmp_path, rows)
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "images/f.png")
+    page.goto(made.as_uri())
+    page.wait_for_selector(".card")
+    first, second = page.locator(".card").nth(0), page.locator(".card").nth(1)
+    assert str(first.locator("img").first.get_attribute("src")).endswith("images/f.png")
+    assert first.get_by_text("all of it").count() == 1
+    own = str(rows[0]["explanations"][0]["files"]["overlay"])
+    first.get_by_role("tab").nth(1).click()
+    assert str(first.locator("img").first.get_attribute("src")).endswith(own)
+    assert first.get_by_text("all of it").count() == 0
+    assert first.get_by_role("tab").count() == 3
+    assert second.get_by_role("tab").count() == 2

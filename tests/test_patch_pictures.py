@@ -10,6 +10,7 @@ import pytest
 from cnnviz.errors import CnnvizError
 from cnnviz.render import patches as drawing
 from cnnviz.render.patches import PADDING, Tile, UnitRow, cut, gradient_crop, marked, sheet, square
+from cnnviz.render.text import fitted
 from cnnviz.studies.unit_selection import Choice, parse_units
 
 
@@ -83,9 +84,34 @@ def test_the_sheet_says_what_its_frames_are(monkeypatch: pytest.MonkeyPatch) -> 
         return 0
 
     monkeypatch.setattr(drawing, "write", write)
-    for count, framed in ((4, True), (2000, False)):  # 2000 units have patches too small for frames
+    for count, numbered in ((4, True), (100, False)):  # of 100 units patches are too small for numbers
         written.clear()
-        sheet(count, 2, lambda _: UnitRow("a", "b", [tile, tile]))
+        sheet(count, 2, lambda place: UnitRow("conv1", f"unit {place}", "up to 1, fires on 2", [tile, tile]))
         said = " ".join(written[count:])
-        assert ("Thick frame: the receptive field;" in said) == framed
-        assert ("The number on a patch is the activation." in said) == framed
+        assert said.startswith("conv1. Thick frame: the receptive field;")
+        assert ("The number on a patch is the activation." in said) == numbered
+
+
+def test_a_unit_is_named_however_little_room_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One patch each and a long layer: on pages the statements that fit, on a strip all of them, in lines."""
+    tile = Tile(np.zeros((160, 160, 3), np.uint8), None, (0.0, 0.0, 160.0, 160.0), None, 1.0)
+    layer = "features.12.expand3x3_activation"
+    facts = "up to 5.25 before the activation, fires on 4 of 6 images; 75 % tabby, 0.81 bits"
+    written: list[str] = []
+    whole = drawing.write
+
+    def write(draw: Any, corner: tuple[int, int], text: str, size: int, fill: Any, width: int) -> int:
+        written.append(fitted(text, size, width))
+        return whole(draw, corner, text, size, fill, width)
+
+    monkeypatch.setattr(drawing, "write", write)
+    sheet(100, 1, lambda place: UnitRow(layer, f"unit {1000 + place}", facts, [tile]))
+    assert written[:100] == [f"unit {1000 + place}" for place in range(100)]
+    written.clear()
+    sheet(20, 4, lambda place: UnitRow(layer, f"unit {place}", facts, [tile] * 4))
+    most = "up to 5.25 before the activation, fires on 4 of 6 images"
+    assert written[:20] == [f"unit {place}: {most}" for place in range(20)]
+    written.clear()
+    drawing.unit_picture(UnitRow(layer, "unit 12", facts, [tile]), 160)
+    assert written[0] == "unit 12"
+    assert " ".join(written[1:]) == facts

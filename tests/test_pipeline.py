@@ -130,7 +130,7 @@ def test_another_run_in_the_folder_is_an_error(photos: Path, tmp_path: Path) -> 
     with pytest.raises(CnnvizError, match="not empty") as caught:
         pipeline.run(settings(photos, out), Quiet())
     assert caught.value.exit_code == 2
-    with pytest.raises(CnnvizError, match="had score='logit'"):
+    with pytest.raises(CnnvizError, match="begun otherwise: --score logit then, --score "):
         pipeline.run(
             settings(photos, out, target=TargetSettings(score="probability"), output={"resume": True}),
             Quiet(),

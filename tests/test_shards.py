@@ -221,7 +221,7 @@ def shares(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["run/shard-1-of-2", "copy"], "Share 1/2 is there twice"),
         (["run/shard-1-of-2", "run/shard-2-of-2"], "Nothing says where the whole run goes"),
         (["run/shard-1-of-2", "three"], "shares of 2 and of 3"),
-        (["run/shard-1-of-2", "options"], "class is ['pred'] and ['1']"),
+        (["run/shard-1-of-2", "options"], "begun otherwise: --class pred in the one, --class 1 in the other"),
         (["run/shard-1-of-2", "weights"], "checkpoint is None and"),
         (["whole"], "is the run of no share"),
         (["nowhere"], "there is no such folder"),

@@ -320,7 +320,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(run: Path, folder: Path, tmp_path: Pat
     found, result, _ = trained(folder, tmp_path / "o", resume=True, **given)
     assert (tmp_path / "o" / "checkpoint.safetensors").read_bytes() == (run / "checkpoint.safetensors").read_bytes()
     assert "interrupted" not in found["summary"]
-    with pytest.raises(CnnvizError, match="had epochs=3, this one has 4"):
+    with pytest.raises(CnnvizError, match="begun otherwise: --epochs 3 then, --epochs 4 now"):
         trained(folder, tmp_path / "o", resume=True, **{**given, "epochs": 4})
 
 

@@ -6,6 +6,7 @@ The arrangement is that of Girshick et al., "Rich feature hierarchies", CVPR 201
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,20 +18,24 @@ from PIL import Image, ImageDraw
 from cnnviz.render.colormap import NEUTRAL
 from cnnviz.render.gradient import gradient_limit
 from cnnviz.render.grid import fit, resize
-from cnnviz.render.text import font, number, write
+from cnnviz.render.text import font, length, number, wrapped, write
 
 Edges = tuple[float, float, float, float]
 """x0, y0, x1, y1."""
 
 FRAMES = "Thick frame: the receptive field; thin frame, where the field is nearly the whole image: the unit's own cell."
-_VALUES = "The number on a patch is the activation."
 """What the frames of a crop are, for captions."""
+SHEET = 128
+"""Units that one page holds: of more, patches would be too small to be looked at."""
+_VALUES = "The number on a patch is the activation."
 PADDING = 52
 """Grey of what lies outside the image."""
 _BLANK, _INK, _SOFT, _WHITE, _BLACK = 232, (28, 30, 34), (112, 117, 124), (255, 255, 255), (0, 0, 0)
 _PIXELATED_FROM = 4.0
 _GAP, _MARGIN = 4, 10
 _LEAST_MARKED, _LEAST_VALUED = 40, 64
+_WORDS, _LEAST_WORDS = 12, 72
+_FACT, _MOST_FACTS = 16, 4
 # What a number's band leaves of the brightness of the patch.
 _BAND = 0.3
 
@@ -56,9 +61,17 @@ class Tile:
 
 @dataclass(frozen=True, eq=False)
 class UnitRow:
-    """A unit's patches, best first; ``tiles`` has None where the unit did not fire or no patch was found."""
+    """A unit's patches, best first; ``tiles`` has None where the unit did not fire or no patch was found.
 
-    title: str
+    Attributes:
+        layer: Its name.
+        unit: The unit's own, within the layer.
+        facts: What is said of it.
+        tiles: Of each patch, in one order in all rows.
+    """
+
+    layer: str
+    unit: str
     facts: str
     tiles: Sequence[Tile | None]
 
@@ -147,63 +160,75 @@ def unit_picture(row: UnitRow, side: int) -> NDArray[np.uint8]:
     Returns:
         [H, W, 3] on white.
     """
-    heading = 46
     rows = 2 if any(tile is not None and tile.gradient is not None for tile in row.tiles) else 1
     step = side + _GAP
     width = 2 * _MARGIN + max(len(row.tiles), 1) * step - _GAP
+    room = width - 2 * _MARGIN
+    facts = wrapped(row.facts, 13, room, _MOST_FACTS)
+    heading = 30 + len(facts) * _FACT
     canvas = np.full((_MARGIN + heading + rows * step - _GAP + _MARGIN, width, 3), 255, dtype=np.uint8)
     _paint(canvas, row.tiles, (_MARGIN, _MARGIN + heading), side, rows)
     page = Image.fromarray(canvas)
     draw = ImageDraw.Draw(page)
-    write(draw, (_MARGIN, _MARGIN - 2), row.title, 18, _INK, width - 2 * _MARGIN)
-    write(draw, (_MARGIN, _MARGIN + 22), row.facts, 13, _SOFT, width - 2 * _MARGIN)
+    taken = write(draw, (_MARGIN, _MARGIN - 2), row.unit, 18, _INK, room) + _MARGIN
+    # The unit is never cut off; a layer that has no room beside it is said by the caption.
+    if taken + length(row.layer, 13) <= room:
+        write(draw, (_MARGIN + taken, _MARGIN + 2), row.layer, 13, _SOFT, room - taken)
+    for line, text in enumerate(facts):
+        write(draw, (_MARGIN, _MARGIN + 22 + line * _FACT), text, 13, _SOFT, room)
     return np.array(page, dtype=np.uint8)
 
 
 def sheet(count: int, columns: int, row: Callable[[int], UnitRow]) -> NDArray[np.uint8]:
-    """All units on one page, smaller the more there are.
+    """Units on one page, smaller the more there are, and below them the layer and what the frames are.
 
     Args:
-        count: Units.
+        count: Units, at most :data:`SHEET`.
         columns: Patches of each.
         row: Unit i; asked for one after the other, so that no more than one need be in memory.
 
     Returns:
         [H, W, 3] on white.
     """
-    side = next(size for most, size in ((24, 96), (64, 72), (256, 48), (1024, 32), (1 << 62, 24)) if count <= most)
-    line = 18 if side >= 48 else 13
-    rows = 2 if side >= _LEAST_VALUED and _has_gradients(row(0)) else 1
-    wide, high = columns * (side + 2) + 2 * _MARGIN, line + rows * (side + 2) + _GAP + 2
+    side = next(size for most, size in ((24, 96), (64, 72), (SHEET, 48)) if count <= most)
+    line, first = 18, row(0)
+    rows = 2 if side >= _LEAST_VALUED and _has_gradients(first) else 1
+    wide, high = max(columns * (side + 2), _LEAST_WORDS) + 2 * _MARGIN, line + rows * (side + 2) + _GAP + 2
     across = max(1, min(count, round((count * high * 1.3 / wide) ** 0.5)))
     down = -(-count // across)
+    across = -(-count // down)
     canvas = np.full((down * high + 2 * _MARGIN, across * wide, 3), 255, dtype=np.uint8)
     words: list[tuple[tuple[int, int], str]] = []
     for index in range(count):
-        found = row(index)
+        found = row(index) if index else first
         # Down the columns: neighbours stay neighbours.
         x, y = (index // down) * wide + _MARGIN, (index % down) * high + _MARGIN
-        words.append(((x, y), f"{found.title}: {found.facts}" if side >= 48 else found.title))
+        words.append(((x, y), _that_fits(found.unit, found.facts, wide - 2 * _MARGIN)))
         _paint(canvas, [_scaled(tile, side) for tile in found.tiles], (x, y + line), side, rows, 2)
     page = Image.fromarray(canvas)
     draw = ImageDraw.Draw(page)
     for corner, text in words:
-        write(draw, corner, text, 12 if side >= 48 else 10, _INK, wide - 2 * _MARGIN)
+        write(draw, corner, text, _WORDS, _INK, wide - 2 * _MARGIN)
     sheet = np.array(page, dtype=np.uint8)
-    return sheet if side < _LEAST_MARKED else np.concatenate([sheet, _footer(sheet.shape[1], side)])
+    return np.concatenate([sheet, _footer(sheet.shape[1], side, first.layer)])
 
 
-def _footer(width: int, side: int) -> NDArray[np.uint8]:
-    """What the frames are, and the numbers where patches are large enough for them, in as many lines as it takes."""
+def _that_fits(unit: str, facts: str, room: int) -> str:
+    """The unit, and of what is said of it as many statements as have room: none is cut in two."""
+    said = unit
+    for place, fact in enumerate(re.split("[,;] ", facts)):
+        longer = f"{said}{', ' if place else ': '}{fact}"
+        if length(longer, _WORDS) > room:
+            break
+        said = longer
+    return said
+
+
+def _footer(width: int, side: int, layer: str) -> NDArray[np.uint8]:
+    """The layer, what the frames are, and the numbers where patches are large enough for them."""
     size, step, room = 12, 16, width - 2 * _MARGIN
-    said = FRAMES if side < _LEAST_VALUED else f"{FRAMES} {_VALUES}"
-    lines = [""]
-    for word in said.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font(size).getlength(longer) > room:
-            lines.append(word)
-        else:
-            lines[-1] = longer
+    said = f"{layer}. {FRAMES}" if side < _LEAST_VALUED else f"{layer}. {FRAMES} {_VALUES}"
+    lines = wrapped(said, size, room, len(said))
     page = Image.new("RGB", (width, len(lines) * step + _MARGIN), _WHITE)
     for row, line in enumerate(lines):
         write(ImageDraw.Draw(page), (_MARGIN, row * step), line, size, _SOFT, room)
@@ -273,6 +298,6 @@ def _rectangle(picture: NDArray[np.uint8], edges: Edges, thick: int) -> None:
 
 
 __all__ = [
-    "FRAMES", "PADDING", "Edges", "Tile", "UnitRow", "cut", "fit", "fit_box", "gradient_crop", "marked", "sheet",
-    "square", "unit_picture",
+    "FRAMES", "PADDING", "SHEET", "Edges", "Tile", "UnitRow", "cut", "fit", "fit_box", "gradient_crop", "marked",
+    "sheet", "square", "unit_picture",
 ]  # fmt: skip

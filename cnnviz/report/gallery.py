@@ -178,7 +178,7 @@ def _figure(
 def _caption(explanation: Mapping[str, object], record: Mapping[str, object]) -> str:
     """The class that is explained, how, the scores, and the files."""
     target = explanation.get("target")
-    sure = words.target_probability(target, record)
+    sure = words.sure(explanation, record)
     layer = explanation.get("layer")
     where = "" if layer is None else f" at {_text(layer)}"
     others = "".join(f'<a href="{_link(path)}">{_text(kind)}</a>' for kind, path in words.files(explanation).items())

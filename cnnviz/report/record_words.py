@@ -11,6 +11,7 @@ from typing import Any
 
 from cnnviz.errors import in_percent
 
+_CLASS_MAP = "classmap"
 FLAT = "the map is zero, or the same, everywhere"
 _TRUE = 5
 # Of an image with so many maps without pictures the page tells of so few.
@@ -88,6 +89,12 @@ def target_probability(target: object, record: Mapping[str, object]) -> str:
     sure = next((f"score {in_percent(score)}" for score in scores if score is not None), f"probability {said}")
     explained = number(target.get("score"))
     return sure + ("" if explained is None else f", explained value {explained:.3g}")
+
+
+def sure(explanation: Mapping[str, object], record: Mapping[str, object]) -> str:
+    """How sure the network is of what is explained; of a class map, whose places say otherwise, at which size."""
+    said = target_probability(explanation.get("target"), record)
+    return f"{said} at the training size" if said and explanation.get("method") == _CLASS_MAP else said
 
 
 def prediction_note(prediction: Mapping[str, object]) -> str:

@@ -110,7 +110,7 @@ def _map(explanation: Mapping[str, object], record: Mapping[str, object]) -> dic
         "method": printable(words.method(explanation)),
         "layer": None if layer is None else printable(str(layer)),
         "target": printable(words.role(explanation) + words.target_name(target)),
-        "sure": words.target_probability(target, record),
+        "sure": words.sure(explanation, record),
         "probability": _rounded(words.number(target.get("probability")) if isinstance(target, Mapping) else None),
         "picture": link(file) if kind else None,
         "kind": kind,

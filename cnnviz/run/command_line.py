@@ -42,7 +42,7 @@ def command_line(settings: RunSettings, most: int | None = MOST_INPUTS) -> str:
     line = shlex.join(words)
     if most is not None and len(settings.inputs) > most:
         line += f" … ({len(settings.inputs) - most} more)"
-    options = [word for flag, value in _chosen(settings) for word in _words(flag, value)]
+    options = [word for name, value in _chosen(settings) for word in typed(name, value)]
     return f"{line} {shlex.join(options)}" if options else line
 
 
@@ -52,7 +52,7 @@ def _takes_policy(spec: CommandSpec) -> bool:
 
 
 def _chosen(settings: RunSettings) -> Iterator[tuple[str, Any]]:
-    """Flags without their hyphens, and values, each flag once."""
+    """Long names of options and their values, each once."""
     told: dict[str, Any] = {}
     spec = lookup.find_entry(settings.target.method)
     variants = lookup.commands().get(settings.command, (spec,))
@@ -79,7 +79,7 @@ def _chosen(settings: RunSettings) -> Iterator[tuple[str, Any]]:
         told["shard"] = settings.shard
     if settings.null:
         told["null"] = True
-    return ((name.rstrip("_").replace("_", "-"), value) for name, value in told.items())
+    return iter(told.items())
 
 
 def _plain(value: Any) -> Any:
@@ -91,7 +91,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _words(flag: str, value: Any) -> list[str]:
+def typed(name: str, value: Any) -> list[str]:
+    """The words of an option with a value: ``["--class", "top:3"]``, ``["--no-legend"]``.
+
+    Args:
+        name: Long name, as in a report's ``options``.
+        value: Its value; lists as a command takes them, several times or joined by commas.
+    """
+    flag = name.rstrip("_").replace("_", "-")
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
     if isinstance(value, (list, tuple)):

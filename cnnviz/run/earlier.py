@@ -16,6 +16,7 @@ from cnnviz.io.store import LOCK, Store
 from cnnviz.io.temporaries import is_temporary
 from cnnviz.records import SCHEMA, RunHeader, files_of, parse_line
 from cnnviz.report.gallery import FOLDER
+from cnnviz.run.option_differences import differences
 from cnnviz.settings import AUTO_PRECISION, FREE_OPTIONS, RunSettings
 from cnnviz.strict_json import from_json, to_json
 
@@ -136,12 +137,11 @@ class EarlierRun:
         before = self.report.get("options")
         old = {"command": self.report.get("command"), **(before if isinstance(before, dict) else {})}
         new = {"command": command, **from_json(to_json(options))}
-        for name in new:
-            if name not in FREE_OPTIONS and old.get(name) != new[name]:
-                raise CnnvizError(
-                    f"--resume: the run in {root} had {name}={old.get(name)!r}, this one has {new[name]!r}.",
-                    "Use the same options, --overwrite, or -o for another folder.",
-                )
+        if others := differences(old, new, FREE_OPTIONS, ("then", "now")):
+            raise CnnvizError(
+                f"--resume: the run in {root} was begun otherwise: {others}.",
+                "Use the same options, --overwrite, or -o for another folder.",
+            )
 
     def check_digests(self, header: RunHeader) -> None:
         """Raises a CnnvizError when what an option names is not what it was."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from cnnviz.registry import lookup
 from cnnviz.run.counting import Reporter, RunResult, rate
 from cnnviz.run.earlier import DIGESTS, RECORDS, REPORT, EarlierRun, precision_in
 from cnnviz.run.gallery import remove_gallery
+from cnnviz.run.option_differences import differences
 from cnnviz.run.share import FILE, SCHEMA, STATE, listing_of, settings_from
 from cnnviz.settings import FREE_OPTIONS, RunSettings
 from cnnviz.strict_json import to_json
@@ -170,11 +172,12 @@ def _check_alike(first: SharedRun, other: SharedRun) -> None:
             f"{both}: shares of {first.shard.count} and of {other.shard.count}.", "Name the shares of one run."
         )
     a, b = ({"command": each.settings.command, **each.report["options"]} for each in (first, other))
-    for name in {**a, **b}:
-        if name not in {*FREE_OPTIONS, "shard"} and a.get(name) != b.get(name):
-            raise CnnvizError(f"{both}: {name} is {a.get(name)!r} and {b.get(name)!r}.", "Name the shares of one run.")
+    where = "in the one", "in the other"
+    if others := differences(a, {**dict.fromkeys(a), **b}, {*FREE_OPTIONS, "shard"}, where):
+        raise CnnvizError(f"{both} were begun otherwise: {others}.", "Name the shares of one run.")
     if a["inputs"] != b["inputs"]:
-        raise CnnvizError(f"{both}: inputs are {a['inputs']!r} and {b['inputs']!r}.", "Name the shares of one run.")
+        named = [shlex.join(each["inputs"]) for each in (a, b)]
+        raise CnnvizError(f"{both}: inputs are {named[0]} and {named[1]}.", "Name the shares of one run.")
     precisions = [precision_in(each.report) for each in (first, other)]
     if precisions[0] != precisions[1]:
         raise CnnvizError(

@@ -47,19 +47,21 @@
     const row = props.row, maps = mapsOf(row, props.view);
     const [at, setAt] = useState(0);
     const [broken, setBroken] = useState(null);
-    const map = maps[Math.min(at, maps.length - 1)];
-    const figure = !map && (row.figures || [])[0];
-    const wide = Boolean((map && map.wide) || (row.figures || []).length);
+    // A picture of the whole image stands before those of single targets.
+    const figures = row.figures || [], lead = figures.length ? 1 : 0, chosen = Math.min(at, lead + maps.length - 1);
+    const figure = chosen < 1 && figures[0], map = figure ? undefined : maps[chosen - lead];
+    const wide = Boolean((map && map.wide) || figures.length);
     // Without a picture of its own, such as of --save none, the photograph.
     const drawn = map ? map.picture : figure ? figure.picture : null;
     const picture = drawn || row.photo;
     const gone = Boolean(picture) && broken === picture;
     const size = row.size && !wide && map ? { width: row.size[0], height: row.size[1] } : {};
     const open = function () { props.onOpen(row, map ? row.maps.indexOf(map) : 0); };
-    const items = maps.map(function (each, place) {
-      return { key: place, text: each.target, note: maps.some(function (other) {
-        return other.method !== each.method; }) ? each.method : "" };
-    });
+    const items = figures.slice(0, lead).map(function () { return { key: 0, text: "all", note: "" }; })
+      .concat(maps.map(function (each, place) {
+        return { key: place + lead, text: each.target, note: maps.some(function (other) {
+          return other.method !== each.method; }) ? each.method : "" };
+      }));
     return html`<article class=${"card" + (wide ? " wide" : "") + (row.error ? " failed" : "")} tabindex="0"
       data-id=${row.id} aria-label=${row.path}>
       ${picture && html`<button type="button" class="open" tabindex="-1" onClick=${open} aria-label=${"open " + row.path}>
@@ -71,8 +73,8 @@
       <div class="text">
         <h2><button type="button" class="link" tabindex="-1" onClick=${open}><${Path} path=${row.path} /></button></h2>
         <${Facts} row=${row} runs=${props.runs} />
-        ${maps.length > 1 && html`<${cnnviz.components.Tabs} label="maps" items=${items} onChoose=${setAt}
-          chosen=${Math.min(at, maps.length - 1)} />`}
+        ${items.length > 1 && html`<${cnnviz.components.Tabs} label="maps" items=${items} onChoose=${setAt}
+          chosen=${chosen} />`}
         ${map && html`<${Caption} map=${map} score=${props.view.score} />`}
         ${figure && html`<p class="caption">${figure.caption}</p>`}
         <${cnnviz.components.Predictions} rows=${(row.predictions || []).slice(0, 5).map(function (each) {

@@ -113,8 +113,9 @@ class ClassMap(Study[ClassMapOptions]):
         self.cells = cells(self.graph, self.node)
         self._known: dict[tuple[int, int], Cells] = {}
         self._lock = threading.Lock()
-        # Of images that another class than the drawn covers: name, label of the drawn, the other, its share.
-        self._elsewhere: list[tuple[str, str, int, float]] = []
+        # Of images that another class covers, or of which the drawn class wins no cell: name, label of the drawn and
+        # its share, the other and its share.
+        self._elsewhere: list[tuple[str, tuple[str, float], int, float]] = []
         if self.cells.field.global_context:
             prepared.note(
                 "statistics of the whole picture enter every cell (squeeze-and-excitation or the like): "
@@ -335,19 +336,22 @@ class ClassMap(Study[ClassMapOptions]):
         _, middles, size = self._shown(done)
         share = areas(seen.argmax.astype(np.int64), middles, size)
         most = max(share, key=lambda index: share[index])
-        if share[most] > 0.5 and most not in {target.class_index for target in seen.targets}:
-            self._elsewhere.append((done.ref.name, seen.targets[0].label, most, share[most]))
+        drawn = {target.class_index for target in seen.targets}
+        if most not in drawn and (share[most] > 0.5 or not any(share.get(index) for index in drawn)):
+            first = seen.targets[0]
+            drawn_share = first.label, share.get(first.class_index, 0.0)
+            self._elsewhere.append((done.ref.name, drawn_share, most, share[most]))
 
     def _tell_elsewhere(self) -> None:
         """A note where the map is of a class that the network hardly sees at this size."""
         if not self._elsewhere:
             return
-        name, drawn, index, share = self._elsewhere[0]
+        name, (drawn, own), index, share = self._elsewhere[0]
         label, many = self.prepared.classes.labels[index], len(self._elsewhere)
         more = f" (and so in {many - 1} more)" if many > 1 else ""
         self.prepared.note(
             f"{name}: the map is of {drawn}, which the network says at its training size; at --size {self.size} "
-            f"{label} covers {percent(share)} of the image{more}: -c {index} maps it"
+            f"{label} covers {percent(share)} of what it saw, {drawn} {percent(own)}{more}: -c {index} maps it"
         )
 
     def finish(self) -> Findings:

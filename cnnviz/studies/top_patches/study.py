@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +17,6 @@ from torch import fx
 from cnnviz.engine.cut import DEFAULT_LAYER, Cut
 from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError, counted, out_of
-from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.names import safe_component
 from cnnviz.io.reports import read_report
 from cnnviz.io.sources import ImageRef
@@ -28,7 +26,7 @@ from cnnviz.models.graph.layers import resolve
 from cnnviz.models.graph.trace import Graph
 from cnnviz.models.receptive_field.field import ReceptiveField, receptive_field
 from cnnviz.registry.studies import TopPatchesOptions
-from cnnviz.render.patches import FRAMES, UnitRow, sheet, unit_picture
+from cnnviz.render.patches import UnitRow
 from cnnviz.render.text import percent
 from cnnviz.run.images import DecodedImage, failed
 from cnnviz.run.prepared_model import PreparedModel
@@ -43,12 +41,11 @@ from cnnviz.studies.top_patches.selectivity import Selectivity, ranking, selecti
 from cnnviz.studies.top_patches.shares import Winner, folders_of, join, state_of
 from cnnviz.studies.top_patches.top_units import TopUnits, overlapping, strongest
 from cnnviz.studies.top_patches.unit_changes import changes, compared, recorded
+from cnnviz.studies.top_patches.unit_pages import FIRST, write_pages, write_strips
 from cnnviz.studies.unit_selection import Choice, parse_units
 
 MOST_WITH_GRADIENTS = 32
 """Units up to which ``--patch-gradient auto`` draws gradients: each of their patches costs a backward pass."""
-_MOST_ON_PAGE = 200
-_PNG = ImageFormat("png")
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +190,7 @@ class TopPatches(Study[TopPatchesOptions]):
     # After the pass.
 
     def writes(self) -> Sequence[str]:
-        return ["sheet.png", "units/any", *(["crops/any"] if self.params.crops else [])]
+        return [FIRST, "units/any", *(["crops/any"] if self.params.crops else [])]
 
     def finish(self) -> Findings:
         if not self.images:
@@ -301,32 +298,20 @@ class TopPatches(Study[TopPatchesOptions]):
     # Writing.
 
     def _draw(self, units: Sequence[_Unit], review: Review) -> list[Figure]:
-        caption = f"{self._where}: {counted(len(units), 'unit')}. {FRAMES}"
-        figures: list[Figure] = [{"file": "sheet.png", "caption": caption}]
         self.columns = max([1, *(len(unit.patches) for unit in units)])
-        page = sheet(len(units), self.columns, lambda place: self._row(units[place], review))
-        self.store.write("sheet.png", encode(page, _PNG))
-        workers = self.prepared.settings.runtime.workers or max(2, os.cpu_count() or 2)
-        with ThreadPoolExecutor(workers, "encode") as pool:
-            waiting: deque[Future[None]] = deque()
-            for unit in units:
-                row = self._row(unit, review)
-                waiting.append(pool.submit(self._write_unit, self._file(unit), row, review.look.side))
-                if len(waiting) > 2 * workers:
-                    waiting.popleft().result()
-                if len(figures) <= _MOST_ON_PAGE:
-                    figures.append({"file": self._file(unit), "caption": f"{row.title}: {row.facts}"})
-            for written in waiting:
-                written.result()
-        return figures
 
-    def _write_unit(self, file: str, row: UnitRow, side: int) -> None:
-        self.store.write(file, encode(unit_picture(row, side), _PNG))
+        def row(place: int) -> UnitRow:
+            return self._row(units[place], review)
+
+        workers = self.prepared.settings.runtime.workers or max(2, os.cpu_count() or 2)
+        pages = write_pages(self.store, len(units), self.columns, row, self._where)
+        files = [self._file(unit) for unit in units]
+        return pages + write_strips(self.store, files, row, review.look.side, workers)
 
     def _row(self, unit: _Unit, review: Review) -> UnitRow:
         missing = self.columns - len(unit.patches)
         tiles = [review.tile(patch) for patch in unit.patches] + [None] * missing
-        return UnitRow(f"{self.layer.name}, unit {unit.number}", self._facts(unit), tiles)
+        return UnitRow(self.layer.name, f"unit {unit.number}", self._facts(unit), tiles)
 
     def _facts(self, unit: _Unit) -> str:
         fired = int(self.top.fired[unit.index])
