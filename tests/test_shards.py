@@ -222,7 +222,7 @@ def shares(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["run/shard-1-of-2", "run/shard-2-of-2"], "Nothing says where the whole run goes"),
         (["run/shard-1-of-2", "three"], "shares of 2 and of 3"),
         (["run/shard-1-of-2", "options"], "begun otherwise: --class pred in the one, --class 1 in the other"),
-        (["run/shard-1-of-2", "weights"], "checkpoint is None and"),
+        (["run/shard-1-of-2", "weights"], "begun otherwise: no --checkpoint in the one, --checkpoint "),
         (["whole"], "is the run of no share"),
         (["nowhere"], "there is no such folder"),
         (["run", "-o", "whole"], "is not empty"),
