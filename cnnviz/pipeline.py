@@ -15,6 +15,7 @@ from cnnviz.io.encode import ImageFormat
 from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.maps.comparison import Conclusion
+from cnnviz.maps.expected_time import ExpectedTime
 from cnnviz.maps.explainer import Explainer
 from cnnviz.maps.remembered import Remembered, run_key
 from cnnviz.maps.unplaced import on_cells
@@ -66,7 +67,7 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
     with RunFolder(store, settings, reporter.note) as run_folder:
         told, settings = Told(reporter), run_folder.computed
         explainer = Explainer(settings, total, told.note)
-        explainer.part = told.part
+        explainer.part, explainer.expected = told.part, _expected(explainer, total, reporter)
         limits, extra = settings.draw.limits, {}
         if settings.draw.scale == "run":
             limits = _run_limits(settings, explainer, stdin)
@@ -84,7 +85,7 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
             return record if remembered is None else remembered.keep(done.ref, record)
 
         loop = _loop(explainer, drawn, told, None if remembered is None else remembered.recall)
-        loop.counts.total = total
+        loop.counts.total, loop.first_alone = total, any(maker.metrics for maker in explainer.makers)
         result, concluded = _through(loop, explainer, run_folder, told, stdin)
         if remembered is None:
             return result
@@ -93,6 +94,22 @@ def run(settings: RunSettings, reporter: Reporter, stdin: BinaryIO | None = None
         return replace(
             result, again=_again(explainer, header, {**concluded, "exit_code": result.exit_code}, told.notes)
         )
+
+
+def _expected(explainer: Explainer, total: int | None, reporter: Reporter) -> ExpectedTime | None:
+    """What tells how long the run takes, where it has metrics that run the network, or several methods.
+
+    It is told to whoever waits, and to nobody who repeats the run from its cache: not by what remembers notes.
+    """
+    if len(explainer.makers) < 2 and not any(maker.metrics for maker in explainer.makers):
+        return None
+    asked = explainer.settings
+
+    def to_do() -> int | None:
+        kept = explainer.remembered is not None and explainer.remembered.images.hits
+        return None if kept or asked.output.resume or asked.target.only is not None else total
+
+    return ExpectedTime(explainer.makers, to_do, explainer.prepared.lanes.count, reporter.note)
 
 
 def _loop(

@@ -12,7 +12,7 @@ import pytest
 from cnnviz.cli.app import main
 from cnnviz.engine.session import Session
 from cnnviz.errors import CnnvizError
-from cnnviz.maps.comparison import table
+from cnnviz.report.text_table import text_table
 from cnnviz.settings import listed
 from tests.support.colour_photos import MODEL, SQUARES, run, write_truth
 
@@ -49,8 +49,9 @@ def test_each_map_is_that_of_its_method_alone(rectangles: Path, tmp_path: Path) 
 
 def test_a_table_has_the_columns_of_which_there_are_values() -> None:
     rows = {"cam": {"a": {"value": 0.25}, "b": {"value": None}}, "random": {"a": {"value": None}}}
-    assert table(rows, {"a": "first", "b": "second"}) == ["method  first", "cam      0.25", "random      -"]
-    [line] = table(rows, {"b": "second"})
+    told = text_table(rows, {"a": "first", "b": "second"}, ["cam"], "evaluate")
+    assert told == ["method  first", "cam     0.25", "random     -"]
+    [line] = text_table(rows, {"b": "second"}, ["cam"], "evaluate")
     assert "nothing to compare" in line
 
 

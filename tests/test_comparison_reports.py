@@ -122,15 +122,16 @@ def test_figures_without_maps_are_left_out(rectangles: Path, tmp_path: Path) -> 
 
 
 def test_the_table_of_the_page() -> None:
-    """The best method of each column, by its direction; what knows nothing of the model is never the best."""
+    """Directions, what is better for certain, and what knows nothing of the model, which is never bold."""
 
-    def figure(value: float | None, better: str) -> dict[str, Any]:
-        return {"value": value, "ci95": None if value is None else [value, value + 1], "n": 1, "better": better}
+    def figure(value: float | None, better: str, *than: str) -> dict[str, Any]:
+        ends = None if value is None else [value, value + 1]
+        return {"value": value, "ci95": ends, "n": 1, "better": better, "better_than": list(than)}
 
     rows = {
-        "a<b": {"up": figure(1, "higher"), "down": figure(2, "lower"), "none": figure(None, "higher")},
-        "c": {"up": figure(3, "higher"), "down": figure(4, "lower"), "none": figure(None, "higher")},
-        "random": {"up": figure(9, "higher"), "down": figure(0, "lower"), "none": figure(None, "higher")},
+        "a<b": {"up": figure(1, "higher"), "down": figure(2, "lower", "c"), "none": figure(None, "higher")},
+        "c": {"up": figure(3, "higher", "a<b"), "down": figure(4, "lower"), "none": figure(None, "higher")},
+        "random": {"up": figure(9, "higher", "c", "a<b"), "down": figure(0, "lower"), "none": figure(None, "higher")},
     }
     page = figures_table({"study": "evaluate", "methods": ["a<b", "c"], "metrics": rows})
     assert re.findall(r'<th scope="col">([^<]*)', page) == ["up ↑", "down ↓"]
@@ -140,7 +141,8 @@ def test_the_table_of_the_page() -> None:
     assert re.findall(r'<th scope="row">([^<]*)', beside) == ["random"]
     assert "<strong>" not in beside
     assert "<small>3 to 4</small>" in own
-    localized = {"a": {"top1_error": figure(0.2, "lower"), "maps": 3}, "b": {"top1_error": {"value": 0.1}}}
+    better = {"value": 0.1, "better_than": ["a"]}
+    localized = {"a": {"top1_error": figure(0.2, "lower"), "maps": 3}, "b": {"top1_error": better}}
     table = figures_table({"study": "localize", "methods": ["a", "b"], "localization": localized})
     assert "top-1 error ↓" in table
     assert "<strong>0.1</strong>" in table
@@ -225,8 +227,8 @@ def test_a_column_is_called_alike_in_a_terminal_and_on_the_page(
 ) -> None:
     truth = ["--truth", str(tmp_path / "truth.json")] if command == "localize" else []
     said = told(command, rectangles, tmp_path / "out", "--method", "cam", *truth, *options)
-    [line] = [line for line in said if line.startswith("method ")]
-    terminal = set(re.split(r"  +", line.strip())[1:])
+    lines = [line for line in said if line.startswith("method ")]
+    terminal = {head for line in lines for head in re.split(r"  +", line.strip())[1:]}
     page = set(re.findall(r'<th scope="col">([^<]*)', (tmp_path / "out" / "index.html").read_text()))
     assert set(heads.split("|")) <= terminal <= page
     metrics = json.loads((tmp_path / "out" / "report.json").read_text())["summary"].get("metrics", {"cam": {}})["cam"]
@@ -243,7 +245,8 @@ def test_an_error_is_called_by_its_name_and_less_of_it_is_better(rectangles: Pat
     report = run("evaluate", rectangles, tmp_path / "out", *options)
     figure = report["summary"]["metrics"]["gradcam"]["box_localization"]
     assert (figure["figure"], figure["better"]) == ("top1_error", "lower")
-    rows = {name: {"box_localization": {**figure, "value": value}} for name, value in (("a", 1.0), ("b", 0.25))}
+    values = (("a", 1.0, []), ("b", 0.25, ["a"]))
+    rows = {name: {"box_localization": {**figure, "value": value, "better_than": than}} for name, value, than in values}
     page = figures_table({"study": "evaluate", "methods": ["a", "b"], "metrics": rows})
     assert "top-1 error ↓" in page
     assert "<strong>0.25" in page

@@ -38,8 +38,10 @@ def test_each_metric_of_each_method_is_a_step_of_the_work(
     report = run("evaluate", rectangles, tmp_path / "out", "--method", "gradcam,saliency", *FEW, "--batch-size", "100")
     # Two methods, their blurred maps and four baselines; of each its maps, and what two metrics that run the network
     # again say of them.
-    assert len(told) == 8 * 3
-    assert told == pytest.approx([len(report["images"]) / len(told)] * len(told))
+    steps, others = 8 * 3, len(report["images"]) - 1
+    told = [worth for worth in told if worth > 1e-9]  # what rounding leaves of a batch is told at its end
+    # The first image is explained alone, the others in a batch.
+    assert sorted(told) == pytest.approx([1 / steps] * steps + [others / steps] * steps)
 
 
 def test_what_is_done_again_counts_once() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from cnnviz.errors import CnnvizError
 from cnnviz.io.store import Store
+from cnnviz.metrics import standing
 from cnnviz.registry import lookup
 from cnnviz.registry.metrics import MetricRequest
 from cnnviz.registry.params import Options
@@ -150,29 +151,19 @@ def of_several(remarks: Mapping[str, Sequence[tuple[str, str]]]) -> list[str]:
     return found
 
 
-def table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> list[str]:
-    """Figures as lines of text: a row a method, a column a figure.
+def beside_baselines(
+    table: Mapping[str, Mapping[str, Any]], methods: Sequence[str], columns: Mapping[str, tuple[str, str]], images: int
+) -> dict[str, Any]:
+    """Where methods are no better than what stands beside them, as the summary has it.
 
     Args:
-        rows: By method, by figure, a mapping with ``value``.
-        columns: Headings by figure. A column that no row has a value of is left out; without any there is a sentence.
+        table: By row, by column, a figure, which says than which rows it is better by more than chance explains.
+        methods: Which rows are methods.
+        columns: Those that say something of what knows nothing of the network: what they are called, and which values
+            are better.
+        images: On how many images the rows are compared.
     """
-
-    def value(row: Mapping[str, Any], name: str) -> float | None:
-        found: float | None = (row.get(name) or {}).get("value")
-        return found
-
-    used = {name: head for name, head in columns.items() if any(value(row, name) is not None for row in rows.values())}
-    if not used:
-        return [
-            "nothing to compare: the metrics have no figure of the run (the records have what they say of each map)"
-        ]
-    first = max(map(len, [*rows, "method"]))
-    lines = ["  ".join(["method".ljust(first), *used.values()])]
-    for method, row in rows.items():
-        cells = []
-        for name, head in used.items():
-            number = value(row, name)
-            cells.append(("-" if number is None else f"{number:.3g}").rjust(len(head)))
-        lines.append("  ".join([method.ljust(first), *cells]))
-    return lines
+    found = []
+    for column, (name, better) in columns.items():
+        found += [{"figure": name, **each} for each in standing.no_better(table, methods, column, better)]
+    return {"images": images, "enough": standing.FEWEST, "no_better": found}

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.store import Store
-from cnnviz.maps.comparison import Comparison, Conclusion, table
+from cnnviz.maps.comparison import Comparison, Conclusion, beside_baselines
 from cnnviz.maps.prepared_method import BLURRED
 from cnnviz.maps.unmeasured import why_nothing
+from cnnviz.metrics import standing
 from cnnviz.metrics.faithfulness_baselines import NAMES
 from cnnviz.metrics.intervals import bootstrap_mean
 from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import EvaluateOptions
 from cnnviz.registry.metrics import RANDOMIZATION, MetricRequest, MetricSpec
 from cnnviz.render.curves import Curve, curves
+from cnnviz.report import cautions
 from cnnviz.report.figures_table import better_by_name, column_name, heading
+from cnnviz.report.text_table import text_table
 from cnnviz.schema.images import Figure
 
 ALL = (
@@ -65,17 +68,20 @@ class Evaluate(Comparison[EvaluateOptions]):
         said = {method: {spec.name: _summary(spec, own) for spec in specs} for method, own in figures.items()}
         found = {method: {spec.name: _main(spec, own[spec.name]) for spec in specs} for method, own in said.items()}
         rows = list(records)
+        _rank(found, specs, rows)
         values = [each["value"] for own in found.values() for each in own.values()]
         by_truth = all(spec.truth in ("boxes", "masks") for spec in specs)
         summed = any(each is not None for own in said.values() for each in own.values())
-        explained = any(row.get("error") is None and not row.get("skipped") for row in rows)
-        nothing = not explained or (by_truth and summed and all(value is None for value in values))
+        nothing = not _explained(rows) or (by_truth and summed and all(value is None for value in values))
         unmeasured = why_nothing(rows, self.target) if nothing else ""
         heads = {spec.name: _head(spec, [own[spec.name] for own in found.values()]) for spec in specs}
         pictures = _write_curves(self.writes(), rows, store)
-        figures_told = [] if unmeasured else table(found, heads)
+        methods = [spec.name for spec, _ in self.methods() if spec.name in found]
+        judged = {spec.name: _called(found, spec.name) for spec in specs if spec.baselines_lose}
+        beside = beside_baselines(found, methods, judged, len(_explained(rows)))
+        figures_told = [] if unmeasured else [*text_table(found, heads, methods, "evaluate"), *cautions.beside(beside)]
         sentences = [*figures_told, *_no_better_than_blurred(specs, list(figures), rows)]
-        summary = {"metrics": found, "worst": _worst(specs, rows)}
+        summary = {"metrics": found, "beside_baselines": beside, "worst": _worst(specs, rows)}
         return Conclusion(summary, pictures, sentences, unmeasured=unmeasured)
 
 
@@ -88,6 +94,12 @@ def _head(spec: MetricSpec, figures: Sequence[Mapping[str, Any]]) -> str:
     """What stands above a metric's column, of which these are the methods' figures."""
     own = figures[0] if figures else {"figure": spec.name, "better": spec.direction}
     return heading(column_name(spec.name, own["figure"]), own["better"], _unit(spec))
+
+
+def _called(table: Mapping[str, Mapping[str, Mapping[str, Any]]], metric: str) -> tuple[str, str]:
+    """What a metric's column is called, without its unit, and which of its values are better."""
+    own = next(iter(table.values()))[metric]
+    return heading(column_name(metric, own["figure"]), ""), own["better"]
 
 
 def _unit(spec: MetricSpec) -> str:
@@ -114,6 +126,50 @@ def _main(spec: MetricSpec, found: Mapping[str, Any] | None) -> dict[str, Any]:
     several = spec.direction == "neither" and column_name(spec.name, name) == name != spec.name
     better = better_by_name(name) if several else spec.direction
     return {**own, "better": better, "figure": name, **unit, **({"others": figures} if figures else {})}
+
+
+def _rank(
+    table: Mapping[str, dict[str, dict[str, Any]]], specs: Sequence[MetricSpec], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write to each figure than which other rows it is better by more than chance explains.
+
+    Map by map, where a metric says its figure of each map; of others, such as of mosaics, by their intervals.
+    """
+    for spec in specs:
+        figures = {name: own[spec.name] for name, own in table.items() if own[spec.name]["value"] is not None}
+        better = next((each["better"] for each in figures.values()), "neither")
+        values = _values(spec, {each["figure"] for each in figures.values()}, rows)
+        if set(values) >= set(figures):
+            found = standing.paired({name: values[name] for name in figures}, better)
+        else:
+            found = standing.apart(figures, better, len(_explained(rows)))
+        for name, own in figures.items():
+            own["better_than"] = found[name]
+
+
+def _values(
+    spec: MetricSpec, figures: Collection[str], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[tuple[str, int], float]]:
+    """By method, and baseline, the figure of each of its maps that has one, where its mean is what the table has."""
+    found: dict[str, dict[tuple[str, int], float]] = {}
+    summed = {each.name: each.summed_up for each in spec.figures}
+    [name, *others] = figures or [""]
+    if others or summed.get(name, "no") == "no":
+        return found
+    for row in rows:
+        places: dict[str, int] = {}
+        for each in row.get("explanations") or ():
+            method = each["method"]
+            place = places[method] = places.get(method, -1) + 1
+            scores = each["scores"].get(spec.score_key) if spec.score_key else each["scores"]
+            value = scores.get(name) if isinstance(scores, Mapping) else None
+            if isinstance(value, (int, float)):
+                found.setdefault(method, {})[row["path"], place] = float(value)
+    return found
+
+
+def _explained(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row.get("error") is None and not row.get("skipped")]
 
 
 def _worst(specs: Sequence[MetricSpec], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from cnnviz.io.store import Store
 from cnnviz.maps import mosaics, tiling
 from cnnviz.maps.asked import Asked, answered, check_targets, for_task, scored, truth_facts, truth_labels, with_role
 from cnnviz.maps.comparison import Conclusion, comparison_of, of_several
+from cnnviz.maps.expected_time import ExpectedTime
 from cnnviz.maps.flat_maps import all_finite
 from cnnviz.maps.parts import Parts, Tell, untold
 from cnnviz.maps.preparation import cuts_of, of_methods, opened, passed_over, prepare_methods, rehearsed
@@ -61,6 +63,7 @@ class Explainer:
         methods: The methods; those that share a session share its forward passes.
         makers: What makes the maps: the methods, and the baselines beside them. ``remembered``: the run's cache.
         part: Told how many images' worth of work is done, of images that are not finished.
+        expected: Told how long batches take; None where nobody is to know.
 
     Raises:
         CnnvizError: The model, the layer, the class or a method cannot be had.
@@ -76,6 +79,7 @@ class Explainer:
         self.settings = settings
         self.remembered: Remembered | None = None
         self.part: Tell = untold
+        self.expected: ExpectedTime | None = None
         self.spec = lookup.find_entry(settings.target.method)
         params = self.spec.resolve_params(settings.target.params)
         self.comparison = comparison_of(self.spec, params, settings.target)
@@ -152,9 +156,11 @@ class Explainer:
     def explain(self, items: Sequence[DecodedImage]) -> list[ImageOutcome]:
         """Explain a batch; each image's row is what it would be alone. Images that fail become records."""
         tiled = self.prepared.preprocess.view == "tiles"
-        parts = Parts(self.part, len(items), sum(maker.steps for maker in self.makers))
+        parts, began = Parts(self.part, len(items), sum(maker.steps for maker in self.makers)), time.perf_counter()
         made = self.prepared.guarded(items, self._explain_tiled if tiled else partial(self._explain, parts))
         parts.finish()
+        if self.expected is not None:
+            self.expected.explained(len(items), time.perf_counter() - began)
         return made
 
     def _explain(self, parts: Parts, items: Sequence[DecodedImage]) -> list[ImageOutcome]:

@@ -8,15 +8,18 @@ from typing import Any
 from cnnviz.errors import CnnvizError, of_all
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.store import Store
-from cnnviz.maps.comparison import Comparison, Conclusion, table
+from cnnviz.maps.comparison import Comparison, Conclusion, beside_baselines
 from cnnviz.maps.other_thresholds import OtherThresholds
 from cnnviz.maps.unmeasured import why_nothing
+from cnnviz.metrics import standing
 from cnnviz.metrics.localization_thresholds import at_thresholds
 from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import LocalizeOptions
 from cnnviz.registry.metrics import MetricRequest
 from cnnviz.render.curves import Curve, curves
+from cnnviz.report import cautions
 from cnnviz.report.figures_table import better_by_name, heading
+from cnnviz.report.text_table import text_table
 from cnnviz.schema.images import Figure
 from cnnviz.settings import TargetSettings
 
@@ -102,6 +105,7 @@ class Localize(Comparison[LocalizeOptions]):
         figures_of = (each for row in found.values() for each in row.values() if isinstance(each, Mapping))
         if not any(each.get("value") is not None for each in figures_of):
             return Conclusion({"localization": found}, unmeasured=why_nothing(records, self.target))
+        records = records if self._others is None else list(records)  # of many images they are large
         told = [_ORACLE] if self._others is None else self._use(self._others, found, records)
         pictures: list[Figure] = []
         if lines:
@@ -110,7 +114,9 @@ class Localize(Comparison[LocalizeOptions]):
             store.write(_CURVES, encode(curves(lines, title, axis), ImageFormat("png")))
             pictures.append({"file": _CURVES, "caption": title})
         heads = {name: heading(name, better_by_name(name)) for name in _COLUMNS}
-        return Conclusion({"localization": found}, pictures, [*table(found, heads), *told])
+        beside = _ranked(found, list(figures), records)
+        told = [*text_table(found, heads, list(figures), "localize"), *cautions.beside(beside), *told]
+        return Conclusion({"localization": found, "beside_baselines": beside}, pictures, told)
 
     def _use(
         self, others: OtherThresholds, found: dict[str, dict[str, Any]], records: Iterable[Mapping[str, Any]]
@@ -134,6 +140,29 @@ class Localize(Comparison[LocalizeOptions]):
             own = at_thresholds(metric, scores, chosen, self.params.protocol)
             found[row][metric] = {**own, **at, "threshold_from": others.path, "oracle": bool(common)}
         return told
+
+
+def _ranked(
+    table: Mapping[str, dict[str, Any]],
+    methods: Sequence[str],
+    records: Iterable[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Write to each figure than which other rows it is better by more than chance explains; what the summary says of
+    methods that are no better than what knows nothing of the network."""
+    images = len({row["path"] for row in records if _is_measured(row)})
+    for name in _COLUMNS:
+        figures = {row: own[name] for row, own in table.items() if own.get(name, {}).get("value") is not None}
+        for row, others in standing.apart(figures, better_by_name(name), images).items():
+            figures[row]["better_than"] = others
+    columns = {name: (heading(name, ""), better_by_name(name)) for name in _COLUMNS}
+    return beside_baselines(table, methods, columns, images)
+
+
+def _is_measured(record: Mapping[str, Any]) -> bool:
+    """Whether any metric that needs truth has a figure of an image."""
+    names = ("box_localization", *_METRICS)
+    scores = [each["scores"].get(name) or {} for each in record.get("explanations") or () for name in names]
+    return any(own.get("truth_classes") or own.get("true_labels") or own.get("levels") for own in scores)
 
 
 def _scores_by_row(

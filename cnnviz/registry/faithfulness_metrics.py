@@ -214,6 +214,7 @@ FAITHFULNESS: tuple[MetricSpec, ...] = (
         paper=_YEH,
         measures="model",
         direction="lower",
+        baselines_lose=False,
         options=MaxSensitivityOptions,
         figures=(Figure("max_sensitivity", "largest norm of the change over the norm of the map", "mean"),),
         aliases=("sensitivity", "sensitivity_max"),  # as Yeh et al. call it, beside infidelity, and captum
@@ -226,6 +227,7 @@ FAITHFULNESS: tuple[MetricSpec, ...] = (
         paper="Chalasani et al., Concise Explanations of Neural Networks using Adversarial Training, ICML 2020",
         measures="map",
         direction="higher",
+        baselines_lose=False,
         figures=(Figure("gini", "0 for an even map, almost 1 for a single pixel", "mean"),),
     ),
     MetricSpec(

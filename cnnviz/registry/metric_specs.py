@@ -58,6 +58,9 @@ class MetricSpec(EntrySpec):
         truth: What must be known of an image for it. Images of which that is not known are counted.
         without_truth: Whether a map whose image lacks that truth is scored all the same, with ``truth`` None.
         direction: Which values are better.
+        baselines_lose: Whether a map that knows nothing of the network is bad by it, so that a method which is no
+            better has shown nothing. Not so where such a map wins by what it is: random numbers do not change when the
+            image does.
         unit: Of its figures; empty for plain numbers.
         baselines: Maps of :data:`cnnviz.metrics.baseline_maps.BASELINES` that are scored beside each map, by name.
         figures: What it gives of a map.
@@ -74,6 +77,7 @@ class MetricSpec(EntrySpec):
     truth: TruthNeeded = "nothing"
     without_truth: WithoutTruth = "unscored"
     direction: Direction = "neither"
+    baselines_lose: bool = True
     unit: str = ""
     baselines: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()

@@ -50,10 +50,43 @@ def fit(figures: Figures) -> list[str]:
     ]
 
 
+def beside(figures: Figures) -> list[str]:
+    """Of a comparison, which methods are no better than what knows nothing of the network, and that few images settle
+    nothing.
+
+    Args:
+        figures: ``beside_baselines`` of its summary.
+    """
+    images, enough, rows = figures["images"], figures["enough"], figures["no_better"]
+    found = []
+    if 0 < images < enough:
+        found.append(
+            f"of {'one image' if images == 1 else f'{images} images'} nothing is certain: "
+            f"fewer than {enough} do not tell a difference between methods from chance"
+        )
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        if worse := _by_baseline(own, lambda row: row["certain"]):
+            found.append(f"{method} is worse than {worse}: maps that know nothing of the model")
+        if perhaps := _by_baseline(own, lambda row: [name for name in row["than"] if name not in row["certain"]]):
+            found.append(f"{method} is no better on these images than {perhaps}; that may be chance")
+    return found
+
+
+def _by_baseline(rows: Sequence[Figures], names: Callable[[Figures], Sequence[str]]) -> str:
+    """What stands beside a method, each with the figures by which that is so."""
+    figures: dict[str, list[str]] = {}
+    for row in rows:
+        for name in names(row):
+            figures.setdefault(name, []).append(row["figure"])
+    return ", ".join(f"{name} ({', '.join(own)})" for name, own in figures.items())
+
+
 _TITLES: Mapping[str, tuple[str, Callable[[Figures], list[str]]]] = {
     "repeatability": ("another seed", repeatability),
     "left_out": ("score left out", left_out),
     "fit": ("linear model", fit),
+    "beside_baselines": ("certainty", beside),
 }
 
 
@@ -69,7 +102,7 @@ def told(key: str, value: Any) -> list[tuple[str, str]]:
     if key not in _TITLES or not isinstance(value, Mapping):
         return []
     title, words = _TITLES[key]
-    if "maps" in value:
+    if "maps" in value or key == "beside_baselines":
         return [(title, each) for each in words(value)]
     return [(title, f"{method}: {each}") for method, own in value.items() for each in words(own)]
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from cnnviz.report.markup import text
 
 TABLES = {"localize": "localization", "evaluate": "metrics"}
 """By command the key of the summary that has its figures."""
-_ARROWS = {"higher": " ↑", "lower": " ↓"}
+ARROWS = {"higher": " ↑", "lower": " ↓"}
+BEYOND_CHANCE = {
+    "localize": "by more than chance explains (95 % intervals that are apart)",
+    "evaluate": "by more than chance explains (paired t tests, image by image: p < 0.05)",
+}
+"""By command when a method counts as better than others, the end of a sentence."""
 
 
 def figures_table(summary: Mapping[str, Any]) -> str:
-    """The table of a comparison's summary, the best method of each column in bold; empty where there is none.
+    """The table of a comparison's summary; empty where there is none.
 
-    Intervals stand below their values. Columns without a value are left out.
+    Bold is what is better than every other method by more than chance explains. Intervals stand below their values.
+    Columns without a value are left out.
     """
     rows = summary.get(TABLES.get(str(summary.get("study")), ""))
     if not isinstance(rows, Mapping):
@@ -30,7 +36,7 @@ def figures_table(summary: Mapping[str, Any]) -> str:
     methods = [name for name in rows if name in summary.get("methods", ())]
     others = [name for name in rows if name not in methods]
     better = {name: _better(name, rows) for name in columns}
-    best = {name: _best(name, better[name], [rows[method] for method in methods]) for name in columns}
+    best = {name: {method for method in methods if beats_all(rows, name, method, methods)} for name in columns}
     figures = {name: [row[name] for row in rows.values() if isinstance(row.get(name), Mapping)] for name in columns}
     units = {name: next((str(each["unit"]) for each in own if "unit" in each), "") for name, own in figures.items()}
     named = {
@@ -43,7 +49,7 @@ def figures_table(summary: Mapping[str, Any]) -> str:
     own = "".join(_row(method, rows[method], columns, best) for method in methods)
     beside = "".join(_row(name, rows[name], columns, {}) for name in others)
     apart = f'<tbody class="beside">\n{beside}</tbody>\n' if beside else ""
-    said = "Best of the methods in bold, 95 % intervals below."
+    said = _legend(str(summary["study"]), len(methods), bold=any(best.values()))
     said += " Every figure is a share, 0 to 1." if summary.get("study") == "localize" else ""
     said += " Grey: what knows nothing of the model, and maps that are blurred." if beside else ""
     return (
@@ -70,7 +76,7 @@ _WRITTEN = {
 def heading(name: str, better: str, unit: str = "") -> str:
     """What stands above a column, on the page as in a terminal: the figure's name, its unit, what is better."""
     written = _WRITTEN.get(name, name.replace("_", " "))
-    return f"{written}{', ' * bool(unit)}{unit}{_ARROWS.get(better, '')}"
+    return f"{written}{', ' * bool(unit)}{unit}{ARROWS.get(better, '')}"
 
 
 def better_by_name(name: str) -> str:
@@ -97,15 +103,31 @@ def _better(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     return better_by_name(name)
 
 
-def _best(name: str, better: str, rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """The best value of several methods; None where none is better than another."""
-    values = [value for row in rows if (value := _value(row, name)) is not None]
-    if len(values) < 2 or better not in _ARROWS or min(values) == max(values):
-        return None
-    return max(values) if better == "higher" else min(values)
+def _legend(command: str, methods: int, *, bold: bool) -> str:
+    """What bold means, and what stands below the figures."""
+    below = "95 % intervals below."
+    if methods < 2:
+        return below
+    said = "Bold: better" if bold else "None is bold: no method is better"
+    return f"{said} than every other method {BEYOND_CHANCE[command]}. {below}"
 
 
-def _row(method: str, row: Mapping[str, Any], columns: Sequence[str], best: Mapping[str, float | None]) -> str:
+def beats_all(rows: Mapping[str, Mapping[str, Any]], name: str, row: str, methods: Sequence[str]) -> bool:
+    """Whether a method's figure is better than that of every other method by more than chance explains.
+
+    Args:
+        rows: The table, by row, by column.
+        name: The column.
+        row: The method; of others, which stand beside methods, none does.
+        methods: Which rows are methods.
+    """
+    others = {each for each in methods if each != row and _value(rows[each], name) is not None}
+    if row not in methods or not others or _value(rows[row], name) is None:
+        return False
+    return others <= set(rows[row][name].get("better_than", ()))
+
+
+def _row(method: str, row: Mapping[str, Any], columns: Sequence[str], best: Mapping[str, Collection[str]]) -> str:
     cells = []
     for name in columns:
         value = _value(row, name)
@@ -113,7 +135,7 @@ def _row(method: str, row: Mapping[str, Any], columns: Sequence[str], best: Mapp
             cells.append("<td></td>")
             continue
         number, ends = f"{value:.3g}", row[name].get("ci95")
-        shown = f"<strong>{number}</strong>" if value == best.get(name) else number
+        shown = f"<strong>{number}</strong>" if method in best.get(name, ()) else number
         span = "" if ends is None else f"<small>{ends[0]:.3g} to {ends[1]:.3g}</small>"
         cells.append(f"<td>{shown}{span}</td>")
     return f'<tr><th scope="row">{text(method)}</th>{"".join(cells)}</tr>\n'

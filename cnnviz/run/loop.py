@@ -79,9 +79,12 @@ class Loop:
 
     Attributes:
         together: Images that are explained together, where that is no batch.
+        first_alone: Whether the first input is explained by itself, so that it is soon known how long they take. Not
+            the first one that is left to do: what is continued has the batches of what was not interrupted.
     """
 
     together: int | None = None
+    first_alone: bool = False
 
     def __init__(
         self,
@@ -176,7 +179,8 @@ class Loop:
                 run_folder.forget(item.replaced)
             batch.append(item)
             ready += item.loaded is not None
-            if ready >= self._gathered or len(batch) > 4 * self._gathered:
+            alone = self.first_alone and self.counts.inputs == 1 and ready == 1
+            if alone or ready >= self._gathered or len(batch) > 4 * self._gathered:
                 yield batch
                 batch, ready = [], 0
             if item.failure is not None and self.settings.output.fail_fast:

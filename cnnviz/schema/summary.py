@@ -135,6 +135,39 @@ class Mean(TypedDict):
     """How many maps it is taken of."""
 
 
+class Ranked(Mean):
+    """A mean over the maps of a method, or of what stands beside the methods, in a comparison."""
+
+    better_than: NotRequired[list[str]]
+    """Which other methods and baselines it is better than by more than chance explains: a paired t test, image by
+    image, gives p < 0.05, and at least six images differ; of ``localize``, and where a figure is none of single maps,
+    the two intervals are apart and there are at least six images."""
+
+
+class NoBetter(TypedDict):
+    """By which figure a method is no better than maps that know nothing of the network."""
+
+    figure: str
+    """The figure, as the table calls it."""
+    method: str
+    """Name of the method."""
+    than: list[str]
+    """Which of these maps have as good a figure, or a better one."""
+    certain: list[str]
+    """Those of them that are better by more than chance explains."""
+
+
+class BesideBaselines(TypedDict):
+    """How methods stand to what knows nothing of the network."""
+
+    images: Count
+    """On how many images methods are compared."""
+    enough: Count
+    """The number of images from which on a difference can be more than chance explains."""
+    no_better: list[NoBetter]
+    """Where methods are no better. Not asked of figures by which such maps win by what they are, such as sparseness."""
+
+
 class SanityMeans(TypedDict):
     """Means over all maps of a step of ``--sanity``."""
 

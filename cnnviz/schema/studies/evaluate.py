@@ -11,10 +11,10 @@ from cnnviz.schema.images import FailedImage, Image
 from cnnviz.schema.mosaics import WithMosaics
 from cnnviz.schema.shapes import By, Count
 from cnnviz.schema.studies.base import StudyHeader
-from cnnviz.schema.summary import Counted, Fit, LeftOut, Mean, Network, Repeatability
+from cnnviz.schema.summary import BesideBaselines, Counted, Fit, LeftOut, Network, Ranked, Repeatability
 
 
-class Summed(Mean):
+class Summed(Ranked):
     """A figure of a metric over all maps."""
 
     classes: NotRequired[Count]
@@ -62,6 +62,8 @@ class EvaluateSummary(Counted, Network):
     """Class names that were matched by something other than the whole label."""
     metrics: dict[str, dict[str, Evaluated]]
     """By method, or baseline, then by metric. ``METHOD:blurred`` is a blurred copy of the method's maps."""
+    beside_baselines: BesideBaselines
+    """Where methods are no better than maps that know nothing of the network."""
     worst: dict[str, list[WorstMap]]
     """By metric the five maps of methods of which it says the worst, the worst first."""
     left_out: NotRequired[dict[str, LeftOut]]

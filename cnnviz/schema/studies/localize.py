@@ -11,10 +11,10 @@ from cnnviz.schema.images import FailedImage, Image
 from cnnviz.schema.mosaics import WithMosaics
 from cnnviz.schema.shapes import By, Count, Share, open_to
 from cnnviz.schema.studies.base import StudyHeader
-from cnnviz.schema.summary import Counted, Fit, LeftOut, Mean, Network, Repeatability
+from cnnviz.schema.summary import BesideBaselines, Counted, Fit, LeftOut, Mean, Network, Ranked, Repeatability
 
 
-class AtThreshold(Mean):
+class AtThreshold(Ranked):
     """A figure at a threshold."""
 
     threshold: NotRequired[float | None]
@@ -27,7 +27,7 @@ class AtThreshold(Mean):
     """Of ``--threshold-from``: the run on whose images it was chosen."""
 
 
-class OverClasses(Mean):
+class OverClasses(Ranked):
     """A mean over classes."""
 
     classes: Count
@@ -60,16 +60,16 @@ class LocalizationFigures(TypedDict, total=False):
     """How many are the same everywhere, so that their boxes tell nothing."""
     box_threshold: Share
     """The share of the maximum above which the boxes of the method are; baselines have that of the first method."""
-    top1_error: Mean
+    top1_error: Ranked
     """Share of the images whose first class is wrong, or whose box overlaps no true box of that class by half; of those
     on which a class of the network is marked."""
-    top5_error: Mean
+    top5_error: Ranked
     """The same with the best of the first five classes, each with its own box."""
-    gt_known_accuracy: Mean
+    gt_known_accuracy: Ranked
     """Share of the maps of true classes whose box has an IoU of at least 0.5 with a true one."""
-    object_recall: Mean
+    object_recall: Ranked
     """Of ``--per-component``: mean share of the objects of a class that have a box of their own with an IoU of 0.5."""
-    box_precision: Mean
+    box_precision: Ranked
     """Of ``--per-component``: mean share of a map's boxes that are the box of an object."""
     max_box_acc: AtThreshold
     """The same with the threshold that is best for all maps together."""
@@ -77,9 +77,9 @@ class LocalizationFigures(TypedDict, total=False):
     """Mean over IoU 0.3, 0.5 and 0.7, any region of a map, each with its own best threshold."""
     pointing_game: OverClasses
     """Share of the maps of true classes that are largest on an object: per class, then the mean of the classes."""
-    energy_pointing_game: Mean
+    energy_pointing_game: Ranked
     """Mean share of the positive values that lies inside the boxes of the class."""
-    pxap: Mean
+    pxap: Ranked
     """Average precision over the pixels of all maps, where there are masks."""
     hit_rate: Mean
     """The same share of all maps."""
@@ -106,6 +106,8 @@ class LocalizeSummary(Counted, Network):
     """Class names that were matched by something other than the whole label."""
     localization: dict[str, LocalizationFigures]
     """The figures of each method, and of the maps that know nothing of the network that stand beside them."""
+    beside_baselines: NotRequired[BesideBaselines]
+    """Where methods are no better than these maps; not there where nothing was measured."""
     left_out: NotRequired[dict[str, LeftOut]]
     """By method whose values should add up to the score, how much of it they leave out."""
     repeatability: NotRequired[dict[str, Repeatability]]
