@@ -212,6 +212,18 @@ def test_a_curve_of_other_values_fills_the_plot() -> None:
 
 
 @pytest.mark.parametrize(
+    ("last", "figures", "labels"), [(1.0, True, 1), (2.0, True, 2), (3.0, True, 3), (30.0, True, 5), (2.0, False, 5)]
+)
+def test_an_axis_of_epochs_has_no_figures_between_them(last: float, figures: bool, labels: int) -> None:
+    from cnnviz.render.curves import Curve, curves
+
+    plot = curves([Curve("a", [(1.0, 0.5), (last, 0.5)])], "t", "epoch", whole=figures)
+    below = plot[24 + 46 + 380 + 8 : 24 + 46 + 380 + 30]
+    inked = np.flatnonzero((below != 255).any(axis=(0, 2)))
+    assert 1 + np.count_nonzero(np.diff(inked) > 40) == labels
+
+
+@pytest.mark.parametrize(
     ("command", "options", "heads"),
     [
         (

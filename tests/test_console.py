@@ -181,6 +181,14 @@ def test_notes_and_failures_go_to_standard_error(fake: FakePipeline, capsys: pyt
     ]
 
 
+@pytest.mark.parametrize(("quiet", "told"), [(False, "cnnviz: epoch 1 of 2\\x07\n"), (True, "")])
+def test_how_the_work_goes_is_no_note(capsys: pytest.CaptureFixture[str], quiet: bool, told: str) -> None:
+    console = Console()
+    console.quiet = quiet
+    console.say("epoch 1 of 2\x07")
+    assert capsys.readouterr() == ("", told)
+
+
 def test_verbose_prints_every_input(fake: FakePipeline, capsys: pytest.CaptureFixture[str]) -> None:
     fake.records = [record("a\x1b]0;x\x07.jpg"), failed("b.jpg")]
     assert main(["gradcam", "a.jpg", "-v"]) == 0

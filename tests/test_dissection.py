@@ -139,7 +139,7 @@ def test_the_command_finds_the_concept_of_each_unit(scene: tuple[Path, ModelSpec
     said = report["summary"]["dissection"]
     assert (said["concepts"], said["images"], said["detectors"]) == (3 if source == "boxes" else 2, 7, 2)
     assert said["unique_detectors"] == 2
-    assert any("a second time" in note for note in reporter.notes)
+    assert any("a second time" in note for note in reporter.said)
 
 
 def test_images_that_are_not_listed_do_not_count(scene: tuple[Path, ModelSpec]) -> None:

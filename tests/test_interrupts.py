@@ -49,6 +49,7 @@ with ended_by_the_second():
     except KeyboardInterrupt:
         print("stopped")
 """
+TERMINATED = WHOLE.replace("SIGINT", "SIGTERM")
 LOST = """
 import os, signal, threading
 from cnnviz.cli.interrupts import ended_by_the_second
@@ -204,6 +205,8 @@ def test_a_run_that_is_terminated_ends_as_after_ctrl_c(tmp_path: Path, name: str
         _, said = process.communicate(timeout=100)
     assert process.returncode == 130, said
     assert "interrupted; continue with --resume" in said
+    assert f"cnnviz: stopping: finished images are written; {name} again ends it at once" in said
+    assert "Ctrl-C" not in said
     _is_whole(tmp_path / "out")
 
 
@@ -230,8 +233,13 @@ def test_a_run_whose_terminal_is_closed_ends_as_after_ctrl_c(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("script", "out", "err"),
-    [(WHOLE, ["whole", "stopped"], "cnnviz: being written\n"), (LOST, ["stopped"], ""), (LATE, ["alive"], "")],
-    ids=["whole", "lost", "late"],
+    [
+        (WHOLE, ["whole", "stopped"], "cnnviz: being written; Ctrl-C again ends it at once\n"),
+        (TERMINATED, ["whole", "stopped"], "cnnviz: being written; SIGTERM again ends it at once\n"),
+        (LOST, ["stopped"], ""),
+        (LATE, ["alive"], ""),
+    ],
+    ids=["whole", "terminated", "lost", "late"],
 )
 def test_what_belongs_together_is_done_whole_and_no_press_is_lost(script: str, out: list[str], err: str) -> None:
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)

@@ -126,7 +126,8 @@ def test_the_ascent_is_filmed_and_told(tmp_path: Path) -> None:
     film.release()
     assert len(frames) == 12 + 18
     assert np.abs(frames[-1][:, :, ::-1].astype(int) - final).mean() < 12
-    progress = [text for text in told.notes if "step" in text]
+    progress = [text for text in told.said if "step" in text]
+    assert not any("step" in text for text in told.notes)  # which are of the results
     assert progress[-1].startswith("step 12 of 12: score ")
     assert progress[-1].endswith(" of that step's view; that of the finished image follows")
     assert not any("finished" in text for text in progress[:-1])
@@ -289,9 +290,9 @@ def again(out: Path, reporter: Quiet, **changes: Any) -> tuple[int, dict[str, An
 class Stopping(Quiet):
     """Presses Ctrl-C when the second image is half way."""
 
-    def note(self, text: str) -> None:
-        super().note(text)
-        if "step 4 of 8" in text and sum("step 4 of 8" in each for each in self.notes) == 2:
+    def say(self, text: str) -> None:
+        super().say(text)
+        if "step 4 of 8" in text and sum("step 4 of 8" in each for each in self.said) == 2:
             raise KeyboardInterrupt
 
 
@@ -315,7 +316,7 @@ def test_an_interrupted_ascent_writes_what_it_has_and_is_continued(tmp_path: Pat
     code, report = again(parts, told, resume=True)
     assert code == 0
     assert report["synthesized"] == expected["synthesized"]
-    assert sum("step 8 of 8" in text for text in told.notes) == 2  # of the second and the third
+    assert sum("step 8 of 8" in text for text in told.said) == 2  # of the second and the third
     written = {path.name: path.read_bytes() for path in whole.iterdir() if path.suffix in {".png", ".jsonl"}}
     assert {path.name: path.read_bytes() for path in parts.iterdir() if path.suffix in {".png", ".jsonl"}} == written
     assert report["files"] == expected["files"]
@@ -326,4 +327,4 @@ def test_overwrite_begins_again(tmp_path: Path) -> None:
     told = Quiet()
     code, _ = again(tmp_path, told, overwrite=True)
     assert code == 0
-    assert sum("step 8 of 8" in text for text in told.notes) == 3
+    assert sum("step 8 of 8" in text for text in told.said) == 3

@@ -210,7 +210,8 @@ def test_patience_ends_a_training_that_no_longer_becomes_better(folder: Path, tm
     )
     training = found["summary"]["training"]
     assert (training["epochs"], training["best"]["epoch"], training["early"]) == (3, 1, True)
-    assert sum("best so far" in note for note in told.notes) == 1
+    assert sum("best so far" in line for line in told.said) == 1
+    assert not any("epoch" in note for note in told.notes)  # which are of the results
 
 
 def test_bf16_keeps_its_weights_in_float32(folder: Path, tmp_path: Path) -> None:

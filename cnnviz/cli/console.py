@@ -161,6 +161,11 @@ class Console:
         done = f", {share} of the work is done" if (share := self._done.share) else ""
         self._say(f"cnnviz: {at} for {f'{seconds} s' if seconds < 120 else f'{round(seconds / 30) / 2:g} min'}{done}")
 
+    def say(self, text: str) -> None:
+        """How the work goes: no notice."""
+        if not self.quiet:
+            self._say(f"cnnviz: {text}")
+
     def note(self, text: str) -> None:
         """A notice or a warning."""
         if not self.quiet:

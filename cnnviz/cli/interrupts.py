@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from cnnviz.engine.stopping import put_off
+from cnnviz.engine import stopping
 from cnnviz.errors import EXIT_INTERRUPTED
 
 _SHOW_CURSOR = b"\x1b[?25h"
@@ -74,14 +74,15 @@ class _Hearing:
         if number in self.heard:
             _tell((_SHOW_CURSOR if os.isatty(2) else b"") + b"\ncnnviz: ended at once\n")
             os._exit(EXIT_INTERRUPTED)
-        stopping = bool(self.heard)
+        before = bool(self.heard)
         self.heard.add(number)
         if self._terminal and not os.isatty(2):  # it was closed: what is told on the way out goes nowhere
             _give_up_terminal()
-        if stopping:
+        if before:
             return
         self._first = number
-        said = put_off()
+        stopping.heard("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
+        said = stopping.put_off()
         if said is None:
             signal.default_int_handler(number, frame)
         elif said:

@@ -61,7 +61,7 @@ def compare(settings: RunSettings, params: CompareOptions, reporter: Reporter, r
                 own = explaining(own, params, sides[0], before.report)
                 if own.runtime.precision == AUTO_PRECISION:  # or the two would differ by their precision
                     own = replace(own, runtime=replace(own.runtime, precision=precision_in(before.report)))
-        reporter.note(f"{'AB'[number]}: {own.target.method} of {own.model.checkpoint or own.model.model}")
+        reporter.say(f"{'AB'[number]}: {own.target.method} of {own.model.checkpoint or own.model.model}")
         try:
             made = run(own, reporter, None)
         except CnnvizError as error:

@@ -51,6 +51,30 @@ def go_on() -> None:
         raise GivenUpError
 
 
+class _Asked:
+    """What asked the process to stop, as people call it."""
+
+    by = "Ctrl-C"
+
+
+_asked = _Asked()
+
+
+def heard(name: str) -> None:
+    """For who hears signals: what is named from here on where a run says what ended it."""
+    _asked.by = name
+
+
+def asked_by() -> str:
+    """What asked the run to stop: Ctrl-C, or the name of a signal."""
+    return _asked.by
+
+
+def ends_at_once(said: str) -> str:
+    """What is said to who asked to stop, with what ends the process without waiting."""
+    return f"{said}; {asked_by()} again ends it at once"
+
+
 class _Unbroken(threading.local):
     """What of this thread Ctrl-C waits for: how deep it is in it, what is said meanwhile, and whether it waits."""
 
@@ -86,4 +110,6 @@ def unbroken(said: str = "") -> Iterator[None]:
 def put_off() -> str | None:
     """For who hears Ctrl-C, in the main thread: what to say if it waits, None if it is raised at once."""
     _unbroken.waits = _unbroken.depth > 0
-    return _unbroken.said if _unbroken.waits else None
+    if not _unbroken.waits:
+        return None
+    return ends_at_once(_unbroken.said) if _unbroken.said else ""

@@ -16,6 +16,8 @@ from cnnviz.render.text import fitted, font, number, write
 _MARGIN, _AXIS, _PLOT, _LEGEND = 24, 64, (620, 380), 250
 _INK, _SOFT, _LINE = (28, 30, 34), (112, 117, 124), (216, 219, 223)
 _SHIFT = 4
+# Of an axis: where it has figures.
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Curve:
 
 
 def curves(
-    lines: Sequence[Curve], title: str, axis: str, limits: tuple[float, float] | None = None
+    lines: Sequence[Curve], title: str, axis: str, limits: tuple[float, float] | None = None, *, whole: bool = False
 ) -> NDArray[np.uint8]:
     """The plot on white: y from 0 to 100 %, x over the range of the points, names at the right.
 
@@ -40,6 +42,7 @@ def curves(
         title: Written above.
         axis: What x is.
         limits: The lowest and the highest y, of what is no share; None for shares.
+        whole: Whether x counts something, such as epochs: there is nothing between two of them.
     """
     width, height = _PLOT
     left, top = _AXIS, _MARGIN + 46
@@ -53,8 +56,7 @@ def curves(
     def at(x: float, y: float) -> tuple[float, float]:
         return left + width * (x - low) / span, top + height * (1 - (y - bottom) / rise)
 
-    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
-    for share in shares:
+    for share in _SHARES:
         canvas[round(at(low, bottom + share * rise)[1]), left : left + width + 1] = _LINE
     painted = _painted(lines)
     for line, colour in painted:
@@ -63,11 +65,11 @@ def curves(
     page = Image.fromarray(canvas)
     draw = ImageDraw.Draw(page)
     write(draw, (_MARGIN, _MARGIN - 8), title, 19, _INK, canvas.shape[1] - 2 * _MARGIN)
-    for share in shares:
+    for share in _SHARES:
         y = bottom + share * rise
         tick = f"{100 * share:.0f} %" if limits is None else number(y)
         draw.text((left - 10, at(low, y)[1]), tick, font=font(14), fill=_SOFT, anchor="rm")
-    for x in _ticks(low, span, every, shares):
+    for x in _ticks(low, high, whole):
         draw.text((at(x, bottom)[0], top + height + 10), f"{x:.3g}", font=font(14), fill=_SOFT, anchor="ma")
     draw.text((left + width / 2, top + height + 40), axis, font=font(15), fill=_INK, anchor="ma")
     for row, (line, colour) in enumerate(painted):
@@ -77,11 +79,11 @@ def curves(
     return np.array(page, dtype=np.uint8)
 
 
-def _ticks(low: float, span: float, values: Sequence[float], shares: Sequence[float]) -> list[float]:
-    """Where the horizontal axis has figures: whole ones where it counts, such as epochs."""
-    ticks = {low + share * span for share in shares}
-    counts = span > 1 and all(float(x).is_integer() for x in values)
-    return sorted({float(round(x)) for x in ticks} if counts else ticks)
+def _ticks(low: float, high: float, whole: bool) -> list[float]:
+    """Where the horizontal axis has figures."""
+    if whole:
+        return sorted({float(round(low + share * (high - low))) for share in _SHARES})
+    return [low + share * ((high - low) or 1.0) for share in _SHARES]
 
 
 def _painted(lines: Sequence[Curve]) -> list[tuple[Curve, tuple[int, int, int]]]:

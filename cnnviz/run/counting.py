@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
+from cnnviz.engine.stopping import asked_by
 from cnnviz.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -35,7 +36,10 @@ _NAMED = 5
 
 
 class Reporter(Protocol):
-    """Where the run's progress is told; the command line's console."""
+    """Where the run's progress is told; the command line's console.
+
+    What it is to ``say`` is how the work goes; a ``note`` is what people should know of the results.
+    """
 
     def start(self, total: int | None) -> None: ...
 
@@ -44,6 +48,8 @@ class Reporter(Protocol):
     def work(self, count: int, text: str) -> None: ...
 
     def part(self, images: float) -> None: ...
+
+    def say(self, text: str) -> None: ...
 
     def note(self, text: str) -> None: ...
 
@@ -60,6 +66,8 @@ class Silent:
     def work(self, count: int, text: str) -> None: ...
 
     def part(self, images: float) -> None: ...
+
+    def say(self, text: str) -> None: ...
 
     def note(self, text: str) -> None: ...
 
@@ -90,6 +98,9 @@ class Told:
 
     def part(self, images: float) -> None:
         self._reporter.part(images)
+
+    def say(self, text: str) -> None:
+        self._reporter.say(text)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -314,7 +325,7 @@ class Counts:
     def unfinished(self, interrupted: bool) -> str:
         """Why not all inputs were seen; empty where they were."""
         if interrupted:
-            return f"Ctrl-C ended the run after {counted(self.explained, 'image')}: nothing is decided"
+            return f"{asked_by()} ended the run after {counted(self.explained, 'image')}: nothing is decided"
         if self.stopped:
             return "--fail-fast ended the run at the first input that failed: nothing is decided"
         return ""

@@ -228,7 +228,7 @@ class RunFolder:
         """The records so far, in input order."""
         return (record for _, record in self._ordered())
 
-    @unbroken("the report is being written; Ctrl-C again ends it at once")
+    @unbroken("the report is being written")
     def close(self, summary: Mapping[str, Any], title: str, extras: Extras | None = None) -> dict[str, Any]:
         """Write ``report.json`` and ``index.html`` from the records in input order. Returns the summary.
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from cnnviz.engine import runtime as rt
-from cnnviz.engine.stopping import Unwanted, unbroken
+from cnnviz.engine.stopping import Unwanted, ends_at_once, unbroken
 from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.annotations import Annotations
 from cnnviz.io.budget import Budget, Ticket
@@ -33,7 +33,7 @@ _DRAWING_BYTES = 448 << 20
 _DRAWING_PIXEL = 16
 # Images of which batches of one shape are made.
 _GATHERED = 32
-_SENDING = "stopping when what is on its way has arrived; Ctrl-C again ends it at once"
+_SENDING = "stopping when what is on its way has arrived"
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Loop:
         """After Ctrl-C: batches that are done are written, also those behind one that is given up."""
         self._unwanted.set()
         if self.reporter is not None:
-            self.reporter.note("stopping: finished images are written; Ctrl-C again ends it at once")
+            self.reporter.say(ends_at_once("stopping: finished images are written"))
         models.shutdown(wait=False, cancel_futures=True)
         self._drain(run_folder, keep=0)
         models.shutdown()

@@ -96,7 +96,7 @@ def merge(outs: Sequence[str], out: str | None, changes: Mapping[str, Any], repo
         raise CnnvizError(f"A file of a share is missing: {error}", "Run that share again with --overwrite.") from None
     if not count:
         raise CnnvizError("The shares have no image.", "Look at their reports.")
-    reporter.note(f"{len(runs)} shares: everything is there; the run is concluded")
+    reporter.say(f"{len(runs)} shares: everything is there; the run is concluded")
     result = run(settings, reporter, None)
     store = Store(out)
     for name in _states(runs):

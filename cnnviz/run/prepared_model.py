@@ -72,6 +72,7 @@ class PreparedModel:
         self._halving = Halving(self)
         self._spec = spec or lookup.find_entry(settings.target.method)
         self.note = note
+        self.say = note
         self.annotations = annotations_of(settings.target)
         check_choice(settings.target.activation, ACTIVATIONS, "--activation")
         check_choice(settings.runtime.compile, COMPILE_MODES, "--compile")

@@ -48,6 +48,9 @@ class _Telling:
     def work(self, count: int, text: str) -> None:
         self._tell(text)
 
+    def say(self, text: str) -> None:
+        self.note(text)
+
     def note(self, text: str) -> None:
         self._job.tell(self._job.text, self._job.share)
 
@@ -99,13 +102,13 @@ def synthesize(
     kind = cast("type[Study[Any]]", spec.load())
     options = spec.resolve_params(settings.target.params)
 
-    def note(text: str) -> None:
+    def say(text: str) -> None:
         found = _STEP.search(text)
         share = int(found[1]) / int(found[2]) if found else None
         job.tell(text, share)
 
     prepared = prepares(settings, kind.cut(settings, options), None, lambda text: None)
-    prepared.note = note
+    prepared.say = say
     study = kind.of_task(prepared.task)(prepared, options, store)
     with rt.threads(prepared.lanes.one.threads):
         found = study.finish()

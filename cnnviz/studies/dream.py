@@ -123,7 +123,7 @@ class Dream(Study[DeepDreamOptions]):
             nonlocal first
             first = score if step == 0 else first
             if step + 1 == self.options.steps:
-                prepared.note(f"{item.ref.name}: octave {octave + 1}: score {first:.3g} → {score:.3g}")
+                prepared.say(f"{item.ref.name}: octave {octave + 1}: score {first:.3g} → {score:.3g}")
 
         found = dream(image, self.reader, self.normalise, self.options, seed, self.energy, watch)
         made = found.image.cpu()

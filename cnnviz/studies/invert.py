@@ -132,7 +132,7 @@ class Invert(Study[InvertOptions]):
         errors = normalised_error(self._values(maker, found.images), wanted).tolist()
         batch = normalize(found.images.to(prepared.session.device), prepared.preprocess)
         said = prepared.predict(prepared.session.logits(batch))
-        prepared.note(f"{item.ref.name}: {layer}: error {-float(found.scores[0, 0]):.3g} → {errors[0]:.3g}")
+        prepared.say(f"{item.ref.name}: {layer}: error {-float(found.scores[0, 0]):.3g} → {errors[0]:.3g}")
         return tuple(
             _Inverted(
                 layer,

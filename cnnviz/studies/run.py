@@ -63,6 +63,7 @@ def run_study(
             reporter.note,
             lambda loaded: kind.adapt(loaded, settings, params),
         )
+        prepared.say = reporter.say
         study = kind.of_task(prepared.task)(prepared, params, store)
         if spec.caveat:
             reporter.note(spec.caveat)

@@ -60,7 +60,10 @@ def curves_of(epochs: Sequence[Epoch]) -> NDArray[np.uint8]:
     losses = [_line(epochs, name, f"{name}_loss") for name in ("val", "train")]
     most = _round_top(max(y for line in losses for _, y in line.points))
     return np.concatenate(
-        [curves(shares, "Accuracy", "epoch"), curves(losses, "Loss (cross-entropy)", "epoch", (0.0, most))]
+        [
+            curves(shares, "Accuracy", "epoch", whole=True),
+            curves(losses, "Loss (cross-entropy)", "epoch", (0.0, most), whole=True),
+        ]
     )
 
 

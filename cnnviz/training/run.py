@@ -230,7 +230,7 @@ class _Run:
         val = f"validation loss {epoch.val_loss:.3f}, accuracy {in_percent(epoch.val_accuracy)}"
         best = ", the best so far" if better else ""
         train = f"loss {epoch.train_loss:.3f}, accuracy {in_percent(epoch.train_accuracy)}"
-        self._reporter.note(f"{of}: {train}; {val}{best}")
+        self._reporter.say(f"{of}: {train}; {val}{best}")
 
     # Concluding.
 

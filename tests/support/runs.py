@@ -33,7 +33,7 @@ class Quiet:
 
     def __init__(self, interrupt_after: int = 0) -> None:
         self.rows: list[Mapping[str, Any]] = []
-        self.notes: list[str] = []
+        self.notes, self.said = list[str](), list[str]()
         self.interrupt_after = interrupt_after
 
     def start(self, total: int | None) -> None: ...
@@ -46,6 +46,9 @@ class Quiet:
     def work(self, count: int, text: str) -> None: ...
 
     def part(self, images: float) -> None: ...
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
     def note(self, text: str) -> None:
         self.notes.append(text)

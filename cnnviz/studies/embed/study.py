@@ -146,7 +146,7 @@ class Embed(Study[EmbedOptions]):
         if not self.rows:
             return Findings({"embedding": None}, unmeasured="no image could be used")
         if len(self.rows) > _PATIENCE:
-            self.prepared.note(f"arranging {len(self.rows)} vectors")
+            self.prepared.say(f"arranging {len(self.rows)} vectors")
         began = time.perf_counter()
         vectors = self.vectors.rows()
         layout = self._lay_out(vectors)

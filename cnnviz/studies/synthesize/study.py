@@ -263,7 +263,7 @@ class Synthesize(Study[SynthesizeOptions]):
                 more = ", …" if len(values) > _SHOWN_SCORES else ""
                 shown = ", ".join(f"{value:.2f}" for value in values[:_SHOWN_SCORES])
                 of = " of that step's view; that of the finished image follows" if last else ""
-                self.prepared.note(f"{said}step {step + 1} of {steps}: score {shown}{more}{of}")
+                self.prepared.say(f"{said}step {step + 1} of {steps}: score {shown}{more}{of}")
 
         return watch
 

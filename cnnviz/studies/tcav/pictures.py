@@ -43,7 +43,7 @@ def activations_of(
         CnnvizError: There is no picture, or there are too many values to keep.
     """
     flag, folder = named
-    prepared.note(f"{flag} {folder}: pictures are read, and the network runs on them")
+    prepared.say(f"{flag} {folder}: pictures are read, and the network runs on them")
     found: list[NDArray[np.float32]] = []
     for batch in _batches(prepared, flag, refs):
         with rt.scope():

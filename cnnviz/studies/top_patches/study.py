@@ -286,7 +286,7 @@ class TopPatches(Study[TopPatchesOptions]):
         """The second pass over all images; the concepts of each unit are kept for the report."""
         if self.concepts is None or self.quantiles is None:
             return None
-        self.prepared.note("going through the images a second time: what the units overlap with")
+        self.prepared.say("going through the images a second time: what the units overlap with")
         chosen = [unit.index for unit in units]
         thresholds = self.quantiles.thresholds()[chosen]
         study = Dissection(self.prepared, self.concepts, [unit.number for unit in units], thresholds)
