@@ -21,10 +21,11 @@ from cnnviz.io.sources import ImageRef, SourceOptions, find_images, is_url, open
 from cnnviz.io.store import Store
 from cnnviz.io.walk import said as said_by
 from cnnviz.records import parse_line
-from cnnviz.run.counting import Reporter, RunResult, Silent
+from cnnviz.run.counting import RunResult
 from cnnviz.run.earlier import KILLED, RECORDS, REPORT
 from cnnviz.run.images import failed
 from cnnviz.run.merge import merge
+from cnnviz.run.reporters import Reporter, Silent
 from cnnviz.run.share import share_of
 from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings

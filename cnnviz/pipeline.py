@@ -25,10 +25,11 @@ from cnnviz.records import Record, RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.specs import EntrySpec, PairSpec, StudySpec, TrainingSpec
 from cnnviz.render.overlay import Style
-from cnnviz.run.counting import Counts, Reporter, RunResult, Silent, Told, count_inputs, told_of_nothing
+from cnnviz.run.counting import Counts, RunResult, count_inputs, told_of_nothing
 from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.run.loop import Loop
 from cnnviz.run.reading import Recall
+from cnnviz.run.reporters import Reporter, Silent, Told
 from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
 from cnnviz.studies.run import run_study
@@ -180,6 +181,8 @@ def _through(
     summary = {**counts.summary(seconds, interrupted), "model": model, **explainer.facts(), **found.summary}
     if found.unmeasured:
         summary["unmeasured"] = found.unmeasured
+    if remarks := [*counts.remarks(explainer.spec.views), *found.remarks]:
+        summary["remarks"] = remarks
     sentences = [*told_of_nothing(found.unmeasured), *found.sentences, *found.spent]
     if (remembered := explainer.remembered) is not None:
         summary.update(remembered.facts())

@@ -21,7 +21,7 @@ from cnnviz import pipeline
 from cnnviz.io import decode
 from cnnviz.io.budget import Budget, Ticket
 from cnnviz.run import loop, reading
-from cnnviz.run.counting import Silent
+from cnnviz.run.reporters import Silent
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, RuntimeSettings, TargetSettings
 from tests.support import tiny_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,8 @@ def test_what_is_not_better_than_its_own_blur_is_said(
         expected = f"{title}: not better than their own blur for certain: {', '.join(worse)}"
         assert (expected in said) == bool(worse)
     assert sum("own blur" in line for line in said) > 0
+    page = html.unescape((tmp_path / "out" / "index.html").read_text())
+    assert all(f"<dd>{line}</dd>" in page for line in said if "own blur" in line)
 
 
 def test_baselines_look_at_no_layer(report: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from cnnviz.engine import open_session as opening
 from cnnviz.engine.cut import Cut
 from cnnviz.errors import CnnvizError
 from cnnviz.registry import lookup
-from cnnviz.run.counting import Silent
+from cnnviz.run.reporters import Silent
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
 from tests.oracles import gradients as oracle
 from tests.support import kinds_of_networks as kinds

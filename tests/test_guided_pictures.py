@@ -15,7 +15,7 @@ from cnnviz.geometry.placement import PlacedMap
 from cnnviz.maps.placing import without_outliers
 from cnnviz.registry import lookup
 from cnnviz.render.gradient import gradient_image
-from cnnviz.run.counting import Silent
+from cnnviz.run.reporters import Silent
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
 from tests.support import tiny_model
 from tests.support.comparisons import closeness

@@ -22,7 +22,7 @@ from cnnviz.methods.perturbation.incremental.windows import Windows, _idle
 from cnnviz.methods.perturbation.occlusion import covering_mean, place_windows
 from cnnviz.models.preprocess import Preprocess, normalize
 from cnnviz.registry import lookup
-from cnnviz.run.counting import Silent
+from cnnviz.run.reporters import Silent
 from cnnviz.settings import DrawSettings, ModelSpec, OutputSettings, RunSettings, TargetSettings
 from tests.oracles import occlusion as oracle
 from tests.support import tiny_model

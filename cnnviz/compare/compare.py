@@ -28,9 +28,10 @@ from cnnviz.records import RunHeader
 from cnnviz.registry import lookup
 from cnnviz.registry.comparisons import CompareOptions
 from cnnviz.render.overlay import Style
-from cnnviz.run.counting import Reporter, RunResult, rate
+from cnnviz.run.counting import RunResult, rate
 from cnnviz.run.earlier import EarlierRun, precision_in
 from cnnviz.run.folder import REPORT, Extras, RunFolder
+from cnnviz.run.reporters import Reporter
 from cnnviz.schema.images import AnyImage
 from cnnviz.settings import AUTO_PRECISION, RunSettings
 
@@ -120,6 +121,7 @@ class _Comparison:
         self._methods = methods
         self._by_method = any(len(own) > 1 for own in methods)
         self._unread = 0
+        self._remarks: list[str] = []
 
     def go(self, explained: str, began: float, code: int) -> RunResult:
         """Measure all images, draw those that changed most, conclude."""
@@ -142,12 +144,15 @@ class _Comparison:
         if self._unread:
             are, them = ("is", "it") if self._unread == 1 else ("are", "them")
             unread = f"{counted(self._unread, 'photograph')} {are} not where the run of A read {them}"
-            self._folder.note(f"{unread}, and {are} drawn grey: run this where that was run")
+            self._remarks = [f"{unread}, and {are} drawn grey: run this where that was run"]
+            self._folder.note(self._remarks[0])
         compared = {**self._identity(explained), **_images(paired), **tally.summary(), **self._most(order)}
         passed, wrong = held_to(compared, self._params)
         compared |= {"passed": passed, "wrong": wrong}
         summary = {**_counted(paired, time.perf_counter() - began), "model": self._a.report["summary"]["model"]}
         summary |= {"study": "compare", "compare": compared}
+        if self._remarks:
+            summary["remarks"] = self._remarks
         summary = self._folder.close(summary, "cnnviz compare", Extras(files=()))
         if paired.failed and code == EXIT_DONE:
             code = EXIT_SOME_FAILED

@@ -35,6 +35,7 @@ class Conclusion:
         violated: Whether what it was asked to hold does not.
         unmeasured: Why nothing could be measured although it was asked to, and what to type next; empty otherwise.
         annotations: Lines that a CI system reads.
+        remarks: What people should know of the results, told already or among ``sentences``: for the page.
     """
 
     summary: Mapping[str, Any] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Conclusion:
     violated: bool = False
     unmeasured: str = ""
     annotations: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
 
 class Comparison(Generic[_Options]):

@@ -80,9 +80,10 @@ class Evaluate(Comparison[EvaluateOptions]):
         judged = {spec.name: _called(found, spec.name) for spec in specs if spec.baselines_lose}
         beside = beside_baselines(found, methods, judged, len(_explained(rows)))
         figures_told = [] if unmeasured else [*text_table(found, heads, methods, "evaluate"), *cautions.beside(beside)]
-        sentences = [*figures_told, *_no_better_than_blurred(specs, list(figures), rows)]
+        blurred = _no_better_than_blurred(specs, list(figures), rows)
+        sentences = [*figures_told, *blurred]
         summary = {"metrics": found, "beside_baselines": beside, "worst": _worst(specs, rows)}
-        return Conclusion(summary, pictures, sentences, unmeasured=unmeasured)
+        return Conclusion(summary, pictures, sentences, unmeasured=unmeasured, remarks=blurred)
 
 
 def _headline(spec: MetricSpec) -> str | None:

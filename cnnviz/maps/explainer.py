@@ -109,6 +109,7 @@ class Explainer:
         self.prepared.session = self.methods[0].session
         self.requests = [measured[method.spec.name] for method in self.methods]
         self._probe_target: Target | None = None
+        self._before: Sequence[str] = ()
         if len(self.methods) == 1:
             self.prepared.settle_precision(self.methods[0].cut, self._map_of_probe)
             self.methods[0].session = self.prepared.session
@@ -149,7 +150,8 @@ class Explainer:
     def header(self) -> RunHeader:
         """What the report says of the run, before its first image."""
         header = of_methods(self.prepared.header(), self.methods)
-        for text in () if self.comparison is None else self.comparison.remarks_on(header.model):
+        self._before = () if self.comparison is None else self.comparison.remarks_on(header.model)
+        for text in self._before:
             self.prepared.note(text)
         return header
 
@@ -339,7 +341,8 @@ class Explainer:
             found = summed_up(self.requests[0], whole, played.rows.get(self.spec.name, ()))
             for text in found.notes:
                 self.prepared.note(text)
-            return Conclusion(found.figures, report=report)
+            told = [*played.notes, *(": ".join(filter(None, each)) for each in found.remarks)]
+            return Conclusion(found.figures, report=report, remarks=told)
         figures, remarks, own = {}, {}, dict(zip((each.spec.name for each in self.methods), self.requests, strict=True))
         # What stands beside the methods is measured as the first of them is.
         rows = gathered({each.spec.name: own.get(each.spec.name, self.requests[0]) for each in self.makers}, records())
@@ -349,7 +352,8 @@ class Explainer:
             if name in own:
                 itself = self.comparison.says_itself()
                 remarks[name] = tuple(each for each in found.remarks if each[0] not in itself)
-        for text in of_several(remarks):
+        told = of_several(remarks)
+        for text in told:
             self.prepared.note(text)
         self.comparison.look = SecondLook(self.prepared, self.makers, self.annotations, self.remembered, self.kept)
         concluded = self.comparison.conclude(figures, records(), store)
@@ -357,7 +361,9 @@ class Explainer:
         style = Style(self.settings.draw.colormap, self.settings.draw.alpha)
         pictures = mosaics.pictures(played, [method.spec.name for method in self.methods], style, store)
         summary = {**concluded.summary, **({"left_out": left_out} if left_out else {})}
-        return replace(concluded, summary=summary, report=report, figures=[*concluded.figures, *pictures])
+        told = [*self._before, *played.notes, *told, *concluded.remarks]
+        figures_of_all = [*concluded.figures, *pictures]
+        return replace(concluded, summary=summary, report=report, figures=figures_of_all, remarks=told)
 
     def columns(self) -> dict[str, tuple[str, str]]:
         """Of several methods their names, with title and, of those that are left out, why: columns of a picture."""

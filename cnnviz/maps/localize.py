@@ -85,7 +85,8 @@ class Localize(Comparison[LocalizeOptions]):
         self, figures: Mapping[str, Mapping[str, Any]], records: Iterable[Mapping[str, Any]], store: Store
     ) -> Conclusion:
         if self.target.truth is None:
-            return Conclusion({"localization": {}}, sentences=["boxes only: with --truth PATH they are measured"])
+            only = ["boxes only: with --truth PATH they are measured"]
+            return Conclusion({"localization": {}}, sentences=only, remarks=only)
         found: dict[str, dict[str, Any]] = {}
         beside: dict[str, dict[str, Any]] = {}
         lines: list[Curve] = []
@@ -115,8 +116,9 @@ class Localize(Comparison[LocalizeOptions]):
             pictures.append({"file": _CURVES, "caption": title})
         heads = {name: heading(name, better_by_name(name)) for name in _COLUMNS}
         beside = _ranked(found, list(figures), records)
-        told = [*text_table(found, heads, list(figures), "localize"), *cautions.beside(beside), *told]
-        return Conclusion({"localization": found, "beside_baselines": beside}, pictures, told)
+        sentences = [*text_table(found, heads, list(figures), "localize"), *cautions.beside(beside), *told]
+        summary = {"localization": found, "beside_baselines": beside}
+        return Conclusion(summary, pictures, sentences, remarks=told)
 
     def _use(
         self, others: OtherThresholds, found: dict[str, dict[str, Any]], records: Iterable[Mapping[str, Any]]

@@ -37,6 +37,7 @@ from cnnviz.render.legend import with_box, with_legend
 from cnnviz.render.mistake import mistake_panel
 from cnnviz.render.overlay import Style, drawn_limits, heatmap_image, overlay
 from cnnviz.render.panel import PanelRow, PictureRow, panel, picture_panel, reduced
+from cnnviz.report import cautions
 from cnnviz.report.record_words import baseline_words
 
 HEATMAP_FORMAT = ImageFormat("png", 1)
@@ -155,12 +156,15 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
     for number, item in enumerate(done.maps):
         placed, shown = placing.at(number, how.style)
         own = how if not item.facts.get("role") else how.within(ranges.get(item.method.name))
-        if "panel" in how.save:
-            panel_rows.append(reduced(_panel_row(done, item, shown), len(done.maps), own.style))
         measured = how.of_method.get(item.method.name, how.metrics).score(
             placed, _image(done, item), done.truth, beside
         )
         scores = {**measured, **item.scores}
+        flat = flat_reason(item) if scores.get("flat") else ""
+        if "panel" in how.save:
+            caution = "; ".join([*filter(None, (flat,)), *cautions.of_map(scores)])
+            row = replace(_panel_row(done, item, shown), caution=caution)
+            panel_rows.append(reduced(row, len(done.maps), own.style))
         if "boxes" in how.save and in_picture[number]:
             small = tile_photo(done.rgb) if small is None else small
             tiles.append(box_tile(small, done, item, shown, scores, own.style))
@@ -174,8 +178,8 @@ def draw(done: ImageResult, how: OutputStyle) -> Record:
             detected.add(item, shown, own.style)
         if written is not None:
             written.add(item, shown, own.style)
-        if scores.get("flat"):
-            facts["flat_reason"] = flat_reason(item)
+        if flat:
+            facts["flat_reason"] = flat
         rows.append(Explanation(item.method.name, item.layer, item.target, files, scores, facts))
     figures = {"segments": segmented, "detections": detected, "words": written}
     _write_figures(done, how, rows, (panel_rows, tiles, figures))

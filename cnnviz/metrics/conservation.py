@@ -8,9 +8,6 @@ from cnnviz.metrics.contract import Row, RunSummary
 from cnnviz.registry.metrics import ConservationOptions, MetricSpec
 from cnnviz.report import cautions
 
-TOLERATED = 0.01
-"""Share of the score up to which a gap is not worth mentioning."""
-
 
 def summarize(rows: Iterable[Row], spec: MetricSpec, params: ConservationOptions) -> RunSummary:
     """How many of the maps with a ``gap_share`` leave out more than is tolerated, and the largest share.
@@ -26,9 +23,9 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: ConservationOptions
         share = (row.scores or {}).get("gap_share")
         if share is not None:
             maps += 1
-            above += share > TOLERATED
+            above += share > cautions.TOLERATED
             largest = max(largest, share)
     if not maps:
         return RunSummary(None)
-    figures = {"maps": maps, "above_tolerance": above, "tolerance": TOLERATED, "largest": largest}
+    figures = {"maps": maps, "above_tolerance": above, "tolerance": cautions.TOLERATED, "largest": largest}
     return RunSummary.warning(figures, cautions.left_out(figures), params.reason, ": ")

@@ -8,9 +8,6 @@ from cnnviz.metrics.contract import Row, RunSummary
 from cnnviz.registry.metrics import FitOptions, MetricSpec
 from cnnviz.report import cautions
 
-ENOUGH = 0.0
-"""Share of the variance below which a constant would explain the scores better than the values do."""
-
 
 def summarize(rows: Iterable[Row], spec: MetricSpec, params: FitOptions) -> RunSummary:
     """How many of the maps with a ``fit`` explain less than a constant would, and the least.
@@ -23,6 +20,6 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: FitOptions) -> RunS
     found = [row.scores["fit"] for row in rows if row.scores and row.scores.get("fit") is not None]
     if not found:
         return RunSummary(None)
-    below, least = sum(each < ENOUGH for each in found), min(found)
-    figures = {"maps": len(found), "below_enough": below, "enough": ENOUGH, "least": least}
+    below, least = sum(each < cautions.FITS for each in found), min(found)
+    figures = {"maps": len(found), "below_enough": below, "enough": cautions.FITS, "least": least}
     return RunSummary.warning(figures, cautions.fit(figures), params.reason)

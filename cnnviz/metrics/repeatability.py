@@ -8,9 +8,6 @@ from cnnviz.metrics.contract import Row, RunSummary
 from cnnviz.registry.metrics import MetricSpec, RepeatabilityOptions
 from cnnviz.report import cautions
 
-ENOUGH = 0.8
-"""Correlation with the map of another seed from which on a map is not worth mentioning."""
-
 
 def summarize(rows: Iterable[Row], spec: MetricSpec, params: RepeatabilityOptions) -> RunSummary:
     """How many of the maps with a ``reliability`` have less than is enough, the least, and of how many it is not known.
@@ -24,6 +21,8 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: RepeatabilityOption
     if not said:
         return RunSummary(None)
     stated = [each for each in said if each is not None]
-    below, unknown, least = sum(each < ENOUGH for each in stated), len(said) - len(stated), min(stated, default=None)
-    figures = {"maps": len(said), "below_enough": below, "unknown": unknown, "enough": ENOUGH, "least": least}
+    below, unknown = sum(each < cautions.ALIKE for each in stated), len(said) - len(stated)
+    least = min(stated, default=None)
+    counts = {"maps": len(said), "below_enough": below, "unknown": unknown}
+    figures = {**counts, "enough": cautions.ALIKE, "least": least}
     return RunSummary.warning(figures, cautions.repeatability(figures), params.reason)

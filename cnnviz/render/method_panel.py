@@ -16,12 +16,12 @@ from cnnviz.render.box_figure import with_boxes
 from cnnviz.render.color_bar import lying_bar
 from cnnviz.render.grid import fit, in_columns, paste, resize
 from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, is_flat
-from cnnviz.render.panel import PanelRow, drawn, grey_is
+from cnnviz.render.panel import CAUTION, PanelRow, cautions, drawn, grey_is
 from cnnviz.render.text import number, percent, write
 
 _MARGIN, _GAP, _ROW_GAP, _COLUMN_GAP = 24, 12, 20, 36
 _TITLE, _SAID, _LABEL, _HEADING, _DETAIL, _FOOT = 28, 26, 28, 20, 20, 22
-_COLUMNS, _LEAST_WIDTH, _WORDS = 5, 150, 13
+_COLUMNS, _LEAST_WIDTH, _WORDS, _LINE = 5, 150, 13, 16
 # The line that says what colours mean: its height, and a bar in it.
 _COLOURS, _BAR = 22, (72, 12)
 _INK, _SOFT, _PAPER = (28, 30, 34), (112, 117, 124), (243, 244, 246)
@@ -83,12 +83,13 @@ def method_panel(
     shown = fit((rgb.shape[1], rgb.shape[0]), (longest, longest))
     cell = max(shown[0], _LEAST_WIDTH), shown[1]
     block = columns * (cell[0] + _GAP) - _GAP
-    below = _HEADING + cell[1] + _DETAIL + _ROW_GAP
+    shown_maps = [(each.row, each.picture) for row in rows for each in row.cells if each.row is not None]
+    maps = [row for row, _ in shown_maps]
+    said = _LINE * max((len(lines) for lines in cautions(maps, cell[0])), default=0)
+    below = _HEADING + cell[1] + _DETAIL + said + _ROW_GAP
     stacks = in_columns(len(rows), (block + _COLUMN_GAP, _LABEL + len(lines[0]) * below))
     width = 2 * _MARGIN + len(stacks) * (block + _COLUMN_GAP) - _COLUMN_GAP
     begin = _MARGIN + _TITLE + (_SAID if words[1] else 0)
-    shown_maps = [(each.row, each.picture) for row in rows for each in row.cells if each.row is not None]
-    maps = [row for row, _ in shown_maps]
     coloured = [row.placed for row, picture in shown_maps if picture is None and not is_flat(row.placed)]
     foot = _FOOT + _COLOURS * bool(coloured)
     height = begin + max(sum(_LABEL + len(lines[row]) * below for row in stack) for stack in stacks) + foot
@@ -96,7 +97,7 @@ def method_panel(
     draw = ImageDraw.Draw(page)
     write(draw, (_MARGIN, _MARGIN - 4), words[0], 20, _INK, width - 2 * _MARGIN)
     write(draw, (_MARGIN, _MARGIN - 4 + _TITLE), words[1], 16, _INK, width - 2 * _MARGIN)
-    pictures = _Pictures(rgb, resize(rgb, shown), boxes, style, cell)
+    pictures = _Pictures(rgb, resize(rgb, shown), boxes, style, cell, below)
     for place, stack in enumerate(stacks):
         top = begin
         for row in stack:
@@ -111,13 +112,16 @@ def method_panel(
 
 @dataclass(frozen=True, eq=False)
 class _Pictures:
-    """How targets are drawn: the image and its size in the panel, what is drawn on it alone, and the room of a cell."""
+    """How targets are drawn: the image and its size in the panel, what is drawn on it alone, the room of a cell, and how
+    far apart lines of cells are.
+    """
 
     rgb: Picture
     small: Picture
     boxes: Boxes
     style: Style
     cell: tuple[int, int]
+    below: int
 
     def draw(self, page: Image.Image, row: CellRow, lines: Sequence[Sequence[Cell]], corner: tuple[int, int]) -> None:
         """The label of a target, the image, and its cells line by line."""
@@ -138,7 +142,7 @@ class _Pictures:
                     region = (x + (cell[0] - shown[0]) // 2, top + _HEADING)
                     crop = np.array(page.crop((*region, region[0] + shown[0], region[1] + shown[1])))
                     page.paste(Image.fromarray(with_boxes(crop, row.boxes, size)), region)
-            top += _HEADING + cell[1] + _DETAIL + _ROW_GAP
+            top += self.below
 
 
 def _write_colours(page: Image.Image, coloured: Sequence[PlacedMap], style: Style, y: int) -> None:
@@ -183,6 +187,8 @@ def _draw_cell(
     else:
         told = "grey is zero"
     write(draw, (x, y + cell[1] + 3), ", ".join(filter(None, (told, each.why))), _WORDS, _SOFT, cell[0])
+    for place, line in enumerate(cautions([each.row], cell[0])[0]):
+        write(draw, (x, y + cell[1] + _DETAIL + place * _LINE), line, _WORDS, CAUTION, cell[0])
 
 
 def _put(page: Image.Image, picture: Picture, corner: tuple[int, int], cell: tuple[int, int]) -> None:

@@ -15,14 +15,14 @@ from cnnviz.geometry.boxes import Box
 from cnnviz.render.box_figure import with_boxes
 from cnnviz.render.grid import fit, paste, resize
 from cnnviz.render.overlay import Style, is_flat
-from cnnviz.render.panel import BAR_WIDTH, PanelRow, bar, drawn, grey_is
+from cnnviz.render.panel import BAR_WIDTH, CAUTION, PanelRow, bar, cautions, drawn, grey_is
 from cnnviz.render.text import number, percent, write
 
 _MARGIN, _GAP, _ROW_GAP = 24, 14, 22
 _TITLE, _HEADING, _LABEL, _DETAIL = 36, 22, 26, 24
 _LEAST_CELL = (200, 110)
-_COLUMNS = 4
-_INK, _SOFT, _BAD = (28, 30, 34), (112, 117, 124), (180, 35, 24)
+_COLUMNS, _LINE = 4, 16
+_INK, _SOFT = (28, 30, 34), (112, 117, 124)
 _ONE_RANGE = "the maps of a method share one range of values"
 
 Picture = NDArray[np.uint8]
@@ -52,7 +52,8 @@ def mistake_panel(
     shown = shown_size((rgb.shape[1], rgb.shape[0]), columns)
     cell = max(shown[0], _LEAST_CELL[0]), max(shown[1], _LEAST_CELL[1])
     lefts = [_MARGIN + column * (cell[0] + _GAP) for column in range(columns + 1)]
-    words = _HEADING + _LABEL + _DETAIL
+    said = max((len(each) for row in rows for each in cautions(row, cell[0])), default=0)
+    words = _HEADING + _LABEL + _DETAIL + _LINE * said
     step = words + cell[1] + _ROW_GAP
     width = lefts[-1] + BAR_WIDTH + _MARGIN
     canvas: Picture = np.full((_MARGIN + _TITLE + len(lines) * step + _MARGIN, width, 3), 255, dtype=np.uint8)
@@ -88,9 +89,11 @@ def shown_size(size: tuple[int, int], columns: int) -> tuple[int, int]:
 def _write_words(draw: ImageDraw.ImageDraw, row: PanelRow, corner: tuple[int, int], width: int) -> None:
     """What the class is to the image, its name, and what the network says of it."""
     x, y = corner
-    write(draw, (x, y), row.role, 13, _BAD if row.role == "predicted" else _SOFT, width)
+    write(draw, (x, y), row.role, 13, CAUTION if row.role == "predicted" else _SOFT, width)
     write(draw, (x, y + _HEADING - 4), row.label, 18, _INK, width)
     share = [] if row.probability is None else [percent(row.probability)]
     score = [] if row.score is None else [f"score {number(row.score)}"]
     said = ", ".join([*share, *score]) or f"{row.method} looks at no class"
     write(draw, (x, y + _HEADING + _LABEL), said, 13, _SOFT, width)
+    for place, line in enumerate(cautions([row], width)[0]):
+        write(draw, (x, y + _HEADING + _LABEL + _DETAIL - 6 + place * _LINE), line, 13, CAUTION, width)

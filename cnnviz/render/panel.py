@@ -28,11 +28,13 @@ _BAR, _TICK, BAR_WIDTH = 16, 5, 108
 _LEAST_CELL = (150, 110)
 _LEAST_SIDE = 240
 _INK, _SOFT, _LINE, _FILL = (28, 30, 34), (112, 117, 124), (216, 219, 223), (66, 105, 208)
+CAUTION = (180, 35, 24)
+"""Of what should be known before a map is believed."""
 _TITLE_SIZE, _LABEL_SIZE, _SMALL_SIZE = 20, 17, 13
 _PROBABILITY_BAR = (72, 8)
 # What is written above pictures: between a label and a method, from line to line, how many lines, and how far words may
 # push pictures apart.
-_APART, _LINES, _MOST_LINES, _MOST_FOR_WORDS = 20, 18, 2, 280
+_APART, _LINES, _MOST_LINES, _MOST_CAUTION, _MOST_FOR_WORDS = 20, 18, 2, 3, 280
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class PanelRow:
         score: What the network says of the class before probabilities, or None.
         role: Of an image that the network gets wrong: ``truth`` or ``predicted``.
         boxes: What is explained, where that are boxes, with their colours, in pixels of the image.
+        caution: What should be known before the map is believed; empty where there is nothing.
     """
 
     label: str
@@ -58,6 +61,7 @@ class PanelRow:
     score: float | None = None
     role: str = ""
     boxes: Sequence[tuple[Box, tuple[int, int, int]]] = ()
+    caution: str = ""
 
 
 def reduced(row: PanelRow, rows: int, style: Style) -> PanelRow:
@@ -94,7 +98,10 @@ def panel(
     shown = _shown_size((rgb.shape[1], rgb.shape[0]), len(rows))
     cell = max(shown[0], _LEAST_CELL[0]), max(shown[1], _LEAST_CELL[1])
     top = _MARGIN + (_CAPTION + 6 if title else 0)
-    step = _CAPTION + cell[1] + _ROW_GAP
+    across = 3 * cell[0] + 2 * _GAP
+    said = cautions(rows, across)
+    caption = _CAPTION + _LINES * max(map(len, said))
+    step = caption + cell[1] + _ROW_GAP
     block = 3 * (cell[0] + _GAP) + BAR_WIDTH
     columns = in_columns(len(rows), (block + _COLUMN_GAP, step))
     width = 2 * _MARGIN + len(columns) * (block + _COLUMN_GAP) - _COLUMN_GAP
@@ -103,7 +110,7 @@ def panel(
     small = resize(rgb, shown)
     image = with_boxes(small, boxes, (rgb.shape[1], rgb.shape[0])) if boxes else small
     corners = [
-        (_MARGIN + place * (block + _COLUMN_GAP), top + _HEADING + below * step + _CAPTION)
+        (_MARGIN + place * (block + _COLUMN_GAP), top + _HEADING + below * step + caption)
         for place, own in enumerate(columns)
         for below in range(len(own))
     ]
@@ -122,10 +129,17 @@ def panel(
     for left in dict.fromkeys(left for left, _ in corners):
         for x, heading in zip(steps, ("image", "heatmap", "overlay"), strict=False):
             write(draw, (left + x, top), heading, _SMALL_SIZE, _SOFT, cell[0])
-    for row, (left, y) in zip(rows, corners, strict=True):
-        _write_caption(draw, row, (left, y - _CAPTION), 3 * cell[0] + 2 * _GAP)
+    for row, lines, (left, y) in zip(rows, said, corners, strict=True):
+        words = y - _CAPTION - _LINES * len(lines)
+        _write_caption(draw, row, (left, words), across)
+        _write_lines(draw, (left, words + _CAPTION - 6), lines, (_SMALL_SIZE, _LINES, CAUTION))
         _write_bar(draw, (left + steps[3], y), cell[1], row.placed, _own(style, row))
     return np.array(page, dtype=np.uint8)
+
+
+def cautions(rows: Sequence[PanelRow], across: int) -> list[list[str]]:
+    """For each row the lines of what should be known before its map is believed, so many pixels wide."""
+    return [wrapped(row.caution, _SMALL_SIZE, across, _MOST_CAUTION) if row.caution else [] for row in rows]
 
 
 def grey_is(rows: Sequence[PanelRow]) -> str:
@@ -166,7 +180,8 @@ def picture_panel(rows: Sequence[PictureRow], title: str = "") -> NDArray[np.uin
     titles = wrapped(title, _TITLE_SIZE, across, _MOST_LINES) if title else []
     headings = [wrapped(heading, _SMALL_SIZE, cell[0], _MOST_LINES) for heading, _ in first]
     below = any(_label_length(row.row) + _APART + length(row.row.method, _SMALL_SIZE) > across for row in rows)
-    caption = _CAPTION + _LINES * below
+    said = cautions([each.row for each in rows], across)
+    caption = _CAPTION + _LINES * (below + max(map(len, said)))
     top = _MARGIN + (_CAPTION * len(titles) + 6 if title else 0)
     begin = top + _HEADING + _LINES * (max(map(len, headings)) - 1)
     step = caption + cell[1] + _ROW_GAP
@@ -180,10 +195,13 @@ def picture_panel(rows: Sequence[PictureRow], title: str = "") -> NDArray[np.uin
     _write_lines(draw, (_MARGIN, _MARGIN - 4), titles, (_TITLE_SIZE, _CAPTION, _INK))
     for x, lines in zip(lefts, headings, strict=True):
         _write_lines(draw, (x, top), lines, (_SMALL_SIZE, _LINES, _SOFT))
-    for row, y in zip(rows, tops, strict=True):
-        _write_caption(draw, replace(row.row, method="") if below else row.row, (_MARGIN, y - caption), across)
+    for row, lines, y in zip(rows, said, tops, strict=True):
+        words = y - _CAPTION - _LINES * (below + len(lines))
+        _write_caption(draw, replace(row.row, method="") if below else row.row, (_MARGIN, words), across)
+        words += _CAPTION - 6
         if below:
-            write(draw, (_MARGIN, y - _LINES - 6), row.row.method, _SMALL_SIZE, _SOFT, across)
+            write(draw, (_MARGIN, words), row.row.method, _SMALL_SIZE, _SOFT, across)
+        _write_lines(draw, (_MARGIN, words + _LINES * below), lines, (_SMALL_SIZE, _LINES, CAUTION))
     return np.array(page, dtype=np.uint8)
 
 

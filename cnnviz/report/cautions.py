@@ -1,13 +1,23 @@
-"""What the figures of a run's summary warn of, in words: the same on the console and above the cards of its page."""
+"""What the figures of a run and of a map warn of, in words: the same on the console, above the cards of the run's page
+and in its pictures.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cnnviz.errors import in_percent, of_all, out_of
 
 Figures = Mapping[str, Any]
+
+ALIKE = 0.8
+"""Correlation with the map of another seed from which on a map is not worth mentioning."""
+TOLERATED = 0.01
+"""Share of the score up to which a gap is not worth mentioning."""
+FITS = 0.0
+"""Share of the variance below which a constant would explain the scores better."""
 
 
 def repeatability(figures: Figures) -> list[str]:
@@ -82,21 +92,45 @@ def _by_baseline(rows: Sequence[Figures], names: Callable[[Figures], Sequence[st
     return ", ".join(f"{name} ({', '.join(own)})" for name, own in figures.items())
 
 
+def of_map(scores: Figures) -> list[str]:
+    """What the figures of a single map warn of, by the same bounds, as its picture says it.
+
+    Args:
+        scores: Of the map, as its record has them.
+    """
+    found, alike = [], scores.get("reliability", ALIKE)
+    if alike is None or math.isnan(alike):  # as records have it, and before it is one
+        found.append("too few samples to tell how alike the map of another seed would be")
+    elif alike < ALIKE:
+        found.append(f"would correlate by {alike:.2f} with the map of another seed")
+    if (share := scores.get("gap_share")) is not None and share > TOLERATED:
+        found.append(f"leaves out {in_percent(share)} of the score")
+    if (fits := scores.get("fit")) is not None and fits < FITS:
+        found.append(f"explains the score worse than a constant would (fit {fits:.2f})")
+    return found
+
+
 _TITLES: Mapping[str, tuple[str, Callable[[Figures], list[str]]]] = {
     "repeatability": ("another seed", repeatability),
     "left_out": ("score left out", left_out),
     "fit": ("linear model", fit),
     "beside_baselines": ("certainty", beside),
 }
+OF_FIGURES = frozenset(("repeatability", "left_out", "fit"))
+"""Keys of a summary whose warnings ``remarks`` have too, where there are any."""
 
 
 def told(key: str, value: Any) -> list[tuple[str, str]]:
     """Pairs of name and value for the page, of a key of the summary; nothing of keys that warn of nothing.
 
+    ``remarks`` say what figures warn of, and more; reports of earlier versions have figures alone.
+
     Args:
         key: Of the summary.
         value: What it has there: figures, or figures by method.
     """
+    if key == "remarks" and isinstance(value, Sequence):
+        return [("note", str(each)) for each in value]
     if key == "sanity" and isinstance(value, Sequence):
         return _sanity(value)
     if key not in _TITLES or not isinstance(value, Mapping):

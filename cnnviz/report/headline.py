@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cnnviz.errors import in_percent
@@ -42,7 +42,10 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             pairs += [("right", str(value["correct"])), ("wrong", str(value["wrong"]))]
         if key == "compare" and isinstance(value, Mapping):
             pairs += _compared(value)
-        pairs += cautions.told(key, value)
+        if key == "class_guesses" and isinstance(value, Sequence):
+            pairs += [("class", str(each)) for each in value]
+        if "remarks" not in summary or key not in cautions.OF_FIGURES:
+            pairs += cautions.told(key, value)
         # Of several methods there is a table.
         if key == "metrics" and "study" not in summary and isinstance(value, Mapping):
             pairs += _measured(value)

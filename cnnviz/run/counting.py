@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from cnnviz.engine.stopping import asked_by
 from cnnviz.errors import (
@@ -33,81 +33,6 @@ from cnnviz.settings import VIEWS, RunSettings
 _LOOKED_INTO = 1000
 # So many targets that were not found are named on the console.
 _NAMED = 5
-
-
-class Reporter(Protocol):
-    """Where the run's progress is told; the command line's console.
-
-    What it is to ``say`` is how the work goes; a ``note`` is what people should know of the results.
-    """
-
-    def start(self, total: int | None) -> None: ...
-
-    def advance(self, record: AnyImage) -> None: ...
-
-    def work(self, count: int, text: str) -> None: ...
-
-    def part(self, images: float) -> None: ...
-
-    def say(self, text: str) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-class Silent:
-    """A reporter that tells nothing."""
-
-    def start(self, total: int | None) -> None: ...
-
-    def advance(self, record: AnyImage) -> None: ...
-
-    def work(self, count: int, text: str) -> None: ...
-
-    def part(self, images: float) -> None: ...
-
-    def say(self, text: str) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-class Told:
-    """A reporter that remembers what was noted.
-
-    Args:
-        reporter: Told everything.
-
-    Attributes:
-        notes: In order.
-    """
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter, self.notes = reporter, list[str]()
-
-    def start(self, total: int | None) -> None:
-        self._reporter.start(total)
-
-    def advance(self, record: AnyImage) -> None:
-        self._reporter.advance(record)
-
-    def work(self, count: int, text: str) -> None:
-        self._reporter.work(count, text)
-
-    def part(self, images: float) -> None:
-        self._reporter.part(images)
-
-    def say(self, text: str) -> None:
-        self._reporter.say(text)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-        self._reporter.note(text)
-
-    def finish(self) -> None:
-        self._reporter.finish()
 
 
 @dataclass(frozen=True)
@@ -272,6 +197,16 @@ class Counts:
         more = f"; {rest} more in the report" if rest else ""
         was = "was" if len(self.unmatched) == 1 else "were"
         return f"{counted(len(self.unmatched), 'target')} {was} not found: {'; '.join(told)}{more}"
+
+    def remarks(self, views: Sequence[str] = VIEWS) -> list[str]:
+        """What of all this the page says that figures of the summary do not.
+
+        Args:
+            views: What of ``--view`` the command takes.
+        """
+        excluded = self.what_was_excluded() if self.exclusions is not None and self.exclusions.unused else ""
+        found = (excluded, *self.what_was_hidden(views), self.what_was_not_found(), *self.what_explains_nothing())
+        return [each for each in found if each]
 
     def what_was_unknown(self) -> str:
         """How many pictures the annotations do not have; empty where they have all, or nobody asked."""

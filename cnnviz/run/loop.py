@@ -21,11 +21,12 @@ from cnnviz.errors import CnnvizError, ImageError
 from cnnviz.io.annotations import Annotations
 from cnnviz.io.budget import Budget, Ticket
 from cnnviz.records import Record
-from cnnviz.run.counting import Counts, Reporter
+from cnnviz.run.counting import Counts
 from cnnviz.run.folder import RunFolder
 from cnnviz.run.images import DecodedImage, arrived, failed
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.run.reading import Reading, Recall, Waiting
+from cnnviz.run.reporters import Reporter
 from cnnviz.schema.images import AnyImage
 
 # Bytes that drawing takes beside decoded images, and for each pixel unless the result says how many.

@@ -22,10 +22,11 @@ from cnnviz.io.shards import Shard
 from cnnviz.io.store import Store
 from cnnviz.records import files_of, parse_line
 from cnnviz.registry import lookup
-from cnnviz.run.counting import Reporter, RunResult, rate
+from cnnviz.run.counting import RunResult, rate
 from cnnviz.run.earlier import DIGESTS, RECORDS, REPORT, EarlierRun, precision_in
 from cnnviz.run.gallery import remove_gallery
 from cnnviz.run.option_differences import differences
+from cnnviz.run.reporters import Reporter
 from cnnviz.run.share import FILE, SCHEMA, STATE, listing_of, settings_from
 from cnnviz.settings import FREE_OPTIONS, RunSettings
 from cnnviz.strict_json import to_json

@@ -16,9 +16,10 @@ from cnnviz.io.digests import fingerprint, is_unchanged
 from cnnviz.io.sources import ImageRef, SourceOptions, find_images, is_passed_over, open_file
 from cnnviz.models.preprocess import Preprocess
 from cnnviz.records import Record
-from cnnviz.run.counting import Counts, Reporter
+from cnnviz.run.counting import Counts
 from cnnviz.run.folder import FinishedRecord, RunFolder
 from cnnviz.run.images import DecodedImage, failed, shown
+from cnnviz.run.reporters import Reporter
 from cnnviz.schema.images import InputFile
 from cnnviz.settings import RunSettings
 

@@ -27,10 +27,11 @@ from cnnviz.records import RunHeader, parse_line
 from cnnviz.registry.specs import CommandSpec
 from cnnviz.report.gallery import FOLDER
 from cnnviz.run.circumstances import circumstances, unknown
-from cnnviz.run.counting import Counts, Reporter, RunResult, rate
+from cnnviz.run.counting import Counts, RunResult, rate
 from cnnviz.run.earlier import INDEX, RECORDS, REPORT
 from cnnviz.run.folder import Extras, RunFolder
 from cnnviz.run.kept_records import packed, record_of, restored, unpacked
+from cnnviz.run.reporters import Reporter
 from cnnviz.schema.images import InputFile
 from cnnviz.settings import RunSettings
 

@@ -41,10 +41,13 @@ class Time(TypedDict):
 
 
 class Network(TypedDict):
-    """What was explained or studied."""
+    """What was explained or studied, and what people should know of what was found."""
 
     model: str
     """Name of the network."""
+    remarks: NotRequired[list[str]]
+    """What people were told of all images together, a sentence each: what figures warn of, how many maps are flat and
+    why, what was not found. There where there is any."""
 
 
 class Outcomes(TypedDict):

@@ -20,7 +20,6 @@ from cnnviz.maps.placing import on_photograph
 from cnnviz.maps.segment_picture import outlined
 from cnnviz.maps.target_list import TargetList, targets_of
 from cnnviz.maps.write_image import ImageResult, OutputStyle, draw
-from cnnviz.metrics.conservation import TOLERATED
 from cnnviz.models.preprocess import Geometry
 from cnnviz.pipeline import output_style
 from cnnviz.records import Record
@@ -29,6 +28,7 @@ from cnnviz.registry.specs import CommandSpec, MethodSpec
 from cnnviz.render.colormap import AUTO, COLORMAPS
 from cnnviz.render.grid import thumbnail
 from cnnviz.render.overlay import Style, drawn_colormap, drawn_limits, layer, overlay
+from cnnviz.report import cautions
 from cnnviz.run.command_line import command_line
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.serve.images import LONGEST_SIDE, ImageShelf, KeptImage
@@ -269,7 +269,7 @@ class Explorer:
 def _gap_of(record: dict[str, Any], method: str) -> tuple[str, ...]:
     """What a command tells at its end of a map that leaves out a part of the score."""
     share = record["explanations"][0]["scores"].get("gap_share")
-    if share is None or share <= TOLERATED:
+    if share is None or share <= cautions.TOLERATED:
         return ()
     reason = lookup.find_method(method).gap
     return (f"this map leaves out {in_percent(share)} of the score{f': {reason}' if reason else ''}",)

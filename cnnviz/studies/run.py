@@ -16,12 +16,14 @@ from cnnviz.io.line_log import LineLog
 from cnnviz.io.store import Store
 from cnnviz.models.preprocess import normalize
 from cnnviz.records import Record
+from cnnviz.registry import lookup
 from cnnviz.registry.specs import StudySpec
-from cnnviz.run.counting import Reporter, RunResult, count_inputs, told_of_nothing
+from cnnviz.run.counting import RunResult, count_inputs, told_of_nothing
 from cnnviz.run.folder import REPORT, Extras, RunFolder
 from cnnviz.run.images import DecodedImage, failed, view_facts
 from cnnviz.run.loop import Fold, Loop
 from cnnviz.run.prepared_model import PreparedModel
+from cnnviz.run.reporters import Reporter, Told
 from cnnviz.run.share import STATE
 from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
@@ -89,6 +91,8 @@ def _through(
         reporter.finish()
         run_folder.abandon()
         raise counts.no_images(settings)
+    told = Told(reporter)
+    study.prepared.note = told.note
     findings, interrupted = _findings(study, interrupted)
     reporter.finish()
     if said := counts.what_was_excluded():
@@ -101,11 +105,14 @@ def _through(
         figures = {**counts.summary(seconds, interrupted)}
     if interrupted:
         figures["interrupted"] = True
-    facts = {"model": study.prepared.loaded.name, "study": settings.target.method}
+    facts: dict[str, Any] = {"model": study.prepared.loaded.name, "study": settings.target.method}
     if not counts.explained and not interrupted:
         findings = _of_no_image(settings, findings)
     if findings.unmeasured:
         figures["unmeasured"] = findings.unmeasured
+    caveat = lookup.find_entry(settings.target.method).caveat
+    if remarks := [*filter(None, (caveat,)), *counts.remarks(), *told.notes]:
+        facts["remarks"] = remarks
     summary = {**figures, **facts, **findings.summary}
     names = cast(_Noting, study.store).names
     confusion = counts.confusion.to_dict()

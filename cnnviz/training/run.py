@@ -15,8 +15,9 @@ from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.store import Store
 from cnnviz.models.loading import trained
 from cnnviz.registry.training import TrainOptions
-from cnnviz.run.counting import Counts, Reporter, RunResult
+from cnnviz.run.counting import Counts, RunResult
 from cnnviz.run.folder import REPORT, Extras, RunFolder
+from cnnviz.run.reporters import Reporter
 from cnnviz.schema.images import AnyImage
 from cnnviz.settings import RunSettings
 from cnnviz.training import state as states
@@ -104,6 +105,7 @@ class _Run:
         self._counts = Counts()
         self._failures: list[AnyImage] = []
         self._of: Counter[tuple[str, str]] = Counter()
+        self._remarks: list[str] = []
 
     def go(self, decoder: Decoder) -> RunResult:
         """Read the pictures, train, and conclude."""
@@ -193,7 +195,8 @@ class _Run:
         if len(missing) == len(labels):
             raise CnnvizError("no picture to validate with can be read.", "Add pictures.")
         if missing:
-            self._reporter.note(f"classes without pictures to validate with: {', '.join(missing)}")
+            self._remarks = [f"classes without pictures to validate with: {', '.join(missing)}"]
+            self._reporter.note(self._remarks[0])
 
     def _earlier(self, digest: str) -> Progress:
         found = states.read(self._store, digest) if self._settings.output.resume else None
@@ -267,6 +270,8 @@ class _Run:
         summary |= {"model": self._beginning.loaded.name, "study": "train", "training": training}
         if stopped:
             summary["stopped"] = ended
+        if self._remarks:
+            summary["remarks"] = self._remarks
         if progress.epochs:
             self._store.write(METRICS, metrics_lines(progress.epochs))
             self._store.write(CURVES, encode(curves_of(progress.epochs), ImageFormat(png_level=6)))

@@ -349,7 +349,7 @@ class Synthesize(Study[SynthesizeOptions]):
             raise CnnvizError(
                 f"Out of memory: {len(rows)} images at once.", "Make fewer --images, or use --diversity 0."
             )
-        self.prepared.note(f"out of memory: {len(rows)} images are made in halves")
+        self.prepared.say(f"out of memory: {len(rows)} images are made in halves")
         half = (len(rows) + 1) // 2
         return self._in_memory(rows[:half]) + self._in_memory(rows[half:])
 
