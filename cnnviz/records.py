@@ -202,13 +202,14 @@ class AnswerScore(ClassScore):
 
 @dataclass(frozen=True)
 class DifferenceScore:
-    """The target of an explanation that is the score of one class or unit minus that of another."""
+    """The target of an explanation that is the score of one class or unit minus that of another; ``unit`` is theirs."""
 
     spec: str
     label: str
     score: float
     first: SideScore
     second: SideScore
+    unit: str = ""
     kind: Literal["diff"] = "diff"
     probability: None = None
 

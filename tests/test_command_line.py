@@ -100,8 +100,9 @@ def test_the_figures_of_a_run_are_told_in_words() -> None:
     assert headline(measured) == [("pointing game", "hit rate 0.5 (0.25 to 0.75)")]
     assert headline(summary) == [
         ("images", "3"), ("explained", "2"), ("failed", "1"), ("time", "4.2 s"), ("images per second", "0.7"),
-        ("accuracy", "50.0 %"), ("method", "gradcam"), ("depends on the class", "yes"),
+        ("accuracy", "50.0 %"), ("method", "gradcam"),
     ]  # fmt: skip
+    assert headline({"class_specific": False}) == [("depends on the class", "no")]
     assert headline({"images_per_second": 0.0135}) == [("images per minute", "0.8")]
 
 

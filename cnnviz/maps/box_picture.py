@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from cnnviz.geometry.boxes import Box
@@ -13,6 +13,7 @@ from cnnviz.maps.detection_picture import how_sure
 from cnnviz.render.box_figure import FOUND, IGNORED, TRUE, BoxTile, Picture
 from cnnviz.render.overlay import Style, drawn_limits, overlay, resized
 from cnnviz.render.text import percent
+from cnnviz.report.record_words import target_value
 
 if TYPE_CHECKING:
     from cnnviz.maps.write_image import ImageResult, TargetMap
@@ -41,7 +42,8 @@ def box_tile(
     others = found.get("boxes_xywh") or ()
     frames += [(Box(*each), FOUND) for each in (others or ([] if box is None else [box]))]
     share = how_sure(done, item)
-    sure = "" if share is None else f" {percent(share)}"
+    said = percent(share) or target_value(asdict(item.target))
+    sure = f" {said}" if said else ""
     iou = found.get("iou")
     detail = "no box: the map is flat" if box is None else "pink: box of the map"
     if len(others) > 1:

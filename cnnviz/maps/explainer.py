@@ -400,4 +400,5 @@ class Explainer:
             # None where a run that is resumed had nothing left to do.
             times = {each.spec.name: round(each.seconds / each.count, 6) for each in self.methods if each.count}
             return {"study": self.spec.name, "methods": names, "seconds_per_map": times, **found}
-        return {"method": spec.name, "class_specific": spec.class_specific, **found}
+        specific = spec.class_specific and not self.methods[0].params.starts_elsewhere
+        return {"method": spec.name, "class_specific": specific, **found}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cnnviz.maps.box_picture import marked
 from cnnviz.render.gradient import gradient_image
 from cnnviz.render.method_panel import Cell, CellRow, method_panel
-from cnnviz.render.overlay import Style
+from cnnviz.render.overlay import Style, with_unseen
 from cnnviz.render.panel import PanelRow
 from cnnviz.render.text import percent
 
@@ -40,7 +40,8 @@ def method_picture(
         # A method that looks at no class says so in its own cell.
         some = next((each for each in made.values() if each[1].method.class_specific), next(iter(made.values())))
         cells = [_cell(done, title, why, made.get(name)) for name, (title, why) in columns.items()]
-        figure.append(CellRow(some[0].label, some[0].probability, cells, some[0].boxes))
+        label = ", ".join(filter(None, (some[0].label, some[0].value)))
+        figure.append(CellRow(label, some[0].probability, cells, some[0].boxes))
     known = [(box, colour) for box, colour, _ in marked(done.truth)]
     return method_panel(done.rgb, figure, style, (done.ref.name, _predicted(done)), known)
 
@@ -50,7 +51,9 @@ def _cell(done: ImageResult, title: str, why: str, made: tuple[PanelRow, TargetM
         return Cell(title, why=why)
     row, item = made
     size = done.rgb.shape[1], done.rgb.shape[0]
-    picture = gradient_image(item.raw, done.geometry.rect, size) if item.method.colour else None
+    rect, picture = done.geometry.rect, None
+    if item.method.colour:
+        picture = with_unseen(gradient_image(item.raw, rect, size), done.rgb, rect, size)
     return Cell(title, row, picture, "" if item.method.class_specific else "looks at no class")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,10 @@ from cnnviz.render.gradient import gradient_image
 from cnnviz.render.label_map import label_map
 from cnnviz.render.legend import with_box, with_legend
 from cnnviz.render.mistake import mistake_panel
-from cnnviz.render.overlay import Style, drawn_limits, heatmap_image, overlay
+from cnnviz.render.overlay import Style, drawn_limits, heatmap_image, overlay, with_unseen
 from cnnviz.render.panel import PanelRow, PictureRow, panel, picture_panel, reduced
 from cnnviz.report import cautions
-from cnnviz.report.record_words import baseline_words
+from cnnviz.report.record_words import baseline_words, target_value, unit_instead
 
 HEATMAP_FORMAT = ImageFormat("png", 1)
 _RULES = {"guided": "guided backpropagation", "deconvnet": "deconvnet", "backprop": "backpropagation"}
@@ -220,7 +220,8 @@ def _panel_row(done: ImageResult, item: TargetMap, shown: PlacedMap) -> PanelRow
     role = str(item.facts.get("role", ""))
     label = item.target.label if role and not _is_against(item) else _said(item)
     said = ", ".join(filter(None, (_kind(item), baseline_words(item.scores))))
-    return PanelRow(label, _sure(done, item), shown, said, score=score, role=role, boxes=asked_boxes(done, item))
+    boxes = asked_boxes(done, item)
+    return PanelRow(label, _sure(done, item), shown, said, None, score, role, boxes, value=_value(item))
 
 
 def _write_figures(
@@ -277,6 +278,8 @@ def _said(item: TargetMap) -> str:
     """What a map shows, as pictures say it."""
     if not item.method.class_specific:
         return f"no class ({item.method.name} does not look at it)"
+    if instead := _unit_instead(item)[0]:
+        return instead
     number = getattr(item.target, "number", None)  # of a detector's box
     label = with_region(item) if number is None else f"{number} {item.target.label}"
     return f"against {label}" if _is_against(item) else label
@@ -284,7 +287,18 @@ def _said(item: TargetMap) -> str:
 
 def _sure(done: ImageResult, item: TargetMap) -> float | None:
     """How sure the network is of what a map shows; None where the map is of no class."""
-    return how_sure(done, item) if item.method.class_specific else None
+    return None if not item.method.class_specific or _unit_instead(item)[0] else how_sure(done, item)
+
+
+def _value(item: TargetMap) -> str:
+    """The score that a map explains, by its name, where it is of no class."""
+    if not item.method.class_specific:
+        return ""
+    return _unit_instead(item)[1] or target_value(asdict(item.target))
+
+
+def _unit_instead(item: TargetMap) -> tuple[str, str]:
+    return unit_instead({**item.facts, "scores": item.scores, "layer": item.layer})
 
 
 def _kind(item: TargetMap) -> str:
@@ -305,7 +319,8 @@ def _write_map(
         if "box" in how.marks and box_xywh is not None:
             picture = with_box(picture, Box(*box_xywh))
         if "legend" in how.marks:
-            picture = with_legend(picture, _said(item), _sure(done, item), shown, how.style)
+            label = ", ".join(filter(None, (_said(item), _value(item))))
+            picture = with_legend(picture, label, _sure(done, item), shown, how.style)
         how.store.write(files["overlay"], encode(picture, how.picture))
     if "heatmap" in how.save:
         files["heatmap"] = f"{stem}.heatmap.png"
@@ -362,16 +377,22 @@ def _gradient(done: ImageResult, raw: NDArray[np.float32]) -> NDArray[np.uint8]:
     return gradient_image(raw, done.geometry.rect, (width, height))
 
 
+def _framed(done: ImageResult, raw: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A gradient beside the image: what was not seen is told from where it is zero."""
+    height, width = done.rgb.shape[:2]
+    return with_unseen(_gradient(done, raw), done.rgb, done.geometry.rect, (width, height))
+
+
 def _pictures(done: ImageResult, item: TargetMap, how: OutputStyle) -> list[tuple[str, NDArray[np.uint8]]]:
     """Image and gradient; with Grad-CAM the four panels of the Guided Grad-CAM paper."""
     rule = _RULES.get(str(item.facts.get("rule")), item.method.name)
     if "gradcam" not in item.arrays:
-        return [("image", done.rgb), (rule, _gradient(done, item.raw))]
+        return [("image", done.rgb), (rule, _framed(done, item.raw))]
     height, width = done.rgb.shape[:2]
     cam = place(item.arrays["gradcam"], done.geometry.rect, (width, height), signed=False)
     return [
         ("image", done.rgb),
-        (rule, _gradient(done, item.arrays["gradient"])),
+        (rule, _framed(done, item.arrays["gradient"])),
         ("Grad-CAM", overlay(done.rgb, cam, replace(how.style, limits=None))),
-        (f"{rule.split()[0].capitalize()} Grad-CAM", _gradient(done, item.raw)),
+        (f"{rule.split()[0].capitalize()} Grad-CAM", _framed(done, item.raw)),
     ]

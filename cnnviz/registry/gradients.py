@@ -100,6 +100,10 @@ class GuidedOptions(Options):
     )
     reduction: Reduction = _reduction()
 
+    @property
+    def starts_elsewhere(self) -> bool:
+        return self.unit >= 0
+
 
 INPUT_GRADIENTS: tuple[MethodSpec, ...] = (
     MethodSpec(

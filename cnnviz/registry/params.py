@@ -247,6 +247,11 @@ class Options:
         """Values by the names that scripts, files and reports use."""
         return {param.name: getattr(self, param.attribute) for param in params_of(type(self))}
 
+    @property
+    def starts_elsewhere(self) -> bool:
+        """Whether a map explains something else than the target, which the options name."""
+        return False
+
     def not_of_one_thing(self, *, moved: bool) -> str:
         """Why maps of several pictures made of one image, as copies and tiles are, do not show one thing; empty where
         they do.

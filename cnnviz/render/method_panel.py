@@ -112,8 +112,8 @@ def method_panel(
 
 @dataclass(frozen=True, eq=False)
 class _Pictures:
-    """How targets are drawn: the image and its size in the panel, what is drawn on it alone, the room of a cell, and how
-    far apart lines of cells are.
+    """How targets are drawn: the image and its size in the panel, what is drawn on it alone, the room of a cell, and
+    the distance of two lines of cells.
     """
 
     rgb: Picture

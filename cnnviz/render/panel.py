@@ -50,6 +50,7 @@ class PanelRow:
         score: What the network says of the class before probabilities, or None.
         role: Of an image that the network gets wrong: ``truth`` or ``predicted``.
         boxes: What is explained, where that are boxes, with their colours, in pixels of the image.
+        value: The score that is explained, by its name, of what has no probability.
         caution: What should be known before the map is believed; empty where there is nothing.
     """
 
@@ -61,6 +62,7 @@ class PanelRow:
     score: float | None = None
     role: str = ""
     boxes: Sequence[tuple[Box, tuple[int, int, int]]] = ()
+    value: str = ""
     caution: str = ""
 
 
@@ -202,6 +204,8 @@ def picture_panel(rows: Sequence[PictureRow], title: str = "") -> NDArray[np.uin
         if below:
             write(draw, (_MARGIN, words), row.row.method, _SMALL_SIZE, _SOFT, across)
         _write_lines(draw, (_MARGIN, words + _LINES * below), lines, (_SMALL_SIZE, _LINES, CAUTION))
+    seen = grey_is([each.row for each in rows])
+    write(draw, (_MARGIN, canvas.shape[0] - _MARGIN + 4), seen, _SMALL_SIZE, _SOFT, across)
     return np.array(page, dtype=np.uint8)
 
 
@@ -299,9 +303,9 @@ def _write_bar(
 
 
 def _label_length(row: PanelRow) -> int:
-    """The pixels that a label takes, with its probability."""
+    """The pixels that a label takes, with its probability, or what else is explained of it."""
     if row.probability is None:
-        return length(row.label, _LABEL_SIZE)
+        return length(row.label, _LABEL_SIZE) + (14 + length(row.value, _LABEL_SIZE) if row.value else 0)
     return length(row.label, _LABEL_SIZE) + _PROBABILITY_BAR[0] + 30 + length(percent(row.probability), _LABEL_SIZE)
 
 
@@ -315,13 +319,16 @@ def _write_caption(draw: ImageDraw.ImageDraw, row: PanelRow, corner: tuple[int, 
     room = width - int(used) - (_APART if method else 0)
     if figure:
         room -= int(font(_LABEL_SIZE).getlength(figure)) + _PROBABILITY_BAR[0] + 30
+    elif row.value:
+        room -= length(row.value, _LABEL_SIZE) + 14
     x += write(draw, (x, y), row.label, _LABEL_SIZE, _INK, max(room, 60)) + 14
     if row.probability is None:
+        draw.text((x, y), row.value, font=font(_LABEL_SIZE), fill=_SOFT)
         return
-    length, thickness = _PROBABILITY_BAR
+    wide, thickness = _PROBABILITY_BAR
     bar_top = y + 8
-    draw.rectangle((x, bar_top, x + length - 1, bar_top + thickness - 1), fill=_LINE)
-    filled = round(length * min(max(row.probability, 0.0), 1.0))
+    draw.rectangle((x, bar_top, x + wide - 1, bar_top + thickness - 1), fill=_LINE)
+    filled = round(wide * min(max(row.probability, 0.0), 1.0))
     if filled:
         draw.rectangle((x, bar_top, x + filled - 1, bar_top + thickness - 1), fill=_FILL)
-    draw.text((x + length + 8, y), figure, font=font(_LABEL_SIZE), fill=_SOFT)
+    draw.text((x + wide + 8, y), figure, font=font(_LABEL_SIZE), fill=_SOFT)

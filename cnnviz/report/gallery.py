@@ -168,7 +168,7 @@ def _figure(
         known = None if kind in WIDE else words.size(record)
         size = f' width="{known[0]}" height="{known[1]}"' if known else ""
         link = _link(file)
-        said = (f"{words.method(each)} {kind} for {words.target_name(each.get('target'))}" for each in explanations)
+        said = (f"{words.method(each)} {kind} for {words.explained(each)}" for each in explanations)
         about = _text(", ".join(dict.fromkeys(said)))
         picture = f'<a href="{link}"><img src="{link}" loading="lazy" decoding="async"{size} alt="{about}"></a>\n'
     captions = "".join(f"<figcaption>{_caption(each, record)}</figcaption>\n" for each in explanations)
@@ -177,14 +177,13 @@ def _figure(
 
 def _caption(explanation: Mapping[str, object], record: Mapping[str, object]) -> str:
     """The class that is explained, how, the scores, and the files."""
-    target = explanation.get("target")
     sure = words.sure(explanation, record)
     layer = explanation.get("layer")
     where = "" if layer is None else f" at {_text(layer)}"
     others = "".join(f'<a href="{_link(path)}">{_text(kind)}</a>' for kind, path in words.files(explanation).items())
     links = f'<p class="links">{others}</p>\n' if others else ""
     return (
-        f"{_text(words.role(explanation))}<strong>{_text(words.target_name(target))}</strong>"
+        f"{_text(words.role(explanation))}<strong>{_text(words.explained(explanation))}</strong>"
         f"{' ' if sure else ''}{_text(sure)}"
         f'<p class="facts">{_text(words.method(explanation))}{where}</p>\n'
         f"{_scores(explanation)}{links}"

@@ -23,6 +23,8 @@ _WORDS = {
 _ELSEWHERE = frozenset(("model", "study", "resumed"))
 _FEW = 3
 _SLOW = 0.1
+# That a map depends on its class is no news.
+_NEVER_YES = frozenset(("class_specific",))
 _NEVER_ZERO = frozenset(("failed", "passed_over", "kept", "gone", "patches_not_reproduced"))
 
 
@@ -50,6 +52,8 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         if key == "metrics" and "study" not in summary and isinstance(value, Mapping):
             pairs += _measured(value)
         if key in _ELSEWHERE or not isinstance(value, (bool, int, float, str)) or (key in _NEVER_ZERO and not value):
+            continue
+        if key in _NEVER_YES and value is True:
             continue
         # A study goes through its images; what it explains are not they.
         words = "done" if key == "explained" and "study" in summary else _WORDS.get(key, key.replace("_", " "))

@@ -28,6 +28,17 @@ _SCORES = {
     "region_energy peak_inside": "peak inside the object",
 }
 
+_UNITS = {
+    "logit": "logits", "probability": "probabilities", "log-probability": "log-probabilities",
+    "activation": "activations", "cosine": "cosines", "output": "outputs", "coordinate": "coordinates",
+    "component": "components",
+}  # fmt: skip
+# What the score of a target is that has no probability, by its kind; of units and differences it depends.
+_EXPLAINED = {
+    "neuron": "activation", "similar": "cosine", "embedding": "value", "output": "value", "function": "value",
+    "caption": "sum of its words' scores",
+}  # fmt: skip
+
 Score = tuple[str, str, float | None]
 """Name and value in words, and the value where it is one number."""
 
@@ -73,12 +84,47 @@ def _region(region: str) -> str:
     return _REGIONS.get(region) or (f"{_PLACED[kind]} {rest}" if kind in _PLACED else f"in {region}")
 
 
+def target_value(target: object) -> str:
+    """The score that a map explains, of a target without a probability, by its name: ``difference of logits 3.2``.
+
+    Empty of others.
+    """
+    if not isinstance(target, Mapping) or target.get("probability") is not None:
+        return ""
+    kind, score = target.get("kind"), number(target.get("score"))
+    if score is None:
+        return ""
+    name = _EXPLAINED.get(str(kind), "value")
+    if kind == "diff":
+        name = f"difference of {_UNITS.get(str(target.get('unit')), 'values')}"
+    elif kind == "unit":
+        name = "strongest activation" if target.get("reduction") == "strongest" else "sum of activations"
+    elif kind == "output" and target.get("sign") == -1:
+        name = "negative value"
+    return f"{name} {score:.3g}"
+
+
+def unit_instead(explanation: Mapping[str, object]) -> tuple[str, str]:
+    """The unit at which a gradient starts in the place of the target, and its activation; empty where none does."""
+    scores = explanation.get("scores")
+    # Methods that look at a class through a unit have no rule.
+    if "rule" not in explanation or not isinstance(scores, Mapping) or scores.get("unit_activation") is None:
+        return "", ""
+    name = f"unit {scores.get('unit')} of {explanation.get('layer')}, its strongest position"
+    return name, f"activation {score_value(scores['unit_activation'])}"
+
+
+def explained(explanation: Mapping[str, object]) -> str:
+    """What a map explains: its target, or a unit in its place."""
+    return unit_instead(explanation)[0] or target_name(explanation.get("target"))
+
+
 def target_probability(target: object, record: Mapping[str, object]) -> str:
     """How sure the network is of what a map of a record shows, as its pictures say it: of a box that is its score, by
-    which boxes are ranked; what is explained of it is another number.
+    which boxes are ranked; what is explained of it is another number. Of what has no probability the score.
     """
     if not isinstance(target, Mapping) or (probability := number(target.get("probability"))) is None:
-        return ""
+        return target_value(target)
     said = in_percent(probability)
     if target.get("kind") == "region":
         return f"mean probability {said}"
@@ -92,8 +138,10 @@ def target_probability(target: object, record: Mapping[str, object]) -> str:
 
 
 def sure(explanation: Mapping[str, object], record: Mapping[str, object]) -> str:
-    """How sure the network is of what is explained; of a class map, whose places say otherwise, at which size."""
-    said = target_probability(explanation.get("target"), record)
+    """How sure the network is of what is explained, or the score of that; of a class map, whose places say otherwise, at
+    which size.
+    """
+    said = unit_instead(explanation)[1] or target_probability(explanation.get("target"), record)
     return f"{said} at the training size" if said and explanation.get("method") == _CLASS_MAP else said
 
 

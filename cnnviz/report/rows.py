@@ -105,13 +105,13 @@ def _prediction(prediction: Mapping[str, object]) -> list[Any]:
 def _map(explanation: Mapping[str, object], record: Mapping[str, object]) -> dict[str, Any]:
     target = explanation.get("target")
     kind, file = shown(explanation)
-    layer = explanation.get("layer")
+    layer, instead = explanation.get("layer"), words.unit_instead(explanation)[0]
     row = {
         "method": printable(words.method(explanation)),
         "layer": None if layer is None else printable(str(layer)),
-        "target": printable(words.role(explanation) + words.target_name(target)),
+        "target": printable(words.role(explanation) + words.explained(explanation)),
         "sure": words.sure(explanation, record),
-        "probability": _rounded(words.number(target.get("probability")) if isinstance(target, Mapping) else None),
+        "probability": None if instead else _rounded(_probability(target)),
         "picture": link(file) if kind else None,
         "kind": kind,
         "wide": kind in WIDE,
@@ -123,6 +123,10 @@ def _map(explanation: Mapping[str, object], record: Mapping[str, object]) -> dic
         "curves": [[printable(name), [_rounded(y) for y in ys]] for name, ys in words.curves(explanation)],
     }
     return {key: value for key, value in row.items() if value not in (None, "", [], False)}
+
+
+def _probability(target: object) -> float | None:
+    return words.number(target.get("probability")) if isinstance(target, Mapping) else None
 
 
 def _rounded(value: float | None) -> float | None:

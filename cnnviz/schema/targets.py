@@ -280,6 +280,9 @@ class Difference(TypedDict):
     """What the map speaks for."""
     second: Side
     """What it speaks against."""
+    unit: str
+    """What the scores of both are: ``logit``, ``probability``, ``log-probability``, ``activation`` of units, ``cosine``
+    of similar images, ``component`` of vectors, ``output`` of regressions, ``coordinate`` of edges of boxes."""
     probability: None
     """A difference has none: null."""
 

@@ -383,4 +383,5 @@ class DifferenceRequest(Request):
         assert not isinstance(first, DifferenceScore)
         assert not isinstance(second, DifferenceScore)
         score = self.first.value(output) - self.second.value(output)
-        return DifferenceScore(self.spec, f"{first.label} rather than {second.label}", score, first, second)
+        label = f"{first.label} rather than {second.label}"
+        return DifferenceScore(self.spec, label, score, first, second, self.target([self]).unit)
