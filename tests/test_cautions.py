@@ -112,7 +112,7 @@ def test_what_a_map_warns_of_is_what_its_run_would(scores: dict[str, Any], said:
 
 def test_remarks_take_the_place_of_figures_and_guesses_are_told() -> None:
     summary = {"remarks": ["2 of 3 maps: a", "b"], "left_out": ADDED, "class_guesses": ["'cat': taken as 'tabby cat'"]}
-    told = [("note", "2 of 3 maps: a"), ("note", "b"), ("class", "'cat': taken as 'tabby cat'")]
+    told = [("class", "'cat': taken as 'tabby cat'"), ("note", "2 of 3 maps: a"), ("note", "b")]
     assert headline(summary) == told
 
 

@@ -213,10 +213,26 @@ def test_labels_come_from_tables_lists_and_folders(photos: Path, tmp_path: Path)
     report, _, _ = run(photos, tmp_path / "table", classes=(str(lines),))
     assert [row["label"] for row in table(tmp_path / "table")] == [f"L{i}" for i in (0, 2, 4, 6, 8, 1, 3, 5, 7)]
     assert report["summary"]["embedding"]["labels"] == "given"
-    run(photos, tmp_path / "folders")
+    assert [row["label"] for row in report["images"]] == [row["label"] for row in table(tmp_path / "table")]
+    report, _, _ = run(photos, tmp_path / "folders")
     assert [row["label"] for row in table(tmp_path / "folders")] == ["a"] * 5 + ["b"] * 4
-    run(photos / "a", tmp_path / "none")
+    assert [row["label"] for row in report["images"]] == ["a"] * 5 + ["b"] * 4
+    assert report["summary"]["embedding"]["labels"] == "folder"
+    # What is called a and b is no class: that no prediction is one of them says nothing of the network.
+    assert "accuracy" not in report["summary"]
+    report, _, _ = run(photos / "a", tmp_path / "none")
     assert {row["label"] for row in table(tmp_path / "none")} == {""}
+    assert {row["label"] for row in report["images"]} == {None}
+
+
+def test_what_the_network_was_not_shown_is_told(photos: Path, tmp_path: Path) -> None:
+    report, told, _ = run(photos, tmp_path / "out")
+    share = report["summary"]["outside_view"]["mean_share"]
+    assert share > 0
+    said = f"{100 * share:.1f} % of 9 pictures, on average"
+    [note] = [text for text in told.notes if "centre crop" in text]
+    assert note == f"the network's centre crop left out {said}; with --view whole it sees the whole picture"
+    assert f"<dt>not shown to the network</dt><dd>{said}</dd>" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_bad_images_are_left_out_and_old_files_cleared(photos: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cnnviz.errors import in_percent
@@ -36,18 +36,12 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """
     pairs = []
     for key, value in summary.items():
-        if key == "outside_view" and isinstance(value, Mapping):
-            share, count = in_percent(float(value["mean_share"])), int(value["images"])
-            of = "1 picture" if count == 1 else f"{count} pictures, on average"
-            pairs.append(("grey: not shown to the network", f"{share} of {of}"))
+        if key == "outside_view":
+            pairs += unseen(summary, "grey: not shown to the network")
         if key == "outcomes" and isinstance(value, Mapping):
             pairs += [("right", str(value["correct"])), ("wrong", str(value["wrong"]))]
         if key == "compare" and isinstance(value, Mapping):
             pairs += _compared(value)
-        if key == "class_guesses" and isinstance(value, Sequence):
-            pairs += [("class", str(each)) for each in value]
-        if "remarks" not in summary or key not in cautions.OF_FIGURES:
-            pairs += cautions.told(key, value)
         # Of several methods there is a table.
         if key == "metrics" and "study" not in summary and isinstance(value, Mapping):
             pairs += _measured(value)
@@ -60,6 +54,34 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         if key == "images_per_second" and isinstance(value, float) and value < _SLOW:
             words, value = "images per minute", 60 * value
         pairs.append((words, _value(key, value)))
+    return pairs + notices(summary)
+
+
+def unseen(summary: Mapping[str, Any], title: str) -> list[tuple[str, str]]:
+    """What of the images the network was not shown, under this title; nothing where it saw all.
+
+    Args:
+        summary: Of the report.
+        title: What is said of it.
+    """
+    found = summary.get("outside_view")
+    if not isinstance(found, Mapping):
+        return []
+    share, count = in_percent(float(found["mean_share"])), int(found["images"])
+    return [(title, f"{share} of {'1 picture' if count == 1 else f'{count} pictures, on average'}")]
+
+
+def notices(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What should be known of the figures: classes that were guessed, what was found by chance, what is flat.
+
+    Args:
+        summary: Of the report.
+    """
+    guesses = summary.get("class_guesses")
+    pairs = [("class", str(each)) for each in guesses] if isinstance(guesses, list) else []
+    for key, value in summary.items():
+        if "remarks" not in summary or key not in cautions.OF_FIGURES:
+            pairs += cautions.told(key, value)
     return pairs
 
 

@@ -59,7 +59,8 @@ class Counts:
     an image, in how many they do not and the reasons.
 
     ``inputs`` are those that were come to, ``skipped`` those that ``--only`` leaves out, ``total`` the images that
-    there are, as far as is known; ``resumed`` those that an earlier run finished.
+    there are, as far as is known; ``resumed`` those that an earlier run finished. ``classes`` are the names of which
+    labels say whether the network is right; None for all.
     """
 
     total: int | None = None
@@ -85,6 +86,7 @@ class Counts:
     stopped: bool = False
     run_folders: list[str] = field(default_factory=list)
     exclusions: Exclusions | None = None
+    classes: frozenset[str] | None = None
     confusion: ConfusionCount = field(default_factory=ConfusionCount)
     regions: dict[str, SeenRegion] = field(default_factory=dict)
 
@@ -127,7 +129,7 @@ class Counts:
             kind = str(error.get("type"))
             self.failures[kind] = self.failures.get(kind, 0) + 1
         label, predictions = record.get("label"), record.get("predictions")
-        if label is not None and predictions:
+        if label is not None and predictions and (self.classes is None or label in self.classes):
             self.labelled += 1
             self.right += predictions[0]["label"] == label
         if error is None and "truth" in record:
@@ -157,18 +159,19 @@ class Counts:
         hint = "; --view whole shows it all" if "whole" in views else ""
         return [f"{said}{hint}" for region, seen in self.regions.items() if (said := seen.hidden(region))]
 
-    def what_was_outside(self, views: Sequence[str] = VIEWS) -> str:
+    def what_was_outside(self, views: Sequence[str] = VIEWS, drawn: str = " (grey where they are drawn)") -> str:
         """How much of how many pictures the network was not shown; empty where it saw all.
 
         Args:
             views: What of ``--view`` the command takes: nothing else is recommended.
+            drawn: How pictures show it.
         """
         if not self.cropped:
             return ""
         share = in_percent(self.outside / self.cropped)
         of = "1 picture" if self.cropped == 1 else f"{self.cropped} pictures, on average"
         return (
-            f"the network's centre crop left out {share} of {of} (grey where they are drawn); "
+            f"the network's centre crop left out {share} of {of}{drawn}; "
             + ("with --view tiles it sees the whole picture in overlapping crops, " if "tiles" in views else "")
             + ("with --view whole in one piece" if "tiles" in views else "with --view whole it sees the whole picture")
         )

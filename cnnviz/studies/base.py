@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -59,7 +59,8 @@ class Findings:
         summary: Figures that join the run's summary.
         report: Further keys of ``report.json``.
         figures: ``{"file", "caption"}`` of pictures that stand before the images in ``index.html``.
-        index: Chunks of a page that stands in the place of the gallery; None for the gallery.
+        index: Chunks of a page that stands in the place of the gallery, or what makes them of the summary of the run;
+            None for the gallery.
         sentences: What it found in a few lines, for the person who ran it.
         unmeasured: Why it came to nothing although it was asked for something, and what to type next; empty where it
             found what it looks for.
@@ -68,7 +69,7 @@ class Findings:
     summary: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
     figures: Sequence[Figure] = ()
-    index: Iterable[bytes] | None = None
+    index: Iterable[bytes] | Callable[[Mapping[str, Any]], Iterable[bytes]] | None = None
     sentences: Sequence[str] = ()
     unmeasured: str = ""
 
@@ -114,6 +115,10 @@ class Study(Generic[_Options]):
     def adapt(cls, loaded: LoadedModel, settings: RunSettings, params: _Options) -> LoadedModel:
         """The network that is studied, made from the one that was loaded."""
         return loaded
+
+    def label(self, ref: ImageRef) -> str | None:
+        """What an image is known to show, as its record has it."""
+        return self.prepared.target_selector.truth(ref)
 
     def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
         """What is seen in a batch: one value an image, on the host."""

@@ -75,7 +75,7 @@ def run_study(
         store.names.clear()
         reporter.start(total if settings.inputs else None)
         loop = loop_of(study, reporter)
-        loop.counts.total = total
+        loop.counts.total, loop.counts.classes = total, frozenset(prepared.classes.labels)
         return _through(study, loop, run_folder, reporter, stdin)
 
 
@@ -95,7 +95,8 @@ def _through(
     study.prepared.note = told.note
     findings, interrupted = _findings(study, interrupted)
     reporter.finish()
-    if said := counts.what_was_excluded():
+    spec = lookup.find_entry(settings.target.method)
+    for said in filter(None, (counts.what_was_excluded(), counts.what_was_outside(spec.views, drawn=""))):
         reporter.note(said)
     if settings.shard is not None and not interrupted and (state := study.state()):
         study.store.write(STATE, encode_npz(state))
@@ -110,14 +111,14 @@ def _through(
         findings = _of_no_image(settings, findings)
     if findings.unmeasured:
         figures["unmeasured"] = findings.unmeasured
-    caveat = lookup.find_entry(settings.target.method).caveat
-    if remarks := [*filter(None, (caveat,)), *counts.remarks(), *told.notes]:
+    if remarks := [*filter(None, (spec.caveat,)), *counts.remarks(), *told.notes]:
         facts["remarks"] = remarks
     summary = {**figures, **facts, **findings.summary}
+    page = findings.index(summary) if callable(findings.index) else findings.index
     names = cast(_Noting, study.store).names
     confusion = counts.confusion.to_dict()
     more = {**findings.report, **({} if confusion is None else {"confusion": confusion})}
-    extras = Extras(more, findings.figures, findings.index, tuple(sorted(set(names))))
+    extras = Extras(more, findings.figures, page, tuple(sorted(set(names))))
     summary = run_folder.close(summary, f"cnnviz {settings.command}", extras)
     report = os.path.join(settings.output.out, REPORT)
     code = counts.exit_code(interrupted)
@@ -186,8 +187,7 @@ def observed(study: Study[Any], items: Sequence[DecodedImage]) -> list[Observed 
             reason = f"the network's output is not finite in {prepared.runtime.precision}"
             rows.append(failed(item, "not-finite", reason))
         else:
-            truth = prepared.target_selector.truth(item.ref)
-            rows.append(Observed(item, truth, prepared.top_predictions(said, place), each))
+            rows.append(Observed(item, study.label(item.ref), prepared.top_predictions(said, place), each))
     return rows
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -11,9 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnviz.errors import in_percent
+from cnnviz.io.archives import is_fetched
+from cnnviz.io.sources import SourceOptions, find_images
 from cnnviz.render import embedding as drawing
 from cnnviz.render.grid import thumbnail
+from cnnviz.run.counting import Counts
 from cnnviz.schema.studies.embed import Embedding
+from cnnviz.settings import RunSettings
 from cnnviz.studies.embed import embedding
 
 THUMBNAIL = 160
@@ -36,7 +41,6 @@ class Entry:
     path: str
     file: str
     label: str | None
-    folder: str | None
     prediction: str | None
     probability: float | None
 
@@ -55,6 +59,29 @@ class Layout:
     labelled_by: Literal["given", "folder"] | None
     purity: Mapping[str, Floats]
     different: int
+
+
+def takes_folders(settings: RunSettings, asked: Sequence[str]) -> bool:
+    """Whether folders are the labels: where none are given, and there are several.
+
+    Known before the first image, so that its record has its label. Standard input, and what would be fetched, cannot be
+    looked through: there the folders are taken, however many they are.
+
+    Args:
+        settings: What was asked for.
+        asked: What ``--class`` says.
+    """
+    if any(spec != "pred" for spec in asked):
+        return False
+    if "-" in settings.inputs or any(is_fetched(text) for text in settings.inputs):
+        return True
+    folders = set[str | None]()
+    options = SourceOptions(left_out=Counts().leave_out(settings))
+    for ref in islice(find_images(settings.inputs, options), settings.limit):
+        if ref.label is not None:
+            return False
+        folders.add(ref.folder)
+    return len(folders) > 1
 
 
 def pooled(activation: Tensor, channels_last: bool) -> Tensor:

@@ -16,6 +16,7 @@ from cnnviz.engine.session import ForwardPass
 from cnnviz.errors import CnnvizError, in_percent
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.label_tables import is_label_table
+from cnnviz.io.sources import ImageRef
 from cnnviz.io.store import Store
 from cnnviz.io.write_tables import Spool, VectorFile, write_csv, write_npy, write_parquet
 from cnnviz.models.loading.load import LoadedModel
@@ -23,6 +24,7 @@ from cnnviz.registry.studies import EmbedOptions
 from cnnviz.render import embedding as drawing
 from cnnviz.report.embedding_page import Key, Plot, Point, page
 from cnnviz.report.gallery import Gallery
+from cnnviz.report.headline import notices, unseen
 from cnnviz.run.command_line import command_line
 from cnnviz.run.images import DecodedImage, failed
 from cnnviz.run.prepared_model import PreparedModel
@@ -42,6 +44,7 @@ from cnnviz.studies.embed.layout import (
     pooled,
     small,
     spread,
+    takes_folders,
     thumbnail_name,
 )
 
@@ -66,7 +69,8 @@ class Embed(Study[EmbedOptions]):
         self._name, self._channels_last = self._source()
         self.vectors, self.thumbnails, self.rows = VectorFile(), Spool(), list[Entry]()
         self.names: list[str] = []
-        self.of_shares: dict[str, tuple[NDArray[np.float32], str | None]] = {}
+        self.of_shares: dict[str, NDArray[np.float32]] = {}
+        self._by_folder = takes_folders(prepared.settings, prepared.asked_classes)
 
     @classmethod
     def cut(cls, settings: RunSettings, params: EmbedOptions) -> Cut:
@@ -98,6 +102,10 @@ class Embed(Study[EmbedOptions]):
         prepared.note(f"no linear layer at the end of the network: the mean of {prepared.layer_name} is taken")
         return str(prepared.layer_name), False
 
+    def label(self, ref: ImageRef) -> str | None:
+        given = super().label(ref)
+        return self._class_name(ref.folder) if given is None and self._by_folder else given
+
     def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
         vectors = pooled(run.activations[0].detach(), self._channels_last).cpu().numpy()
         return [
@@ -116,26 +124,24 @@ class Embed(Study[EmbedOptions]):
         self.thumbnails.append(done.seen.thumbnail)
         best = done.predictions[0] if done.predictions else None
         said = (None, None) if best is None else (best.label, best.probability)
-        self.rows.append(Entry(done.ref.uri, thumbnail_name(done.ref.index), done.label, done.ref.folder, *said))
+        self.rows.append(Entry(done.ref.uri, thumbnail_name(done.ref.index), done.label, *said))
         self.names.append(done.ref.name)
 
     def state(self) -> Mapping[str, NDArray[Any]]:
-        named = [[name, row.folder] for name, row in zip(self.names, self.rows, strict=True)]
-        return {"names": packed(named), "vectors": self.vectors.rows()} if named else {}
+        return {"names": packed(self.names), "vectors": self.vectors.rows()} if self.names else {}
 
     def take_up(self, states: Sequence[Mapping[str, NDArray[Any]]]) -> None:
         for state in states:
-            for (name, folder), vector in zip(unpacked(state["names"]), state["vectors"], strict=True):
-                self.of_shares[name] = vector, folder
+            self.of_shares.update(zip(unpacked(state["names"]), state["vectors"], strict=True))
 
     def recall(self, record: AnyImage) -> None:
         facts = cast("Mapping[str, Any]", record)
-        vector, folder = self.of_shares[record["name"]]
+        vector = self.of_shares[record["name"]]
         best = next(iter(facts["predictions"]), None)
         said = (None, None) if best is None else (best["label"], best["probability"])
         self.vectors.append(vector)
         self.thumbnails.append(self.store.read(facts["thumbnail"]) or b"")
-        self.rows.append(Entry(record["path"], facts["thumbnail"], facts["label"], folder, *said))
+        self.rows.append(Entry(record["path"], facts["thumbnail"], facts["label"], *said))
         self.names.append(record["name"])
 
     def writes(self) -> Sequence[str]:
@@ -155,8 +161,12 @@ class Embed(Study[EmbedOptions]):
         summary = self._summary(vectors, layout)
         summary["seconds_arranging"] = round(time.perf_counter() - began, 3)
         told = [", ".join(f"{name}: {value}" for name, value in headline(summary))]
-        pages = self._page(layout, summary)
-        return Findings({"embedding": summary}, {"neighbours": self._report(layout)}, index=pages, sentences=told)
+        report = {"neighbours": self._report(layout)}
+
+        def page_of(run: Mapping[str, Any]) -> Iterator[bytes]:
+            return self._page(layout, [*headline(summary), *unseen(run, "not shown to the network"), *notices(run)])
+
+        return Findings({"embedding": summary}, report, index=page_of, sentences=told)
 
     # Computing.
 
@@ -185,12 +195,10 @@ class Embed(Study[EmbedOptions]):
 
     def _labels(self) -> tuple[tuple[str | None, ...], Literal["given", "folder"] | None]:
         """The label of every image, and where it comes from: what was given; else the folders, if there are several."""
-        given = tuple(row.label for row in self.rows)
-        folders = {row.folder for row in self.rows}
-        if any(label is not None for label in given) or len(folders) < 2:
-            return given, "given" if any(label is not None for label in given) else None
-        known = {folder: self._class_name(folder) for folder in folders}
-        return tuple(known[row.folder] for row in self.rows), "folder"
+        labels = tuple(row.label for row in self.rows)
+        if all(label is None for label in labels):
+            return labels, None
+        return labels, "folder" if self._by_folder else "given"
 
     def _class_name(self, folder: str | None) -> str | None:
         classes = self.prepared.classes
@@ -308,7 +316,7 @@ class Embed(Study[EmbedOptions]):
             "purity": {"label": purity["label"], "prediction": purity["prediction"]},
         }
 
-    def _page(self, layout: Layout, summary: Embedding) -> Iterator[bytes]:
+    def _page(self, layout: Layout, head: Sequence[tuple[str, str]]) -> Iterator[bytes]:
         kinds = [self._colouring(layout), *(k for k in ("label", "prediction") if k != self._colouring(layout))]
         kinds = [kind for kind in kinds if any(value is not None for value in self._values(layout, kind))]
         sorted_ = [drawing.categorize(self._values(layout, kind)) for kind in kinds]
@@ -324,7 +332,7 @@ class Embed(Study[EmbedOptions]):
         if layout.near.index.shape[1]:
             links.insert(2, ("neighbours.png", "neighbours"))
         plot = Plot(
-            Gallery("cnnviz embed", command_line(self.prepared.settings), self._model(), headline(summary)),
+            Gallery("cnnviz embed", command_line(self.prepared.settings), self._model(), head),
             [self._title(name, layout) for name in names] + ["grid"],
             (len(names), "grid.png", layout.shape),
             [Key(kind, legend_entries(known), known.rest) for kind, known in zip(kinds, sorted_, strict=True)],
