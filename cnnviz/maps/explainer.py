@@ -24,6 +24,7 @@ from cnnviz.maps.asked import Asked, answered, check_targets, for_task, scored, 
 from cnnviz.maps.comparison import Conclusion, comparison_of, of_several
 from cnnviz.maps.expected_time import ExpectedTime
 from cnnviz.maps.flat_maps import all_finite
+from cnnviz.maps.numbers_used import told_of_numbers
 from cnnviz.maps.parts import Parts, Tell, untold
 from cnnviz.maps.preparation import cuts_of, of_methods, opened, passed_over, prepare_methods, rehearsed
 from cnnviz.maps.prepared_method import BLURRED, PreparedBaseline, PreparedMethod, forgotten
@@ -333,7 +334,8 @@ class Explainer:
                 is run.
         """
         played = mosaics.Played() if unfinished else self._played(records)
-        for text in played.notes:
+        first = [*played.notes, *told_of_numbers([(each.spec, each.params) for each in self.methods], records())]
+        for text in first:
             self.prepared.note(text)
         report = {} if played.report is None else {"mosaics": played.report}
         if self.comparison is None:
@@ -341,7 +343,7 @@ class Explainer:
             found = summed_up(self.requests[0], whole, played.rows.get(self.spec.name, ()))
             for text in found.notes:
                 self.prepared.note(text)
-            told = [*played.notes, *(": ".join(filter(None, each)) for each in found.remarks)]
+            told = [*first, *(": ".join(filter(None, each)) for each in found.remarks)]
             return Conclusion(found.figures, report=report, remarks=told)
         figures, remarks, own = {}, {}, dict(zip((each.spec.name for each in self.methods), self.requests, strict=True))
         # What stands beside the methods is measured as the first of them is.
@@ -361,7 +363,7 @@ class Explainer:
         style = Style(self.settings.draw.colormap, self.settings.draw.alpha)
         pictures = mosaics.pictures(played, [method.spec.name for method in self.methods], style, store)
         summary = {**concluded.summary, **({"left_out": left_out} if left_out else {})}
-        told = [*self._before, *played.notes, *told, *concluded.remarks]
+        told = [*self._before, *first, *told, *concluded.remarks]
         figures_of_all = [*concluded.figures, *pictures]
         return replace(concluded, summary=summary, report=report, figures=figures_of_all, remarks=told)
 

@@ -210,6 +210,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         signed=True,
         forward="samples + 2",
         chance="four times the --samples halve the error",
+        counts={"samples": "whole orders of an image's superpixels are run, each with its reverse, one at least"},
         singly=True,
         dry_run_params={"samples": 2},
         packages=_SLIC,

@@ -266,6 +266,7 @@ class MethodSpec(CommandSpec):
             with how many would not.
         fit: For maps that are a linear model's coefficients and state its ``fit``: what says more of a score that they
             do not explain, told with how many do not.
+        counts: Options, by name, whose number a map may not take as it is, and states among its scores: with why.
         singly: Whether nearly all passes are of changed copies of one image after the other, so that images in a batch
             only wait for each other.
         dry_run_params: Options with which a run tries the method on a probe before it starts, where few passes will do.
@@ -285,6 +286,7 @@ class MethodSpec(CommandSpec):
     gap: str = ""
     chance: str = ""
     fit: str = ""
+    counts: Mapping[str, str] = field(default_factory=dict)
     singly: bool = False
     dry_run_params: Mapping[str, Any] = field(default_factory=dict)
     many: str = ""
