@@ -81,7 +81,7 @@ def _of_disk(out: Path) -> dict[str, bytes]:
 def _told_apart(found: dict[str, bytes]) -> dict[str, Any]:
     """Without times, places, and whether a run was continued."""
     report = json.loads(found["report.json"])
-    for name in ("seconds", "images_per_second", "resumed"):
+    for name in ("seconds", "images_per_second", "resumed", "timed"):
         report["summary"].pop(name, None)
     for name in ("out", "resume"):
         report["options"].pop(name)

@@ -145,6 +145,12 @@ def test_a_finished_run_keeps_its_times_when_it_is_resumed(photos: Path, tmp_pat
     seconds, rate = result.summary["seconds"], result.summary["images_per_second"]
     assert 1 / (seconds + 0.0006) - 0.06 <= rate <= 1 / max(seconds - 0.0006, 1e-4) + 0.06
     assert closing_line(result).startswith("explained 1 of 7 images in ")
+    # They are of the image that was explained now, in the report and on the page.
+    assert report(out)["summary"]["timed"] == 1
+    assert f"<dt>time</dt><dd>{seconds:.1f} s for 1 of them</dd>" in (out / "index.html").read_text()
+    pipeline.run(settings(photos, out, output={"resume": True}), Quiet())
+    last = report(out)["summary"]
+    assert (last["timed"], last["seconds"], last["images_per_second"], last["resumed"]) == (1, seconds, rate, 7)
 
 
 def test_an_image_that_was_only_touched_is_not_done_again(photos: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def contents(out: Path) -> dict[str, Any]:
         if path.is_file() and not path.relative_to(out).parts[0].startswith("shard-")
     }
     report = json.loads(found["report.json"])
-    for name in ("seconds", "images_per_second", "seconds_per_map", "pass", "cache"):
+    for name in ("seconds", "images_per_second", "timed", "seconds_per_map", "pass", "cache"):
         report["summary"].pop(name, None)
     report["summary"].get("audit", {}).pop("seconds", None)
     if "embedding" in report["summary"]:
@@ -177,6 +177,11 @@ def test_an_audit_and_more_shares_than_images(
     assert contents(tmp_path / "merged") == contents(whole)
 
 
+def _summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())["summary"]
+    return found
+
+
 def test_a_share_that_did_not_end(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ctrl-C in one share; joined once it was continued. Pictures are of one file or copies, never shared writing."""
     parts = tmp_path / "parts"
@@ -188,10 +193,20 @@ def test_a_share_that_did_not_end(photos: Path, tmp_path: Path, capsys: pytest.C
     assert "share 2/2 has not ended" in capsys.readouterr().err
     assert not (parts / "report.json").exists()
     pipeline.run(settings(photos, parts / "shard-2-of-2", shard="2/2", output={"resume": True}), Quiet())
+    second = parts / "shard-2-of-2" / "report.json"
+    known = json.loads(second.read_text())
+    # Wherever Ctrl-C came: as if one image had been left.
+    known["summary"].update(seconds=7.0, timed=1)
+    second.write_text(json.dumps(known))
     assert main(["merge", str(parts), "-o", str(tmp_path / "merged"), "-q"]) == 3
     pipeline.run(settings(photos, tmp_path / "whole"), Quiet())
     expected = contents(tmp_path / "whole")
     assert contents(tmp_path / "merged") == expected
+    # Times are those of the shares; of the one that was continued, of its last part.
+    first, merged = _summary(parts / "shard-1-of-2"), _summary(tmp_path / "merged")
+    assert merged["seconds"] == pytest.approx(first["seconds"] + 7, abs=0.002)
+    assert merged["timed"] == first["explained"] + first["failed"] + 1 < merged["explained"] + merged["failed"]
+    assert merged["images_per_second"] == pytest.approx(merged["timed"] / merged["seconds"], rel=0.02)
     shutil.rmtree(parts)
     assert contents(tmp_path / "merged") == expected
 

@@ -20,7 +20,7 @@ _WORDS = {
     "images": "images made", "pre_activation": "before its activation", "default_layer": "layer of other commands",
 }  # fmt: skip
 # What the page says elsewhere, or what tells of the last command and not of the results.
-_ELSEWHERE = frozenset(("model", "study", "resumed"))
+_ELSEWHERE = frozenset(("model", "study", "resumed", "timed"))
 _FEW = 3
 _SLOW = 0.1
 # That a map depends on its class is no news.
@@ -53,7 +53,8 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         words = "done" if key == "explained" and "study" in summary else _WORDS.get(key, key.replace("_", " "))
         if key == "images_per_second" and isinstance(value, float) and value < _SLOW:
             words, value = "images per minute", 60 * value
-        pairs.append((words, _value(key, value)))
+        part = f" for {summary['timed']} of them" if key == "seconds" and summary.get("timed") else ""
+        pairs.append((words, _value(key, value) + part))
     return pairs + notices(summary)
 
 

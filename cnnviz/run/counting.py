@@ -237,6 +237,8 @@ class Counts:
             summary["excluded"] = self.excluded
         if self.resumed:
             summary["resumed"] = self.resumed
+            if fresh:
+                summary["timed"] = fresh
         if self.failures:
             summary["failures"] = dict(sorted(self.failures.items()))
         if self.labelled:

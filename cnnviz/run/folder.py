@@ -239,9 +239,9 @@ class RunFolder:
         header = self._header
         assert header is not None, "begin() comes first"
         summary = {**summary, **self._rest(complete=not {"interrupted", "stopped"} & summary.keys())}
+        if self._earlier.merged:  # what failed in a share was tried again, and that is all
+            summary = {key: each for key, each in summary.items() if key not in ("resumed", "timed")}
         summary.update(self._times(summary))
-        if self._earlier.merged:
-            summary.pop("resumed", None)
         self._open_log.close()
         self._put_in_order()
         more = {} if extras is None else dict(extras.report)
@@ -257,14 +257,14 @@ class RunFolder:
         return summary
 
     def _times(self, summary: Mapping[str, Any]) -> dict[str, float]:
-        """Where an earlier run did everything, its times stand: those of looking it through tell nothing."""
+        """Where an earlier run or shares did everything their times stand: those of looking it through tell nothing."""
         report = self._earlier.report
         before = None if report is None else report.get("summary")
         resumed = summary.get("resumed")
         done = sum(summary.get(name, 0) for name in ("explained", "failed", "skipped"))
-        if not resumed or resumed != done or not isinstance(before, dict):
+        if not isinstance(before, dict) or not (self._earlier.merged or (resumed and resumed == done)):
             return {}
-        return {name: before[name] for name in ("seconds", "images_per_second") if before.get(name)}
+        return {name: before[name] for name in ("seconds", "images_per_second", "timed") if before.get(name)}
 
     def _files(self, own: Iterable[str], report: Mapping[str, Any]) -> list[str]:
         """All files, those that an earlier run wrote among them."""

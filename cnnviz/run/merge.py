@@ -257,11 +257,14 @@ def _clear(store: Store, runs: Sequence[SharedRun], overwrite: bool) -> None:
 def _begun(runs: Sequence[SharedRun], settings: RunSettings) -> bytes:
     """The report of the whole run as if it had been killed: that is continued. Its time is that of all shares."""
     first = runs[0].report
-    seconds = sum(float(each.report["summary"].get("seconds") or 0) for each in runs)
-    done = sum(int(each.report["summary"].get("explained") or 0) for each in runs)
+    of_shares = [each.report["summary"] for each in runs]
+    seconds = sum(float(each.get("seconds") or 0) for each in of_shares)
+    done = [sum(int(each.get(name) or 0) for name in ("explained", "failed", "skipped")) for each in of_shares]
+    # Of a share that was continued the time of its last part is known.
+    timed = [int(each.get("timed") or count) for each, count in zip(of_shares, done, strict=True)]
     summary = {
         "inputs": 0, "explained": 0, "failed": 0, "finished": False, "seconds": round(seconds, 3),
-        "images_per_second": rate(done, seconds),
+        "images_per_second": rate(sum(timed), seconds), **({"timed": sum(timed)} if timed != done else {}),
     }  # fmt: skip
     head = {**first, "options": settings.options(), "summary": summary, "images": []}
     merged = {"environment": first["environment"], "states": list(_states(runs))}

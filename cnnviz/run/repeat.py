@@ -270,4 +270,5 @@ def _summary(before: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     known = before["cache"]
     cache = {**known, "images": known["of_images"], "answers": known["of_answers"], "run": True}
     fast = rate(known["of_images"], seconds)
-    return {**before, "seconds": round(seconds, 3), "images_per_second": fast, "cache": cache}
+    of_all = {key: value for key, value in before.items() if key != "timed"}
+    return {**of_all, "seconds": round(seconds, 3), "images_per_second": fast, "cache": cache}

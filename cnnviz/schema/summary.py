@@ -35,7 +35,8 @@ class Time(TypedDict):
     """How long a run took."""
 
     seconds: float
-    """Seconds of the run without its start; where ``--resume`` found everything done, of the run that did it."""
+    """Seconds of the run without its start: of the last part of one that was continued, of ``timed`` images; where
+    ``--resume`` found everything done, of the run that did it."""
     interrupted: NotRequired[Literal[True]]
     """There after Ctrl-C."""
 
@@ -95,6 +96,9 @@ class Inputs(TypedDict):
     """Of commands that make maps, where they have a cache: what was in it."""
     resumed: NotRequired[Count]
     """How many inputs ``--resume`` found done."""
+    timed: NotRequired[Count]
+    """Of a run that was continued: how many images ``seconds`` and ``images_per_second`` are of, those of its last
+    part; of shares that were joined the sum of these."""
     failures: NotRequired[dict[str, Count]]
     """How many inputs failed, by kind of error."""
     labelled: NotRequired[Count]

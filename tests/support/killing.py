@@ -57,7 +57,7 @@ def contents(out: Path) -> dict[str, Any]:
         str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()
     }
     report = json.loads(found["report.json"])
-    for name in (*TIMES, "resumed"):
+    for name in (*TIMES, "resumed", "timed"):
         report["summary"].pop(name, None)
     for name in OPTIONS:
         report["options"].pop(name)
