@@ -30,8 +30,8 @@ ROOT = Path(__file__).parent.parent
 TOLERANCE = 1e-5
 # Keys that tell of a run and not of its result: times, places, versions, texts.
 TELLING = frozenset(
-    "seconds images_per_second timed cnnviz options environment notes remarks finished resumed option_files_sha256 path "
-    "command seconds_arranging steps_per_second input source_sha256 caveat files model sha256 gallery "
+    "seconds images_per_second timed cnnviz options environment notes remarks finished resumed option_files_sha256 "
+    "path command seconds_arranging steps_per_second input source_sha256 caveat files model sha256 gallery "
     "class_guesses".split()
 )
 # Fewer repetitions than the defaults, by method or study.

@@ -85,10 +85,14 @@ def test_the_page_says_what_the_console_says(tmp_path: Path) -> None:
 
 def test_the_page_says_what_the_sanity_check_found(tmp_path: Path) -> None:
     photos = photographs_in(tmp_path / "photos", 2)
-    report, _, _ = ran("gradcam", [photos], tmp_path / "out", metrics=("randomization",))
+    report, _, told = ran("gradcam", [photos], tmp_path / "out", metrics=("randomization",))
     steps = report["summary"]["sanity"]
     page = html.unescape((tmp_path / "out" / "index.html").read_text())
     found = re.findall(r"(-?[0-9.]+) where all down to ([\w.]+) are random", page[: page.index('id="gallery"')])
+    how = "(near 0 is good; near 1 would say that maps do not depend on what was learned)"
+    assert f"are random {how}</dd>" in page
+    [note] = [text for text in told.notes if text.startswith("sanity: ")]
+    assert note.endswith(f"{steps[-1]['down_to']} {steps[-1]['spearman']['value']:.2f} {how}")
     ends = [steps[0]] if len(steps) == 1 else [steps[0], steps[-1]]
     assert found == [(f"{each['spearman']['value']:.2f}", each["down_to"]) for each in ends]
 
@@ -164,9 +168,10 @@ def test_all_panels_have_room_for_it(kind: str, monkeypatch: pytest.MonkeyPatch)
 
     plain = drawn("")
     written = listen(monkeypatch)
-    warned = drawn("would correlate by 0.25 with the map of another seed")
-    lines = [(text, box) for text, box in written if text in "would correlate by 0.25 with the map of another seed"]
-    assert " ".join(text for text, _ in lines) == "would correlate by 0.25 with the map of another seed"
+    said = "would correlate by 0.25 with the map of another seed"
+    warned = drawn(said)
+    lines = [(text, box) for text, box in written if len(text) > 8 and text in said]
+    assert " ".join(text for text, _ in lines) == said
     assert warned.shape[0] > plain.shape[0]
     assert warned.shape[1] == plain.shape[1]
     others = [box for text, box in written if text not in dict(lines)]

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cnnviz.render.overlay import UNSEEN
 from cnnviz.report import record_words as words
-from tests.support.pictures import photographs_in, pixels
+from tests.support.pictures import photograph, pixels
 from tests.support.runs import ran
 from tests.support.written import listen
 
@@ -42,17 +43,18 @@ def test_a_score_is_called_what_it_is(target: Any, said: str) -> None:
 
 def _asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, **parts: Any) -> tuple[Any, list[str], str]:
     """The record of a photograph, what is written in its pictures, and its page."""
-    photos = photographs_in(tmp_path / "photos", 1)
+    photo = tmp_path / "0.png"  # wide enough for words
+    Image.fromarray(np.tile(photograph(0), (4, 8, 1))).save(photo)
     written = listen(monkeypatch)
-    report, _, _ = ran(command, [photos], tmp_path / "out", **parts)
+    report, _, _ = ran(command, [photo], tmp_path / "out", **parts)
     page = html.unescape((tmp_path / "out" / "index.html").read_text())
     return report["images"][0], [text for text, _ in written], page
 
 
 def test_panel_legend_and_page_have_the_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    targets = ("diff:0,1", "unit:2:1", "unit:2:1/strongest", "neuron:2:1:3:3")
+    targets = ("diff:0,1", "unit:4:1", "unit:4:1/strongest", "neuron:4:1:3:3")
     record, written, page = _asked(
-        tmp_path, monkeypatch, "gradcam", targets=targets, save=("panel", "overlay"), legend=True
+        tmp_path, monkeypatch, "saliency", targets=targets, classes=(), save=("panel", "overlay"), legend=True
     )
     names = ("difference of logits", "sum of activations", "strongest activation", "activation")
     for row, name in zip(record["explanations"], names, strict=True):
@@ -67,7 +69,7 @@ def test_panel_legend_and_page_have_the_score(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_panel_of_several_methods_has_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    more = {"params": {"method": ("gradcam", "saliency")}, "targets": ("diff:0,1",), "save": ("panel",)}
+    more = {"params": {"method": ("gradcam", "saliency")}, "targets": ("diff:0,1",), "classes": (), "save": ("panel",)}
     record, written, _ = _asked(tmp_path, monkeypatch, "grid", **more)
     target = record["explanations"][0]["target"]
     assert f"{target['label']}, difference of logits {target['score']:.3g}" in written

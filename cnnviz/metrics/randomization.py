@@ -24,6 +24,7 @@ from cnnviz.metrics.random_weights import Cascade
 from cnnviz.metrics.similarity import spearman, ssim
 from cnnviz.registry.metrics import MetricSpec, RandomizationOptions
 from cnnviz.registry.params import Options
+from cnnviz.report import cautions
 
 _FIGURES = ("spearman", "spearman_abs", "ssim")
 
@@ -124,4 +125,5 @@ def _sentence(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in (rows[0], rows[len(rows) // 2], rows[-1]) if len(rows) > 2 else rows:
         value = row["spearman"]["value"]
         parts.append(f"{row['down_to']} {'undefined' if value is None else f'{value:.2f}'}")
-    return "sanity: rank correlation with the map of the trained network, weights random down to " + ", ".join(parts)
+    said = "sanity: rank correlation with the map of the trained network, weights random down to"
+    return f"{said} {', '.join(parts)} ({cautions.SANE})"

@@ -12,6 +12,9 @@ from cnnviz.errors import in_percent, of_all, out_of
 
 Figures = Mapping[str, Any]
 
+SANE = "near 0 is good; near 1 would say that maps do not depend on what was learned"
+"""How to read correlations with maps of random weights."""
+
 ALIKE = 0.8
 """Correlation with the map of another seed from which on a map is not worth mentioning."""
 TOLERATED = 0.01
@@ -148,4 +151,4 @@ def _sanity(steps: Sequence[Figures]) -> list[tuple[str, str]]:
         return []
     ends = [known[0]] if len(known) == 1 else [known[0], known[-1]]
     said = [f"{each['spearman']['value']:.2f} where all down to {each['down_to']} are random" for each in ends]
-    return [("rank correlation with maps of random weights", ", ".join(said))]
+    return [("rank correlation with maps of random weights", f"{', '.join(said)} ({SANE})")]

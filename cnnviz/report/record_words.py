@@ -138,8 +138,8 @@ def target_probability(target: object, record: Mapping[str, object]) -> str:
 
 
 def sure(explanation: Mapping[str, object], record: Mapping[str, object]) -> str:
-    """How sure the network is of what is explained, or the score of that; of a class map, whose places say otherwise, at
-    which size.
+    """How sure the network is of what is explained, or the score of that; of a class map, whose places say otherwise,
+    at which size.
     """
     said = unit_instead(explanation)[1] or target_probability(explanation.get("target"), record)
     return f"{said} at the training size" if said and explanation.get("method") == _CLASS_MAP else said

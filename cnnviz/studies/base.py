@@ -116,7 +116,7 @@ class Study(Generic[_Options]):
         """The network that is studied, made from the one that was loaded."""
         return loaded
 
-    def label(self, ref: ImageRef) -> str | None:
+    def known_label(self, ref: ImageRef) -> str | None:
         """What an image is known to show, as its record has it."""
         return self.prepared.target_selector.truth(ref)
 

@@ -187,7 +187,7 @@ def observed(study: Study[Any], items: Sequence[DecodedImage]) -> list[Observed 
             reason = f"the network's output is not finite in {prepared.runtime.precision}"
             rows.append(failed(item, "not-finite", reason))
         else:
-            rows.append(Observed(item, study.label(item.ref), prepared.top_predictions(said, place), each))
+            rows.append(Observed(item, study.known_label(item.ref), prepared.top_predictions(said, place), each))
     return rows
 
 

@@ -102,8 +102,8 @@ class Embed(Study[EmbedOptions]):
         prepared.note(f"no linear layer at the end of the network: the mean of {prepared.layer_name} is taken")
         return str(prepared.layer_name), False
 
-    def label(self, ref: ImageRef) -> str | None:
-        given = super().label(ref)
+    def known_label(self, ref: ImageRef) -> str | None:
+        given = super().known_label(ref)
         return self._class_name(ref.folder) if given is None and self._by_folder else given
 
     def observe(self, run: ForwardPass, items: Sequence[DecodedImage]) -> Sequence[Any]:
