@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ WHY = "whole orders of an image's superpixels are run, each with its reverse, on
 
 def _told(asked: int, scores: list[dict[str, Any]], methods: tuple[str, ...] = ("shapley",)) -> list[str]:
     specs = [lookup.find_method(name) for name in methods]
-    chosen = [(spec, spec.resolve_params({"samples": asked} if spec.name == "shapley" else {})) for spec in specs]
+    params = [spec.resolve_params({"samples": asked} if spec.name == "shapley" else {}) for spec in specs]
+    chosen = [SimpleNamespace(spec=spec, params=own) for spec, own in zip(specs, params, strict=True)]
     rows = [{"method": name, "scores": each} for each in scores for name in methods]
     return told_of_numbers(chosen, [{"explanations": rows}, {"error": {"type": "empty"}}])
 

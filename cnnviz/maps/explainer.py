@@ -110,7 +110,6 @@ class Explainer:
         self.prepared.session = self.methods[0].session
         self.requests = [measured[method.spec.name] for method in self.methods]
         self._probe_target: Target | None = None
-        self._before: Sequence[str] = ()
         if len(self.methods) == 1:
             self.prepared.settle_precision(self.methods[0].cut, self._map_of_probe)
             self.methods[0].session = self.prepared.session
@@ -151,8 +150,7 @@ class Explainer:
     def header(self) -> RunHeader:
         """What the report says of the run, before its first image."""
         header = of_methods(self.prepared.header(), self.methods)
-        self._before = () if self.comparison is None else self.comparison.remarks_on(header.model)
-        for text in self._before:
+        for text in () if self.comparison is None else self.comparison.remarks_on(header.model):
             self.prepared.note(text)
         return header
 
@@ -334,8 +332,7 @@ class Explainer:
                 is run.
         """
         played = mosaics.Played() if unfinished else self._played(records)
-        first = [*played.notes, *told_of_numbers([(each.spec, each.params) for each in self.methods], records())]
-        for text in first:
+        for text in (first := [*played.notes, *told_of_numbers(self.methods, records())]):
             self.prepared.note(text)
         report = {} if played.report is None else {"mosaics": played.report}
         if self.comparison is None:
@@ -354,8 +351,7 @@ class Explainer:
             if name in own:
                 itself = self.comparison.says_itself()
                 remarks[name] = tuple(each for each in found.remarks if each[0] not in itself)
-        told = of_several(remarks)
-        for text in told:
+        for text in (told := of_several(remarks)):
             self.prepared.note(text)
         self.comparison.look = SecondLook(self.prepared, self.makers, self.annotations, self.remembered, self.kept)
         concluded = self.comparison.conclude(figures, records(), store)
@@ -363,9 +359,8 @@ class Explainer:
         style = Style(self.settings.draw.colormap, self.settings.draw.alpha)
         pictures = mosaics.pictures(played, [method.spec.name for method in self.methods], style, store)
         summary = {**concluded.summary, **({"left_out": left_out} if left_out else {})}
-        told = [*self._before, *first, *told, *concluded.remarks]
-        figures_of_all = [*concluded.figures, *pictures]
-        return replace(concluded, summary=summary, report=report, figures=figures_of_all, remarks=told)
+        drawn, told = [*concluded.figures, *pictures], [*first, *told, *concluded.remarks]
+        return replace(concluded, summary=summary, report=report, figures=drawn, remarks=told)
 
     def columns(self) -> dict[str, tuple[str, str]]:
         """Of several methods their names, with title and, of those that are left out, why: columns of a picture."""
@@ -392,8 +387,8 @@ class Explainer:
         """What the summary says of the method, or of the methods."""
         found: dict[str, Any] = {}
         if self.comparison is None:
-            spec = self.methods[0].spec
-            caveat = spec.caveat_with(self.methods[0].params)
+            spec, params = self.methods[0].spec, self.methods[0].params
+            caveat = spec.caveat_with(params)
             found = {"caveat": caveat} if caveat else {}
         if self.prepared.guesses:
             found["class_guesses"] = list(self.prepared.guesses)
@@ -402,5 +397,4 @@ class Explainer:
             # None where a run that is resumed had nothing left to do.
             times = {each.spec.name: round(each.seconds / each.count, 6) for each in self.methods if each.count}
             return {"study": self.spec.name, "methods": names, "seconds_per_map": times, **found}
-        specific = spec.class_specific and not self.methods[0].params.starts_elsewhere
-        return {"method": spec.name, "class_specific": specific, **found}
+        return {"method": spec.name, "class_specific": spec.class_specific and not params.starts_elsewhere, **found}

@@ -40,6 +40,7 @@ class Localize(Comparison[LocalizeOptions]):
     def __init__(self, params: LocalizeOptions, target: TargetSettings) -> None:
         super().__init__(params, target)
         self._others: OtherThresholds | None = None
+        self._before: Sequence[str] = ()
         if params.threshold_from is not None:
             self._check_thresholds(params, target)
             self._others = OtherThresholds(params.threshold_from, params.protocol)
@@ -70,7 +71,8 @@ class Localize(Comparison[LocalizeOptions]):
         return tuple(found)
 
     def remarks_on(self, model: Mapping[str, Any]) -> Sequence[str]:
-        return () if self._others is None else self._others.remarks_on(model)
+        self._before = () if self._others is None else self._others.remarks_on(model)
+        return self._before
 
     def _threshold(self, method: str) -> float:
         """That of the boxes of a method."""
@@ -118,7 +120,7 @@ class Localize(Comparison[LocalizeOptions]):
         beside = _ranked(found, list(figures), records)
         sentences = [*text_table(found, heads, list(figures), "localize"), *cautions.beside(beside), *told]
         summary = {"localization": found, "beside_baselines": beside}
-        return Conclusion(summary, pictures, sentences, remarks=told)
+        return Conclusion(summary, pictures, sentences, remarks=[*self._before, *told])
 
     def _use(
         self, others: OtherThresholds, found: dict[str, dict[str, Any]], records: Iterable[Mapping[str, Any]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from cnnviz.errors import out_of
 from cnnviz.registry.params import Options
@@ -13,16 +13,26 @@ from cnnviz.registry.specs import MethodSpec
 _TOLERATED = 0.1
 
 
-def told_of_numbers(methods: Sequence[tuple[MethodSpec, Options]], records: Iterable[Mapping[str, Any]]) -> list[str]:
+class Method(Protocol):
+    """A method of a run, with its options."""
+
+    @property
+    def spec(self) -> MethodSpec: ...
+
+    @property
+    def params(self) -> Options: ...
+
+
+def told_of_numbers(methods: Sequence[Method], records: Iterable[Mapping[str, Any]]) -> list[str]:
     """A sentence for each option of a method whose maps took another number; nothing where all took what was asked for.
 
     Fewer are no news where they are all that there are: the values are exact then.
 
     Args:
-        methods: Of the run, with their options.
+        methods: Of the run.
         records: Of the run.
     """
-    asked = {spec.name: (spec, params.to_dict()) for spec, params in methods if spec.counts}
+    asked = {each.spec.name: (each.spec, each.params.to_dict()) for each in methods if each.spec.counts}
     if not asked:
         return []
     taken: dict[tuple[str, str], list[int]] = {}
