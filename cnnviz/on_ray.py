@@ -241,7 +241,7 @@ class Cluster:
         stream = store.open(RECORDS)
         with stream or contextlib.nullcontext(()) as lines:
             done.update(str(record["path"]) for record in map(parse_line, lines) if record is not None)
-        left_out = None if settings.exclude is None else Exclusions(settings.exclude).leaves_out
+        left_out = None if settings.exclude is None else Exclusions(settings.exclude, settings.inputs).leaves_out
         shard, count = parse_shard(str(settings.shard)), 0
         for ref in find_images(settings.inputs, SourceOptions(null=settings.null, left_out=left_out)):
             if shard.has(ref.name) and ref.uri not in done:

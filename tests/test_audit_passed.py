@@ -28,7 +28,7 @@ def test_few_images_decide_nothing_and_strict_fails(tanks: Path, tmp_path: Path)
     assert _together(report) == (False, "not decided", False)
     code, report = audited(path, tmp_path / "b", "--limit", "4", "--strict")
     assert (code, _together(report)) == (1, (False, "not decided", True))
-    assert "## Attention audit: failed" in (tmp_path / "b" / "summary.md").read_text("utf-8")
+    assert "## Attention audit: NOT DECIDED (--strict)" in (tmp_path / "b" / "summary.md").read_text("utf-8")
 
 
 def test_warnings_alone_pass_where_one_of_them_was_decided(tanks: Path, tmp_path: Path) -> None:

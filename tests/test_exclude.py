@@ -53,6 +53,29 @@ def test_paths_are_relative_to_the_list(tmp_path: Path) -> None:
     assert not found.leaves_out(str(tmp_path / "elsewhere" / "photos" / "a.jpg"))
 
 
+def test_paths_are_relative_to_a_folder_of_images_too(tmp_path: Path) -> None:
+    """As listings of a data set have them, wherever the list lies; one that lies in two folders is told."""
+    (tmp_path / "lists").mkdir()
+    one, two = photographs_in(tmp_path / "one" / "cats", 3), photographs_in(tmp_path / "two" / "cats", 2)
+    names = listed(tmp_path / "lists" / "x.txt", "cats/1.png", "./cats/2.png", "dogs/1.png")
+    report, _, told = ran("gradcam", [one.parent], tmp_path / "out", exclude=names)
+    assert [Path(row["path"]).name for row in report["images"]] == ["0.png"]
+    assert "--exclude left out 2 images; 1 of its 3 names is of no image here" in told.notes
+    report, _, told = ran("gradcam", [one.parent, two.parent], tmp_path / "both", exclude=names)
+    assert [row["path"] for row in report["images"]] == [str(one / "0.png"), str(two / "0.png")]
+    [said] = [note for note in told.notes if note.startswith("--exclude")]
+    assert said.endswith(
+        "; 1 name is of several images, all left out, which paths would tell apart: "
+        f"cats/1.png ({one / '1.png'}, {two / '1.png'})"
+    )
+
+
+def test_paths_below_the_url_of_a_folder(tmp_path: Path) -> None:
+    found = Exclusions(listed(tmp_path / "x.txt", "cats/1.png"), ("s3://bucket/photos/", "nowhere"))
+    assert found.leaves_out("s3://bucket/photos/cats/1.png")
+    assert not found.leaves_out("s3://bucket/other/cats/1.png")
+
+
 @pytest.mark.parametrize("command", ["gradcam", "embed"])
 def test_what_is_left_out_is_counted_and_said(tmp_path: Path, command: str) -> None:
     """Every command that reads images leaves them out, and the others keep their order."""
@@ -62,7 +85,7 @@ def test_what_is_left_out_is_counted_and_said(tmp_path: Path, command: str) -> N
     assert [Path(row["path"]).name for row in report["images"]] == ["0.png", "2.png", "4.png"]
     summary = result.summary
     assert (summary["inputs"], summary["explained"], summary["excluded"]) == (3, 3, 2)
-    assert "--exclude left out 2 images; 1 of its 3 names are of no image here" in told.notes
+    assert "--exclude left out 2 images; 1 of its 3 names is of no image here" in told.notes
     assert names in report["option_files_sha256"]
 
 

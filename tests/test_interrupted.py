@@ -194,7 +194,7 @@ def test_an_audit_that_is_ended_has_decided_nothing(options: tuple[str, ...], po
     files = {each.name: each.read_text("utf-8") for each in (policy / "parts").iterdir() if each.is_file()}
     assert json.loads(files["audit.sarif"])["runs"][0]["invocations"][0]["executionSuccessful"] is False
     assert files["junit.xml"].count("<failure" if options else "<skipped") >= found["undecided"]
-    outcome = "failed" if options else "not decided"
+    outcome = "NOT DECIDED (--strict)" if options else "not decided"
     assert f"## Attention audit: {outcome}" in files["summary.md"]
     assert f"<h2>Audit: {outcome}</h2>" in files["index.html"]
     assert "| passed |" not in files["summary.md"]

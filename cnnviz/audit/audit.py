@@ -329,9 +329,8 @@ class Audit(Comparison[AuditOptions]):
         notes, whole = audit_words.notes(audit), not self.unfinished
         store.write(SARIF, sarif(path, rows, keys, notes, strict=strict, whole=whole))
         store.write(MARKDOWN, summary_markdown(audit))
-        said = "VIOLATED" if violated else "NOT DECIDED (--strict)" if fails else audit_words.outcome(audit)
         table = audit_table([{**row, "reason": ""} for row in rows] if self.unfinished else rows)
-        sentences = [*table, *told, f"audit of {path}: {said}"]
+        sentences = [*table, *told, f"audit of {path}: {audit_words.outcome(audit)}"]
         if undecided and not fails and not self.unfinished:
             how = f"{undecided} of {len(binding)} not decided"
             sentences.append(f"{how}: never counted as passed; --strict makes them fail")

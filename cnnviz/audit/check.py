@@ -44,9 +44,14 @@ class Judged:
     def path(self) -> str:
         return str(self.record["path"])
 
-    def seen(self, value: float) -> Observation:
-        """What a statement sees of it."""
-        return Observation(self.path, float(value), self.group)
+    @property
+    def predicted(self) -> str:
+        """The class that the network says, by name."""
+        return str(self.record["predictions"][0]["label"])
+
+    def seen(self, value: float, note: str = "") -> Observation:
+        """What a statement sees of it, and what that is in words."""
+        return Observation(self.path, float(value), self.group, note)
 
 
 @dataclass(frozen=True, eq=False)

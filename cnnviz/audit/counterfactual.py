@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,11 @@ class Counterfactual(Check):
         why = "" if changes else "; ".join(filter(None, (hidden, left_out)))
         found = []
         if self.params.max_flips is not None:
-            flips = [Observation(path, float(each["flip"]), each["group"]) for path, each in changes.items()]
+            before = {each.path: each.predicted for each in judged}
+            flips = [
+                Observation(path, float(each["flip"]), each["group"], _flip(before[path], each, look.labels))
+                for path, each in changes.items()
+            ]
             found.append(rate("flips", self.params.max_flips, flips, at_least=False))
         if self.params.max_drop is not None:
             drops = [Observation(path, each["drop"], each["group"]) for path, each in changes.items()]
@@ -96,6 +100,11 @@ class Counterfactual(Check):
         return text
 
 
+def _flip(before: str, change: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """From which class to which a prediction goes; empty where it stays."""
+    return f"{before} becomes {labels[change['to']]}" if change["flip"] else ""
+
+
 def changed(
     judged: Sequence[Judged],
     look: SecondLook,
@@ -114,7 +123,7 @@ def changed(
         others: Where other images are taken from; from the same without it.
     """
     every = [each.record for each in (*judged, *others)]
-    what = {"counterfactual": list(how), "objects": objects, "judged": len(judged)}
+    what = {"counterfactual": list(how), "objects": objects, "judged": len(judged), "partners": "of other classes"}
     answer = look.answered(what, every, lambda: _changed(judged, look, how, objects, others))
     return {judged[int(place)].path: {**row, "group": judged[int(place)].group} for place, row in answer.items()}
 
@@ -141,8 +150,8 @@ def _changed(
 ) -> dict[str, dict[str, Any]]:
     """The same by the image's place, without its group.
 
-    Images are gone through in an order by chance, and the other image is the next one: each is read once, and few are
-    held at once.
+    Images are gone through in an order by chance, and the other image is the next one, as :func:`_partners` has them:
+    each is read once or so, and few are held at once.
     """
     replace, fill = how
     pool = sorted(others or judged, key=seed_of)
@@ -161,7 +170,7 @@ def _changed(
 
     def another(each: Judged) -> _Known | None:
         start = place.get(each.path, -1) + 1
-        some = (other for other in (*pool[start:], *pool[:start]) if other.path != each.path)
+        some = _partners(each, pool[start:] + pool[:start])
         return next((found for other in some if (found := known(other)) is not None), None)
 
     def pictures(each: Judged) -> tuple[list[Picture], float] | None:
@@ -192,6 +201,20 @@ def _changed(
     return {str(number): row for number, row in sorted(rows.items()) if row is not None}
 
 
+def _partners(each: Judged, order: Sequence[Judged]) -> Iterator[Judged]:
+    """The images that a part may come from: first those that are predicted as another class.
+
+    Images of one class may all have the background, or the mark, that makes the network say it: put back in its own
+    place it would be no change.
+    """
+    yield from (other for other in order if _said(other) != _said(each))
+    yield from (other for other in order if _said(other) == _said(each) and other.path != each.path)
+
+
+def _said(judged: Judged) -> int:
+    return int(judged.record["predictions"][0]["class_index"])
+
+
 def _told(each: Judged, said: Predictions, at: int) -> dict[str, Any]:
     """What became of a prediction: picture ``at`` is the exchange, the next one its control."""
     before = each.record["predictions"][0]
@@ -200,6 +223,7 @@ def _told(each: Judged, said: Predictions, at: int) -> dict[str, Any]:
     loss = [float(before["probability"]) - float(share) for share in said.shares[at : at + 2, index]]
     return {
         "flip": best[0] != index and best[1] == index,
+        "to": best[0],
         "control": best[1] != index,
         "drop": loss[0] - max(0.0, loss[1]),
     }

@@ -99,7 +99,7 @@ class Drift(Check):
             if None not in (known.get("sha256"), source.get("sha256")) and known["sha256"] != source["sha256"]:
                 others.append(each.path)
                 continue
-            changes.append(each.seen(known["predicted"] != each.record["predictions"][0]["class_index"]))
+            changes.append(_change(each, known["predicted"], look))
             if each.counts:
                 self._compare(each, method, stored, compared)
         if others:
@@ -148,6 +148,14 @@ def _key(record: Mapping[str, Any], method: str, target: Mapping[str, Any]) -> s
     """The name of a map in a baseline."""
     said = [target[name] for name in ("spec", "class_index") if name in target]
     return "|".join(map(str, [record["name"], method, *said]))
+
+
+def _change(each: Judged, before: int, look: SecondLook) -> Observation:
+    """Whether a prediction is another class than before, and from which to which it went."""
+    if before == each.record["predictions"][0]["class_index"]:
+        return each.seen(False)
+    known = 0 <= before < len(look.labels)  # a baseline of a network with other classes
+    return each.seen(True, f"{look.labels[before] if known else f'class {before}'} becomes {each.predicted}")
 
 
 def _accepted_rect(record: Mapping[str, Any], stored: Baseline, now: Rect) -> Rect:

@@ -25,8 +25,16 @@ class Accuracy(Check):
         if not look.of_classes:
             return [Statement("accuracy", "rate", True, self.params.min, (), _NO_CLASS)]
         known = [each for each in judged if each.record.get("outcome")]
-        right = [each.seen(each.record["outcome"] == "correct") for each in known]
+        right = [each.seen(each.record["outcome"] == "correct", _mistake(each)) for each in known]
         return [rate("accuracy", self.params.min, right, at_least=True)]
+
+
+def _mistake(judged: Judged) -> str:
+    """What is taken for what; empty of a right prediction."""
+    if judged.record["outcome"] == "correct":
+        return ""
+    true = " or ".join(str(each["label"]) for each in judged.record.get("true_classes") or ())
+    return f"{true} predicted as {judged.predicted}" if true else f"predicted as {judged.predicted}"
 
 
 class Calibration(Check):

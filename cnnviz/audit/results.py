@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnviz.audit.policy_checks import PolicyCheck
-from cnnviz.audit.verdict import Result
+from cnnviz.audit.verdict import Result, Statement
 from cnnviz.report import audit_words
 
 _WORST = 20
@@ -56,16 +56,20 @@ def row_of(each: CheckResult) -> dict[str, Any]:
         "p": None if worst is None else worst.p,
         "group": None if worst is None or not worst.group else worst.group,
         "groups": len(result.groups),
-        "violations": _listed(result.violations[:_WORST]),
+        "violations": _listed(result.violations[:_WORST], statement),
         "beyond": len(result.violations),
-        "beyond_images": _listed(result.violations) if result.verdict == "violated" else [],
+        "beyond_images": _listed(result.violations, statement) if result.verdict == "violated" else [],
         "trusted": each.trusted,
         "confirmed": None if each.confirmed is None else dict(each.confirmed),
     }
 
 
-def _listed(images: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
-    return [{"path": path, "value": round(value, 6)} for path, value in images]
+def _listed(images: Sequence[tuple[str, float]], statement: Statement) -> list[dict[str, Any]]:
+    notes = {each.image: each.note for each in statement.observations if each.note}
+    return [
+        {"path": path, "value": round(value, 6), **({"note": notes[path]} if path in notes else {})}
+        for path, value in images
+    ]
 
 
 def audit_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -81,7 +85,7 @@ def audit_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if row["reason"] and (place == len(rows) or _why(rows[place]) != _why(row)):
             found.append(f"    {row['reason']}")
         if row["verdict"] == "violated":
-            found += [f"    {each['path']}: {each['value']:.3g}" for each in row["violations"][:3]]
+            found += [f"    {audit_words.of_image(each)}" for each in row["violations"][:3]]
             if row["confirmed"]:
                 found.append(f"    {audit_words.confirmation(row['confirmed'])}")
     return found
@@ -96,7 +100,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     if row["level"] == "warning" and row["verdict"] != "passed":
         verdict = "warning" if row["verdict"] == "violated" else f"{verdict} (warning)"
     return (
-        f"{row['name']}: {row['statement']}",
+        audit_words.name(row),
         row["method"] or "",
         verdict,
         audit_words.measured(row) or "-",

@@ -33,11 +33,19 @@ PASSED, VIOLATED, UNDECIDED = "passed", "violated", "not decided"
 
 @dataclass(frozen=True)
 class Observation:
-    """What a statement sees of one image: a value, or 0 or 1; ``group`` is what it is judged with."""
+    """What a statement sees of one image: a value, or 0 or 1.
+
+    Attributes:
+        image: Its path.
+        value: What was measured.
+        group: What it is judged with.
+        note: What that is, in words, where the value alone does not say: from which class to which.
+    """
 
     image: str
     value: float
     group: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,8 @@ class Shared:
     limit: int | None = flag(None, "Stop after N images.", "N", panel=_INPUT)
     exclude: str | None = flag(
         None,
-        "Leave out the images that this list names, one a line: paths, file names, or numbers of ImageNet's validation "
-        "set.",
+        "Leave out the images that this list names, one a line: paths (from the list, from here, or from INPUT), file "
+        "names, or numbers of ImageNet's validation set.",
         "FILE",
         panel=_INPUT,
     )

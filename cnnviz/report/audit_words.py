@@ -10,9 +10,9 @@ _FAILED = 10
 
 
 def outcome(audit: Mapping[str, Any]) -> str:
-    """``failed``, ``passed``, or how much of it is not decided, with how many images failed.
+    """``VIOLATED``, ``passed``, or how much of it is not decided, with how many images failed.
 
-    What is not decided has not passed.
+    What is not decided has not passed. Only images fail: what an audit finds is violated.
 
     Args:
         audit: ``summary.audit`` of the report.
@@ -38,8 +38,10 @@ def _of_checks(audit: Mapping[str, Any]) -> str:
     binding, undecided = [row for row in audit["checks"] if row["level"] == "error"], audit["undecided"]
     violated = any(row["verdict"] == "violated" for row in binding)
     # Earlier versions wrote whether the audit failed, and nothing of strictness.
-    if violated or (audit["strict"] and undecided if "strict" in audit else not audit["passed"]):
-        return "failed"
+    if violated or ("strict" not in audit and not audit["passed"]):
+        return "VIOLATED"
+    if audit.get("strict") and undecided:
+        return "NOT DECIDED (--strict)"
     if not undecided and audit.get("verdict", "passed") == "passed":
         return "passed"
     return (
@@ -66,23 +68,44 @@ def allowed(row: Mapping[str, Any]) -> str:
     return f"{'at least' if row['at_least'] else 'at most'} {row['allowed']:g}"
 
 
+def name(row: Mapping[str, Any]) -> str:
+    """What a statement is called: that of its check, and what is measured, where that is not the same word."""
+    return str(row["name"]) if row["name"] == row["statement"] else f"{row['name']}: {row['statement']}"
+
+
 def title(row: Mapping[str, Any]) -> str:
-    """What a statement is called: that of its check, what is measured, and the method whose maps are judged."""
-    method = f" [{row['method']}]" if row["method"] else ""
-    return f"{row['name']}: {row['statement']}{method}"
+    """The same, with the method whose maps are judged."""
+    return name(row) + (f" [{row['method']}]" if row["method"] else "")
 
 
 def finding(row: Mapping[str, Any]) -> str:
     """What was measured beside what was allowed, in which group, and why it is not decided where it is not."""
-    if row["verdict"] != "not decided":
-        return _beside(row)
+    return _found(row, f"{row['statement']} ")
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """The same behind what the statement is called, which says what was measured."""
+    return f"{title(row)}: {_found(row, '')}"
+
+
+def _found(row: Mapping[str, Any], what: str) -> str:
     known = row["measured"] is not None
-    return f"not decided: {row['reason']}" + (f" ({_beside(row)})" if known else "")
-
-
-def _beside(row: Mapping[str, Any]) -> str:
     group = f" in {row['group']}" if row["group"] else ""
-    return f"{row['statement']} {row['measured']:.4g}{group}, allowed {allowed(row)}"
+    beside = f"{what}{row['measured']:.4g}{group}, allowed {allowed(row)}" if known else ""
+    if row["verdict"] != "not decided":
+        return beside
+    return f"not decided: {row['reason']}" + (f" ({beside})" if known else "")
+
+
+def of_image(image: Mapping[str, Any]) -> str:
+    """What a check found of an image that is beyond what it allows: of a prediction from which class to which, of all
+    else the value."""
+    return f"{image['path']}: {found(image)}"
+
+
+def found(image: Mapping[str, Any], digits: int = 3) -> str:
+    """The same without the path."""
+    return str(image.get("note") or f"{image['value']:.{digits}g}")
 
 
 _REPLACED = {"blur": "blurred (its mean colours stay)", "shuffle": "replaced by that of another picture"}
@@ -95,12 +118,17 @@ def confirmation(found: Mapping[str, Any]) -> str:
         found: ``confirmed`` of the check.
     """
     how = _REPLACED.get(found["fill"], f"filled by {found['fill']}")
-    images = "the worst image" if found["of"] == 1 else f"the {found['of']} worst images"
-    gets = "gets" if found["flips"] == 1 else "get"
-    said = f"with the region {how}, {found['flips']} of {images} {gets} another prediction, beyond what a control does"
-    if found["flips"]:
+    flips, of = found["flips"], found["of"]
+    if of == 1:
+        said = "the worst image " + ("gets another prediction" if flips else "keeps its prediction")
+    elif flips:
+        said = f"{flips} of the {of} worst images {'gets' if flips == 1 else 'get'} another prediction"
+    else:
+        said = f"none of the {of} worst images gets another prediction"
+    said = f"with the region {how}, {said}{', which a control does not bring about' if flips else ''}"
+    if flips or not of:
         return said
     return (
-        f"{said}: the maps lie there, and no such prediction flips; how far probabilities fall over all images is what "
-        "a counterfactual check measures (max_drop)"
+        f"{said}: the maps lie on the region, and whether predictions hang on it is not shown by this; how far "
+        "probabilities fall over all images is what a counterfactual check measures (max_drop)"
     )

@@ -39,7 +39,7 @@ def _row(row: Mapping[str, Any]) -> str:
     verdict = audit_words.shown(row)
     shown = f'<strong class="{verdict.replace(" ", "-")}">{text(_WORDS[verdict])}</strong>'
     reason = f"<small>{text(row['reason'])}</small>" if row["reason"] else ""
-    name = f"{row['name']}: {row['statement'].replace('_', ' ')}"
+    name = audit_words.name(row).replace("_", " ")
     cells = (
         text(row["method"] or ""),
         shown + reason,
@@ -70,7 +70,7 @@ def _worst(row: Mapping[str, Any]) -> str:
     if row["verdict"] != "violated":
         return ""
     images: Sequence[Mapping[str, Any]] = row["violations"][:_SHOWN]
-    lines = [f"<b>{each['value']:.3g}</b> {text(each['path'])}" for each in images]
+    lines = [f"<b>{text(audit_words.found(each))}</b> {text(each['path'])}" for each in images]
     if row["beyond"] > len(images):
         lines.append(f"and {row['beyond'] - len(images)} more")
     if row["confirmed"]:

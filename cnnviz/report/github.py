@@ -25,12 +25,12 @@ def workflow_lines(policy: str, rows: Sequence[Mapping[str, Any]], *, strict: bo
     undecided = [row for row in rows if row["verdict"] == "not decided"]
     lines = []
     for row in violated:
-        text = f"{audit_words.title(row)}: {audit_words.finding(row)}"
-        worst = ", ".join(each["path"] for each in row["violations"][:3])
+        text = audit_words.sentence(row)
+        worst = "\n".join(map(audit_words.of_image, row["violations"][:3]))
         lines.append(_line(row["level"], policy, row["line"], f"{text}\n{worst}" if worst else text))
     for row in undecided:
         level = "error" if audit_words.fails(row, strict=strict) else "notice"
-        lines.append(_line(level, policy, row["line"], f"{audit_words.title(row)}: {audit_words.finding(row)}"))
+        lines.append(_line(level, policy, row["line"], audit_words.sentence(row)))
     return lines[:_MOST]
 
 

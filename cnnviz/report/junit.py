@@ -59,7 +59,7 @@ def _case(suite: ElementTree.Element, policy: str, row: Mapping[str, Any], *, fa
     if fails:
         said = {"message": _text(audit_words.finding(row)), "type": row["kind"]}
         failure = ElementTree.SubElement(case, "failure", said)
-        failure.text = _text("\n".join(f"{each['path']}: {each['value']:.4g}" for each in row["violations"]))
+        failure.text = _text("\n".join(map(audit_words.of_image, row["violations"])))
     elif row["verdict"] == "not decided":
         ElementTree.SubElement(case, "skipped", {"message": _text(audit_words.finding(row))})
     elif row["verdict"] == "violated":

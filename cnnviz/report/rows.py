@@ -42,7 +42,7 @@ def checks_of(summary: Mapping[str, Any]) -> Checks:
         return Checks()
     told, beyond = [], dict[str, list[tuple[int, int, str]]]()
     for number, row in enumerate(audit["checks"]):
-        name = f"{row['name']}: {row['statement'].replace('_', ' ')}"
+        name = audit_words.name({**row, "statement": row["statement"].replace("_", " ")})
         about = f" ({row['method']})" if row["method"] else ""
         violated = row["verdict"] == "violated"
         verdict = "warning" if violated and row["level"] == "warning" else row["verdict"]
@@ -59,7 +59,8 @@ def checks_of(summary: Mapping[str, Any]) -> Checks:
             }
         )
         for place, each in enumerate(own):
-            said = f"{row['statement'].replace('_', ' ')} {each['value']:.3g}, allowed {audit_words.allowed(row)}"
+            measured = f"{row['statement'].replace('_', ' ')} {each['value']:.3g}, allowed {audit_words.allowed(row)}"
+            said = printable(str(each.get("note") or measured))
             beyond.setdefault(each["path"], []).append((number, place, said))
     return Checks(told, beyond)
 

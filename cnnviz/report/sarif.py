@@ -54,14 +54,14 @@ def sarif(
 
 def _result(policy: str, row: Mapping[str, Any], check: str, *, strict: bool) -> dict[str, Any]:
     level = "error" if audit_words.fails(row, strict=strict) else "warning" if row["verdict"] == "violated" else "note"
-    text = f"{audit_words.title(row)}: {audit_words.finding(row)}"
+    text = audit_words.sentence(row)
     key = "|".join([check, row["statement"], row["method"] or "", row["group"] or ""])
     place = {"artifactLocation": {"uri": _uri(policy)}, "region": {"startLine": max(1, row["line"])}}
     related = [
         {
             "id": number,
             "physicalLocation": {"artifactLocation": {"uri": _uri(each["path"])}},
-            "message": {"text": f"{each['value']:.4g}"},
+            "message": {"text": audit_words.found(each, 4)},
         }
         for number, each in enumerate(row["violations"][:_RELATED], 1)
     ]

@@ -9,7 +9,7 @@ from cnnviz.report import audit_words
 
 # GitHub drops a step summary of more than a mebibyte whole.
 _MOST = 900_000
-_SIGNS = {"passed": "passed", "violated": "**violated**", "warning": "warning", "not decided": "not decided"}
+_SIGNS = {"passed": "passed", "violated": "**VIOLATED**", "warning": "warning", "not decided": "not decided"}
 
 
 def summary_markdown(audit: Mapping[str, Any]) -> bytes:
@@ -29,7 +29,7 @@ def summary_markdown(audit: Mapping[str, Any]) -> bytes:
     ]
     for row in rows:
         cells = [
-            f"{row['name']}: {row['statement']}",
+            audit_words.name(row),
             row["method"] or "",
             _SIGNS[audit_words.shown(row)],
             audit_words.measured(row),
@@ -40,11 +40,11 @@ def summary_markdown(audit: Mapping[str, Any]) -> bytes:
     for row in rows:
         if row["verdict"] == "violated" and row["violations"]:
             lines += ["", f"### {_cell(audit_words.title(row))}", ""]
-            lines += [f"- `{_cell(each['path'])}`: {each['value']:.3g}" for each in row["violations"]]
+            lines += [f"- `{_cell(each['path'])}`: {_cell(audit_words.found(each))}" for each in row["violations"]]
             if row["confirmed"]:
                 lines += ["", f"{_cell(audit_words.confirmation(row['confirmed']))}."]
         elif row["verdict"] == "not decided":
-            lines += ["", f"{_cell(audit_words.title(row))}: {_cell(audit_words.finding(row))}"]
+            lines += ["", _cell(audit_words.sentence(row))]
     if notes := audit_words.notes(audit):
         lines += ["", *(f"- {_cell(each)}" for each in notes)]
     text = "\n".join(lines) + "\n"

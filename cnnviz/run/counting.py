@@ -94,7 +94,7 @@ class Counts:
         """Tells of each image whether ``--exclude`` leaves it out, and counts; None without that option."""
         if settings.exclude is None:
             return None
-        exclusions = self.exclusions = Exclusions(settings.exclude)
+        exclusions = self.exclusions = Exclusions(settings.exclude, settings.inputs)
 
         def left_out(uri: str) -> bool:
             found = exclusions.leaves_out(uri)
@@ -104,12 +104,8 @@ class Counts:
         return left_out
 
     def what_was_excluded(self) -> str:
-        """How many images ``--exclude`` left out, and how many of its names no image has; empty without it."""
-        if self.exclusions is None:
-            return ""
-        names, unused = self.exclusions.names, self.exclusions.unused
-        rest = f"; {unused} of its {names} names are of no image here" if unused else ""
-        return f"--exclude left out {self.excluded} image{'' if self.excluded == 1 else 's'}{rest}"
+        """How many images ``--exclude`` left out, and which of its names are of none, or several; empty without it."""
+        return "" if self.exclusions is None else self.exclusions.said(self.excluded)
 
     def pass_over(self, ref: ImageRef) -> None:
         """A file turned out to be no image."""

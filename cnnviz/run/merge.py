@@ -197,7 +197,7 @@ def _check_alike(first: SharedRun, other: SharedRun) -> None:
 
 def _check_inputs(settings: RunSettings, first: SharedRun) -> None:
     """Whether the inputs are what the shares saw: what came since belongs to one of them."""
-    left_out = None if settings.exclude is None else Exclusions(settings.exclude).leaves_out
+    left_out = None if settings.exclude is None else Exclusions(settings.exclude, settings.inputs).leaves_out
     now = listing_of(settings, left_out).to_dict()
     if now != first.inputs:
         raise CnnvizError(

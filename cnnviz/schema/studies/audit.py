@@ -20,6 +20,8 @@ class BeyondAllowed(TypedDict):
     """The input as it was found."""
     value: float
     """What was measured of it."""
+    note: NotRequired[str]
+    """What that is, where it is a prediction: which class becomes, or is taken for, which other."""
 
 
 class Confirmation(TypedDict):
