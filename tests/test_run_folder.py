@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from PIL import Image
 from cnnviz import pipeline
 from cnnviz.cli.console import closing_line
 from cnnviz.errors import CnnvizError, ImageError
+from cnnviz.io.reports import without_images
 from cnnviz.io.store import LOCK, Store
 from cnnviz.run.earlier import EarlierRun
 from cnnviz.settings import RuntimeSettings
@@ -227,11 +229,30 @@ def test_a_long_run_is_continued_in_little_memory(photos: Path, tmp_path: Path) 
     with (out / "records.jsonl").open("w") as stream:
         for index in range(count):
             stream.write(line.replace("0.png", f"{index}.png"))
+    whole = (out / "report.json").read_text()
+    images = ",\n    ".join((out / "records.jsonl").read_text().splitlines())
+    head = whole[: whole.index('  "images": [')]
+    (out / "report.json").write_text(head + '  "images": [\n    ' + images + "\n  ]\n}\n")
+    assert len(report(out)["images"]) == count
     asked = settings(photos / "0.png", out, output={"resume": True})
     tracemalloc.start()
     earlier = EarlierRun(Store(str(out)))
     earlier.check_options("gradcam", asked.options())
     earlier.index()
-    used = tracemalloc.get_traced_memory()[0]
+    used, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert used / count < 500
+    assert most / count < 700 < len(images) / count  # the report's images are not read
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ('{\n  "a": 1,\n  "images": [\n    {"b": "x"},\n    {"b": "y"}\n  ]\n}\n', {"a": 1}),
+        ('{\n  "a": {\n    "images": [\n    ]\n  },\n  "images": []\n}\n', {"a": {"images": []}, "images": []}),
+        ('{\n  "images": [],\n  "merged": true\n}\n', {"images": [], "merged": True}),
+        ('{"a": 1, "images": [{"b": 2}]}', {"a": 1, "images": [{"b": 2}]}),
+    ],
+)
+def test_a_report_is_read_without_its_images(text: str, kept: dict[str, Any]) -> None:
+    assert json.loads(without_images(io.BytesIO(text.encode()))) == kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 _REPORT = "report.json"
 _SCHEMA = "report.schema.json"
+# How the images of a report begin, which stand at its end, a line for each; of none the list ends there.
+_IMAGES = b'  "images": ['
 
 
 def report_schema() -> dict[str, Any]:
@@ -24,6 +27,20 @@ def report_schema() -> dict[str, Any]:
     text = resources.files("cnnviz.schema").joinpath(_SCHEMA).read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
+
+
+def without_images(lines: Iterable[bytes]) -> bytes:
+    """The text of a report but its images, which are not read; of a run that has none, with the empty list of them.
+
+    Args:
+        lines: Of ``report.json``. What another program wrote is read to its end, and is as it was.
+    """
+    head: list[bytes] = []
+    for line in lines:
+        if line.rstrip() == _IMAGES:
+            return b"".join(head).rstrip().rstrip(b",") + b"\n}"
+        head.append(line)
+    return b"".join(head)
 
 
 def read_report(path: str, flag: str) -> AnyReport:

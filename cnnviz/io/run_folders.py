@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnviz.errors import CnnvizError, shown
+from cnnviz.io.reports import without_images
 from cnnviz.io.sources import is_url
 from cnnviz.strict_json import from_json
 
@@ -48,16 +49,8 @@ class RunFolderReader:
         """The report but its images: of one that we wrote, without reading them."""
         path = os.path.join(self.folder, REPORT)
         try:
-            with open(path, encoding="utf-8") as stream:
-                lines: list[str] = []
-                for line in stream:
-                    if line.startswith('  "images": ['):
-                        head = "".join(lines).rstrip().rstrip(",") + "\n}"
-                        break
-                    lines.append(line)
-                else:
-                    head = "".join(lines)
-                report = json.loads(head)
+            with open(path, "rb") as stream:
+                report = json.loads(without_images(stream))
         except (OSError, ValueError) as error:
             raise CnnvizError(f"DIR {shown(self.folder)}: no {REPORT} can be read there: {error}.", _HINT) from error
         if not isinstance(report, dict) or not str(report.get("schema", "")).startswith("cnnviz.report/"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cnnviz.errors import CnnvizError, nearest
 from cnnviz.io.names import Names
+from cnnviz.io.reports import without_images
 from cnnviz.io.run_folders import runs_beside
 from cnnviz.io.store import LOCK, Store
 from cnnviz.io.temporaries import is_temporary
@@ -61,7 +62,8 @@ class EarlierRun:
     """The folder as it is found.
 
     Attributes:
-        report: Its ``report.json``; None when that is not one of ours.
+        report: Its ``report.json`` without images, but for the empty list of a run that has none; None when that is not
+            one of ours.
         entries: Names at its top, without what is ours in passing.
         is_nothing: Whether there is nothing to lose: an empty folder, or a run that was killed before its first image.
     """
@@ -69,7 +71,7 @@ class EarlierRun:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.entries = [name for name in store.entries() if name != LOCK and not is_temporary(name)]
-        self.report = _report(store.read(REPORT)) if REPORT in self.entries and store.exists(REPORT) else None
+        self.report = _report(store) if REPORT in self.entries and store.exists(REPORT) else None
         self.is_nothing = self._is_nothing()
         self.unreadable = 0
         self._names = Names()
@@ -82,7 +84,9 @@ class EarlierRun:
         if not set(self.entries) <= {REPORT, RECORDS} or (REPORT in self.entries and self.report is None):
             return False
         begun = self.report is None or (self.report.get("images") == [] and not self.report.get("files"))
-        return begun and not self.store.read(RECORDS)
+        records = self.store.open(RECORDS) if begun else None
+        with records or contextlib.nullcontext() as stream:
+            return begun and (stream is None or not stream.read(1))
 
     @property
     def merged(self) -> Mapping[str, Any]:
@@ -281,8 +285,12 @@ def _json(data: bytes | None) -> Any:
         return None
 
 
-def _report(data: bytes | None) -> AnyReport | None:
-    report = _json(data)
+def _report(store: Store) -> AnyReport | None:
+    stream = store.open(REPORT)
+    if stream is None:
+        return None
+    with stream:
+        report = _json(without_images(stream))
     if not isinstance(report, dict) or not str(report.get("schema", "")).startswith(SCHEMA.split("/")[0]):
         return None
     return cast("AnyReport", report)
