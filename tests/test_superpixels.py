@@ -168,7 +168,7 @@ def test_maps_that_another_seed_would_not_repeat_are_told(tmp_path: Path) -> Non
         assert row["scores"]["reliability"] == (None if unknown else 1)
         assert report["summary"]["repeatability"]["unknown"] == unknown
         too_few = (
-            "1 of 1 map: too few samples to tell how alike that of another seed would be; four times the --samples"
+            "1 of 1 map: too few samples to tell how alike that of another seed would be; more --samples than 2 would"
         )
         assert any(note.startswith(too_few) for note in said.notes) is bool(unknown)
     records = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -80,11 +80,23 @@ def cuts_of(
     def make(item: tuple[MethodSpec, Options]) -> tuple[Cut, tuple[MetricRequest, ...]]:
         spec, params = item
         own = () if comparison is None else comparison.metrics(spec.name)
-        stated = {"conservation": spec.gap, "repeatability": spec.chance, "fit": spec.fit}
+        stated: dict[str, str | Mapping[str, Any]]
+        stated = {"conservation": spec.gap, "repeatability": _repeatability(spec, params), "fit": spec.fit}
         return cut_for(spec, params, target.layers), requested(target, stated, own)
 
     found = each_that_can(chosen, lambda item: item[0], make, refuse)
     return [item for item, _ in found], [cut for _, (cut, _) in found], [metrics for _, (_, metrics) in found]
+
+
+def _repeatability(spec: MethodSpec, params: Options) -> Mapping[str, Any]:
+    """What is told where the maps of another seed would be others, as options of the metric of that name; empty of
+    methods that state nothing of it."""
+    if not (spec.draws or spec.chance):
+        return {}
+    values = params.to_dict()
+    already = any(values[name] == value for name, value in spec.chance_unless.items())
+    drawn = {"draws": spec.draws, "count": values[spec.draws], "doubled": spec.draws_doubled} if spec.draws else {}
+    return {"reason": None if already else spec.chance or None, **drawn}
 
 
 def opened(

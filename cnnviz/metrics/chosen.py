@@ -67,15 +67,18 @@ _STATED = (
 
 
 def requested(
-    target: TargetSettings, stated: Mapping[str, str] = MappingProxyType({}), own: Sequence[MetricRequest] = ()
+    target: TargetSettings,
+    stated: Mapping[str, str | Mapping[str, Any]] = MappingProxyType({}),
+    own: Sequence[MetricRequest] = (),
 ) -> tuple[MetricRequest, ...]:
     """The metrics of a run of maps: map statistics, those that are named, and what the method's maps call for.
 
     Args:
         target: ``metrics`` as ``--metric`` has them; ``sanity`` is short for the randomization test.
-        stated: By metric the reason with which a method states it; empty, or missing, where it does not.
-            ``conservation``: why values that should add up to the score may not. ``repeatability``: how the error of
-            values that are drawn by chance becomes less. ``fit``: what says more where coefficients explain nothing.
+        stated: By metric the reason with which a method states it, or that and other options of the metric; empty, or
+            missing, where it does not. ``conservation``: why values that should add up to the score may not.
+            ``repeatability``: how the error of values that are drawn by chance becomes less. ``fit``: what says more
+            where coefficients explain nothing.
         own: What the command measures of itself; ``--metric`` may ask for the same with other options.
 
     Raises:
@@ -88,7 +91,7 @@ def requested(
     for each in _STATED:
         name = each.spec.name
         if reason := stated.get(name):
-            found[name] = each.spec.request({"reason": reason})
+            found[name] = each.spec.request({"reason": reason} if isinstance(reason, str) else reason)
         elif name in found:
             hint = f"Use it with {each.have}, which measure it by themselves."
             raise CnnvizError(f"--metric {name}: {each.lack}.", hint)

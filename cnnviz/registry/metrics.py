@@ -39,7 +39,10 @@ class MapStatisticsOptions(Options):
 class RepeatabilityOptions(Options):
     """Options of repeatability."""
 
-    reason: str | None = option(None, "How the maps of the method come out more alike.")
+    reason: str | None = option(None, "How the maps of the method come out more alike, beside more draws.")
+    draws: str | None = option(None, "The method's option that says how many draws a map is made of.")
+    count: int = option(0, "How many that were.", minimum=0)
+    doubled: bool = option(False, "Whether it is worth doubling alone.")
 
 
 class FitOptions(Options):

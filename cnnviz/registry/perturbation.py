@@ -102,7 +102,7 @@ class HSICOptions(Options):
     seed: int = option(0, "Seeds the masks and the noise.", minimum=0)
 
 
-_MASKS = "--coverage observed has less of this noise than --coverage expected; four times the --masks halve it"
+_COVERAGE = "--coverage observed has less of this noise than --coverage expected"
 PERTURBATION: tuple[MethodSpec, ...] = (
     MethodSpec(
         name="occlusion",
@@ -130,7 +130,9 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         options=RISEOptions,
         space="grid",
         forward="masks",
-        chance=_MASKS,
+        draws="masks",
+        chance=_COVERAGE,
+        chance_unless={"coverage": "observed"},
         singly=True,
         dry_run_params={"masks": 2},
     ),
@@ -146,7 +148,9 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         needs=("boxes",),
         space="grid",
         forward="masks",
-        chance=_MASKS,
+        draws="masks",
+        chance=_COVERAGE,
+        chance_unless={"coverage": "observed"},
         singly=True,
         dry_run_params={"masks": 2},
     ),
@@ -176,7 +180,9 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         options=SobolOptions,
         space="grid",
         forward="designs × (2 + cells²)",
-        chance="four times the --designs halve the error; fewer --cells have less",
+        draws="designs",
+        draws_doubled=True,
+        chance="fewer --cells have less of this noise",
         singly=True,
         dry_run_params={"designs": 2, "cells": 1},
     ),
@@ -187,7 +193,8 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         entry="cnnviz.methods.perturbation.sensitivity:hsic",
         title="HSIC",
         summary="How much the score depends on whether each cell is visible, of any form of dependence.",
-        chance="four times the --masks halve the error; fewer --cells have less",
+        draws="masks",
+        chance="fewer --cells have less of this noise",
         paper="Novello et al., Making Sense of Dependence: Efficient Black-box Explanations Using Dependence Measure, "
         "NeurIPS 2022",
         options=HSICOptions,
@@ -209,7 +216,7 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         space="grid",
         signed=True,
         forward="samples + 2",
-        chance="four times the --samples halve the error",
+        draws="samples",
         counts={"samples": "whole orders of an image's superpixels are run, each with its reverse, one at least"},
         singly=True,
         dry_run_params={"samples": 2},
@@ -227,7 +234,8 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         space="grid",
         signed=True,
         forward="samples + 2",
-        chance="four times the --samples halve the error; --variant shapley has about half of it by as many",
+        draws="samples",
+        chance="--variant shapley has about half of this error by as many",
         fit="--variant shapley shows mean gains, which need no fit",
         singly=True,
         dry_run_params={"samples": 2},
@@ -242,7 +250,8 @@ PERTURBATION: tuple[MethodSpec, ...] = (
         summary="A linear model of the score, fitted around the image to which superpixels are visible.",
         paper="Ribeiro et al., Why Should I Trust You? Explaining the Predictions of Any Classifier, KDD 2016",
         options=LIMEOptions,
-        chance="four times the --samples halve the error; fewer --segments have less",
+        draws="samples",
+        chance="fewer --segments have less of this noise",
         fit="a smaller --width, such as 0.1, mostly fits better",
         space="grid",
         signed=True,

@@ -262,8 +262,11 @@ class MethodSpec(CommandSpec):
         colour: Whether the raw values [C, H, W] are a picture of their own, drawn around grey.
         several_layers: Whether more than one ``--layer`` makes one map.
         gap: For maps that should sum to the score: why one may not, told with how many do not.
-        chance: For maps that are drawn by chance and state their ``reliability``: how they come out more alike, told
-            with how many would not.
+        draws: For maps that are drawn by chance and state their ``reliability``: the option that says how many draws
+            they are made of, of which it is told how many would do; ``draws_doubled``: of an option that is worth
+            doubling alone.
+        chance: For such maps, how they come out more alike beside more draws, told with how many would not;
+            ``chance_unless``: options with which that is so already.
         fit: For maps that are a linear model's coefficients and state its ``fit``: what says more of a score that they
             do not explain, told with how many do not.
         counts: Options, by name, whose number a map may not take as it is, and states among its scores: with why.
@@ -284,7 +287,10 @@ class MethodSpec(CommandSpec):
     colour: bool = False
     several_layers: bool = False
     gap: str = ""
+    draws: str = ""
+    draws_doubled: bool = False
     chance: str = ""
+    chance_unless: Mapping[str, Any] = field(default_factory=dict)
     fit: str = ""
     counts: Mapping[str, str] = field(default_factory=dict)
     singly: bool = False

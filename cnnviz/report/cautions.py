@@ -31,11 +31,26 @@ def repeatability(figures: Figures) -> list[str]:
         least = "" if maps == 1 else "the least "
         found.append(
             f"{out_of(below, maps, 'map')} would correlate by less than {enough} with the map of another seed "
-            f"({least}by {figures['least']:.2f})"
+            f"({least}by {figures['least']:.2f}){_more(figures.get('draws'))}"
         )
     if unknown:
-        found.append(f"{out_of(unknown, maps, 'map')}: too few samples to tell how alike that of another seed would be")
+        tell = f"too few samples to tell how alike that of another seed would be{_some(figures.get('draws'))}"
+        found.append(f"{out_of(unknown, maps, 'map')}: {tell}")
     return found
+
+
+def _more(draws: Figures | None) -> str:
+    """How many draws would do for all maps."""
+    if draws is None:
+        return ""
+    option, needed = draws["option"], draws["needed"]
+    if needed is None:
+        return f"; far more --{option} than {draws['count']} would do"
+    return f"; about {needed} --{option} would do, in the place of {draws['count']}"
+
+
+def _some(draws: Figures | None) -> str:
+    return "" if draws is None else f"; more --{draws['option']} than {draws['count']} would tell"
 
 
 def left_out(figures: Figures) -> list[str]:

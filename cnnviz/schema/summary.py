@@ -216,6 +216,20 @@ class Repeatability(TypedDict):
     """The correlation from which on a map is not worth mentioning."""
     least: float | None
     """The least of all maps of which it is known."""
+    draws: NotRequired[Draws]
+    """How many draws they were made of, and how many would do."""
+
+
+class Draws(TypedDict):
+    """How many draws maps were made of."""
+
+    option: str
+    """What says it: ``masks``, ``samples`` or ``designs``."""
+    count: Count
+    """How many they were."""
+    needed: Count | None
+    """About how many make all maps as alike as is ``enough``: the variance of chance goes as 1 over their number. Null
+    where all are, where it is not known, and where it is more than fifty times as many."""
 
 
 class Fit(TypedDict):
