@@ -115,3 +115,11 @@ def test_a_unit_is_named_however_little_room_there_is(monkeypatch: pytest.Monkey
     drawing.unit_picture(UnitRow(layer, "unit 12", facts, [tile]), 160)
     assert written[0] == "unit 12"
     assert " ".join(written[1:]) == facts
+
+
+def test_gradients_are_drawn_where_the_first_unit_has_no_patch() -> None:
+    """One that never fired says nothing of whether gradients were computed: the page is as high as of any order."""
+    plain = np.zeros((160, 160, 3), np.uint8)
+    row = UnitRow("conv1", "unit 1", "", [Tile(plain, plain, (0.0, 0.0, 160.0, 160.0), None, 1.0)] * 2)
+    rows = [UnitRow("conv1", "unit 0", "never fires", [None, None]), row]
+    assert sheet(2, 2, lambda place: rows[place]).shape == sheet(2, 2, lambda place: rows[1 - place]).shape

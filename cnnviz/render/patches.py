@@ -192,7 +192,8 @@ def sheet(count: int, columns: int, row: Callable[[int], UnitRow]) -> NDArray[np
     """
     side = next(size for most, size in ((24, 96), (64, 72), (SHEET, 48)) if count <= most)
     line, first = 18, row(0)
-    rows = 2 if side >= _LEAST_VALUED and _has_gradients(first) else 1
+    some = first if _has_patches(first) else next(filter(_has_patches, map(row, range(1, count))), first)
+    rows = 2 if side >= _LEAST_VALUED and _has_gradients(some) else 1
     wide, high = max(columns * (side + 2), _LEAST_WORDS) + 2 * _MARGIN, line + rows * (side + 2) + _GAP + 2
     across = max(1, min(count, round((count * high * 1.3 / wide) ** 0.5)))
     down = -(-count // across)
@@ -233,6 +234,11 @@ def _footer(width: int, side: int, layer: str) -> NDArray[np.uint8]:
     for row, line in enumerate(lines):
         write(ImageDraw.Draw(page), (_MARGIN, row * step), line, size, _SOFT, room)
     return np.array(page, dtype=np.uint8)
+
+
+def _has_patches(row: UnitRow) -> bool:
+    """Not of a unit that never fired."""
+    return any(tile is not None for tile in row.tiles)
 
 
 def _has_gradients(row: UnitRow) -> bool:
