@@ -15,9 +15,9 @@ NOW = ("then", "now")
     ("old", "new", "said"),
     [
         ({"class": ["pred"]}, {"class": ["top:3", "cat"]}, "--class pred then, --class top:3 --class cat now"),
-        ({"save": ["overlay"]}, {"save": []}, "--save overlay then, no --save now"),
+        ({"save": ["overlay"]}, {"save": []}, "--save overlay then, --save none now"),
         ({"size": None}, {"size": 448}, "no --size then, --size 448 now"),
-        ({"legend": True}, {"legend": False}, "--legend then, --no-legend now"),
+        ({"legend": True}, {"legend": False}, "--legend then, no --legend now"),
         ({"batch_size": 1, "alpha": 0.5}, {"batch_size": 2, "alpha": 1.0}, "--alpha 0.5 then, --alpha 1 now"),
         ({"method": "gradcam"}, {"method": "gradcam++"}, "--variant gradcam then, --variant gradcam++ now"),
         ({"labels": "a b.csv"}, {"labels": None}, "--labels 'a b.csv' then, no --labels now"),
@@ -39,3 +39,20 @@ def test_another_command_is_the_only_difference_that_is_named() -> None:
     old = {"command": "gradcam", "method": "gradcam", "layer": []}
     new = {"command": "saliency", "method": "saliency", "absolute": True, "layer": []}
     assert differences(old, new, (), NOW) == "cnnviz gradcam then, cnnviz saliency now"
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new", "said"),
+    [
+        ("evaluate", {"baselines": True}, {"baselines": False}, "--baselines then, --no-baselines now"),
+        ("evaluate", {"sanity": False}, {"sanity": True}, "no --sanity then, --sanity now"),
+        ("evaluate", {"method": ["gradcam"]}, {"method": ["rise"]}, "--method gradcam then, --method rise now"),
+        ("compare", {"method": None}, {"method": "lrp"}, "no --method then, --method lrp now"),
+        ("gradcam", {"method": "gradcam"}, {"method": "xgradcam"}, "--variant gradcam then, --variant xgradcam now"),
+    ],
+)
+def test_words_are_those_that_the_command_takes(
+    command: str, old: dict[str, Any], new: dict[str, Any], said: str
+) -> None:
+    """`--no-legend` is no option, and `evaluate` has no `--variant`."""
+    assert differences({"command": command, **old}, {"command": command, **new}, (), NOW) == said

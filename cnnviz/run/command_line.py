@@ -92,7 +92,7 @@ def _plain(value: Any) -> Any:
 
 
 def typed(name: str, value: Any) -> list[str]:
-    """The words of an option with a value: ``["--class", "top:3"]``, ``["--no-legend"]``.
+    """The words of an option with a value: ``["--class", "top:3"]``, ``["--no-baselines"]``.
 
     Args:
         name: Long name, as in a report's ``options``.

@@ -6,11 +6,12 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from cnnviz.registry import lookup
 from cnnviz.run.command_line import typed
 
 MOST = 4
 """Differences that are written out."""
-_COMMAND, _METHOD = "command", "method"
+_COMMAND, _METHOD, _SAVE = "command", "method", "save"
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], but: Collection[str], told: tuple[str, str]) -> str:
@@ -35,11 +36,16 @@ def _pairs(one: Mapping[str, Any], other: Mapping[str, Any], but: Collection[str
         return
     for name, now in other.items():
         if name not in but and one.get(name) != now:
-            yield _in_words(name, one.get(name)), _in_words(name, now)
+            yield _in_words(command[0], name, one.get(name)), _in_words(command[0], name, now)
 
 
-def _in_words(name: str, value: Any) -> str:
-    name = "variant" if name == _METHOD else name
-    if value is None or value == []:
+def _in_words(command: Any, name: str, value: Any) -> str:
+    own = [param for spec in lookup.commands().get(command, ()) for param in spec.params if param.name == name]
+    # Of commands that compare methods, ``--method``; of all others what was chosen of several.
+    name = "variant" if name == _METHOD and not own else name
+    # ``--save none`` is typed, and is not what a run without ``--save`` has.
+    absent = value is None or (value == [] and name != _SAVE)
+    # Only what is on unless it is turned off has a ``--no-`` form.
+    if absent or (value is False and not any(param.default for param in own)):
         return f"no --{name.rstrip('_').replace('_', '-')}"
     return shlex.join(typed(name, value))
