@@ -70,6 +70,15 @@ def test_paths_are_relative_to_a_folder_of_images_too(tmp_path: Path) -> None:
     )
 
 
+def test_an_image_with_two_names_and_one_that_is_given_twice(tmp_path: Path) -> None:
+    """Both names are of an image here, and neither of several."""
+    image = photographs_in(tmp_path / "one" / "cats", 1) / "0.png"
+    names = listed(tmp_path / "x.txt", "one/cats/0.png", "cats/0.png")
+    found = Exclusions(names, (str(tmp_path / "one"), str(image)))
+    assert all(found.leaves_out(str(image)) for _ in range(2))
+    assert found.said(2) == "--exclude left out 2 images"
+
+
 def test_paths_below_the_url_of_a_folder(tmp_path: Path) -> None:
     found = Exclusions(listed(tmp_path / "x.txt", "cats/1.png"), ("s3://bucket/photos/", "nowhere"))
     assert found.leaves_out("s3://bucket/photos/cats/1.png")

@@ -41,13 +41,13 @@ class Exclusions:
         if not names:
             raise CnnvizError(f"--exclude {path} names no image.", "Write one image a line: its name, or its path.")
         self.names = len(names)
-        self._images: dict[str, list[str]] = {}
+        self._images: dict[str, dict[str, None]] = {}  # by name, each once: an image may be among the inputs twice
         folder = os.path.dirname(os.path.abspath(path))
-        self._keys: dict[str, str] = {name: name for name in names}
+        self._keys: dict[str, list[str]] = {name: [name] for name in names}
         for name in names:
             if "/" in name or os.sep in name:
                 for key in _places(name, (folder, os.getcwd(), *inputs)):
-                    self._keys.setdefault(key, name)
+                    self._keys.setdefault(key, []).append(name)
 
     def leaves_out(self, uri: str) -> bool:
         """Whether the file names this image."""
@@ -56,9 +56,9 @@ class Exclusions:
         stem = os.path.splitext(base)[0]
         number = _VALIDATION.fullmatch(stem)
         keys = [uri, os.path.abspath(uri), path, base, stem, *([number[1]] if number else [])]
-        found = {self._keys[key] for key in keys if key in self._keys}
+        found = {name for key in keys for name in self._keys.get(key, ())}
         for name in found:
-            self._images.setdefault(name, []).append(uri)
+            self._images.setdefault(name, {})[uri] = None
         return bool(found)
 
     @property
@@ -74,7 +74,7 @@ class Exclusions:
             told.append(f"{self.unused} of its {counted(self.names, 'name')} {are} of no image here")
         several = {name: images for name, images in self._images.items() if len(images) > 1}
         if several:
-            named = [f"{name} ({_first(images, _SHOWN)})" for name, images in several.items()]
+            named = [f"{name} ({_first([*images], _SHOWN)})" for name, images in several.items()]
             are = "is" if len(several) == 1 else "are"
             told.append(
                 f"{counted(len(several), 'name')} {are} of several images, all left out, which paths would tell apart: "
