@@ -44,3 +44,10 @@ def test_a_check_that_is_called_by_what_it_measures_says_it_once() -> None:
         "    few",
         "    x.png: cat predicted as dog",
     ]
+
+
+def test_the_name_of_a_check_stands_on_the_page_as_it_was_given() -> None:
+    row = {**ROW, "name": "no_sky", "statement": "changed_predictions", "verdict": "passed"}
+    audit = {"passed": False, "policy": "p", "undecided": 0, "checks": [row], "false_alarm": 0.05}
+    assert '<th scope="row">no_sky: changed predictions</th>' in checks_table({"audit": audit})
+    assert checks_of({"audit": audit}).told[0]["name"].startswith("no_sky: changed predictions")

@@ -73,8 +73,14 @@ def name(row: Mapping[str, Any]) -> str:
     return str(row["name"]) if row["name"] == row["statement"] else f"{row['name']}: {row['statement']}"
 
 
+def name_on_page(row: Mapping[str, Any]) -> str:
+    """The same without underscores in what is measured; those of the check's own name are somebody's."""
+    own = str(row["name"])
+    return own + name(row).removeprefix(own).replace("_", " ")
+
+
 def title(row: Mapping[str, Any]) -> str:
-    """The same, with the method whose maps are judged."""
+    """What a statement is called, with the method whose maps are judged."""
     return name(row) + (f" [{row['method']}]" if row["method"] else "")
 
 

@@ -39,7 +39,7 @@ def _row(row: Mapping[str, Any]) -> str:
     verdict = audit_words.shown(row)
     shown = f'<strong class="{verdict.replace(" ", "-")}">{text(_WORDS[verdict])}</strong>'
     reason = f"<small>{text(row['reason'])}</small>" if row["reason"] else ""
-    name = audit_words.name(row).replace("_", " ")
+    name = audit_words.name_on_page(row)
     cells = (
         text(row["method"] or ""),
         shown + reason,

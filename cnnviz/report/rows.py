@@ -42,7 +42,7 @@ def checks_of(summary: Mapping[str, Any]) -> Checks:
         return Checks()
     told, beyond = [], dict[str, list[tuple[int, int, str]]]()
     for number, row in enumerate(audit["checks"]):
-        name = audit_words.name({**row, "statement": row["statement"].replace("_", " ")})
+        name = audit_words.name_on_page(row)
         about = f" ({row['method']})" if row["method"] else ""
         violated = row["verdict"] == "violated"
         verdict = "warning" if violated and row["level"] == "warning" else row["verdict"]
