@@ -20,7 +20,15 @@ from cnnviz.compare.pairing import Paired, Row, Targets, methods_of, pair_images
 from cnnviz.compare.panels import compared_panel
 from cnnviz.compare.sides import A, B, differences, explaining, in_words, of_b, sides_of
 from cnnviz.compare.tell import MOST_NAMED, sentences
-from cnnviz.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_POLICY_VIOLATED, EXIT_SOME_FAILED, CnnvizError, counted
+from cnnviz.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_POLICY_VIOLATED,
+    EXIT_SOME_FAILED,
+    CnnvizError,
+    counted,
+    of_all,
+)
 from cnnviz.io.encode import ImageFormat, encode
 from cnnviz.io.finished_runs import FinishedRun
 from cnnviz.io.store import Store
@@ -31,7 +39,7 @@ from cnnviz.render.overlay import Style
 from cnnviz.run.counting import RunResult, rate
 from cnnviz.run.earlier import EarlierRun, precision_in
 from cnnviz.run.folder import REPORT, Extras, RunFolder
-from cnnviz.run.reporters import Reporter
+from cnnviz.run.reporters import Reporter, Told
 from cnnviz.schema.images import AnyImage
 from cnnviz.settings import AUTO_PRECISION, RunSettings
 
@@ -52,7 +60,7 @@ def compare(settings: RunSettings, params: CompareOptions, reporter: Reporter, r
     """
     sides = sides_of(settings, params)
     _check_folder(settings)
-    began, code = time.perf_counter(), EXIT_DONE
+    began, code, noted = time.perf_counter(), EXIT_DONE, list[str]()
     for number, side in enumerate(sides):
         own = side.settings
         if own is None:
@@ -62,9 +70,10 @@ def compare(settings: RunSettings, params: CompareOptions, reporter: Reporter, r
                 own = explaining(own, params, sides[0], before.report)
                 if own.runtime.precision == AUTO_PRECISION:  # or the two would differ by their precision
                     own = replace(own, runtime=replace(own.runtime, precision=precision_in(before.report)))
-        reporter.say(f"{'AB'[number]}: {own.target.method} of {own.model.checkpoint or own.model.model}")
+        reporter.say(f"making {'AB'[number]}, {own.target.method} of {own.model.checkpoint or own.model.model}")
+        told = Told(reporter, noted)
         try:
-            made = run(own, reporter, None)
+            made = run(own, told, None)
         except CnnvizError as error:
             if not number:
                 raise
@@ -72,6 +81,9 @@ def compare(settings: RunSettings, params: CompareOptions, reporter: Reporter, r
         if made.exit_code == EXIT_INTERRUPTED:
             return RunResult(made.summary, None, EXIT_INTERRUPTED)
         code = max(code, made.exit_code)
+        if again := [text for text in told.notes if text in noted]:
+            reporter.say(f"{of_all(len(again), len(noted), 'note', 'holds', 'hold')} for B too")
+        noted = told.notes
     with ExitStack() as stack:
         a, b = (stack.enter_context(FinishedRun(side.folder, "INPUT")) for side in sides)
         output = replace(settings.output, resume=False, overwrite=settings.output.overwrite or settings.output.resume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 from cnnviz.schema.images import AnyImage
@@ -50,14 +51,15 @@ class Told:
     """A reporter that remembers what was noted.
 
     Args:
-        reporter: Told everything.
+        reporter: Told everything but notes that were told before.
+        before: Notes that were told before, of another run.
 
     Attributes:
-        notes: In order.
+        notes: In order, those that were told before among them.
     """
 
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter, self.notes = reporter, list[str]()
+    def __init__(self, reporter: Reporter, before: Collection[str] = ()) -> None:
+        self._reporter, self._before, self.notes = reporter, before, list[str]()
 
     def start(self, total: int | None) -> None:
         self._reporter.start(total)
@@ -76,7 +78,8 @@ class Told:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
-        self._reporter.note(text)
+        if text not in self._before:
+            self._reporter.note(text)
 
     def finish(self) -> None:
         self._reporter.finish()
