@@ -15,7 +15,7 @@ from cnnviz.report import compare_words
 from cnnviz.report.headline import headline
 from cnnviz.run.command_line import command_line
 from cnnviz.run.counting import Counts
-from cnnviz.settings import ModelSpec, RunSettings, TargetSettings
+from cnnviz.settings import ModelSpec, OutputSettings, RunSettings, TargetSettings
 from tests.support.pictures import photograph
 from tests.support.runs import tiny_options
 
@@ -50,10 +50,12 @@ def test_the_page_shows_the_command_that_made_it(typed: list[str], told: list[st
     page = (out / "index.html").read_text()
     line = page.partition('<p><code class="command">')[2].partition("</code>")[0]
     assert "<" not in line
-    words = shlex.split(html.unescape(line))
+    words, where = shlex.split(html.unescape(line)), ["--out", str(out)]
     assert words[:3] == ["cnnviz", command, str(path)]
-    assert sorted(words[3:]) == sorted(["--model", "tests.support.tiny_model:make", "--input-size", "64,64", *told])
-    # Typed again, it is the same run.
+    network = ["--model", "tests.support.tiny_model:make", "--input-size", "64,64"]
+    assert sorted(words[3:]) == sorted([*network, *told, *where])
+    # Typed again, it is the same run; the report, which has the folder among its options, leaves it out.
+    assert "--out" not in json.loads((out / "report.json").read_text())["command_line"]
     again = tmp_path / "again"
     assert main([*words[1:], "-o", str(again)]) == 0
     options_of: list[dict[str, Any]] = [json.loads((f / "report.json").read_text())["options"] for f in (out, again)]
@@ -83,6 +85,23 @@ def test_that_of_an_audit_has_its_policy_first(tmp_path: Path) -> None:
         assert words[:3] == ["audit", str(policy), str(tmp_path / "a.png")]
         assert "--policy" not in words
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    ("out", "shard", "told"),
+    [
+        ("maps", None, " --out maps"),
+        ("my maps", None, " --out 'my maps'"),
+        ("maps/shard-1-of-2", "1/2", " --shard 1/2 --out maps"),
+        ("cnnviz-out/cam", None, ""),
+        ("cnnviz-out/cam/shard-1-of-2", "1/2", " --shard 1/2"),
+        ("", None, ""),
+    ],
+)
+def test_where_it_lies_is_told_where_the_command_is_copied(out: str, shard: str | None, told: str) -> None:
+    asked = RunSettings("cam", ("a.jpg",), target=TargetSettings("cam"), output=OutputSettings(out), shard=shard)
+    assert command_line(asked, out=True) == f"cnnviz cam a.jpg{told}"
+    assert "--out" not in command_line(asked)
 
 
 def test_thousands_of_inputs_are_counted() -> None:

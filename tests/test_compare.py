@@ -398,19 +398,3 @@ def test_what_b_cannot_be_is_said_of_its_own_options(
     assert "give --std-b 1" in said
     error = of_b(CnnvizError("--std 0 and --std-b 0, --input-size 3", "--std, --no-std"), CompareOptions(std_b="0"))
     assert str(error) == "--std-b 0 and --std-b 0, --input-size 3\n--std-b, --no-std"
-
-
-def test_what_was_noted_of_a_is_not_told_again_of_b(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["compare", str(folder / "photos"), *tiny_options(), "--method-b", "guided", "-o", str(tmp_path / "out")]
-    assert main(words) == 0
-    told = capsys.readouterr().err.splitlines()
-    notes = [line for line in told if line.startswith("cnnviz: note: ")]
-    assert len(notes) == len(set(notes)) == 3  # of means, of the crop, and of guided backpropagation
-    assert sum("centre crop" in note for note in notes) == 1
-    assert "cnnviz: 2 of 2 notes hold for B too" in told
-    making = [line for line in told if line.startswith("cnnviz: making ")]
-    network = "tests.support.tiny_model:make"
-    assert making == [f"cnnviz: making A, gradcam of {network}", f"cnnviz: making B, guided of {network}"]
-    assert sum(line.startswith("A: gradcam of ") for line in told) == 1

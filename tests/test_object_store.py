@@ -87,7 +87,7 @@ def _told_apart(found: dict[str, bytes]) -> dict[str, Any]:
         report["options"].pop(name)
     report.pop("command_line")
     page = re.sub(r"<div><dt>(time|images per second)</dt><dd>.*?</dd></div>\n", "", found["index.html"].decode())
-    page = re.sub(r" (-o|--out) \S+|file://\S+| --resume", "", page)
+    page = re.sub(r" (-o|--out) [^\s<]+|file://\S+| --resume", "", page)
     rest = {name: data for name, data in found.items() if name.startswith("images/") or name == "records.jsonl"}
     return {**rest, "report.json": report, "index.html": page, "names": sorted(found)}
 

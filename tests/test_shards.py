@@ -57,7 +57,7 @@ def contents(out: Path) -> dict[str, Any]:
     if "embedding" in report["summary"]:
         report["summary"]["embedding"].pop("seconds_arranging")
     report["options"].pop("out")
-    page = found["index.html"].decode()
+    page = re.sub(r" --out [^\s<]+", "", found["index.html"].decode())
     for name in ("time", "images per second"):
         page = re.sub(rf"<div><dt>{name}</dt><dd>.*?</dd></div>\n", "", page)
     return {**found, "report.json": report, "index.html": page}

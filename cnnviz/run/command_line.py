@@ -21,21 +21,22 @@ from cnnviz.settings import (
 
 MOST_INPUTS = 4
 """Inputs that are written out; a shell's ``*.jpg`` may have been thousands."""
-# Where the run lies, how often it was begun, and where results are looked up say nothing about what is in it.
+# How often the run was begun, and where results are looked up, say nothing about what is in it; where it lies stands on
+# its page alone, where somebody copies the command.
 _UNTOLD = frozenset(("out", "resume", "overwrite", "cache"))
 _POLICY = "policy"
 _REPEATED = frozenset(("layer", "class", "target", "metric", "skip-check"))
 
 
-def command_line(settings: RunSettings, most: int | None = MOST_INPUTS) -> str:
+def command_line(settings: RunSettings, most: int | None = MOST_INPUTS, *, out: bool = False) -> str:
     """``cnnviz gradcam photos/ --model resnet50 --class top:3``: the options that are not at their defaults, quoted.
 
-    Options from a configuration file stand among them; ``--out``, ``--resume``, ``--overwrite`` and
-    ``--cache`` do not.
+    Options from a configuration file stand among them; ``--resume``, ``--overwrite`` and ``--cache`` do not.
 
     Args:
         settings: What was asked for.
         most: Inputs that are written out; None for all.
+        out: Whether ``--out`` stands there too, where it is not the usual folder.
     """
     policy = settings.target.params.get(_POLICY) if _takes_policy(lookup.find_entry(settings.target.method)) else None
     words = ["cnnviz", settings.command, *([] if policy is None else [str(policy)]), *settings.inputs[:most]]
@@ -43,7 +44,15 @@ def command_line(settings: RunSettings, most: int | None = MOST_INPUTS) -> str:
     if most is not None and len(settings.inputs) > most:
         line += f" … ({len(settings.inputs) - most} more)"
     options = [word for name, value in _chosen(settings) for word in typed(name, value)]
+    if out and (folder := _folder(settings)) not in ("", "-", f"cnnviz-out/{settings.command}"):
+        options += typed("out", folder)
     return f"{line} {shlex.join(options)}" if options else line
+
+
+def _folder(settings: RunSettings) -> str:
+    """The output folder as it was typed: that of a share lies in it."""
+    folder = settings.output.out
+    return folder if settings.shard is None else folder.rpartition("/")[0] or folder
 
 
 def _takes_policy(spec: CommandSpec) -> bool:

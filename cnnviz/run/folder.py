@@ -315,7 +315,7 @@ class RunFolder:
         run = GalleryRun(
             head=Gallery(
                 title,
-                command_line(self.settings),
+                command_line(self.settings, out=True),
                 compare_words.networks(header.model, header.summary),
                 headline(header.summary),
             ),

@@ -94,7 +94,7 @@ def page(
             ("best epoch", f"{best['epoch']} of {training['epochs']}"),
             ("validation accuracy", in_percent(best["val_accuracy"])),
         ]
-    head = gallery.Gallery(f"cnnviz {settings.command}", command_line(settings), name, pairs)
+    head = gallery.Gallery(f"cnnviz {settings.command}", command_line(settings, out=True), name, pairs)
     yield gallery.begin(head).encode("utf-8", "replace")
     if best is not None:
         yield gallery.picture({"file": CURVES, "caption": "Accuracy and loss of each epoch"}).encode()

@@ -61,7 +61,7 @@ def contents(out: Path) -> dict[str, Any]:
         report["summary"].pop(name, None)
     for name in OPTIONS:
         report["options"].pop(name)
-    page = found["index.html"].decode()
+    page = re.sub(r" --out [^\s<]+", "", found["index.html"].decode())
     for name in ("time", "images per second"):
         page = re.sub(rf"<div><dt>{name}</dt><dd>.*?</dd></div>\n", "", page)
     return {**found, "report.json": report, "index.html": page}

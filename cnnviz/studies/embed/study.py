@@ -332,7 +332,7 @@ class Embed(Study[EmbedOptions]):
         if layout.near.index.shape[1]:
             links.insert(2, ("neighbours.png", "neighbours"))
         plot = Plot(
-            Gallery("cnnviz embed", command_line(self.prepared.settings), self._model(), head),
+            Gallery("cnnviz embed", command_line(self.prepared.settings, out=True), self._model(), head),
             [self._title(name, layout) for name in names] + ["grid"],
             (len(names), "grid.png", layout.shape),
             [Key(kind, legend_entries(known), known.rest) for kind, known in zip(kinds, sorted_, strict=True)],
