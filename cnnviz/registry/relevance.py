@@ -65,15 +65,17 @@ RELEVANCE: tuple[MethodSpec, ...] = (
         family="relevance",
         entry="cnnviz.methods.relevance.lrp:lrp",
         title="LRP",
-        summary="Layer-wise relevance propagation: the score handed back layer by layer to the pixels.",
+        summary="Layer-wise relevance propagation: the score handed back layer by layer to the pixels; biases keep "
+        "their share, in depthwise convolutions nearly all.",
         paper="Bach et al., On Pixel-Wise Explanations by Layer-Wise Relevance Propagation, PLoS ONE 2015",
         options=LRPOptions,
         space="input",
         signed=True,
         forward="2",
         backward="1",
-        gap="biases keep their share (the largest where a network has depthwise convolutions) unless --bias ignore; "
-        "neurons that no input excites then keep theirs; conservation_gap in the report has each",
+        gap="biases keep their share, in depthwise convolutions nearly all, and no --rule or --bias brings all of it "
+        "back: read such a map as a ranking, or use gradcam --variant fullgrad, whose terms add up; of networks "
+        "without such convolutions try --bias ignore; conservation_gap in the report has each",
     ),
     MethodSpec(
         name="deeplift",
