@@ -114,6 +114,9 @@ def test_what_is_said_of_it() -> None:
         "b is no better on these images than edges (insertion); that may be chance",
         "a is no better on these images than center (ROAD); that may be chance",
     ]
+    assert cautions.beside({"images": 1, "enough": 6, "no_better": rows[2:]})[1:] == [
+        "a is no better on this image than center (ROAD); that may be chance"
+    ]
     nothing = "nothing is certain: fewer than 6 do not tell a difference between methods from chance"
     assert cautions.beside({"images": 1, "enough": 6, "no_better": []}) == [f"of one image {nothing}"]
     assert cautions.beside({"images": 5, "enough": 6, "no_better": []}) == [f"of 5 images {nothing}"]
@@ -134,9 +137,12 @@ def test_bold_is_what_is_better_than_all_others_by_more_than_chance_explains() -
     page = figures_table({"study": "localize", "methods": ["a", "b"], "localization": several})
     assert "<strong>" not in page
     assert "None is bold: no method is better than every other method by more than chance explains (95 %" in page
+    assert "95 % intervals below." in page
     # Reports of earlier versions do not say what is certain.
     old = {name: {"up": {"value": row["up"]["value"], "ci95": None, "n": 1}} for name, row in TABLE.items()}
-    assert "<strong>" not in figures_table({"study": "evaluate", "methods": ["a", "b"], "metrics": old})
+    page = figures_table({"study": "evaluate", "methods": ["a", "b"], "metrics": old})
+    assert "<strong>" not in page
+    assert "intervals below" not in page  # of one image there is none
     assert "every other" not in figures_table({"study": "evaluate", "methods": ["a"], "metrics": {"a": TABLE["a"]}})
 
 

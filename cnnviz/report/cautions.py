@@ -97,7 +97,8 @@ def beside(figures: Figures) -> list[str]:
         if worse := _by_baseline(own, lambda row: row["certain"]):
             found.append(f"{method} is worse than {worse}: maps that know nothing of the model")
         if perhaps := _by_baseline(own, lambda row: [name for name in row["than"] if name not in row["certain"]]):
-            found.append(f"{method} is no better on these images than {perhaps}; that may be chance")
+            these = "this image" if images == 1 else "these images"
+            found.append(f"{method} is no better on {these} than {perhaps}; that may be chance")
     return found
 
 

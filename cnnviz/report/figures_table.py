@@ -49,12 +49,17 @@ def figures_table(summary: Mapping[str, Any]) -> str:
     own = "".join(_row(method, rows[method], columns, best) for method in methods)
     beside = "".join(_row(name, rows[name], columns, {}) for name in others)
     apart = f'<tbody class="beside">\n{beside}</tbody>\n' if beside else ""
-    said = _legend(str(summary["study"]), len(methods), bold=any(best.values()))
-    said += " Every figure is a share, 0 to 1." if summary.get("study") == "localize" else ""
-    said += " Grey: what knows nothing of the model, and maps that are blurred." if beside else ""
+    said = [_bold(str(summary["study"]), bold=any(best.values()))] if len(methods) > 1 else []
+    if any(each.get("ci95") is not None for own in figures.values() for each in own):
+        said.append("95 % intervals below.")
+    if summary.get("study") == "localize":
+        said.append("Every figure is a share, 0 to 1.")
+    if beside:
+        said.append("Grey: what knows nothing of the model, and maps that are blurred.")
     return (
         '<article class="wide">\n<div class="text">\n<h2>Methods</h2>\n'
-        f'<p class="facts">{said}</p>\n<div class="scroll"><table>\n<thead><tr><th>method</th>{heads}</tr></thead>\n'
+        f'<p class="facts">{" ".join(said)}</p>\n'
+        f'<div class="scroll"><table>\n<thead><tr><th>method</th>{heads}</tr></thead>\n'
         f"<tbody>\n{own}</tbody>\n{apart}</table></div>\n</div>\n</article>\n"
     )
 
@@ -103,13 +108,10 @@ def _better(name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     return better_by_name(name)
 
 
-def _legend(command: str, methods: int, *, bold: bool) -> str:
-    """What bold means, and what stands below the figures."""
-    below = "95 % intervals below."
-    if methods < 2:
-        return below
+def _bold(command: str, *, bold: bool) -> str:
+    """What bold means, or that nothing is."""
     said = "Bold: better" if bold else "None is bold: no method is better"
-    return f"{said} than every other method {BEYOND_CHANCE[command]}. {below}"
+    return f"{said} than every other method {BEYOND_CHANCE[command]}."
 
 
 def beats_all(rows: Mapping[str, Mapping[str, Any]], name: str, row: str, methods: Sequence[str]) -> bool:
