@@ -31,6 +31,10 @@ def test_how_long_and_what_most() -> None:
     assert expectation(even, 100.0, 2, 1) == (
         "this takes about 3 min for 2 images, 75 % of it for insertion; without that about 50 s"
     )
+    one = {("maps", "a"): 0.1, ("insertion", "a"): 99.9}
+    assert expectation(one, 100.0, 2, 1) == (
+        "this takes about 3 min for 2 images, nearly all of it for insertion; without that about 10 s"
+    )
     maps = {("maps", "rise"): 3.0, ("insertion", "rise"): 1.0}
     assert expectation(maps, 60.0, 1000, 2).startswith(
         "this takes about 8.5 h for 1000 images, 75 % of it for the maps"

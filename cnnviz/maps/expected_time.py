@@ -75,7 +75,8 @@ def expectation(spent: Spent, an_image: float, total: int | None, lanes: int) ->
     mostly = f" (mostly of {chief[0]})" if chief else ""
     share = by_kind[most] / every
     rest = in_words(seconds * (1 - share))
-    return f"{text}, {round(100 * share)} % of it for {most}{mostly}; without that about {rest}"
+    much = "nearly all" if round(100 * share) == 100 else f"{round(100 * share)} %"
+    return f"{text}, {much} of it for {most}{mostly}; without that about {rest}"
 
 
 def in_words(seconds: float) -> str:
