@@ -73,9 +73,10 @@ RELEVANCE: tuple[MethodSpec, ...] = (
         signed=True,
         forward="2",
         backward="1",
-        gap="biases keep their share, in depthwise convolutions nearly all, and no --rule or --bias brings all of it "
-        "back: read such a map as a ranking, or use gradcam --variant fullgrad, whose terms add up; of networks "
-        "without such convolutions try --bias ignore; conservation_gap in the report has each",
+        gap="biases keep their share, in depthwise convolutions nearly all, unless --bias ignore, with which neurons "
+        "that no input excites keep theirs: much in such convolutions, little in others; where little arrives read the "
+        "map as a ranking, or use gradcam --variant fullgrad, whose terms add up; conservation_gap in the report has "
+        "each",
     ),
     MethodSpec(
         name="deeplift",
