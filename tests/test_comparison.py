@@ -29,10 +29,22 @@ def test_what_cannot_be_compared_is_refused(rectangles: Path, text: str, words: 
 
 
 def test_each_map_is_that_of_its_method_alone(rectangles: Path, tmp_path: Path) -> None:
-    methods = {"gradcam": [], "layercam": ["--variant", "layercam"], "saliency": [], "occlusion": ["--window", "16"]}
+    methods = {
+        "gradcam": [],
+        "layercam": ["--variant", "layercam"],
+        "saliency": [],
+        "occlusion": ["--window", "16"],
+        "rise": ["--masks", "50"],
+    }
     both = tmp_path / "both"
     report = run(
-        "localize", rectangles, both, "--method", "gradcam,layercam,saliency,occlusion:window=16", "--save", "raw"
+        "localize",
+        rectangles,
+        both,
+        "--method",
+        "gradcam,layercam,saliency,occlusion:window=16,rise:masks=50",
+        "--save",
+        "raw",
     )
     for name, options in methods.items():
         command = "gradcam" if name == "layercam" else name
