@@ -56,3 +56,13 @@ def test_a_run_says_it_once(tmp_path: Path) -> None:
     said = f"--samples 1: 3 of 3 maps took {ends}: {WHY}"
     assert [note for note in told.notes if "--samples" in note and "took" in note] == [said]
     assert said in report["summary"]["remarks"]
+
+
+@pytest.mark.parametrize(("asked", "told"), [("top:9", 1), ("top:" + "9" * 40, 1), ("top:5", 0)])
+def test_more_classes_than_there_are_is_told(asked: str, told: int, tmp_path: Path) -> None:
+    photos = photographs_in(tmp_path / "photos", 2)
+    report, _, heard = ran("gradcam", [photos], tmp_path / "out", classes=(asked,), save=("none",))
+    assert [len(image["explanations"]) for image in report["images"]] == [5, 5]
+    said = [note for note in heard.notes if note.endswith("all of them: the network has 5 classes")]
+    assert len(said) == told
+    assert report["summary"].get("class_guesses", []) == said

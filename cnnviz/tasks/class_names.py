@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from cnnviz.errors import CnnvizError, shown
+from cnnviz.errors import CnnvizError, counted, shown
 from cnnviz.io.label_tables import is_index, is_label_table
 from cnnviz.io.names import unique_parts
 from cnnviz.models.loading.labels import LabelLookup, Match
@@ -63,6 +63,18 @@ class ClassNames:
         if found.guess:
             self._tell(f"--class {text.strip()}: {found.guess}")
         return found.index
+
+    def at_most(self, count: int, spec: str) -> int:
+        """So many classes; or all that there are, which is told once.
+
+        Args:
+            count: How many were asked for.
+            spec: The word that did.
+        """
+        if count > len(self) and spec not in self._told:
+            self._told.add(spec)
+            self._tell(f"--class {shown(spec)}: all of them: the network has {counted(len(self), 'class')}")
+        return min(count, len(self))
 
     def each(self, specs: Iterable[str]) -> tuple[str, ...]:
         """The words of ``--class``, lists with commas taken apart.

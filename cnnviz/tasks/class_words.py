@@ -64,7 +64,7 @@ class ClassWords:
                     f"--class {shown(spec)}: expected top:K with K of 1 or more.", "For example --class top:5"
                 )
             enough = len(count.lstrip("0")) > _MOST_DIGITS
-            return "top", len(self.classes) if enough else min(int(count), len(self.classes))
+            return "top", self.classes.at_most(len(self.classes) + 1 if enough else int(count), spec)
         if spec.startswith(_RUN):
             return "run", spec.removeprefix(_RUN).strip()
         if is_label_table(spec):
