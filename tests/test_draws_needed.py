@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnviz.metrics.repeatability import draws_needed
+from cnnviz.metrics.contract import Row
+from cnnviz.metrics.repeatability import draws_needed, summarize
+from cnnviz.registry.lookup import find_metric
 from cnnviz.report import cautions
 from tests.support.pictures import photograph
 from tests.support.runs import ran
@@ -46,6 +48,21 @@ def test_so_many_draws_are_enough() -> None:
     needed = draws_needed(1000, alike(1000))
     assert needed is not None
     assert 0.78 < alike(needed) < 0.83
+
+
+def test_they_are_counted_of_the_draws_that_a_map_took() -> None:
+    """50 samples of superpixels were asked for; of the least alike map whole orders were 70."""
+    spec = find_metric("repeatability")
+    asked = spec.request({"draws": "samples", "count": 50}).params
+    rows = [
+        Row({"reliability": alike, "samples": taken}, str(taken), None)
+        for alike, taken in ((0.9, 64), (0.5, 70), (None, 68))
+    ]
+    figures = summarize(rows, spec, asked).figures
+    assert figures == {
+        "maps": 3, "below_enough": 1, "unknown": 1, "enough": 0.8, "least": 0.5,
+        "draws": {"option": "samples", "count": 50, "needed": 70 * 4},
+    }  # fmt: skip
 
 
 def test_what_is_told_of_them() -> None:

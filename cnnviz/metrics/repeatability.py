@@ -29,16 +29,21 @@ def summarize(rows: Iterable[Row], spec: MetricSpec, params: RepeatabilityOption
         spec: The metric.
         params: What draws are called, how many they were, and what else makes maps more alike, for people.
     """
-    said = [row.scores["reliability"] for row in rows if row.scores and "reliability" in row.scores]
+    said = [row.scores for row in rows if row.scores and "reliability" in row.scores]
     if not said:
         return RunSummary(None)
-    stated = [each for each in said if each is not None]
-    below, unknown = sum(each < cautions.ALIKE for each in stated), len(said) - len(stated)
-    least = min(stated, default=None)
-    counts = {"maps": len(said), "below_enough": below, "unknown": unknown}
+    stated = [each for each in said if each["reliability"] is not None]
+    below = sum(each["reliability"] < cautions.ALIKE for each in stated)
+    worst = min(stated, key=lambda each: each["reliability"], default=None)
+    least = None if worst is None else worst["reliability"]
+    counts = {"maps": len(said), "below_enough": below, "unknown": len(said) - len(stated)}
     figures: dict[str, Any] = {**counts, "enough": cautions.ALIKE, "least": least}
     if params.draws is not None:
-        needed = draws_needed(params.count, least, doubled=params.doubled) if below and least is not None else None
+        needed = None
+        if below and worst is not None:
+            # A map may have taken others than were asked for, and says so: whole orders of superpixels are run.
+            taken = int(worst.get(params.draws, params.count))
+            needed = draws_needed(taken, worst["reliability"], doubled=params.doubled)
         figures["draws"] = {"option": params.draws, "count": params.count, "needed": needed}
     return RunSummary.warning(figures, cautions.repeatability(figures), params.reason)
 
