@@ -141,6 +141,22 @@ def test_what_is_not_better_than_its_own_blur_is_said(
     assert all(f"<dd>{line}</dd>" in page for line in said if "own blur" in line)
 
 
+def test_it_is_said_once(rectangles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the metric measures a blurred copy too, it says itself how much better or worse each map is."""
+    labels = ["--labels", str(tmp_path / "labels.txt"), "-o", str(tmp_path / "out")]
+    asked = ["--method", "gradcam,saliency", "--metric", "deletion"]
+    assert main(["evaluate", str(rectangles), *MODEL, *labels, *asked]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "own blur" in line]
+    own = json.loads((tmp_path / "out" / "report.json").read_text())["summary"]["metrics"]
+    worse = [
+        name for name in ("gradcam", "saliency") if own[name]["deletion"]["others"]["over_blurred"]["ci95"][0] <= 0
+    ]
+    assert worse
+    assert [line.partition(": Deletion: not better than its own blur: ")[0] for line in said] == [
+        f"cnnviz: note: {name}" for name in worse
+    ]
+
+
 def test_baselines_look_at_no_layer(report: dict[str, Any]) -> None:
     layers = {each["method"]: each["layer"] for image in report["images"] for each in image["explanations"]}
     assert layers["random"] is layers["random_cells"] is layers["saliency:blurred"] is None

@@ -71,7 +71,8 @@ class Exclusions:
         told = [f"--exclude left out {counted(left_out, 'image')}"]
         if self.unused:
             are = "is" if self.unused == 1 else "are"
-            told.append(f"{self.unused} of its {counted(self.names, 'name')} {are} of no image here")
+            some = "its name" if self.names == 1 else f"{self.unused} of its {self.names} names"
+            told.append(f"{some} {are} of no image here")
         several = {name: images for name, images in self._images.items() if len(images) > 1}
         if several:
             named = [f"{name} ({_first([*images], _SHOWN)})" for name, images in several.items()]

@@ -80,7 +80,9 @@ class Evaluate(Comparison[EvaluateOptions]):
         judged = {spec.name: _called(found, spec.name) for spec in specs if spec.baselines_lose}
         beside = beside_baselines(found, methods, judged, len(_explained(rows)))
         figures_told = [] if unmeasured else [*text_table(found, heads, methods, "evaluate"), *cautions.beside(beside)]
-        blurred = _no_better_than_blurred(specs, list(figures), rows)
+        # What a metric says itself of a method and its blur is told already.
+        untold = {spec: [each for each in figures if not _says_of_blur(said[each][spec.name])] for spec in specs}
+        blurred = _no_better_than_blurred(untold, rows)
         sentences = [*figures_told, *blurred]
         summary = {"metrics": found, "beside_baselines": beside, "worst": _worst(specs, rows)}
         return Conclusion(summary, pictures, sentences, unmeasured=unmeasured, remarks=blurred)
@@ -192,15 +194,17 @@ def _worst(specs: Sequence[MetricSpec], rows: Sequence[Mapping[str, Any]]) -> di
     return found
 
 
-def _no_better_than_blurred(
-    specs: Sequence[MetricSpec], methods: Sequence[str], rows: Sequence[Mapping[str, Any]]
-) -> list[str]:
+def _says_of_blur(summary: Mapping[str, Any] | None) -> bool:
+    return bool((summary or {}).get("over_blurred", {}).get("n"))
+
+
+def _no_better_than_blurred(asked: Mapping[MetricSpec, Sequence[str]], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """By which metrics that reward blur the maps of which methods are not better than their own blur for certain.
 
     The difference of a map and its blur is averaged; its bootstrap interval draws whole images.
     """
     found = []
-    for spec in specs:
+    for spec, methods in asked.items():
         name, sign = _headline(spec), 1 if spec.direction == "higher" else -1
         some = []
         for method in methods if spec.name in _REWARD_BLUR else ():

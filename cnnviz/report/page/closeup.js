@@ -85,12 +85,12 @@
       </div>
       <div class=${"halves" + ((map && map.wide) || row.figures ? " broad" : "")}>
         <div>
-          ${(map || !row.figures) && html`<${cnnviz.components.MapView} row=${row} map=${map} look=${props.look}
-            onLook=${props.onLook} opacity=${opacity} onOpacity=${setOpacity} zoom=${zoom} onZoom=${setZoom} />`}
           ${(row.figures || []).map(function (figure) {
             return html`<figure key=${figure.picture}><a href=${figure.picture} target="_blank" rel="noopener">
               <img src=${figure.picture} alt=${figure.caption} /></a><figcaption>${figure.caption}</figcaption></figure>`;
           })}
+          ${(map || !row.figures) && html`<${cnnviz.components.MapView} row=${row} map=${map} look=${props.look}
+            onLook=${props.onLook} opacity=${opacity} onOpacity=${setOpacity} zoom=${zoom} onZoom=${setZoom} />`}
         </div>
         <div>
           <h2><${cnnviz.components.Path} path=${row.path} /></h2>
