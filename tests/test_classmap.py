@@ -305,6 +305,7 @@ def test_a_class_that_covers_the_image_and_is_not_drawn_is_said(
     page = (tmp_path / "out" / "index.html").read_text("utf-8")
     target = report["images"][0]["explanations"][0]["target"]
     assert f"{100 * target['probability']:.1f} % at the training size" in page
+    assert "bars: what the network says at its training size" in page
 
 
 def test_the_figure_of_a_picture_is_of_its_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

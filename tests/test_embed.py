@@ -18,6 +18,7 @@ from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
 from cnnviz.io.write_tables import Spool, VectorFile, write_csv
 from cnnviz.models.preprocess import normalize, prepare
+from cnnviz.run.named_folders import FOLDERS_AS_LABELS
 from cnnviz.settings import ModelSpec
 from cnnviz.studies.embed import embedding, study
 from tests.support import digits, tiny_model
@@ -212,11 +213,13 @@ def test_a_sheet_of_neighbours_says_how_many_pictures_it_has(
 def test_labels_come_from_tables_lists_and_folders(photos: Path, tmp_path: Path) -> None:
     lines = tmp_path / "labels.csv"
     lines.write_text("path,label\n" + "".join(f"{path},L{path.stem}\n" for path in sorted(photos.rglob("*.png"))))
-    report, _, _ = run(photos, tmp_path / "table", classes=(str(lines),))
+    report, said, _ = run(photos, tmp_path / "table", classes=(str(lines),))
+    assert FOLDERS_AS_LABELS not in said.notes
     assert [row["label"] for row in table(tmp_path / "table")] == [f"L{i}" for i in (0, 2, 4, 6, 8, 1, 3, 5, 7)]
     assert report["summary"]["embedding"]["labels"] == "given"
     assert [row["label"] for row in report["images"]] == [row["label"] for row in table(tmp_path / "table")]
-    report, _, _ = run(photos, tmp_path / "folders")
+    report, said, _ = run(photos, tmp_path / "folders")
+    assert said.notes.count(FOLDERS_AS_LABELS) == 1
     assert [row["label"] for row in table(tmp_path / "folders")] == ["a"] * 5 + ["b"] * 4
     assert [row["label"] for row in report["images"]] == ["a"] * 5 + ["b"] * 4
     assert report["summary"]["embedding"]["labels"] == "folder"

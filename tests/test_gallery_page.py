@@ -312,3 +312,17 @@ def test_a_picture_of_the_whole_image_stands_before_those_of_its_targets(page: A
     assert first.get_by_text("all of it").count() == 0
     assert first.get_by_role("tab").count() == 3
     assert second.get_by_role("tab").count() == 2
+
+
+def test_a_card_opens_with_a_map_that_has_a_picture(page: Any, tmp_path: Path) -> None:
+    """Maps of guesses beside the truth have none; those of the truth do."""
+    row = record(0)
+    first, second = row["explanations"]
+    rows = [{**row, "explanations": [{**first, "files": {}}, second]}]
+    page.goto(gallery(tmp_path, rows).as_uri())
+    page.wait_for_selector(".card")
+    card = page.locator(".card").first
+    assert str(card.locator("img").first.get_attribute("src")).endswith(str(second["files"]["overlay"]))
+    assert card.get_by_role("tab").nth(1).get_attribute("aria-selected") == "true"
+    card.get_by_role("tab").nth(0).click()
+    assert str(card.locator("img").first.get_attribute("src")).endswith("photos/0.png")

@@ -16,6 +16,7 @@ from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
 from cnnviz.models.loading.load import load
 from cnnviz.models.preprocess import normalize, prepare
+from cnnviz.run.named_folders import FOLDERS_AS_LABELS
 from cnnviz.settings import ModelSpec
 from cnnviz.studies.top_patches.review import Review
 from cnnviz.studies.top_patches.top_units import TopUnits
@@ -112,7 +113,8 @@ def dots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_fields_and_crops_sit_on_what_the_unit_likes(fixed: ModelSpec, dots: Path, tmp_path: Path) -> None:
     options = {"units": "0,1,2", "patches": 3, "crops": True, "patch_gradient": "saliency"}
-    report, _ = run(dots, tmp_path, fixed, layers=("act",), p=options)
+    report, said = run(dots, tmp_path, fixed, layers=("act",), p=options)
+    assert said.notes.count(FOLDERS_AS_LABELS) == 1
     for row, colour, channel in zip(report["units"], ("red", "blue"), (0, 2), strict=False):
         assert len(row["patches"]) == 3
         for patch in row["patches"]:

@@ -38,7 +38,7 @@ class TopPatchesOptions(Options):
     patch_gradient: Literal["auto", "guided", "deconvnet", "saliency", "none"] = option(
         "auto", "The same crops by gradients from the unit; auto: guided for up to 32 units."
     )
-    crops: bool = option(False, "Also write each crop to crops/.")
+    crops: bool = option(False, "Also write each crop to crops/: a PNG of its own pixels for each patch of each unit.")
     compare_to: FilePath | None = option(
         None, "Another model's run, its folder or its report.json: which units changed most.", metavar="PATH"
     )

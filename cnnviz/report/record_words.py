@@ -163,6 +163,8 @@ def facts(record: Mapping[str, object]) -> list[str]:
     """Size, label and marks; the outcome is told apart."""
     known = size(record)
     found = [f"{known[0]} × {known[1]}"] if known else []
+    if any(each.get("method") == _CLASS_MAP for each in mappings(record.get("explanations"))):
+        found.append("bars: what the network says at its training size")
     if record.get("outcome") is None and record.get("label") is not None:
         found.append(f"labelled {record['label']}")
     truth = record.get("truth")

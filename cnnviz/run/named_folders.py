@@ -1,4 +1,4 @@
-"""``--class folder`` where no folder is called like a class: said once, before the network runs on the first image."""
+"""Folders as labels: ``--class folder`` where no folder is called like a class is an error before the first image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from cnnviz.io.sources import find_images
 from cnnviz.settings import RunSettings
 from cnnviz.tasks.base import Selector
+
+FOLDERS_AS_LABELS = "no labels are given: the names of the folders stand for them (--class FILE.csv gives others)"
+"""What studies tell that take the folders by themselves."""
 
 
 def check_folders(settings: RunSettings, selector: Selector) -> None:

@@ -45,10 +45,13 @@
 
   function Card(props) {
     const row = props.row, maps = mapsOf(row, props.view);
-    const [at, setAt] = useState(0);
+    const [at, setAt] = useState(null);
     const [broken, setBroken] = useState(null);
     // A picture of the whole image stands before those of single targets.
-    const figures = row.figures || [], lead = figures.length ? 1 : 0, chosen = Math.min(at, lead + maps.length - 1);
+    const figures = row.figures || [], lead = figures.length ? 1 : 0;
+    // Of maps of which some have no picture, such as those of guesses beside the truth, one that has.
+    const drawnFirst = lead ? 0 : Math.max(0, maps.findIndex(function (each) { return each.picture; }));
+    const chosen = Math.min(at === null ? drawnFirst : at, lead + maps.length - 1);
     const figure = chosen < 1 && figures[0], map = figure ? undefined : maps[chosen - lead];
     const wide = Boolean((map && map.wide) || figures.length);
     // Without a picture of its own, such as of --save none, the photograph.

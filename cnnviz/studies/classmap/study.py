@@ -113,8 +113,7 @@ class ClassMap(Study[ClassMapOptions]):
         self.cells = cells(self.graph, self.node)
         self._known: dict[tuple[int, int], Cells] = {}
         self._lock = threading.Lock()
-        # Of images that another class covers, or of which the drawn class wins no cell: name, label of the drawn and
-        # its share, the other and its share.
+        # Of images that another class covers more of: name, label of the drawn and its share, the other and its share.
         self._elsewhere: list[tuple[str, tuple[str, float], int, float]] = []
         if self.cells.field.global_context:
             prepared.note(
@@ -337,7 +336,7 @@ class ClassMap(Study[ClassMapOptions]):
         share = areas(seen.argmax.astype(np.int64), middles, size)
         most = max(share, key=lambda index: share[index])
         drawn = {target.class_index for target in seen.targets}
-        if most not in drawn and (share[most] > 0.5 or not any(share.get(index) for index in drawn)):
+        if most not in drawn:
             first = seen.targets[0]
             drawn_share = first.label, share.get(first.class_index, 0.0)
             self._elsewhere.append((done.ref.name, drawn_share, most, share[most]))

@@ -27,6 +27,7 @@ from cnnviz.report.gallery import Gallery
 from cnnviz.report.headline import notices, unseen
 from cnnviz.run.command_line import command_line
 from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.named_folders import FOLDERS_AS_LABELS
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.run.share import packed, unpacked
 from cnnviz.schema.images import AnyImage
@@ -156,6 +157,8 @@ class Embed(Study[EmbedOptions]):
         began = time.perf_counter()
         vectors = self.vectors.rows()
         layout = self._lay_out(vectors)
+        if layout.labelled_by == "folder":
+            self.prepared.note(FOLDERS_AS_LABELS)
         self._write_tables(vectors, layout)
         self._write_pictures(layout)
         summary = self._summary(vectors, layout)

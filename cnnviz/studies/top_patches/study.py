@@ -29,6 +29,7 @@ from cnnviz.registry.studies import TopPatchesOptions
 from cnnviz.render.patches import UnitRow
 from cnnviz.render.text import percent
 from cnnviz.run.images import DecodedImage, failed
+from cnnviz.run.named_folders import FOLDERS_AS_LABELS
 from cnnviz.run.prepared_model import PreparedModel
 from cnnviz.schema.images import AnyImage, Figure
 from cnnviz.schema.studies import top_patches as schema
@@ -211,6 +212,8 @@ class TopPatches(Study[TopPatchesOptions]):
             winner = self.winners[patch.image]
             patch.path = winner.ref.uri
         units = [self._judged(unit) for unit in units]
+        if any(patch.label and self.winners[patch.image].label is None for unit in units for patch in unit.patches):
+            self.prepared.note(FOLDERS_AS_LABELS)
         dissected = self._dissect(units)
         figures = self._draw(units, review)
         report: schema.TopPatchesExtras = {"units": [self._reported(unit) for unit in units]}
