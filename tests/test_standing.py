@@ -14,7 +14,7 @@ import pytest
 from cnnviz.cli.app import main
 from cnnviz.metrics import standing
 from cnnviz.report import cautions
-from cnnviz.report.figures_table import figures_table
+from cnnviz.report.figures_table import better_by_name, figures_table, heading
 from cnnviz.report.text_table import text_table
 from tests.support.colour_photos import MODEL
 
@@ -172,9 +172,24 @@ def test_the_table_of_a_terminal_marks_what_is_certain() -> None:
         "b          1  (1 to 2)   4 (4 to 5)",
         "random     2  (2 to 3)   3 (3 to 4)",
         "a:blurred  9  (9 to 10)  0 (0 to 1)",
+        "n = 9",
         "in parentheses: 95 % intervals; * better than every other method by more than chance explains (paired t "
         "tests, image by image: p < 0.05)",
     ]
+
+
+def test_of_how_many_a_figure_is_stands_beside_it() -> None:
+    """Errors are of images, other figures of pairs of an image and a class; a baseline may have fewer."""
+
+    def row(pairs: int) -> dict[str, Any]:
+        counts = {"top1_error": 4, "top5_error": 4, "gt_known_accuracy": pairs, "pxap": pairs, "hit_rate": 0}
+        return {name: {"value": 0.5 if n else None, "ci95": None, "n": n} for name, n in counts.items()}
+
+    rows = {"cam": row(6), "centre_box": row(5)}
+    told = "n = 4: top-1 error, top-5 error; n = 6: GT-known accuracy, PxAP"
+    heads = {name: heading(name, better_by_name(name)) for name in row(1)}
+    assert told in text_table(rows, heads, ["cam"], "localize")
+    assert f"{told}." in figures_table({"study": "localize", "methods": ["cam"], "localization": rows})
 
 
 def test_a_run_says_what_is_worse_and_that_three_images_settle_nothing(

@@ -52,6 +52,8 @@ def figures_table(summary: Mapping[str, Any]) -> str:
     said = [_bold(str(summary["study"]), bold=any(best.values()))] if len(methods) > 1 else []
     if any(each.get("ci95") is not None for own in figures.values() for each in own):
         said.append("95 % intervals below.")
+    if told := counts(rows, {name: heading(called[name], "") for name in columns}):
+        said.append(text(f"{told}."))
     if summary.get("study") == "localize":
         said.append("Every figure is a share, 0 to 1.")
     if beside:
@@ -62,6 +64,23 @@ def figures_table(summary: Mapping[str, Any]) -> str:
         f'<div class="scroll"><table>\n<thead><tr><th>method</th>{heads}</tr></thead>\n'
         f"<tbody>\n{own}</tbody>\n{apart}</table></div>\n</div>\n</article>\n"
     )
+
+
+def counts(rows: Mapping[str, Mapping[str, Any]], called: Mapping[str, str]) -> str:
+    """``n = 78: top-1 error, top-5 error; n = 272: PxAP``: of how many images or maps the figures are.
+
+    Args:
+        rows: By method, by figure, a mapping with ``n``.
+        called: What the columns are called, by figure. Of methods that differ the most counts.
+    """
+    by_count: dict[int, list[str]] = {}
+    for name, said in called.items():
+        found = [int(row[name].get("n") or 0) for row in rows.values() if isinstance(row.get(name), Mapping)]
+        if count := max(found, default=0):
+            by_count.setdefault(count, []).append(said)
+    if len(by_count) == 1:
+        return f"n = {next(iter(by_count))}"
+    return "; ".join(f"n = {count}: {', '.join(names)}" for count, names in by_count.items())
 
 
 # What papers write otherwise than the key with spaces.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cnnviz.report.figures_table import BEYOND_CHANCE, beats_all
+from cnnviz.report.figures_table import BEYOND_CHANCE, beats_all, counts
 
 _WIDEST = 80
 _GAP = "  "
@@ -36,7 +36,8 @@ def text_table(
     first = ["method", *rows]
     lines = [line for some in _fitting(columns, max(map(len, first))) for line in _lines([first, *some])]
     marked = any(_MARK in cell for column in columns for cell in column)
-    return [*lines, *_legend(columns, methods, command, marked=marked)]
+    of = counts(rows, {name: head.rstrip(" ↑↓") for name, head in used.items()})
+    return [*lines, *filter(None, [of]), *_legend(columns, methods, command, marked=marked)]
 
 
 def _legend(columns: Sequence[Sequence[str]], methods: Sequence[str], command: str, *, marked: bool) -> list[str]:
