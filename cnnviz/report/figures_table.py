@@ -87,6 +87,8 @@ def counts(rows: Mapping[str, Mapping[str, Any]], called: Mapping[str, str]) -> 
 _WRITTEN = {
     "top1_error": "top-1 error",
     "top5_error": "top-5 error",
+    "top1_classification_error": "top-1 classification error",
+    "top5_classification_error": "top-5 classification error",
     "gt_known_accuracy": "GT-known accuracy",
     "max_box_acc": "MaxBoxAcc",
     "max_box_acc_v2": "MaxBoxAccV2",
