@@ -67,11 +67,13 @@ def captum(module: nn.Module, layer: str, batch: Tensor) -> Callable[[], Any]:
 
 def _forward(name: str, batch: Tensor) -> Callable[[], Any]:
     # The others want gradients enabled and may leave traces: each gets its own network.
-    plain = _fresh(name)
+    return _without_gradients(_fresh(name), batch)
 
+
+def _without_gradients(network: Callable[[Tensor], Any], batch: Tensor) -> Callable[[], Any]:
     def forward() -> Any:
         with torch.no_grad():
-            return plain(batch)
+            return network(batch)
 
     return forward
 
@@ -102,7 +104,12 @@ def candidates(name: str, count: int, *, compiled: bool) -> dict[str, Callable[[
         "cnnviz fp32": ours(model, batch, "fp32", "off"),
         "cnnviz bf16": ours(model, batch, "bf16", "off"),
     }
+    half = _fresh(name).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    pixels = batch.to(torch.bfloat16).to(memory_format=torch.channels_last)
+    found["forward bf16"] = _without_gradients(half, pixels)
     if compiled:
+        found["forward fp32 compiled"] = _without_gradients(torch.compile(_fresh(name)), batch)
+        found["forward bf16 compiled"] = _without_gradients(torch.compile(half), pixels)
         found["cnnviz fp32 compiled"] = ours(model, batch, "fp32", "on")
         found["cnnviz bf16 compiled"] = ours(model, batch, "bf16", "on")
     for peer, make in (("pytorch-grad-cam", grad_cam), ("torchcam", torchcam), ("captum", captum)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,10 @@ _INK, _SOFT, _LINE = (28, 30, 34), (112, 117, 124), (216, 219, 223)
 _SHIFT = 4
 # Of an axis: where it has figures.
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Strokes and gaps in pixels.
+_DASHES: tuple[tuple[int, ...], ...] = ((), (8, 4), (2, 4), (10, 4, 2, 4))
+_TWIN = (12, 12)
+Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,13 @@ def curves(
     for share in _SHARES:
         canvas[round(at(low, bottom + share * rise)[1]), left : left + width + 1] = _LINE
     painted = _painted(lines)
-    for line, colour in painted:
-        points = np.rint(np.array([at(x, y) for x, y in line.points]) * (1 << _SHIFT)).astype(np.int32)
-        cv2.polylines(canvas, [points], False, colour, 1 if line.beside else 2, cv2.LINE_AA, _SHIFT)
+    for line, colour, dash in painted:
+        points = np.array([at(x, y) for x, y in line.points])
+        _draw(canvas, points, colour, 1 if line.beside else 2, dash)
+    for row, (line, colour, dash) in enumerate(painted):
+        middle = top + 12 + 24 * row
+        key = np.array([(left + width + 24, middle), (left + width + 52, middle)], dtype=np.float64)
+        _draw(canvas, key, colour, 2 if line.beside else 4, dash)
     page = Image.fromarray(canvas)
     draw = ImageDraw.Draw(page)
     write(draw, (_MARGIN, _MARGIN - 8), title, 19, _INK, canvas.shape[1] - 2 * _MARGIN)
@@ -72,29 +81,65 @@ def curves(
     for x in _ticks(low, high, whole):
         draw.text((at(x, bottom)[0], top + height + 10), f"{x:.3g}", font=font(14), fill=_SOFT, anchor="ma")
     draw.text((left + width / 2, top + height + 40), axis, font=font(15), fill=_INK, anchor="ma")
-    for row, (line, colour) in enumerate(painted):
+    for row, (line, _, _) in enumerate(painted):
         y = top + 12 + 24 * row
-        draw.line((left + width + 24, y, left + width + 52, y), fill=colour, width=2 if line.beside else 4)
         draw.text((left + width + 60, y), fitted(line.name, 15, _LEGEND - 66), font=font(15), fill=_INK, anchor="lm")
     return np.array(page, dtype=np.uint8)
 
 
 def _ticks(low: float, high: float, whole: bool) -> list[float]:
-    """Where the horizontal axis has figures."""
+    """Where the horizontal axis has figures: four to nine, at round numbers; of what counts something at whole ones."""
     if whole:
         return sorted({float(round(low + share * (high - low))) for share in _SHARES})
-    return [low + share * ((high - low) or 1.0) for share in _SHARES]
+    if high <= low:
+        return [low]
+    power = 10.0 ** math.floor(math.log10(high - low))
+    step = next(each for each in (2.5 * power, power, power / 2, power / 4, power / 5) if (high - low) / each >= 3)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [place * step for place in range(first, last + 1)]
 
 
-def _painted(lines: Sequence[Curve]) -> list[tuple[Curve, tuple[int, int, int]]]:
-    """Each line with its colour; those that stand beside the methods in greys."""
-    found, own, beside = [], 0, 0
+def _draw(
+    canvas: NDArray[np.uint8], points: NDArray[np.float64], colour: Colour, thick: int, dash: Sequence[int]
+) -> None:
+    """A line through points [N, 2], in strokes and gaps of so many pixels; without any a whole one."""
+    for part in [points] if not dash else _strokes(points, dash):
+        fixed = np.rint(part * (1 << _SHIFT)).astype(np.int32)
+        cv2.polylines(canvas, [fixed], False, colour, thick, cv2.LINE_AA, _SHIFT)
+
+
+def _strokes(points: NDArray[np.float64], dash: Sequence[int]) -> list[NDArray[np.float64]]:
+    """The parts of a line through points that are drawn."""
+    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
+    edges = np.cumsum(np.resize(dash, 2 + 2 * math.ceil(along[-1] / min(dash))))
+    found, start = [], 0.0
+    for place, end in enumerate(edges):
+        if start >= along[-1] and place:
+            break
+        if place % 2 == 0:
+            stop = min(float(end), float(along[-1]))
+            places = np.concatenate([[start], along[(along > start) & (along < stop)], [stop]])
+            found.append(np.stack([np.interp(places, along, points[:, axis]) for axis in (0, 1)], 1))
+        start = float(end)
+    return found
+
+
+def _painted(lines: Sequence[Curve]) -> list[tuple[Curve, Colour, Sequence[int]]]:
+    """Each line with its colour and its strokes: those that stand beside the methods in greys, told apart by strokes
+    too; a method whose line is that of one before it in strokes, so that both are seen."""
+    found: list[tuple[Curve, Colour, Sequence[int]]] = []
+    own, beside = 0, 0
     for line in lines:
         if line.beside:
             grey = 100 + 35 * (beside % 4)
-            found.append((line, (grey, grey, grey)))
+            found.append((line, (grey, grey, grey), _DASHES[beside % len(_DASHES)]))
             beside += 1
         else:
-            found.append((line, ImageColor.getrgb(PALETTE[own % len(PALETTE)])[:3]))
+            same = any(np.allclose(each.points, line.points, atol=1e-3) for each, _, _ in found if _alike(each, line))
+            found.append((line, ImageColor.getrgb(PALETTE[own % len(PALETTE)])[:3], _TWIN if same else ()))
             own += 1
     return found
+
+
+def _alike(one: Curve, other: Curve) -> bool:
+    return len(one.points) == len(other.points) and not one.beside
