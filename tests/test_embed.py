@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from torch import nn
 
 from cnnviz.cli import app
 from cnnviz.errors import CnnvizError
+from cnnviz.io.sources import ImageRef
 from cnnviz.io.write_tables import Spool, VectorFile, write_csv
 from cnnviz.models.preprocess import normalize, prepare
 from cnnviz.run.named_folders import FOLDERS_AS_LABELS
-from cnnviz.settings import ModelSpec
-from cnnviz.studies.embed import embedding, study
+from cnnviz.settings import ModelSpec, RunSettings
+from cnnviz.studies.embed import embedding, layout, study
 from tests.support import digits, tiny_model
 from tests.support.embeds import run, table
 from tests.support.pictures import photograph
@@ -312,3 +314,21 @@ def test_what_is_kept_on_disk_comes_back() -> None:
     assert vectors.rows().tolist() == [[1.0, 2.0], [3.0, 4.5]]
     with pytest.raises(CnnvizError, match="length"):
         vectors.append(np.zeros(3))
+
+
+def test_a_second_folder_settles_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder of a million images is not listed twice: without a table no image has a label."""
+    seen: list[str] = []
+
+    def listed(*_: Any) -> Any:
+        for number, folder in enumerate(("a", "a", "b", "c")):
+            seen.append(folder)
+            yield ImageRef(f"{folder}/{number}.png", f"{number}.png", number, None, folder)
+
+    monkeypatch.setattr(layout, "find_images", listed)
+    settings = RunSettings("embed", (str(tmp_path),))
+    assert layout.takes_folders(settings, ("pred",))
+    assert seen == ["a", "a", "b"]
+    seen.clear()
+    assert layout.takes_folders(replace(settings, inputs=("images.csv",)), ("pred",))
+    assert seen == ["a", "a", "b", "c"]

@@ -29,7 +29,7 @@ def figures_table(summary: Mapping[str, Any]) -> str:
     columns = [
         name
         for name in dict.fromkeys(name for row in rows.values() for name in row)
-        if any(_value(row, name) is not None for row in rows.values())
+        if any(value_of(row, name) is not None for row in rows.values())
     ]
     if not columns:
         return ""
@@ -115,7 +115,8 @@ def column_name(metric: str, figure: str) -> str:
     return figure if figure.endswith(("_error", "_accuracy")) else metric
 
 
-def _value(row: Mapping[str, Any], name: str) -> float | None:
+def value_of(row: Mapping[str, Any], name: str) -> float | None:
+    """The value of a figure of a row; None where it has none."""
     figure = row.get(name)
     value = figure.get("value") if isinstance(figure, Mapping) else None
     return float(value) if isinstance(value, (int, float)) else None
@@ -144,8 +145,8 @@ def beats_all(rows: Mapping[str, Mapping[str, Any]], name: str, row: str, method
         row: The method; of others, which stand beside methods, none does.
         methods: Which rows are methods.
     """
-    others = {each for each in methods if each != row and _value(rows[each], name) is not None}
-    if row not in methods or not others or _value(rows[row], name) is None:
+    others = {each for each in methods if each != row and value_of(rows[each], name) is not None}
+    if row not in methods or not others or value_of(rows[row], name) is None:
         return False
     return others <= set(rows[row][name].get("better_than", ()))
 
@@ -153,7 +154,7 @@ def beats_all(rows: Mapping[str, Mapping[str, Any]], name: str, row: str, method
 def _row(method: str, row: Mapping[str, Any], columns: Sequence[str], best: Mapping[str, Collection[str]]) -> str:
     cells = []
     for name in columns:
-        value = _value(row, name)
+        value = value_of(row, name)
         if value is None:
             cells.append("<td></td>")
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cnnviz.report.figures_table import BEYOND_CHANCE, beats_all, counts
+from cnnviz.report.figures_table import ARROWS, BEYOND_CHANCE, beats_all, counts, value_of
 
 _WIDEST = 80
 _GAP = "  "
@@ -27,7 +27,7 @@ def text_table(
         methods: Which rows are methods: one that is better than all others is marked.
         command: Of the comparison.
     """
-    used = {name: head for name, head in heads.items() if any(_value(row, name) is not None for row in rows.values())}
+    used = {name: head for name, head in heads.items() if any(value_of(row, name) is not None for row in rows.values())}
     if not used:
         return [
             "nothing to compare: the metrics have no figure of the run (the records have what they say of each map)"
@@ -36,7 +36,7 @@ def text_table(
     first = ["method", *rows]
     lines = [line for some in _fitting(columns, max(map(len, first))) for line in _lines([first, *some])]
     marked = any(_MARK in cell for column in columns for cell in column)
-    of = counts(rows, {name: head.rstrip(" ↑↓") for name, head in used.items()})
+    of = counts(rows, {name: head.rstrip("".join(ARROWS.values())) for name, head in used.items()})
     return [*lines, *filter(None, [of]), *_legend(columns, methods, command, marked=marked)]
 
 
@@ -53,7 +53,7 @@ def _legend(columns: Sequence[Sequence[str]], methods: Sequence[str], command: s
 
 def _cells(rows: Mapping[str, Mapping[str, Any]], name: str, methods: Sequence[str]) -> list[str]:
     """Values below each other, then a mark, then intervals below each other."""
-    values = [_value(row, name) for row in rows.values()]
+    values = [value_of(row, name) for row in rows.values()]
     shown = ["-" if value is None else f"{value:.3g}" for value in values]
     marks = [_MARK if beats_all(rows, name, row, methods) else "" for row in rows]
     spans = [(row.get(name) or {}).get("ci95") for row in rows.values()]
@@ -84,8 +84,3 @@ def _lines(columns: Sequence[Sequence[str]]) -> list[str]:
         _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in zip(*columns, strict=True)
     ]
-
-
-def _value(row: Mapping[str, Any], name: str) -> float | None:
-    found: float | None = (row.get(name) or {}).get("value")
-    return found

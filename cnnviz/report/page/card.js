@@ -60,11 +60,10 @@
     const gone = Boolean(picture) && broken === picture;
     const size = row.size && !wide && map ? { width: row.size[0], height: row.size[1] } : {};
     const open = function () { props.onOpen(row, map ? row.maps.indexOf(map) : 0); };
-    const items = figures.slice(0, lead).map(function () { return { key: 0, text: "all", note: "" }; })
-      .concat(maps.map(function (each, place) {
-        return { key: place + lead, text: each.target, note: maps.some(function (other) {
-          return other.method !== each.method; }) ? each.method : "" };
-      }));
+    const items = (lead ? [{ key: 0, text: "all" }] : []).concat(maps.map(function (each, place) {
+      return { key: place + lead, text: each.target, note: maps.some(function (other) {
+        return other.method !== each.method; }) ? each.method : "" };
+    }));
     return html`<article class=${"card" + (wide ? " wide" : "") + (row.error ? " failed" : "")} tabindex="0"
       data-id=${row.id} aria-label=${row.path}>
       ${picture && html`<button type="button" class="open" tabindex="-1" onClick=${open} aria-label=${"open " + row.path}>

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cnnviz.errors import in_percent
 from cnnviz.io.archives import is_fetched
+from cnnviz.io.label_tables import is_label_table
 from cnnviz.io.sources import SourceOptions, find_images
 from cnnviz.render import embedding as drawing
 from cnnviz.render.grid import thumbnail
@@ -76,11 +77,14 @@ def takes_folders(settings: RunSettings, asked: Sequence[str]) -> bool:
     if "-" in settings.inputs or any(is_fetched(text) for text in settings.inputs):
         return True
     folders = set[str | None]()
+    labelled = any(is_label_table(text) for text in settings.inputs)
     options = SourceOptions(left_out=Counts().leave_out(settings))
     for ref in islice(find_images(settings.inputs, options), settings.limit):
         if ref.label is not None:
             return False
         folders.add(ref.folder)
+        if len(folders) > 1 and not labelled:  # without a table none of the others has a label either
+            return True
     return len(folders) > 1
 
 
